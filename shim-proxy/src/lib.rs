@@ -1,0 +1,162 @@
+//! The contract between `containerd-shim-hearth-v1` and `hearthd`.
+//!
+//! The shim dials the daemon's control socket, sends one [`Request`], reads one [`Reply`] and exits.
+//! Both are protobuf messages behind a little-endian `u32` length, so that a shim and a daemon of
+//! different releases understand each other: fields are added, never changed.
+//!
+//! The daemon depends on this crate; this crate depends on nothing of the daemon.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Read, Write};
+
+use prost::Message;
+
+/// Where `hearthd` listens when neither its configuration nor [`CONTROL_SOCKET_ENV`] says otherwise.
+pub const CONTROL_SOCKET: &str = "/run/hearth/control.sock";
+
+/// Environment variable of containerd (inherited by the shim) that names another control socket.
+pub const CONTROL_SOCKET_ENV: &str = "HEARTH_CONTROL_SOCKET";
+
+/// The longest frame either side accepts, in bytes.
+pub const MAX_FRAME_BYTES: usize = 64 * 1024;
+
+/// What the shim asks of the daemon. Exactly one field is set.
+#[derive(Clone, PartialEq, Message)]
+pub struct Request {
+    /// The body.
+    #[prost(oneof = "request::Body", tags = "1")]
+    pub body: Option<request::Body>,
+}
+
+/// Bodies of [`Request`].
+pub mod request {
+    /// One variant per question.
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub enum Body {
+        /// The address of the task socket for a containerd instance and namespace.
+        #[prost(message, tag = "1")]
+        TaskSocket(super::TaskSocketRequest),
+    }
+}
+
+/// Asks for the task socket of one containerd instance and namespace.
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskSocketRequest {
+    /// containerd's namespace (`-namespace`): it is absent from the metadata of later calls on some
+    /// versions, so the address answered here stands for it.
+    #[prost(string, tag = "1")]
+    pub namespace: String,
+    /// containerd's gRPC socket path (`-address`); with the namespace it names the instance.
+    #[prost(string, tag = "2")]
+    pub grpc_address: String,
+    /// containerd's ttrpc socket path (`TTRPC_ADDRESS`), where events go.
+    #[prost(string, tag = "3")]
+    pub ttrpc_address: String,
+    /// Task or sandbox id (`-id`), for the log only.
+    #[prost(string, tag = "4")]
+    pub id: String,
+    /// containerd's version where it told us (containerd >= 2.3), else empty: the daemon asks.
+    #[prost(string, tag = "5")]
+    pub containerd_version: String,
+    /// False where the caller can only take a plain address (containerd 1.6): the daemon need not
+    /// ask for the version.
+    #[prost(bool, tag = "6")]
+    pub accepts_version_3: bool,
+}
+
+/// The daemon's answer. Exactly one field is set.
+#[derive(Clone, PartialEq, Message)]
+pub struct Reply {
+    /// The body.
+    #[prost(oneof = "reply::Body", tags = "1, 2")]
+    pub body: Option<reply::Body>,
+}
+
+/// Bodies of [`Reply`].
+pub mod reply {
+    /// One variant per answer.
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub enum Body {
+        /// One line for the user: what is wrong and what to do.
+        #[prost(string, tag = "1")]
+        Error(String),
+        /// Answer to [`super::TaskSocketRequest`].
+        #[prost(message, tag = "2")]
+        TaskSocket(super::TaskSocketReply),
+    }
+}
+
+/// The task socket and the Task API version containerd shall speak on it.
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskSocketReply {
+    /// `unix:///...`: without the scheme containerd 1.x takes it for an abstract socket.
+    #[prost(string, tag = "1")]
+    pub address: String,
+    /// 2 for containerd 1.x, 3 from containerd 2.0 on.
+    #[prost(uint32, tag = "2")]
+    pub version: u32,
+}
+
+/// Writes one framed message.
+///
+/// # Errors
+/// `InvalidInput` if it is longer than [`MAX_FRAME_BYTES`]; else what the writer says.
+pub fn write_frame<M: Message>(writer: &mut impl Write, message: &M) -> io::Result<()> {
+    writer.write_all(&encode_frame(message)?)
+}
+
+/// Reads one framed message.
+///
+/// # Errors
+/// `InvalidData` if the length is over [`MAX_FRAME_BYTES`] or the bytes are not such a message; else
+/// what the reader says.
+pub fn read_frame<M: Message + Default>(reader: &mut impl Read) -> io::Result<M> {
+    let mut length = [0u8; 4];
+    reader.read_exact(&mut length)?;
+    let mut bytes = vec![0u8; frame_length(length)?];
+    reader.read_exact(&mut bytes)?;
+    decode(&bytes)
+}
+
+/// The bytes of a framed message, for callers with their own writer.
+///
+/// # Errors
+/// As [`write_frame`].
+pub fn encode_frame<M: Message>(message: &M) -> io::Result<Vec<u8>> {
+    let length = message.encoded_len();
+    if length > MAX_FRAME_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a control message of {length} bytes is over the limit of {MAX_FRAME_BYTES}"),
+        ));
+    }
+    let mut frame = Vec::with_capacity(4 + length);
+    frame.extend_from_slice(&(length as u32).to_le_bytes());
+    message
+        .encode(&mut frame)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    Ok(frame)
+}
+
+/// The body's length announced by a frame's first four bytes.
+///
+/// # Errors
+/// `InvalidData` if it is over [`MAX_FRAME_BYTES`].
+pub fn frame_length(prefix: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_le_bytes(prefix) as usize;
+    if length > MAX_FRAME_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a control message announces {length} bytes, over the limit of {MAX_FRAME_BYTES}: is the peer a hearth shim?"),
+        ));
+    }
+    Ok(length)
+}
+
+/// Decodes a frame's body.
+///
+/// # Errors
+/// `InvalidData` if the bytes are not such a message.
+pub fn decode<M: Message + Default>(bytes: &[u8]) -> io::Result<M> {
+    M::decode(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
