@@ -1,1 +1,2 @@
+//! `hearthd`.
 fn main() {}

@@ -1,0 +1,4 @@
+//! hearthd.
+pub mod config;
+pub mod error;
+pub mod metrics;
