@@ -1,0 +1,1 @@
+//! The engine, the module store and the guests.
