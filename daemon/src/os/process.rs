@@ -12,3 +12,13 @@ pub fn thread_sleeps(thread: Pid) -> bool {
         .and_then(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()))
         .is_some_and(|state| matches!(state, 'S' | 'D'))
 }
+
+/// Raises this process's limit of open files to what the kernel allows it: each task holds a few.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: now.maximum, maximum: now.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
