@@ -178,11 +178,7 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
 }
 
 /// The request to the daemon. What stdin says wins over flags and environment.
-fn question(
-    flags: &Flags,
-    environment: &Environment,
-    stdin: &Stdin,
-) -> Result<TaskSocketRequest> {
+fn question(flags: &Flags, environment: &Environment, stdin: &Stdin) -> Result<TaskSocketRequest> {
     let none = BootstrapParams::default();
     let (params, accepts_version_3) = match stdin {
         Stdin::Options => (&none, environment.has_max_shim_version),
@@ -546,7 +542,11 @@ mod tests {
     fn the_address_file_is_replaced_whole() {
         let dir = tempfile::tempdir().unwrap();
         let bundle = Bundle::At(dir.path().to_owned());
-        fs::write(dir.path().join(".address"), "left by a shim that was killed").unwrap();
+        fs::write(
+            dir.path().join(".address"),
+            "left by a shim that was killed",
+        )
+        .unwrap();
         write_address_file(&bundle, "unix:///first-and-longer").unwrap();
         write_address_file(&bundle, ADDRESS).unwrap();
         let names: Vec<_> = fs::read_dir(dir.path())
