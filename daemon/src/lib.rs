@@ -1,6 +1,8 @@
 //! hearthd.
 pub mod config;
+pub mod containerd;
 pub mod error;
+pub mod events;
 pub mod metrics;
 pub mod os;
 pub mod task;

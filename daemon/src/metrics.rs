@@ -118,6 +118,8 @@ pub struct Metrics {
     pub events_sent: IntCounter,
     /// Deliveries that failed and were tried again.
     pub events_retried: IntCounter,
+    /// Events containerd will never take.
+    pub events_refused: IntCounter,
     /// Guests that can run and wait for a worker.
     pub run_queue: IntGauge,
     /// Worker threads, by state.
@@ -169,7 +171,7 @@ impl Metrics {
             &["version", "wasmtime"],
         )
         .expect("constant options");
-        build.with_label_values(&[env!("CARGO_PKG_VERSION"), wasmtime::VERSION]).set(1);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), env!("WASMTIME_VERSION")]).set(1);
         registry.register(Box::new(build)).expect("one name each");
         let metrics = Metrics {
             phases: PHASES.map(|(_, name)| phases.with_label_values(&[name])),
@@ -234,6 +236,10 @@ impl Metrics {
             events_retried: declare.counter(
                 "hearth_events_retried_total",
                 "Deliveries of events that failed and were tried again.",
+            ),
+            events_refused: declare.counter(
+                "hearth_events_refused_total",
+                "Events that containerd will never take (it says why in the log); not tried again.",
             ),
             run_queue: declare
                 .gauge("hearth_run_queue", "Guests that can run and wait for a worker."),
