@@ -112,14 +112,10 @@ impl Task {
                 self.metrics.starts_failed.inc();
                 (NEVER_STARTED, None)
             }
-            End::Completed(Outcome::Trapped(text)) => match self.inner.lock().killed_with {
-                // A guest that was computing is ended by an error out of its epoch check.
-                Some(status) => (status, None),
-                None => {
-                    self.metrics.traps.inc();
-                    (TRAP_STATUS, Some(text))
-                }
-            },
+            End::Completed(Outcome::Trapped(text)) => {
+                self.metrics.traps.inc();
+                (TRAP_STATUS, Some(text))
+            }
             End::Killed => (self.inner.lock().killed_with.unwrap_or(KILLED_STATUS), None),
             End::Panicked(text) => {
                 tracing::error!(namespace = %self.namespace, task = %self.id, panic = %text, "a host function panicked; only this task ends");
