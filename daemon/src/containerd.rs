@@ -445,7 +445,7 @@ fn wasm_layer(manifest: &ImageManifest) -> Result<Option<&Descriptor>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::{BufRead, BufReader, Read};
     use std::os::unix::net::UnixListener;
     use std::path::{Path, PathBuf};
@@ -459,21 +459,21 @@ mod tests {
 
     use super::*;
 
-    const NAMESPACE: &str = "hearth-test";
+    pub(crate) const NAMESPACE: &str = "hearth-test";
     /// `(module)`, as bytes.
     const MODULE: &[u8] = b"\0asm\x01\0\0\0";
     /// Long enough for a busy machine; nothing waits for it that goes well.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A containerd of the test's own, in a directory and a mount namespace of its own. It dies with
-    /// this value, and with the test's thread if that is killed.
-    struct PrivateContainerd {
+    /// this value, and with the test's thread if that is killed. Fields in the order of their end.
+    pub(crate) struct PrivateContainerd {
+        process: Killed,
         directory: TempDir,
-        process: Child,
     }
 
     impl PrivateContainerd {
-        fn start() -> PrivateContainerd {
+        pub(crate) fn start() -> PrivateContainerd {
             let directory = tempfile::tempdir().unwrap();
             let at = |name: &str| directory.path().join(name).display().to_string();
             let config = format!(
@@ -488,11 +488,11 @@ mod tests {
             );
             std::fs::write(directory.path().join("config.toml"), config).unwrap();
             let process = Self::spawn(directory.path());
-            PrivateContainerd { directory, process }
+            PrivateContainerd { process, directory }
         }
 
         /// Starts the process and waits until it says that it serves.
-        fn spawn(directory: &Path) -> Child {
+        fn spawn(directory: &Path) -> Killed {
             let mut process = Command::new("setpriv")
                 .args(["--pdeathsig", "KILL", "unshare", "-m", "--propagation", "slave"])
                 .args(["containerd", "-c"])
@@ -502,42 +502,49 @@ mod tests {
                 .stderr(Stdio::piped())
                 .spawn()
                 .expect("setpriv is in Debian's package util-linux: apt-get install util-linux");
-            let log = BufReader::new(process.stderr.take().unwrap());
-            let (line_to, lines) = mpsc::channel();
-            // Reads to the end, so that containerd is never blocked on its log.
-            std::thread::spawn(move || {
-                for line in log.lines().map_while(Result::ok) {
-                    let _ = line_to.send(line);
-                }
-            });
+            let lines = lines(process.stderr.take().unwrap());
+            let process = Killed(process);
             let mut said = String::new();
             loop {
                 match lines.recv_timeout(PATIENCE) {
                     Ok(line) if line.contains("containerd successfully booted") => return process,
                     Ok(line) => said = format!("{said}{line}\n"),
-                    Err(error) => {
-                        let _ = process.kill();
-                        let _ = process.wait();
-                        panic!(
-                            "containerd does not start ({error}). If it is not installed: \
-                             apt-get install containerd. It also needs root. It said:\n{said}"
-                        );
-                    }
+                    Err(error) => panic!(
+                        "containerd does not start ({error}). If it is not installed: \
+                         apt-get install containerd. It also needs root. It said:\n{said}"
+                    ),
                 }
             }
         }
 
-        fn stop(&mut self) {
-            self.process.kill().unwrap();
-            self.process.wait().unwrap();
+        pub(crate) fn stop(&mut self) {
+            self.process.0.kill().unwrap();
+            self.process.0.wait().unwrap();
         }
 
-        fn restart(&mut self) {
+        pub(crate) fn restart(&mut self) {
             self.process = Self::spawn(self.directory.path());
         }
 
         fn address(&self) -> String {
             self.directory.path().join("grpc").display().to_string()
+        }
+
+        pub(crate) fn ttrpc_address(&self) -> String {
+            self.directory.path().join("ttrpc").display().to_string()
+        }
+
+        /// What `ctr events` prints, line by line, until the process is killed.
+        pub(crate) fn events(&self) -> (Killed, mpsc::Receiver<String>) {
+            let mut process = Command::new("setpriv")
+                .args(["--pdeathsig", "KILL", "ctr", "--address", &self.address()])
+                .args(["--namespace", NAMESPACE, "events"])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("setpriv is in Debian's package util-linux: apt-get install util-linux");
+            let lines = lines(process.stdout.take().unwrap());
+            (Killed(process), lines)
         }
 
         fn client(&self) -> Containerd {
@@ -579,11 +586,25 @@ mod tests {
         }
     }
 
-    impl Drop for PrivateContainerd {
+    /// A process that ends with this value.
+    pub(crate) struct Killed(Child);
+
+    impl Drop for Killed {
         fn drop(&mut self) {
-            let _ = self.process.kill();
-            let _ = self.process.wait();
+            let _ = self.0.kill();
+            let _ = self.0.wait();
         }
+    }
+
+    /// The lines of a process's output; read to its end, so that the process never waits.
+    fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+        let (to, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = to.send(line);
+            }
+        });
+        lines
     }
 
     /// An OCI image layout to import.
@@ -642,6 +663,17 @@ mod tests {
             self.manifest(&config, &[layer])
         }
 
+        /// The same, for the node's platform.
+        fn for_this_node(&self) -> Value {
+            // Go's names; the two differ for these only, among Debian's architectures.
+            let architecture = match std::env::consts::ARCH {
+                "x86_64" => "amd64",
+                "aarch64" => "arm64",
+                other => other,
+            };
+            with_platform(self.plain(), architecture, "linux")
+        }
+
         fn index(&self, manifests: &[Value]) -> Value {
             let index = json!({
                 "schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": manifests,
@@ -689,10 +721,8 @@ mod tests {
         let mut layout = Layout::new();
         let artifact = layout.artifact(MODULE);
         let plain = layout.plain();
-        let several = layout.index(&[
-            with_platform(plain.clone(), "amd64", "linux"),
-            with_platform(artifact.clone(), "wasm", "wasip1"),
-        ]);
+        let several = layout
+            .index(&[layout.for_this_node(), with_platform(artifact.clone(), "wasm", "wasip1")]);
         let nested = layout.index(&[layout.index(std::slice::from_ref(&artifact))]);
         layout.name("example.com/artifact:1", artifact);
         layout.name("example.com/several:1", several);
@@ -701,9 +731,12 @@ mod tests {
         containerd.import(&layout, &["--all-platforms"]);
 
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(MODULE)));
+        containerd.create_container(&client, "artifact", "example.com/artifact:1").await;
+        containerd.create_container(&client, "nested", "example.com/nested:1").await;
+        // `ctr` unpacks what is for the node, and never looks at the rest.
+        containerd.ctr(&["container", "create", "example.com/several:1", "several", "/file"]);
         for name in ["artifact", "several", "nested"] {
             let image = format!("example.com/{name}:1");
-            containerd.create_container(&client, name, &image).await;
             let found = client.wasm_artifact(NAMESPACE, name).await.unwrap();
             let media_type = "application/wasm".to_string();
             let want = WasmArtifact { image, digest: digest.clone(), size: 8, media_type };
@@ -726,13 +759,7 @@ mod tests {
         let client = containerd.client();
         let mut layout = Layout::new();
         let artifact = layout.artifact(MODULE);
-        // As Go names the node's architecture; the two differ for these only, among Debian's.
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        let plain = with_platform(layout.plain(), architecture, "linux");
+        let plain = layout.for_this_node();
         layout.forget(&artifact);
         let several = layout.index(&[plain, with_platform(artifact, "wasm", "wasip1")]);
         layout.name("example.com/several:1", several);

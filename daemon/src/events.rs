@@ -375,8 +375,8 @@ impl Publisher {
             }
             // Whatever it was, a new connection is the better bet.
             self.client = None;
-            self.shared.metrics.events_retried.inc();
             self.shared.failed(text(&error));
+            self.shared.metrics.events_retried.inc();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(pause_max);
         }
@@ -451,10 +451,12 @@ mod tests {
     use containerd_shim_protos::events::task as messages;
     use containerd_shim_protos::protobuf::well_known_types::empty::Empty;
     use containerd_shim_protos::shim_async::{Events, create_events};
+    use serde_json::json;
     use tempfile::TempDir;
     use ttrpc::r#async::{Server, TtrpcContext};
 
     use super::*;
+    use crate::containerd::tests::{NAMESPACE, PrivateContainerd};
 
     /// Long enough for a busy machine; nothing waits for it that goes well.
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -595,11 +597,15 @@ mod tests {
         }
 
         async fn retried(&self, times: u64) {
-            let deadline = Instant::now() + PATIENCE;
-            while self.metrics.events_retried.get() < times {
-                assert!(Instant::now() < deadline, "not tried again");
-                tokio::task::yield_now().await;
-            }
+            retried(&self.metrics, times).await;
+        }
+    }
+
+    async fn retried(metrics: &Metrics, times: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while metrics.events_retried.get() < times {
+            assert!(Instant::now() < deadline, "not tried again");
+            tokio::task::yield_now().await;
         }
     }
 
@@ -858,5 +864,64 @@ mod tests {
         }
         assert_eq!(containerd.pids(), (0..10).collect::<Vec<_>>());
         assert_eq!(metrics.events_sent.get(), 10);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_real_containerd_tells_its_subscribers() {
+        let mut containerd = PrivateContainerd::start();
+        let metrics = Arc::new(Metrics::new());
+        let runtime = tokio::runtime::Handle::current();
+        let queue =
+            EventQueue::new(&containerd.ttrpc_address(), &quick(), metrics.clone(), &runtime);
+        let namespace: Arc<str> = NAMESPACE.into();
+        let publish = |event| queue.reserve().unwrap().publish(&namespace, event);
+        let (_ctr, lines) = containerd.events();
+        // `ctr events` does not say when it listens: tell it something until it repeats that.
+        let deadline = Instant::now() + PATIENCE;
+        while lines.recv_timeout(Duration::from_millis(50)).is_err() {
+            assert!(Instant::now() < deadline, "ctr events prints nothing");
+            publish(Event::Oom { container_id: "probe".into() });
+        }
+        let id = || Arc::from("task");
+        let exited_at = SystemTime::now();
+        publish(start("task", 7));
+        publish(Event::Exit { container_id: id(), id: id(), pid: 7, exit_status: 137, exited_at });
+        publish(Event::Delete { container_id: id(), pid: 7, exit_status: 137, exited_at });
+        let next = || loop {
+            let line = lines.recv_timeout(PATIENCE).unwrap();
+            // The message is printed only if containerd knows its type.
+            if let Some((_, event)) = line.split_once(" hearth-test /tasks/")
+                && !event.contains("probe")
+            {
+                let (topic, message) = event.split_once(' ').unwrap();
+                let message: serde_json::Value = serde_json::from_str(message).unwrap();
+                return (topic.to_string(), message);
+            }
+        };
+        let (topic, message) = next();
+        assert_eq!(
+            (&*topic, &message["container_id"], &message["pid"]),
+            ("start", &json!("task"), &json!(7))
+        );
+        let (topic, message) = next();
+        assert_eq!(
+            (&*topic, &message["id"], &message["exit_status"]),
+            ("exit", &json!("task"), &json!(137))
+        );
+        assert!(message["exited_at"].is_string() || message["exited_at"].is_object(), "{message}");
+        let (topic, message) = next();
+        assert_eq!((&*topic, &message["exit_status"]), ("delete", &json!(137)));
+
+        queue.flushed(Instant::now() + PATIENCE).await.unwrap();
+        let sent = metrics.events_sent.get();
+        containerd.stop();
+        publish(start("task", 8));
+        retried(&metrics, 2).await;
+        let error = queue.flushed(Instant::now()).await.unwrap_err();
+        assert!(error.to_string().contains("is it running?"), "{error}");
+        containerd.restart();
+        queue.flushed(Instant::now() + PATIENCE).await.unwrap();
+        assert_eq!(metrics.events_sent.get(), sent + 1);
+        assert_eq!(metrics.events_refused.get(), 0);
     }
 }

@@ -138,21 +138,21 @@ impl Event {
 
     /// containerd's message for this event.
     pub(super) fn encode(&self) -> Any {
-        let new = String::from;
+        let new = |id: &str| id.to_string();
         match self {
             Event::Create(create) => any(&create.message()),
             Event::Start { container_id, pid } => any(&messages::TaskStart {
-                container_id: new(&**container_id),
+                container_id: new(container_id),
                 pid: *pid,
                 ..Default::default()
             }),
             Event::Oom { container_id } => {
-                any(&messages::TaskOOM { container_id: new(&**container_id), ..Default::default() })
+                any(&messages::TaskOOM { container_id: new(container_id), ..Default::default() })
             }
             Event::Exit { container_id, id, pid, exit_status, exited_at } => {
                 any(&messages::TaskExit {
-                    container_id: new(&**container_id),
-                    id: new(&**id),
+                    container_id: new(container_id),
+                    id: new(id),
                     pid: *pid,
                     exit_status: *exit_status,
                     exited_at: timestamp(*exited_at),
@@ -162,7 +162,7 @@ impl Event {
             // No `id`: empty is the init process, and nothing but that has this event.
             Event::Delete { container_id, pid, exit_status, exited_at } => {
                 any(&messages::TaskDelete {
-                    container_id: new(&**container_id),
+                    container_id: new(container_id),
                     pid: *pid,
                     exit_status: *exit_status,
                     exited_at: timestamp(*exited_at),
@@ -170,22 +170,21 @@ impl Event {
                 })
             }
             Event::ExecAdded { container_id, exec_id } => any(&messages::TaskExecAdded {
-                container_id: new(&**container_id),
-                exec_id: new(&**exec_id),
+                container_id: new(container_id),
+                exec_id: new(exec_id),
                 ..Default::default()
             }),
             Event::ExecStarted { container_id, exec_id, pid } => any(&messages::TaskExecStarted {
-                container_id: new(&**container_id),
-                exec_id: new(&**exec_id),
+                container_id: new(container_id),
+                exec_id: new(exec_id),
                 pid: *pid,
                 ..Default::default()
             }),
-            Event::Paused { container_id } => any(&messages::TaskPaused {
-                container_id: new(&**container_id),
-                ..Default::default()
-            }),
+            Event::Paused { container_id } => {
+                any(&messages::TaskPaused { container_id: new(container_id), ..Default::default() })
+            }
             Event::Resumed { container_id } => any(&messages::TaskResumed {
-                container_id: new(&**container_id),
+                container_id: new(container_id),
                 ..Default::default()
             }),
         }
@@ -195,7 +194,7 @@ impl Event {
 impl Create {
     fn message(&self) -> messages::TaskCreate {
         messages::TaskCreate {
-            container_id: String::from(&*self.container_id),
+            container_id: self.container_id.to_string(),
             bundle: self.bundle.clone(),
             rootfs: self.rootfs.clone(),
             io: MessageField::some(messages::TaskIO {
