@@ -189,7 +189,7 @@ impl CommonArgs {
         drop(runtimes);
         let removed = scratch.remove();
         let (report, text) = result?;
-        println!("{text}");
+        print!("{text}");
         json.map_or(Ok(()), |json| json.write(&report))?;
         removed
     }

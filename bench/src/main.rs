@@ -36,7 +36,8 @@
 //!
 //! containerd, CRI, kubelet, the shim's exec, image pull and snapshots are not in them. The
 //! clients' side of the calls (this program, on the same processors) is in both, daemon and floor.
-//! A CRI-like bundle has a real network namespace, but one without interfaces; its `/dev/shm` is
+//! A CRI-like bundle belongs to no sandbox; it has a real network namespace, but one without
+//! interfaces; its `/dev/shm` is
 //! bound from a directory, not a tmpfs. Bundles and images lie on a tmpfs (but for
 //! `--bundles-on-disk`): unmounting an overlay syncs its upper file system, and a disk's journal
 //! would then be most of what is measured; the daemon's own directories, its module store among
@@ -62,6 +63,7 @@ mod namespaces;
 mod null_server;
 mod output;
 mod process;
+mod progress;
 mod report;
 mod rootfs;
 mod runtimes;
@@ -100,9 +102,9 @@ fn exit_code(result: Result<()>) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     if let Some(Interrupted(signal)) = error.downcast_ref() {
-        eprintln!("\nhearth-bench: interrupted; everything is removed");
+        eprintln!("hearth-bench: interrupted; everything is removed");
         return ExitCode::from(128 + signal);
     }
-    eprintln!("\nhearth-bench: {error:#}");
+    eprintln!("hearth-bench: {error:#}");
     ExitCode::FAILURE
 }

@@ -25,6 +25,7 @@ use crate::bundle::{make_dir, remove_dir};
 use crate::events::EventSink;
 use crate::hearthd::{Hearthd, Home, NAMESPACE};
 use crate::machine::{Machine, version_of};
+use crate::progress::{progress, progress_done};
 use crate::report::Program;
 use crate::scratch::Scratch;
 use crate::stats::Summary;
@@ -96,7 +97,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let mut cases = cases(&shim, &bundle, &control, home);
     for run in 0..WARM_UP + options.runs {
         if run % 50 == 0 {
-            eprint!("\rhearth-bench: run {run} of {}", WARM_UP + options.runs);
+            progress(&format!("run {run} of {}", WARM_UP + options.runs));
             // The only place where a Ctrl-C is noticed.
             tokio::task::yield_now().await;
         }
@@ -107,7 +108,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
             }
         }
     }
-    eprintln!();
+    progress_done();
     if let Some((mut daemon, _)) = daemon {
         daemon.end()?;
     }

@@ -17,6 +17,7 @@ use crate::lane::{Images, Lane, Peer, Sample, Setup};
 use crate::machine::{Machine, version_of};
 use crate::metrics::{Histogram, Scrape};
 use crate::null_server;
+use crate::progress::{progress, progress_done};
 use crate::report::{
     DaemonReport, FloorMounts, FloorReport, Phase, Program, Ratios, Report, SCHEMA, ScenarioReport,
 };
@@ -153,7 +154,7 @@ impl Bench<'_> {
         };
         let mut floor = Vec::new();
         for batch in 0..plan.batches {
-            eprint!("\r  batch {} of {}", batch + 1, plan.batches);
+            progress(&format!("batch {} of {}", batch + 1, plan.batches));
             if let Some(daemon_side) = &mut daemon_side {
                 daemon_side.batch(scenario, plan).await?;
             }
@@ -164,7 +165,7 @@ impl Bench<'_> {
                     .context("the floor")?,
             );
         }
-        eprintln!();
+        progress_done();
         let hearthd = match daemon_side {
             Some(daemon_side) => Some(daemon_side.end(scenario)?),
             None => None,
