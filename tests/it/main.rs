@@ -1,0 +1,2 @@
+//! The stories.
+mod run;
