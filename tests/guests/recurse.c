@@ -2,7 +2,7 @@
 static int descend(volatile int depth) {
     volatile char frame[256];
     frame[0] = (char)depth;
-    return descend(depth + 1) + frame[0];
+    return depth < 0 ? 0 : descend(depth + 1) + frame[0];
 }
 
 int main(void) {

@@ -57,13 +57,7 @@ pub struct Running {
 
 impl<'a> Ctr<'a> {
     pub(crate) fn new(machine: &'a Machine, arguments: Vec<String>) -> Self {
-        Self {
-            machine,
-            arguments,
-            stdin: Stdin::Closed,
-            stdout_is_read: true,
-            deadline: SHORT,
-        }
+        Self { machine, arguments, stdin: Stdin::Closed, stdout_is_read: true, deadline: SHORT }
     }
 
     /// Feeds stdin with `bytes`, then closes it. Without this and [`Self::open_stdin`] it is `/dev/null`.
@@ -164,12 +158,7 @@ impl Running {
             );
         };
         let (stdout, stderr) = self.collect();
-        Output {
-            command: std::mem::take(&mut self.command),
-            status,
-            stdout,
-            stderr,
-        }
+        Output { command: std::mem::take(&mut self.command), status, stdout, stderr }
     }
 
     /// Writes to its stdin.
@@ -260,10 +249,7 @@ impl Output {
         assert!(!self.status.success(), "expected a failure: {self}");
         let text = self.stderr().to_lowercase();
         for word in words {
-            assert!(
-                text.contains(&word.to_lowercase()),
-                "the message does not name {word:?}: {self}"
-            );
+            assert!(text.contains(&word.to_lowercase()), "the message does not name {word:?}: {self}");
         }
         self
     }
@@ -279,18 +265,11 @@ impl std::fmt::Display for Output {
 fn describe(command: &str, status: &str, stdout: &[u8], stderr: &[u8]) -> String {
     const SHOWN_BYTES: usize = 4096;
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned();
-    format!(
-        "`ctr {command}` ended with {status}\n--- stdout\n{}\n--- stderr\n{}",
-        text(stdout),
-        text(stderr)
-    )
+    format!("`ctr {command}` ended with {status}\n--- stdout\n{}\n--- stderr\n{}", text(stdout), text(stderr))
 }
 
 /// Reads a pipe to its end on a thread of its own, so that neither pipe of a command fills up.
-fn collect(
-    mut pipe: impl Read + Send + 'static,
-    seen: impl Fn(&[u8]) + Send + 'static,
-) -> JoinHandle<Vec<u8>> {
+fn collect(mut pipe: impl Read + Send + 'static, seen: impl Fn(&[u8]) + Send + 'static) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut all = Vec::new();
         let mut chunk = [0u8; 16 * 1024];

@@ -102,18 +102,10 @@ pub fn start_containerd(machine: &Machine, layout: &Layout, path: &str) -> Proce
     let socket = layout.containerd_socket();
     // A stale socket would refuse until the new one takes its place, but never take a connection.
     let mut command = machine.command(paths::containerd("containerd"));
-    command
-        .arg("--config")
-        .arg(&config)
-        .env("PATH", path)
-        .env("HEARTH_CONTROL_SOCKET", layout.control_socket());
+    command.arg("--config").arg(&config).env("PATH", path).env("HEARTH_CONTROL_SOCKET", layout.control_socket());
     let mut containerd = Process::start("containerd", logged(&mut command, &log));
     let ready = within(SHORT, || {
-        assert!(
-            containerd.status().is_none(),
-            "containerd ended at start:\n{}",
-            tail(&log)
-        );
+        assert!(containerd.status().is_none(), "containerd ended at start:\n{}", tail(&log));
         UnixStream::connect(&socket).ok()
     });
     assert!(ready.is_some(), "containerd is not ready:\n{}", tail(&log));
@@ -155,20 +147,14 @@ pub fn start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOption
     assert!(
         ready,
         "hearthd is not ready ({}):\n{}",
-        process
-            .status()
-            .map_or("it still runs".into(), |status| status.to_string()),
+        process.status().map_or("it still runs".into(), |status| status.to_string()),
         tail(&layout.hearthd_log())
     );
     process
 }
 
 /// As [`start_hearthd`], for a daemon that may refuse to start: whether it got ready.
-pub fn try_start_hearthd(
-    machine: &Machine,
-    layout: &Layout,
-    options: &HearthdOptions,
-) -> (Process, bool) {
+pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOptions) -> (Process, bool) {
     for directory in [layout.hearthd_state(), layout.hearthd_root()] {
         fs::create_dir_all(directory).expect("the machine's directory is writable");
     }
@@ -186,11 +172,7 @@ pub fn try_start_hearthd(
             .args(["sh", &bytes.to_string()])
             .arg(layout.hearthd_root());
     }
-    command
-        .arg(paths::hearthd())
-        .arg("--config")
-        .arg(&config)
-        .env("NOTIFY_SOCKET", layout.notify_socket());
+    command.arg(paths::hearthd()).arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
     let mut hearthd = Process::start("hearthd", logged(&mut command, &layout.hearthd_log()));
     let ready = notified(&notify, || hearthd.status().is_some());
     (hearthd, ready)
@@ -213,9 +195,7 @@ fn hearthd_config(layout: &Layout) -> String {
 
 /// Waits for systemd's `READY=1`; false when the process has `ended` or [`SHORT`] has passed.
 fn notified(socket: &UnixDatagram, mut ended: impl FnMut() -> bool) -> bool {
-    socket
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .expect("a timeout can be set");
+    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
     let end = Instant::now() + SHORT;
     let mut message = [0u8; 4096];
     while Instant::now() < end {
@@ -235,11 +215,7 @@ fn notified(socket: &UnixDatagram, mut ended: impl FnMut() -> bool) -> bool {
 
 /// Sends stdout and stderr to the end of a log.
 fn logged<'a>(command: &'a mut Command, log: &Path) -> &'a mut Command {
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .expect("the machine's directory is writable");
+    let file = OpenOptions::new().create(true).append(true).open(log).expect("the machine's directory is writable");
     let second = file.try_clone().expect("a descriptor can be duplicated");
     command.stdout(file).stderr(second)
 }
@@ -252,7 +228,8 @@ pub fn tail(log: &Path) -> String {
         file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.lines().filter(|line| !line.contains("loading plugin")).collect::<Vec<_>>().join("\n"))
     };
     read().unwrap_or_else(|error| format!("({}: {error})", log.display()))
 }

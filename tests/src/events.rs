@@ -26,10 +26,7 @@ pub struct Event {
 impl Event {
     /// The container it is about (`container_id`, or `id` in events of containers); empty if none.
     pub fn container(&self) -> &str {
-        ["container_id", "id"]
-            .into_iter()
-            .find_map(|name| self.fields.get(name)?.as_str())
-            .unwrap_or_default()
+        ["container_id", "id"].into_iter().find_map(|name| self.fields.get(name)?.as_str()).unwrap_or_default()
     }
 
     /// The exit status of a `/tasks/exit`; 0 is left out of its JSON.
@@ -67,11 +64,7 @@ impl<'a> Events<'a> {
     /// Follows the events and returns when the first has come through.
     pub(crate) fn follow(world: &'a World) -> Self {
         let mut command = world.machine().command(paths::containerd("ctr"));
-        command
-            .arg("--address")
-            .arg(world.layout().containerd_socket())
-            .arg("events")
-            .stdout(Stdio::piped());
+        command.arg("--address").arg(world.layout().containerd_socket()).arg("events").stdout(Stdio::piped());
         let mut process = Process::start("ctr events", &mut command);
         let stdout = process.child().stdout.take().expect("stdout is a pipe");
         let seen = Arc::new(Seen::default());
@@ -84,11 +77,7 @@ impl<'a> Events<'a> {
                 }
             }
         });
-        let events = Self {
-            _process: process,
-            seen,
-            world,
-        };
+        let events = Self { _process: process, seen, world };
         events.wait_until_subscribed();
         events
     }
@@ -112,8 +101,7 @@ impl<'a> Events<'a> {
     /// With `what` and all the events if it has not come within [`SHORT`].
     #[track_caller]
     pub fn wait_for(&self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
-        self.wait(SHORT, matches)
-            .unwrap_or_else(|| panic!("no event: {what}; those there are: {:#?}", self.all()))
+        self.wait(SHORT, matches).unwrap_or_else(|| panic!("no event: {what}; those there are: {:#?}", self.all()))
     }
 
     /// Waits for the event of this topic about this container.

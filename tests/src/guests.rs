@@ -16,7 +16,7 @@ use crate::world::Runtime;
 use crate::{components, paths};
 
 /// What `make deps` installs for C guests.
-const PACKAGES: &str = "clang lld wasi-libc libclang-rt-14-dev-wasm32";
+const PACKAGES: &str = "clang lld wasi-libc libclang-rt-dev-wasm32";
 
 /// Flags of every C guest, for Wasm. wasi-libc is Debian's, under `/usr`.
 const WASM_FLAGS: &[&str] = &["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-Wall", "-Werror", "-Wl,--strip-all"];
@@ -70,6 +70,10 @@ impl Guest {
     pub const SPIN: Self = c!("spin");
     /// Prints `asleep`, then sleeps so many seconds.
     pub const SLEEP: Self = c!("sleep");
+    /// Waits for a file, then ends with a code.
+    pub const AWAIT: Self = c!("await");
+    /// Answers each line of stdin with its number.
+    pub const TALLY: Self = c!("tally");
     /// Writes to stdout for ever.
     pub const FLOOD: Self = c!("flood");
     /// Reads, writes, lists files: see its source for the verbs.
@@ -88,6 +92,8 @@ impl Guest {
     pub const TRAP: Self = wat!("trap");
     /// Imports `env` `nope`.
     pub const UNKNOWN_IMPORT: Self = wat!("unknown-import");
+    /// Has 64 MiB of memory from the start.
+    pub const BIG_MEMORY: Self = wat!("big-memory");
     /// Valid, with nothing to call.
     pub const NO_ENTRY: Self = wat!("no-entry");
     /// A component of a world that is no command.
@@ -115,9 +121,7 @@ impl Guest {
             Source::Wit(source, world) => {
                 built(self.name, "wasm", &[source, world], || components::from_wit(source, world))
             }
-            Source::Generated(make) => {
-                built(self.name, "wasm", &[include_str!("guests.rs")], make)
-            }
+            Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests.rs")], make),
         }
     }
 
@@ -130,9 +134,7 @@ impl Guest {
     pub fn component_bytes(&self) -> Vec<u8> {
         let module = self.wasm();
         let key = module.display().to_string();
-        read(&built(&format!("{}-component", self.name), "wasm", &[&key], || {
-            components::from_command(&read(&module))
-        }))
+        read(&built(&format!("{}-component", self.name), "wasm", &[&key], || components::from_command(&read(&module))))
     }
 
     /// The same C program as a static native one.
@@ -174,9 +176,7 @@ fn compile(input: &Path, output: &Path, flags: &[&str]) {
         .arg("-o")
         .arg(output)
         .output()
-        .unwrap_or_else(|error| {
-            panic!("cannot run clang ({error}): `make deps` installs {PACKAGES}")
-        });
+        .unwrap_or_else(|error| panic!("cannot run clang ({error}): `make deps` installs {PACKAGES}"));
     assert!(
         compiler.status.success(),
         "clang {} (are all of {PACKAGES} installed? `make deps` does that):\n{}",

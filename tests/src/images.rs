@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 
 use oci_spec::image::{
-    Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest, ImageConfigurationBuilder,
-    ImageIndexBuilder, ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
+    Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest, ImageConfigurationBuilder, ImageIndexBuilder,
+    ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -106,7 +106,10 @@ enum Content {
         directory: Option<String>,
         user: Option<String>,
     },
-    Wasm { os: &'static str, module: Vec<u8> },
+    Wasm {
+        os: &'static str,
+        module: Vec<u8>,
+    },
 }
 
 impl Image {
@@ -135,17 +138,12 @@ impl Image {
 
     /// An ordinary image of one executable file, which is its entry point.
     pub fn of_file(name: &str, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        Self::scratch(&format!("hearth.test/{name}:1"))
-            .layer(Layer::new().file(path, 0o755, bytes))
-            .entrypoint([path])
+        Self::scratch(&format!("hearth.test/{name}:1")).layer(Layer::new().file(path, 0o755, bytes)).entrypoint([path])
     }
 
     /// A Wasm OCI artifact. `os` is `wasip1` or `wasip2`.
     pub fn artifact(name: &str, os: &'static str, module: impl Into<Vec<u8>>) -> Self {
-        Self {
-            name: name.to_owned(),
-            content: Content::Wasm { os, module: module.into() },
-        }
+        Self { name: name.to_owned(), content: Content::Wasm { os, module: module.into() } }
     }
 
     /// Adds a layer.
@@ -187,6 +185,14 @@ impl Image {
     /// Its reference.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its entry point; none for an artifact.
+    pub fn entry(&self) -> Vec<String> {
+        match &self.content {
+            Content::Linux { entrypoint, .. } => entrypoint.clone(),
+            Content::Wasm { .. } => Vec::new(),
+        }
     }
 
     /// The platform in its manifest's descriptor, as containerd writes it.
@@ -235,13 +241,8 @@ impl Image {
         let Content::Linux { layers, entrypoint, environment, directory, user } = &self.content else {
             unreachable!("asked of an ordinary image only")
         };
-        let layers: Vec<_> = layers
-            .iter()
-            .map(|layer| layout.blob(MediaType::ImageLayer, layer.to_tar()))
-            .collect();
-        let mut config = ConfigBuilder::default()
-            .entrypoint(entrypoint.clone())
-            .env(environment.clone());
+        let layers: Vec<_> = layers.iter().map(|layer| layout.blob(MediaType::ImageLayer, layer.to_tar())).collect();
+        let mut config = ConfigBuilder::default().entrypoint(entrypoint.clone()).env(environment.clone());
         if let Some(directory) = directory {
             config = config.working_dir(directory.clone());
         }

@@ -16,10 +16,11 @@
 //! * Nothing is shared with a containerd or a hearthd of the machine the tests run on.
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
-//! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`events`], [`metrics`],
+//! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`events`], [`metrics`],
 //! then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod components;
 pub mod ctr;
 pub mod daemons;
@@ -35,8 +36,9 @@ pub mod task;
 pub mod wait;
 pub mod world;
 
-pub use ctr::{Ctr, Output};
+pub use api::NewContainer;
+pub use ctr::{Ctr, Output, Running};
 pub use guests::Guest;
-pub use images::Image;
+pub use images::{Image, Layer};
 pub use wait::{LONG, SHORT, eventually};
-pub use world::{Runtime, World};
+pub use world::{Imported, Runtime, World};

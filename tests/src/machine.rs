@@ -65,11 +65,7 @@ impl Machine {
              is this a container without CAP_SYS_ADMIN?"
         );
         let init = init_of(keeper.id() as i32).expect("unshare has a child: it said `ready`");
-        Self {
-            keeper,
-            init,
-            directory,
-        }
+        Self { keeper, init, directory }
     }
 
     /// The machine's directory: short, so that the paths of sockets in it fit into 107 bytes.
@@ -139,12 +135,7 @@ pub fn prefix() -> String {
 /// The command line of a process, its arguments separated by blanks.
 pub fn command_line(pid: i32) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes)
-        .split('\0')
-        .collect::<Vec<_>>()
-        .join(" ")
-        .trim()
-        .to_owned()
+    String::from_utf8_lossy(&bytes).split('\0').collect::<Vec<_>>().join(" ").trim().to_owned()
 }
 
 /// keeper → unshare → init.

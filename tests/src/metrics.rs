@@ -48,18 +48,14 @@ impl Metrics {
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
             .map(|line| sample(line).unwrap_or_else(|| panic!("not a sample: {line:?}")))
             .collect();
-        Self {
-            samples,
-            text: text.to_owned(),
-        }
+        Self { samples, text: text.to_owned() }
     }
 
     /// The sum of the samples of this name that have these labels; 0 if there is none, as a counter
     /// that was never touched has no sample.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let has = |sample: &Sample, &(key, value): &(&str, &str)| {
-            sample.labels.get(key).is_some_and(|found| found == value)
-        };
+        let has =
+            |sample: &Sample, &(key, value): &(&str, &str)| sample.labels.get(key).is_some_and(|found| found == value);
         self.samples
             .iter()
             .filter(|sample| sample.name == name && labels.iter().all(|label| has(sample, label)))
@@ -109,11 +105,7 @@ fn sample(line: &str) -> Option<Sample> {
         Some((name, labels)) => (name, parse_labels(labels.strip_suffix('}')?)?),
         None => (series, BTreeMap::new()),
     };
-    Some(Sample {
-        name: name.to_owned(),
-        labels,
-        value: value.replace("Inf", "inf").parse().ok()?,
-    })
+    Some(Sample { name: name.to_owned(), labels, value: value.replace("Inf", "inf").parse().ok()? })
 }
 
 /// `a="b",c="d"`; no label of ours has a quote, a brace or a comma in its value.

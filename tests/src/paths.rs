@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests are a package of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a package of the workspace")
 }
 
 /// cargo's target directory: `CARGO_TARGET_DIR`, else `target` in the repository.

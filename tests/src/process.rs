@@ -26,13 +26,8 @@ impl Process {
     /// # Panics
     /// If it cannot be started.
     pub fn start(name: &str, command: &mut Command) -> Self {
-        let nsenter = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
-        Self {
-            name: name.to_owned(),
-            nsenter,
-        }
+        let nsenter = command.spawn().unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
+        Self { name: name.to_owned(), nsenter }
     }
 
     /// The outer process, for its pipes.
@@ -75,8 +70,7 @@ impl Process {
     /// If it has not ended after [`SHORT`].
     pub fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
-        self.wait(SHORT)
-            .unwrap_or_else(|| panic!("{} did not end within {SHORT:?} of SIGTERM", self.name))
+        self.wait(SHORT).unwrap_or_else(|| panic!("{} did not end within {SHORT:?} of SIGTERM", self.name))
     }
 
     /// SIGKILL, and waits for the end.
@@ -143,9 +137,7 @@ pub fn is_alive(pid: i32) -> bool {
 }
 
 fn child_of(parent: i32) -> Option<i32> {
-    all()
-        .into_iter()
-        .find_map(|(pid, ppid)| (ppid == parent).then_some(pid))
+    all().into_iter().find_map(|(pid, ppid)| (ppid == parent).then_some(pid))
 }
 
 /// State and parent, from `/proc/PID/stat` (the name, in parentheses, may contain anything).

@@ -16,8 +16,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// # Panics
 /// With `what` when `deadline` has passed.
 pub fn eventually<T>(what: &str, deadline: Duration, condition: impl FnMut() -> Option<T>) -> T {
-    within(deadline, condition)
-        .unwrap_or_else(|| panic!("not within {} s: {what}", deadline.as_secs()))
+    within(deadline, condition).unwrap_or_else(|| panic!("not within {} s: {what}", deadline.as_secs()))
 }
 
 /// As [`eventually`], for callers with something to say of their own: `None` when `deadline` has passed.

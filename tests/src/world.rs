@@ -9,9 +9,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::api::Api;
 use crate::ctr::Ctr;
 use crate::daemons::{self, HearthdOptions, Layout};
 use crate::events::Events;
+use crate::guests::Guest;
 use crate::images::Image;
 use crate::machine::Machine;
 use crate::metrics::Metrics;
@@ -52,6 +54,15 @@ impl Runtime {
     }
 }
 
+/// An image containerd knows.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// Its reference.
+    pub name: String,
+    /// Its entry point.
+    pub entry: Vec<String>,
+}
+
 /// The machine and its two daemons.
 #[derive(Debug)]
 pub struct World {
@@ -77,23 +88,13 @@ impl World {
 
     /// Both daemons up, the daemon's configuration extended by lines of TOML.
     pub fn configured(config: &str) -> Self {
-        Self::with(HearthdOptions {
-            config: config.to_owned(),
-            ..HearthdOptions::default()
-        })
+        Self::with(HearthdOptions { config: config.to_owned(), ..HearthdOptions::default() })
     }
 
     fn start(runtime: Runtime, hearthd_options: HearthdOptions) -> Self {
         let machine = Machine::new();
         let layout = Layout::new(&machine);
-        let mut world = Self {
-            hearthd: None,
-            containerd: None,
-            machine,
-            layout,
-            runtime,
-            hearthd_options,
-        };
+        let mut world = Self { hearthd: None, containerd: None, machine, layout, runtime, hearthd_options };
         // As on a node: the daemon is there before containerd looks for its tasks.
         world.start_hearthd();
         world.start_containerd();
@@ -141,8 +142,7 @@ impl World {
     /// Starts the daemon, on the same directories as before. (Nothing to start for [`Runtime::Runc`].)
     pub fn start_hearthd(&mut self) {
         if self.runtime == Runtime::Hearth {
-            let hearthd =
-                daemons::start_hearthd(&self.machine, &self.layout, &self.hearthd_options);
+            let hearthd = daemons::start_hearthd(&self.machine, &self.layout, &self.hearthd_options);
             self.hearthd = Some(hearthd);
         }
     }
@@ -182,19 +182,20 @@ impl World {
     }
 
     /// `ctr` with these arguments, in another namespace.
-    pub fn ctr_in<S: Into<String>>(
-        &self,
-        namespace: &str,
-        arguments: impl IntoIterator<Item = S>,
-    ) -> Ctr<'_> {
+    pub fn ctr_in<S: Into<String>>(&self, namespace: &str, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
         let socket = self.layout.containerd_socket().display().to_string();
         let mut all = vec!["--address".into(), socket, "--namespace".into(), namespace.into()];
         all.extend(arguments.into_iter().map(Into::into));
         Ctr::new(&self.machine, all)
     }
 
-    /// Imports an image, and gives its name back.
-    pub fn import(&self, image: &Image) -> String {
+    /// Imports a guest as an image of one file, in the form the runtime runs.
+    pub fn program(&self, guest: &Guest) -> Imported {
+        self.import(&Image::of(guest, self.runtime))
+    }
+
+    /// Imports an image.
+    pub fn import(&self, image: &Image) -> Imported {
         let tar = self.write("image.tar", &image.to_tar());
         let path = tar.display().to_string();
         let mut arguments = vec!["images", "import"];
@@ -202,11 +203,16 @@ impl World {
         arguments.push(&path);
         self.ctr(arguments).ok();
         fs::remove_file(&tar).expect("it was just written");
-        image.name().to_owned()
+        Imported { name: image.name().to_owned(), entry: image.entry() }
+    }
+
+    /// containerd's gRPC API, for what `ctr` cannot say.
+    pub fn api(&self) -> Api {
+        Api::connect(&self.layout.containerd_socket())
     }
 
     /// `ctr run` of an imported image.
-    pub fn run(&self, image: &str, id: &str) -> Run<'_> {
+    pub fn run(&self, image: &Imported, id: &str) -> Run<'_> {
         Run::new(self, image, id)
     }
 
@@ -217,12 +223,10 @@ impl World {
 
     /// The status of a task as `ctr task ls` shows it, e.g. `RUNNING`; `None` if there is no such task.
     pub fn task_status(&self, id: &str) -> Option<String> {
-        self.tasks()
-            .into_iter()
-            .find_map(|task| (task.0 == id).then_some(task.2))
+        self.tasks().into_iter().find_map(|task| (task.0 == id).then_some(task.2))
     }
 
-    /// The tasks: id, pid, status.
+    /// The tasks, by id: id, pid, status.
     pub fn tasks(&self) -> Vec<(String, u32, String)> {
         let listed = self.ctr(["tasks", "ls"]).ok().stdout();
         let row = |line: &str| {
@@ -230,7 +234,9 @@ impl World {
             let (id, pid, status) = (fields.next()?, fields.next()?, fields.next()?);
             Some((id.to_owned(), pid.parse().ok()?, status.to_owned()))
         };
-        listed.lines().skip(1).filter_map(row).collect()
+        let mut tasks: Vec<_> = listed.lines().skip(1).filter_map(row).collect();
+        tasks.sort();
+        tasks
     }
 
     /// Waits until `ctr task ls` shows this status.
@@ -244,6 +250,13 @@ impl World {
     /// `ctr task kill --signal`.
     pub fn kill(&self, id: &str, signal: &str) -> Ctr<'_> {
         self.ctr(["tasks", "kill", "--signal", signal, id])
+    }
+
+    /// Waits until a task has stopped, deletes it, and gives its exit code (`ctr` does not tell it).
+    #[track_caller]
+    pub fn finish(&self, id: &str) -> u32 {
+        self.wait_for_status(id, "STOPPED");
+        self.api().delete_task(id).unwrap_or_else(|error| panic!("cannot delete task {id}: {error}"))
     }
 
     /// Deletes a task and its container; containerd kills the task if it still runs.
@@ -262,10 +275,7 @@ impl World {
     /// Where the daemon's metrics are: `127.0.0.1:PORT`.
     pub fn metrics_address(&self) -> String {
         let file = self.layout.hearthd_state().join("metrics.address");
-        fs::read_to_string(&file)
-            .unwrap_or_else(|error| panic!("{}: {error}", file.display()))
-            .trim()
-            .to_owned()
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).trim().to_owned()
     }
 
     /// The mount points in the daemon's namespace that lie in the machine's directory.
