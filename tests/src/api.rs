@@ -122,6 +122,7 @@ pub fn spec(arguments: &[&str], annotations: &[(&str, &str)]) -> Value {
             "cwd": "/",
         },
         "root": {"path": "rootfs"},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
         "annotations": annotations,
         "linux": {"namespaces": [{"type": "mount"}]},
     })

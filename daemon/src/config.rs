@@ -1,0 +1,430 @@
+//! The one configuration: a TOML file with command-line flags over it, checked before anything is
+//! bound. Every limit of the daemon is named here, its unit last.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Everything an operator can set. Unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Sockets and scratch, gone at reboot. Sockets live below it, so it is at most
+    /// [`STATE_DIR_BYTES_MAX`] bytes long.
+    pub state_dir: PathBuf,
+    /// The module store, kept over restarts.
+    pub root_dir: PathBuf,
+    /// The socket the shim dials. Default: `control.sock` in `state_dir`.
+    pub control_socket: Option<PathBuf>,
+    /// Logging.
+    pub log: Log,
+    /// The Prometheus endpoint.
+    pub metrics: Metrics,
+    /// The Task API server.
+    pub rpc: Rpc,
+    /// wasmtime's engine and its pool.
+    pub engine: Engine,
+    /// The guest scheduler.
+    pub scheduler: Scheduler,
+    /// The module store and the compiler.
+    pub modules: Modules,
+    /// Events to containerd.
+    pub events: Events,
+    /// Guests' stdio.
+    pub stdio: Stdio,
+}
+
+/// The longest `state_dir`, in bytes: a Unix socket's path holds 107 and ours add up to 45.
+pub const STATE_DIR_BYTES_MAX: usize = 60;
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            state_dir: "/run/hearth".into(),
+            root_dir: "/var/lib/hearth".into(),
+            control_socket: None,
+            log: Log::default(),
+            metrics: Metrics::default(),
+            rpc: Rpc::default(),
+            engine: Engine::default(),
+            scheduler: Scheduler::default(),
+            modules: Modules::default(),
+            events: Events::default(),
+            stdio: Stdio::default(),
+        }
+    }
+}
+
+/// How the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// Text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A `tracing` filter: `info`, or `hearthd=debug,ttrpc=warn`.
+    pub level: String,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { level: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+/// The Prometheus endpoint.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// `host:port`; port 0 takes a free one. The address bound is written to
+    /// `<state_dir>/metrics.address`. Empty: no endpoint.
+    pub address: String,
+    /// Concurrent scrapes.
+    pub connections_max: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics { address: "127.0.0.1:9469".into(), connections_max: 16 }
+    }
+}
+
+/// The Task API server.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rpc {
+    /// Threads that serve requests.
+    pub threads: usize,
+    /// Threads for mounts and other file work off the request's path.
+    pub blocking_threads_max: usize,
+    /// Tasks alive at once, over all containerd instances and namespaces.
+    pub tasks_max: usize,
+    /// Namespaces, over all containerd instances, that may have a task socket.
+    pub namespaces_max: usize,
+    /// The largest `config.json`, in bytes.
+    pub spec_bytes_max: u64,
+    /// How long a containerd may take to answer a question of ours, in milliseconds.
+    pub containerd_timeout_ms: u64,
+}
+
+impl Default for Rpc {
+    fn default() -> Self {
+        Rpc {
+            threads: 2,
+            blocking_threads_max: 64,
+            tasks_max: 20_000,
+            namespaces_max: 1_024,
+            spec_bytes_max: 4 << 20,
+            containerd_timeout_ms: 5_000,
+        }
+    }
+}
+
+/// wasmtime's engine and its pool.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    /// Guests that find a warm slot. Each costs address space, not memory, until used.
+    pub pool_slots: u32,
+    /// Guests beyond the pool, allocated on demand (slower to start).
+    pub on_demand_max: u32,
+    /// The largest linear memory of a guest, in bytes; a container's own limit may be lower.
+    pub memory_bytes_max: u64,
+    /// The largest table, in elements.
+    pub table_elements_max: u32,
+    /// Core instances a component may be made of.
+    pub component_core_instances_max: u32,
+    /// Linear memories a module or component may have.
+    pub memories_max: u32,
+    /// Tables a module or component may have.
+    pub tables_max: u32,
+    /// A guest's stack including what host functions use on it, in bytes.
+    pub stack_bytes: usize,
+    /// A guest's own share of its stack, in bytes.
+    pub wasm_stack_bytes: usize,
+    /// Pages of a slot's memory kept resident between guests, in bytes.
+    pub memory_keep_resident_bytes: usize,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Engine {
+            pool_slots: 1_000,
+            on_demand_max: 1_000,
+            memory_bytes_max: 4 << 30,
+            table_elements_max: 20_000,
+            component_core_instances_max: 50,
+            memories_max: 10,
+            tables_max: 50,
+            stack_bytes: 2 << 20,
+            wasm_stack_bytes: 512 << 10,
+            memory_keep_resident_bytes: 1 << 20,
+        }
+    }
+}
+
+/// The guest scheduler.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scheduler {
+    /// Threads that run guests; 0: one per core.
+    pub workers: usize,
+    /// Threads that run guests, counting those stuck in a system call.
+    pub workers_max: usize,
+    /// How often a guest that computes looks up, in milliseconds.
+    pub tick_ms: u64,
+    /// How long a guest may compute while nobody waits, in milliseconds.
+    pub slice_ms: u64,
+    /// After how long in one system call a worker counts as blocked, in milliseconds.
+    pub blocked_after_ms: u64,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Scheduler { workers: 0, workers_max: 512, tick_ms: 1, slice_ms: 10, blocked_after_ms: 20 }
+    }
+}
+
+/// The module store and the compiler.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Modules {
+    /// The largest Wasm file, in bytes.
+    pub module_bytes_max: u64,
+    /// The largest compiled artifact, in bytes.
+    pub artifact_bytes_max: u64,
+    /// What the store may hold on disk, in bytes; the least recently used goes first.
+    pub store_bytes_max: u64,
+    /// Modules kept prepared in memory; the least recently used goes first.
+    pub prepared_max: usize,
+    /// Known places of modules (image layer and path, or file) kept in memory.
+    pub places_max: usize,
+    /// Compile processes at once.
+    pub compiles_max: usize,
+    /// Compiles waiting for one of those.
+    pub compile_queue_max: usize,
+    /// Threads of one compile process; 0: one per core.
+    pub compile_threads: usize,
+    /// Address space of a compile process, in bytes.
+    pub compile_memory_bytes_max: u64,
+    /// CPU time of a compile process, in seconds.
+    pub compile_cpu_seconds_max: u64,
+    /// Wall time of a compile process, in seconds.
+    pub compile_seconds_max: u64,
+    /// User and group a compile process runs as.
+    pub compile_uid: u32,
+}
+
+impl Default for Modules {
+    fn default() -> Self {
+        Modules {
+            module_bytes_max: 256 << 20,
+            artifact_bytes_max: 1 << 30,
+            store_bytes_max: 10 << 30,
+            prepared_max: 512,
+            places_max: 16_384,
+            compiles_max: 1,
+            compile_queue_max: 1_024,
+            compile_threads: 0,
+            compile_memory_bytes_max: 8 << 30,
+            compile_cpu_seconds_max: 300,
+            compile_seconds_max: 300,
+            compile_uid: 65_534,
+        }
+    }
+}
+
+/// Events to containerd.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Events {
+    /// Events waiting for one containerd. A task is refused while its events would not fit, so that
+    /// none of a live task's is ever dropped.
+    pub queue_max: usize,
+    /// The first pause after a failed delivery, in milliseconds; it doubles.
+    pub retry_ms: u64,
+    /// The longest pause, in milliseconds.
+    pub retry_max_ms: u64,
+    /// How long one delivery may take, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Events { queue_max: 131_072, retry_ms: 10, retry_max_ms: 1_000, timeout_ms: 5_000 }
+    }
+}
+
+/// Guests' stdio.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stdio {
+    /// The most a guest may write or read in one call, in bytes.
+    pub chunk_bytes: usize,
+    /// How long a `binary://` log program may take to say that it is ready, in milliseconds.
+    pub log_binary_timeout_ms: u64,
+}
+
+impl Default for Stdio {
+    fn default() -> Self {
+        Stdio { chunk_bytes: 64 << 10, log_binary_timeout_ms: 10_000 }
+    }
+}
+
+/// Why a configuration is refused: file, key, and what to write instead, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl Config {
+    /// Reads `path`; a missing file is an error, since somebody named it.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not TOML, has an unknown key or a value of the wrong type.
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())))?;
+        Config::parse(&text)
+            .map_err(|e| ConfigError(format!("{}: {}", path.display(), e.0.trim_end())))
+    }
+
+    /// Parses TOML text.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(text: &str) -> Result<Config, ConfigError> {
+        toml::from_str(text).map_err(|e| ConfigError(e.to_string()))
+    }
+
+    /// Where the shim dials.
+    pub fn control_socket(&self) -> PathBuf {
+        self.control_socket.clone().unwrap_or_else(|| self.state_dir.join("control.sock"))
+    }
+
+    /// Checks what the types cannot say.
+    ///
+    /// # Errors
+    /// Names the first key that is wrong and what it may be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let fail = |key: &str, why: String| Err(ConfigError(format!("{key}: {why}")));
+        for (key, path) in [("state_dir", &self.state_dir), ("root_dir", &self.root_dir)] {
+            if !path.is_absolute() {
+                return fail(key, format!("{} is not an absolute path", path.display()));
+            }
+        }
+        let length = self.state_dir.as_os_str().len();
+        if length > STATE_DIR_BYTES_MAX {
+            return fail("state_dir", format!("is {length} bytes long; sockets below it need it to be at most {STATE_DIR_BYTES_MAX}"));
+        }
+        if self.control_socket().as_os_str().len() > 107 {
+            return fail("control_socket", "a Unix socket's path holds at most 107 bytes".into());
+        }
+        if !self.metrics.address.is_empty() && self.metrics.address.parse::<std::net::SocketAddr>().is_err() {
+            return fail("metrics.address", format!("{:?} is not an address like 127.0.0.1:9469", self.metrics.address));
+        }
+        if self.engine.wasm_stack_bytes + (1 << 20) > self.engine.stack_bytes {
+            // Host functions run on the guest's stack; an overflow there ends the whole process.
+            return fail("engine.stack_bytes", format!(
+                "must leave host functions 1 MiB beyond engine.wasm_stack_bytes ({})", self.engine.wasm_stack_bytes));
+        }
+        if self.engine.memory_bytes_max > 4 << 30 {
+            return fail("engine.memory_bytes_max", "at most 4294967296, the reservation of a slot".into());
+        }
+        let at_least_one = [
+            ("rpc.threads", self.rpc.threads as u64),
+            ("rpc.blocking_threads_max", self.rpc.blocking_threads_max as u64),
+            ("rpc.tasks_max", self.rpc.tasks_max as u64),
+            ("rpc.namespaces_max", self.rpc.namespaces_max as u64),
+            ("rpc.spec_bytes_max", self.rpc.spec_bytes_max),
+            ("rpc.containerd_timeout_ms", self.rpc.containerd_timeout_ms),
+            ("metrics.connections_max", self.metrics.connections_max as u64),
+            ("engine.pool_slots", u64::from(self.engine.pool_slots)),
+            ("engine.memory_bytes_max", self.engine.memory_bytes_max),
+            ("engine.component_core_instances_max", u64::from(self.engine.component_core_instances_max)),
+            ("engine.memories_max", u64::from(self.engine.memories_max)),
+            ("engine.tables_max", u64::from(self.engine.tables_max)),
+            ("scheduler.tick_ms", self.scheduler.tick_ms),
+            ("scheduler.slice_ms", self.scheduler.slice_ms),
+            ("scheduler.workers_max", self.scheduler.workers_max as u64),
+            ("modules.module_bytes_max", self.modules.module_bytes_max),
+            ("modules.artifact_bytes_max", self.modules.artifact_bytes_max),
+            ("modules.prepared_max", self.modules.prepared_max as u64),
+            ("modules.places_max", self.modules.places_max as u64),
+            ("modules.compiles_max", self.modules.compiles_max as u64),
+            ("modules.compile_queue_max", self.modules.compile_queue_max as u64),
+            ("modules.compile_seconds_max", self.modules.compile_seconds_max),
+            ("modules.compile_cpu_seconds_max", self.modules.compile_cpu_seconds_max),
+            ("events.retry_ms", self.events.retry_ms),
+            ("events.timeout_ms", self.events.timeout_ms),
+            ("stdio.chunk_bytes", self.stdio.chunk_bytes as u64),
+            ("stdio.log_binary_timeout_ms", self.stdio.log_binary_timeout_ms),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return fail(key, "must be at least 1".into());
+            }
+        }
+        if self.scheduler.blocked_after_ms <= self.scheduler.slice_ms {
+            return fail("scheduler.blocked_after_ms", format!(
+                "must be over scheduler.slice_ms ({})", self.scheduler.slice_ms));
+        }
+        if self.events.queue_max < crate::events::EVENTS_PER_TASK {
+            return fail("events.queue_max", format!(
+                "must be at least {}, the events of one task", crate::events::EVENTS_PER_TASK));
+        }
+        if self.events.retry_max_ms < self.events.retry_ms {
+            return fail("events.retry_max_ms", format!(
+                "must be at least events.retry_ms ({})", self.events.retry_ms));
+        }
+        if self.modules.compile_uid == 0 {
+            return fail("modules.compile_uid", "the compiler reads strangers' bytes: it must not be root".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_right_and_an_empty_file_is_the_default() {
+        Config::default().check().unwrap();
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_wrong_key_is_named() {
+        let error = Config::parse("[engine]\npool_slot = 3\n").unwrap_err().to_string();
+        assert!(error.contains("pool_slot") && error.contains("pool_slots"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_remedy() {
+        let cases = [
+            ("state_dir = 'run'", "state_dir: run is not an absolute path"),
+            ("metrics.address = 'here'", "metrics.address"),
+            ("engine.pool_slots = 0", "engine.pool_slots: must be at least 1"),
+            ("engine.stack_bytes = 600000", "engine.stack_bytes"),
+            ("scheduler.blocked_after_ms = 1", "scheduler.blocked_after_ms"),
+            ("events.queue_max = 4", "events.queue_max: must be at least 5"),
+            ("events.retry_max_ms = 9", "events.retry_max_ms"),
+            ("modules.compile_uid = 0", "modules.compile_uid"),
+        ];
+        for (text, want) in cases {
+            let error = Config::parse(text).unwrap().check().unwrap_err().to_string();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Every metric of the daemon: name, help, labels, buckets. Nothing else registers one.
+//!
+//! Labels are bounded enumerations; each child is looked up once, here, so that touching a metric on
+//! the start path is one atomic operation.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// Buckets of a start's phases, in seconds: from a microsecond to a slow compile.
+const PHASE_BUCKETS: &[f64] = &[
+    1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1,
+    0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+];
+
+/// Buckets of an RPC's latency, in seconds. `Wait` lasts as long as its task and is left out.
+const RPC_BUCKETS: &[f64] = &[
+    5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 2.0, 10.0,
+];
+
+/// The phases of a start, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading and checking `config.json`.
+    Bundle,
+    /// Finding the module: from the request to a prepared module or the decision to compile.
+    Lookup,
+    /// Waiting for a compile, where one was needed.
+    Compile,
+    /// Mounting the root and the volumes.
+    Mounts,
+    /// A store and an instance from the pool.
+    Instantiate,
+    /// From the instance to the guest's first instruction: finding the entry point and calling it.
+    FirstCall,
+}
+
+/// All phases with their label values.
+pub const PHASES: [(Phase, &str); 6] = [
+    (Phase::Bundle, "bundle"),
+    (Phase::Lookup, "lookup"),
+    (Phase::Compile, "compile"),
+    (Phase::Mounts, "mounts"),
+    (Phase::Instantiate, "instantiate"),
+    (Phase::FirstCall, "first_call"),
+];
+
+/// Where a module came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Prepared in memory.
+    Warm,
+    /// A compiled artifact on disk.
+    Disk,
+    /// Compiled for this start.
+    Compiled,
+}
+
+/// All sources with their label values.
+pub const SOURCES: [(Source, &str); 3] =
+    [(Source::Warm, "warm"), (Source::Disk, "disk"), (Source::Compiled, "compiled")];
+
+/// The Task API's methods, as labels of the RPC histogram.
+pub const METHODS: [&str; 17] = [
+    "state", "create", "start", "delete", "pids", "pause", "resume", "checkpoint", "kill", "exec",
+    "resize_pty", "close_io", "update", "wait", "stats", "connect", "shutdown",
+];
+
+/// Every metric.
+pub struct Metrics {
+    registry: Registry,
+    phases: [Histogram; PHASES.len()],
+    /// Create's arrival to the guest's first instruction, less the caller's own time between Create
+    /// and Start, by where the module came from.
+    starts_by_source: [Histogram; SOURCES.len()],
+    lookups: [IntCounter; SOURCES.len()],
+    rpcs: [Histogram; METHODS.len()],
+    /// RPCs that answered an error, by method.
+    pub rpc_errors: IntCounterVec,
+    /// Starts that answered OK.
+    pub starts_ok: IntCounter,
+    /// Creates and starts that answered an error.
+    pub starts_failed: IntCounter,
+    /// Tasks alive, by state.
+    pub tasks: IntGaugeVec,
+    /// The pool's slots, by state.
+    pub pool_slots: IntGaugeVec,
+    /// Guests running outside the pool.
+    pub on_demand_instances: IntGauge,
+    /// Guests that trapped.
+    pub traps: IntCounter,
+    /// Compile processes, by result.
+    pub compiles: IntCounterVec,
+    /// Duration of compile processes.
+    pub compile_seconds: Histogram,
+    /// Compiles running or waiting.
+    pub compiles_pending: IntGauge,
+    /// Module files opened and read (a warm start opens none).
+    pub module_reads: IntCounter,
+    /// Artifacts on disk.
+    pub store_artifacts: IntGauge,
+    /// Bytes of the artifacts on disk.
+    pub store_bytes: IntGauge,
+    /// Artifacts removed for room.
+    pub store_evictions: IntCounter,
+    /// Artifacts found damaged, truncated or foreign, and compiled again.
+    pub store_damaged: IntCounter,
+    /// Artifacts that could not be written; their tasks ran all the same.
+    pub store_write_failures: IntCounter,
+    /// Modules prepared in memory.
+    pub modules_prepared: IntGauge,
+    /// Events waiting for containerd.
+    pub events_queued: IntGauge,
+    /// Events containerd has taken.
+    pub events_sent: IntCounter,
+    /// Deliveries that failed and were tried again.
+    pub events_retried: IntCounter,
+    /// Events containerd will never take.
+    pub events_refused: IntCounter,
+    /// Guests that can run and wait for a worker.
+    pub run_queue: IntGauge,
+    /// Worker threads, by state.
+    pub workers: IntGaugeVec,
+    /// Root file systems and volumes mounted.
+    pub mounts: IntGauge,
+    /// CPU time spent in guests.
+    pub guest_cpu_seconds: prometheus::Counter,
+}
+
+impl Metrics {
+    /// Declares every metric.
+    ///
+    /// # Panics
+    /// If two have one name: a mistake in this file.
+    pub fn new() -> Metrics {
+        let registry = Registry::new();
+        let declare = Declare(&registry);
+        let phases = declare.histograms(
+            "hearth_start_phase_seconds",
+            "Duration of each phase of a task's start, in seconds.",
+            "phase",
+            PHASE_BUCKETS,
+        );
+        let starts = declare.histograms(
+            "hearth_start_seconds",
+            "Time hearthd needed from Create to the guest's first instruction (without the caller's time between Create and Start), in seconds, by where the module came from.",
+            "source",
+            PHASE_BUCKETS,
+        );
+        let lookups = declare.counters(
+            "hearth_module_lookups_total",
+            "Module look-ups by where the module was found.",
+            "source",
+        );
+        let rpcs = declare.histograms(
+            "hearth_rpc_seconds",
+            "Latency of Task API calls in seconds; wait is counted when it is answered.",
+            "method",
+            RPC_BUCKETS,
+        );
+        let results = declare.counters(
+            "hearth_task_starts_total",
+            "Starts by result; a Create that fails counts as an error.",
+            "result",
+        );
+        let build = IntGaugeVec::new(
+            Opts::new("hearth_build_info", "Constant 1, labelled by version."),
+            &["version", "wasmtime"],
+        )
+        .expect("constant options");
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), env!("WASMTIME_VERSION")]).set(1);
+        registry.register(Box::new(build)).expect("one name each");
+        let metrics = Metrics {
+            phases: PHASES.map(|(_, name)| phases.with_label_values(&[name])),
+            starts_by_source: SOURCES.map(|(_, name)| starts.with_label_values(&[name])),
+            lookups: SOURCES.map(|(_, name)| lookups.with_label_values(&[name])),
+            rpcs: METHODS.map(|name| rpcs.with_label_values(&[name])),
+            rpc_errors: declare.counters(
+                "hearth_rpc_errors_total",
+                "Task API calls answered with an error.",
+                "method",
+            ),
+            starts_ok: results.with_label_values(&["ok"]),
+            starts_failed: results.with_label_values(&["error"]),
+            tasks: declare.gauges("hearth_tasks", "Tasks alive by state.", "state"),
+            pool_slots: declare.gauges(
+                "hearth_pool_slots",
+                "Slots of the pooling allocator by state.",
+                "state",
+            ),
+            on_demand_instances: declare.gauge(
+                "hearth_on_demand_instances",
+                "Guests running outside the pool because it was full.",
+            ),
+            traps: declare.counter("hearth_traps_total", "Guests that ended by a trap."),
+            compiles: declare.counters(
+                "hearth_compiles_total",
+                "Compile processes by result.",
+                "result",
+            ),
+            compile_seconds: declare.histogram(
+                "hearth_compile_seconds",
+                "Duration of compile processes in seconds.",
+                PHASE_BUCKETS,
+            ),
+            compiles_pending: declare
+                .gauge("hearth_compiles_pending", "Compiles running or waiting for their turn."),
+            module_reads: declare.counter(
+                "hearth_module_reads_total",
+                "Module files opened and read; a warm start opens none.",
+            ),
+            store_artifacts: declare
+                .gauge("hearth_module_store_artifacts", "Compiled artifacts on disk."),
+            store_bytes: declare
+                .gauge("hearth_module_store_bytes", "Bytes of the compiled artifacts on disk."),
+            store_evictions: declare.counter(
+                "hearth_module_store_evictions_total",
+                "Artifacts removed to keep the store within modules.store_bytes_max.",
+            ),
+            store_damaged: declare.counter(
+                "hearth_module_store_damaged_total",
+                "Artifacts found damaged, truncated or foreign, removed and compiled again.",
+            ),
+            store_write_failures: declare.counter(
+                "hearth_module_store_write_failures_total",
+                "Artifacts that could not be written to disk; their tasks ran from memory.",
+            ),
+            modules_prepared: declare
+                .gauge("hearth_modules_prepared", "Modules kept prepared in memory."),
+            events_queued: declare.gauge("hearth_events_queued", "Events waiting for containerd."),
+            events_sent: declare
+                .counter("hearth_events_sent_total", "Events that containerd has taken."),
+            events_retried: declare.counter(
+                "hearth_events_retried_total",
+                "Deliveries of events that failed and were tried again.",
+            ),
+            events_refused: declare.counter(
+                "hearth_events_refused_total",
+                "Events that containerd will never take (it says why in the log); not tried again.",
+            ),
+            run_queue: declare
+                .gauge("hearth_run_queue", "Guests that can run and wait for a worker."),
+            workers: declare.gauges(
+                "hearth_workers",
+                "Threads that run guests, by state; blocked: in a system call for long.",
+                "state",
+            ),
+            mounts: declare
+                .gauge("hearth_mounts", "Mounts of tasks' roots and volumes that exist now."),
+            guest_cpu_seconds: declare
+                .float_counter("hearth_guest_cpu_seconds_total", "CPU time spent in guests."),
+            registry: registry.clone(),
+        };
+        metrics.fill();
+        metrics
+    }
+
+    /// Makes every child exist, so that a series is 0 rather than absent before its first event.
+    fn fill(&self) {
+        for state in ["created", "running", "stopped"] {
+            self.tasks.with_label_values(&[state]);
+        }
+        for state in ["used", "free"] {
+            self.pool_slots.with_label_values(&[state]);
+        }
+        for state in ["idle", "running", "blocked"] {
+            self.workers.with_label_values(&[state]);
+        }
+        for result in ["ok", "invalid", "limit", "crashed"] {
+            self.compiles.with_label_values(&[result]);
+        }
+        for method in METHODS {
+            self.rpc_errors.with_label_values(&[method]);
+        }
+    }
+
+    /// Notes how long a phase took.
+    pub fn phase(&self, phase: Phase, took: Duration) {
+        self.phases[phase as usize].observe(took.as_secs_f64());
+    }
+
+    /// Notes how long a whole start took.
+    pub fn start(&self, source: Source, took: Duration) {
+        self.starts_by_source[source as usize].observe(took.as_secs_f64());
+    }
+
+    /// Counts a look-up.
+    pub fn lookup(&self, source: Source) {
+        self.lookups[source as usize].inc();
+    }
+
+    /// The latency histogram of `METHODS[method]`.
+    pub fn rpc(&self, method: usize) -> &Histogram {
+        &self.rpcs[method]
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail, and our families are well formed.
+        let _ = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+/// Declares metrics in a registry.
+struct Declare<'a>(&'a Registry);
+
+impl Declare<'_> {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(&self, collector: C) -> C {
+        self.0.register(Box::new(collector.clone())).expect("one name each");
+        collector
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help).expect("constant options"))
+    }
+
+    fn float_counter(&self, name: &str, help: &str) -> prometheus::Counter {
+        self.add(prometheus::Counter::new(name, help).expect("constant options"))
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), &[label]).expect("constant options"))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help).expect("constant options"))
+    }
+
+    fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), &[label]).expect("constant options"))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(Histogram::with_opts(options).expect("constant options"))
+    }
+
+    fn histograms(&self, name: &str, help: &str, label: &str, buckets: &[f64]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(HistogramVec::new(options, &[label]).expect("constant options"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_exists_before_its_first_event() {
+        let text = Metrics::new().render();
+        for want in [
+            "hearth_start_phase_seconds_bucket{phase=\"first_call\",le=\"0.000001\"} 0",
+            "hearth_module_lookups_total{source=\"warm\"} 0",
+            "hearth_rpc_seconds_count{method=\"create\"} 0",
+            "hearth_tasks{state=\"running\"} 0",
+            "hearth_events_retried_total 0",
+        ] {
+            assert!(text.contains(want), "{want} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_phase_lands_in_its_own_histogram() {
+        let metrics = Metrics::new();
+        for (phase, name) in PHASES {
+            metrics.phase(phase, Duration::from_micros(3));
+            assert!(metrics.render().contains(&format!("hearth_start_phase_seconds_count{{phase=\"{name}\"}} 1")));
+        }
+    }
+}
