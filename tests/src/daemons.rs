@@ -137,11 +137,11 @@ fn containerd_config(layout: &Layout) -> String {
 pub struct HearthdOptions {
     /// Lines of TOML appended to the configuration.
     pub config: String,
-    /// A tmpfs of so many bytes in the daemon's own mount namespace as its `root_dir`.
+    /// A tmpfs of so many bytes as its `root_dir`.
     pub module_store_bytes: Option<u64>,
 }
 
-/// Starts the daemon in a mount namespace of its own and waits for `READY=1`.
+/// Starts the daemon and waits for `READY=1`. It makes its own mount namespace.
 pub fn start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOptions) -> Process {
     let (mut process, ready) = try_start_hearthd(machine, layout, options);
     assert!(
@@ -164,18 +164,23 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
     let _ = fs::remove_file(layout.notify_socket());
     let notify = UnixDatagram::bind(layout.notify_socket()).expect("the path is short enough");
 
-    let mut command = machine.command("unshare");
-    command.args(["--mount", "--propagation", "slave", "--"]);
     if let Some(bytes) = options.module_store_bytes {
-        command
-            .args(["sh", "-c", r#"mount -t tmpfs -o "size=$1" tmpfs "$2" && shift 2 && exec "$@""#])
-            .args(["sh", &bytes.to_string()])
-            .arg(layout.hearthd_root());
+        mount_module_store(machine, layout, bytes);
     }
-    command.arg(paths::hearthd()).arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
+    let mut command = machine.command(paths::hearthd());
+    command.arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
     let mut hearthd = Process::start("hearthd", logged(&mut command, &layout.hearthd_log()));
     let ready = notified(&notify, || hearthd.status().is_some());
     (hearthd, ready)
+}
+
+/// A small disk for the module store, once.
+fn mount_module_store(machine: &Machine, layout: &Layout, bytes: u64) {
+    const SCRIPT: &str = r#"mountpoint -q "$2" || mount -t tmpfs -o "size=$1" tmpfs "$2""#;
+    let mut command = machine.command("sh");
+    command.args(["-c", SCRIPT, "sh", &bytes.to_string()]).arg(layout.hearthd_root());
+    let mounted = Process::start("mount", &mut command).wait(SHORT);
+    assert!(mounted.is_some_and(|status| status.success()), "cannot mount a tmpfs as the module store");
 }
 
 fn hearthd_config(layout: &Layout) -> String {
