@@ -145,6 +145,31 @@ fn a_module_of_over_a_megabyte_computes_right() {
     }
 }
 
+#[test]
+fn a_real_program_does_its_work() {
+    only_on_hearth!();
+    let world = World::new();
+    let component = hearth_tests::components::from_command(&Guest::LUA.wasm_bytes());
+    let forms = [("module", Guest::LUA.wasm_bytes()), ("component", component)];
+    for (form, bytes) in forms {
+        let layer = Layer::new().file("/usr/bin/lua", 0o755, bytes).file(
+            "/work/main.lua",
+            0o644,
+            include_str!("../guests/lua.lua"),
+        );
+        let image = Image::scratch(&format!("hearth.test/lua-{form}:1")).layer(layer).entrypoint(["lua"]);
+        let image = world.import(&image);
+        let run = world.run(&image, form).args(["/work/main.lua", "one", "two"]);
+        let run = run.flags(["--env", "GREETING=good day"]).ctr().stdin("every good boy\ndeserves fudge\n");
+        let output = run.deadline(hearth_tests::LONG).run().assert_code(5);
+        assert_eq!(
+            output.stdout(),
+            "Lua 5.4\t100000\t99988\t3.14159\tgood day\nEVERY-GOOD-BOY-DESERVES-FUDGE\n",
+            "{output}"
+        );
+    }
+}
+
 fn seconds_now() -> u64 {
     std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is past 1970").as_secs()
 }

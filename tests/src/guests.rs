@@ -39,6 +39,8 @@ enum Source {
     /// WIT and the world to export.
     Wit(&'static str, &'static str),
     Generated(fn() -> Vec<u8>),
+    /// A bash script that writes to the path it is given: a real program, whose source is not ours.
+    Script(&'static str),
 }
 
 macro_rules! c {
@@ -100,6 +102,8 @@ impl Guest {
     pub const CALCULATOR: Self = wit!("calculator", "calculator");
     /// A component that exports `wasi:http/incoming-handler`.
     pub const HTTP_PROXY: Self = wit!("http-proxy", "proxy");
+    /// The Lua interpreter, from Debian's source package (without coroutines and `pcall`).
+    pub const LUA: Self = Self { name: "lua", source: Source::Script(include_str!("../guests/lua.sh")) };
     /// Over 1 MB of code; ends with [`BIG_CODE`] if all of it computed what it should.
     pub const BIG: Self = Self { name: "big", source: Source::Generated(big) };
 
@@ -121,6 +125,7 @@ impl Guest {
             Source::Wit(source, world) => {
                 built(self.name, "wasm", &[source, world], || components::from_wit(source, world))
             }
+            Source::Script(script) => built(self.name, "wasm", &[script], || run_script(self.name, script)),
             Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests.rs")], make),
         }
     }
@@ -183,6 +188,16 @@ fn compile(input: &Path, output: &Path, flags: &[&str]) {
         flags.join(" "),
         String::from_utf8_lossy(&compiler.stderr)
     );
+}
+
+/// Runs a script that builds a guest.
+fn run_script(name: &str, script: &str) -> Vec<u8> {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let output = directory.path().join("guest");
+    let run = Command::new("bash").args(["-c", script, name]).arg(&output).output().expect("bash starts");
+    let log = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "guests/{name}.sh (needs {PACKAGES}, dpkg-dev and Debian's mirror):\n{log}");
+    read(&output)
 }
 
 /// The file made from `inputs`; `make` is called if there is none yet, once on the whole machine.
