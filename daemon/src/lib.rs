@@ -1,4 +1,5 @@
 //! hearthd.
+pub mod bundle;
 pub mod config;
 pub mod error;
 pub mod metrics;

@@ -169,7 +169,7 @@ impl Metrics {
             &["version", "wasmtime"],
         )
         .expect("constant options");
-        build.with_label_values(&[env!("CARGO_PKG_VERSION"), wasmtime::VERSION]).set(1);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION"), env!("WASMTIME_VERSION")]).set(1);
         registry.register(Box::new(build)).expect("one name each");
         let metrics = Metrics {
             phases: PHASES.map(|(_, name)| phases.with_label_values(&[name])),

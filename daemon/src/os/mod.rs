@@ -1,2 +1,4 @@
 //! The only place that makes system calls about namespaces, mounts, FIFOs and processes. One file
 //! per facility, RAII guards for what has to be undone.
+
+pub mod process;

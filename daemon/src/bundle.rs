@@ -1,0 +1,270 @@
+//! `config.json` → [`TaskSpec`]: the part of the OCI runtime spec that a Wasm task uses, checked.
+//!
+//! Only what is used is parsed: a CRI config.json is 10–20 kB of capabilities, seccomp rules and
+//! namespaces that mean nothing to a guest, and serde skips what no field asks for.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// A mount of the spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecMount {
+    /// Where, in the container.
+    pub destination: PathBuf,
+    /// File-system type; empty or `bind` for a bind mount.
+    pub fstype: String,
+    /// What.
+    pub source: String,
+    /// mount(8)-style options.
+    pub options: Vec<String>,
+}
+
+/// What a bundle says about its task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskSpec {
+    /// `process.args`; empty for an image without entry point.
+    pub args: Vec<String>,
+    /// `process.env`, split at the first `=`.
+    pub env: Vec<(String, String)>,
+    /// `process.cwd`, absolute.
+    pub cwd: String,
+    /// `root.path`, made absolute with the bundle's path.
+    pub root: PathBuf,
+    /// `root.readonly`.
+    pub read_only: bool,
+    /// `mounts`.
+    pub mounts: Vec<SpecMount>,
+    /// `linux.resources.memory.limit` in bytes, if there is one.
+    pub memory_limit: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct RawSpec<'a> {
+    #[serde(borrow)]
+    process: Option<RawProcess<'a>>,
+    #[serde(borrow)]
+    root: Option<RawRoot<'a>>,
+    #[serde(borrow, default)]
+    mounts: Vec<RawMount<'a>>,
+    #[serde(default)]
+    linux: Option<RawLinux>,
+}
+
+#[derive(Deserialize)]
+struct RawProcess<'a> {
+    #[serde(borrow, default)]
+    args: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow, default)]
+    env: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow, default)]
+    cwd: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct RawRoot<'a> {
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+    #[serde(default)]
+    readonly: bool,
+}
+
+#[derive(Deserialize)]
+struct RawMount<'a> {
+    #[serde(borrow)]
+    destination: Cow<'a, str>,
+    #[serde(borrow, rename = "type", default)]
+    fstype: Cow<'a, str>,
+    #[serde(borrow, default)]
+    source: Cow<'a, str>,
+    #[serde(borrow, default)]
+    options: Option<Vec<Cow<'a, str>>>,
+}
+
+#[derive(Deserialize)]
+struct RawLinux {
+    #[serde(default)]
+    resources: Option<RawResources>,
+}
+
+#[derive(Deserialize)]
+struct RawResources {
+    #[serde(default)]
+    memory: Option<RawMemory>,
+}
+
+#[derive(Deserialize)]
+struct RawMemory {
+    #[serde(default)]
+    limit: Option<i64>,
+}
+
+impl TaskSpec {
+    /// Reads `<bundle>/config.json`, of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the file, the line and what is wrong.
+    pub fn read(bundle: &Path, bytes_max: u64) -> Result<TaskSpec> {
+        let path = bundle.join("config.json");
+        let wrong = |what: String| Error::InvalidArgument(format!("{}: {what}", path.display()));
+        let file = File::open(&path).map_err(|e| wrong(format!("cannot open: {e}")))?;
+        let mut bytes = Vec::with_capacity(16 << 10);
+        file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| wrong(format!("cannot read: {e}")))?;
+        if bytes.len() as u64 > bytes_max {
+            return Err(wrong(format!("is over {bytes_max} bytes (rpc.spec_bytes_max)")));
+        }
+        TaskSpec::parse(&bytes, bundle).map_err(|e| wrong(e.to_string()))
+    }
+
+    /// Parses the bytes of a config.json that lies in `bundle`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` saying what is wrong, without the file's name.
+    pub fn parse(bytes: &[u8], bundle: &Path) -> Result<TaskSpec> {
+        let raw: RawSpec =
+            serde_json::from_slice(bytes).map_err(|e| Error::InvalidArgument(format!("is not an OCI runtime spec: {e}")))?;
+        let process = raw.process.ok_or_else(|| Error::InvalidArgument("has no process".into()))?;
+        let texts = |list: Option<Vec<Cow<str>>>, what: &str| -> Result<Vec<String>> {
+            list.unwrap_or_default().into_iter().map(|text| no_nul(text, what)).collect()
+        };
+        let env = texts(process.env, "process.env")?
+            .into_iter()
+            .map(|pair| match pair.split_once('=') {
+                Some((name, value)) => (name.to_string(), value.to_string()),
+                None => (pair, String::new()),
+            })
+            .collect();
+        let cwd = match process.cwd.as_ref() {
+            "" => "/".to_string(),
+            cwd if cwd.starts_with('/') => no_nul(process.cwd, "process.cwd")?,
+            cwd => return Err(Error::InvalidArgument(format!("process.cwd {cwd:?} is not an absolute path"))),
+        };
+        let (root, read_only) = match raw.root {
+            Some(root) if root.path.is_empty() => {
+                return Err(Error::InvalidArgument("root.path is empty".into()));
+            }
+            Some(root) => (bundle.join(no_nul(root.path, "root.path")?), root.readonly),
+            None => (bundle.join("rootfs"), false),
+        };
+        let mounts = raw.mounts.into_iter().map(SpecMount::from_raw).collect::<Result<_>>()?;
+        let limit = raw.linux.and_then(|l| l.resources).and_then(|r| r.memory).and_then(|m| m.limit);
+        Ok(TaskSpec {
+            args: texts(process.args, "process.args")?,
+            env,
+            cwd,
+            root,
+            read_only,
+            mounts,
+            // 0 and negative numbers mean no limit in the OCI runtime spec.
+            memory_limit: limit.and_then(|limit| u64::try_from(limit).ok()).filter(|&limit| limit > 0),
+        })
+    }
+
+    /// `PATH` of the environment, if set.
+    pub fn path(&self) -> Option<&str> {
+        self.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_str())
+    }
+}
+
+impl SpecMount {
+    fn from_raw(raw: RawMount) -> Result<SpecMount> {
+        if !raw.destination.starts_with('/') {
+            return Err(Error::InvalidArgument(format!(
+                "mounts: the destination {:?} is not an absolute path",
+                raw.destination
+            )));
+        }
+        Ok(SpecMount {
+            destination: no_nul(raw.destination, "mounts.destination")?.into(),
+            fstype: no_nul(raw.fstype, "mounts.type")?,
+            source: no_nul(raw.source, "mounts.source")?,
+            options: raw
+                .options
+                .unwrap_or_default()
+                .into_iter()
+                .map(|option| no_nul(option, "mounts.options"))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// A system call cannot take a NUL, nor can a guest's argument.
+fn no_nul(text: Cow<str>, what: &str) -> Result<String> {
+    if text.contains('\0') {
+        return Err(Error::InvalidArgument(format!("{what} has a NUL character in {text:?}")));
+    }
+    Ok(text.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<TaskSpec> {
+        TaskSpec::parse(text.as_bytes(), Path::new("/b"))
+    }
+
+    #[test]
+    fn what_a_task_uses_is_read_and_the_rest_skipped() {
+        let spec = parse(
+            r#"{"ociVersion":"1.1.0","hooks":{"prestart":[{"path":"/x"}]},
+                "process":{"terminal":false,"user":{"uid":0,"gid":0},"args":["/a.wasm","x\ny"],
+                           "env":["PATH=/bin","A=b=c","N"],"cwd":"/w","capabilities":{"bounding":["CAP_X"]}},
+                "root":{"path":"rootfs","readonly":true},
+                "mounts":[{"destination":"/proc","type":"proc","source":"proc","options":null},
+                          {"destination":"/etc/hosts","type":"bind","source":"/h","options":["rbind","ro"]}],
+                "linux":{"namespaces":[{"type":"pid"}],"resources":{"memory":{"limit":1048576},"cpu":{"shares":2}}}}"#,
+        )
+        .unwrap();
+        assert_eq!(spec.args, ["/a.wasm", "x\ny"]);
+        assert_eq!(spec.env[1], ("A".into(), "b=c".into()));
+        assert_eq!(spec.env[2], ("N".into(), String::new()));
+        assert_eq!((spec.path(), spec.cwd.as_str()), (Some("/bin"), "/w"));
+        assert_eq!((spec.root, spec.read_only), (PathBuf::from("/b/rootfs"), true));
+        assert_eq!(spec.mounts.len(), 2);
+        assert_eq!(spec.mounts[1].options, ["rbind", "ro"]);
+        assert_eq!(spec.memory_limit, Some(1 << 20));
+    }
+
+    #[test]
+    fn an_absolute_root_and_defaults() {
+        let spec = parse(r#"{"process":{},"root":{"path":"/r"}}"#).unwrap();
+        assert_eq!((spec.root, spec.cwd.as_str(), spec.args.len()), ("/r".into(), "/", 0));
+        let spec = parse(r#"{"process":{"args":null},"linux":{"resources":{"memory":{"limit":-1}}}}"#).unwrap();
+        assert_eq!((spec.root, spec.memory_limit), ("/b/rootfs".into(), None));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            ("", "is not an OCI runtime spec"),
+            ("{\"process\":", "line 1"),
+            ("[]", "is not an OCI runtime spec"),
+            ("{}", "has no process"),
+            (r#"{"process":{"args":"x"}}"#, "expected a sequence"),
+            (r#"{"process":{"cwd":"w"}}"#, "process.cwd \"w\" is not an absolute path"),
+            (r#"{"process":{"args":["a\u0000b"]}}"#, "process.args has a NUL"),
+            (r#"{"process":{},"root":{"path":""}}"#, "root.path is empty"),
+            (r#"{"process":{},"mounts":[{"destination":"x"}]}"#, "\"x\" is not an absolute path"),
+        ];
+        for (text, want) in cases {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_and_an_oversized_file_name_the_file() {
+        let bundle = tempfile::tempdir().unwrap();
+        let error = TaskSpec::read(bundle.path(), 100).unwrap_err().to_string();
+        assert!(error.contains("config.json: cannot open"), "{error}");
+        std::fs::write(bundle.path().join("config.json"), [b' '; 101]).unwrap();
+        let error = TaskSpec::read(bundle.path(), 100).unwrap_err().to_string();
+        assert!(error.contains("over 100 bytes (rpc.spec_bytes_max)"), "{error}");
+    }
+}

@@ -1,0 +1,217 @@
+//! The state machine of a process: pure, no clock, no lock, no I/O.
+//!
+//! ```text
+//!             Start            Started               Exited
+//!   Created ────────▶ Starting ────────▶ Running ──────────────▶ Stopped
+//!      │                  │                                         ▲
+//!      │ Kill (fatal)     │ Exited, StartFailed                     │
+//!      └──────────────────┴─────────────────────────────────────────┘
+//! ```
+//!
+//! Delete is allowed in Created and Stopped and is not a state: the entry goes from the map. There are
+//! no setters and no second status; containerd's status is `From<&State>`.
+
+use crate::error::{Error, Result};
+
+/// Where a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Everything is ready for Start.
+    Created,
+    /// Start has been accepted; there is no instance yet.
+    Starting,
+    /// It runs.
+    Running,
+    /// It has ended, with this status as a shell would show it.
+    Stopped(u32),
+}
+
+/// What happens to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// The Start call.
+    Start,
+    /// There is an instance.
+    Started,
+    /// The Kill call with this signal number.
+    Kill(u32),
+    /// The guest ended, or could not be started, with this status.
+    Exited(u32),
+    /// The Delete call.
+    Delete,
+}
+
+/// What the owner has to do after a transition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Give the guest to the scheduler.
+    Launch,
+    /// Publish TaskStart.
+    AnnounceStart,
+    /// Tell the scheduler to end the guest; the status is this once it has.
+    Interrupt(u32),
+    /// Close stdio, publish TaskExit with this status, wake those who wait.
+    Finish(u32),
+    /// Let everything go, publish TaskDelete with this status.
+    Remove(u32),
+}
+
+/// Which of containerd's processes it is: the words of some errors differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A task's first process.
+    Init,
+    /// A later one.
+    Exec,
+}
+
+/// Signals that end a guest: a guest has no handlers, so what matters is only whether the default
+/// action of the signal is to end. HUP, INT, QUIT, ABRT, KILL, TERM (signal(7)).
+const FATAL: [u32; 6] = [1, 2, 3, 6, 9, 15];
+
+/// The highest signal number on Linux.
+const SIGNAL_MAX: u32 = 64;
+
+/// Status of a process that was never started and was deleted, and of a start that failed: as runc's
+/// shim and CRI have it.
+pub const NEVER_STARTED: u32 = 128;
+
+impl State {
+    /// Applies what happened and says what to do.
+    ///
+    /// # Errors
+    /// The refusal containerd expects; the state is unchanged.
+    pub fn apply(&mut self, input: Input, role: Role) -> Result<Effect> {
+        let (next, effect) = match (*self, input) {
+            (State::Created, Input::Start) => (State::Starting, Effect::Launch),
+            (State::Starting | State::Running, Input::Start) => {
+                return Err(Error::FailedPrecondition("the process has been started already".into()));
+            }
+            (State::Stopped(_), Input::Start) => {
+                return Err(Error::FailedPrecondition("a stopped process cannot be started again".into()));
+            }
+
+            (State::Starting, Input::Started) => (State::Running, Effect::AnnounceStart),
+            (State::Created | State::Running | State::Stopped(_), Input::Started) => (*self, Effect::None),
+
+            (_, Input::Kill(signal)) => return self.kill(signal, role),
+
+            (State::Starting | State::Running, Input::Exited(status)) => {
+                (State::Stopped(status), Effect::Finish(status))
+            }
+            (State::Created | State::Stopped(_), Input::Exited(_)) => (*self, Effect::None),
+
+            (State::Created, Input::Delete) => (*self, Effect::Remove(NEVER_STARTED)),
+            (State::Stopped(status), Input::Delete) => (*self, Effect::Remove(status)),
+            (State::Starting | State::Running, Input::Delete) => {
+                return Err(Error::FailedPrecondition("the process is running; kill it first".into()));
+            }
+        };
+        *self = next;
+        Ok(effect)
+    }
+
+    fn kill(&mut self, signal: u32, role: Role) -> Result<Effect> {
+        if signal > SIGNAL_MAX {
+            return Err(Error::InvalidArgument(format!("there is no signal {signal}; the highest is {SIGNAL_MAX}")));
+        }
+        let fatal = FATAL.contains(&signal);
+        let status = 128 + signal;
+        match *self {
+            State::Stopped(_) => Err(Error::NotFound("process already finished".into())),
+            State::Created if role == Role::Exec => {
+                Err(Error::FailedPrecondition("the process has not been started".into()))
+            }
+            State::Created if fatal => {
+                *self = State::Stopped(status);
+                Ok(Effect::Finish(status))
+            }
+            State::Starting | State::Running if fatal => Ok(Effect::Interrupt(status)),
+            State::Created | State::Starting | State::Running => Ok(Effect::None),
+        }
+    }
+}
+
+impl From<&State> for containerd_shim_protos::api::Status {
+    fn from(state: &State) -> Self {
+        use containerd_shim_protos::api::Status;
+        match state {
+            State::Created | State::Starting => Status::CREATED,
+            State::Running => Status::RUNNING,
+            State::Stopped(_) => Status::STOPPED,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ttrpc::Code;
+
+    use super::*;
+
+    fn after(inputs: &[Input]) -> (State, Vec<Result<Effect, Code>>) {
+        let mut state = State::Created;
+        let effects = inputs.iter().map(|&i| state.apply(i, Role::Init).map_err(|e| e.code())).collect();
+        (state, effects)
+    }
+
+    #[test]
+    fn a_life_from_create_to_delete() {
+        let (state, effects) = after(&[Input::Start, Input::Started, Input::Exited(7), Input::Delete]);
+        assert_eq!(state, State::Stopped(7));
+        let want = [Effect::Launch, Effect::AnnounceStart, Effect::Finish(7), Effect::Remove(7)];
+        assert_eq!(effects, want.map(Ok));
+    }
+
+    #[test]
+    fn a_guest_that_ends_before_anybody_looked_is_finished_once() {
+        let (state, effects) = after(&[Input::Start, Input::Exited(1), Input::Started, Input::Exited(2)]);
+        assert_eq!(state, State::Stopped(1));
+        assert_eq!(effects[1..], [Ok(Effect::Finish(1)), Ok(Effect::None), Ok(Effect::None)]);
+    }
+
+    #[test]
+    fn kill_by_state_signal_and_role() {
+        use State::*;
+        let ok = |effect| Ok(effect);
+        let table = [
+            (Created, 9, Role::Init, ok(Effect::Finish(137))),
+            (Created, 15, Role::Init, ok(Effect::Finish(143))),
+            (Created, 10, Role::Init, ok(Effect::None)),
+            (Created, 9, Role::Exec, Err(Code::FAILED_PRECONDITION)),
+            (Starting, 9, Role::Init, ok(Effect::Interrupt(137))),
+            (Running, 1, Role::Init, ok(Effect::Interrupt(129))),
+            (Running, 2, Role::Exec, ok(Effect::Interrupt(130))),
+            (Running, 3, Role::Init, ok(Effect::Interrupt(131))),
+            (Running, 6, Role::Init, ok(Effect::Interrupt(134))),
+            (Running, 0, Role::Init, ok(Effect::None)),
+            (Running, 28, Role::Init, ok(Effect::None)),
+            (Running, 64, Role::Init, ok(Effect::None)),
+            (Running, 65, Role::Init, Err(Code::INVALID_ARGUMENT)),
+            (Stopped(0), 9, Role::Init, Err(Code::NOT_FOUND)),
+            (Stopped(0), 28, Role::Exec, Err(Code::NOT_FOUND)),
+        ];
+        for (from, signal, role, want) in table {
+            let mut state = from;
+            let got = state.apply(Input::Kill(signal), role).map_err(|e| e.code());
+            assert_eq!(got, want, "{from:?} {signal} {role:?}");
+        }
+    }
+
+    #[test]
+    fn start_only_from_created_and_delete_never_while_running() {
+        for from in [State::Starting, State::Running, State::Stopped(0)] {
+            let mut state = from;
+            assert_eq!(state.apply(Input::Start, Role::Init).unwrap_err().code(), Code::FAILED_PRECONDITION);
+            assert_eq!(state, from);
+        }
+        for from in [State::Starting, State::Running] {
+            let mut state = from;
+            assert_eq!(state.apply(Input::Delete, Role::Init).unwrap_err().code(), Code::FAILED_PRECONDITION);
+        }
+        let mut state = State::Created;
+        assert_eq!(state.apply(Input::Delete, Role::Init).unwrap(), Effect::Remove(NEVER_STARTED));
+    }
+}

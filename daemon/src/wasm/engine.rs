@@ -1,0 +1,416 @@
+//! wasmtime's engines, and programs prepared in them.
+//!
+//! There are two engines with equal tunables, so that one artifact serves both: the *pooling* engine,
+//! whose slots are reserved once and cost a microsecond to take, and the *on-demand* engine, which
+//! maps memory for each guest and is used when the pool is full or a module does not fit a slot.
+//!
+//! A [`Program`] is all of a start that does not depend on the task: code mapped, imports resolved,
+//! types checked. Tasks share it by `Arc`.
+//!
+//! Compiling happens elsewhere, in [`compile`]'s own process; nothing here reads a stranger's bytes.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
+
+use wasmtime::component::{Component, InstancePre as ComponentPre, Linker as ComponentLinker};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel,
+    PoolingAllocationConfig,
+};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::wasm::wasi::{self, ComponentState, CoreState};
+
+/// What the bytes are, by WebAssembly's own layer field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A core module.
+    Core,
+    /// A component.
+    Component,
+}
+
+/// Address space of one linear memory. With 4 GiB no access needs a bounds check.
+const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
+
+/// Unmapped space after a linear memory, so that a constant offset needs no check either.
+const MEMORY_GUARD_BYTES: u64 = 32 << 20;
+
+/// Core instances, tables and memories in the pool for each slot: a component made by the preview 1
+/// adapter has about four core instances, two tables and one memory.
+const CORE_INSTANCES_PER_SLOT: u32 = 5;
+const TABLES_PER_SLOT: u32 = 3;
+
+/// The engines.
+pub struct Engines {
+    pooling: Room,
+    on_demand: Room,
+    fingerprint: String,
+}
+
+/// One engine with its linkers.
+struct Room {
+    engine: Engine,
+    core: Linker<CoreState>,
+    component: ComponentLinker<ComponentState>,
+}
+
+/// Which engine a guest runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocation {
+    /// A slot of the pool.
+    Pooling,
+    /// Mapped for this guest.
+    OnDemand,
+}
+
+impl Engines {
+    /// Makes both engines; reserves the pool's address space.
+    ///
+    /// # Errors
+    /// If the pool does not fit the address space or `vm.max_map_count`.
+    pub fn new(config: &config::Engine) -> Result<Engines> {
+        let mut pooling = tunables(config);
+        pooling.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)));
+        let mut on_demand = tunables(config);
+        on_demand.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+        let pooling = Room::new(&pooling).map_err(|e| {
+            Error::ResourceExhausted(format!(
+                "cannot reserve a pool of {} slots: {e:#}; lower engine.pool_slots or raise vm.max_map_count",
+                config.pool_slots
+            ))
+        })?;
+        let on_demand = Room::new(&on_demand)
+            .map_err(|e| Error::Internal(format!("cannot make the on-demand engine: {e:#}")))?;
+        let fingerprint = fingerprint(&on_demand.engine);
+        Ok(Engines { pooling, on_demand, fingerprint })
+    }
+
+    /// Identifies what an artifact must have been compiled for, as 32 hex digits.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The engines themselves, for the epoch's tick.
+    pub fn each(&self) -> [Engine; 2] {
+        [self.pooling.engine.clone(), self.on_demand.engine.clone()]
+    }
+
+    /// Maps an artifact and prepares it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it imports what no world of ours has (named), `Internal` if wasmtime does
+    /// not take the artifact.
+    ///
+    /// # Safety
+    /// The file holds bytes that our own compile process wrote, verified by the module store, and
+    /// nobody writes to or truncates it while the program lives: wasmtime maps it and runs it.
+    pub unsafe fn load(&self, artifact: File, kind: Kind) -> Result<Program> {
+        let spare = artifact
+            .try_clone()
+            .map_err(|e| Error::Internal(format!("cannot duplicate an artifact's descriptor: {e}")))?;
+        // SAFETY: passed on from our caller.
+        let pooled = unsafe { self.pooling.prepare(artifact, kind) };
+        match pooled {
+            Ok(pooled) => Ok(Program { pooled: Some(pooled), spare, kind, on_demand: OnceLock::new() }),
+            Err(Refusal::Import(error)) => Err(error),
+            Err(Refusal::Code(first)) => {
+                // It may just not fit a slot: several memories, a large table, a shared memory.
+                let program = Program { pooled: None, spare, kind, on_demand: OnceLock::new() };
+                match program.prepared(self, Allocation::OnDemand) {
+                    Ok(_) => Ok(program),
+                    Err(Error::InvalidArgument(e)) => Err(Error::InvalidArgument(e)),
+                    Err(_) => Err(Error::Internal(first)),
+                }
+            }
+        }
+    }
+}
+
+/// Why an artifact could not be prepared.
+enum Refusal {
+    /// wasmtime does not take the code.
+    Code(String),
+    /// The imports cannot be satisfied; the user's to mend.
+    Import(Error),
+}
+
+impl Room {
+    fn new(config: &Config) -> wasmtime::Result<Room> {
+        let engine = Engine::new(config)?;
+        let core = wasi::core_linker(&engine)?;
+        let component = wasi::component_linker(&engine)?;
+        Ok(Room { engine, core, component })
+    }
+
+    /// # Safety
+    /// As [`Engines::load`].
+    #[allow(unsafe_code, reason = "mapping code is what this function is for; see Engines::load")]
+    unsafe fn prepare(&self, artifact: File, kind: Kind) -> Result<Prepared, Refusal> {
+        let code = |e: wasmtime::Error| Refusal::Code(format!("{e:#}"));
+        match kind {
+            Kind::Core => {
+                // SAFETY: passed on from our caller.
+                let module = unsafe { Module::deserialize_open_file(&self.engine, artifact) }.map_err(code)?;
+                let pre = self.core.instantiate_pre(&module).map_err(|e| Refusal::Import(unknown_import(&e)))?;
+                Ok(Prepared::Core(pre))
+            }
+            Kind::Component => {
+                // SAFETY: passed on from our caller.
+                // wasmtime 48 maps a component by path only; this path is the open file itself.
+                let path = format!("/proc/self/fd/{}", artifact.as_raw_fd());
+                // SAFETY: passed on from our caller.
+                let component = unsafe { Component::deserialize_file(&self.engine, path) }.map_err(code)?;
+                let pre = self
+                    .component
+                    .instantiate_pre(&component)
+                    .map_err(|e| Refusal::Import(unknown_import(&e)))?;
+                let command = CommandPre::new(pre.clone()).ok();
+                Ok(Prepared::Component { pre, command })
+            }
+        }
+    }
+}
+
+/// A program ready to be started: code mapped, imports resolved.
+pub struct Program {
+    pooled: Option<Prepared>,
+    /// The verified artifact, for preparing it in the on-demand engine when the pool is full.
+    spare: File,
+    kind: Kind,
+    on_demand: OnceLock<Result<Prepared>>,
+}
+
+/// A program in one engine.
+pub enum Prepared {
+    /// A core module with the preview 1 world linked.
+    Core(InstancePre<CoreState>),
+    /// A component.
+    Component {
+        /// Any export can be called through this.
+        pre: ComponentPre<ComponentState>,
+        /// Set if it exports `wasi:cli/run`.
+        command: Option<CommandPre<ComponentState>>,
+    },
+}
+
+impl Program {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether it fits a slot of the pool.
+    pub fn fits_pool(&self) -> bool {
+        self.pooled.is_some()
+    }
+
+    /// The program in the engine asked for; prepared in the on-demand engine at the first call.
+    ///
+    /// # Errors
+    /// If it does not fit a slot of the pool, or wasmtime does not take it.
+    pub fn prepared(&self, engines: &Engines, allocation: Allocation) -> Result<&Prepared> {
+        match allocation {
+            Allocation::Pooling => self
+                .pooled
+                .as_ref()
+                .ok_or_else(|| Error::ResourceExhausted("the module does not fit a slot of the pool".into())),
+            Allocation::OnDemand => self
+                .on_demand
+                .get_or_init(|| self.prepare_on_demand(engines))
+                .as_ref()
+                .map_err(Clone::clone),
+        }
+    }
+
+    #[allow(unsafe_code, reason = "the artifact is the one Engines::load was given")]
+    fn prepare_on_demand(&self, engines: &Engines) -> Result<Prepared> {
+        let artifact = self
+            .spare
+            .try_clone()
+            .map_err(|e| Error::Internal(format!("cannot duplicate an artifact's descriptor: {e}")))?;
+        // SAFETY: the same open file that Engines::load was given, whose caller promised what is
+        // needed for as long as this program lives.
+        unsafe { engines.on_demand.prepare(artifact, self.kind) }.map_err(|refusal| match refusal {
+            Refusal::Code(text) => Error::Internal(format!("wasmtime does not take the compiled module: {text}")),
+            Refusal::Import(error) => error,
+        })
+    }
+
+    /// Memory its linear memories have before the first instruction, in bytes: the largest one times
+    /// their number, wasmtime keeps no more. `None` if only instantiating tells.
+    pub fn initial_memory_bytes(&self) -> Option<u64> {
+        let prepared = match &self.pooled {
+            Some(prepared) => prepared,
+            None => self.on_demand.get()?.as_ref().ok()?,
+        };
+        let required = match prepared {
+            Prepared::Core(pre) => Some(pre.module().resources_required()),
+            Prepared::Component { pre, .. } => pre.component().resources_required(),
+        }?;
+        let pages = required.max_initial_memory_size.unwrap_or(0);
+        Some(pages.saturating_mul(65_536).saturating_mul(u64::from(required.num_memories.min(1))))
+    }
+
+    /// Checks that there is something to call: `export` if given, else the kind's own entry point.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming what the module exports instead.
+    pub fn check_entry(&self, engines: &Engines, export: Option<&str>) -> Result<()> {
+        let allocation = if self.fits_pool() { Allocation::Pooling } else { Allocation::OnDemand };
+        match self.prepared(engines, allocation)? {
+            Prepared::Core(pre) => check_core_entry(pre.module(), export),
+            Prepared::Component { pre, command } => match (export, command) {
+                (None, Some(_)) => Ok(()),
+                (None, None) => Err(unsupported_world(pre.component())),
+                (Some(name), _) => match pre.component().get_export(None, name) {
+                    Some((wasmtime::component::types::ComponentItem::ComponentFunc(_), _)) => Ok(()),
+                    _ => Err(Error::InvalidArgument(format!(
+                        "the component exports no function {name:?}; it exports: {}",
+                        component_exports(pre.component())
+                    ))),
+                },
+            },
+        }
+    }
+}
+
+/// A preview 1 command's entry point.
+pub const START: &str = "_start";
+/// A preview 1 reactor's initialiser, called before an export of its.
+pub const INITIALIZE: &str = "_initialize";
+
+fn check_core_entry(module: &Module, export: Option<&str>) -> Result<()> {
+    let name = export.unwrap_or(START);
+    match module.get_export(name).as_ref().and_then(wasmtime::ExternType::func) {
+        Some(ty) if ty.params().len() == 0 && ty.results().len() <= 1 => Ok(()),
+        Some(ty) => Err(Error::InvalidArgument(format!(
+            "the export {name:?} has the type {ty}; only a function without parameters and with at most one result can be started"
+        ))),
+        None => {
+            let functions: Vec<_> =
+                module.exports().filter(|e| e.ty().func().is_some()).map(|e| e.name().to_string()).collect();
+            let hint = if export.is_none() {
+                "; a command exports \"_start\"; name another export as FILE.wasm#EXPORT"
+            } else {
+                ""
+            };
+            Err(Error::InvalidArgument(format!(
+                "the module exports no function {name:?}; its functions: {}{hint}",
+                list(&functions)
+            )))
+        }
+    }
+}
+
+/// Up to eight names, for a one-line message.
+fn list(names: &[String]) -> String {
+    match names.len() {
+        0 => "none".into(),
+        1..=8 => names.join(", "),
+        more => format!("{}, and {} more", names[..8].join(", "), more - 8),
+    }
+}
+
+fn component_exports(component: &Component) -> String {
+    let names: Vec<_> = component
+        .component_type()
+        .exports(component.engine())
+        .map(|(name, _)| name.to_string())
+        .collect();
+    list(&names)
+}
+
+fn unsupported_world(component: &Component) -> Error {
+    let exports = component_exports(component);
+    let what = if exports.contains("wasi:http/") {
+        "an HTTP service (world wasi:http/proxy), which this version of Hearth does not serve"
+    } else {
+        "not a command (world wasi:cli/command)"
+    };
+    Error::InvalidArgument(format!(
+        "the component is {what}: it exports {exports}; a command exports wasi:cli/run; call a function of it as FILE.wasm#EXPORT"
+    ))
+}
+
+/// wasmtime's text about an import, with what to do about it.
+fn unknown_import(error: &wasmtime::Error) -> Error {
+    let text = format!("{error:#}").replace('\n', " ");
+    Error::InvalidArgument(format!(
+        "the module cannot be linked: {text}; Hearth offers WASI preview 1 to modules and the imports of wasi:cli/command 0.2 to components"
+    ))
+}
+
+/// What every engine and the compiler share: it decides the machine code.
+fn tunables(config: &config::Engine) -> Config {
+    let mut tunables = Config::new();
+    tunables
+        .epoch_interruption(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .memory_reservation(MEMORY_RESERVATION_BYTES)
+        .memory_guard_size(MEMORY_GUARD_BYTES)
+        .memory_init_cow(true)
+        // Backtraces of traps come from wasmtime's own tables; registering DWARF unwind tables with
+        // the C runtime for each module costs time under a global lock.
+        .native_unwind_info(false)
+        .max_wasm_stack(config.wasm_stack_bytes)
+        .async_stack_size(config.stack_bytes);
+    tunables
+}
+
+fn pool(config: &config::Engine) -> PoolingAllocationConfig {
+    let slots = config.pool_slots;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_SLOT))
+        .total_component_instances(slots)
+        .total_memories(slots.saturating_add(slots / 5))
+        .total_tables(slots.saturating_mul(TABLES_PER_SLOT))
+        .total_stacks(slots.saturating_add(slots / 10))
+        .total_gc_heaps(slots)
+        .max_memory_size(usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX))
+        .table_elements(config.table_elements_max as usize)
+        .max_core_instances_per_component(config.component_core_instances_max)
+        .max_memories_per_component(config.memories_max)
+        .max_memories_per_module(config.memories_max)
+        .max_tables_per_component(config.tables_max)
+        .max_tables_per_module(config.tables_max)
+        .linear_memory_keep_resident(config.memory_keep_resident_bytes)
+        .table_keep_resident(64 << 10)
+        .max_unused_warm_slots(slots.min(100))
+        .pagemap_scan(wasmtime::Enabled::Auto);
+    pool
+}
+
+/// wasmtime's own compatibility hash, as hex.
+fn fingerprint(engine: &Engine) -> String {
+    /// Collects what is hashed and digests it with a hash that is the same in every process.
+    struct Collect(blake3::Hasher);
+    impl std::hash::Hasher for Collect {
+        fn finish(&self) -> u64 {
+            0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+    }
+    let mut collect = Collect(blake3::Hasher::new());
+    std::hash::Hash::hash(&engine.precompile_compatibility_hash(), &mut collect);
+    collect.0.finalize().to_hex()[..32].to_string()
+}
+
+/// Compiles a module or component into an artifact. Runs in the compile process.
+///
+/// # Errors
+/// wasmtime's text about what is wrong with the module, on one line.
+pub fn compile(config: &config::Engine, wasm: &[u8], kind: Kind) -> Result<Vec<u8>, String> {
+    let one_line = |e: wasmtime::Error| format!("{e:#}").replace('\n', " ");
+    let engine = Engine::new(&tunables(config)).map_err(one_line)?;
+    match kind {
+        Kind::Core => engine.precompile_module(wasm),
+        Kind::Component => engine.precompile_component(wasm),
+    }
+    .map_err(one_line)
+}

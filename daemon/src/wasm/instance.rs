@@ -1,0 +1,384 @@
+//! One guest's life: a slot, a store, an instance, the entry point, the exit code.
+//!
+//! [`run`] is the future that the scheduler polls. Dropping it at any point unwinds the guest and
+//! gives the slot back.
+//!
+//! The guest's very first instruction is seen exactly: the store starts with an epoch deadline that
+//! has already passed, so that the check every function begins with calls [`Scheduler::tick`]'s
+//! wrapper here, once, before any other instruction.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{self, ResourceTable};
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Val};
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder};
+
+use crate::config;
+use crate::error::{Error, Result};
+use crate::metrics::{Metrics, Phase, Source};
+use crate::task::stdio::Stdio;
+use crate::wasm::engine::{Allocation, Engines, INITIALIZE, Prepared, Program, START};
+use crate::wasm::scheduler::{Guest, Scheduler};
+use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse};
+
+/// Exit status of a guest that trapped: 128 + SIGABRT, as `wasmtime run` has it.
+pub const TRAP_STATUS: u32 = 134;
+
+/// Counts guests against the pool and the room beyond it, so that a full node is a clear answer to
+/// Start and not a trap.
+pub struct Slots {
+    pool: Room,
+    on_demand: Room,
+    metrics: Arc<Metrics>,
+}
+
+struct Room {
+    limit: u32,
+    used: AtomicU32,
+}
+
+impl Room {
+    fn take(&self) -> bool {
+        self.used
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| (used < self.limit).then_some(used + 1))
+            .is_ok()
+    }
+}
+
+impl Slots {
+    /// As many as the configuration says.
+    pub fn new(config: &config::Engine, metrics: Arc<Metrics>) -> Arc<Slots> {
+        let room = |limit| Room { limit, used: AtomicU32::new(0) };
+        Arc::new(Slots { pool: room(config.pool_slots), on_demand: room(config.on_demand_max), metrics })
+    }
+
+    /// Takes a slot: of the pool if the program fits one and one is free, else beyond it.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` naming both limits.
+    pub fn take(self: &Arc<Self>, fits_pool: bool) -> Result<Slot> {
+        if fits_pool && self.pool.take() {
+            return Ok(Slot { slots: self.clone(), allocation: Allocation::Pooling });
+        }
+        self.take_on_demand()
+    }
+
+    fn take_on_demand(self: &Arc<Self>) -> Result<Slot> {
+        if self.on_demand.take() {
+            return Ok(Slot { slots: self.clone(), allocation: Allocation::OnDemand });
+        }
+        Err(Error::ResourceExhausted(format!(
+            "the node runs as many Wasm guests as it may: {} in the pool (engine.pool_slots) and {} beyond it (engine.on_demand_max); stop some or raise a limit",
+            self.pool.limit, self.on_demand.limit
+        )))
+    }
+
+    /// Brings the gauges up to date; called before a scrape.
+    pub fn observe(&self) {
+        let used = self.pool.used.load(Ordering::Relaxed);
+        self.metrics.pool_slots.with_label_values(&["used"]).set(i64::from(used));
+        self.metrics.pool_slots.with_label_values(&["free"]).set(i64::from(self.pool.limit - used));
+        self.metrics.on_demand_instances.set(i64::from(self.on_demand.used.load(Ordering::Relaxed)));
+    }
+}
+
+/// A guest's place; given back on drop.
+pub struct Slot {
+    slots: Arc<Slots>,
+    allocation: Allocation,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let room = match self.allocation {
+            Allocation::Pooling => &self.slots.pool,
+            Allocation::OnDemand => &self.slots.on_demand,
+        };
+        room.used.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What every guest of this daemon shares.
+pub struct World {
+    /// The engines.
+    pub engines: Arc<Engines>,
+    /// The scheduler.
+    pub scheduler: Arc<Scheduler>,
+    /// Places for guests.
+    pub slots: Arc<Slots>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// All that one guest needs to run.
+pub struct Launch {
+    /// The module.
+    pub program: Arc<Program>,
+    /// The export to call instead of the entry point.
+    pub export: Option<String>,
+    /// `argv`, the program's name first.
+    pub args: Vec<String>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// The working directory, absolute in the guest's root. Preview 1 has none; there it is `PWD`.
+    pub cwd: String,
+    /// The guest's `/` on the host.
+    pub root: PathBuf,
+    /// Whether `/` refuses writes.
+    pub read_only: bool,
+    /// stdin, stdout and stderr.
+    pub stdio: Arc<Stdio>,
+    /// Linear memories and tables together, in bytes.
+    pub memory_limit: u64,
+    /// Where that is counted.
+    pub memory: Arc<MemoryUse>,
+    /// The scheduler's view of this guest.
+    pub guest: Arc<Guest>,
+    /// Its place.
+    pub slot: Slot,
+    /// For the metrics of the start.
+    pub clock: StartClock,
+}
+
+/// Measures one start.
+#[derive(Debug, Clone, Copy)]
+pub struct StartClock {
+    /// Where the module came from.
+    pub source: Source,
+    /// How long Create took.
+    pub create_took: Duration,
+    /// When Start arrived.
+    pub start_began: Instant,
+}
+
+/// How a guest that ran came to its end by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It returned or called exit.
+    Exited(u32),
+    /// It trapped; wasmtime's text with the backtrace.
+    Trapped(String),
+    /// It never ran; `started` was told why.
+    NotStarted,
+}
+
+/// Why there is no instance.
+enum Refusal {
+    /// The pool is out of some part that this program needs more of than most.
+    PoolFull,
+    /// It will not be better elsewhere.
+    Final(Error),
+    /// The module's start function exited or trapped: the guest has run.
+    Ran(Outcome),
+}
+
+/// Runs one guest. `started` is called once, as soon as there is an instance or the reason why not,
+/// before the entry point is called.
+pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce(Result<()>) + Send) -> Outcome {
+    let began = Instant::now();
+    let mut instance = instantiate(&world, &launch).await;
+    if matches!(instance, Err(Refusal::PoolFull)) {
+        instance = match world.slots.take_on_demand() {
+            Ok(slot) => {
+                launch.slot = slot;
+                instantiate(&world, &launch).await
+            }
+            Err(error) => Err(Refusal::Final(error)),
+        };
+    }
+    let instance = match instance {
+        Ok(instance) => instance,
+        Err(refusal) => {
+            let (answer, outcome) = match refusal {
+                Refusal::Final(error) => (Err(error), Outcome::NotStarted),
+                Refusal::PoolFull => (
+                    Err(Error::Internal("the on-demand engine refused for want of a pool".into())),
+                    Outcome::NotStarted,
+                ),
+                Refusal::Ran(outcome) => (Ok(()), outcome),
+            };
+            started(answer);
+            return outcome;
+        }
+    };
+    world.metrics.phase(Phase::Instantiate, began.elapsed());
+    instance.ready.set(Instant::now());
+    started(Ok(()));
+    let outcome = match instance.call {
+        Callable::Core(store, instance) => call_core(store, instance, launch.export.as_deref()).await,
+        Callable::Command(mut store, command) => match command.wasi_cli_run().call_run(&mut store).await {
+            Ok(Ok(())) => Outcome::Exited(0),
+            Ok(Err(())) => Outcome::Exited(1),
+            Err(error) => ended(&error),
+        },
+        Callable::Export(store, function) => call_component(store, function).await,
+    };
+    launch.memory.clear();
+    outcome
+}
+
+struct Instance {
+    call: Callable,
+    ready: Arc<Ready>,
+}
+
+enum Callable {
+    Core(Store<CoreState>, wasmtime::Instance),
+    Command(Store<ComponentState>, wasmtime_wasi::p2::bindings::Command),
+    Export(Store<ComponentState>, component::Func),
+}
+
+/// When the instance was ready, for the guest's first instruction to measure from.
+#[derive(Default)]
+struct Ready(std::sync::OnceLock<Instant>);
+
+impl Ready {
+    fn set(&self, at: Instant) {
+        let _ = self.0.set(at);
+    }
+}
+
+async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal> {
+    let prepared = launch.program.prepared(&world.engines, launch.slot.allocation).map_err(Refusal::Final)?;
+    let wasi = wasi_context(launch).map_err(Refusal::Final)?;
+    let limits = Limits::new(launch.memory_limit, launch.memory.clone());
+    let ready = Arc::new(Ready::default());
+    let call = match prepared {
+        Prepared::Core(pre) => {
+            let wasi = wasi_p1(wasi);
+            let mut store = store(world, launch, pre.module().engine(), CoreState { wasi, limits }, &ready);
+            store.limiter(|state| &mut state.limits);
+            let instance = pre.instantiate_async(&mut store).await.map_err(|e| refused(launch, &e))?;
+            Callable::Core(store, instance)
+        }
+        Prepared::Component { pre, command } => {
+            let mut wasi = wasi;
+            let state = ComponentState { ctx: wasi.build(), table: ResourceTable::new(), limits };
+            let mut store = store(world, launch, pre.engine(), state, &ready);
+            store.limiter(|state| &mut state.limits);
+            match (&launch.export, command) {
+                (None, Some(command)) => {
+                    let command = command.instantiate_async(&mut store).await.map_err(|e| refused(launch, &e))?;
+                    Callable::Command(store, command)
+                }
+                (export, _) => {
+                    let name = export.as_deref().unwrap_or("run");
+                    let instance = pre.instantiate_async(&mut store).await.map_err(|e| refused(launch, &e))?;
+                    let function = instance.get_func(&mut store, name).ok_or_else(|| {
+                        Refusal::Final(Error::InvalidArgument(format!("the component exports no function {name:?}")))
+                    })?;
+                    Callable::Export(store, function)
+                }
+            }
+        }
+    };
+    Ok(Instance { call, ready })
+}
+
+fn store<T: 'static>(world: &World, launch: &Launch, engine: &Engine, state: T, ready: &Arc<Ready>) -> Store<T> {
+    let mut store = Store::new(engine, state);
+    store.set_epoch_deadline(0);
+    let mut tick = world.scheduler.tick(&launch.guest);
+    let (metrics, ready, clock) = (world.metrics.clone(), ready.clone(), launch.clock);
+    let mut first = true;
+    store.epoch_deadline_callback(move |_| {
+        if std::mem::take(&mut first) {
+            if let Some(ready) = ready.0.get() {
+                metrics.phase(Phase::FirstCall, ready.elapsed());
+            }
+            metrics.start(clock.source, clock.create_took + clock.start_began.elapsed());
+        }
+        tick()
+    });
+    store
+}
+
+fn wasi_context(launch: &Launch) -> Result<WasiCtxBuilder> {
+    let mut wasi = WasiCtx::builder();
+    wasi.allow_blocking_current_thread(true)
+        .args(&launch.args)
+        .envs(&launch.env)
+        .initial_cwd(&launch.cwd)
+        .stdin(launch.stdio.stdin())
+        .stdout(launch.stdio.stdout())
+        .stderr(launch.stdio.stderr());
+    if launch.program.kind() == crate::wasm::engine::Kind::Core && !launch.env.iter().any(|(name, _)| name == "PWD") {
+        wasi.env("PWD", &launch.cwd);
+    }
+    let permissions = if launch.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+    wasi.preopened_dir(&launch.root, "/", permissions)
+        .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", launch.root.display())))?;
+    Ok(wasi)
+}
+
+fn wasi_p1(mut wasi: WasiCtxBuilder) -> wasmtime_wasi::p1::WasiP1Ctx {
+    wasi.build_p1()
+}
+
+/// Why instantiating failed.
+fn refused(launch: &Launch, error: &wasmtime::Error) -> Refusal {
+    if error.is::<PoolConcurrencyLimitError>() && launch.slot.allocation == Allocation::Pooling {
+        return Refusal::PoolFull;
+    }
+    if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() {
+        return Refusal::Ran(ended(error));
+    }
+    let text = format!("{error:#}").replace('\n', " ");
+    if launch.memory.refused() > 0 {
+        return Refusal::Final(over_memory(launch.memory_limit, &text));
+    }
+    Refusal::Final(Error::FailedPrecondition(format!("the module cannot be instantiated: {text}")))
+}
+
+/// A module that starts with more memory than its container may have.
+pub fn over_memory(limit: u64, detail: &str) -> Error {
+    Error::ResourceExhausted(format!(
+        "the module needs more memory to start than the container's limit of {limit} bytes: {detail}; raise resources.limits.memory or the module's initial memory must shrink"
+    ))
+}
+
+async fn call_core(mut store: Store<CoreState>, instance: wasmtime::Instance, export: Option<&str>) -> Outcome {
+    if export.is_some()
+        && let Some(initialize) = instance.get_func(&mut store, INITIALIZE)
+        && let Err(error) = initialize.call_async(&mut store, &[], &mut []).await
+    {
+        return ended(&error);
+    }
+    let name = export.unwrap_or(START);
+    let Some(function) = instance.get_func(&mut store, name) else {
+        return Outcome::Trapped(format!("the module exports no function {name:?}"));
+    };
+    let mut results = vec![Val::I32(0); function.ty(&store).results().len()];
+    match function.call_async(&mut store, &[], &mut results).await {
+        // As a C main's: an i32 result is the exit status.
+        Ok(()) => Outcome::Exited(results.first().and_then(Val::i32).map_or(0, exit_status)),
+        Err(error) => ended(&error),
+    }
+}
+
+async fn call_component(mut store: Store<ComponentState>, function: component::Func) -> Outcome {
+    let ty = function.ty(&store);
+    if ty.params().len() > 0 {
+        return Outcome::Trapped("only a function without parameters can be started".into());
+    }
+    let mut results = vec![component::Val::Bool(false); ty.results().len()];
+    match function.call_async(&mut store, &[], &mut results).await {
+        Ok(()) => Outcome::Exited(u32::from(matches!(results.first(), Some(component::Val::Result(Err(_)))))),
+        Err(error) => ended(&error),
+    }
+}
+
+fn ended(error: &wasmtime::Error) -> Outcome {
+    match error.downcast_ref::<I32Exit>() {
+        Some(I32Exit(code)) => Outcome::Exited(exit_status(*code)),
+        None => Outcome::Trapped(format!("{error:?}")),
+    }
+}
+
+/// The low byte, as a Unix parent sees it.
+fn exit_status(code: i32) -> u32 {
+    u32::from(code as u8)
+}

@@ -1,0 +1,264 @@
+//! The world a guest sees: its linkers, the state behind its imports, and its limits.
+//!
+//! File calls run on the guest's own worker thread, inside the poll: that is the fastest form, and
+//! the only one in which the thread's credentials and namespace apply. The one call for which
+//! wasmtime-wasi would then *sleep* on the worker, preview 1's `poll_oneoff`, is replaced here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use wasmtime::component::{Linker as ComponentLinker, ResourceTable};
+use wasmtime::{AsContextMut, Caller, Engine, Extern, Linker, ResourceLimiter};
+use wasmtime_wasi::p1::{self, WasiP1Ctx, wasi_snapshot_preview1};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wiggle::GuestMemory;
+
+/// Bytes a table element takes on the host.
+const TABLE_ELEMENT_BYTES: u64 = 8;
+
+/// Memory of one guest, shared between its store and those who ask for statistics.
+#[derive(Debug, Default)]
+pub struct MemoryUse {
+    current: AtomicU64,
+    peak: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl MemoryUse {
+    /// Linear memories and tables, in bytes.
+    pub fn current(&self) -> u64 {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// The most it ever was, in bytes.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// How often growing was refused for the limit.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is held any more.
+    pub fn clear(&self) {
+        self.current.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Counts a guest's memory over all its memories and tables and refuses what is over its limit.
+pub struct Limits {
+    limit: u64,
+    usage: Arc<MemoryUse>,
+}
+
+impl Limits {
+    /// `limit` in bytes.
+    pub fn new(limit: u64, usage: Arc<MemoryUse>) -> Limits {
+        Limits { limit, usage }
+    }
+
+    fn grow(&mut self, current: u64, desired: u64) -> bool {
+        // One store grows on one thread at a time: plain arithmetic on the shared counters is enough.
+        let held = self.usage.current().saturating_sub(current).saturating_add(desired);
+        if held > self.limit {
+            self.usage.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.usage.current.store(held, Ordering::Relaxed);
+        self.usage.peak.fetch_max(held, Ordering::Relaxed);
+        true
+    }
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(current as u64, desired as u64))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(current as u64 * TABLE_ELEMENT_BYTES, desired as u64 * TABLE_ELEMENT_BYTES))
+    }
+}
+
+/// The state of a core module's store.
+pub struct CoreState {
+    /// Preview 1.
+    pub wasi: WasiP1Ctx,
+    /// What it may hold.
+    pub limits: Limits,
+}
+
+/// The state of a component's store.
+pub struct ComponentState {
+    /// Preview 2.
+    pub ctx: WasiCtx,
+    /// Its resources.
+    pub table: ResourceTable,
+    /// What it may hold.
+    pub limits: Limits,
+}
+
+impl WasiView for ComponentState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.ctx, table: &mut self.table }
+    }
+}
+
+/// The linker of core modules: WASI preview 1.
+///
+/// # Errors
+/// None in practice: names are added once.
+pub fn core_linker(engine: &Engine) -> wasmtime::Result<Linker<CoreState>> {
+    let mut linker = Linker::new(engine);
+    p1::add_to_linker_async(&mut linker, |state: &mut CoreState| &mut state.wasi)?;
+    linker.allow_shadowing(true);
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "poll_oneoff",
+        |caller: Caller<'_, CoreState>, (subscriptions, events, count, ready): (i32, i32, i32, i32)| {
+            Box::new(poll_oneoff(caller, subscriptions, events, count, ready))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+/// The linker of components: what `wasi:cli/command` imports.
+///
+/// # Errors
+/// None in practice: names are added once.
+pub fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<ComponentState>> {
+    let mut linker = ComponentLinker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    Ok(linker)
+}
+
+/// Preview 1's `poll_oneoff`, asynchronous also where it is just a sleep.
+///
+/// With file calls on the current thread, wasmtime-wasi 48 answers a single relative clock
+/// subscription with `std::thread::sleep` on the worker (its `p1.rs`), for as long as the guest
+/// likes. That case is a timer here; everything else is wasmtime-wasi's own.
+async fn poll_oneoff(
+    mut caller: Caller<'_, CoreState>,
+    subscriptions: i32,
+    events: i32,
+    count: i32,
+    ready: i32,
+) -> wasmtime::Result<i32> {
+    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+        wasmtime::bail!("missing required memory export");
+    };
+    if count == 1
+        && let Some(sleep) = Sleep::read(memory.data(&caller), subscriptions)
+    {
+        tokio::time::sleep(sleep.duration).await;
+        return Ok(sleep.answer(memory.data_mut(&mut caller), events, ready));
+    }
+    let fuel = caller.as_context_mut().hostcall_fuel();
+    let (bytes, state) = memory.data_and_store_mut(&mut caller);
+    wasi_snapshot_preview1::WasiSnapshotPreview1::set_hostcall_fuel(&mut state.wasi, fuel);
+    let mut memory = GuestMemory::Unshared(bytes);
+    wasi_snapshot_preview1::poll_oneoff(&mut state.wasi, &mut memory, subscriptions, events, count, ready).await
+}
+
+/// A subscription that is just a relative clock.
+///
+/// Layouts from WASI preview 1's witx: `subscription` is 48 bytes (userdata u64 at 0, tag u8 at 8,
+/// clock id u32 at 16, timeout u64 at 24, precision u64 at 32, flags u16 at 40); `event` is 32 bytes
+/// (userdata u64 at 0, error u16 at 8, type u8 at 10, the rest for files).
+struct Sleep {
+    userdata: [u8; 8],
+    duration: Duration,
+}
+
+const SUBSCRIPTION_BYTES: usize = 48;
+const EVENT_BYTES: usize = 32;
+const TAG_CLOCK: u8 = 0;
+const CLOCK_ABSOLUTE: u16 = 1;
+const CLOCK_MONOTONIC: u32 = 1;
+const ERRNO_SUCCESS: i32 = 0;
+const ERRNO_FAULT: i32 = 21;
+
+impl Sleep {
+    fn read(memory: &[u8], at: i32) -> Option<Sleep> {
+        let at = at as u32 as usize;
+        let bytes = memory.get(at..at.checked_add(SUBSCRIPTION_BYTES)?)?;
+        let clock = u32::from_le_bytes(bytes[16..20].try_into().ok()?);
+        let flags = u16::from_le_bytes(bytes[40..42].try_into().ok()?);
+        // Realtime is 0; the CPU-time clocks (2, 3) cannot be waited for.
+        if bytes[8] != TAG_CLOCK || flags & CLOCK_ABSOLUTE != 0 || clock > CLOCK_MONOTONIC {
+            return None;
+        }
+        Some(Sleep {
+            userdata: bytes[..8].try_into().ok()?,
+            duration: Duration::from_nanos(u64::from_le_bytes(bytes[24..32].try_into().ok()?)),
+        })
+    }
+
+    fn answer(&self, memory: &mut [u8], events: i32, ready: i32) -> i32 {
+        let mut event = [0u8; EVENT_BYTES];
+        event[..8].copy_from_slice(&self.userdata);
+        if put(memory, events, &event) && put(memory, ready, &1u32.to_le_bytes()) {
+            ERRNO_SUCCESS
+        } else {
+            ERRNO_FAULT
+        }
+    }
+}
+
+fn put(memory: &mut [u8], at: i32, bytes: &[u8]) -> bool {
+    let at = at as u32 as usize;
+    match at.checked_add(bytes.len()).and_then(|end| memory.get_mut(at..end)) {
+        Some(place) => {
+            place.copy_from_slice(bytes);
+            true
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_counted_over_all_memories_and_refused_at_the_limit() {
+        let usage = Arc::new(MemoryUse::default());
+        let mut limits = Limits::new(200_000, usage.clone());
+        assert!(limits.memory_growing(0, 65_536, None).unwrap());
+        assert!(limits.memory_growing(0, 65_536, None).unwrap());
+        assert!(limits.table_growing(0, 100, None).unwrap());
+        assert_eq!(usage.current(), 2 * 65_536 + 800);
+        assert!(!limits.memory_growing(65_536, 3 * 65_536, None).unwrap());
+        assert_eq!((usage.current(), usage.refused()), (2 * 65_536 + 800, 1));
+        assert!(!limits.memory_growing(0, 10, Some(5)).unwrap(), "over the module's own maximum");
+        assert_eq!(usage.refused(), 1, "the module's own maximum is not the container's limit");
+    }
+
+    #[test]
+    fn only_a_relative_clock_is_a_sleep() {
+        let mut bytes = [0u8; 48];
+        bytes[..8].copy_from_slice(&7u64.to_le_bytes());
+        bytes[24..32].copy_from_slice(&1_000u64.to_le_bytes());
+        let sleep = Sleep::read(&bytes, 0).unwrap();
+        assert_eq!(sleep.duration, Duration::from_micros(1));
+        let mut memory = [1u8; 64];
+        assert_eq!(sleep.answer(&mut memory, 0, 40), ERRNO_SUCCESS);
+        assert_eq!((&memory[..8], memory[8], memory[10], memory[40]), (&7u64.to_le_bytes()[..], 0, 0, 1));
+        assert_eq!(sleep.answer(&mut memory, 60, 40), ERRNO_FAULT);
+        bytes[40] = 1;
+        assert!(Sleep::read(&bytes, 0).is_none(), "absolute");
+        bytes[40] = 0;
+        bytes[8] = 1;
+        assert!(Sleep::read(&bytes, 0).is_none(), "a file");
+        assert!(Sleep::read(&bytes, -1).is_none(), "out of bounds");
+    }
+}
