@@ -1,4 +1,6 @@
 //! The only place that makes system calls about namespaces, mounts, FIFOs and processes. One file
 //! per facility, RAII guards for what has to be undone.
 
+pub mod memfd;
 pub mod process;
+pub mod resolve;

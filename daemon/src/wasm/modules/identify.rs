@@ -75,7 +75,7 @@ pub fn identify(head: &[u8]) -> Identity {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Other::Archive("zstd"),
         [b'P', b'K', 3, 4, ..] => Other::Archive("zip"),
         [b'M', b'Z', ..] => Other::Native("windows", "unknown"),
-        [0xcf, 0xfa, 0xed, 0xfe, ..] | [0xca, 0xfe, 0xba, 0xbe, 0, ..] => {
+        [0xcf, 0xfa, 0xed, 0xfe, ..] => {
             Other::Native("darwin", "unknown")
         }
         _ if is_text_format(head) => Other::Text,

@@ -1,1 +1,4 @@
 //! The module store.
+pub mod identify;
+pub mod lookup;
+pub mod origin;
