@@ -2,3 +2,4 @@
 pub mod identify;
 pub mod lookup;
 pub mod origin;
+pub mod places;
