@@ -3,3 +3,4 @@ pub mod identify;
 pub mod lookup;
 pub mod origin;
 pub mod places;
+pub mod directory;
