@@ -4,3 +4,4 @@ pub mod lookup;
 pub mod origin;
 pub mod places;
 pub mod directory;
+pub mod store;
