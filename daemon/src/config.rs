@@ -110,6 +110,8 @@ pub struct Rpc {
     pub blocking_threads_max: usize,
     /// Tasks alive at once, over all containerd instances and namespaces.
     pub tasks_max: usize,
+    /// Namespaces, over all containerd instances, that may have a task socket.
+    pub namespaces_max: usize,
     /// The largest `config.json`, in bytes.
     pub spec_bytes_max: u64,
     /// How long a containerd may take to answer a question of ours, in milliseconds.
@@ -122,6 +124,7 @@ impl Default for Rpc {
             threads: 2,
             blocking_threads_max: 64,
             tasks_max: 20_000,
+            namespaces_max: 1_024,
             spec_bytes_max: 4 << 20,
             containerd_timeout_ms: 5_000,
         }
@@ -342,6 +345,7 @@ impl Config {
             ("rpc.threads", self.rpc.threads as u64),
             ("rpc.blocking_threads_max", self.rpc.blocking_threads_max as u64),
             ("rpc.tasks_max", self.rpc.tasks_max as u64),
+            ("rpc.namespaces_max", self.rpc.namespaces_max as u64),
             ("rpc.spec_bytes_max", self.rpc.spec_bytes_max),
             ("rpc.containerd_timeout_ms", self.rpc.containerd_timeout_ms),
             ("metrics.connections_max", self.metrics.connections_max as u64),
@@ -361,7 +365,6 @@ impl Config {
             ("modules.compile_queue_max", self.modules.compile_queue_max as u64),
             ("modules.compile_seconds_max", self.modules.compile_seconds_max),
             ("modules.compile_cpu_seconds_max", self.modules.compile_cpu_seconds_max),
-            ("events.queue_max", self.events.queue_max as u64),
             ("events.retry_ms", self.events.retry_ms),
             ("events.timeout_ms", self.events.timeout_ms),
             ("stdio.chunk_bytes", self.stdio.chunk_bytes as u64),
@@ -375,6 +378,14 @@ impl Config {
         if self.scheduler.blocked_after_ms <= self.scheduler.slice_ms {
             return fail("scheduler.blocked_after_ms", format!(
                 "must be over scheduler.slice_ms ({})", self.scheduler.slice_ms));
+        }
+        if self.events.queue_max < crate::events::EVENTS_PER_TASK {
+            return fail("events.queue_max", format!(
+                "must be at least {}, the events of one task", crate::events::EVENTS_PER_TASK));
+        }
+        if self.events.retry_max_ms < self.events.retry_ms {
+            return fail("events.retry_max_ms", format!(
+                "must be at least events.retry_ms ({})", self.events.retry_ms));
         }
         if self.modules.compile_uid == 0 {
             return fail("modules.compile_uid", "the compiler reads strangers' bytes: it must not be root".into());
@@ -407,6 +418,8 @@ mod tests {
             ("engine.pool_slots = 0", "engine.pool_slots: must be at least 1"),
             ("engine.stack_bytes = 600000", "engine.stack_bytes"),
             ("scheduler.blocked_after_ms = 1", "scheduler.blocked_after_ms"),
+            ("events.queue_max = 4", "events.queue_max: must be at least 5"),
+            ("events.retry_max_ms = 9", "events.retry_max_ms"),
             ("modules.compile_uid = 0", "modules.compile_uid"),
         ];
         for (text, want) in cases {

@@ -1,8 +1,74 @@
-//! hearthd.
+//! hearthd: one warm daemon per node that runs containerd's WebAssembly tasks.
+//!
+//! ```text
+//!  containerd ──exec──▶ containerd-shim-hearth-v1 ──control socket──▶ server::control
+//!      │                        │ prints the address                        │ makes
+//!      │                        ▼                                           ▼
+//!      └────────── Task API (ttrpc) ───── task socket of this ──────▶ server::task
+//!                                         (generation, containerd,          │ Create, Start, Kill, …
+//!      ▲                                   namespace)                       ▼
+//!      └── events (ttrpc) ◀── events ◀──────────────────────────────── task::{create, driver}
+//!                                                                           │            │
+//!                                             wasm::modules (which program) ┘            │ hands over
+//!                                                  │ compiles in a process of its own    ▼
+//!                                                  ▼                            wasm::scheduler
+//!                                             wasm::engine (prepared) ────────▶ wasm::instance
+//! ```
+//!
+//! # What holds, everywhere
+//!
+//! * **One owner.** A task's state changes only in [`task::driver`], by the pure machine of
+//!   [`task::state`]; the guest's future is owned by the scheduler and dropped by it alone.
+//! * **Guests and requests never share a thread.** Requests run on a small tokio runtime; guests on the
+//!   scheduler's workers. Mounts, file reads and hashing of a first start run on tokio's blocking pool.
+//!   Compiling runs in another process.
+//! * **No lock is held across an await**, a mount, a poll of a guest or a system call on a guest's files.
+//! * **Everything is bounded**, and the bound has a name in [`config`].
+//! * **Creation undoes itself.** What Create has made so far is held by values whose drop takes it
+//!   back, so that an error, a panic or a caller that hangs up leaves nothing.
+//! * **An order containerd can rely on**: TaskCreate before Create is answered; TaskStart before the
+//!   guest's first instruction; stdio closed, then TaskExit, then every Wait; the root unmounted, then
+//!   TaskDelete, then Delete is answered.
+//! * **Native code is run only if our own compiler wrote it**, into a directory only root can write,
+//!   and a keyed hash proves it. Bytes out of an image are only ever WebAssembly.
+//!
+//! # Threads
+//!
+//! | | how many | what |
+//! |---|---|---|
+//! | `rpc` | `rpc.threads` | sockets, timers, events; the guests' timers and readiness too |
+//! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
+//! | `guest-worker` | one per core, more while some are blocked | guests |
+//! | `guest-ticker` | 1 | the epoch; finds workers stuck in system calls |
+//!
+//! # A guest's file calls block its worker
+//!
+//! They run as plain system calls inside the poll: the fastest form, and the only one in which a
+//! thread's credentials and network namespace can apply to them. A worker that sleeps in one for
+//! longer than `scheduler.blocked_after_ms` is replaced by a fresh one until it comes back.
+//!
+//! # Mounts
+//!
+//! hearthd works in a mount namespace of its own that receives the host's mounts (slave) and gives none
+//! back. A task's root is mounted at `<bundle>/rootfs` in it; nothing of it is seen by the host, and
+//! everything goes when the daemon does, however it ends.
+//!
+//! # Modules, in reading order
+//!
+//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
+//! create, state, driver, files, root, stdio) · [`bundle`] · [`events`] · [`containerd`] · [`wasm`]
+//! (modules, engine, instance, wasi, scheduler) · [`os`] · [`daemon`]
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod bundle;
 pub mod config;
+pub mod containerd;
+pub mod daemon;
 pub mod error;
+pub mod events;
 pub mod metrics;
 pub mod os;
+pub mod server;
 pub mod task;
 pub mod wasm;

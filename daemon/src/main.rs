@@ -1,2 +1,108 @@
-//! `hearthd`.
-fn main() {}
+//! `hearthd`: arguments, configuration, logging, namespace, runtime, run, exit code.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use hearthd::config::{Config, LogFormat};
+use hearthd::{daemon, os, wasm};
+
+/// Keeps WebAssembly warm on a Kubernetes node: containerd's tasks of the `hearth` runtime run in
+/// this process.
+#[derive(Parser)]
+#[command(name = "hearthd", version, args_conflicts_with_subcommands = true)]
+struct Args {
+    /// The configuration file [default: /etc/hearth/config.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sockets and scratch (over the file's state_dir)
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The module store (over the file's root_dir)
+    #[arg(long, value_name = "DIR")]
+    root_dir: Option<PathBuf>,
+    /// The socket the shim dials (over the file's control_socket)
+    #[arg(long, value_name = "PATH")]
+    control_socket: Option<PathBuf>,
+    /// Where /metrics is served, host:port (over the file's metrics.address)
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<String>,
+    /// What is logged, e.g. info or hearthd=debug (over the file's log.level)
+    #[arg(long, value_name = "FILTER")]
+    log_level: Option<String>,
+    /// Check the configuration, print it and exit
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Read if `--config` names no other and it exists.
+const DEFAULT_CONFIG: &str = "/etc/hearth/config.toml";
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == wasm::modules::compile::SUBCOMMAND) {
+        return wasm::modules::compile::child_main();
+    }
+    let args = Args::parse();
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hearthd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> Result<(), String> {
+    let config = configuration(&args)?;
+    if args.check_config {
+        println!("{config:#?}");
+        return Ok(());
+    }
+    log(&config)?;
+    // Before the first thread: every thread shares the namespace it is born in.
+    os::mount::enter_private_namespace().map_err(|e| format!("cannot make a private mount namespace (is this root?): {e}"))?;
+    os::process::raise_descriptor_limit();
+    daemon::run(config)
+}
+
+fn configuration(args: &Args) -> Result<Config, String> {
+    let default = PathBuf::from(DEFAULT_CONFIG);
+    let mut config = match &args.config {
+        Some(path) => Config::read(path).map_err(|e| e.to_string())?,
+        None if default.exists() => Config::read(&default).map_err(|e| e.to_string())?,
+        None => Config::default(),
+    };
+    let replace = |target: &mut PathBuf, flag: &Option<PathBuf>| {
+        if let Some(value) = flag {
+            target.clone_from(value);
+        }
+    };
+    replace(&mut config.state_dir, &args.state_dir);
+    replace(&mut config.root_dir, &args.root_dir);
+    if args.control_socket.is_some() {
+        config.control_socket.clone_from(&args.control_socket);
+    }
+    if let Some(address) = &args.metrics_address {
+        config.metrics.address.clone_from(address);
+    }
+    if let Some(level) = &args.log_level {
+        config.log.level.clone_from(level);
+    }
+    config.check().map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+fn log(config: &Config) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level)
+        .map_err(|e| format!("log.level: {:?} is not a filter like info or hearthd=debug: {e}", config.log.level))?;
+    let terminal = std::io::stderr().is_terminal();
+    let text = match config.log.format {
+        LogFormat::Auto => terminal,
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    if text { builder.init() } else { builder.json().flatten_event(true).init() }
+    Ok(())
+}

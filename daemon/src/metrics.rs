@@ -118,6 +118,8 @@ pub struct Metrics {
     pub events_sent: IntCounter,
     /// Deliveries that failed and were tried again.
     pub events_retried: IntCounter,
+    /// Events containerd will never take.
+    pub events_refused: IntCounter,
     /// Guests that can run and wait for a worker.
     pub run_queue: IntGauge,
     /// Worker threads, by state.
@@ -234,6 +236,10 @@ impl Metrics {
             events_retried: declare.counter(
                 "hearth_events_retried_total",
                 "Deliveries of events that failed and were tried again.",
+            ),
+            events_refused: declare.counter(
+                "hearth_events_refused_total",
+                "Events that containerd will never take (it says why in the log); not tried again.",
             ),
             run_queue: declare
                 .gauge("hearth_run_queue", "Guests that can run and wait for a worker."),

@@ -44,6 +44,9 @@ const MEMORY_GUARD_BYTES: u64 = 32 << 20;
 const CORE_INSTANCES_PER_SLOT: u32 = 5;
 const TABLES_PER_SLOT: u32 = 3;
 
+/// A page of linear memory, by the WebAssembly specification.
+const WASM_PAGE_BYTES: u64 = 65_536;
+
 /// The engines.
 pub struct Engines {
     pooling: Room,
@@ -108,6 +111,7 @@ impl Engines {
     /// # Safety
     /// The file holds bytes that our own compile process wrote, verified by the module store, and
     /// nobody writes to or truncates it while the program lives: wasmtime maps it and runs it.
+    #[allow(unsafe_code, reason = "mapping code is what this function is for")]
     pub unsafe fn load(&self, artifact: File, kind: Kind) -> Result<Program> {
         let spare = artifact
             .try_clone()
@@ -240,8 +244,8 @@ impl Program {
         })
     }
 
-    /// Memory its linear memories have before the first instruction, in bytes: the largest one times
-    /// their number, wasmtime keeps no more. `None` if only instantiating tells.
+    /// The largest of its linear memories before the first instruction, in bytes: what it needs at
+    /// least. `None` if only instantiating tells.
     pub fn initial_memory_bytes(&self) -> Option<u64> {
         let prepared = match &self.pooled {
             Some(prepared) => prepared,
@@ -252,7 +256,7 @@ impl Program {
             Prepared::Component { pre, .. } => pre.component().resources_required(),
         }?;
         let pages = required.max_initial_memory_size.unwrap_or(0);
-        Some(pages.saturating_mul(65_536).saturating_mul(u64::from(required.num_memories.min(1))))
+        Some(pages.saturating_mul(WASM_PAGE_BYTES))
     }
 
     /// Checks that there is something to call: `export` if given, else the kind's own entry point.

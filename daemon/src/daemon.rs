@@ -1,0 +1,192 @@
+//! Puts the daemon together, runs it and takes it down.
+//!
+//! Order matters at both ends. Start: the state directory's lock, then everything that can fail, then
+//! the sockets, then `READY=1`. Stop: no new questions, the guests end, containerd learns of every
+//! exit, the sockets go.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::server::instances::Instances;
+use crate::server::{control, http};
+use crate::task::Task;
+use crate::wasm::engine::Engines;
+use crate::wasm::instance::{Slots, World};
+use crate::wasm::modules::ModuleStore;
+use crate::wasm::scheduler::Scheduler;
+
+/// How long the end of a guest may take at a stop; one stuck in a system call does not hold us up.
+const STOP_GUESTS_TIME: Duration = Duration::from_secs(5);
+
+/// How long containerd may take to hear of the last exits at a stop.
+const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What could not be set up, in one line with a remedy.
+pub fn run(config: Config) -> Result<(), String> {
+    let config = Arc::new(config);
+    let state = StateDir::open(&config.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.rpc.threads)
+        .max_blocking_threads(config.rpc.blocking_threads_max)
+        .thread_name("rpc")
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start the runtime: {e}"))?;
+    let result = runtime.block_on(serve(config, &state, runtime.handle().clone()));
+    // Jobs stuck in a system call (a hung volume) end with the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve(config: Arc<Config>, state: &StateDir, runtime: tokio::runtime::Handle) -> Result<(), String> {
+    let began = Instant::now();
+    let metrics = Arc::new(Metrics::new());
+    let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
+    let modules = ModuleStore::open(&config, engines.clone(), metrics.clone(), runtime.clone())
+        .map_err(|e| format!("the module store: {e}"))?;
+    let scheduler = Scheduler::start(&config.scheduler, engines.each(), metrics.clone(), runtime.clone())
+        .map_err(|e| format!("cannot start the guests' threads: {e}"))?;
+    let world = Arc::new(World {
+        engines,
+        scheduler: Arc::new(scheduler),
+        slots: Slots::new(&config.engine, metrics.clone()),
+        metrics: metrics.clone(),
+    });
+    let instances =
+        Instances::new(config.clone(), world.clone(), modules.clone(), state.generation.clone(), runtime.clone());
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+
+    let scrape = match config.metrics.address.as_str() {
+        "" => None,
+        address => {
+            let listener = http::bind(address, &config.state_dir)
+                .await
+                .map_err(|e| format!("metrics.address: cannot listen on {address}: {e}"))?;
+            let world = world.clone();
+            let render = move || {
+                world.scheduler.observe();
+                world.slots.observe();
+                metrics.render()
+            };
+            Some(tokio::spawn(http::serve(listener, config.metrics.connections_max, render)))
+        }
+    };
+    let path = config.control_socket();
+    let listener = control::bind(&path).map_err(|e| format!("control_socket: cannot listen on {}: {e}", path.display()))?;
+    let questions = tokio::spawn(control::serve(listener, instances.clone()));
+    tell_service_manager("READY=1");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        control_socket = %path.display(),
+        took_ms = began.elapsed().as_millis() as u64,
+        "hearthd is ready"
+    );
+
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal, "stopping");
+    tell_service_manager("STOPPING=1");
+    questions.abort();
+    let _ = std::fs::remove_file(&path);
+    stop_guests(&instances.tasks()).await;
+    instances.flush_events(Instant::now() + STOP_EVENTS_TIME).await;
+    instances.close().await;
+    if let Some(scrape) = scrape {
+        scrape.abort();
+        let _ = std::fs::remove_file(config.state_dir.join("metrics.address"));
+    }
+    world.scheduler.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// SIGKILL of `kill(2)`, for containerd's eyes: 128 + 9.
+const SIGKILL: u32 = 9;
+
+async fn stop_guests(tasks: &[Arc<Task>]) {
+    for task in tasks {
+        // One that has ended already is as wanted.
+        let _ = task.kill(SIGKILL);
+    }
+    let all = async {
+        for task in tasks {
+            let _ = task.wait().await;
+            task.unmounted().await;
+        }
+    };
+    if tokio::time::timeout(STOP_GUESTS_TIME, all).await.is_err() {
+        tracing::warn!("some guests are stuck in a system call; they end with the process");
+    }
+}
+
+fn tell_service_manager(state: &str) {
+    let states = [match state {
+        "READY=1" => sd_notify::NotifyState::Ready,
+        _ => sd_notify::NotifyState::Stopping,
+    }];
+    // Nobody listens when it was started by hand.
+    if let Err(error) = sd_notify::notify(&states) {
+        tracing::debug!(%error, "cannot tell the service manager");
+    }
+}
+
+/// The state directory, locked for this process, with this generation's own directory in it.
+struct StateDir {
+    generation: PathBuf,
+    _lock: File,
+}
+
+/// Below the state directory: a directory for each generation's task sockets.
+const SOCKETS: &str = "s";
+
+impl StateDir {
+    fn open(path: &Path) -> Result<StateDir, String> {
+        let fail = |what: &str, e: &dyn std::fmt::Display| format!("state_dir: cannot {what} {}: {e}", path.display());
+        make_private(path).map_err(|e| fail("make", &e))?;
+        let lock = File::create(path.join("lock")).map_err(|e| fail("lock", &e))?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            format!("state_dir: another hearthd runs with {}; stop it, or give this one a --state-dir of its own", path.display())
+        })?;
+        // With the lock held, whatever lies there is a dead daemon's.
+        let sockets = path.join(SOCKETS);
+        match std::fs::remove_dir_all(&sockets) {
+            Ok(()) => tracing::info!("removed the sockets of an earlier hearthd that did not stop cleanly"),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(fail("clean", &e)),
+        }
+        // Unique over restarts, so that an old bundle's address never reaches a new daemon.
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let generation = sockets.join(format!("{:08x}", since.as_millis() as u64 & 0xffff_ffff));
+        make_private(&sockets).and_then(|()| make_private(&generation)).map_err(|e| fail("make sockets in", &e))?;
+        Ok(StateDir { generation, _lock: lock })
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        if let Some(sockets) = self.generation.parent() {
+            let _ = std::fs::remove_dir_all(sockets);
+        }
+    }
+}
+
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::DirBuilder::new().mode(0o700).recursive(true).create(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}

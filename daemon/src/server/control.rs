@@ -1,0 +1,104 @@
+//! The control socket: one framed question, one framed answer, then the connection closes.
+//!
+//! Only root may ask (mode 0600, and the peer's credentials are checked). A peer that sends nothing,
+//! too much or rubbish costs one bounded connection for [`QUESTION_TIME`].
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_shim::{Reply, Request, TaskSocketReply, reply, request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::server::instances::Instances;
+
+/// How long a peer may take to ask.
+const QUESTION_TIME: Duration = Duration::from_secs(5);
+
+/// Questions answered at once; more wait in the socket's backlog.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Binds the control socket, root-only. A stale socket of a dead daemon is replaced: the caller holds
+/// the state directory's lock.
+///
+/// # Errors
+/// What the file system or the kernel says.
+pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until the listener fails for good; cancel by dropping.
+pub async fn serve(listener: UnixListener, instances: Arc<Instances>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let instances = instances.clone();
+                tokio::spawn(async move {
+                    let _place = place;
+                    if let Err(error) = answer(stream, &instances).await {
+                        tracing::debug!(%error, "a question on the control socket failed");
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: give others time to close some.
+                tracing::warn!(%error, "cannot accept on the control socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, instances: &Instances) -> std::io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    let reply = if peer == 0 {
+        let question = tokio::time::timeout(QUESTION_TIME, read(&mut stream)).await??;
+        reply_to(question, instances).await
+    } else {
+        error(format!("only root may use hearthd's control socket, not user {peer}"))
+    };
+    stream.write_all(&hearth_shim::encode_frame(&reply)?).await
+}
+
+async fn read(stream: &mut UnixStream) -> std::io::Result<Request> {
+    let mut prefix = [0u8; 4];
+    stream.read_exact(&mut prefix).await?;
+    let mut bytes = vec![0u8; hearth_shim::frame_length(prefix)?];
+    stream.read_exact(&mut bytes).await?;
+    hearth_shim::decode(&bytes)
+}
+
+async fn reply_to(question: Request, instances: &Instances) -> Reply {
+    match question.body {
+        Some(request::Body::TaskSocket(ask)) => match instances.task_socket(&ask).await {
+            Ok((address, version)) => {
+                Reply { body: Some(reply::Body::TaskSocket(TaskSocketReply { address, version })) }
+            }
+            Err(e) => error(e.to_string()),
+        },
+        None => error(format!(
+            "this hearthd ({}) does not know the question; it is older than the shim: upgrade it",
+            env!("CARGO_PKG_VERSION")
+        )),
+    }
+}
+
+fn error(text: String) -> Reply {
+    Reply { body: Some(reply::Body::Error(text)) }
+}

@@ -1,0 +1,156 @@
+//! Between our types and the wire's.
+
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::cgroups::metrics as v1;
+use containerd_shim_protos::cgroups_v2::metrics as v2;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+
+use crate::error::{Error, Result};
+
+/// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
+const CGROUP2_MAGIC: i64 = 0x6367_7270;
+
+/// A point in time as protobuf has it; times before 1970 do not occur.
+pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    MessageField::some(Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: since.subsec_nanos() as i32,
+        ..Default::default()
+    })
+}
+
+/// Which of containerd's two statistics messages the host's cgroups call for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupVersion {
+    /// Legacy and hybrid hosts.
+    V1,
+    /// Unified hosts.
+    V2,
+}
+
+impl CgroupVersion {
+    /// As containerd decides it (its cgroups library, `Mode()`): unified if `/sys/fs/cgroup` itself is
+    /// a cgroup2 file system.
+    pub fn of_host() -> CgroupVersion {
+        match rustix::fs::statfs("/sys/fs/cgroup") {
+            Ok(stat) if stat.f_type as i64 == CGROUP2_MAGIC => CgroupVersion::V2,
+            _ => CgroupVersion::V1,
+        }
+    }
+}
+
+/// What a task uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time of the guest.
+    pub cpu: Duration,
+    /// Linear memories and tables, in bytes.
+    pub memory: u64,
+    /// The most that ever was, in bytes.
+    pub memory_peak: u64,
+    /// What it may be, in bytes.
+    pub memory_limit: u64,
+    /// How often growing was refused.
+    pub memory_refused: u64,
+    /// Processes: one while it runs.
+    pub processes: u64,
+}
+
+/// Statistics as containerd's cgroup monitor and CRI read them; any other type than the host's makes
+/// CRI's listing fail for the whole node.
+///
+/// # Errors
+/// `Internal` if encoding fails, which it does not for such small messages.
+pub fn stats(usage: Usage, version: CgroupVersion) -> Result<Any> {
+    let (type_url, value) = match version {
+        CgroupVersion::V1 => ("io.containerd.cgroups.v1.Metrics", stats_v1(usage).write_to_bytes()),
+        CgroupVersion::V2 => ("io.containerd.cgroups.v2.Metrics", stats_v2(usage).write_to_bytes()),
+    };
+    let value = value.map_err(|e| Error::Internal(format!("cannot encode statistics: {e}")))?;
+    Ok(Any { type_url: type_url.into(), value, ..Default::default() })
+}
+
+fn stats_v1(usage: Usage) -> v1::Metrics {
+    let nanoseconds = usage.cpu.as_nanos() as u64;
+    v1::Metrics {
+        pids: MessageField::some(v1::PidsStat { current: usage.processes, ..Default::default() }),
+        cpu: MessageField::some(v1::CPUStat {
+            // All of it is the guest's own: it has no kernel share that could be told apart.
+            usage: MessageField::some(v1::CPUUsage { total: nanoseconds, user: nanoseconds, ..Default::default() }),
+            ..Default::default()
+        }),
+        memory: MessageField::some(v1::MemoryStat {
+            rss: usage.memory,
+            total_rss: usage.memory,
+            hierarchical_memory_limit: usage.memory_limit,
+            usage: MessageField::some(v1::MemoryEntry {
+                limit: usage.memory_limit,
+                usage: usage.memory,
+                max: usage.memory_peak,
+                failcnt: usage.memory_refused,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn stats_v2(usage: Usage) -> v2::Metrics {
+    let microseconds = usage.cpu.as_micros() as u64;
+    v2::Metrics {
+        pids: MessageField::some(v2::PidsStat { current: usage.processes, ..Default::default() }),
+        cpu: MessageField::some(v2::CPUStat {
+            usage_usec: microseconds,
+            user_usec: microseconds,
+            ..Default::default()
+        }),
+        memory: MessageField::some(v2::MemoryStat {
+            anon: usage.memory,
+            usage: usage.memory,
+            usage_limit: usage.memory_limit,
+            ..Default::default()
+        }),
+        memory_events: MessageField::some(v2::MemoryEvents { max: usage.memory_refused, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USAGE: Usage = Usage {
+        cpu: Duration::from_micros(1_500_000),
+        memory: 65_536,
+        memory_peak: 131_072,
+        memory_limit: 1 << 20,
+        memory_refused: 2,
+        processes: 1,
+    };
+
+    #[test]
+    fn statistics_say_the_same_in_both_forms() {
+        let any = stats(USAGE, CgroupVersion::V1).unwrap();
+        assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
+        let one = v1::Metrics::parse_from_bytes(&any.value).unwrap();
+        assert_eq!(one.cpu.usage.total, 1_500_000_000);
+        assert_eq!((one.memory.usage.usage, one.memory.usage.limit), (65_536, 1 << 20));
+        let any = stats(USAGE, CgroupVersion::V2).unwrap();
+        assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
+        let two = v2::Metrics::parse_from_bytes(&any.value).unwrap();
+        assert_eq!(two.cpu.usage_usec, 1_500_000);
+        assert_eq!((two.memory.usage, two.memory.usage_limit, two.pids.current), (65_536, 1 << 20, 1));
+    }
+
+    #[test]
+    fn a_timestamp_keeps_nanoseconds() {
+        let at = SystemTime::UNIX_EPOCH + Duration::new(5, 7);
+        let wire = timestamp(at);
+        assert_eq!((wire.seconds, wire.nanos), (5, 7));
+    }
+}

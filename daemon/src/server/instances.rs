@@ -1,0 +1,209 @@
+//! Task sockets: one for each (daemon generation, containerd instance, namespace).
+//!
+//! The namespace is absent from the calls of some containerd versions, and two containerds may run on
+//! a node, so the socket itself says whose tasks it serves. It belongs to this generation of the
+//! daemon: a later one takes over the control socket, never these.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_shim::TaskSocketRequest;
+use parking_lot::Mutex;
+
+use crate::config::Config;
+use crate::containerd::Containerd;
+use crate::error::{Error, Result};
+use crate::events::EventQueue;
+use crate::server::task::TaskService;
+use crate::task::Task;
+use crate::task::create::Creator;
+use crate::task::map::{TaskCount, TaskMap};
+use crate::wasm::instance::World;
+use crate::wasm::modules::ModuleStore;
+
+/// The Task API version for containerd 1.x, and for one that does not say what it is.
+const VERSION_2: u32 = 2;
+/// The Task API version from containerd 2.0 on; it saves the execs for a pod's containers.
+const VERSION_3: u32 = 3;
+
+/// All task sockets of this daemon.
+pub struct Instances {
+    config: Arc<Config>,
+    world: Arc<World>,
+    modules: Arc<ModuleStore>,
+    runtime: tokio::runtime::Handle,
+    count: Arc<TaskCount>,
+    /// Where this generation's sockets lie.
+    dir: PathBuf,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    containerds: HashMap<Key, Arc<Instance>>,
+    namespaces: HashMap<(Key, String), Namespace>,
+}
+
+/// Names a containerd: its gRPC and its ttrpc socket.
+type Key = (String, String);
+
+/// A containerd.
+pub struct Instance {
+    /// Where its events go.
+    pub events: Arc<EventQueue>,
+    /// Where we ask it something.
+    pub containerd: Containerd,
+}
+
+struct Namespace {
+    address: String,
+    tasks: Arc<TaskMap>,
+    /// Serves until it is dropped or shut down.
+    server: Option<ttrpc::r#async::Server>,
+}
+
+impl Instances {
+    /// No sockets yet; they will be made in `dir`, which exists.
+    pub fn new(
+        config: Arc<Config>,
+        world: Arc<World>,
+        modules: Arc<ModuleStore>,
+        dir: PathBuf,
+        runtime: tokio::runtime::Handle,
+    ) -> Arc<Instances> {
+        let count = TaskCount::new(config.rpc.tasks_max);
+        Arc::new(Instances { config, world, modules, runtime, count, dir, known: Mutex::default() })
+    }
+
+    /// The address of the socket for this containerd and namespace, made at the first question, and
+    /// the Task API version to speak on it.
+    ///
+    /// # Errors
+    /// Empty names, too many namespaces, a socket that cannot be bound.
+    pub async fn task_socket(&self, ask: &TaskSocketRequest) -> Result<(String, u32)> {
+        if ask.namespace.is_empty() || ask.ttrpc_address.is_empty() {
+            return Err(Error::InvalidArgument(
+                "the shim named no namespace or no TTRPC_ADDRESS; it is started by containerd, not by hand".into(),
+            ));
+        }
+        let plain = |address: &str| address.strip_prefix("unix://").unwrap_or(address).to_string();
+        let key = (plain(&ask.grpc_address), plain(&ask.ttrpc_address));
+        let instance = self.instance(&key);
+        let version = version(ask, &instance.containerd).await;
+        let known = self.address(&key, &ask.namespace);
+        let address = match known {
+            Some(address) => address,
+            None => self.make(key, &ask.namespace, instance).await?,
+        };
+        Ok((address, version))
+    }
+
+    fn instance(&self, key: &Key) -> Arc<Instance> {
+        let mut known = self.known.lock();
+        let make = || {
+            let timeout = Duration::from_millis(self.config.rpc.containerd_timeout_ms);
+            Arc::new(Instance {
+                events: EventQueue::new(&key.1, &self.config.events, self.world.metrics.clone(), &self.runtime),
+                containerd: Containerd::new(&key.0, timeout),
+            })
+        };
+        known.containerds.entry(key.clone()).or_insert_with(make).clone()
+    }
+
+    fn address(&self, key: &Key, namespace: &str) -> Option<String> {
+        let known = self.known.lock();
+        known.namespaces.get(&(key.clone(), namespace.to_string())).map(|n| n.address.clone())
+    }
+
+    /// Makes a socket. Of two that race, one is kept.
+    async fn make(&self, key: Key, namespace: &str, instance: Arc<Instance>) -> Result<String> {
+        let name = blake3::hash(format!("{}\0{}\0{namespace}", key.0, key.1).as_bytes()).to_hex();
+        let path = self.dir.join(format!("{}.sock", &name[..16]));
+        let cannot = |e: &dyn std::fmt::Display| {
+            Error::Unavailable(format!("cannot serve a task socket at {}: {e}", path.display()))
+        };
+        let mut server = {
+            let mut known = self.known.lock();
+            let entry = (key, namespace.to_string());
+            if let Some(found) = known.namespaces.get(&entry) {
+                return Ok(found.address.clone());
+            }
+            if known.namespaces.len() >= self.config.rpc.namespaces_max {
+                return Err(Error::ResourceExhausted(format!(
+                    "{} namespaces have a task socket, as many as may (rpc.namespaces_max)",
+                    known.namespaces.len()
+                )));
+            }
+            let listener = std::os::unix::net::UnixListener::bind(&path).map_err(|e| cannot(&e))?;
+            let listener = ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(&e))?;
+            let tasks = TaskMap::new(self.count.clone());
+            let creator = Creator::new(
+                namespace,
+                instance,
+                self.config.clone(),
+                self.modules.clone(),
+                self.world.clone(),
+                self.runtime.clone(),
+            );
+            let service = TaskService::new(creator, tasks.clone(), self.world.clone());
+            let server = ttrpc::r#async::Server::new().add_listener(listener).register_service(service.services());
+            let address = format!("unix://{}", path.display());
+            known.namespaces.insert(entry, Namespace { address, tasks, server: None });
+            server
+        };
+        // The socket is bound: whoever has the address already waits in its backlog.
+        server.start().await.map_err(|e| cannot(&e))?;
+        let mut known = self.known.lock();
+        let address = format!("unix://{}", path.display());
+        if let Some(entry) = known.namespaces.values_mut().find(|n| n.address == address) {
+            entry.server = Some(server);
+        }
+        tracing::info!(namespace, %address, "serving tasks");
+        Ok(address)
+    }
+
+    /// Every task of this daemon.
+    pub fn tasks(&self) -> Vec<Arc<Task>> {
+        let maps: Vec<_> = self.known.lock().namespaces.values().map(|n| n.tasks.clone()).collect();
+        maps.iter().flat_map(|map| map.all()).collect()
+    }
+
+    /// Waits until every containerd has taken its events, or the deadline.
+    pub async fn flush_events(&self, deadline: Instant) {
+        let instances: Vec<_> = self.known.lock().containerds.values().cloned().collect();
+        for instance in instances {
+            if let Err(error) = instance.events.flushed(deadline).await {
+                tracing::warn!(%error, "not every event reached containerd before the end");
+            }
+        }
+    }
+
+    /// Closes the sockets.
+    pub async fn close(&self) {
+        let servers: Vec<_> = self.known.lock().namespaces.values_mut().filter_map(|n| n.server.take()).collect();
+        for mut server in servers {
+            // Closing connections waits for calls under way, and a Wait may be for ever.
+            server.stop_listen().await;
+        }
+    }
+}
+
+/// 3 where containerd is known to be 2.0 or later; 2 works everywhere.
+async fn version(ask: &TaskSocketRequest, containerd: &Containerd) -> u32 {
+    if !ask.accepts_version_3 {
+        return VERSION_2;
+    }
+    let major = match ask.containerd_version.trim_start_matches('v').split('.').next() {
+        Some(major) if !major.is_empty() => major.parse().ok(),
+        _ => match containerd.version().await {
+            Ok(version) => Some(version.major),
+            Err(error) => {
+                tracing::warn!(%error, "containerd does not say its version; speaking Task API version 2");
+                None
+            }
+        },
+    };
+    if major.is_some_and(|major: u64| major >= 2) { VERSION_3 } else { VERSION_2 }
+}

@@ -1,0 +1,13 @@
+//! The daemon's sockets: decode, call, encode; no decision about state is made here.
+//!
+//! * [`control`]: what the shim dials.
+//! * [`instances`]: one task socket for each containerd instance and namespace.
+//! * [`task`]: the Task API.
+//! * [`convert`]: between our types and the wire's.
+//! * [`http`]: the Prometheus endpoint.
+
+pub mod control;
+pub mod convert;
+pub mod http;
+pub mod instances;
+pub mod task;

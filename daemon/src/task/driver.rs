@@ -1,0 +1,259 @@
+//! What happens to a task after Create: the only place that applies its state machine.
+//!
+//! Start hands the guest to the scheduler and waits for the instance; from then on the guest's worker
+//! tells the task what became of it. The order everybody sees: TaskStart is queued before the first
+//! instruction, stdio is closed before TaskExit is queued, TaskExit is queued before a Wait is
+//! answered, and the root is gone before Delete is.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::task::map::TaskMap;
+use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
+use crate::task::{Exit, Prepared, Snapshot, Task, pid};
+use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
+use crate::wasm::scheduler::End;
+
+/// Status of a guest that was ended without a signal of containerd's (a shutdown of the daemon).
+const KILLED_STATUS: u32 = 137;
+
+impl Task {
+    /// Starts the guest; returns once there is an instance, or why there is none.
+    ///
+    /// # Errors
+    /// The state forbids it, there is no slot, the root could not be mounted, the module could not be
+    /// instantiated.
+    pub async fn start(self: &Arc<Self>, world: &Arc<World>) -> Result<u32> {
+        let start_began = Instant::now();
+        let (prepared, slot) = {
+            let mut inner = self.inner.lock();
+            // Without a slot the task stays as it is and can be started later.
+            let fits = inner.prepared.as_ref().is_some_and(|p| p.program.fits_pool());
+            let slot = match inner.state {
+                State::Created => Some(world.slots.take(fits)?),
+                _ => None,
+            };
+            inner.state.apply(Input::Start, Role::Init)?;
+            match (inner.prepared.take(), slot) {
+                (Some(prepared), Some(slot)) => (prepared, slot),
+                _ => return Err(Error::Internal("a created task had nothing to start".into())),
+            }
+        };
+        self.gauge(State::Created, State::Starting);
+        let (tell, told) = oneshot::channel();
+        let (task, world_of_guest) = (self.clone(), world.clone());
+        let guest = async move { task.run(world_of_guest, prepared, slot, start_began, tell).await };
+        let task = self.clone();
+        world.scheduler.spawn(self.guest.clone(), guest, move |end| task.ended(end));
+        match told.await {
+            Ok(Ok(())) => Ok(pid()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::FailedPrecondition("the task was killed before it had started".into())),
+        }
+    }
+
+    /// The guest's future: waits for the root, then runs.
+    async fn run(
+        self: Arc<Self>,
+        world: Arc<World>,
+        prepared: Prepared,
+        slot: Slot,
+        start_began: Instant,
+        tell: oneshot::Sender<Result<()>>,
+    ) -> Outcome {
+        if let Err(error) = self.files.wait_ready().await {
+            // The receiver is gone if containerd has hung up; the task then ends all the same.
+            let _ = tell.send(Err(error));
+            return Outcome::NotStarted;
+        }
+        let launch = Launch {
+            program: prepared.program,
+            export: prepared.export,
+            args: prepared.args,
+            env: prepared.env,
+            cwd: prepared.cwd,
+            root: self.files.path().to_path_buf(),
+            read_only: prepared.read_only,
+            stdio: self.stdio.clone(),
+            memory_limit: prepared.memory_limit,
+            memory: self.memory.clone(),
+            guest: self.guest.clone(),
+            slot,
+            clock: StartClock { source: prepared.source, create_took: prepared.create_took, start_began },
+        };
+        let task = self.clone();
+        instance::run(world, launch, move |ready| {
+            if ready.is_ok() {
+                task.started();
+            }
+            let _ = tell.send(ready);
+        })
+        .await
+    }
+
+    fn started(&self) {
+        let effect = self.inner.lock().state.apply(Input::Started, Role::Init);
+        if matches!(effect, Ok(Effect::AnnounceStart)) {
+            self.metrics.starts_ok.inc();
+            self.gauge(State::Starting, State::Running);
+            self.events.publish(&self.namespace, Event::Start { container_id: self.id.clone(), pid: pid() });
+        }
+    }
+
+    /// The guest is gone; called by its worker.
+    fn ended(&self, end: End<Outcome>) {
+        let (status, note) = match end {
+            End::Completed(Outcome::Exited(status)) => (status, None),
+            End::Completed(Outcome::NotStarted) => {
+                self.metrics.starts_failed.inc();
+                (NEVER_STARTED, None)
+            }
+            End::Completed(Outcome::Trapped(text)) => {
+                self.metrics.traps.inc();
+                (TRAP_STATUS, Some(text))
+            }
+            End::Killed => (self.inner.lock().killed_with.unwrap_or(KILLED_STATUS), None),
+            End::Panicked(text) => {
+                tracing::error!(namespace = %self.namespace, task = %self.id, panic = %text, "a host function panicked; only this task ends");
+                (TRAP_STATUS, Some(format!("hearthd failed in a host function: {text}")))
+            }
+        };
+        if let Some(text) = note {
+            tracing::debug!(namespace = %self.namespace, task = %self.id, trap = %text, "a guest trapped");
+            self.stdio.write_stderr(&format!("hearth: {text}\n"));
+        }
+        self.memory.clear();
+        let (before, effect) = {
+            let mut inner = self.inner.lock();
+            let before = inner.state;
+            (before, inner.state.apply(Input::Exited(status), Role::Init))
+        };
+        if let Ok(Effect::Finish(status)) = effect {
+            self.finish(before, status);
+        }
+    }
+
+    /// Everything that follows the end of a process, in order.
+    fn finish(&self, before: State, status: u32) {
+        let exit = Exit { status, at: SystemTime::now() };
+        self.stdio.close();
+        self.gauge(before, State::Stopped(status));
+        self.files.release();
+        self.events.publish(
+            &self.namespace,
+            Event::Exit {
+                container_id: self.id.clone(),
+                id: self.id.clone(),
+                pid: pid(),
+                exit_status: status,
+                exited_at: exit.at,
+            },
+        );
+        self.exit.send_replace(Some(exit));
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// `NotFound` if the process has ended, `InvalidArgument` if there is no such signal.
+    pub fn kill(&self, signal: u32) -> Result<()> {
+        let (before, effect) = {
+            let mut inner = self.inner.lock();
+            let before = inner.state;
+            let effect = inner.state.apply(Input::Kill(signal), Role::Init)?;
+            if let Effect::Interrupt(status) = effect {
+                inner.killed_with.get_or_insert(status);
+            }
+            (before, effect)
+        };
+        match effect {
+            Effect::Interrupt(_) => self.guest.kill(),
+            Effect::Finish(status) => self.finish(before, status),
+            Effect::None | Effect::Launch | Effect::AnnounceStart | Effect::Remove(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Lets everything go and takes the task out of the map.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it runs.
+    pub async fn delete(self: &Arc<Self>, map: &TaskMap) -> Result<Exit> {
+        let (before, status) = {
+            let mut inner = self.inner.lock();
+            match inner.state.apply(Input::Delete, Role::Init)? {
+                Effect::Remove(status) => (inner.state, status),
+                _ => return Err(Error::Internal("Delete had no effect".into())),
+            }
+        };
+        self.stdio.close();
+        self.files.release();
+        self.files.wait_gone().await;
+        let exit = self.exit.borrow().unwrap_or(Exit { status, at: SystemTime::now() });
+        // Of two Deletes at once, one removes and tells; both are answered.
+        if map.remove(self) {
+            self.metrics.tasks.with_label_values(&[label(before)]).dec();
+            self.events.publish(
+                &self.namespace,
+                Event::Delete {
+                    container_id: self.id.clone(),
+                    pid: pid(),
+                    exit_status: exit.status,
+                    exited_at: exit.at,
+                },
+            );
+        }
+        Ok(exit)
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// None while the task is held.
+    pub async fn wait(&self) -> Result<Exit> {
+        let mut exit: watch::Receiver<Option<Exit>> = self.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await;
+        ended.ok().and_then(|exit| *exit).ok_or_else(|| Error::NotFound(format!("task {} is gone", self.id)))
+    }
+
+    /// Waits until the root is unmounted; only once it has ended.
+    pub async fn unmounted(&self) {
+        self.files.wait_gone().await;
+    }
+
+    /// No more input: what the FIFO holds is still read, then the guest sees the end.
+    pub fn close_stdin(&self) {
+        self.stdio.close_stdin();
+    }
+
+    /// Where the task is.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.inner.lock().state;
+        Snapshot { state, exit: *self.exit.borrow() }
+    }
+
+    /// CPU time of the guest so far.
+    pub fn cpu_time(&self) -> std::time::Duration {
+        self.guest.cpu_time()
+    }
+
+    fn gauge(&self, before: State, after: State) {
+        if label(before) != label(after) {
+            self.metrics.tasks.with_label_values(&[label(before)]).dec();
+            self.metrics.tasks.with_label_values(&[label(after)]).inc();
+        }
+    }
+}
+
+/// The value of the metric's label.
+pub(super) fn label(state: State) -> &'static str {
+    match state {
+        State::Created | State::Starting => "created",
+        State::Running => "running",
+        State::Stopped(_) => "stopped",
+    }
+}
