@@ -5,3 +5,4 @@ pub mod origin;
 pub mod places;
 pub mod directory;
 pub mod store;
+pub mod known;
