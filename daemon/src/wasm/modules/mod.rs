@@ -6,3 +6,8 @@ pub mod places;
 pub mod directory;
 pub mod store;
 pub mod known;
+pub mod child;
+pub mod compile;
+
+#[cfg(test)]
+pub(crate) mod samples;
