@@ -71,18 +71,20 @@ impl Compiler {
         }
     }
 
-    /// Compiles what `wasm` gives: a sealed memory file, asked for when it is this compile's turn.
-    /// Returns the artifact in another one. Runs to its end even if the caller goes away.
+    /// Compiles what `wasm` gives: a sealed memory file, asked for when it is this compile's turn, so
+    /// that those who wait hold no memory. Returns the artifact in another one. Once the process has
+    /// started it runs to its end even if the caller goes away.
     ///
     /// # Errors
     /// See the module's head; also those of `wasm`.
-    pub async fn compile(&self, kind: Kind, wasm: impl FnOnce() -> Result<File> + Send + 'static) -> Result<File> {
+    pub async fn compile(&self, wasm: impl Future<Output = Result<(File, Kind)>>) -> Result<(File, Kind)> {
         let waiting = Waiting::enter(self)?;
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| stopped())?;
+        let (wasm, kind) = wasm.await?;
         let (result, done) = tokio::sync::oneshot::channel();
-        let job = self.job(kind);
+        let job = self.job();
         let run = move || {
-            let artifact = wasm().and_then(|wasm| job.run(wasm));
+            let artifact = job.run(wasm, kind).map(|artifact| (artifact, kind));
             drop::<(Waiting, OwnedSemaphorePermit)>((waiting, turn));
             // Nobody may be left to hear of it.
             let _ = result.send(artifact);
@@ -94,13 +96,13 @@ impl Compiler {
         done.await.map_err(|_| stopped())?
     }
 
-    fn job(&self, kind: Kind) -> Job {
+    fn job(&self) -> Job {
         let threads = match self.config.compile_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let order = Order {
-            component: kind == Kind::Component,
+            component: false,
             engine: self.engine.clone(),
             memory_bytes: self.config.compile_memory_bytes_max,
             cpu_seconds: self.config.compile_cpu_seconds_max,
@@ -157,7 +159,8 @@ struct Job {
 
 impl Job {
     /// Starts the process and waits for its end. Blocks.
-    fn run(&self, wasm: File) -> Result<File> {
+    fn run(mut self, wasm: File, kind: Kind) -> Result<File> {
+        self.order.component = kind == Kind::Component;
         let began = Instant::now();
         let failed = |what: &'static str| move |e: io::Error| Error::Internal(format!("cannot {what} the compiler: {e}"));
         let artifact = memfd::create("hearth-artifact").map_err(failed("make a file for"))?;
@@ -401,9 +404,9 @@ mod tests {
 
     /// Runs one process and returns its result and the metric's label.
     fn run(compiler: &Compiler, wasm: &[u8], wall: Option<Duration>) -> (Result<File>, &'static str) {
-        let mut job = compiler.job(Kind::Core);
+        let mut job = compiler.job();
         job.wall = wall.unwrap_or(job.wall);
-        let result = job.run(memory(wasm));
+        let result = job.run(memory(wasm), Kind::Core);
         let counted: Vec<_> = ["ok", "invalid", "limit", "crashed", "failed"]
             .into_iter()
             .filter(|label| compiler.metrics.compiles.with_label_values(&[label]).get() == 1)
@@ -469,7 +472,7 @@ mod tests {
             assert_eq!(matches!(error, Error::ResourceExhausted(_)), label == "limit", "{error:?}");
         }
         let gone = Compiler { program: directory.path().join("none"), ..compiler(|_| {}) };
-        let Err(Error::Internal(text)) = gone.job(Kind::Core).run(memory(b"")) else { panic!() };
+        let Err(Error::Internal(text)) = gone.job().run(memory(b""), Kind::Core) else { panic!() };
         assert!(text.contains("cannot start the compiler"), "{text}");
     }
 
@@ -524,7 +527,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut compiler, fifo) = waiting_script(&directory);
         compiler.config.compile_queue_max = 1;
-        let compile = || compiler.compile(Kind::Core, || Ok(memory(b"")));
+        let compile = || compiler.compile(async { Ok((memory(b""), Kind::Core)) });
         let (first, second) = (compile(), compile());
         tokio::pin!(first, second);
         assert!(futures_util::poll!(&mut first).is_pending());
@@ -549,8 +552,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (compiler, fifo) = waiting_script(&directory);
         {
-            let running = compiler.compile(Kind::Core, || Ok(memory(b"")));
-            let queued = compiler.compile(Kind::Core, || unreachable!("its caller is gone"));
+            let running = compiler.compile(async { Ok((memory(b""), Kind::Core)) });
+            let queued = compiler.compile(async { unreachable!("its caller is gone") });
             tokio::pin!(running, queued);
             assert!(futures_util::poll!(&mut running).is_pending());
             assert!(futures_util::poll!(&mut queued).is_pending());

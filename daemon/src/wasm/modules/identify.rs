@@ -140,9 +140,9 @@ fn printable(line: &[u8]) -> String {
 }
 
 impl Other {
-    /// The error for a program that was named `name`: what it is and what to do.
-    pub fn error(&self, name: &str) -> Error {
-        Error::InvalidArgument(format!("{name} {}", self.fault()))
+    /// What it is and what to do. The program's name is the caller's to add.
+    pub fn error(&self) -> Error {
+        Error::InvalidArgument(format!("it {}", self.fault()))
     }
 
     fn fault(&self) -> String {
@@ -219,8 +219,8 @@ mod tests {
         for (head, want, words) in table {
             let Identity::Other(other) = identify(head) else { panic!("{head:?} taken for WebAssembly") };
             assert_eq!(other, *want, "{head:?}");
-            let Error::InvalidArgument(text) = other.error("/app/run") else { panic!("{head:?}: wrong kind of error") };
-            assert!(text.starts_with("/app/run is ") && text.contains(words), "{text}");
+            let Error::InvalidArgument(text) = other.error() else { panic!("{head:?}: wrong kind of error") };
+            assert!(text.starts_with("it is ") && text.contains(words), "{text}");
             assert!(!text.contains('\n'), "{text}");
         }
     }
@@ -237,7 +237,7 @@ mod tests {
         ];
         for (head, want) in table {
             let Identity::Other(other) = identify(&head) else { panic!("taken for WebAssembly") };
-            let text = other.error("app").to_string();
+            let text = other.error().to_string();
             assert!(text.contains(want), "{text}");
         }
     }

@@ -87,10 +87,16 @@ impl Origin {
 
     /// Reads and hashes all bytes; refuses what is not WebAssembly by its first ones. Blocks.
     ///
+    /// Messages leave it to the caller to say what "it" is.
+    ///
     /// # Errors
     /// `InvalidArgument` if it is not WebAssembly or does not hash to what was promised,
     /// `ResourceExhausted` over `bytes_max`.
     pub fn scan(&self, bytes_max: u64) -> Result<Scanned> {
+        self.scan_with(bytes_max, |_| Ok(()))
+    }
+
+    fn scan_with(&self, bytes_max: u64, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<Scanned> {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         let mut hasher = Sha256::new();
         let mut kind = None;
@@ -102,64 +108,64 @@ impl Origin {
                     kind = Some(self.kind(&head)?);
                 }
             }
-            Ok(())
+            take(chunk)
         })?;
         let kind = kind.map_or_else(|| self.kind(&head), Ok)?;
         let digest = Digest(hasher.finalize().into());
-        if let Origin::Layer { digest: promised, name, .. } = self
+        if let Origin::Layer { digest: promised, .. } = self
             && digest != *promised
         {
             return Err(Error::InvalidArgument(format!(
-                "{name}: the layer hashes to {digest:?}, its manifest says {promised:?}: pull the image again"
+                "the layer hashes to {digest:?}, its manifest says {promised:?}: pull the image again"
             )));
         }
         Ok(Scanned { digest, kind })
     }
 
-    /// The bytes in a sealed memory file, for the compiler. Blocks.
+    /// The bytes in a sealed memory file, for the compiler, and what they are. Blocks.
     ///
     /// # Errors
-    /// `Unavailable` if they no longer hash to `digest`; `Internal` if there is no memory for them.
-    pub fn to_memory(&self, digest: Digest, bytes_max: u64) -> Result<File> {
-        let failed = |e: std::io::Error| Error::Internal(format!("cannot copy {} into memory: {e}", self.name()));
+    /// `Unavailable` if they do not hash to `digest`: an error of any other kind would be believed of
+    /// all bytes that do. `Internal` if they cannot be read, or there is no memory for them.
+    pub fn to_memory(&self, digest: Digest, bytes_max: u64) -> Result<(File, Kind)> {
+        let failed = |e: std::io::Error| Error::Internal(format!("cannot copy it into memory: {e}"));
+        let changed = || Error::Unavailable("it changed while it was being read: start it again when nobody writes to it".into());
         let memory = memfd::create("hearth-wasm").map_err(failed)?;
-        let mut hasher = Sha256::new();
         let mut at = 0;
-        self.read(bytes_max, |chunk| {
-            hasher.update(chunk);
+        let scanned = self.scan_with(bytes_max, |chunk| {
             memory.write_all_at(chunk, at).map_err(failed)?;
             at += chunk.len() as u64;
             Ok(())
-        })?;
-        if digest != Digest(hasher.finalize().into()) {
-            return Err(Error::Unavailable(format!(
-                "{} changed while it was being read: start it again when nobody writes to it",
-                self.name()
-            )));
+        });
+        let scanned = match scanned {
+            Err(Error::InvalidArgument(_) | Error::ResourceExhausted(_)) => return Err(changed()),
+            scanned => scanned?,
+        };
+        if digest != scanned.digest {
+            return Err(changed());
         }
         memfd::seal(&memory).map_err(failed)?;
-        Ok(memory)
+        Ok((memory, scanned.kind))
     }
 
     fn kind(&self, head: &[u8]) -> Result<Kind> {
         match identify(head) {
             Identity::Wasm(kind) => Ok(kind),
-            Identity::Other(other) => Err(other.error(self.name())),
+            Identity::Other(other) => Err(other.error()),
         }
     }
 
     fn read(&self, bytes_max: u64, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         let too_large = || {
             Error::ResourceExhausted(format!(
-                "{} is larger than {bytes_max} bytes: build it smaller or raise modules.module_bytes_max",
-                self.name()
+                "it is larger than {bytes_max} bytes: build it smaller or raise modules.module_bytes_max"
             ))
         };
         match self {
             Origin::Layer { bytes, .. } if bytes.len() as u64 > bytes_max => Err(too_large()),
             Origin::Layer { bytes, .. } => bytes.chunks(CHUNK_BYTES).try_for_each(take),
             Origin::File(Found { file, .. }) => {
-                let failed = |e: std::io::Error| Error::Internal(format!("cannot read {}: {e}", self.name()));
+                let failed = |e: std::io::Error| Error::Internal(format!("cannot read it: {e}"));
                 if file.metadata().map_err(failed)?.len() > bytes_max {
                     return Err(too_large());
                 }
@@ -247,22 +253,27 @@ mod tests {
             assert!(text.contains("larger than 7 bytes") && text.contains("modules.module_bytes_max"), "{text}");
         }
         let Error::InvalidArgument(empty) = text(file(b""), 8) else { panic!() };
-        assert!(empty.starts_with("/app.wasm is an empty file"), "{empty}");
+        assert!(empty.starts_with("it is an empty file"), "{empty}");
         let Error::InvalidArgument(other) = text(layer(MODULE, Digest([7; 32])), 8) else { panic!() };
-        assert!(other.starts_with("image:1: the layer hashes to sha256:93a44b") && other.contains("sha256:0707"), "{other}");
+        assert!(other.starts_with("the layer hashes to sha256:93a44b") && other.contains("sha256:0707"), "{other}");
     }
 
     #[test]
     fn the_compiler_gets_the_bytes_that_were_hashed_or_none() {
         let origin = file(MODULE);
-        let mut memory = origin.to_memory(Digest::of(MODULE), 8).unwrap();
+        let (mut memory, kind) = origin.to_memory(Digest::of(MODULE), 8).unwrap();
+        assert_eq!(kind, Kind::Core);
         let mut bytes = Vec::new();
         memory.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, MODULE);
         assert!(memory.set_len(0).is_err(), "the copy can still be changed");
         let Origin::File(found) = &origin else { unreachable!() };
         found.file.write_all_at(b"\x0d\0\x01", 4).unwrap();
-        let Err(Error::Unavailable(text)) = origin.to_memory(Digest::of(MODULE), 8) else { panic!() };
-        assert!(text.contains("/app.wasm changed while"), "{text}");
+        let is_changed = || matches!(origin.to_memory(Digest::of(MODULE), 8), Err(Error::Unavailable(_)));
+        assert!(is_changed());
+        found.file.write_all_at(b"#!", 0).unwrap();
+        assert!(is_changed(), "that it is a script now says nothing about the module");
+        found.file.set_len(9).unwrap();
+        assert!(is_changed());
     }
 }
