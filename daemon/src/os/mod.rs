@@ -1,6 +1,8 @@
 //! The only place that makes system calls about namespaces, mounts, FIFOs and processes. One file
 //! per facility, RAII guards for what has to be undone.
 
+pub mod fifo;
 pub mod in_root;
 pub mod mount;
 pub mod process;
+pub mod spawn;
