@@ -280,7 +280,7 @@ impl Containerd {
     }
 
     /// A request in `namespace`.
-    fn request<T>(&self, what: &dyn Display, namespace: &str, message: T) -> Result<Request<T>> {
+    fn request<T>(&self, what: &(dyn Display + Sync), namespace: &str, message: T) -> Result<Request<T>> {
         let mut request = Request::new(message);
         let value = namespace.parse().map_err(|_| {
             let reason = format!("{namespace:?} is not a namespace's name");
@@ -293,7 +293,7 @@ impl Containerd {
     /// Waits for an answer.
     async fn ask<T>(
         &self,
-        what: &dyn Display,
+        what: &(dyn Display + Sync),
         answer: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T> {
         match tokio::time::timeout(self.timeout, answer).await {
@@ -307,7 +307,7 @@ impl Containerd {
     /// long as it comes.
     async fn piece(
         &self,
-        what: &dyn Display,
+        what: &(dyn Display + Sync),
         pieces: &mut Streaming<ReadContentResponse>,
     ) -> Result<Option<ReadContentResponse>> {
         match tokio::time::timeout(self.timeout, pieces.message()).await {
@@ -317,11 +317,11 @@ impl Containerd {
         }
     }
 
-    fn failure(&self, what: &dyn Display, reason: String) -> String {
+    fn failure(&self, what: &(dyn Display + Sync), reason: String) -> String {
         format!("cannot get {what} from containerd at {}: {reason}", self.address)
     }
 
-    fn late(&self, what: &dyn Display) -> Error {
+    fn late(&self, what: &(dyn Display + Sync)) -> Error {
         let reason = format!(
             "no answer within rpc.containerd_timeout_ms = {}; is it overloaded?",
             self.timeout.as_millis()
@@ -329,11 +329,11 @@ impl Containerd {
         Error::Unavailable(self.failure(what, reason))
     }
 
-    fn empty(&self, what: &dyn Display) -> Error {
+    fn empty(&self, what: &(dyn Display + Sync)) -> Error {
         Error::Internal(self.failure(what, "the answer is empty".into()))
     }
 
-    fn error(&self, what: &dyn Display, status: &Status) -> Error {
+    fn error(&self, what: &(dyn Display + Sync), status: &Status) -> Error {
         let text = |hint: &str| self.failure(what, format!("{}{hint}", reason(status)));
         // tonic calls a connection that broke in between Unknown.
         if std::error::Error::source(status).is_some_and(|s| s.is::<tonic::transport::Error>()) {
