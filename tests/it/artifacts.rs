@@ -2,7 +2,7 @@
 //!
 //! `ctr run IMAGE` refuses them on every version of containerd, before any shim is asked: "unknown image
 //! config media type" (1.6: "mismatched image rootfs and manifest layers"). So the container is made as
-//! CRI makes it, with the image's name and an empty snapshot, or with the image named by CRI's annotation.
+//! CRI makes it, with the image's name and an empty snapshot.
 
 use hearth_tests::{Guest, Image, NewContainer, World, api};
 
@@ -40,19 +40,6 @@ fn a_component_artifact_runs() {
     let image = world.import(&Image::artifact("hearth.test/component:1", "wasip2", Guest::EXIT.component_bytes()));
     run(&world, &image.name, "ill", &["exit", "7"]).assert_code(1);
     run(&world, &image.name, "well", &["exit", "0"]).assert_code(0);
-}
-
-#[test]
-fn an_artifact_named_by_annotation_runs() {
-    only_on_hearth!();
-    let world = World::new();
-    let image = world.import(&Image::artifact("hearth.test/module:1", "wasip1", Guest::HELLO.wasm_bytes()));
-    let mut spec = api::spec(&["/", "one"], &[("io.kubernetes.cri.image-name", &image.name)]);
-    let root = world.write("root/note", b"").parent().expect("it is a directory").display().to_string();
-    spec["root"]["path"] = root.into();
-    let path = world.write("spec.json", spec.to_string().as_bytes()).display().to_string();
-    let output = world.ctr(["run", "--rm", "--runtime", world.runtime().name(), "--config", &path, "annotated"]).ok();
-    assert!(output.stdout().contains("arg 1: one\n"), "{output}");
 }
 
 #[test]

@@ -148,19 +148,6 @@ fn a_full_disk_costs_the_cache_and_no_task() {
     assert!(world.hearthd_log().contains("No space left"), "the log names the reason");
 }
 
-#[test]
-fn an_image_is_compiled_when_it_is_imported() {
-    only_on_hearth!();
-    let world = World::new();
-    // The daemon follows a containerd from the first task on.
-    let hello = world.program(&Guest::HELLO);
-    world.run(&hello, "first").ok();
-    let image = world.program(&Guest::EXIT);
-    eventually("the image just imported is compiled", SHORT, || (counted(&world).compiles == 2.0).then_some(()));
-    world.run(&image, "start").args(["7"]).run().assert_code(7);
-    assert_eq!(counted(&world).compiles, 2.0, "its start compiled nothing");
-}
-
 /// The regular files under a directory.
 fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();

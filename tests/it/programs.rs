@@ -39,18 +39,20 @@ fn a_component_sees_its_arguments_and_environment() {
 fn the_environment_and_directory_of_the_image_are_the_guests() {
     let world = World::new();
     let program = match world.runtime() {
-        Runtime::Hearth => "/bin/files.wasm",
-        Runtime::Runc => "/bin/files",
+        Runtime::Hearth => "/bin/hello.wasm",
+        Runtime::Runc => "/bin/hello",
     };
-    let layer = Layer::new().file(program, 0o755, Guest::FILES.bytes_for(world.runtime())).file(
-        "/data/note",
-        0o644,
-        "from the working directory",
-    );
+    let layer = Layer::new().file(program, 0o755, Guest::HELLO.bytes_for(world.runtime())).file("/data/note", 0o644, "");
     let image = Image::scratch("hearth.test/workdir:1").layer(layer).entrypoint([program]).workdir("/data");
-    let image = world.import(&image);
-    let output = world.run(&image, "workdir").args(["read", "note"]).ok();
-    assert_eq!(output.stdout(), "from the working directory");
+    let image = world.import(&image.env("MOOD", "bright"));
+    let output = world.run(&image, "workdir").ok();
+    assert!(output.stdout().contains("env MOOD=bright\n"), "{output}");
+    // Preview 1 has no working directory to inherit; a guest that wants it reads PWD, as Go's does.
+    let directory = match world.runtime() {
+        Runtime::Hearth => "env PWD=/data\n",
+        Runtime::Runc => "cwd /data\n",
+    };
+    assert!(output.stdout().contains(directory), "{output}");
 }
 
 #[test]

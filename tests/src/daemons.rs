@@ -176,7 +176,7 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
 
 /// A small disk for the module store, once.
 fn mount_module_store(machine: &Machine, layout: &Layout, bytes: u64) {
-    const SCRIPT: &str = r#"mountpoint -q "$2" || mount -t tmpfs -o "size=$1" tmpfs "$2""#;
+    const SCRIPT: &str = r#"mountpoint -q "$2" || mount -t tmpfs -o "size=$1,mode=0700" tmpfs "$2""#;
     let mut command = machine.command("sh");
     command.args(["-c", SCRIPT, "sh", &bytes.to_string()]).arg(layout.hearthd_root());
     let mounted = Process::start("mount", &mut command).wait(SHORT);

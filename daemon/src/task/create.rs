@@ -103,7 +103,10 @@ impl Creator {
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
         let located = self.locate(&request, &spec, plan).await?;
-        located.program.check_entry(&self.world.engines, located.export.as_deref())?;
+        located
+            .program
+            .check_entry(&self.world.engines, located.export.as_deref())
+            .map_err(|e| e.context(spec.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = self.memory_limit(&spec, &located.program)?;
         let stdio = Arc::new(Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?);
 
@@ -211,7 +214,7 @@ impl Creator {
         let found = match wanted.clone() {
             Some(wanted) => self.modules.find(open_root(root.path())?, wanted).await,
             None => Err(Error::InvalidArgument(
-                "the container names no program: its image has no entry point and no argument was given".into(),
+                "process.args is empty: the image has no entry point and no argument was given".into(),
             )),
         };
         let loaded = match found {

@@ -157,7 +157,7 @@ impl Other {
             Other::Precompiled => "is a module already compiled by wasmtime, which is machine code and never run from an image: put the .wasm file into the image, Hearth compiles it once per node".into(),
             Other::Native(os, architecture) => {
                 let of = if *architecture == "unknown" { format!("{os} program") } else { format!("{os}/{architecture} program") };
-                format!("is a native {of}, not WebAssembly: {BUILD}, or run this image with another runtime class")
+                format!("is a native {of} (an ELF, PE or Mach-O file), not WebAssembly: {BUILD}, or run this image with another runtime class")
             }
             Other::Script(interpreter) => format!(
                 "is a script for {interpreter:?}, not WebAssembly: name the .wasm file itself as the image's entry point"

@@ -118,7 +118,7 @@ fn candidates(wanted: &Wanted) -> Result<Vec<Candidate>> {
     let Wanted { program, path, cwd } = wanted;
     if program.is_empty() {
         return Err(Error::InvalidArgument(
-            "the container names no program: set the image's entry point, or a command, to its .wasm file".into(),
+            "process.args names no program: set the image's entry point, or a command, to its .wasm file".into(),
         ));
     }
     for (what, text) in [("the program's name", program), ("process.cwd", cwd)] {
@@ -192,7 +192,7 @@ fn missing(program: &str, candidates: &[Candidate]) -> Error {
     let shown = plain.iter().take(NAMES_SHOWN).copied().collect::<Vec<_>>().join(", ");
     let more = if plain.len() > NAMES_SHOWN { format!(" and {} more", plain.len() - NAMES_SHOWN) } else { String::new() };
     Error::InvalidArgument(format!(
-        "no program {program:?} in the container's root file system: tried {shown}{more}, also with .wasm appended; check the image's entry point and PATH"
+        "no program {program:?} in the container's root file system (no such file): tried {shown}{more}, also with .wasm appended; check the image's entry point and PATH"
     ))
 }
 
@@ -318,7 +318,7 @@ mod tests {
             ("/climb", "leaves the container's root"),
             ("../../x", "leaves the container's root"),
             ("/circle", "circle"),
-            ("/none", "no program \"/none\" in the container's root file system: tried /none, also with .wasm appended"),
+            ("/none", "no program \"/none\" in the container's root file system (no such file): tried /none, also with .wasm appended"),
             ("none", "tried /usr/bin/none, /bin/none, /work/none, also"),
         ];
         for (program, want) in table {
