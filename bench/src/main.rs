@@ -1,1 +1,110 @@
-fn main() {}
+//! `hearth-bench`: how fast hearthd starts a guest, straight at its task socket, beside the least
+//! that any daemon could take on the same machine in the same run.
+//!
+//! # What the numbers mean
+//!
+//! A *start* is a Create and a Start call, one after the other on one ttrpc connection. Bundles,
+//! FIFOs and images are made before its clock starts, and the guest's end, Delete and the removal
+//! of the bundle come after the clock has stopped. With 16 clients, each on a connection of its
+//! own, all prepare, then all start at the same moment, then all finish: what is measured is a
+//! burst, and every start in it waits for the others.
+//!
+//! * **Start reply**: Create sent → Start answered. hearthd answers Start when the guest's first
+//!   poll was handed to a worker, so for a bundle without stdio this stands for the first guest
+//!   instruction; the daemon's phase `first_call` says how much later the instruction itself was.
+//! * **first byte**: Create sent → the byte read that the guest writes to stdout (a FIFO) as its
+//!   first act. This includes the byte's way through the FIFO and the wake-up of its reader.
+//! * **floor**: for a *bare* bundle (a rootfs directory with the module, nothing else) the same two
+//!   calls at a server of the same ttrpc stack, in another process with as many threads, that
+//!   answers at once with nothing. For a *cri* bundle (overlay, tmpfs on `/dev`, six binds, two
+//!   FIFOs) that pair, and before it the same mounts and FIFO opens, made by this program in a
+//!   private mount namespace with the fewest system calls. Batches at the daemon and at the floor
+//!   alternate, so that both see the same machine.
+//!   With 16 clients each makes its mounts on a thread of its own.
+//! * **ratio**: a percentile of the daemon over the same percentile of the floor. Only ratios can
+//!   be compared between runs, machines or days.
+//! * **stages**: *warm*: the daemon has started this module before. *disk*: an earlier daemon has
+//!   compiled it, and this one, launched anew for each batch, starts it for the first time; the
+//!   very first start after each launch is reported apart. *cold*: each start brings a module never
+//!   seen before (the same program with another custom section), so a compile is in the number. The
+//!   built-in module is tiny: what a cold start costs with a real one, `--module` shows. Whether
+//!   the modules came from where the stage says is checked by the daemon's own counters.
+//! * **phases**: differences of the daemon's histogram `hearth_start_phase_seconds` over the
+//!   measured batches. Means are exact; percentiles are interpolated within buckets.
+//!
+//! # What they do not mean
+//!
+//! containerd, CRI, kubelet, the shim's exec, image pull and snapshots are not in them. The
+//! clients' side of the calls (this program, on the same processors) is in both, daemon and floor.
+//! A CRI-like bundle belongs to no sandbox; it has a real network namespace, but one without
+//! interfaces; its `/dev/shm` is
+//! bound from a directory, not a tmpfs. Bundles and images lie on a tmpfs (but for
+//! `--bundles-on-disk`): unmounting an overlay syncs its upper file system, and a disk's journal
+//! would then be most of what is measured; the daemon's own directories, its module store among
+//! them, lie in the scratch directory. The floor's mounts serve as a yardstick only: a daemon that
+//! finds a cheaper way to the same file system may be below it.
+//!
+//! # Failure paths
+//!
+//! The first thing that fails ends the run with one error, which quotes the daemon's log where it
+//! has a part in it. On SIGINT, SIGTERM and SIGHUP, too, everything is undone; were this program
+//! killed, its children die with it and its mounts with them, and only its scratch directory stays.
+#![forbid(unsafe_code)]
+
+mod args;
+mod bundle;
+mod events;
+mod guest;
+mod hearthd;
+mod lane;
+mod machine;
+mod metrics;
+mod namespaces;
+mod null_server;
+mod output;
+mod process;
+mod progress;
+mod report;
+mod rootfs;
+mod runtimes;
+mod scenario;
+mod scratch;
+mod shim;
+mod signals;
+mod start;
+mod stats;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::signals::Interrupted;
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Start(arguments) => arguments.run(),
+        Command::Shim(arguments) => arguments.run(),
+        Command::NullServer { socket } => null_server::serve(&socket),
+        Command::ExecTied {
+            parent,
+            program,
+            arguments,
+        } => process::exec_tied(parent, &program, &arguments),
+    };
+    exit_code(result)
+}
+
+fn exit_code(result: Result<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    if let Some(Interrupted(signal)) = error.downcast_ref() {
+        eprintln!("hearth-bench: interrupted; everything is removed");
+        return ExitCode::from(128 + signal);
+    }
+    eprintln!("hearth-bench: {error:#}");
+    ExitCode::FAILURE
+}

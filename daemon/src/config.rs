@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything an operator can set. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -135,7 +135,7 @@ impl Default for Rpc {
 }
 
 /// wasmtime's engine and its pool.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Engine {
     /// Guests that find a warm slot. Each costs address space, not memory, until used.
@@ -396,7 +396,6 @@ impl Config {
             ("modules.compile_queue_max", self.modules.compile_queue_max as u64),
             ("modules.compile_seconds_max", self.modules.compile_seconds_max),
             ("modules.compile_cpu_seconds_max", self.modules.compile_cpu_seconds_max),
-            ("events.queue_max", self.events.queue_max as u64),
             ("events.retry_ms", self.events.retry_ms),
             ("events.timeout_ms", self.events.timeout_ms),
             ("stdio.chunk_bytes", self.stdio.chunk_bytes as u64),
@@ -413,6 +412,14 @@ impl Config {
         if self.scheduler.blocked_after_ms <= self.scheduler.slice_ms {
             return fail("scheduler.blocked_after_ms", format!(
                 "must be over scheduler.slice_ms ({})", self.scheduler.slice_ms));
+        }
+        if self.events.queue_max < crate::events::EVENTS_PER_TASK {
+            return fail("events.queue_max", format!(
+                "must be at least {}, the events of one task", crate::events::EVENTS_PER_TASK));
+        }
+        if self.events.retry_max_ms < self.events.retry_ms {
+            return fail("events.retry_max_ms", format!(
+                "must be at least events.retry_ms ({})", self.events.retry_ms));
         }
         if self.modules.compile_uid == 0 {
             return fail("modules.compile_uid", "the compiler reads strangers' bytes: it must not be root".into());
@@ -445,6 +452,8 @@ mod tests {
             ("engine.pool_slots = 0", "engine.pool_slots: must be at least 1"),
             ("engine.stack_bytes = 600000", "engine.stack_bytes"),
             ("scheduler.blocked_after_ms = 1", "scheduler.blocked_after_ms"),
+            ("events.queue_max = 4", "events.queue_max: must be at least 5"),
+            ("events.retry_max_ms = 9", "events.retry_max_ms"),
             ("modules.compile_uid = 0", "modules.compile_uid"),
         ];
         for (text, want) in cases {

@@ -118,6 +118,8 @@ pub struct Metrics {
     pub events_sent: IntCounter,
     /// Deliveries that failed and were tried again.
     pub events_retried: IntCounter,
+    /// Events containerd will never take.
+    pub events_refused: IntCounter,
     /// Guests that can run and wait for a worker.
     pub run_queue: IntGauge,
     /// Worker threads, by state.
@@ -235,6 +237,10 @@ impl Metrics {
                 "hearth_events_retried_total",
                 "Deliveries of events that failed and were tried again.",
             ),
+            events_refused: declare.counter(
+                "hearth_events_refused_total",
+                "Events that containerd will never take (it says why in the log); not tried again.",
+            ),
             run_queue: declare
                 .gauge("hearth_run_queue", "Guests that can run and wait for a worker."),
             workers: declare.gauges(
@@ -263,7 +269,7 @@ impl Metrics {
         for state in ["idle", "running", "blocked"] {
             self.workers.with_label_values(&[state]);
         }
-        for result in ["ok", "invalid", "limit", "crashed"] {
+        for result in ["ok", "invalid", "limit", "crashed", "failed"] {
             self.compiles.with_label_values(&[result]);
         }
         for method in METHODS {
@@ -348,6 +354,8 @@ impl Declare<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -371,5 +379,19 @@ mod tests {
             metrics.phase(phase, Duration::from_micros(3));
             assert!(metrics.render().contains(&format!("hearth_start_phase_seconds_count{{phase=\"{name}\"}} 1")));
         }
+    }
+
+    #[test]
+    fn every_metric_is_on_the_dashboard_and_nothing_else_is() {
+        let dashboard = include_str!("../../dashboards/hearth.json");
+        let declared: BTreeSet<String> =
+            Metrics::new().registry.gather().iter().map(|family| family.name().to_string()).collect();
+        let mut shown = BTreeSet::new();
+        for (at, _) in dashboard.match_indices("hearth_") {
+            let name: String =
+                dashboard[at..].chars().take_while(|c| c.is_ascii_lowercase() || matches!(c, '_' | '0'..='9')).collect();
+            shown.insert(name.strip_suffix("_bucket").unwrap_or(&name).to_string());
+        }
+        assert_eq!(declared, shown);
     }
 }

@@ -147,7 +147,9 @@ pub fn frame_length(prefix: [u8; 4]) -> io::Result<usize> {
     if length > MAX_FRAME_BYTES {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a control message announces {length} bytes, over the limit of {MAX_FRAME_BYTES}: is the peer a hearth shim?"),
+            format!(
+                "a control message announces {length} bytes, over the limit of {MAX_FRAME_BYTES}: is the peer a hearth shim?"
+            ),
         ));
     }
     Ok(length)

@@ -101,6 +101,7 @@ pub fn readiness(input: BorrowedFd) -> Result<Readiness, Errno> {
 ///
 /// # Errors
 /// If epoll takes no more, or the descriptor is a file, which is always ready.
+#[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor; see the comment")]
 pub fn register(fd: Arc<OwnedFd>, interest: Interest) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: the descriptor has to stay the same open file until it is deregistered. An `OwnedFd`
     // behind an `Arc` cannot be replaced, and it is closed only when its last owner goes, of which the

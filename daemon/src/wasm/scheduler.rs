@@ -16,8 +16,11 @@
 //!
 //! A kill is a flag and a wake-up: the wrapper sees the flag and drops the guest's future, which
 //! unwinds it wherever it is: computing (it yields at the next tick), asleep or blocked on stdio (its
-//! future is pending). Only a guest inside a system call has to come back from it first.
+//! future is pending). A killed guest that is inside a system call (a FIFO of its image that nobody
+//! writes to) gets its thread interrupted by a signal; only a call that takes no signal (a hung hard
+//! NFS mount) has to come back by itself.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -130,6 +133,37 @@ struct Slot {
     poll_began_ns: AtomicU64,
     /// The ticker found it asleep in a system call and replaced it.
     blocked: AtomicBool,
+    /// Whose poll it is in.
+    guest: Mutex<Option<Arc<Guest>>>,
+}
+
+thread_local! {
+    /// The slot of the worker that this thread is.
+    static SLOT: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+/// Says to the ticker whose poll this thread is in, until it is dropped.
+struct Polling;
+
+impl Polling {
+    fn begin(guest: &Arc<Guest>) -> Polling {
+        Polling::set(Some(guest.clone()));
+        Polling
+    }
+
+    fn set(guest: Option<Arc<Guest>>) {
+        SLOT.with_borrow(|slot| {
+            if let Some(slot) = slot {
+                *slot.guest.lock() = guest;
+            }
+        });
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        Polling::set(None);
+    }
 }
 
 impl Scheduler {
@@ -143,6 +177,7 @@ impl Scheduler {
         metrics: Arc<Metrics>,
         runtime: tokio::runtime::Handle,
     ) -> std::io::Result<Scheduler> {
+        process::install_interrupt()?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let target = if config.workers == 0 { cores } else { config.workers };
         let shared = Arc::new(Shared {
@@ -332,7 +367,9 @@ fn work(shared: &Arc<Shared>) {
         thread_id: rustix::thread::gettid(),
         poll_began_ns: AtomicU64::new(0),
         blocked: AtomicBool::new(false),
+        guest: Mutex::new(None),
     });
+    SLOT.set(Some(slot.clone()));
     shared.workers.lock().slots.push(slot.clone());
     while let Some(runnable) = shared.next() {
         slot.poll_began_ns.store(shared.now_ns().max(1), Ordering::Release);
@@ -404,16 +441,18 @@ impl Ticker {
         let now = shared.now_ns();
         let long = |slot: &&Arc<Slot>| {
             let began = slot.poll_began_ns.load(Ordering::Acquire);
-            began != 0
-                && now.saturating_sub(began) > self.blocked_after_ns
-                && !slot.blocked.load(Ordering::Acquire)
+            began != 0 && now.saturating_sub(began) > self.blocked_after_ns
         };
         let suspects: Vec<_> = shared.workers.lock().slots.iter().filter(long).cloned().collect();
         for slot in suspects {
             // A guest that computes looks up every tick, so a poll this long is in host code; if the
             // thread also sleeps there, it is in a system call. One that computes on is left alone.
-            if process::thread_sleeps(slot.thread_id) {
+            if !slot.blocked.load(Ordering::Acquire) && process::thread_sleeps(slot.thread_id) {
                 self.replace(&slot);
+            }
+            if slot.blocked.load(Ordering::Acquire) && slot.guest.lock().as_ref().is_some_and(|g| g.is_killed()) {
+                // Again at every tick, since the signal may land just before the call it shall end.
+                process::interrupt_thread(slot.thread_id);
             }
         }
     }
@@ -460,6 +499,7 @@ where
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.guest.waker.register(context.waker());
+        let _polling = Polling::begin(&this.guest);
         let began = thread_cpu_ns();
         this.guest.slice_began_ns.store(this.shared.now_ns(), Ordering::Relaxed);
         let polled = if this.guest.is_killed() {
@@ -467,6 +507,8 @@ where
         } else if let Some(future) = &mut this.future {
             match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
                 Ok(Poll::Pending) => None,
+                // An interrupted system call or epoch check lets it end early: that was the kill.
+                Ok(Poll::Ready(_)) if this.guest.is_killed() => Some(End::Killed),
                 Ok(Poll::Ready(output)) => Some(End::Completed(output)),
                 Err(panic) => Some(End::Panicked(panic_text(panic.as_ref()))),
             }
@@ -604,6 +646,25 @@ mod tests {
             assert!(Instant::now() < deadline, "the surplus worker never left");
             std::thread::yield_now();
         }
+        scheduler.stop();
+    }
+
+    #[test]
+    fn a_kill_interrupts_a_guest_inside_a_system_call() {
+        let runtime = runtime();
+        let scheduler = scheduler(&runtime, 1);
+        let (send, ends) = mpsc::channel();
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let guest = Arc::new(Guest::default());
+        let (began, has_begun) = mpsc::channel();
+        let future = async move {
+            began.send(()).unwrap();
+            rustix::io::read(&reader, &mut [0u8; 1]).unwrap_err()
+        };
+        scheduler.spawn(guest.clone(), future, move |end| send.send(format!("{end:?}")).unwrap());
+        has_begun.recv_timeout(SOON).unwrap();
+        guest.kill();
+        assert_eq!(ends.recv_timeout(SOON).unwrap(), "Killed");
         scheduler.stop();
     }
 

@@ -1,0 +1,386 @@
+//! The bundles that are started: directories with `config.json` and a root file system, as a person
+//! (bare) or CRI (cri) would make them. All of it is made before the clock starts.
+//!
+//! Failure paths: file system errors, with the path.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use containerd_shim_protos::api::{CreateTaskRequest, Mount};
+use rustix::fs::{FileType, Mode};
+use serde_json::{Value, json};
+use tokio::net::unix::pipe;
+
+use crate::guest::{self, Module};
+use crate::namespaces::PodNetwork;
+use crate::rootfs::{RootPlan, Volume};
+
+/// A directory that holds the module and nothing else: an image's only layer.
+#[derive(Debug, Clone)]
+pub struct Image {
+    dir: PathBuf,
+}
+
+impl Image {
+    /// Writes an image to a new directory.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn create(dir: PathBuf, module: &Module) -> Result<Image> {
+        make_dir(&dir)?;
+        write(&dir.join(guest::FILE_NAME), module.bytes())?;
+        Ok(Image { dir })
+    }
+
+    /// The image's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// What the containers of one pod share: the files that kubelet and CRI write for it, and its
+/// network namespace.
+pub struct Pod {
+    dir: PathBuf,
+    network: PodNetwork,
+}
+
+impl Pod {
+    /// Writes a pod's files to a new directory.
+    ///
+    /// # Errors
+    /// Of the file system; without root, from the network namespace.
+    pub fn create(dir: PathBuf) -> Result<Pod> {
+        make_dir(&dir)?;
+        write(
+            &dir.join("hosts"),
+            b"127.0.0.1\tlocalhost\n::1\tlocalhost\n10.88.0.7\tbench\n",
+        )?;
+        write(&dir.join("hostname"), b"bench\n")?;
+        write(
+            &dir.join("resolv.conf"),
+            b"search default.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.96.0.10\noptions ndots:5\n",
+        )?;
+        write(&dir.join("termination-log"), b"")?;
+        make_dir(&dir.join("shm"))?;
+        make_dir(&dir.join("secret"))?;
+        write(&dir.join("secret/token"), &[b'x'; 1024])?;
+        write(&dir.join("secret/namespace"), b"default")?;
+        Ok(Pod {
+            dir,
+            network: PodNetwork::new()?,
+        })
+    }
+
+    /// The six binds that CRI makes for a container, in its order. The shared memory's source is a
+    /// plain directory here; under CRI it is a tmpfs of the sandbox.
+    fn volumes(&self) -> Vec<Volume> {
+        let bind = |destination, source: &str, directory, read_only| Volume {
+            source: self.dir.join(source),
+            destination,
+            directory,
+            read_only,
+        };
+        vec![
+            bind("/etc/hosts", "hosts", false, false),
+            bind("/dev/termination-log", "termination-log", false, false),
+            bind("/etc/hostname", "hostname", false, false),
+            bind("/etc/resolv.conf", "resolv.conf", false, false),
+            bind("/dev/shm", "shm", true, false),
+            bind(
+                "/var/run/secrets/kubernetes.io/serviceaccount",
+                "secret",
+                true,
+                true,
+            ),
+        ]
+    }
+}
+
+/// The reading ends of a task's FIFOs.
+pub struct Stdio {
+    /// Where the guest's first byte arrives.
+    pub stdout: pipe::Receiver,
+    /// Kept open, as containerd keeps it; the guest writes nothing there.
+    _stderr: pipe::Receiver,
+}
+
+/// A bundle ready to be created and started.
+pub struct Bundle {
+    dir: PathBuf,
+    image: Image,
+    /// The Create request for it.
+    pub create: CreateTaskRequest,
+    /// FIFOs, where the request names some.
+    pub stdio: Option<Stdio>,
+    /// What the floor mounts, where the request names mounts.
+    pub root: Option<RootPlan>,
+}
+
+impl Bundle {
+    /// Makes a bundle in a new directory for the task `id`.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn create(dir: PathBuf, id: &str, image: Image, pod: Option<&Pod>) -> Result<Bundle> {
+        make_dir(&dir)?;
+        let rootfs = dir.join("rootfs");
+        let mut create = CreateTaskRequest::new();
+        create.id = id.to_owned();
+        create.bundle = text(&dir);
+        let Some(pod) = pod else {
+            // Moving the directory keeps the file's identity: no start pays for a file that is new
+            // to the kernel.
+            fs::rename(image.dir(), &rootfs)
+                .with_context(|| format!("cannot move {} into a bundle", image.dir().display()))?;
+            write_json(&dir.join("config.json"), &bare_spec())?;
+            return Ok(Bundle {
+                dir,
+                image,
+                create,
+                stdio: None,
+                root: None,
+            });
+        };
+        make_dir(&rootfs)?;
+        make_dir(&dir.join("upper"))?;
+        make_dir(&dir.join("work"))?;
+        let volumes = pod.volumes();
+        write_json(
+            &dir.join("config.json"),
+            &cri_spec(id, &volumes, pod.network.path()),
+        )?;
+        let options = vec![
+            "index=off".to_owned(),
+            format!("workdir={}", text(&dir.join("work"))),
+            format!("upperdir={}", text(&dir.join("upper"))),
+            format!("lowerdir={}", text(image.dir())),
+        ];
+        let root = RootPlan {
+            overlay_options: CString::new(options.join(","))?,
+            target: rootfs,
+            volumes,
+            fifos: [dir.join("stdout"), dir.join("stderr")],
+        };
+        create.rootfs = vec![Mount {
+            type_: "overlay".into(),
+            source: "overlay".into(),
+            options,
+            ..Mount::default()
+        }];
+        let [stdout, stderr] = &root.fifos;
+        create.stdout = text(stdout);
+        create.stderr = text(stderr);
+        let stdio = Stdio {
+            stdout: make_fifo(stdout)?,
+            _stderr: make_fifo(stderr)?,
+        };
+        Ok(Bundle {
+            dir,
+            image,
+            create,
+            stdio: Some(stdio),
+            root: Some(root),
+        })
+    }
+
+    /// Removes the bundle and hands its image back.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn remove(self) -> Result<Image> {
+        if self.root.is_none() {
+            let rootfs = self.dir.join("rootfs");
+            fs::rename(&rootfs, self.image.dir())
+                .with_context(|| format!("cannot move {} back", rootfs.display()))?;
+        }
+        remove_dir(&self.dir)?;
+        Ok(self.image)
+    }
+}
+
+/// Removes a directory and all in it.
+///
+/// # Errors
+/// Of the file system, with the path.
+pub fn remove_dir(dir: &Path) -> Result<()> {
+    fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
+}
+
+/// Makes a directory that must not exist yet.
+///
+/// # Errors
+/// Of the file system, with the path.
+pub fn make_dir(dir: &Path) -> Result<()> {
+    fs::create_dir(dir).with_context(|| format!("cannot make directory {}", dir.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write(path, &serde_json::to_vec(value)?)
+}
+
+/// Our paths are made of the scratch directory's, which was checked to be UTF-8.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Makes a FIFO and opens it as containerd's client does before Create. Opened read-write, it shows
+/// no end of file before the daemon has opened its side.
+fn make_fifo(path: &Path) -> Result<pipe::Receiver> {
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path,
+        FileType::Fifo,
+        Mode::from_raw_mode(0o700),
+        0,
+    )
+    .with_context(|| format!("cannot make FIFO {}", path.display()))?;
+    pipe::OpenOptions::new()
+        .read_write(true)
+        .open_receiver(path)
+        .with_context(|| format!("cannot open FIFO {}", path.display()))
+}
+
+/// The least that starts a guest.
+fn bare_spec() -> Value {
+    json!({
+        "ociVersion": "1.1.0",
+        "process": {
+            "user": { "uid": 0, "gid": 0 },
+            "args": [format!("/{}", guest::FILE_NAME)],
+            "env": ["PATH=/"],
+            "cwd": "/",
+        },
+        "root": { "path": "rootfs" },
+    })
+}
+
+/// The spec that CRI makes for a container of an ordinary pod with a service account.
+fn cri_spec(id: &str, volumes: &[Volume], network: &Path) -> Value {
+    json!({
+        "ociVersion": "1.1.0",
+        "process": cri_process(),
+        "root": { "path": "rootfs" },
+        "mounts": cri_mounts(volumes),
+        "annotations": {
+            "io.kubernetes.cri.container-name": "app",
+            "io.kubernetes.cri.image-name": "registry.example/bench/hello:1.0.0",
+        },
+        "linux": {
+            "resources": {
+                "devices": [{ "allow": false, "access": "rwm" }],
+                "memory": { "limit": 134_217_728u64 },
+                "cpu": { "shares": 256, "quota": 100_000, "period": 100_000 },
+            },
+            "cgroupsPath": format!("/kubepods/burstable/pod5f3c6a54-7a0e-4a1c-9d0e-6b5a4b7d1c22/{id}"),
+            "namespaces": [
+                { "type": "pid" },
+                { "type": "ipc", "path": "/proc/self/ns/ipc" },
+                { "type": "uts", "path": "/proc/self/ns/uts" },
+                { "type": "mount" },
+                { "type": "network", "path": network },
+            ],
+            "maskedPaths": [
+                "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
+                "/sys/firmware", "/sys/devices/virtual/powercap",
+            ],
+            "readonlyPaths": [
+                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+            ],
+        },
+    })
+}
+
+fn cri_process() -> Value {
+    let capabilities = [
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FSETID",
+        "CAP_FOWNER",
+        "CAP_MKNOD",
+        "CAP_NET_RAW",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SETFCAP",
+        "CAP_SETPCAP",
+        "CAP_NET_BIND_SERVICE",
+        "CAP_SYS_CHROOT",
+        "CAP_KILL",
+        "CAP_AUDIT_WRITE",
+    ];
+    json!({
+        "user": { "uid": 0, "gid": 0, "additionalGids": [0] },
+        "args": [format!("/{}", guest::FILE_NAME), "--listen", "0.0.0.0:8080"],
+        "env": [
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOSTNAME=bench",
+            "LOG_LEVEL=info",
+            "POD_NAME=bench",
+            "POD_NAMESPACE=default",
+            "KUBERNETES_SERVICE_HOST=10.96.0.1",
+            "KUBERNETES_SERVICE_PORT=443",
+            "KUBERNETES_SERVICE_PORT_HTTPS=443",
+            "KUBERNETES_PORT=tcp://10.96.0.1:443",
+            "KUBERNETES_PORT_443_TCP=tcp://10.96.0.1:443",
+            "KUBERNETES_PORT_443_TCP_PROTO=tcp",
+            "KUBERNETES_PORT_443_TCP_PORT=443",
+            "KUBERNETES_PORT_443_TCP_ADDR=10.96.0.1",
+        ],
+        "cwd": "/",
+        "capabilities": {
+            "bounding": capabilities,
+            "effective": capabilities,
+            "permitted": capabilities,
+        },
+        "apparmorProfile": "cri-containerd.apparmor.d",
+        "oomScoreAdj": 999,
+    })
+}
+
+fn cri_mounts(volumes: &[Volume]) -> Vec<Value> {
+    let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
+    let mut mounts = vec![
+        mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", "ro"],
+        ),
+    ];
+    mounts.extend(volumes.iter().map(|volume| {
+        let access = if volume.read_only { "ro" } else { "rw" };
+        json!({
+            "destination": volume.destination,
+            "type": "bind",
+            "source": volume.source,
+            "options": ["rbind", "rprivate", access],
+        })
+    }));
+    mounts
+}

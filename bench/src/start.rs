@@ -1,0 +1,458 @@
+//! The `start` command: runs the scenarios, daemon and floor in turn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::bundle::{Image, Pod, make_dir, remove_dir};
+use crate::events::EventSink;
+use crate::guest::Module;
+use crate::hearthd::{Hearthd, Home};
+use crate::lane::{Images, Lane, Peer, Sample, Setup};
+use crate::machine::{Machine, version_of};
+use crate::metrics::{Histogram, Scrape};
+use crate::null_server;
+use crate::progress::{progress, progress_done};
+use crate::report::{
+    DaemonReport, FloorMounts, FloorReport, Phase, Program, Ratios, Report, SCHEMA, ScenarioReport,
+};
+use crate::rootfs::MountTimes;
+use crate::runtimes::Runtimes;
+use crate::scenario::{BundleKind, Plan, Scenario, Stage};
+use crate::scratch::{BundleStore, Scratch};
+use crate::stats::Summary;
+
+/// The daemon's histogram of the phases of a start, and its label.
+const PHASES: (&str, &str) = ("hearth_start_phase_seconds", "phase");
+
+/// The daemon's counter of where modules were found, and its label.
+const LOOKUPS: (&str, &str) = ("hearth_module_lookups_total", "source");
+
+/// The phases in the order of a start; others that the daemon has come behind.
+const PHASE_ORDER: [&str; 6] = [
+    "bundle",
+    "lookup",
+    "compile",
+    "mounts",
+    "instantiate",
+    "first_call",
+];
+
+/// How long one round may take, compiles included, before the run is given up.
+const ROUND_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What to run.
+pub struct Options {
+    /// The scenarios, in order.
+    pub scenarios: Vec<Scenario>,
+    /// The daemon's binary; none measures the floor alone.
+    pub hearthd: Option<PathBuf>,
+    /// The guest.
+    pub module: Module,
+    /// Fewer iterations.
+    pub quick: bool,
+    /// Where the bundles are, for the report; the scratch directory was made so.
+    pub store: BundleStore,
+}
+
+/// Everything a scenario's two sides need.
+struct Bench<'a> {
+    options: &'a Options,
+    scratch: &'a Scratch,
+    runtimes: &'a Runtimes,
+    events: EventSink,
+    null_address: String,
+}
+
+/// The clients of one side, each ready for its next start.
+struct Side {
+    lanes: Vec<Lane>,
+    runtime: Handle,
+}
+
+/// A daemon with its clients and what was seen of it.
+struct DaemonSide<'a> {
+    program: &'a Path,
+    home: Home,
+    events: &'a EventSink,
+    daemon: Hearthd,
+    side: Side,
+    seen: Seen,
+}
+
+/// What was measured at the daemon so far.
+#[derive(Default)]
+struct Seen {
+    samples: Vec<Sample>,
+    first_after_launch: Vec<Sample>,
+    phases: BTreeMap<String, Histogram>,
+    lookups: BTreeMap<String, u64>,
+}
+
+/// Runs all scenarios. To be called on the main thread, which the daemon is tied to.
+///
+/// # Errors
+/// The first thing that fails ends the run.
+pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> Result<Report> {
+    let machine = Machine::here();
+    let null_socket = scratch.path().join("null.sock");
+    let _null_server = null_server::spawn(&null_socket)?;
+    let bench = Bench {
+        options,
+        scratch,
+        runtimes,
+        events: EventSink::listen(scratch.path().join("events.sock"))?,
+        null_address: null_server::address(&null_socket),
+    };
+    let mut scenarios = Vec::new();
+    for (index, scenario) in options.scenarios.iter().enumerate() {
+        eprintln!(
+            "hearth-bench: {scenario} ({} of {})",
+            index + 1,
+            options.scenarios.len()
+        );
+        let report = bench
+            .scenario(*scenario)
+            .await
+            .with_context(|| scenario.to_string())?;
+        scenarios.push(report);
+    }
+    if options.hearthd.is_some() {
+        eprintln!("hearth-bench: took {} events", bench.events.taken());
+    }
+    Ok(Report {
+        schema: SCHEMA,
+        machine,
+        hearthd: options.hearthd.as_ref().map(|path| Program {
+            path: path.display().to_string(),
+            version: version_of(path),
+        }),
+        module_bytes: options.module.bytes().len(),
+        quick: options.quick,
+        bundles_in_memory: options.store == BundleStore::Memory,
+        scenarios,
+    })
+}
+
+impl Bench<'_> {
+    async fn scenario(&self, scenario: Scenario) -> Result<ScenarioReport> {
+        let plan = scenario.plan(self.options.quick);
+        let dir = self.scratch.bundles().join("s");
+        make_dir(&dir)?;
+        let mut floor_side = self
+            .side(scenario, plan, Peer::Floor, &dir, &self.null_address)
+            .await?;
+        floor_side.rounds(plan.warm_up_rounds).await?;
+        let mut daemon_side = match &self.options.hearthd {
+            Some(program) => Some(self.daemon_side(scenario, plan, program, &dir).await?),
+            None => None,
+        };
+        let mut floor = Vec::new();
+        for batch in 0..plan.batches {
+            progress(&format!("batch {} of {}", batch + 1, plan.batches));
+            if let Some(daemon_side) = &mut daemon_side {
+                daemon_side.batch(scenario, plan).await?;
+            }
+            floor.extend(
+                floor_side
+                    .rounds(plan.floor_rounds)
+                    .await
+                    .context("the floor")?,
+            );
+        }
+        progress_done();
+        let hearthd = match daemon_side {
+            Some(daemon_side) => Some(daemon_side.end(scenario)?),
+            None => None,
+        };
+        drop(floor_side);
+        remove_dir(&dir)?;
+        if hearthd.is_some() {
+            remove_dir(&self.home())?;
+        }
+        let floor = floor_report(&floor).context("no samples of the floor")?;
+        let ratios = hearthd.as_ref().map(|hearthd| Ratios::of(hearthd, &floor));
+        Ok(ScenarioReport {
+            name: scenario.to_string(),
+            scenario,
+            plan,
+            hearthd,
+            floor,
+            ratios,
+        })
+    }
+
+    /// The daemon's directory, new for each scenario.
+    fn home(&self) -> PathBuf {
+        self.scratch.path().join("h")
+    }
+
+    async fn side(
+        &self,
+        scenario: Scenario,
+        plan: Plan,
+        peer: Peer,
+        dir: &Path,
+        address: &str,
+    ) -> Result<Side> {
+        let module = &self.options.module;
+        let letter = if peer == Peer::Hearthd { "a" } else { "b" };
+        let shared = Image::create(dir.join(format!("image-{letter}")), module)?;
+        let alone = scenario.clients == 1;
+        let runtime = self.runtimes.for_clients(scenario.clients);
+        let mut lanes = Vec::new();
+        for number in 0..scenario.clients {
+            let name = format!("{letter}{number}");
+            let own = |suffix: String| dir.join(format!("{name}-{suffix}"));
+            let images = match (peer, scenario.stage, scenario.bundle) {
+                (Peer::Hearthd, Stage::Cold, _) => {
+                    let fresh = own("images".into());
+                    make_dir(&fresh)?;
+                    Images::Fresh(fresh, module.clone())
+                }
+                (Peer::Hearthd, Stage::Disk, _) => {
+                    // One for the first start after a launch, then one for each of a batch's.
+                    let list = 0..plan.warm_up_rounds + plan.rounds;
+                    let image = |i| Image::create(own(format!("image-{i}")), &module.never_seen());
+                    Images::Listed(list.map(image).collect::<Result<VecDeque<_>>>()?)
+                }
+                // A layer is shared by all containers of an image; a bare bundle has its own files.
+                (_, _, BundleKind::Cri) => Images::Same(shared.clone()),
+                (_, _, BundleKind::Bare) => {
+                    Images::Same(Image::create(own("image".into()), module)?)
+                }
+            };
+            let pod = match scenario.bundle {
+                BundleKind::Cri => Some(Pod::create(own("pod".into()))?),
+                BundleKind::Bare => None,
+            };
+            let dir = dir.join(&name);
+            let setup = Setup {
+                peer,
+                alone,
+                runtime: runtime.clone(),
+                dir,
+                pod,
+                images,
+            };
+            lanes.push(Lane::connect(setup, address).await?);
+        }
+        Ok(Side { lanes, runtime })
+    }
+
+    async fn daemon_side<'a>(
+        &'a self,
+        scenario: Scenario,
+        plan: Plan,
+        program: &'a Path,
+        dir: &Path,
+    ) -> Result<DaemonSide<'a>> {
+        let home = Home::create(self.home())?;
+        let daemon = Hearthd::launch(program, &home, &self.events).await?;
+        let side = self
+            .side(scenario, plan, Peer::Hearthd, dir, &daemon.task_address)
+            .await?;
+        let mut daemon_side = DaemonSide {
+            program,
+            home,
+            daemon,
+            side,
+            seen: Seen::default(),
+            events: &self.events,
+        };
+        let warm_up = match scenario.stage {
+            // Once around the list: every module is compiled and stored.
+            Stage::Disk => plan.warm_up_rounds + plan.rounds,
+            Stage::Warm | Stage::Cold => plan.warm_up_rounds,
+        };
+        daemon_side.rounds(warm_up).await.context("warming up")?;
+        Ok(daemon_side)
+    }
+}
+
+impl Side {
+    async fn rounds(&mut self, rounds: usize) -> Result<Vec<Sample>> {
+        let mut samples = Vec::with_capacity(rounds * self.lanes.len());
+        for _ in 0..rounds {
+            let round = timeout(ROUND_DEADLINE, self.round()).await;
+            samples.extend(round.map_err(|_| {
+                anyhow!("a round was not done within {} s", ROUND_DEADLINE.as_secs())
+            })??);
+        }
+        Ok(samples)
+    }
+
+    /// One start by each client: all are prepared, then all are measured at once, then all are
+    /// finished. After an error the side is of no further use.
+    async fn round(&mut self) -> Result<Vec<Sample>> {
+        let mut prepared = Vec::with_capacity(self.lanes.len());
+        for mut lane in self.lanes.drain(..) {
+            let bundle = lane.prepare()?;
+            prepared.push((lane, bundle));
+        }
+        let mut measuring = JoinSet::new();
+        for (lane, bundle) in prepared {
+            let measure = async move {
+                let measured = lane.measure(bundle).await;
+                (lane, measured)
+            };
+            measuring.spawn_on(measure, &self.runtime);
+        }
+        let measured = measuring.join_all().await;
+        let mut finishing = JoinSet::new();
+        for (mut lane, measured) in measured {
+            let measured = measured?;
+            let finish = async move {
+                let sample = lane.finish(measured).await;
+                (lane, sample)
+            };
+            finishing.spawn_on(finish, &self.runtime);
+        }
+        let mut samples = Vec::with_capacity(finishing.len());
+        for (lane, sample) in finishing.join_all().await {
+            samples.push(sample?);
+            self.lanes.push(lane);
+        }
+        Ok(samples)
+    }
+}
+
+impl DaemonSide<'_> {
+    async fn rounds(&mut self, rounds: usize) -> Result<Vec<Sample>> {
+        self.side
+            .rounds(rounds)
+            .await
+            .map_err(|error| self.daemon.explain(error))
+    }
+
+    async fn batch(&mut self, scenario: Scenario, plan: Plan) -> Result<()> {
+        if scenario.stage == Stage::Disk {
+            self.relaunch().await?;
+            let first = self.rounds(plan.warm_up_rounds).await?;
+            self.seen.first_after_launch.extend(first);
+        }
+        let before = self.daemon.scrape().await?;
+        let samples = self.rounds(plan.rounds).await?;
+        let after = self.daemon.scrape().await?;
+        self.seen.samples.extend(samples);
+        self.seen.scraped(&before, &after)
+    }
+
+    async fn relaunch(&mut self) -> Result<()> {
+        self.daemon.end()?;
+        self.daemon = Hearthd::launch(self.program, &self.home, self.events).await?;
+        for lane in &mut self.side.lanes {
+            lane.reconnect(&self.daemon.task_address).await?;
+        }
+        Ok(())
+    }
+
+    fn end(mut self, scenario: Scenario) -> Result<DaemonReport> {
+        self.daemon.end()?;
+        self.seen.report(scenario).context("no samples of hearthd")
+    }
+}
+
+impl Seen {
+    /// Adds what a batch changed in the daemon's metrics.
+    fn scraped(&mut self, before: &Scrape, after: &Scrape) -> Result<()> {
+        let earlier = before.histograms(PHASES.0, PHASES.1);
+        for (phase, now) in after.histograms(PHASES.0, PHASES.1) {
+            let then = earlier.get(&phase).cloned().unwrap_or_default();
+            self.phases
+                .entry(phase)
+                .or_default()
+                .add(&now.since(&then)?);
+        }
+        let earlier = before.counters(LOOKUPS.0, LOOKUPS.1);
+        for (source, now) in after.counters(LOOKUPS.0, LOOKUPS.1) {
+            let then = earlier.get(&source).copied().unwrap_or_default();
+            *self.lookups.entry(source).or_default() += now.saturating_sub(then);
+        }
+        Ok(())
+    }
+
+    fn report(&self, scenario: Scenario) -> Option<DaemonReport> {
+        let of = |samples: &[Sample], field: fn(&Sample) -> Option<Duration>| {
+            Summary::of(samples.iter().filter_map(field))
+        };
+        Some(DaemonReport {
+            start_reply: of(&self.samples, |sample| Some(sample.reply))?,
+            first_byte: of(&self.samples, |sample| sample.first_byte),
+            create: of(&self.samples, |sample| Some(sample.create))?,
+            start: of(&self.samples, |sample| Some(sample.start))?,
+            first_after_launch: of(&self.first_after_launch, |sample| Some(sample.reply)),
+            phases: self.phases(),
+            lookups: self.lookups.clone(),
+            doubt: self.doubt(scenario),
+        })
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let others = self
+            .phases
+            .keys()
+            .map(String::as_str)
+            .filter(|n| !PHASE_ORDER.contains(n));
+        let names = PHASE_ORDER.into_iter().chain(others);
+        names
+            .filter_map(|name| Phase::of(name, self.phases.get(name)?))
+            .collect()
+    }
+
+    /// Whether the modules came from where the scenario's name says.
+    fn doubt(&self, scenario: Scenario) -> Option<String> {
+        let expected = match scenario.stage {
+            Stage::Warm => "warm",
+            Stage::Disk => "disk",
+            Stage::Cold => "compiled",
+        };
+        let found = self.lookups.get(expected).copied().unwrap_or_default();
+        let all: u64 = self.lookups.values().sum();
+        let starts = self.samples.len() as u64;
+        let sources: Vec<String> = self
+            .lookups
+            .iter()
+            .map(|(source, count)| format!("{count} {source}"))
+            .collect();
+        (found != starts || all != starts).then(|| {
+            format!(
+                "not what its name says: {starts} look-ups should have ended {expected}; the daemon \
+                 counted {}",
+                if sources.is_empty() { "none".into() } else { sources.join(", ") }
+            )
+        })
+    }
+}
+
+fn floor_report(samples: &[Sample]) -> Option<FloorReport> {
+    let of = |field: fn(&Sample) -> Option<Duration>| Summary::of(samples.iter().filter_map(field));
+    let mount = |field: fn(&MountTimes) -> Duration| {
+        Summary::of(
+            samples
+                .iter()
+                .filter_map(|sample| sample.mounts.as_ref())
+                .map(field),
+        )
+    };
+    let mounts = || {
+        Some(FloorMounts {
+            overlay: mount(|times| times.overlay)?,
+            dev: mount(|times| times.dev)?,
+            mount_points: mount(|times| times.mount_points)?,
+            binds: mount(|times| times.binds)?,
+            fifos: mount(|times| times.fifos)?,
+            unmount: of(|sample| sample.unmount)?,
+        })
+    };
+    Some(FloorReport {
+        total: of(|sample| Some(sample.reply))?,
+        rpc_pair: of(|sample| Some(sample.create + sample.start))?,
+        mounts: mounts(),
+    })
+}

@@ -1,0 +1,368 @@
+//! The command line, as containerd's Go shims take it.
+//!
+//! `-flag value`, `-flag=value` and the same with two dashes; switches are `-debug` or
+//! `-debug=false`. Unlike Go's `flag` package, flags are also taken after the action, because
+//! containerd has put it in both places. Every flag of containerd 1.6 to 2.3 is known; those that
+//! mean nothing here (`-debug`, `-publish-binary`, `-socket`, `-debug-socket`) are read and dropped.
+//!
+//! Fails on an unknown flag or action, a missing value, and text that is not UTF-8.
+
+use std::env;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+
+use crate::failure::{Failure, Result};
+
+/// Flags and actions, for `-help`.
+pub const USAGE: &str = "\
+Usage: containerd-shim-hearth-v1 [flags] start|delete
+
+Started by containerd for the runtime io.containerd.hearth.v1; not meant to be run by hand.
+
+  start                 ask hearthd for a task socket and print its address
+  delete                unmount the bundle's rootfs and print a DeleteResponse
+
+  -namespace NAME       containerd's namespace
+  -id ID                task or sandbox id
+  -address PATH         containerd's gRPC socket
+  -bundle PATH          the bundle (default: the working directory)
+  -info                 print a RuntimeInfo and exit
+  -v, -version          print the version and exit
+  -debug, -publish-binary PATH, -socket PATH, -debug-socket PATH
+                        accepted and ignored
+Environment:
+  TTRPC_ADDRESS           containerd's ttrpc socket
+  HEARTH_CONTROL_SOCKET   hearthd's control socket (default: /run/hearth/control.sock)
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Invocation {
+    /// `start`: hand out a task socket.
+    Start(Flags),
+    /// `delete`: clean up after a task.
+    Delete(Flags),
+    /// `-info`: describe the runtime.
+    Info,
+    /// `-v`: print the version.
+    Version,
+    /// `-help`: print [`USAGE`].
+    Help,
+}
+
+/// The flags that matter. An empty value is as good as none, as in Go.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `-namespace`: containerd's namespace.
+    pub namespace: String,
+    /// `-id`: task or sandbox id.
+    pub id: String,
+    /// `-address`: containerd's gRPC socket, with or without `unix://`.
+    pub address: String,
+    bundle: PathBuf,
+}
+
+impl Flags {
+    /// The bundle: `-bundle`, else the working directory, where containerd starts its shims.
+    ///
+    /// # Errors
+    /// If `-bundle` is not the absolute path of a directory below `/`. A path with `..` is refused:
+    /// what is unmounted must be what containerd named.
+    pub fn bundle(&self) -> Result<Bundle> {
+        let path = &self.bundle;
+        if path.as_os_str().is_empty() {
+            // The working directory of a bundle that is already removed has no name any more.
+            return Ok(env::current_dir().map_or(Bundle::Gone, Bundle::At));
+        }
+        let problem = if path.as_os_str().as_bytes().contains(&0) {
+            "contains a NUL byte"
+        } else if !path.is_absolute() {
+            "is not absolute"
+        } else if path.components().any(|c| c == Component::ParentDir) {
+            "contains '..'"
+        } else if path.parent().is_none() {
+            "is the root directory"
+        } else {
+            return Ok(Bundle::At(path.clone()));
+        };
+        Err(Failure::new(format!(
+            "the bundle path {path:?} {problem}: pass the directory that containerd made for the task"
+        )))
+    }
+}
+
+/// Where the bundle is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Bundle {
+    /// At this absolute path, which need not exist.
+    At(PathBuf),
+    /// It was the working directory and is removed.
+    Gone,
+}
+
+/// Reads the arguments after the program's name.
+///
+/// # Errors
+/// As the module says.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation> {
+    let mut args = args.into_iter();
+    let mut flags = Flags::default();
+    let (mut version, mut info, mut help) = (false, false, false);
+    let mut ignored = false;
+    let mut actions = Vec::new();
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
+        if bytes == b"--" {
+            actions.extend(args.by_ref());
+            break;
+        }
+        if bytes.first() != Some(&b'-') || bytes == b"-" {
+            actions.push(arg);
+            continue;
+        }
+        let flag = Flag::split(bytes)?;
+        match flag.name {
+            "namespace" => flags.namespace = flag.text(&mut args)?,
+            "id" => flags.id = flag.text(&mut args)?,
+            "address" => flags.address = flag.text(&mut args)?,
+            "bundle" => flags.bundle = flag.value(&mut args)?.into(),
+            "publish-binary" | "socket" | "debug-socket" => drop(flag.value(&mut args)?),
+            "debug" => flag.switch(&mut ignored)?,
+            "v" | "version" => flag.switch(&mut version)?,
+            "info" => flag.switch(&mut info)?,
+            "h" | "help" => flag.switch(&mut help)?,
+            name => return Err(Failure::new(format!("unknown flag -{name}: see -help"))),
+        }
+    }
+    if help {
+        return Ok(Invocation::Help);
+    }
+    if version {
+        return Ok(Invocation::Version);
+    }
+    if info {
+        return Ok(Invocation::Info);
+    }
+    match actions.as_slice() {
+        [action] if action == "start" => Ok(Invocation::Start(flags)),
+        [action] if action == "delete" => Ok(Invocation::Delete(flags)),
+        [action] => Err(Failure::new(format!(
+            "unknown action {action:?}: it is 'start' or 'delete'"
+        ))),
+        [] => Err(Failure::new(
+            "no action: containerd passes 'start' or 'delete'; this program is not meant to be run by hand, see -help",
+        )),
+        [_, extra, ..] => Err(Failure::new(format!(
+            "unexpected argument {extra:?} after the action: see -help"
+        ))),
+    }
+}
+
+/// One flag as written: its name, and the value if it is joined by `=`.
+struct Flag<'a> {
+    name: &'a str,
+    joined: Option<&'a [u8]>,
+}
+
+impl<'a> Flag<'a> {
+    fn split(arg: &'a [u8]) -> Result<Self> {
+        let bare = arg.strip_prefix(b"--").unwrap_or(&arg[1..]);
+        let (name, joined) = match bare.iter().position(|&b| b == b'=') {
+            Some(at) => (&bare[..at], Some(&bare[at + 1..])),
+            None => (bare, None),
+        };
+        match std::str::from_utf8(name) {
+            Ok(name) if !name.is_empty() && !name.starts_with('-') => Ok(Self { name, joined }),
+            _ => Err(Failure::new(format!(
+                "bad flag {:?}: see -help",
+                Path::new(std::ffi::OsStr::from_bytes(arg))
+            ))),
+        }
+    }
+
+    fn value(&self, rest: &mut impl Iterator<Item = OsString>) -> Result<OsString> {
+        match self.joined {
+            Some(value) => Ok(OsString::from_vec(value.to_vec())),
+            None => rest
+                .next()
+                .ok_or_else(|| Failure::new(format!("-{} needs a value: see -help", self.name))),
+        }
+    }
+
+    fn text(&self, rest: &mut impl Iterator<Item = OsString>) -> Result<String> {
+        self.value(rest)?
+            .into_string()
+            .map_err(|value| Failure::new(format!("-{} {value:?} is not UTF-8", self.name)))
+    }
+
+    /// Go's spellings of a boolean.
+    fn switch(&self, target: &mut bool) -> Result<()> {
+        *target = match self.joined {
+            None | Some(b"1" | b"t" | b"T" | b"true" | b"TRUE" | b"True") => true,
+            Some(b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False") => false,
+            Some(_) => {
+                return Err(Failure::new(format!(
+                    "-{} is a switch: it takes 'true' or 'false' after '=', or nothing",
+                    self.name
+                )));
+            }
+        };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_all(args: &[&str]) -> Result<Invocation> {
+        parse(args.iter().map(OsString::from))
+    }
+
+    fn error(args: &[&str]) -> String {
+        parse_all(args).unwrap_err().to_string()
+    }
+
+    fn flags(bundle: &str) -> Flags {
+        Flags {
+            namespace: "k8s.io".into(),
+            id: "c1".into(),
+            address: "/run/containerd/containerd.sock".into(),
+            bundle: bundle.into(),
+        }
+    }
+
+    #[test]
+    fn containerds_own_command_lines_are_understood() {
+        let start = [
+            "-namespace",
+            "k8s.io",
+            "-address",
+            "/run/containerd/containerd.sock",
+            "-publish-binary",
+            "/usr/bin/containerd",
+            "-id",
+            "c1",
+            "-debug",
+            "start",
+        ];
+        assert_eq!(parse_all(&start), Ok(Invocation::Start(flags(""))));
+        let delete = [
+            "-namespace",
+            "k8s.io",
+            "-address",
+            "/run/containerd/containerd.sock",
+            "-publish-binary",
+            "/usr/bin/containerd",
+            "-id",
+            "c1",
+            "-bundle",
+            "/run/b/c1",
+            "delete",
+        ];
+        assert_eq!(
+            parse_all(&delete),
+            Ok(Invocation::Delete(flags("/run/b/c1")))
+        );
+    }
+
+    #[test]
+    fn one_dash_or_two_joined_or_apart_before_or_after_the_action() {
+        let expected = Ok(Invocation::Start(flags("/b")));
+        for args in [
+            &[
+                "--namespace",
+                "k8s.io",
+                "--id=c1",
+                "-bundle=/b",
+                "-address",
+                "/run/containerd/containerd.sock",
+                "start",
+            ][..],
+            &[
+                "start",
+                "-namespace=k8s.io",
+                "-id",
+                "c1",
+                "--bundle",
+                "/b",
+                "--address=/run/containerd/containerd.sock",
+                "-socket",
+                "/s",
+                "-debug-socket=/d",
+            ][..],
+            &[
+                "-id=first",
+                "-id=c1",
+                "-namespace=k8s.io",
+                "-bundle=/b",
+                "-address=/run/containerd/containerd.sock",
+                "--",
+                "start",
+            ][..],
+        ] {
+            assert_eq!(parse_all(args), expected, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_contain_an_equals_sign_or_start_with_a_dash() {
+        let Ok(Invocation::Start(flags)) = parse_all(&["-id", "-x", "-namespace=a=b", "start"])
+        else {
+            panic!("not understood");
+        };
+        assert_eq!((flags.id.as_str(), flags.namespace.as_str()), ("-x", "a=b"));
+    }
+
+    #[test]
+    fn version_and_info_need_no_action() {
+        assert_eq!(parse_all(&["-v"]), Ok(Invocation::Version));
+        assert_eq!(parse_all(&["--version"]), Ok(Invocation::Version));
+        assert_eq!(parse_all(&["-info"]), Ok(Invocation::Info));
+        assert_eq!(parse_all(&["-info", "-v"]), Ok(Invocation::Version));
+        assert_eq!(parse_all(&["-h"]), Ok(Invocation::Help));
+        assert_eq!(
+            parse_all(&["-v=false", "-debug=0", "start"]),
+            Ok(Invocation::Start(Flags::default()))
+        );
+    }
+
+    #[test]
+    fn bad_command_lines_are_named() {
+        assert!(error(&[]).starts_with("no action"));
+        assert!(error(&["-frobnicate", "start"]).contains("unknown flag -frobnicate"));
+        assert!(error(&["--frobnicate=1", "start"]).contains("unknown flag -frobnicate"));
+        assert!(error(&["---id", "x", "start"]).contains("bad flag"));
+        assert!(error(&["-=x", "start"]).contains("bad flag"));
+        assert!(error(&["start", "-id"]).contains("-id needs a value"));
+        assert!(error(&["-debug=maybe", "start"]).contains("-debug is a switch"));
+        assert!(error(&["stop"]).contains("unknown action \"stop\""));
+        assert!(error(&["-"]).contains("unknown action \"-\""));
+        assert!(error(&["start", "delete"]).contains("unexpected argument \"delete\""));
+        assert!(error(&["--", "-v"]).contains("unknown action"));
+        let not_utf8 = OsString::from_vec(vec![b'a', 0xff]);
+        let failure = parse(["-id".into(), not_utf8, "start".into()]).unwrap_err();
+        assert!(failure.to_string().contains("is not UTF-8"), "{failure}");
+    }
+
+    #[test]
+    fn a_bundle_is_an_absolute_path_without_tricks() {
+        assert_eq!(
+            flags("/run/b/c1").bundle(),
+            Ok(Bundle::At("/run/b/c1".into()))
+        );
+        for (path, problem) in [
+            ("b/c1", "is not absolute"),
+            ("/run/../etc", "contains '..'"),
+            ("/", "is the root directory"),
+            ("//.", "is the root directory"),
+            ("/run/b\0", "contains a NUL byte"),
+        ] {
+            let failure = flags(path).bundle().unwrap_err().to_string();
+            assert!(failure.contains(problem), "{path:?}: {failure}");
+        }
+        let here = env::current_dir().unwrap();
+        assert_eq!(flags("").bundle(), Ok(Bundle::At(here)));
+    }
+}

@@ -1,0 +1,362 @@
+//! The client of `hearthd`'s control socket: one connection, one request, one reply.
+//!
+//! Every step has the same deadline, also the connection itself: a daemon that hangs, or whose
+//! queue of connections is full, must not hold up containerd. Each way to fail is a variant of
+//! [`ControlError`], because each has another remedy.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hearth_shim::{
+    CONTROL_SOCKET_ENV, Reply, Request, TaskSocketReply, TaskSocketRequest, read_frame, reply,
+    request, write_frame,
+};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+/// How long `start` waits for the daemon in all. systemd holds a connection while it starts the
+/// daemon, so this covers a start; containerd gives a shim longer than that on every version.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What went wrong between the shim and the daemon, and where.
+#[derive(Debug)]
+pub struct ControlError {
+    socket: PathBuf,
+    kind: ErrorKind,
+}
+
+#[derive(Debug)]
+enum ErrorKind {
+    /// There is no such socket.
+    Missing,
+    /// The socket is there and nobody listens on it.
+    Refused,
+    /// We may not connect to it.
+    Denied,
+    /// No answer, or not even a connection, in this time.
+    TimedOut(Duration),
+    /// The daemon hung up without an answer.
+    Closed,
+    /// The bytes that came are not a reply of this protocol.
+    NotAReply(String),
+    /// The daemon's own words.
+    Rejected(String),
+    /// Anything else the system says.
+    Io(io::Error),
+}
+
+/// Asks the daemon that listens on `socket` for a task socket.
+///
+/// # Errors
+/// [`ControlError`]; its text is one line with the remedy.
+pub fn task_socket(
+    socket: &Path,
+    question: TaskSocketRequest,
+    timeout: Duration,
+) -> Result<TaskSocketReply, ControlError> {
+    let failed = |kind| ControlError {
+        socket: socket.to_owned(),
+        kind,
+    };
+    let classify = |e: io::Error| failed(ErrorKind::from_io(e, timeout));
+    let deadline = Instant::now() + timeout;
+    let stream = connect(socket, timeout).map_err(|e| classify(e.into()))?;
+    let stream = Deadlined { stream, deadline };
+    match exchange(stream, question).map_err(classify)?.body {
+        Some(reply::Body::TaskSocket(reply)) => Ok(reply),
+        Some(reply::Body::Error(text)) => Err(failed(ErrorKind::Rejected(text))),
+        None => Err(failed(ErrorKind::NotAReply(
+            "a reply without a body this shim knows".into(),
+        ))),
+    }
+}
+
+fn exchange(mut stream: Deadlined, question: TaskSocketRequest) -> io::Result<Reply> {
+    let request = Request {
+        body: Some(request::Body::TaskSocket(question)),
+    };
+    match write_frame(&mut stream, &request) {
+        // The daemon may have answered and hung up before it read: the answer is still there.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
+    read_frame(&mut stream)
+}
+
+/// Connects, waiting at most `timeout` where the listener's queue is full.
+fn connect(socket: &Path, timeout: Duration) -> rustix::io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(socket)?;
+    let fd = net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // On Linux the send time-out also bounds connect(2), which std offers no time-out for.
+    sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(timeout))?;
+    net::connect(&fd, &address)?;
+    Ok(fd.into())
+}
+
+/// A stream whose reads and writes all end at one point in time, however the peer dribbles.
+struct Deadlined {
+    stream: UnixStream,
+    deadline: Instant,
+}
+
+impl Deadlined {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        match self.deadline.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+            left => Ok(Some(left)),
+        }
+    }
+}
+
+impl Read for Deadlined {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(self.left()?)?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Deadlined {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(self.left()?)?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl ErrorKind {
+    fn from_io(e: io::Error, timeout: Duration) -> Self {
+        match e.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::TimedOut(timeout),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Self::Closed,
+            io::ErrorKind::InvalidData => Self::NotAReply(e.to_string()),
+            _ => Self::Io(e),
+        }
+    }
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let socket = self.socket.display();
+        match &self.kind {
+            ErrorKind::Missing => write!(
+                f,
+                "hearthd is not running: {socket} does not exist; start it with 'systemctl start hearthd' \
+                 (if it listens elsewhere, set {CONTROL_SOCKET_ENV} in containerd's environment)"
+            ),
+            ErrorKind::Refused => write!(
+                f,
+                "hearthd is not running: nothing listens on {socket}; start it with 'systemctl start hearthd'"
+            ),
+            ErrorKind::Denied => write!(
+                f,
+                "no permission to connect to {socket}: containerd must run as the user that hearthd runs as"
+            ),
+            ErrorKind::TimedOut(timeout) => write!(
+                f,
+                "hearthd does not answer on {socket} within {timeout:?}: see 'systemctl status hearthd' and 'journalctl -u hearthd'"
+            ),
+            ErrorKind::Closed => write!(
+                f,
+                "hearthd closed the connection on {socket} without an answer: see 'journalctl -u hearthd'"
+            ),
+            ErrorKind::NotAReply(why) => write!(
+                f,
+                "what listens on {socket} does not speak this shim's protocol ({why}): install hearthd and the shim from one release"
+            ),
+            ErrorKind::Rejected(text) => write!(f, "hearthd: {text}"),
+            ErrorKind::Io(e) if e.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error()) => {
+                write!(
+                    f,
+                    "the control socket's path {socket} is too long for a Unix socket: set a shorter {CONTROL_SOCKET_ENV}"
+                )
+            }
+            ErrorKind::Io(e) => write!(f, "cannot talk to hearthd on {socket}: {e}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn question() -> TaskSocketRequest {
+        TaskSocketRequest {
+            namespace: "default".into(),
+            ..Default::default()
+        }
+    }
+
+    fn ask(socket: &Path, timeout: Duration) -> Result<TaskSocketReply, ControlError> {
+        task_socket(socket, question(), timeout)
+    }
+
+    /// Serves one connection with `serve` while the client asks.
+    fn ask_served_by(
+        timeout: Duration,
+        serve: impl FnOnce(UnixStream) + Send + 'static,
+    ) -> Result<TaskSocketReply, ControlError> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = thread::spawn(move || serve(listener.accept().unwrap().0));
+        let result = ask(&socket, timeout);
+        server.join().unwrap();
+        result
+    }
+
+    fn reply(body: Option<reply::Body>) -> Reply {
+        Reply { body }
+    }
+
+    #[test]
+    fn the_request_arrives_and_the_reply_comes_back() {
+        let expected = TaskSocketReply {
+            address: "unix:///run/hearth/t/1".into(),
+            version: 3,
+        };
+        let (tell, told) = mpsc::channel();
+        let answer = expected.clone();
+        let result = ask_served_by(LONG, move |mut stream| {
+            tell.send(read_frame::<Request>(&mut stream).unwrap())
+                .unwrap();
+            let body = reply::Body::TaskSocket(answer);
+            write_frame(&mut stream, &reply(Some(body))).unwrap();
+        });
+        assert_eq!(result.unwrap(), expected);
+        assert_eq!(
+            told.recv().unwrap().body,
+            Some(request::Body::TaskSocket(question()))
+        );
+    }
+
+    #[test]
+    fn a_reply_written_before_the_request_was_read_still_counts() {
+        let (stream, mut daemon) = UnixStream::pair().unwrap();
+        let expected = reply(Some(reply::Body::Error("too many requests".into())));
+        write_frame(&mut daemon, &expected).unwrap();
+        drop(daemon);
+        let deadline = Instant::now() + LONG;
+        let stream = Deadlined { stream, deadline };
+        assert_eq!(exchange(stream, question()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_refusal_is_the_daemons_own_words() {
+        let result = ask_served_by(LONG, |mut stream| {
+            read_frame::<Request>(&mut stream).unwrap();
+            let body = reply::Body::Error("too many requests: try again".into());
+            write_frame(&mut stream, &reply(Some(body))).unwrap();
+        });
+        assert_eq!(
+            result.unwrap_err().to_string(),
+            "hearthd: too many requests: try again"
+        );
+    }
+
+    #[test]
+    fn no_socket_and_no_listener_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let missing = ask(&socket, LONG).unwrap_err();
+        assert!(matches!(missing.kind, ErrorKind::Missing), "{missing:?}");
+        assert!(missing.to_string().contains("systemctl start hearthd"));
+        assert!(missing.to_string().contains(socket.to_str().unwrap()));
+        drop(UnixListener::bind(&socket).unwrap());
+        let refused = ask(&socket, LONG).unwrap_err();
+        assert!(matches!(refused.kind, ErrorKind::Refused), "{refused:?}");
+        assert!(refused.to_string().contains("nothing listens on"));
+    }
+
+    #[test]
+    fn a_silent_daemon_is_given_up() {
+        let (finished, wait) = mpsc::channel::<()>();
+        let asked = Instant::now();
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // One byte of the length, then nothing: progress must not extend the deadline.
+            stream.write_all(&[0]).unwrap();
+            wait.recv().unwrap_err();
+        });
+        let failure = ask(&socket, SHORT).unwrap_err();
+        assert!(matches!(failure.kind, ErrorKind::TimedOut(SHORT)));
+        assert!(failure.to_string().contains("within 50ms"), "{failure}");
+        assert!(asked.elapsed() >= SHORT);
+        assert!(asked.elapsed() < CONTROL_TIMEOUT);
+        drop(finished);
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn a_daemon_whose_queue_is_full_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let listener = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        net::bind(&listener, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+        net::listen(&listener, 0).unwrap();
+        let _queued = UnixStream::connect(&socket).unwrap();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || tell.send(ask(&socket, SHORT)));
+        let failure = told.recv_timeout(LONG).expect("still waits").unwrap_err();
+        assert!(matches!(failure.kind, ErrorKind::TimedOut(SHORT)));
+    }
+
+    #[test]
+    fn what_is_not_a_reply_is_named() {
+        let closed = ask_served_by(LONG, |mut stream| {
+            read_frame::<Request>(&mut stream).unwrap();
+        });
+        assert!(matches!(closed.unwrap_err().kind, ErrorKind::Closed));
+
+        let foreign = ask_served_by(LONG, |mut stream| {
+            read_frame::<Request>(&mut stream).unwrap();
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n").unwrap();
+        });
+        let foreign = foreign.unwrap_err().to_string();
+        assert!(foreign.contains("does not speak this shim's protocol"));
+
+        let newer = ask_served_by(LONG, |mut stream| {
+            read_frame::<Request>(&mut stream).unwrap();
+            write_frame(&mut stream, &reply(None)).unwrap();
+        });
+        assert!(matches!(newer.unwrap_err().kind, ErrorKind::NotAReply(_)));
+    }
+
+    #[test]
+    fn system_errors_keep_their_remedy() {
+        let failure = |errno: Errno| ControlError {
+            socket: "/run/hearth/control.sock".into(),
+            kind: ErrorKind::from_io(errno.into(), LONG),
+        };
+        let denied = failure(Errno::ACCESS).to_string();
+        assert!(denied.contains("no permission to connect"), "{denied}");
+        let other = failure(Errno::NOTDIR).to_string();
+        assert!(other.contains("cannot talk to hearthd"), "{other}");
+        let long = PathBuf::from(format!("/{}", "x".repeat(200)));
+        let long = ask(&long, LONG).unwrap_err().to_string();
+        assert!(long.contains("is too long for a Unix socket"), "{long}");
+    }
+}
