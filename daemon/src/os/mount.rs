@@ -26,6 +26,8 @@ use rustix::mount::{
     open_tree, unmount,
 };
 
+use crate::os::in_root::Kind;
+
 /// What every mount of a guest's root has. A device node in an image or a volume is the node's device,
 /// and no device cgroup stands before a guest; nor is there anybody to gain by set-user-id.
 pub const GUEST_FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID);
@@ -279,6 +281,7 @@ pub fn tmpfs(target: impl AsFd, flags: MountFlags, data: &[String]) -> Result<()
 pub struct Detached {
     tree: OwnedFd,
     bind: Bind,
+    kind: Kind,
 }
 
 impl Detached {
@@ -291,11 +294,20 @@ impl Detached {
         if bind == Bind::Tree {
             flags |= OpenTreeFlags::AT_RECURSIVE;
         }
-        Ok(Detached { tree: open_tree(CWD, source, flags)?, bind })
+        let tree = open_tree(CWD, source, flags)?;
+        let kind = Kind::of(&tree)?;
+        // Nothing can be mounted below a file, which saves a call for its attributes.
+        let bind = if kind == Kind::File { Bind::One } else { bind };
+        Ok(Detached { tree, bind, kind })
+    }
+
+    /// What kind of target it needs.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Its top.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.tree.as_fd()
     }
 }

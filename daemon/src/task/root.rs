@@ -452,7 +452,7 @@ impl Root {
     fn bind(&mut self, source: &Path, flags: MountFlags) -> Result<()> {
         let what = || format!("cannot bind the root {}", source.display());
         let tree = Detached::open(source, Bind::Tree).map_err(|e| failed(&what(), e))?;
-        if Kind::of(tree.as_fd()).map_err(|e| failed(&what(), e))? == Kind::File {
+        if tree.kind() == Kind::File {
             return Err(Error::InvalidArgument(format!("the root {} is not a directory", source.display())));
         }
         let options = MountOptions {
@@ -490,7 +490,7 @@ impl Root {
         match volume {
             Volume::Bind { source, destination, bind, options } => {
                 let tree = Detached::open(source, *bind).map_err(|e| source_failed(source, e))?;
-                let wanted = Kind::of(tree.as_fd()).map_err(|e| source_failed(source, e))?;
+                let wanted = tree.kind();
                 let target = inside.make(destination, wanted).map_err(target_failed)?;
                 let has = Kind::of(&target).map_err(target_failed)?;
                 if wanted != has {

@@ -1,10 +1,10 @@
 //! A process's standard streams: FIFOs, files and log programs, as the guest sees them.
 //!
-//! * [`target`]: what the strings of a Create request name.
-//! * [`output`], [`input`]: the two directions, shared by all of a guest's handles; the headers say how
-//!   a full FIFO and the end of input are treated.
-//! * [`channel`], [`wakers`]: waiting for a descriptor, only once it is necessary.
-//! * [`log_program`]: `binary://`.
+//! * `target`: what the strings of a Create request name.
+//! * `output`, `input`: the two directions, shared by all of a guest's handles; the headers say how a
+//!   full FIFO and the end of input are treated.
+//! * `channel`, `wakers`: waiting for a descriptor, only once it is necessary.
+//! * `log_program`: the protocol of `binary://`.
 //!
 //! Nothing here makes an RPC or another guest wait: opens and writes never block (a write to a
 //! `file://` may wait for its disk, on the guest's own thread), and a guest that waits is a pending
@@ -54,8 +54,8 @@ pub struct Stdio {
 }
 
 impl Stdio {
-    /// Opens what `paths` names. Only a log program, which has to say that it is ready, is waited for;
-    /// everything else is done when the future is first polled. Tasks and timers of the streams live on
+    /// Opens what `paths` names. Only for a log file's disk and for a log program, which has to say that
+    /// it is ready, this waits; FIFOs are open when the future is first polled. Tasks and timers of the streams live on
     /// the runtime this is called on.
     ///
     /// # Errors
@@ -169,8 +169,12 @@ impl Opener<'_> {
             Target::Null => Ok(Output::discard(self.config.chunk_bytes, self.runtime.clone())),
             Target::Fifo(path) => Ok(self.pipe(fifo::open_output(&path).map_err(|e| fifo_failed(name, &path, e))?)),
             Target::File(path) => {
-                let file = open_log_file(&path)
-                    .map_err(|e| Error::InvalidArgument(format!("{name}: cannot append to {}: {e}", path.display())))?;
+                let open = move || {
+                    let failed = |e| format!("{}: {e}", path.display());
+                    open_log_file(&path).map_err(failed)
+                };
+                let file = blocking(open).await?;
+                let file = file.map_err(|e| Error::InvalidArgument(format!("{name}: cannot append to {e}")))?;
                 Ok(Output::file(file, self.config.chunk_bytes, self.runtime.clone()))
             }
             Target::Program { path, args } => {
@@ -186,6 +190,14 @@ impl Opener<'_> {
         let linger = Duration::from_millis(self.config.linger_ms);
         Output::pipe(fd, self.config.chunk_bytes, linger, self.runtime.clone())
     }
+}
+
+/// Runs what may wait for a disk where that holds up nobody.
+///
+/// # Errors
+/// If it panicked.
+async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(job).await.map_err(|e| Error::Internal(format!("opening stdio failed: {e}")))
 }
 
 fn fifo_failed(name: &str, path: &Path, error: fifo::OpenError) -> Error {

@@ -36,14 +36,15 @@ impl Channel {
         self.fd.as_fd()
     }
 
-    /// Calls `attempt` until it says something else than "would wait" (`None`); `waker` is woken when
-    /// another attempt is worth it. `attempt` is told whether the other side has closed for good.
+    /// Calls `attempt` until it says something else than "would wait" (`None`). Only then is `waker` asked
+    /// for, to be woken when another attempt is worth it. `attempt` is told whether the other side has
+    /// closed for good.
     ///
     /// # Errors
     /// If epoll takes no more descriptors.
     pub(super) fn poll<T>(
         &mut self,
-        waker: &Waker,
+        waker: impl FnOnce() -> Waker,
         runtime: &Handle,
         mut attempt: impl FnMut(BorrowedFd, bool) -> Option<T>,
     ) -> Poll<std::io::Result<T>> {
@@ -58,7 +59,8 @@ impl Channel {
                 none.insert(fifo::register(self.fd.clone(), self.interest)?)
             }
         };
-        let mut context = Context::from_waker(waker);
+        let waker = waker();
+        let mut context = Context::from_waker(&waker);
         loop {
             // The order matters: readiness is forgotten, then tried, and only then waited for.
             let mut guard = if self.interest == Interest::WRITABLE {

@@ -25,7 +25,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -36,12 +36,13 @@ use tokio::runtime::Handle;
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
 use super::channel::Channel;
+use super::wakers::Wakers;
 use crate::os::fifo::{self, Readiness};
 
 /// A guest's standard input.
 pub(super) struct Input {
     source: Mutex<Source>,
-    wakers: Arc<super::wakers::Wakers>,
+    wakers: Arc<Wakers>,
     chunk_bytes: usize,
     runtime: Handle,
 }
@@ -110,10 +111,12 @@ impl Input {
     pub(super) fn close(&self) {
         let last = std::mem::replace(&mut *self.source.lock(), Source::Ended);
         drop(last);
-        self.waker().wake();
+        self.wakers.wake_by_ref();
     }
 
-    fn waker(&self) -> Waker {
+    /// Remembers who waits, and gives what wakes all of them.
+    fn waiting(&self, cx: &Context) -> Waker {
+        self.wakers.add(cx.waker());
         self.wakers.clone().into()
     }
 
@@ -145,14 +148,17 @@ impl Input {
     fn poll_readable(&self, cx: &mut Context) -> Poll<()> {
         let mut source = self.source.lock();
         let Source::Fifo(fifo) = &mut *source else { return Poll::Ready(()) };
-        self.wakers.add(cx.waker());
         let hung_up = &mut fifo.hung_up;
-        let polled = fifo.channel.poll(&self.waker(), &self.runtime, |fd, closed| {
-            *hung_up |= closed;
-            let now = fifo::readiness(fd).unwrap_or(Readiness { readable: true, hung_up: false });
-            *hung_up |= now.hung_up;
-            (*hung_up || now.readable).then_some(())
-        });
+        let polled = fifo.channel.poll(
+            || self.waiting(cx),
+            &self.runtime,
+            |fd, closed| {
+                *hung_up |= closed;
+                let now = fifo::readiness(fd).unwrap_or(Readiness { readable: true, hung_up: false });
+                *hung_up |= now.hung_up;
+                (*hung_up || now.readable).then_some(())
+            },
+        );
         if let Err(error) = ready!(polled) {
             *source = Source::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO));
         }
@@ -169,13 +175,16 @@ impl Input {
         if buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        self.wakers.add(cx.waker());
         let room = buffer.initialize_unfilled_to(buffer.remaining().min(self.chunk_bytes));
         let hung_up = &mut fifo.hung_up;
-        let polled = fifo.channel.poll(&self.waker(), &self.runtime, |fd, closed| {
-            *hung_up |= closed;
-            found(retry_on_intr(|| rustix::io::read(fd, &mut *room)), *hung_up)
-        });
+        let polled = fifo.channel.poll(
+            || self.waiting(cx),
+            &self.runtime,
+            |fd, closed| {
+                *hung_up |= closed;
+                found(retry_on_intr(|| rustix::io::read(fd, &mut *room)), *hung_up)
+            },
+        );
         let found = match ready!(polled) {
             Ok(found) => found,
             Err(error) => Found::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)),

@@ -67,11 +67,18 @@ pub(super) async fn start(
     let (their_stdout, stdout) = fifo::pipe_to_program().map_err(internal)?;
     let (their_stderr, stderr) = fifo::pipe_to_program().map_err(internal)?;
     let (ready, their_ready) = fifo::pipe_from_program().map_err(internal)?;
-    let child = run(&path, args, namespace, id, [&their_stdout, &their_stderr, &their_ready])?;
-    drop((their_stdout, their_stderr, their_ready));
-    let pid = child.pid();
     let drain = Duration::from_millis(config.log_binary_drain_ms);
-    let (lease, exited) = supervise(child, path.clone(), drain)?;
+    let (program, args, env) =
+        (path.clone(), args.to_vec(), [("CONTAINER_ID", id), ("CONTAINER_NAMESPACE", namespace)]);
+    let env = env.map(|(name, value)| format!("{name}={value}"));
+    // Its file may lie on a slow disk. Supervised in the same breath, it has an owner even if the
+    // request is given up meanwhile.
+    let (pid, lease, exited) = super::blocking(move || {
+        let child = run(&program, &args, &env, [&their_stdout, &their_stderr, &their_ready])?;
+        let pid = child.pid();
+        supervise(child, program, drain).map(|(lease, exited)| (pid, lease, exited))
+    })
+    .await??;
     let most = Duration::from_millis(config.log_binary_timeout_ms);
     match timeout(most, wait_ready(ready)).await {
         Err(_) => {
@@ -101,19 +108,16 @@ pub(super) async fn start(
     }
 }
 
-fn run(path: &Path, args: &[String], namespace: &str, id: &str, inherited: [&OwnedFd; 3]) -> Result<Child> {
-    let c = |bytes: Vec<u8>| {
-        CString::new(bytes).map_err(|_| {
+fn run(path: &Path, args: &[String], env: &[String], inherited: [&OwnedFd; 3]) -> Result<Child> {
+    let c = |text: &[u8]| {
+        CString::new(text).map_err(|_| {
             Error::InvalidArgument(format!("an argument of the log program {} has a NUL character", path.display()))
         })
     };
-    let program = c(path.as_os_str().as_bytes().to_vec())?;
-    let mut argv = vec![program.clone()];
-    for arg in args {
-        argv.push(c(arg.clone().into_bytes())?);
-    }
-    let env =
-        [c(format!("CONTAINER_ID={id}").into_bytes())?, c(format!("CONTAINER_NAMESPACE={namespace}").into_bytes())?];
+    let program = c(path.as_os_str().as_bytes())?;
+    let argv = std::iter::once(Ok(program.clone())).chain(args.iter().map(|arg| c(arg.as_bytes())));
+    let argv = argv.collect::<Result<Vec<CString>>>()?;
+    let env = env.iter().map(|pair| c(pair.as_bytes())).collect::<Result<Vec<CString>>>()?;
     spawn(&program, &argv, &env, &inherited.map(AsFd::as_fd)).map_err(|error| match error {
         Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM => {
             Error::ResourceExhausted(format!("cannot start the log program {}: {error}", path.display()))
@@ -153,13 +157,14 @@ fn supervise(
     };
     Handle::current().spawn(async move {
         let early = tokio::select! {
-            _ = end.readable() => true,
+            biased;
             ending = ending => {
                 if ending.is_ok() {
                     child.signal(Signal::KILL);
                 }
                 false
             }
+            _ = end.readable() => true,
         };
         for signal in [Signal::TERM, Signal::KILL] {
             if timeout(drain, end.readable()).await.is_ok() {

@@ -19,10 +19,10 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use rustix::io::{Errno, retry_on_intr};
 use tokio::io::AsyncWrite;
@@ -91,12 +91,12 @@ impl Output {
         if let Sink::File(file) = sink { Some(file.clone()) } else { None }
     }
 
-    /// Takes all of `bytes`, for which a permit was there.
-    fn write(&self, bytes: Bytes) -> Result<(), Refused> {
+    /// Takes all of `bytes`, for which a permit was there; tells whether none of it is pending.
+    fn write(&self, bytes: Bytes) -> Result<bool, Refused> {
         let mut sink = self.sink.lock();
         if let Some(file) = Output::file_of(&sink) {
             drop(sink);
-            return append(&file, &bytes).map_err(Refused::Failed);
+            return append(&file, &bytes).map(|()| true).map_err(Refused::Failed);
         }
         sink.take(bytes, self.chunk_bytes * PERMITS_MAX)
     }
@@ -109,8 +109,7 @@ impl Output {
             drop(sink);
             return Poll::Ready(append(&file, bytes).map(|()| bytes.len()).map_err(Refused::Failed));
         }
-        self.wakers.add(cx.waker());
-        sink.poll(|pipe| pipe.poll_write(bytes, &self.waker(), &self.runtime), bytes.len())
+        sink.poll(|pipe| pipe.poll_write(bytes, || self.waiting(cx), &self.runtime), bytes.len())
     }
 
     /// Waits until nothing is pending.
@@ -119,8 +118,7 @@ impl Output {
         if !sink.is_pending() {
             return Poll::Ready(sink.check());
         }
-        self.wakers.add(cx.waker());
-        sink.poll(|pipe| pipe.poll_flush(&self.waker(), &self.runtime), ())
+        sink.poll(|pipe| pipe.poll_flush(|| self.waiting(cx), &self.runtime), ())
     }
 
     /// How much a guest may write next; 0 while something is pending.
@@ -133,7 +131,9 @@ impl Output {
         Ok(if sink.is_pending() { 0 } else { self.chunk_bytes })
     }
 
-    fn waker(&self) -> Waker {
+    /// Remembers who waits, and gives what wakes all of them.
+    fn waiting(&self, cx: &Context) -> Waker {
+        self.wakers.add(cx.waker());
         self.wakers.clone().into()
     }
 
@@ -162,7 +162,7 @@ impl Output {
             let _ = sink.flush();
             std::mem::replace(&mut *sink, Sink::Closed)
         };
-        self.waker().wake();
+        self.wakers.wake_by_ref();
         if last.is_pending() {
             let (most, runtime) = (self.linger, self.runtime.clone());
             self.runtime.spawn(async move { last.linger(most, &runtime).await });
@@ -183,14 +183,24 @@ impl Sink {
         matches!(self, Sink::Pipe(pipe) if !pipe.pending.is_empty())
     }
 
-    fn take(&mut self, bytes: Bytes, pending_max: usize) -> Result<(), Refused> {
-        let Sink::Pipe(pipe) = self else { return self.check() };
+    /// Writes what fits and keeps the rest; tells whether there is none.
+    fn take(&mut self, mut bytes: Bytes, pending_max: usize) -> Result<bool, Refused> {
+        let Sink::Pipe(pipe) = self else { return self.check().map(|()| true) };
+        if pipe.pending.is_empty() {
+            match drain_one(pipe.channel.as_fd(), &mut bytes) {
+                Some(Ok(())) => return Ok(true),
+                Some(Err(error)) => {
+                    *self = Sink::Broken(error);
+                    return Err(Refused::Failed(error));
+                }
+                None => {}
+            }
+        }
         if pipe.pending_bytes + bytes.len() > pending_max {
             return Err(Refused::TooMuch);
         }
-        let idle = pipe.pending.is_empty();
         pipe.push(bytes);
-        if idle { self.flush() } else { Ok(()) }
+        Ok(false)
     }
 
     /// One attempt to write what is pending.
@@ -221,7 +231,7 @@ impl Sink {
 
     /// Writes what is left, for as long as a reader may need that is slow rather than gone.
     async fn linger(&mut self, most: Duration, runtime: &Handle) {
-        let flushed = std::future::poll_fn(|cx| self.poll(|pipe| pipe.poll_flush(cx.waker(), runtime), ()));
+        let flushed = std::future::poll_fn(|cx| self.poll(|pipe| pipe.poll_flush(|| cx.waker().clone(), runtime), ()));
         if tokio::time::timeout(most, flushed).await.is_err() {
             tracing::debug!("a task's last output was dropped, since nobody read it");
         }
@@ -241,10 +251,8 @@ impl Pipe {
     }
 
     fn push(&mut self, bytes: Bytes) {
-        if !bytes.is_empty() {
-            self.pending_bytes += bytes.len();
-            self.pending.push_back(bytes);
-        }
+        self.pending_bytes += bytes.len();
+        self.pending.push_back(bytes);
     }
 
     /// `None` if it would wait.
@@ -252,16 +260,17 @@ impl Pipe {
         drain(self.channel.as_fd(), &mut self.pending, &mut self.pending_bytes)
     }
 
-    fn poll_flush(&mut self, waker: &Waker, runtime: &Handle) -> Poll<Result<(), Errno>> {
+    fn poll_flush(&mut self, waker: impl FnOnce() -> Waker, runtime: &Handle) -> Poll<Result<(), Errno>> {
         let (pending, pending_bytes) = (&mut self.pending, &mut self.pending_bytes);
         let polled = self.channel.poll(waker, runtime, |fd, _| drain(fd, pending, pending_bytes));
         polled.map(flatten)
     }
 
-    fn poll_write(&mut self, bytes: &[u8], waker: &Waker, runtime: &Handle) -> Poll<Result<usize, Errno>> {
-        ready!(self.poll_flush(waker, runtime))?;
-        let polled = self.channel.poll(waker, runtime, |fd, _| write_some(fd, bytes));
-        polled.map(flatten)
+    fn poll_write(&mut self, bytes: &[u8], waker: impl Fn() -> Waker, runtime: &Handle) -> Poll<Result<usize, Errno>> {
+        if !self.pending.is_empty() {
+            ready!(self.poll_flush(&waker, runtime))?;
+        }
+        self.channel.poll(waker, runtime, |fd, _| write_some(fd, bytes)).map(flatten)
     }
 }
 
@@ -269,16 +278,25 @@ fn flatten<T>(result: io::Result<Result<T, Errno>>) -> Result<T, Errno> {
     result.unwrap_or_else(|error| Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
 }
 
+/// Writes all of these; `None` if the rest would have to wait.
 fn drain(fd: BorrowedFd, pending: &mut VecDeque<Bytes>, pending_bytes: &mut usize) -> Option<Result<(), Errno>> {
     while let Some(first) = pending.front_mut() {
-        match write_some(fd, first)? {
-            Ok(written) => {
-                *pending_bytes -= written;
-                drop(first.split_to(written));
-                if first.is_empty() {
-                    pending.pop_front();
-                }
-            }
+        let before = first.len();
+        let drained = drain_one(fd, first);
+        *pending_bytes -= before - first.len();
+        if !matches!(drained, Some(Ok(()))) {
+            return drained;
+        }
+        pending.pop_front();
+    }
+    Some(Ok(()))
+}
+
+/// The same for one; what was written is gone from `bytes`.
+fn drain_one(fd: BorrowedFd, bytes: &mut Bytes) -> Option<Result<(), Errno>> {
+    while !bytes.is_empty() {
+        match write_some(fd, bytes)? {
+            Ok(written) => bytes.advance(written),
             Err(error) => return Some(Err(error)),
         }
     }
@@ -341,7 +359,8 @@ impl Pollable for Writer {
 #[async_trait::async_trait]
 impl OutputStream for Writer {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        Ok(self.0.write(bytes)?)
+        self.0.write(bytes)?;
+        Ok(())
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -357,8 +376,9 @@ impl OutputStream for Writer {
     async fn blocking_write_and_flush(&mut self, mut bytes: Bytes) -> StreamResult<()> {
         loop {
             let chunk = bytes.split_to(bytes.len().min(self.0.chunk_bytes));
-            self.0.write(chunk)?;
-            std::future::poll_fn(|cx| self.0.poll_flush(cx)).await?;
+            if !self.0.write(chunk)? {
+                std::future::poll_fn(|cx| self.0.poll_flush(cx)).await?;
+            }
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -386,7 +406,6 @@ pub(super) mod tests {
     use std::io::Read;
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::task::Wake;
     use std::thread::Thread;
     use std::time::Instant;
 

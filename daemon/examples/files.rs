@@ -1,0 +1,204 @@
+//! Prints what the daemon's mounts and stdio cost on this machine: `cargo run --release --example files`.
+//!
+//! Needs root. Everything happens in a private mount namespace below the directory given as argument
+//! (default: the temporary directory), on whose file system writable overlays depend.
+
+use std::hint::black_box;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hearthd::bundle::SpecMount;
+use hearthd::config;
+use hearthd::metrics::Metrics;
+use hearthd::task::StdioPaths;
+use hearthd::task::root::{self, FsMount, RootSpec};
+use hearthd::task::stdio::Stdio;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use wasmtime_wasi::cli::{StdinStream, StdoutStream};
+
+const ROUNDS: usize = 200;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    hearthd::os::mount::enter_private_namespace()?;
+    let parent = std::env::args().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
+    let dir = tempfile::tempdir_in(parent)?;
+    mounts(dir.path())?;
+    stdio(dir.path())
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64() * 1e6
+}
+
+fn mounts(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let at = |name: &str| base.join(name).display().to_string();
+    for layer in ["l1/etc", "l2/usr", "l3/bin", "bundle"] {
+        std::fs::create_dir_all(base.join(layer))?;
+    }
+    let mut files = Vec::new();
+    for name in ["hosts", "hostname", "resolv.conf", "f4", "f5", "f6"] {
+        std::fs::write(base.join(name), "")?;
+        std::fs::write(base.join("l1/etc").join(name), "")?;
+        files.push(mount("bind", &at(name), &format!("/etc/{name}"), &["rbind", "rprivate", "ro"]));
+    }
+    let tmpfs = vec![mount("tmpfs", "shm", "/dev/shm", &["nosuid", "mode=1777", "size=65536k"])];
+    let lower = format!("lowerdir={}:{}:{}", at("l3"), at("l2"), at("l1"));
+    let layer = FsMount { fstype: "bind".into(), source: at("l1"), options: vec!["rbind".into(), "rw".into()] };
+    type Case<'a> = (&'a str, Option<FsMount>, bool, Vec<SpecMount>);
+    let overlay = || FsMount {
+        fstype: "overlay".into(),
+        source: "overlay".into(),
+        options: vec!["index=off".into(), lower.clone()],
+    };
+    let cases: Vec<Case> = vec![
+        ("bare directory", None, false, vec![]),
+        ("bare directory, 6 file binds", None, false, files.clone()),
+        ("bind", Some(layer.clone()), false, vec![]),
+        ("bind, read-only", Some(layer.clone()), true, vec![]),
+        ("bind, tmpfs", Some(layer.clone()), false, tmpfs),
+        ("bind, 6 file binds", Some(layer), false, files.clone()),
+        ("overlay, writable", Some(overlay()), false, vec![]),
+        ("overlay, writable, 6 file binds", Some(overlay()), false, files.clone()),
+        ("overlay, layers only", Some(overlay()), true, vec![]),
+        ("overlay, scratch, 6 file binds", Some(overlay()), true, files),
+    ];
+    println!("{:<36} {:>10} {:>10}   µs, median of {ROUNDS}", "root", "mount", "unmount");
+    let metrics = Metrics::new();
+    for (number, (name, snapshot, read_only, volumes)) in cases.into_iter().enumerate() {
+        let (mut mounting, mut unmounting) = (Vec::new(), Vec::new());
+        for round in 0..ROUNDS {
+            let mut snapshot = snapshot.clone();
+            if let Some(overlay) = snapshot.as_mut().filter(|mount| mount.fstype == "overlay") {
+                // A new snapshot each time, as each container has.
+                let (upper, work) = (at(&format!("s{number}-{round}/fs")), at(&format!("s{number}-{round}/work")));
+                std::fs::create_dir_all(&upper)?;
+                std::fs::create_dir_all(&work)?;
+                overlay.options.extend([format!("upperdir={upper}"), format!("workdir={work}")]);
+            }
+            let path = if snapshot.is_some() { at("bundle/rootfs") } else { at("l1") };
+            let spec = RootSpec {
+                rootfs: snapshot.into_iter().collect(),
+                path: path.into(),
+                own_path: at("bundle/own").into(),
+                read_only,
+                volumes: volumes.clone(),
+            };
+            let began = Instant::now();
+            let root = root::plan(spec, &config::Files::default())?.perform(&metrics)?;
+            mounting.push(began.elapsed());
+            let began = Instant::now();
+            root.unmount()?;
+            unmounting.push(began.elapsed());
+        }
+        println!("{name:<36} {:>10.1} {:>10.1}", median(mounting), median(unmounting));
+    }
+    Ok(())
+}
+
+fn mount(fstype: &str, source: &str, destination: &str, options: &[&str]) -> SpecMount {
+    SpecMount {
+        destination: destination.into(),
+        fstype: fstype.into(),
+        source: source.into(),
+        options: options.iter().map(|option| option.to_string()).collect(),
+    }
+}
+
+fn stdio(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let fifo = |name: &str| -> std::io::Result<String> {
+        let path = base.join(name);
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+        Ok(path.display().to_string())
+    };
+    let paths = StdioPaths { stdin: fifo("in")?, stdout: fifo("out")?, stderr: fifo("err")?, terminal: false };
+    let config = config::Stdio::default();
+    let open = || runtime.block_on(Stdio::open("namespace", "task", &paths, &config));
+    let (mut opening, mut closing) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        let stdio = open()?;
+        stdio.start();
+        opening.push(began.elapsed());
+        let began = Instant::now();
+        stdio.close();
+        closing.push(began.elapsed());
+    }
+    println!("\nopen and start three FIFOs {:.1} µs, close {:.1} µs", median(opening), median(closing));
+
+    let stdio = open()?;
+    let flags = OFlags::RDWR | OFlags::NONBLOCK;
+    let out = rustix::fs::open(&paths.stdout, flags, Mode::empty())?;
+    let mut p2 = stdio.stdout().p2_stream();
+    println!("\n{:<36} {:>10} {:>10}   ns a write", "output", "64 bytes", "4096 bytes");
+    let raw = |bytes: &[u8]| {
+        rustix::io::write(&out, bytes).expect("there is room");
+    };
+    per_write("write(2)", &out, raw);
+    per_write("a copy of the bytes and write(2)", &out, |bytes| raw(black_box(&Bytes::from(bytes.to_vec()))));
+    per_write("blocking-write-and-flush", &out, |bytes| {
+        now(p2.blocking_write_and_flush(bytes.to_vec().into())).expect("there is room");
+    });
+    let mut p2 = stdio.stdout().p2_stream();
+    per_write("check-write, write, flush", &out, |bytes| {
+        p2.check_write()
+            .and_then(|_| p2.write(bytes.to_vec().into()))
+            .and_then(|()| p2.flush())
+            .expect("there is room");
+    });
+    let mut p3 = Box::into_pin(stdio.stdout().async_stream());
+    per_write("WASI 0.3", &out, |bytes| {
+        now(std::future::poll_fn(|cx| p3.as_mut().poll_write(cx, bytes))).expect("there is room");
+    });
+
+    let client = rustix::fs::open(&paths.stdin, flags, Mode::empty())?;
+    stdio.start();
+    let mut input = stdio.stdin().p2_stream();
+    let mut buffer = vec![0; 4_096];
+    println!("\n{:<36} {:>10}   ns a read of 4096 bytes", "input", "");
+    per_read("read(2)", &client, || rustix::io::read(&client, &mut buffer[..]).expect("there is data"));
+    per_read("blocking-read", &client, || now(input.blocking_read(4_096)).expect("there is data").len());
+    Ok(())
+}
+
+/// What a future gives that has no reason to wait.
+fn now<F: Future>(future: F) -> F::Output {
+    match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(done) => done,
+        std::task::Poll::Pending => panic!("it waits"),
+    }
+}
+
+fn per_write(name: &str, fifo: &OwnedFd, mut write: impl FnMut(&[u8])) {
+    let mut nanoseconds = |size: usize, count: usize| {
+        let (bytes, mut sink) = (vec![0; size], vec![0; 1 << 20]);
+        let times = (0..2_000).map(|_| {
+            let began = Instant::now();
+            for _ in 0..count {
+                write(&bytes);
+            }
+            let took = began.elapsed() / count as u32;
+            rustix::io::read(fifo, &mut sink[..]).expect("it was written");
+            took
+        });
+        median(times.collect()) * 1e3
+    };
+    println!("{name:<36} {:>10.0} {:>10.0}", nanoseconds(64, 500), nanoseconds(4_096, 15));
+}
+
+fn per_read(name: &str, fifo: &OwnedFd, mut read: impl FnMut() -> usize) {
+    const COUNT: u32 = 15;
+    let bytes = vec![0; COUNT as usize * 4_096];
+    let times = (0..2_000).map(|_| {
+        rustix::io::write(fifo, &bytes).expect("there is room");
+        let began = Instant::now();
+        for _ in 0..COUNT {
+            assert_eq!(read(), 4_096);
+        }
+        began.elapsed() / COUNT
+    });
+    println!("{name:<36} {:>10.0}", median(times.collect()) * 1e3);
+}
