@@ -105,32 +105,62 @@ fn drop_privileges(uid: u32) -> Result<(), String> {
     rustix::thread::set_thread_res_gid(group, group, group).map_err(step("change its group"))?;
     rustix::thread::set_thread_res_uid(user, user, user).map_err(step("change its user"))?;
     let nothing = CapabilitySet::empty();
-    rustix::thread::set_capabilities(None, CapabilitySets { effective: nothing, permitted: nothing, inheritable: nothing })
-        .map_err(step("drop capabilities"))?;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: nothing, permitted: nothing, inheritable: nothing },
+    )
+    .map_err(step("drop capabilities"))?;
     rustix::thread::set_no_new_privs(true).map_err(step("forbid new privileges"))
 }
 
 /// What a compiler needs once it runs: reading and writing streams it has, memory, threads, its own end.
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let free = [
-        libc::SYS_read, libc::SYS_write, libc::SYS_writev, libc::SYS_fstat, libc::SYS_lseek, libc::SYS_close,
-        libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_brk,
-        libc::SYS_futex, libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_yield, libc::SYS_sched_getaffinity,
-        libc::SYS_sigaltstack, libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn,
-        libc::SYS_exit, libc::SYS_exit_group, libc::SYS_restart_syscall,
-        libc::SYS_getrandom, libc::SYS_gettid, libc::SYS_getpid,
-        libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_nanosleep,
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_writev,
+        libc::SYS_fstat,
+        libc::SYS_lseek,
+        libc::SYS_close,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
+        libc::SYS_brk,
+        libc::SYS_futex,
+        libc::SYS_set_robust_list,
+        libc::SYS_rseq,
+        libc::SYS_sched_yield,
+        libc::SYS_sched_getaffinity,
+        libc::SYS_sigaltstack,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_restart_syscall,
+        libc::SYS_getrandom,
+        libc::SYS_gettid,
+        libc::SYS_getpid,
+        libc::SYS_clock_gettime,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_nanosleep,
     ];
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = free.map(|call| (call, Vec::new())).into();
     let mut only_if = |call: i64, condition: SeccompCondition| -> Result<(), seccompiler::BackendError> {
         rules.insert(call, vec![SeccompRule::new(vec![condition])?]);
         Ok(())
     };
-    let condition = |argument, operator, value: u64| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value);
+    let condition =
+        |argument, operator, value: u64| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, operator, value);
     // Threads: clone3, whose flags no filter can see, is answered ENOSYS, and glibc then uses clone.
     let thread = libc::CLONE_THREAD as u64;
-    let namespaces = (libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::CLONE_NEWNET) as u64;
+    let namespaces = (libc::CLONE_NEWNS
+        | libc::CLONE_NEWCGROUP
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET) as u64;
     only_if(libc::SYS_clone, condition(0, SeccompCmpOp::MaskedEq(thread | namespaces), thread)?)?;
     // Memory, but none that could be run.
     let executable = libc::PROT_EXEC as u64;
@@ -173,8 +203,10 @@ pub(crate) mod tests {
         confine(&bounds).unwrap();
         // SAFETY: each call fails; none has a pointer to anything but constants.
         let results = unsafe {
-            let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
-            let mapped = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+            let page =
+                libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+            let mapped =
+                libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
             [
                 ("openat", libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/etc/hostname".as_ptr(), 0)),
                 ("socket", libc::syscall(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0)),
@@ -210,7 +242,10 @@ pub(crate) mod tests {
 
     /// The value of a line like `Uid:\t0`.
     fn field<'a>(text: &'a str, name: &str) -> &'a str {
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_else(|| panic!("no {name} in {text}")).trim()
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+            .trim()
     }
 
     #[test]

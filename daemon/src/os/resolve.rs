@@ -15,7 +15,9 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, openat, openat2, readlinkat, statx};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, openat, openat2, readlinkat, statx,
+};
 use rustix::io::Errno;
 
 /// Symbolic links in one path, as the kernel has it (`MAXSYMLINKS`).
@@ -47,11 +49,11 @@ pub enum Refusal {
     },
     /// A `..` leaves the root.
     Escapes,
-    /// Over [`LINKS_MAX`] symbolic links, most likely in a circle.
+    /// Over 40 symbolic links, most likely in a circle.
     Loop,
     /// One of procfs' links, which lead to other processes' files.
     MagicLink,
-    /// Over [`DEPTH_MAX`] directories.
+    /// Over 256 directories.
     TooDeep,
     /// The system call failed.
     Failed(Errno),
@@ -217,8 +219,15 @@ mod tests {
         root.link("sbin", "bin");
         root.link("usr", "/sbin/../bin");
         for path in [
-            "/bin/app", "bin/app", "//bin//./app", "bin/deep/../app", "/bin/relative", "/bin/absolute", "/bin/up",
-            "/sbin/app", "/usr/relative",
+            "/bin/app",
+            "bin/app",
+            "//bin//./app",
+            "bin/deep/../app",
+            "/bin/relative",
+            "/bin/absolute",
+            "/bin/up",
+            "/sbin/app",
+            "/usr/relative",
         ] {
             assert_eq!(root.read(path).as_deref(), Ok("inside"), "{path}");
         }
@@ -234,7 +243,16 @@ mod tests {
         root.link("bin/absolute", "/../secret");
         root.link("out", "..");
         root.link("there", root.directory.path().join("secret"));
-        for path in ["../secret", "/../secret", "bin/../../secret", "/climb", "/bin/climb", "/bin/absolute", "out/secret", "out/root/bin/app"] {
+        for path in [
+            "../secret",
+            "/../secret",
+            "bin/../../secret",
+            "/climb",
+            "/bin/climb",
+            "/bin/absolute",
+            "out/secret",
+            "out/root/bin/app",
+        ] {
             assert_eq!(root.read(path), Err(Refusal::Escapes), "{path}");
         }
         // The same name inside the root is another file, and there is none.

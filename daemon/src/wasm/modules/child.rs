@@ -40,8 +40,7 @@ pub enum Exit {
 
 impl Exit {
     /// All of them.
-    pub const ALL: [Exit; 6] =
-        [Exit::Done, Exit::Unready, Exit::Invalid, Exit::Memory, Exit::TooLarge, Exit::Streams];
+    pub const ALL: [Exit; 6] = [Exit::Done, Exit::Unready, Exit::Invalid, Exit::Memory, Exit::TooLarge, Exit::Streams];
 }
 
 /// What the daemon asks for, as JSON in the second argument.
@@ -81,7 +80,8 @@ pub(super) fn run() -> Exit {
 
 fn compile_as_ordered() -> Result<(), (Exit, String)> {
     let unready = |text: String| (Exit::Unready, text);
-    let order = std::env::args().nth(2).ok_or_else(|| unready("hearthd starts this by itself, to compile modules".into()))?;
+    let order =
+        std::env::args().nth(2).ok_or_else(|| unready("hearthd starts this by itself, to compile modules".into()))?;
     let order: Order = serde_json::from_str(&order).map_err(|e| unready(format!("not an order of hearthd's: {e}")))?;
     let bounds = Bounds {
         memory_bytes: order.memory_bytes,
@@ -92,7 +92,10 @@ fn compile_as_ordered() -> Result<(), (Exit, String)> {
     };
     confine(&bounds).map_err(unready)?;
 
-    let streams = |what: &str| { let what = what.to_string(); move |e: std::io::Error| (Exit::Streams, format!("cannot {what}: {e}")) };
+    let streams = |what: &str| {
+        let what = what.to_string();
+        move |e: std::io::Error| (Exit::Streams, format!("cannot {what}: {e}"))
+    };
     let wasm = read_input().map_err(streams("read the module"))?;
     let kind = if order.component { Kind::Component } else { Kind::Core };
     let artifact = engine::compile(&order.engine, &wasm, kind)

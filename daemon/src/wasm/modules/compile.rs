@@ -35,8 +35,8 @@ use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::os::memfd;
 use crate::wasm::engine::Kind;
-pub use crate::wasm::modules::child::{SUBCOMMAND, child_main};
 use crate::wasm::modules::child::{Exit, Order, is_out_of_memory};
+pub use crate::wasm::modules::child::{SUBCOMMAND, child_main};
 
 /// How much of what a compile process says is read, in bytes.
 const DIAGNOSTICS_BYTES_MAX: usize = 8 << 10;
@@ -162,9 +162,11 @@ impl Job {
     fn run(mut self, wasm: File, kind: Kind) -> Result<File> {
         self.order.component = kind == Kind::Component;
         let began = Instant::now();
-        let failed = |what: &'static str| move |e: io::Error| Error::Internal(format!("cannot {what} the compiler: {e}"));
+        let failed =
+            |what: &'static str| move |e: io::Error| Error::Internal(format!("cannot {what} the compiler: {e}"));
         let artifact = memfd::create("hearth-artifact").map_err(failed("make a file for"))?;
-        let order = serde_json::to_string(&self.order).map_err(|e| Error::Internal(format!("cannot instruct the compiler: {e}")))?;
+        let order = serde_json::to_string(&self.order)
+            .map_err(|e| Error::Internal(format!("cannot instruct the compiler: {e}")))?;
         let mut process = Command::new(&self.program)
             .args([SUBCOMMAND, &order])
             .env_clear()
@@ -207,7 +209,8 @@ struct End {
 impl Process {
     /// Waits for the end, at most until `deadline`, while taking what it says.
     fn wait(&mut self, deadline: Instant) -> io::Result<End> {
-        let pid = Pid::from_raw(self.0.id().try_into().map_err(io::Error::other)?).ok_or_else(|| io::Error::other("no process id"))?;
+        let pid = Pid::from_raw(self.0.id().try_into().map_err(io::Error::other)?)
+            .ok_or_else(|| io::Error::other("no process id"))?;
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
         let mut stderr = self.0.stderr.take();
         if let Some(stderr) = &stderr {
@@ -217,7 +220,8 @@ impl Process {
         let mut out_of_time = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+            let timeout =
+                Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
             let mut waits = vec![PollFd::new(&ended, PollFlags::IN)];
             waits.extend(stderr.as_ref().map(|stderr| PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::IN)));
             match poll(&mut waits, Some(&timeout)) {
@@ -300,9 +304,9 @@ impl Verdict {
         match self {
             Verdict::Invalid(text) => Error::InvalidArgument(format!("it cannot be compiled: {text}")),
             Verdict::Limit(text) => Error::ResourceExhausted(format!("compiling it {text}")),
-            Verdict::Crashed(text) => Error::Internal(format!(
-                "the compiler crashed on this module ({text}); nothing else was affected"
-            )),
+            Verdict::Crashed(text) => {
+                Error::Internal(format!("the compiler crashed on this module ({text}); nothing else was affected"))
+            }
             Verdict::Failed(text) => Error::Internal(format!("the compiler could not do its work: {text}")),
         }
     }
@@ -317,9 +321,8 @@ fn verdict(end: &End, order: &Order, wall: Duration) -> Result<(), Verdict> {
             order.memory_bytes
         ))
     };
-    let too_large = || {
-        Verdict::Limit(format!("gives more than {} bytes: raise modules.artifact_bytes_max", order.artifact_bytes))
-    };
+    let too_large =
+        || Verdict::Limit(format!("gives more than {} bytes: raise modules.artifact_bytes_max", order.artifact_bytes));
     let cpu = || {
         Verdict::Limit(format!(
             "takes more than {} seconds of CPU time: raise modules.compile_cpu_seconds_max",
@@ -361,7 +364,8 @@ fn verdict(end: &End, order: &Order, wall: Duration) -> Result<(), Verdict> {
 /// The text on one line, without what could disturb a terminal or a log, and not too long.
 fn one_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let words: Vec<_> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<_> =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()).collect();
     let line = words.join(" ");
     match line.char_indices().nth(MESSAGE_CHARACTERS_MAX) {
         Some((end, _)) => format!("{}…", &line[..end]),
@@ -396,7 +400,8 @@ mod tests {
         let program = directory.path().join("program");
         // Written by another process: a descriptor of ours could be inherited by what another test
         // starts meanwhile, and a file that somebody has open to write cannot be executed.
-        let mut install = Command::new("install").args(["-m755", "/dev/stdin"]).arg(&program).stdin(Stdio::piped()).spawn().unwrap();
+        let mut install =
+            Command::new("install").args(["-m755", "/dev/stdin"]).arg(&program).stdin(Stdio::piped()).spawn().unwrap();
         writeln!(install.stdin.take().unwrap(), "#!/bin/sh\n{text}").unwrap();
         assert!(install.wait().unwrap().success());
         Compiler { program, ..compiler(|_| {}) }
@@ -434,10 +439,15 @@ mod tests {
 
     #[test]
     fn a_module_that_is_no_good_is_told_in_wasmtimes_words() {
-        for (wasm, words) in [(samples::invalid(), "type mismatch"), (b"\0asm\x01\0\0\0\xff".to_vec(), "malformed section id")] {
+        for (wasm, words) in
+            [(samples::invalid(), "type mismatch"), (b"\0asm\x01\0\0\0\xff".to_vec(), "malformed section id")]
+        {
             let (result, label) = run(&compiler(|_| {}), &wasm, None);
             let Err(Error::InvalidArgument(text)) = result else { panic!("{result:?}") };
-            assert!(text.starts_with("it cannot be compiled: ") && text.contains(words) && !text.contains('\n'), "{text}");
+            assert!(
+                text.starts_with("it cannot be compiled: ") && text.contains(words) && !text.contains('\n'),
+                "{text}"
+            );
             assert_eq!(label, "invalid");
         }
     }
@@ -446,9 +456,17 @@ mod tests {
     fn a_module_that_is_too_much_is_stopped_at_the_limit_and_names_it() {
         let heavy = samples::heavy();
         limit(&compiler(|modules| modules.compile_cpu_seconds_max = 1), &heavy, "modules.compile_cpu_seconds_max");
-        limit(&compiler(|modules| modules.compile_memory_bytes_max = 400 << 20), &heavy, "modules.compile_memory_bytes_max");
+        limit(
+            &compiler(|modules| modules.compile_memory_bytes_max = 400 << 20),
+            &heavy,
+            "modules.compile_memory_bytes_max",
+        );
         limit(&compiler(|modules| modules.compile_seconds_max = 1), &heavy, "modules.compile_seconds_max");
-        limit(&compiler(|modules| modules.artifact_bytes_max = 100), &samples::command(1), "modules.artifact_bytes_max");
+        limit(
+            &compiler(|modules| modules.artifact_bytes_max = 100),
+            &samples::command(1),
+            "modules.artifact_bytes_max",
+        );
     }
 
     #[test]
@@ -461,7 +479,11 @@ mod tests {
             ("echo thread main panicked >&2; exit 101", "crashed", "exit status 101: thread main panicked"),
             ("exit 0", "crashed", "it wrote nothing"),
             ("kill -XFSZ $$", "limit", "modules.artifact_bytes_max"),
-            ("echo 'memory allocation of 9 bytes failed' >&2; kill -ABRT $$", "limit", "modules.compile_memory_bytes_max"),
+            (
+                "echo 'memory allocation of 9 bytes failed' >&2; kill -ABRT $$",
+                "limit",
+                "modules.compile_memory_bytes_max",
+            ),
             ("echo cannot confine >&2; exit 64", "failed", "could not do its work: cannot confine"),
         ];
         for (text, want, words) in table {
@@ -511,7 +533,11 @@ mod tests {
         assert_eq!(lines.next(), Some("the module"));
         let order: Order = serde_json::from_str(lines.next().unwrap().strip_prefix("compile ").unwrap()).unwrap();
         assert_eq!((order.uid, order.engine), (65_534, config::Engine::default()));
-        let left: Vec<_> = lines.filter(|line| !line.starts_with("RAYON_NUM_THREADS=") && !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
+        let left: Vec<_> = lines
+            .filter(|line| {
+                !line.starts_with("RAYON_NUM_THREADS=") && !line.starts_with("PWD=") && !line.starts_with("_=")
+            })
+            .collect();
         assert_eq!(left, Vec::<&str>::new());
     }
 
@@ -542,7 +568,8 @@ mod tests {
         result.unwrap();
         assert_eq!(compiler.metrics.compiles_pending.get(), 1);
         let (result, written) = tokio::join!(second, write(fifo));
-        (result.unwrap(), written.unwrap());
+        result.unwrap();
+        written.unwrap();
         assert_eq!(compiler.metrics.compiles_pending.get(), 0);
         assert_eq!(compiler.metrics.compiles.with_label_values(&["ok"]).get(), 2);
     }

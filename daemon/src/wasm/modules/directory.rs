@@ -64,7 +64,8 @@ impl Directory {
     /// `FailedPrecondition` if somebody else could have put files there.
     pub fn open(root_dir: &Path) -> Result<Opened> {
         let path = root_dir.join("modules");
-        let unusable = |what: &str, e: io::Error| Ok(Opened::Unusable(format!("cannot {what} {}: {e}", path.display())));
+        let unusable =
+            |what: &str, e: io::Error| Ok(Opened::Unusable(format!("cannot {what} {}: {e}", path.display())));
         if let Err(e) = std::fs::create_dir_all(root_dir) {
             return unusable("make the directory above", e);
         }
@@ -84,8 +85,9 @@ impl Directory {
                     )));
                 }
                 Err(Errno::LOOP | Errno::NOTDIR) => {
-                    let stat = statat(CWD, directory, AtFlags::empty())
-                        .map_err(|e| Error::FailedPrecondition(format!("cannot look at {}: {e}", directory.display())))?;
+                    let stat = statat(CWD, directory, AtFlags::empty()).map_err(|e| {
+                        Error::FailedPrecondition(format!("cannot look at {}: {e}", directory.display()))
+                    })?;
                     check_owner(&stat, directory)?;
                 }
                 Err(e) => return unusable("open", e.into()),
@@ -183,7 +185,8 @@ impl Directory {
     /// # Errors
     /// Those of opening and writing.
     pub fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.descriptor, name, flags, Mode::RUSR | Mode::WUSR)?);
         file.write_all(bytes)
     }

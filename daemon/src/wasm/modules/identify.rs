@@ -62,22 +62,17 @@ pub fn identify(head: &[u8]) -> Identity {
         [] => Other::Empty,
         _ if head.starts_with(&CORE) => return Identity::Wasm(Kind::Core),
         _ if head.starts_with(&COMPONENT) => return Identity::Wasm(Kind::Component),
-        [0, b'a', b's', b'm', v0, v1, l0, l1, ..] => Other::Version {
-            version: u16::from_le_bytes([*v0, *v1]),
-            layer: u16::from_le_bytes([*l0, *l1]),
-        },
-        _ if head.len() < 8 && (CORE.starts_with(head) || COMPONENT.starts_with(head)) => {
-            Other::Truncated
+        [0, b'a', b's', b'm', v0, v1, l0, l1, ..] => {
+            Other::Version { version: u16::from_le_bytes([*v0, *v1]), layer: u16::from_le_bytes([*l0, *l1]) }
         }
+        _ if head.len() < 8 && (CORE.starts_with(head) || COMPONENT.starts_with(head)) => Other::Truncated,
         [0x7f, b'E', b'L', b'F', ..] => elf(head),
         [b'#', b'!', line @ ..] => Other::Script(printable(line)),
         [0x1f, 0x8b, ..] => Other::Archive("gzip"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Other::Archive("zstd"),
         [b'P', b'K', 3, 4, ..] => Other::Archive("zip"),
         [b'M', b'Z', ..] => Other::Native("windows", "unknown"),
-        [0xcf, 0xfa, 0xed, 0xfe, ..] => {
-            Other::Native("darwin", "unknown")
-        }
+        [0xcf, 0xfa, 0xed, 0xfe, ..] => Other::Native("darwin", "unknown"),
         _ if is_text_format(head) => Other::Text,
         _ => Other::Unknown(head[..head.len().min(4)].to_vec()),
     };
@@ -89,7 +84,8 @@ fn elf(head: &[u8]) -> Other {
     if head.get(7) == Some(&ELFOSABI_WASMTIME) {
         return Other::Precompiled;
     }
-    let (Some(class), Some(order), Some(&[m0, m1])) = (head.get(4), head.get(5), head.get(18..20).and_then(|m| m.first_chunk()))
+    let (Some(class), Some(order), Some(&[m0, m1])) =
+        (head.get(4), head.get(5), head.get(18..20).and_then(|m| m.first_chunk()))
     else {
         return Other::Native("linux", "unknown");
     };

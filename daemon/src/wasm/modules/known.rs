@@ -280,7 +280,20 @@ mod tests {
         // Another module's digest in the second, a torn last line, and noise.
         lines[1] = lines[1].replace(&"02".repeat(32), &"04".repeat(32));
         lines[3].truncate(70);
-        fs::write(file(root.path()), [lines[0].as_bytes(), b"\n\xff\xfe\n", lines[1].as_bytes(), b"\n", lines[2].as_bytes(), b"\n", lines[3].as_bytes()].concat()).unwrap();
+        fs::write(
+            file(root.path()),
+            [
+                lines[0].as_bytes(),
+                b"\n\xff\xfe\n",
+                lines[1].as_bytes(),
+                b"\n",
+                lines[2].as_bytes(),
+                b"\n",
+                lines[3].as_bytes(),
+            ]
+            .concat(),
+        )
+        .unwrap();
         for _ in 0..2 {
             let places = open(root.path(), 8);
             let left: Vec<_> = (1..=4).filter(|number| places.get(&place(*number)).is_some()).collect();

@@ -136,7 +136,11 @@ fn candidates(wanted: &Wanted) -> Result<Vec<Candidate>> {
             for directory in directories(file, path, cwd) {
                 let path = format!("{directory}{file}{suffix}");
                 if seen.insert(path.clone()) {
-                    candidates.push(Candidate { path, export: export.map(str::to_string), appended: !suffix.is_empty() });
+                    candidates.push(Candidate {
+                        path,
+                        export: export.map(str::to_string),
+                        appended: !suffix.is_empty(),
+                    });
                 }
             }
         }
@@ -157,7 +161,8 @@ fn splits(program: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
 /// The directories a name is looked for in, each ending in a slash (or empty for an absolute name).
 fn directories(file: &str, path: &str, cwd: &str) -> Vec<String> {
     let within = |directory: &str| {
-        let mut text = if directory.starts_with('/') { String::new() } else { format!("{}/", cwd.trim_end_matches('/')) };
+        let mut text =
+            if directory.starts_with('/') { String::new() } else { format!("{}/", cwd.trim_end_matches('/')) };
         text.push_str(directory.trim_end_matches('/'));
         if !text.ends_with('/') {
             text.push('/');
@@ -190,7 +195,8 @@ fn refused(path: &str, refusal: Refusal) -> Error {
 fn missing(program: &str, candidates: &[Candidate]) -> Error {
     let plain: Vec<_> = candidates.iter().filter(|c| !c.appended).map(|c| c.path.as_str()).collect();
     let shown = plain.iter().take(NAMES_SHOWN).copied().collect::<Vec<_>>().join(", ");
-    let more = if plain.len() > NAMES_SHOWN { format!(" and {} more", plain.len() - NAMES_SHOWN) } else { String::new() };
+    let more =
+        if plain.len() > NAMES_SHOWN { format!(" and {} more", plain.len() - NAMES_SHOWN) } else { String::new() };
     Error::InvalidArgument(format!(
         "no program {program:?} in the container's root file system (no such file): tried {shown}{more}, also with .wasm appended; check the image's entry point and PATH"
     ))
@@ -240,8 +246,12 @@ mod tests {
     fn a_name_is_split_at_the_last_hash_first() {
         let got: Vec<_> = candidates(&wanted("/a#b#c")).unwrap().into_iter().map(|c| (c.path, c.export)).collect();
         let want = [
-            ("/a#b#c", None), ("/a#b", Some("c")), ("/a", Some("b#c")),
-            ("/a#b#c.wasm", None), ("/a#b.wasm", Some("c")), ("/a.wasm", Some("b#c")),
+            ("/a#b#c", None),
+            ("/a#b", Some("c")),
+            ("/a", Some("b#c")),
+            ("/a#b#c.wasm", None),
+            ("/a#b.wasm", Some("c")),
+            ("/a.wasm", Some("b#c")),
         ];
         assert_eq!(got, want.map(|(path, export)| (path.to_string(), export.map(str::to_string))));
         // The part after the hash does not make a bare name a path.

@@ -141,7 +141,12 @@ impl ModuleStore {
     ///
     /// # Errors
     /// `FailedPrecondition` if others could have written to the store's directory.
-    pub fn open(config: &Config, engines: Arc<Engines>, metrics: Arc<Metrics>, runtime: Handle) -> Result<Arc<ModuleStore>> {
+    pub fn open(
+        config: &Config,
+        engines: Arc<Engines>,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Result<Arc<ModuleStore>> {
         let compiler = Compiler::new(config.modules.clone(), config.engine.clone(), metrics.clone());
         ModuleStore::open_with(config, engines, metrics, runtime, compiler)
     }
@@ -156,7 +161,10 @@ impl ModuleStore {
         let directory = match Directory::open(&config.root_dir)? {
             Opened::Disk(directory) => Some(Arc::new(directory)),
             Opened::Unusable(reason) => {
-                tracing::warn!(reason, "no module store on disk: every module is compiled again after a restart; see root_dir");
+                tracing::warn!(
+                    reason,
+                    "no module store on disk: every module is compiled again after a restart; see root_dir"
+                );
                 None
             }
         };
@@ -371,7 +379,7 @@ impl Rooms {
             return Ok(Some(Landed { prepared, source: Source::Warm, compile_time: None }));
         }
         let rooms = self.clone();
-        if let Some(prepared) = blocking(runtime, move || rooms.from_disk(digest)).await? {
+        if let Some(prepared) = blocking(runtime, move || rooms.take_from_disk(digest)).await? {
             return Ok(Some(Landed { prepared, source: Source::Disk, compile_time: None }));
         }
         let Some(material) = material else { return Ok(None) };
@@ -414,7 +422,7 @@ impl Rooms {
     }
 
     /// Prepares an artifact from the disk, if there is one that is good. Blocks.
-    fn from_disk(&self, digest: Digest) -> Result<Option<Prepared>> {
+    fn take_from_disk(&self, digest: Digest) -> Result<Option<Prepared>> {
         let Some(verified) = self.store.get(digest) else { return Ok(None) };
         match self.prepare(digest, verified) {
             Ok(prepared) => Ok(Some(prepared)),
@@ -525,7 +533,8 @@ mod tests {
         fn place(&self) -> Place {
             let at = |name: &str| self.directory.path().join(name).display().to_string();
             let options = [format!("lowerdir={}", at("layer")), format!("upperdir={}", at("up"))];
-            Place::of_snapshot(&[RootMount { fstype: "overlay", options: &options }], &wanted("/app.wasm"), &[]).unwrap()
+            Place::of_snapshot(&[RootMount { fstype: "overlay", options: &options }], &wanted("/app.wasm"), &[])
+                .unwrap()
         }
 
         fn artifacts(&self) -> Vec<PathBuf> {
@@ -746,7 +755,10 @@ mod tests {
         daemon.write(&samples::invalid());
         for _ in 0..3 {
             let error = text(daemon.load(None).await);
-            assert!(error.starts_with("/app.wasm: it cannot be compiled: ") && error.contains("type mismatch"), "{error}");
+            assert!(
+                error.starts_with("/app.wasm: it cannot be compiled: ") && error.contains("type mismatch"),
+                "{error}"
+            );
         }
         let error = text(daemon.layer(samples::invalid()).await);
         assert!(error.starts_with("image:1: it cannot be compiled: "), "{error}");
@@ -827,7 +839,11 @@ mod tests {
         let Origin::File(found) = &origin else { unreachable!() };
         let Some(place) = Place::of_file(&found.file) else { return };
         let now = SystemTime::now();
-        assert_eq!(rooms.read(&origin, Belief::InPlaces, now).unwrap().lesson, None, "it may change within the same instant");
+        assert_eq!(
+            rooms.read(&origin, Belief::InPlaces, now).unwrap().lesson,
+            None,
+            "it may change within the same instant"
+        );
         let read = rooms.read(&origin, Belief::InPlaces, now + Duration::from_secs(10)).unwrap();
         assert_eq!(read.lesson, Some(place));
         rooms.places.learn(place, Known { digest: read.digest, export: None });

@@ -129,7 +129,8 @@ impl Origin {
     /// all bytes that do. `Internal` if they cannot be read, or there is no memory for them.
     pub fn to_memory(&self, digest: Digest, bytes_max: u64) -> Result<(File, Kind)> {
         let failed = |e: std::io::Error| Error::Internal(format!("cannot copy it into memory: {e}"));
-        let changed = || Error::Unavailable("it changed while it was being read: start it again when nobody writes to it".into());
+        let changed =
+            || Error::Unavailable("it changed while it was being read: start it again when nobody writes to it".into());
         let memory = memfd::create("hearth-wasm").map_err(failed)?;
         let mut at = 0;
         let scanned = self.scan_with(bytes_max, |chunk| {

@@ -177,7 +177,12 @@ fn has_nested_binds(volumes: &[SpecMount]) -> bool {
         let outer = outer.destination.as_os_str().as_bytes();
         let outer = outer.strip_suffix(b"/").unwrap_or(outer);
         volumes.iter().any(|inner| {
-            inner.destination.as_os_str().as_bytes().strip_prefix(outer).is_some_and(|rest| rest.len() > 1 && rest[0] == b'/')
+            inner
+                .destination
+                .as_os_str()
+                .as_bytes()
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.len() > 1 && rest[0] == b'/')
         })
     })
 }
@@ -408,7 +413,15 @@ mod tests {
         let snapshot = Snapshot::new();
         let options = snapshot.options();
         let with = |volumes: &[SpecMount]| place(&options, &wanted(), volumes);
-        assert!(with(&[volume("/data", "bind"), volume("/data-2", "bind"), volume("/dev", "tmpfs"), volume("/dev/shm", "bind")]).is_some());
+        assert!(
+            with(&[
+                volume("/data", "bind"),
+                volume("/data-2", "bind"),
+                volume("/dev", "tmpfs"),
+                volume("/dev/shm", "bind")
+            ])
+            .is_some()
+        );
         assert_eq!(with(&[volume("/data/", "bind"), volume("/data/in", "tmpfs")]), None);
         assert_eq!(with(&[volume("/", "bind"), volume("/x", "bind")]), None);
         let many: Vec<_> = (0..=VOLUMES_MAX).map(|i| volume(&format!("/v{i}"), "bind")).collect();

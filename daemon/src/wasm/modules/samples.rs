@@ -90,7 +90,9 @@ extern "C" fn become_compiler() {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         // `cargo test compile` is no order.
-        Some(SUBCOMMAND) if arguments.next().is_some_and(|order| order.starts_with('{')) => std::process::exit(child::run() as i32),
+        Some(SUBCOMMAND) if arguments.next().is_some_and(|order| order.starts_with('{')) => {
+            std::process::exit(child::run() as i32)
+        }
         Some(confine::tests::PROBE) => confine::tests::probe(),
         _ => {}
     }

@@ -137,7 +137,8 @@ impl Name<'_> {
     fn parse(name: &str) -> Option<Name<'_>> {
         let parts: Vec<_> = name.strip_suffix(SUFFIX)?.split('.').collect();
         let &[digest, fingerprint, kind, code] = parts.as_slice() else { return None };
-        let is_hex = |text: &str, length| text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_hex =
+            |text: &str, length| text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !is_hex(fingerprint, 32) || !is_hex(code, 64) {
             return None;
         }
@@ -260,10 +261,14 @@ impl Store {
         let file = directory.read(name)?;
         let copy = if directory.can_map_code { None } else { Some(memfd::create("hearth-artifact")?) };
         let mut hasher = self.hasher(parsed.digest, parsed.kind);
-        each_chunk(&file, |e| e, |chunk| {
-            hasher.update(chunk);
-            copy.as_ref().map_or(Ok(()), |mut copy| copy.write_all(chunk))
-        })?;
+        each_chunk(
+            &file,
+            |e| e,
+            |chunk| {
+                hasher.update(chunk);
+                copy.as_ref().map_or(Ok(()), |mut copy| copy.write_all(chunk))
+            },
+        )?;
         let code: blake3::Hash = parsed.code.parse().map_err(io::Error::other)?;
         // blake3 compares in constant time.
         if hasher.finalize() != code {
@@ -309,10 +314,14 @@ impl Store {
             ));
         }
         let mut hasher = self.hasher(digest, kind);
-        each_chunk(artifact, |e| e, |chunk| {
-            hasher.update(chunk);
-            Ok(())
-        })?;
+        each_chunk(
+            artifact,
+            |e| e,
+            |chunk| {
+                hasher.update(chunk);
+                Ok(())
+            },
+        )?;
         let code = hasher.finalize().to_hex();
         let name = format!("{digest}.{}.{}.{code}{SUFFIX}", self.fingerprint, kind_name(kind));
         self.remove_for(bytes);
@@ -369,7 +378,11 @@ impl Store {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         // All of fixed length, but for the kind, which comes last and has its length in front.
         let kind = kind_name(kind);
-        hasher.update(&digest.0).update(self.fingerprint.as_bytes()).update(&[kind.len() as u8]).update(kind.as_bytes());
+        hasher
+            .update(&digest.0)
+            .update(self.fingerprint.as_bytes())
+            .update(&[kind.len() as u8])
+            .update(kind.as_bytes());
         hasher
     }
 
@@ -419,7 +432,8 @@ impl Index {
             self.bytes -= entry.bytes;
             victims.push(entry.name);
         }
-        let mut by_use: Vec<_> = self.artifacts.iter().map(|(digest, artifact)| (artifact.used.time(), *digest)).collect();
+        let mut by_use: Vec<_> =
+            self.artifacts.iter().map(|(digest, artifact)| (artifact.used.time(), *digest)).collect();
         by_use.sort();
         for (_, digest) in by_use {
             if !is_over(self.bytes) {
@@ -495,7 +509,10 @@ mod tests {
 
         fn file(&self, name: &str) -> PathBuf {
             let start = Digest::of(name.as_bytes()).to_string();
-            self.files().into_iter().find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&start)).unwrap()
+            self.files()
+                .into_iter()
+                .find(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&start))
+                .unwrap()
         }
     }
 
