@@ -1,13 +1,13 @@
 //! Linker options that bring the static shim under its size limit of 1 MB.
 //!
-//! A static Rust program that does nothing at all is over 1.1 MB here, two thirds of it glibc. Two
-//! things go that the shim never uses, about 220 kB together and a tenth of its run time:
+//! A static Rust program that does nothing at all has over 1.1 MB, two thirds of it glibc. Two
+//! things go that the shim never uses, about 200 kB together:
 //!
 //! * The unwind tables. The shim aborts on a panic; only a backtrace would read them.
-//! * glibc's `pthread_getattr_np`, which reads `/proc/self/maps` with `scanf`, so half of glibc's
+//! * glibc's `pthread_getattr_np`, which reads `/proc/self/maps` with `scanf`, so much of glibc's
 //!   number parsing comes with it. Rust's start-up code calls it to tell a stack overflow from
 //!   another crash, and does without where it fails. It gets `getpid`, which is never zero: a
-//!   failure.
+//!   failure. That also spares each start the reading.
 //!
 //! A dynamically linked shim, as `cargo build` and `cargo test` make it, is left as it is.
 

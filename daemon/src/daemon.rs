@@ -102,7 +102,7 @@ async fn serve(config: Arc<Config>, state: &StateDir, runtime: tokio::runtime::H
     questions.abort();
     let _ = std::fs::remove_file(&path);
     stop_guests(&instances.tasks()).await;
-    instances.flush_events(Instant::now() + STOP_EVENTS_TIME).await;
+    instances.flush_events(tokio::time::Instant::now() + STOP_EVENTS_TIME).await;
     instances.close().await;
     if let Some(scrape) = scrape {
         scrape.abort();

@@ -15,23 +15,21 @@
 //!   again, on a new connection, with a doubling pause. It may arrive twice (the answer was lost),
 //!   never out of order, never not at all.
 //! * containerd says that it will never take this event: it is logged, counted and left. What counts
-//!   as that is decided in [`verdict`] alone.
+//!   as that is decided in `verdict` alone.
 //! * The queue is full, because containerd has been away for long: new tasks are refused in
 //!   [`EventQueue::reserve`]; those that live have their room and lose nothing.
+
+mod message;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use containerd_shim_protos::api::{ForwardRequest, Mount};
-use containerd_shim_protos::events::task as messages;
-use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::api::ForwardRequest;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
-use containerd_shim_protos::topics;
 use crossbeam_deque::{Injector, Steal};
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
@@ -44,6 +42,9 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 
+use message::timestamp;
+pub use message::{Create, Event};
+
 /// The most events of a task's init process: create, start, oom, exit, delete, each once.
 pub const EVENTS_PER_TASK: usize = 5;
 /// The most events of an exec: added, started, exit.
@@ -54,229 +55,6 @@ pub const EVENTS_PER_PAUSE: usize = 2;
 /// The largest [`ForwardRequest`], in bytes: a ttrpc message less what its own envelope adds
 /// (service, method, time-out and field headers).
 const REQUEST_BYTES_MAX: u64 = MESSAGE_LENGTH_MAX as u64 - 256;
-
-/// A task event: what containerd's message of that name holds.
-///
-/// Ids are shared with the task, so that publishing copies none.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// The task was created.
-    Create(Box<Create>),
-    /// The init process was started.
-    Start {
-        /// The task.
-        container_id: Arc<str>,
-        /// The pid told to containerd.
-        pid: u32,
-    },
-    /// The task ran out of memory.
-    Oom {
-        /// The task.
-        container_id: Arc<str>,
-    },
-    /// A process ended.
-    Exit {
-        /// The task.
-        container_id: Arc<str>,
-        /// The process: the task's own id for its init process (by this CRI tells it from an
-        /// exec), the exec's id for an exec.
-        id: Arc<str>,
-        /// The pid told to containerd.
-        pid: u32,
-        /// 0 to 255; 128 + the signal for one that was killed.
-        exit_status: u32,
-        /// When it ended.
-        exited_at: SystemTime,
-    },
-    /// The task was deleted.
-    Delete {
-        /// The task.
-        container_id: Arc<str>,
-        /// The pid told to containerd.
-        pid: u32,
-        /// As in [`Event::Exit`].
-        exit_status: u32,
-        /// When it ended.
-        exited_at: SystemTime,
-    },
-    /// An exec was added to the task.
-    ExecAdded {
-        /// The task.
-        container_id: Arc<str>,
-        /// The exec.
-        exec_id: Arc<str>,
-    },
-    /// An exec was started.
-    ExecStarted {
-        /// The task.
-        container_id: Arc<str>,
-        /// The exec.
-        exec_id: Arc<str>,
-        /// The pid told to containerd.
-        pid: u32,
-    },
-    /// The task was paused.
-    Paused {
-        /// The task.
-        container_id: Arc<str>,
-    },
-    /// The task was resumed.
-    Resumed {
-        /// The task.
-        container_id: Arc<str>,
-    },
-}
-
-/// What [`Event::Create`] tells: the request's own words.
-#[derive(Debug, Clone)]
-pub struct Create {
-    /// The task.
-    pub container_id: Arc<str>,
-    /// The bundle's directory.
-    pub bundle: String,
-    /// The mounts of the root file system.
-    pub rootfs: Vec<Mount>,
-    /// The FIFO or URI of standard input; empty: none.
-    pub stdin: String,
-    /// The FIFO or URI of standard output; empty: none.
-    pub stdout: String,
-    /// The FIFO or URI of standard error; empty: none.
-    pub stderr: String,
-    /// Whether standard input and output are a terminal.
-    pub terminal: bool,
-    /// The checkpoint to restore from; empty: none.
-    pub checkpoint: String,
-    /// The pid told to containerd.
-    pub pid: u32,
-}
-
-impl Event {
-    /// The topic containerd's subscribers know this event by.
-    pub fn topic(&self) -> &'static str {
-        match self {
-            Event::Create(_) => topics::TASK_CREATE_EVENT_TOPIC,
-            Event::Start { .. } => topics::TASK_START_EVENT_TOPIC,
-            Event::Oom { .. } => topics::TASK_OOM_EVENT_TOPIC,
-            Event::Exit { .. } => topics::TASK_EXIT_EVENT_TOPIC,
-            Event::Delete { .. } => topics::TASK_DELETE_EVENT_TOPIC,
-            Event::ExecAdded { .. } => topics::TASK_EXEC_ADDED_EVENT_TOPIC,
-            Event::ExecStarted { .. } => topics::TASK_EXEC_STARTED_EVENT_TOPIC,
-            Event::Paused { .. } => topics::TASK_PAUSED_EVENT_TOPIC,
-            Event::Resumed { .. } => topics::TASK_RESUMED_EVENT_TOPIC,
-        }
-    }
-
-    /// The task this event is about.
-    pub fn container_id(&self) -> &str {
-        match self {
-            Event::Create(create) => &create.container_id,
-            Event::Start { container_id, .. }
-            | Event::Oom { container_id }
-            | Event::Exit { container_id, .. }
-            | Event::Delete { container_id, .. }
-            | Event::ExecAdded { container_id, .. }
-            | Event::ExecStarted { container_id, .. }
-            | Event::Paused { container_id }
-            | Event::Resumed { container_id } => container_id,
-        }
-    }
-
-    /// containerd's message for this event.
-    fn encode(&self) -> Any {
-        let new = String::from;
-        match self {
-            Event::Create(create) => any(&create.message()),
-            Event::Start { container_id, pid } => any(&messages::TaskStart {
-                container_id: new(&**container_id),
-                pid: *pid,
-                ..Default::default()
-            }),
-            Event::Oom { container_id } => {
-                any(&messages::TaskOOM { container_id: new(&**container_id), ..Default::default() })
-            }
-            Event::Exit { container_id, id, pid, exit_status, exited_at } => {
-                any(&messages::TaskExit {
-                    container_id: new(&**container_id),
-                    id: new(&**id),
-                    pid: *pid,
-                    exit_status: *exit_status,
-                    exited_at: timestamp(*exited_at),
-                    ..Default::default()
-                })
-            }
-            // No `id`: empty is the init process, and nothing but that has this event.
-            Event::Delete { container_id, pid, exit_status, exited_at } => {
-                any(&messages::TaskDelete {
-                    container_id: new(&**container_id),
-                    pid: *pid,
-                    exit_status: *exit_status,
-                    exited_at: timestamp(*exited_at),
-                    ..Default::default()
-                })
-            }
-            Event::ExecAdded { container_id, exec_id } => any(&messages::TaskExecAdded {
-                container_id: new(&**container_id),
-                exec_id: new(&**exec_id),
-                ..Default::default()
-            }),
-            Event::ExecStarted { container_id, exec_id, pid } => any(&messages::TaskExecStarted {
-                container_id: new(&**container_id),
-                exec_id: new(&**exec_id),
-                pid: *pid,
-                ..Default::default()
-            }),
-            Event::Paused { container_id } => any(&messages::TaskPaused {
-                container_id: new(&**container_id),
-                ..Default::default()
-            }),
-            Event::Resumed { container_id } => any(&messages::TaskResumed {
-                container_id: new(&**container_id),
-                ..Default::default()
-            }),
-        }
-    }
-}
-
-impl Create {
-    fn message(&self) -> messages::TaskCreate {
-        messages::TaskCreate {
-            container_id: String::from(&*self.container_id),
-            bundle: self.bundle.clone(),
-            rootfs: self.rootfs.clone(),
-            io: MessageField::some(messages::TaskIO {
-                stdin: self.stdin.clone(),
-                stdout: self.stdout.clone(),
-                stderr: self.stderr.clone(),
-                terminal: self.terminal,
-                ..Default::default()
-            }),
-            checkpoint: self.checkpoint.clone(),
-            pid: self.pid,
-            ..Default::default()
-        }
-    }
-}
-
-/// Wraps a message as containerd's typeurl does: the full name alone, without `type.googleapis.com/`
-/// (github.com/containerd/typeurl, `MarshalAny`).
-fn any<M: Message>(message: &M) -> Any {
-    Any {
-        type_url: format!("containerd.events.{}", M::NAME),
-        // Fails only for proto2 messages that lack a required field; these are proto3.
-        value: message.write_to_bytes().expect("a proto3 message"),
-        ..Default::default()
-    }
-}
-
-fn timestamp(time: SystemTime) -> MessageField<Timestamp> {
-    // A clock before 1970 is told as 1970.
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    MessageField::some(Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: since.subsec_nanos() as i32,
-        ..Default::default()
-    })
-}
 
 /// The events of one containerd instance. Dropping it ends the publisher once the queue is empty.
 pub struct EventQueue {
@@ -597,8 +375,8 @@ impl Publisher {
             }
             // Whatever it was, a new connection is the better bet.
             self.client = None;
-            self.shared.metrics.events_retried.inc();
             self.shared.failed(text(&error));
+            self.shared.metrics.events_retried.inc();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(pause_max);
         }
@@ -666,13 +444,19 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::path::{Path, PathBuf};
 
+    use std::time::UNIX_EPOCH;
+
     use async_trait::async_trait;
+    use containerd_shim_protos::api::Mount;
+    use containerd_shim_protos::events::task as messages;
     use containerd_shim_protos::protobuf::well_known_types::empty::Empty;
     use containerd_shim_protos::shim_async::{Events, create_events};
+    use serde_json::json;
     use tempfile::TempDir;
     use ttrpc::r#async::{Server, TtrpcContext};
 
     use super::*;
+    use crate::containerd::tests::{NAMESPACE, PrivateContainerd};
 
     /// Long enough for a busy machine; nothing waits for it that goes well.
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -813,11 +597,15 @@ mod tests {
         }
 
         async fn retried(&self, times: u64) {
-            let deadline = Instant::now() + PATIENCE;
-            while self.metrics.events_retried.get() < times {
-                assert!(Instant::now() < deadline, "not tried again");
-                tokio::task::yield_now().await;
-            }
+            retried(&self.metrics, times).await;
+        }
+    }
+
+    async fn retried(metrics: &Metrics, times: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while metrics.events_retried.get() < times {
+            assert!(Instant::now() < deadline, "not tried again");
+            tokio::task::yield_now().await;
         }
     }
 
@@ -1076,5 +864,64 @@ mod tests {
         }
         assert_eq!(containerd.pids(), (0..10).collect::<Vec<_>>());
         assert_eq!(metrics.events_sent.get(), 10);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_real_containerd_tells_its_subscribers() {
+        let mut containerd = PrivateContainerd::start();
+        let metrics = Arc::new(Metrics::new());
+        let runtime = tokio::runtime::Handle::current();
+        let queue =
+            EventQueue::new(&containerd.ttrpc_address(), &quick(), metrics.clone(), &runtime);
+        let namespace: Arc<str> = NAMESPACE.into();
+        let publish = |event| queue.reserve().unwrap().publish(&namespace, event);
+        let (_ctr, lines) = containerd.events();
+        // `ctr events` does not say when it listens: tell it something until it repeats that.
+        let deadline = Instant::now() + PATIENCE;
+        while lines.recv_timeout(Duration::from_millis(50)).is_err() {
+            assert!(Instant::now() < deadline, "ctr events prints nothing");
+            publish(Event::Oom { container_id: "probe".into() });
+        }
+        let id = || Arc::from("task");
+        let exited_at = SystemTime::now();
+        publish(start("task", 7));
+        publish(Event::Exit { container_id: id(), id: id(), pid: 7, exit_status: 137, exited_at });
+        publish(Event::Delete { container_id: id(), pid: 7, exit_status: 137, exited_at });
+        let next = || loop {
+            let line = lines.recv_timeout(PATIENCE).unwrap();
+            // The message is printed only if containerd knows its type.
+            if let Some((_, event)) = line.split_once(" hearth-test /tasks/")
+                && !event.contains("probe")
+            {
+                let (topic, message) = event.split_once(' ').unwrap();
+                let message: serde_json::Value = serde_json::from_str(message).unwrap();
+                return (topic.to_string(), message);
+            }
+        };
+        let (topic, message) = next();
+        assert_eq!(
+            (&*topic, &message["container_id"], &message["pid"]),
+            ("start", &json!("task"), &json!(7))
+        );
+        let (topic, message) = next();
+        assert_eq!(
+            (&*topic, &message["id"], &message["exit_status"]),
+            ("exit", &json!("task"), &json!(137))
+        );
+        assert!(message["exited_at"].is_string() || message["exited_at"].is_object(), "{message}");
+        let (topic, message) = next();
+        assert_eq!((&*topic, &message["exit_status"]), ("delete", &json!(137)));
+
+        queue.flushed(Instant::now() + PATIENCE).await.unwrap();
+        let sent = metrics.events_sent.get();
+        containerd.stop();
+        publish(start("task", 8));
+        retried(&metrics, 2).await;
+        let error = queue.flushed(Instant::now()).await.unwrap_err();
+        assert!(error.to_string().contains("is it running?"), "{error}");
+        containerd.restart();
+        queue.flushed(Instant::now() + PATIENCE).await.unwrap();
+        assert_eq!(metrics.events_sent.get(), sent + 1);
+        assert_eq!(metrics.events_refused.get(), 0);
     }
 }

@@ -61,7 +61,11 @@ pub fn task_socket(
         socket: socket.to_owned(),
         kind,
     };
-    match exchange(socket, question, timeout).map_err(failed)?.body {
+    let classify = |e: io::Error| failed(ErrorKind::from_io(e, timeout));
+    let deadline = Instant::now() + timeout;
+    let stream = connect(socket, timeout).map_err(|e| classify(e.into()))?;
+    let stream = Deadlined { stream, deadline };
+    match exchange(stream, question).map_err(classify)?.body {
         Some(reply::Body::TaskSocket(reply)) => Ok(reply),
         Some(reply::Body::Error(text)) => Err(failed(ErrorKind::Rejected(text))),
         None => Err(failed(ErrorKind::NotAReply(
@@ -70,24 +74,16 @@ pub fn task_socket(
     }
 }
 
-fn exchange(
-    socket: &Path,
-    question: TaskSocketRequest,
-    timeout: Duration,
-) -> Result<Reply, ErrorKind> {
-    let deadline = Instant::now() + timeout;
-    let classify = |e: io::Error| ErrorKind::from_io(e, timeout);
-    let stream = connect(socket, timeout).map_err(|e| classify(e.into()))?;
-    let mut stream = Deadlined { stream, deadline };
+fn exchange(mut stream: Deadlined, question: TaskSocketRequest) -> io::Result<Reply> {
     let request = Request {
         body: Some(request::Body::TaskSocket(question)),
     };
     match write_frame(&mut stream, &request) {
         // The daemon may have answered and hung up before it read: the answer is still there.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
-        written => written.map_err(classify)?,
+        written => written?,
     }
-    read_frame(&mut stream).map_err(classify)
+    read_frame(&mut stream)
 }
 
 /// Connects, waiting at most `timeout` where the listener's queue is full.
@@ -256,7 +252,19 @@ mod tests {
 
     #[test]
     fn a_reply_written_before_the_request_was_read_still_counts() {
+        let (stream, mut daemon) = UnixStream::pair().unwrap();
+        let expected = reply(Some(reply::Body::Error("too many requests".into())));
+        write_frame(&mut daemon, &expected).unwrap();
+        drop(daemon);
+        let deadline = Instant::now() + LONG;
+        let stream = Deadlined { stream, deadline };
+        assert_eq!(exchange(stream, question()).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_refusal_is_the_daemons_own_words() {
         let result = ask_served_by(LONG, |mut stream| {
+            read_frame::<Request>(&mut stream).unwrap();
             let body = reply::Body::Error("too many requests: try again".into());
             write_frame(&mut stream, &reply(Some(body))).unwrap();
         });
@@ -297,6 +305,7 @@ mod tests {
         assert!(matches!(failure.kind, ErrorKind::TimedOut(SHORT)));
         assert!(failure.to_string().contains("within 50ms"), "{failure}");
         assert!(asked.elapsed() >= SHORT);
+        assert!(asked.elapsed() < CONTROL_TIMEOUT);
         drop(finished);
         server.join().unwrap();
     }
@@ -309,7 +318,9 @@ mod tests {
         net::bind(&listener, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
         net::listen(&listener, 0).unwrap();
         let _queued = UnixStream::connect(&socket).unwrap();
-        let failure = ask(&socket, SHORT).unwrap_err();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || tell.send(ask(&socket, SHORT)));
+        let failure = told.recv_timeout(LONG).expect("still waits").unwrap_err();
         assert!(matches!(failure.kind, ErrorKind::TimedOut(SHORT)));
     }
 

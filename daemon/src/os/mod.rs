@@ -1,4 +1,5 @@
 //! The only place that makes system calls about namespaces, mounts, FIFOs and processes. One file
 //! per facility, RAII guards for what has to be undone.
 
+pub mod mount;
 pub mod process;

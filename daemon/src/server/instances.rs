@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+
 
 use hearth_shim::TaskSocketRequest;
 use parking_lot::Mutex;
@@ -103,10 +103,9 @@ impl Instances {
     fn instance(&self, key: &Key) -> Arc<Instance> {
         let mut known = self.known.lock();
         let make = || {
-            let timeout = Duration::from_millis(self.config.rpc.containerd_timeout_ms);
             Arc::new(Instance {
                 events: EventQueue::new(&key.1, &self.config.events, self.world.metrics.clone(), &self.runtime),
-                containerd: Containerd::new(&key.0, timeout),
+                containerd: Containerd::new(&key.0, &self.config.rpc),
             })
         };
         known.containerds.entry(key.clone()).or_insert_with(make).clone()
@@ -121,7 +120,7 @@ impl Instances {
     async fn make(&self, key: Key, namespace: &str, instance: Arc<Instance>) -> Result<String> {
         let name = blake3::hash(format!("{}\0{}\0{namespace}", key.0, key.1).as_bytes()).to_hex();
         let path = self.dir.join(format!("{}.sock", &name[..16]));
-        let cannot = |e: &dyn std::fmt::Display| {
+        let cannot = |e: String| {
             Error::Unavailable(format!("cannot serve a task socket at {}: {e}", path.display()))
         };
         let mut server = {
@@ -136,8 +135,8 @@ impl Instances {
                     known.namespaces.len()
                 )));
             }
-            let listener = std::os::unix::net::UnixListener::bind(&path).map_err(|e| cannot(&e))?;
-            let listener = ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(&e))?;
+            let listener = std::os::unix::net::UnixListener::bind(&path).map_err(|e| cannot(e.to_string()))?;
+            let listener = ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(e.to_string()))?;
             let tasks = TaskMap::new(self.count.clone());
             let creator = Creator::new(
                 namespace,
@@ -154,7 +153,7 @@ impl Instances {
             server
         };
         // The socket is bound: whoever has the address already waits in its backlog.
-        server.start().await.map_err(|e| cannot(&e))?;
+        server.start().await.map_err(|e| cannot(e.to_string()))?;
         let mut known = self.known.lock();
         let address = format!("unix://{}", path.display());
         if let Some(entry) = known.namespaces.values_mut().find(|n| n.address == address) {
@@ -171,7 +170,7 @@ impl Instances {
     }
 
     /// Waits until every containerd has taken its events, or the deadline.
-    pub async fn flush_events(&self, deadline: Instant) {
+    pub async fn flush_events(&self, deadline: tokio::time::Instant) {
         let instances: Vec<_> = self.known.lock().containerds.values().cloned().collect();
         for instance in instances {
             if let Err(error) = instance.events.flushed(deadline).await {
@@ -205,5 +204,5 @@ async fn version(ask: &TaskSocketRequest, containerd: &Containerd) -> u32 {
             }
         },
     };
-    if major.is_some_and(|major: u64| major >= 2) { VERSION_3 } else { VERSION_2 }
+    if major.is_some_and(|major: u32| major >= 2) { VERSION_3 } else { VERSION_2 }
 }
