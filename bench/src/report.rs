@@ -217,23 +217,26 @@ impl Report {
     }
 
     fn starts(&self) -> Table {
-        let mut table = Table::new(&[
-            "scenario",
-            "n",
-            "Start reply p50",
-            "p90",
-            "p99",
-            "first byte p50",
-            "p99",
-            "floor p50",
-            "p99",
-            "reply ÷ floor p50",
-            "p99",
-            "byte ÷ floor p50",
-            "Create p50",
-            "Start p50",
-            "first after launch p50",
-        ]);
+        let mut table = Table::new(
+            1,
+            &[
+                "scenario",
+                "n",
+                "Start reply p50",
+                "p90",
+                "p99",
+                "first byte p50",
+                "p99",
+                "floor p50",
+                "p99",
+                "reply ÷ floor p50",
+                "p99",
+                "byte ÷ floor p50",
+                "Create p50",
+                "Start p50",
+                "first after launch p50",
+            ],
+        );
         for scenario in &self.scenarios {
             let (Some(hearthd), Some(ratios)) = (&scenario.hearthd, &scenario.ratios) else {
                 continue;
@@ -267,7 +270,7 @@ impl Report {
     }
 
     fn phases(&self) -> Table {
-        let mut table = Table::new(&["scenario", "phase", "n", "mean", "p50 ≈", "p99 ≈"]);
+        let mut table = Table::new(2, &["scenario", "phase", "n", "mean", "p50 ≈", "p99 ≈"]);
         for scenario in &self.scenarios {
             for phase in scenario.hearthd.iter().flat_map(|hearthd| &hearthd.phases) {
                 table.row([
@@ -284,21 +287,24 @@ impl Report {
     }
 
     fn floor(&self) -> Table {
-        let mut table = Table::new(&[
-            "scenario",
-            "n",
-            "total p50",
-            "p90",
-            "p99",
-            "RPC pair p50",
-            "p99",
-            "overlay p50",
-            "/dev p50",
-            "mount points p50",
-            "binds p50",
-            "FIFOs p50",
-            "unmount p50",
-        ]);
+        let mut table = Table::new(
+            1,
+            &[
+                "scenario",
+                "n",
+                "total p50",
+                "p90",
+                "p99",
+                "RPC pair p50",
+                "p99",
+                "overlay p50",
+                "/dev p50",
+                "mount points p50",
+                "binds p50",
+                "FIFOs p50",
+                "unmount p50",
+            ],
+        );
         for scenario in &self.scenarios {
             let floor = &scenario.floor;
             let mount = |part: fn(&FloorMounts) -> &Summary| {

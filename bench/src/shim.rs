@@ -138,7 +138,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
 impl Report {
     /// The report as Markdown.
     pub fn markdown(&self) -> String {
-        let mut table = Table::new(&["command", "n", "p50", "p90", "p99", "min", "max"]);
+        let mut table = Table::new(1, &["command", "n", "p50", "p90", "p99", "min", "max"]);
         for case in &self.commands {
             let summary = &case.exec_to_exit;
             table.row([
