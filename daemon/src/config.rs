@@ -32,6 +32,8 @@ pub struct Config {
     pub events: Events,
     /// Guests' stdio.
     pub stdio: Stdio,
+    /// Guests' root file systems.
+    pub files: Files,
 }
 
 /// The longest `state_dir`, in bytes: a Unix socket's path holds 107 and ours add up to 45.
@@ -51,6 +53,7 @@ impl Default for Config {
             modules: Modules::default(),
             events: Events::default(),
             stdio: Stdio::default(),
+            files: Files::default(),
         }
     }
 }
@@ -274,11 +277,39 @@ pub struct Stdio {
     pub chunk_bytes: usize,
     /// How long a `binary://` log program may take to say that it is ready, in milliseconds.
     pub log_binary_timeout_ms: u64,
+    /// How long a log program may go on after the end of its task, in milliseconds; then it gets a
+    /// SIGTERM, and as much later a SIGKILL.
+    pub log_binary_drain_ms: u64,
+    /// How long output that a task has left behind waits for its reader after the task's end, in
+    /// milliseconds. Only a slow or absent reader makes it wait at all.
+    pub linger_ms: u64,
 }
 
 impl Default for Stdio {
     fn default() -> Self {
-        Stdio { chunk_bytes: 64 << 10, log_binary_timeout_ms: 10_000 }
+        Stdio {
+            chunk_bytes: 64 << 10,
+            log_binary_timeout_ms: 10_000,
+            log_binary_drain_ms: 10_000,
+            linger_ms: 2_000,
+        }
+    }
+}
+
+/// Guests' root file systems.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Files {
+    /// Bind mounts and tmpfs of one task.
+    pub volumes_max: usize,
+    /// The size of a tmpfs whose options name none, in bytes: the kernel's own default is half of the
+    /// node's memory.
+    pub tmpfs_bytes_default: u64,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
     }
 }
 
@@ -369,6 +400,9 @@ impl Config {
             ("events.timeout_ms", self.events.timeout_ms),
             ("stdio.chunk_bytes", self.stdio.chunk_bytes as u64),
             ("stdio.log_binary_timeout_ms", self.stdio.log_binary_timeout_ms),
+            ("stdio.log_binary_drain_ms", self.stdio.log_binary_drain_ms),
+            ("files.volumes_max", self.files.volumes_max as u64),
+            ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
         ];
         for (key, value) in at_least_one {
             if value == 0 {

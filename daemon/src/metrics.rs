@@ -354,6 +354,8 @@ impl Declare<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -377,5 +379,19 @@ mod tests {
             metrics.phase(phase, Duration::from_micros(3));
             assert!(metrics.render().contains(&format!("hearth_start_phase_seconds_count{{phase=\"{name}\"}} 1")));
         }
+    }
+
+    #[test]
+    fn every_metric_is_on_the_dashboard_and_nothing_else_is() {
+        let dashboard = include_str!("../../dashboards/hearth.json");
+        let declared: BTreeSet<String> =
+            Metrics::new().registry.gather().iter().map(|family| family.name().to_string()).collect();
+        let mut shown = BTreeSet::new();
+        for (at, _) in dashboard.match_indices("hearth_") {
+            let name: String =
+                dashboard[at..].chars().take_while(|c| c.is_ascii_lowercase() || matches!(c, '_' | '0'..='9')).collect();
+            shown.insert(name.strip_suffix("_bucket").unwrap_or(&name).to_string());
+        }
+        assert_eq!(declared, shown);
     }
 }

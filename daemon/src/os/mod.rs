@@ -1,5 +1,6 @@
 //! The only place that makes system calls about namespaces, mounts, FIFOs and processes. One file
 //! per facility, RAII guards for what has to be undone.
 
+pub mod in_root;
 pub mod mount;
 pub mod process;

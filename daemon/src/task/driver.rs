@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::error::{Error, Result};
@@ -22,37 +23,50 @@ use crate::wasm::scheduler::End;
 const KILLED_STATUS: u32 = 137;
 
 impl Task {
-    /// Starts the guest; returns once there is an instance, or why there is none.
+    /// Starts the guest. Returns once there is an instance, or why there is none; or, where nothing can
+    /// stand in an instance's way any more (a slot of the pool is taken, the memory is within the
+    /// limit, the root is mounted), as soon as the guest is in its worker's queue: that saves the
+    /// caller two changes of thread.
     ///
     /// # Errors
     /// The state forbids it, there is no slot, the root could not be mounted, the module could not be
     /// instantiated.
     pub async fn start(self: &Arc<Self>, world: &Arc<World>) -> Result<u32> {
         let start_began = Instant::now();
-        let (prepared, slot) = {
-            let mut inner = self.inner.lock();
-            // Without a slot the task stays as it is and can be started later.
-            let fits = inner.prepared.as_ref().is_some_and(|p| p.program.fits_pool());
-            let slot = match inner.state {
-                State::Created => Some(world.slots.take(fits)?),
-                _ => None,
-            };
-            inner.state.apply(Input::Start, Role::Init)?;
-            match (inner.prepared.take(), slot) {
-                (Some(prepared), Some(slot)) => (prepared, slot),
-                _ => return Err(Error::Internal("a created task had nothing to start".into())),
-            }
-        };
+        let (prepared, slot) = self.begin_start(world)?;
         self.gauge(State::Created, State::Starting);
+        let sure = slot.is_sure(prepared.program.initial_memory(), prepared.memory_limit) && self.files.is_ready();
+        if sure {
+            self.started();
+        }
         let (tell, told) = oneshot::channel();
-        let (task, world_of_guest) = (self.clone(), world.clone());
-        let guest = async move { task.run(world_of_guest, prepared, slot, start_began, tell).await };
+        let tell = Arc::new(Mutex::new(Some(tell)));
+        let (task, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
+        let guest = async move { task.run(world_of_guest, prepared, slot, start_began, ready).await };
         let task = self.clone();
-        world.scheduler.spawn(self.guest.clone(), guest, move |end| task.ended(end));
+        world.scheduler.spawn(self.guest.clone(), guest, move |end| task.ended(end, &tell));
+        if sure {
+            return Ok(pid());
+        }
         match told.await {
             Ok(Ok(())) => Ok(pid()),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::FailedPrecondition("the task was killed before it had started".into())),
+        }
+    }
+
+    /// Takes a slot and what Start needs. Without a slot the task stays as it is and can be started
+    /// later.
+    fn begin_start(&self, world: &Arc<World>) -> Result<(Prepared, Slot)> {
+        let mut inner = self.inner.lock();
+        let slot = match (inner.state, &inner.prepared) {
+            (State::Created, Some(prepared)) => Some(world.slots.take(prepared.program.fits_pool())?),
+            _ => None,
+        };
+        inner.state.apply(Input::Start, Role::Init)?;
+        match (inner.prepared.take(), slot) {
+            (Some(prepared), Some(slot)) => Ok((prepared, slot)),
+            _ => Err(Error::Internal("a created task had nothing to start".into())),
         }
     }
 
@@ -63,12 +77,10 @@ impl Task {
         prepared: Prepared,
         slot: Slot,
         start_began: Instant,
-        tell: oneshot::Sender<Result<()>>,
+        tell: Tell,
     ) -> Outcome {
         if let Err(error) = self.files.wait_ready().await {
-            // The receiver is gone if containerd has hung up; the task then ends all the same.
-            let _ = tell.send(Err(error));
-            return Outcome::NotStarted;
+            return Outcome::NotStarted(error);
         }
         let launch = Launch {
             program: prepared.program,
@@ -86,11 +98,9 @@ impl Task {
             clock: StartClock { source: prepared.source, create_took: prepared.create_took, start_began },
         };
         let task = self.clone();
-        instance::run(world, launch, move |ready| {
-            if ready.is_ok() {
-                task.started();
-            }
-            let _ = tell.send(ready);
+        instance::run(world, launch, move || {
+            task.started();
+            answer(&tell, Ok(()));
         })
         .await
     }
@@ -105,12 +115,14 @@ impl Task {
     }
 
     /// The guest is gone; called by its worker.
-    fn ended(&self, end: End<Outcome>) {
+    fn ended(&self, end: End<Outcome>, tell: &Tell) {
         let (status, note) = match end {
             End::Completed(Outcome::Exited(status)) => (status, None),
-            End::Completed(Outcome::NotStarted) => {
+            End::Completed(Outcome::NotStarted(error)) => {
                 self.metrics.starts_failed.inc();
-                (NEVER_STARTED, None)
+                let text = error.to_string();
+                // Start's caller shows it; where Start has been answered, the container's output does.
+                (NEVER_STARTED, (!answer(tell, Err(error))).then_some(text))
             }
             End::Completed(Outcome::Trapped(text)) => {
                 self.metrics.traps.inc();
@@ -247,6 +259,14 @@ impl Task {
             self.metrics.tasks.with_label_values(&[label(after)]).inc();
         }
     }
+}
+
+/// Start's caller, until it has its answer.
+type Tell = Arc<Mutex<Option<oneshot::Sender<Result<()>>>>>;
+
+/// Answers Start; `false` if nobody waits.
+fn answer(tell: &Tell, result: Result<()>) -> bool {
+    tell.lock().take().is_some_and(|tell| tell.send(result).is_ok())
 }
 
 /// The value of the metric's label.

@@ -92,6 +92,11 @@ impl Files {
         &self.path
     }
 
+    /// Whether the root can be used already.
+    pub fn is_ready(&self) -> bool {
+        matches!(*self.phase.borrow(), MountPhase::Ready)
+    }
+
     /// Waits until the root can be used.
     ///
     /// # Errors

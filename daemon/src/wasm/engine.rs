@@ -22,7 +22,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::config;
 use crate::error::{Error, Result};
-use crate::wasm::wasi::{self, ComponentState, CoreState};
+use crate::wasm::wasi::{self, ComponentState, CoreState, TABLE_ELEMENT_BYTES};
 
 /// What the bytes are, by WebAssembly's own layer field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -188,6 +188,15 @@ pub struct Program {
     on_demand: OnceLock<Result<Prepared>>,
 }
 
+/// Bounds of the memory a program starts with, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InitialMemory {
+    /// Its largest linear memory.
+    pub at_least: u64,
+    /// All memories as large as the largest, and all tables.
+    pub at_most: u64,
+}
+
 /// A program in one engine.
 pub enum Prepared {
     /// A core module with the preview 1 world linked.
@@ -244,9 +253,8 @@ impl Program {
         })
     }
 
-    /// The largest of its linear memories before the first instruction, in bytes: what it needs at
-    /// least. `None` if only instantiating tells.
-    pub fn initial_memory_bytes(&self) -> Option<u64> {
+    /// What its linear memories need before the first instruction. `None` if only instantiating tells.
+    pub fn initial_memory(&self) -> Option<InitialMemory> {
         let prepared = match &self.pooled {
             Some(prepared) => prepared,
             None => self.on_demand.get()?.as_ref().ok()?,
@@ -255,8 +263,17 @@ impl Program {
             Prepared::Core(pre) => Some(pre.module().resources_required()),
             Prepared::Component { pre, .. } => pre.component().resources_required(),
         }?;
-        let pages = required.max_initial_memory_size.unwrap_or(0);
-        Some(pages.saturating_mul(WASM_PAGE_BYTES))
+        // wasmtime says how many there are and how large the largest is.
+        let largest = required.max_initial_memory_size.unwrap_or(0).saturating_mul(WASM_PAGE_BYTES);
+        let tables = required
+            .max_initial_table_size
+            .unwrap_or(0)
+            .saturating_mul(u64::from(required.num_tables))
+            .saturating_mul(TABLE_ELEMENT_BYTES);
+        Some(InitialMemory {
+            at_least: largest,
+            at_most: largest.saturating_mul(u64::from(required.num_memories)).saturating_add(tables),
+        })
     }
 
     /// Checks that there is something to call: `export` if given, else the kind's own entry point.

@@ -20,7 +20,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::task::stdio::Stdio;
-use crate::wasm::engine::{Allocation, Engines, INITIALIZE, Prepared, Program, START};
+use crate::wasm::engine::{Allocation, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
 use crate::wasm::scheduler::{Guest, Scheduler};
 use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse};
 
@@ -89,6 +89,14 @@ impl Slots {
 pub struct Slot {
     slots: Arc<Slots>,
     allocation: Allocation,
+}
+
+impl Slot {
+    /// Whether instantiating a program that needs at most this much memory can be taken for granted:
+    /// a slot is ours, and its memory is within the limit.
+    pub fn is_sure(&self, needs: Option<InitialMemory>, memory_limit: u64) -> bool {
+        self.allocation == Allocation::Pooling && needs.is_some_and(|needs| needs.at_most <= memory_limit)
+    }
 }
 
 impl Drop for Slot {
@@ -161,8 +169,8 @@ pub enum Outcome {
     Exited(u32),
     /// It trapped; wasmtime's text with the backtrace.
     Trapped(String),
-    /// It never ran; `started` was told why.
-    NotStarted,
+    /// There was no instance; it never ran.
+    NotStarted(Error),
 }
 
 /// Why there is no instance.
@@ -175,9 +183,8 @@ enum Refusal {
     Ran(Outcome),
 }
 
-/// Runs one guest. `started` is called once, as soon as there is an instance or the reason why not,
-/// before the entry point is called.
-pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce(Result<()>) + Send) -> Outcome {
+/// Runs one guest. `started` is called once there is an instance, before the entry point is called.
+pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() + Send) -> Outcome {
     let began = Instant::now();
     let mut instance = instantiate(&world, &launch).await;
     if matches!(instance, Err(Refusal::PoolFull)) {
@@ -192,21 +199,21 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce(Res
     let instance = match instance {
         Ok(instance) => instance,
         Err(refusal) => {
-            let (answer, outcome) = match refusal {
-                Refusal::Final(error) => (Err(error), Outcome::NotStarted),
-                Refusal::PoolFull => (
-                    Err(Error::Internal("the on-demand engine refused for want of a pool".into())),
-                    Outcome::NotStarted,
-                ),
-                Refusal::Ran(outcome) => (Ok(()), outcome),
+            return match refusal {
+                Refusal::Final(error) => Outcome::NotStarted(error),
+                Refusal::PoolFull => {
+                    Outcome::NotStarted(Error::Internal("the on-demand engine refused for want of a pool".into()))
+                }
+                Refusal::Ran(outcome) => {
+                    started();
+                    outcome
+                }
             };
-            started(answer);
-            return outcome;
         }
     };
     world.metrics.phase(Phase::Instantiate, began.elapsed());
     instance.ready.set(Instant::now());
-    started(Ok(()));
+    started();
     let outcome = match instance.call {
         Callable::Core(store, instance) => call_core(store, instance, launch.export.as_deref()).await,
         Callable::Command(mut store, command) => match command.wasi_cli_run().call_run(&mut store).await {

@@ -15,7 +15,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wiggle::GuestMemory;
 
 /// Bytes a table element takes on the host.
-const TABLE_ELEMENT_BYTES: u64 = 8;
+pub const TABLE_ELEMENT_BYTES: u64 = 8;
 
 /// Memory of one guest, shared between its store and those who ask for statistics.
 #[derive(Debug, Default)]

@@ -1,0 +1,65 @@
+# One verb each, the same by hand and in CI.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+CARGO ?= cargo
+# Everything is built with these, so that no verb compiles again what another has compiled.
+BUILD := --release --workspace --locked
+# A target of its own keeps the shim's flags apart from those of all other crates.
+SHIM_TARGET := x86_64-unknown-linux-gnu
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## Install the Debian packages that are missing (root, if any is)
+	@deploy/install-deps.sh
+
+.PHONY: build
+build: ## Build the daemon and all tools
+	$(CARGO) build $(BUILD)
+
+.PHONY: shim
+shim: ## Build containerd-shim-hearth-v1, static and small
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile shim \
+		--target $(SHIM_TARGET) -p hearth-shim --bin containerd-shim-hearth-v1
+
+.PHONY: demo
+demo: deps build shim ## Run Wasm containers from containerd, and explain what happens (root)
+	@$(TARGET)/release/demo
+
+.PHONY: test
+test: deps build shim ## Run every test, on a real containerd (root)
+	$(CARGO) test $(BUILD)
+	@$(TARGET)/release/leftovers
+
+.PHONY: lint
+lint: ## Check format, clippy and rustdoc, all warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(BUILD) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(BUILD) --no-deps --document-private-items
+
+.PHONY: format
+format: ## Format all sources
+	$(CARGO) fmt --all
+
+.PHONY: deny
+deny: ## Check licences, sources and advisories of all dependencies (needs cargo-deny)
+	@$(CARGO) deny --version >/dev/null 2>&1 || { \
+		echo "cargo-deny is missing; compiling it takes minutes, so CI does not: cargo install --locked cargo-deny" >&2; \
+		exit 1; }
+	$(CARGO) deny --locked check
+
+.PHONY: bench
+bench: build ## Measure starts against an empty RPC pair in the same run
+	@$(TARGET)/release/hearth-bench
+
+.PHONY: clean
+clean: ## Remove all that was built
+	$(CARGO) clean

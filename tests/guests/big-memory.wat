@@ -1,0 +1,4 @@
+;; Wants 64 MiB of memory before it runs at all.
+(module
+  (memory (export "memory") 1024)
+  (func (export "_start")))

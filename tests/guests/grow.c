@@ -1,0 +1,19 @@
+/* Takes memory, MiB by MiB, and touches it: as many MiB as its argument says, or until it is refused.
+ * Prints what it got; ends with 9 if it was refused. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int main(int argc, char **argv) {
+    int wanted = argc > 1 ? atoi(argv[1]) : 1 << 20;
+    int got = 0;
+    while (got < wanted) {
+        char *block = malloc(1 << 20);
+        if (!block)
+            break;
+        memset(block, 1, 1 << 20);
+        got++;
+    }
+    printf("got %d MiB\n", got);
+    return got < wanted ? 9 : 0;
+}

@@ -1,0 +1,13 @@
+/* No _start: _initialize runs the constructors, then `serve` is what to call. */
+#include <stdio.h>
+
+static const char *state = "not initialised";
+
+__attribute__((constructor)) static void construct(void) {
+    state = "initialised";
+}
+
+__attribute__((export_name("serve"))) void serve(void) {
+    printf("reactor: %s\n", state);
+    fflush(stdout);
+}

@@ -1,0 +1,5 @@
+;; Wants something nobody has.
+(module
+  (import "env" "nope" (func $nope))
+  (memory (export "memory") 1)
+  (func (export "_start") (call $nope)))

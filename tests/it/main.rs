@@ -1,0 +1,26 @@
+//! The stories: each on a real containerd with a real `hearthd`, on a machine of its own.
+//!
+//! `HEARTH_TEST_RUNTIME=runc` tells those that apply to any runtime on the stock one, running the same
+//! programs as native code: it shows that a story itself is right. Those about Wasm or the daemon are
+//! then left out.
+
+mod artifacts;
+mod faults;
+mod files;
+mod hygiene;
+mod lifecycle;
+mod load;
+mod modules;
+mod programs;
+mod restarts;
+mod stdio;
+
+/// Leaves a story out where it makes no sense on the stock runtime.
+macro_rules! only_on_hearth {
+    () => {
+        if hearth_tests::Runtime::chosen() != hearth_tests::Runtime::Hearth {
+            return;
+        }
+    };
+}
+pub(crate) use only_on_hearth;

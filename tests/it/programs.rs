@@ -1,0 +1,175 @@
+//! What programs see and how they end.
+
+use hearth_tests::{Guest, Image, Layer, Runtime, World, guests};
+
+use crate::only_on_hearth;
+
+#[test]
+fn a_c_program_sees_its_arguments_environment_and_directory() {
+    let world = World::new();
+    let image = world.program(&Guest::HELLO);
+    let output = world
+        .run(&image, "hello")
+        .args(["one", "two words", ""])
+        .flags(["--env", "GREETING=good day", "--env", "EMPTY="])
+        .ok();
+    let text = output.stdout();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[..2], ["hello from C", &format!("arg 0: {}", image.entry[0])], "{output}");
+    assert_eq!(lines[2..5], ["arg 1: one", "arg 2: two words", "arg 3: "], "{output}");
+    assert!(lines.contains(&"env GREETING=good day"), "{output}");
+    assert!(lines.contains(&"env EMPTY="), "{output}");
+    assert!(lines.contains(&"cwd /"), "{output}");
+    assert_eq!(output.stderr(), "hello on stderr\n", "stderr is apart from stdout");
+}
+
+#[test]
+fn a_component_sees_its_arguments_and_environment() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.import(&Image::of_file("component", "/hello.wasm", Guest::HELLO.component_bytes()));
+    let output = world.run(&image, "component").args(["one"]).flags(["--env", "GREETING=hi"]).ok();
+    for expected in ["hello from C\n", "arg 1: one\n", "env GREETING=hi\n"] {
+        assert!(output.stdout().contains(expected), "{output}");
+    }
+    assert_eq!(output.stderr(), "hello on stderr\n");
+}
+
+#[test]
+fn the_environment_and_directory_of_the_image_are_the_guests() {
+    let world = World::new();
+    let program = match world.runtime() {
+        Runtime::Hearth => "/bin/files.wasm",
+        Runtime::Runc => "/bin/files",
+    };
+    let layer = Layer::new().file(program, 0o755, Guest::FILES.bytes_for(world.runtime())).file(
+        "/data/note",
+        0o644,
+        "from the working directory",
+    );
+    let image = Image::scratch("hearth.test/workdir:1").layer(layer).entrypoint([program]).workdir("/data");
+    let image = world.import(&image);
+    let output = world.run(&image, "workdir").args(["read", "note"]).ok();
+    assert_eq!(output.stdout(), "from the working directory");
+}
+
+#[test]
+fn the_exit_code_is_the_programs() {
+    let world = World::new();
+    let image = world.program(&Guest::EXIT);
+    for code in [0, 1, 7, 42, 125] {
+        world.run(&image, &format!("exit-{code}")).args([code.to_string()]).run().assert_code(code);
+    }
+}
+
+#[test]
+fn the_exit_code_is_the_components() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.import(&Image::of_file("component", "/exit.wasm", Guest::EXIT.component_bytes()));
+    for code in [0, 1, 7] {
+        world.run(&image, &format!("exit-{code}")).args([code.to_string()]).run().assert_code(code);
+    }
+}
+
+#[test]
+fn a_program_is_found_on_the_path() {
+    let world = World::new();
+    let image = world.import(
+        &Image::scratch("hearth.test/path:1")
+            .layer(Layer::new().file("/opt/tools/tool", 0o755, Guest::EXIT.bytes_for(world.runtime())))
+            .env("PATH", "/usr/bin:/opt/tools")
+            .entrypoint(["tool"]),
+    );
+    world.run(&image, "path").args(["7"]).run().assert_code(7);
+}
+
+#[test]
+fn a_program_may_have_any_name_and_be_a_link() {
+    let world = World::new();
+    let layer = Layer::new()
+        .file("/lib/program-1.2", 0o755, Guest::EXIT.bytes_for(world.runtime()))
+        .directory("/bin", 0o755)
+        .symlink("/bin/relative", "../lib/program-1.2")
+        .symlink("/bin/absolute", "/bin/relative");
+    let image = world.import(&Image::scratch("hearth.test/links:1").layer(layer).entrypoint(["/bin/absolute"]));
+    world.run(&image, "absolute").args(["7"]).run().assert_code(7);
+    world.run(&image, "relative").command(["/bin/relative", "8"]).run().assert_code(8);
+}
+
+#[test]
+fn an_export_is_called_by_its_name() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::EXPORTS);
+    assert_eq!(world.run(&image, "main").ok().stdout(), "main was called\n");
+    let greeted = world.run(&image, "greet").command(["/exports.wasm#greet"]).ok();
+    assert_eq!(greeted.stdout(), "greet was called\n");
+}
+
+#[test]
+fn a_reactor_is_initialised_before_its_export_is_called() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::REACTOR);
+    let output = world.run(&image, "reactor").command(["/reactor.wasm#serve"]).ok();
+    assert_eq!(output.stdout(), "reactor: initialised\n");
+}
+
+#[test]
+fn clocks_go_forward_and_random_bytes_differ() {
+    let world = World::new();
+    let image = world.program(&Guest::CLOCK);
+    let before = seconds_now();
+    let runs: Vec<String> = ["a", "b"].iter().map(|id| world.run(&image, id).ok().stdout()).collect();
+    let after = seconds_now();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        line.unwrap_or_else(|| panic!("no {name:?} in {text:?}")).to_owned()
+    };
+    for run in &runs {
+        let wall: u64 = field(run, "wall").parse().expect("a number of seconds");
+        assert!((before..=after).contains(&wall), "{wall} is not between {before} and {after}");
+        assert_eq!(field(run, "monotonic"), "forward");
+    }
+    assert_ne!(field(&runs[0], "random"), field(&runs[1], "random"));
+}
+
+#[test]
+fn a_module_of_over_a_megabyte_computes_right() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.import(&Image::of_file("big", "/big.wasm", Guest::BIG.wasm_bytes()));
+    for id in ["first", "second"] {
+        world.run(&image, id).ctr().deadline(hearth_tests::LONG).run().assert_code(guests::BIG_CODE);
+    }
+}
+
+#[test]
+fn a_real_program_does_its_work() {
+    only_on_hearth!();
+    let world = World::new();
+    let component = hearth_tests::components::from_command(&Guest::LUA.wasm_bytes());
+    let forms = [("module", Guest::LUA.wasm_bytes()), ("component", component)];
+    for (form, bytes) in forms {
+        let layer = Layer::new().file("/usr/bin/lua", 0o755, bytes).file(
+            "/work/main.lua",
+            0o644,
+            include_str!("../guests/lua.lua"),
+        );
+        let image = Image::scratch(&format!("hearth.test/lua-{form}:1")).layer(layer).entrypoint(["lua"]);
+        let image = world.import(&image);
+        let run = world.run(&image, form).args(["/work/main.lua", "one", "two"]);
+        let run = run.flags(["--env", "GREETING=good day"]).ctr().stdin("every good boy\ndeserves fudge\n");
+        let output = run.deadline(hearth_tests::LONG).run().assert_code(5);
+        assert_eq!(
+            output.stdout(),
+            "Lua 5.4\t100000\t99988\t3.14159\tgood day\nEVERY-GOOD-BOY-DESERVES-FUDGE\n",
+            "{output}"
+        );
+    }
+}
+
+fn seconds_now() -> u64 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is past 1970").as_secs()
+}

@@ -1,0 +1,55 @@
+//! Components: made from core modules with the preview-1 adapter, or from a WIT text alone.
+
+use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
+use wit_parser::{ManglingAndAbi, Resolve};
+
+/// A preview-2 command component from a preview-1 command module.
+///
+/// # Panics
+/// If the module is not one.
+pub fn from_command(module: &[u8]) -> Vec<u8> {
+    use wasi_preview1_component_adapter_provider::{
+        WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER as ADAPTER,
+    };
+    ComponentEncoder::default()
+        .module(module)
+        .and_then(|encoder| encoder.adapter(NAME, ADAPTER))
+        .and_then(|mut encoder| encoder.encode())
+        .unwrap_or_else(|error| panic!("cannot make a component: {error:#}"))
+}
+
+/// A component of the given world whose functions do nothing but trap.
+///
+/// # Panics
+/// If the text is not WIT, or has no such world.
+pub fn from_wit(wit: &str, world: &str) -> Vec<u8> {
+    let make = || {
+        let mut resolve = Resolve::default();
+        let package = resolve.push_str("world.wit", wit)?;
+        let world = resolve.select_world(&[package], Some(world))?;
+        let mut module = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
+        ComponentEncoder::default().module(&module)?.encode()
+    };
+    make().unwrap_or_else(|error| panic!("cannot make a component of world {world}: {error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A component's first bytes: the magic number, then version 13 of layer 1.
+    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    #[test]
+    fn a_world_given_as_text_becomes_a_component() {
+        let wit = "package a:b; interface i { f: func(); } world w { export i; }";
+        assert!(from_wit(wit, "w").starts_with(COMPONENT));
+    }
+
+    #[test]
+    #[should_panic(expected = "not found in package")]
+    fn a_world_that_is_not_there_is_named() {
+        from_wit("package a:b; world w {}", "other");
+    }
+}

@@ -1,0 +1,282 @@
+//! `ctr`, containerd's own client: run to the end with a deadline, or in the background.
+//!
+//! Failure paths: a command that outlives its deadline is killed and is a panic with what it printed.
+
+use std::io::{Read, Write};
+use std::process::{ChildStdin, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::machine::Machine;
+use crate::paths;
+use crate::process::{self, Process};
+use crate::wait::SHORT;
+
+/// A call of `ctr`, not yet made.
+#[must_use = "nothing runs before `run` or `spawn`"]
+#[derive(Debug)]
+pub struct Ctr<'a> {
+    machine: &'a Machine,
+    arguments: Vec<String>,
+    stdin: Stdin,
+    stdout_is_read: bool,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+enum Stdin {
+    Closed,
+    Bytes(Vec<u8>),
+    Open,
+}
+
+/// What a command that ended left.
+#[derive(Debug)]
+pub struct Output {
+    command: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// All it wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// All it wrote to stderr.
+    pub stderr: Vec<u8>,
+}
+
+/// A `ctr` in the background. Dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    command: String,
+    process: Process,
+    stdin: Option<ChildStdin>,
+    stdout: Option<JoinHandle<Vec<u8>>>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+    chunks: Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+}
+
+impl<'a> Ctr<'a> {
+    pub(crate) fn new(machine: &'a Machine, arguments: Vec<String>) -> Self {
+        Self { machine, arguments, stdin: Stdin::Closed, stdout_is_read: true, deadline: SHORT }
+    }
+
+    /// Feeds stdin with `bytes`, then closes it. Without this and [`Self::open_stdin`] it is `/dev/null`.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Stdin::Bytes(bytes.into());
+        self
+    }
+
+    /// Leaves stdin open, for [`Running::write`] and [`Running::close_stdin`].
+    pub fn open_stdin(mut self) -> Self {
+        self.stdin = Stdin::Open;
+        self
+    }
+
+    /// Nobody reads its stdout: the pipe fills up, as with a reader that hangs.
+    pub fn unread_stdout(mut self) -> Self {
+        self.stdout_is_read = false;
+        self
+    }
+
+    /// Another deadline than [`SHORT`].
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// If it has not ended at the deadline.
+    pub fn run(self) -> Output {
+        let deadline = self.deadline;
+        self.spawn().wait(deadline)
+    }
+
+    /// Runs it to its end, which must be a success.
+    ///
+    /// # Panics
+    /// If it is not, with what it printed.
+    #[track_caller]
+    pub fn ok(self) -> Output {
+        self.run().assert_code(0)
+    }
+
+    /// Starts it in the background.
+    pub fn spawn(self) -> Running {
+        let mut command = self.machine.command(paths::containerd("ctr"));
+        command
+            .args(&self.arguments)
+            .stdin(match self.stdin {
+                Stdin::Closed => Stdio::null(),
+                Stdin::Bytes(_) | Stdin::Open => Stdio::piped(),
+            })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = Process::start("ctr", &mut command);
+        let child = process.child();
+        let mut stdin = child.stdin.take();
+        let (sender, chunks) = channel();
+        let stdout = self.stdout_is_read.then(|| child.stdout.take().expect("stdout is a pipe"));
+        let stderr = child.stderr.take().expect("stderr is a pipe");
+        if let Stdin::Bytes(bytes) = self.stdin {
+            let mut pipe = stdin.take().expect("stdin is a pipe");
+            // EPIPE: the reader ended first, which its status tells.
+            std::thread::spawn(move || pipe.write_all(&bytes));
+        }
+        Running {
+            command: self.arguments.join(" "),
+            process,
+            stdin,
+            stdout: stdout.map(|stdout| {
+                collect(stdout, move |chunk| {
+                    // Nobody waits for this text any more.
+                    let _ = sender.send(chunk.to_vec());
+                })
+            }),
+            stderr: Some(collect(stderr, |_| ())),
+            chunks,
+            seen: Vec::new(),
+        }
+    }
+}
+
+impl Running {
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// If it has not ended at the deadline.
+    #[track_caller]
+    pub fn wait(mut self, deadline: Duration) -> Output {
+        let Some(status) = self.process.wait(deadline) else {
+            self.process.signal(rustix::process::Signal::KILL);
+            let output = self.collect();
+            panic!(
+                "not ended within {} s: {}",
+                deadline.as_secs(),
+                describe(&self.command, "killed", &output.0, &output.1)
+            );
+        };
+        let (stdout, stderr) = self.collect();
+        Output { command: std::mem::take(&mut self.command), status, stdout, stderr }
+    }
+
+    /// Writes to its stdin.
+    ///
+    /// # Panics
+    /// If stdin is not open, or nobody reads it.
+    pub fn write(&mut self, bytes: &[u8]) {
+        let stdin = self.stdin.as_mut().expect("made with open_stdin, not yet closed");
+        stdin.write_all(bytes).expect("ctr reads its stdin");
+        stdin.flush().expect("ctr reads its stdin");
+    }
+
+    /// Closes its stdin.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits until its stdout contains `text`.
+    ///
+    /// # Panics
+    /// If it ends first, or [`SHORT`] passes.
+    #[track_caller]
+    pub fn wait_for_stdout(&mut self, text: &str) {
+        let end = std::time::Instant::now() + SHORT;
+        while !String::from_utf8_lossy(&self.seen).contains(text) {
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            match self.chunks.recv_timeout(left) {
+                Ok(chunk) => self.seen.extend(chunk),
+                Err(error) => panic!(
+                    "`ctr {}` did not print {text:?} ({error}), but {:?}",
+                    self.command,
+                    String::from_utf8_lossy(&self.seen)
+                ),
+            }
+        }
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.status().is_none()
+    }
+
+    /// The process, to signal it.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn collect(&mut self) -> (Vec<u8>, Vec<u8>) {
+        let join = |thread: Option<JoinHandle<Vec<u8>>>| {
+            thread.map_or_else(Vec::new, |thread| thread.join().expect("a reader never panics"))
+        };
+        (join(self.stdout.take()), join(self.stderr.take()))
+    }
+}
+
+impl Output {
+    /// The exit code, or 128 + the signal.
+    pub fn code(&self) -> i32 {
+        process::code(self.status)
+    }
+
+    /// stdout as text.
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// stderr as text.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Checks how it ended.
+    ///
+    /// # Panics
+    /// If it ended otherwise, with what it printed.
+    #[track_caller]
+    pub fn assert_code(self, expected: i32) -> Self {
+        assert!(self.code() == expected, "expected code {expected}: {self}");
+        self
+    }
+
+    /// Checks that it failed and named the fault: stderr contains each of `words`, whatever the case.
+    ///
+    /// # Panics
+    /// If it did not.
+    #[track_caller]
+    pub fn assert_fault(self, words: &[&str]) -> Self {
+        assert!(!self.status.success(), "expected a failure: {self}");
+        let text = self.stderr().to_lowercase();
+        for word in words {
+            assert!(text.contains(&word.to_lowercase()), "the message does not name {word:?}: {self}");
+        }
+        self
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let status = self.status.to_string();
+        f.write_str(&describe(&self.command, &status, &self.stdout, &self.stderr))
+    }
+}
+
+fn describe(command: &str, status: &str, stdout: &[u8], stderr: &[u8]) -> String {
+    const SHOWN_BYTES: usize = 4096;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned();
+    format!("`ctr {command}` ended with {status}\n--- stdout\n{}\n--- stderr\n{}", text(stdout), text(stderr))
+}
+
+/// Reads a pipe to its end on a thread of its own, so that neither pipe of a command fills up.
+fn collect(mut pipe: impl Read + Send + 'static, seen: impl Fn(&[u8]) + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut all = Vec::new();
+        let mut chunk = [0u8; 16 * 1024];
+        while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+            seen(&chunk[..length]);
+            all.extend_from_slice(&chunk[..length]);
+        }
+        all
+    })
+}

@@ -1,0 +1,240 @@
+//! How containerd and `hearthd` are configured and started on the machine, and when they are ready.
+//!
+//! Failure paths: a daemon that ends before it is ready, or is not ready in time, is a panic that shows
+//! the end of its log.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::machine::Machine;
+use crate::paths;
+use crate::process::Process;
+use crate::wait::{SHORT, within};
+
+/// How much of a log is shown when a test fails, in bytes.
+const LOG_TAIL_BYTES: u64 = 32 * 1024;
+
+/// What containerd does without: CRI and whatever looks for devices or file systems at start.
+const DISABLED_PLUGINS: &[&str] = &[
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.aufs",
+    "io.containerd.snapshotter.v1.blockfile",
+    "io.containerd.snapshotter.v1.zfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.internal.v1.opt",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp",
+    "io.containerd.nri.v1.nri",
+];
+
+/// The paths of one machine's daemons.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    directory: PathBuf,
+}
+
+impl Layout {
+    /// The paths under a machine's directory.
+    pub fn new(machine: &Machine) -> Self {
+        let directory = machine.directory().to_owned();
+        Self { directory }
+    }
+
+    /// containerd's gRPC socket; its ttrpc socket is beside it.
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.directory.join("containerd.sock")
+    }
+
+    /// containerd's log.
+    pub fn containerd_log(&self) -> PathBuf {
+        self.directory.join("containerd.log")
+    }
+
+    /// containerd's `state`: its bundles are in there.
+    pub fn containerd_state(&self) -> PathBuf {
+        self.directory.join("containerd-state")
+    }
+
+    /// The daemon's log.
+    pub fn hearthd_log(&self) -> PathBuf {
+        self.directory.join("hearthd.log")
+    }
+
+    /// The daemon's configuration file.
+    pub fn hearthd_config(&self) -> PathBuf {
+        self.directory.join("hearthd.toml")
+    }
+
+    /// The daemon's `state_dir`.
+    pub fn hearthd_state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// The daemon's `root_dir`: the module store.
+    pub fn hearthd_root(&self) -> PathBuf {
+        self.directory.join("modules")
+    }
+
+    /// The control socket the shim dials.
+    pub fn control_socket(&self) -> PathBuf {
+        self.hearthd_state().join("control.sock")
+    }
+
+    fn notify_socket(&self) -> PathBuf {
+        self.directory.join("notify.sock")
+    }
+}
+
+/// Starts containerd and waits until it answers.
+///
+/// `path` is its `PATH`: where it finds shims.
+pub fn start_containerd(machine: &Machine, layout: &Layout, path: &str) -> Process {
+    let config = layout.directory.join("containerd.toml");
+    fs::write(&config, containerd_config(layout)).expect("the machine's directory is writable");
+    let log = layout.containerd_log();
+    let socket = layout.containerd_socket();
+    // A stale socket would refuse until the new one takes its place, but never take a connection.
+    let mut command = machine.command(paths::containerd("containerd"));
+    command.arg("--config").arg(&config).env("PATH", path).env("HEARTH_CONTROL_SOCKET", layout.control_socket());
+    let mut containerd = Process::start("containerd", logged(&mut command, &log));
+    let ready = within(SHORT, || {
+        assert!(containerd.status().is_none(), "containerd ended at start:\n{}", tail(&log));
+        UnixStream::connect(&socket).ok()
+    });
+    assert!(ready.is_some(), "containerd is not ready:\n{}", tail(&log));
+    containerd
+}
+
+fn containerd_config(layout: &Layout) -> String {
+    let path = |name: &str| layout.directory.join(name).display().to_string();
+    format!(
+        "version = 2\n\
+         root = {root:?}\n\
+         state = {state:?}\n\
+         disabled_plugins = {DISABLED_PLUGINS:?}\n\
+         [grpc]\n\
+         address = {socket:?}\n\
+         [ttrpc]\n\
+         address = {ttrpc:?}\n\
+         [debug]\n\
+         level = \"debug\"\n",
+        root = path("containerd-root"),
+        state = layout.containerd_state(),
+        socket = path("containerd.sock"),
+        ttrpc = path("containerd.sock.ttrpc"),
+    )
+}
+
+/// What a story asks of the daemon beyond the defaults.
+#[derive(Clone, Debug, Default)]
+pub struct HearthdOptions {
+    /// Lines of TOML appended to the configuration.
+    pub config: String,
+    /// A tmpfs of so many bytes as its `root_dir`.
+    pub module_store_bytes: Option<u64>,
+}
+
+/// Starts the daemon and waits for `READY=1`. It makes its own mount namespace.
+pub fn start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOptions) -> Process {
+    let (mut process, ready) = try_start_hearthd(machine, layout, options);
+    assert!(
+        ready,
+        "hearthd is not ready ({}):\n{}",
+        process.status().map_or("it still runs".into(), |status| status.to_string()),
+        tail(&layout.hearthd_log())
+    );
+    process
+}
+
+/// As [`start_hearthd`], for a daemon that may refuse to start: whether it got ready.
+pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOptions) -> (Process, bool) {
+    for directory in [layout.hearthd_state(), layout.hearthd_root()] {
+        fs::create_dir_all(directory).expect("the machine's directory is writable");
+    }
+    let config = layout.hearthd_config();
+    let text = hearthd_config(layout) + &options.config;
+    fs::write(&config, text).expect("the machine's directory is writable");
+    let _ = fs::remove_file(layout.notify_socket());
+    let notify = UnixDatagram::bind(layout.notify_socket()).expect("the path is short enough");
+
+    if let Some(bytes) = options.module_store_bytes {
+        mount_module_store(machine, layout, bytes);
+    }
+    let mut command = machine.command(paths::hearthd());
+    command.arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
+    let mut hearthd = Process::start("hearthd", logged(&mut command, &layout.hearthd_log()));
+    let ready = notified(&notify, || hearthd.status().is_some());
+    (hearthd, ready)
+}
+
+/// A small disk for the module store, once.
+fn mount_module_store(machine: &Machine, layout: &Layout, bytes: u64) {
+    const SCRIPT: &str = r#"mountpoint -q "$2" || mount -t tmpfs -o "size=$1" tmpfs "$2""#;
+    let mut command = machine.command("sh");
+    command.args(["-c", SCRIPT, "sh", &bytes.to_string()]).arg(layout.hearthd_root());
+    let mounted = Process::start("mount", &mut command).wait(SHORT);
+    assert!(mounted.is_some_and(|status| status.success()), "cannot mount a tmpfs as the module store");
+}
+
+fn hearthd_config(layout: &Layout) -> String {
+    format!(
+        "state_dir = {state:?}\n\
+         root_dir = {root:?}\n\
+         control_socket = {control:?}\n\
+         [metrics]\n\
+         address = \"127.0.0.1:0\"\n\
+         [log]\n\
+         level = \"debug\"\n",
+        state = layout.hearthd_state(),
+        root = layout.hearthd_root(),
+        control = layout.control_socket(),
+    )
+}
+
+/// Waits for systemd's `READY=1`; false when the process has `ended` or [`SHORT`] has passed.
+fn notified(socket: &UnixDatagram, mut ended: impl FnMut() -> bool) -> bool {
+    socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
+    let end = Instant::now() + SHORT;
+    let mut message = [0u8; 4096];
+    while Instant::now() < end {
+        match socket.recv(&mut message) {
+            Ok(length) => {
+                let text = String::from_utf8_lossy(&message[..length]);
+                if text.lines().any(|line| line == "READY=1") {
+                    return true;
+                }
+            }
+            Err(_) if ended() => return false,
+            Err(_) => {}
+        }
+    }
+    false
+}
+
+/// Sends stdout and stderr to the end of a log.
+fn logged<'a>(command: &'a mut Command, log: &Path) -> &'a mut Command {
+    let file = OpenOptions::new().create(true).append(true).open(log).expect("the machine's directory is writable");
+    let second = file.try_clone().expect("a descriptor can be duplicated");
+    command.stdout(file).stderr(second)
+}
+
+/// The end of a log, for a failing test.
+pub fn tail(log: &Path) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.lines().filter(|line| !line.contains("loading plugin")).collect::<Vec<_>>().join("\n"))
+    };
+    read().unwrap_or_else(|error| format!("({}: {error})", log.display()))
+}

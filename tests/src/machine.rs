@@ -1,0 +1,148 @@
+//! A private machine: pid and mount namespaces of its own, a private `/run`, and one directory.
+//!
+//! The *keeper* (a shell outside) makes the directory, runs *init* (a shell inside, pid 1, reaping
+//! orphans) and removes the directory when init is gone. Init lives as long as it can read from the
+//! lifeline, a pipe whose other end is the test process.
+//!
+//! Failure paths: no root or no namespaces is a panic that says so; everything after that is undone by
+//! the keeper, which ignores the terminal's signals and sits in a process group of its own.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::paths;
+use crate::process::{self, wait_child};
+use crate::wait::{SHORT, within};
+
+/// The keeper's script: `$1` is the template of the directory's name.
+const KEEPER: &str = r#"
+trap '' INT TERM HUP QUIT
+directory=$(mktemp -d "$1") || exit 1
+echo "$directory"
+unshare --mount --propagation slave --pid --fork --kill-child=KILL --mount-proc bash -c "$2"
+rm -rf -- "$directory"
+"#;
+
+/// Init's script. bash reaps any child that ends, so orphans leave no zombies.
+const INIT: &str = r#"
+mount -t tmpfs -o mode=755 tmpfs /run && echo ready || exit 1
+while read -r _; do :; done
+"#;
+
+/// The private machine. Dropping it ends everything on it.
+#[derive(Debug)]
+pub struct Machine {
+    keeper: Child,
+    init: i32,
+    directory: PathBuf,
+}
+
+impl Machine {
+    /// Makes the namespaces and the directory.
+    ///
+    /// # Panics
+    /// If that is not possible, saying what is missing.
+    pub fn new() -> Self {
+        let root = rustix::process::geteuid().is_root();
+        assert!(root, "the stories mount file systems and make namespaces: run them as root");
+        let mut keeper = Command::new("bash")
+            .args(["-c", KEEPER, "hearth-keeper", &template(), INIT])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("bash starts");
+        let mut lines = BufReader::new(keeper.stdout.take().expect("stdout is a pipe")).lines();
+        let mut line = || lines.next().and_then(Result::ok).unwrap_or_default();
+        let directory = PathBuf::from(line());
+        assert!(directory.is_dir(), "cannot make a directory {}", template());
+        let ready = line();
+        assert!(
+            ready == "ready",
+            "cannot make a private mount and pid namespace (see the error above): \
+             is this a container without CAP_SYS_ADMIN?"
+        );
+        let init = init_of(keeper.id() as i32).expect("unshare has a child: it said `ready`");
+        Self { keeper, init, directory }
+    }
+
+    /// The machine's directory: short, so that the paths of sockets in it fit into 107 bytes.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The machine's init, as the test sees it.
+    pub fn init(&self) -> i32 {
+        self.init
+    }
+
+    /// A command that runs `program` on the machine, with nothing but `PATH` in its environment.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg("-t")
+            .arg(self.init.to_string())
+            .args(["-m", "-p", "--"])
+            .arg(program.as_ref())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The processes on the machine, init left out: pid (as the test sees it) and command line.
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let ours = namespace(self.init);
+        process::all()
+            .into_iter()
+            .filter(|&(pid, _)| pid != self.init && namespace(pid) == ours && ours.is_some())
+            .filter(|&(pid, _)| process::is_alive(pid))
+            .map(|(pid, _)| (pid, command_line(pid)))
+            .collect()
+    }
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        if wait_child(&mut self.keeper, SHORT).is_none() {
+            eprintln!("the keeper of {} did not end in time", self.directory.display());
+        }
+    }
+}
+
+/// `/tmp/hearth-CHECKOUT-XXXXXX`: one checkout's leftovers are told from another's.
+fn template() -> String {
+    format!("{}XXXXXX", prefix())
+}
+
+/// What the path of each machine's directory begins with.
+pub fn prefix() -> String {
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(paths::repository().as_os_str().as_encoded_bytes());
+    format!("/tmp/hearth-{}-", &hex::encode(digest)[..4])
+}
+
+/// The command line of a process, its arguments separated by blanks.
+pub fn command_line(pid: i32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).split('\0').collect::<Vec<_>>().join(" ").trim().to_owned()
+}
+
+/// keeper → unshare → init.
+fn init_of(keeper: i32) -> Option<i32> {
+    let child = |parent: i32| {
+        let all = process::all();
+        all.into_iter().find_map(|(pid, ppid)| (ppid == parent).then_some(pid))
+    };
+    within(SHORT, || child(child(keeper)?))
+}

@@ -1,0 +1,47 @@
+//! Where the build puts things.
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests are a package of the workspace")
+}
+
+/// cargo's target directory: `CARGO_TARGET_DIR`, else `target` in the repository.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(directory) => repository().join(directory),
+        None => repository().join("target"),
+    }
+}
+
+/// The daemon as `make build` leaves it.
+///
+/// # Panics
+/// If it has not been built.
+pub fn hearthd() -> PathBuf {
+    built(target().join("release/hearthd"), "make build")
+}
+
+/// The directory of `containerd-shim-hearth-v1` as `make shim` leaves it, for containerd's `PATH`.
+///
+/// # Panics
+/// If it has not been built.
+pub fn shim_directory() -> PathBuf {
+    let directory = target().join("x86_64-unknown-linux-gnu/shim");
+    built(directory.join("containerd-shim-hearth-v1"), "make shim");
+    directory
+}
+
+/// containerd and ctr: those on `PATH`, or those in the directory `HEARTH_TEST_CONTAINERD` names.
+pub fn containerd(program: &str) -> PathBuf {
+    match std::env::var_os("HEARTH_TEST_CONTAINERD") {
+        Some(directory) => Path::new(&directory).join(program),
+        None => program.into(),
+    }
+}
+
+fn built(path: PathBuf, verb: &str) -> PathBuf {
+    assert!(path.exists(), "{} is missing: run `{verb}` first", path.display());
+    path
+}

@@ -1,0 +1,392 @@
+//! A machine with containerd and `hearthd` on it, and the verbs of a story.
+//!
+//! Dropping a [`World`] deletes its tasks and checks that both daemons let go of everything: no mount of
+//! a task, no process but the daemons, no socket of theirs after they ended. A story that fails shows
+//! the end of both logs instead.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::api::Api;
+use crate::ctr::Ctr;
+use crate::daemons::{self, HearthdOptions, Layout};
+use crate::events::Events;
+use crate::guests::Guest;
+use crate::images::Image;
+use crate::machine::Machine;
+use crate::metrics::Metrics;
+use crate::paths;
+use crate::process::Process;
+use crate::task::Run;
+use crate::wait::{SHORT, eventually, within};
+
+/// containerd's namespace of the stories.
+pub const NAMESPACE: &str = "stories";
+
+/// What runs the tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// `io.containerd.hearth.v1`, running Wasm.
+    Hearth,
+    /// The stock `io.containerd.runc.v2`, running the same programs as native ones. It tells whether a
+    /// story itself is right.
+    Runc,
+}
+
+impl Runtime {
+    /// Hearth, unless `HEARTH_TEST_RUNTIME=runc` asks for the stories to be checked themselves.
+    pub fn chosen() -> Self {
+        match std::env::var("HEARTH_TEST_RUNTIME").as_deref() {
+            Ok("runc") => Self::Runc,
+            Ok("hearth") | Err(_) => Self::Hearth,
+            Ok(other) => panic!("HEARTH_TEST_RUNTIME is {other:?}: say `hearth` or `runc`"),
+        }
+    }
+
+    /// containerd's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hearth => "io.containerd.hearth.v1",
+            Self::Runc => "io.containerd.runc.v2",
+        }
+    }
+}
+
+/// An image containerd knows.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// Its reference.
+    pub name: String,
+    /// Its entry point.
+    pub entry: Vec<String>,
+}
+
+/// The machine and its two daemons.
+#[derive(Debug)]
+pub struct World {
+    // Dropped first to last: daemons before the machine they run on.
+    hearthd: Option<Process>,
+    containerd: Option<Process>,
+    machine: Machine,
+    layout: Layout,
+    runtime: Runtime,
+    hearthd_options: HearthdOptions,
+}
+
+impl World {
+    /// Both daemons up, with defaults.
+    pub fn new() -> Self {
+        Self::with(HearthdOptions::default())
+    }
+
+    /// Both daemons up, the daemon with options.
+    pub fn with(hearthd_options: HearthdOptions) -> Self {
+        Self::start(Runtime::chosen(), hearthd_options)
+    }
+
+    /// Both daemons up, the daemon's configuration extended by lines of TOML.
+    pub fn configured(config: &str) -> Self {
+        Self::with(HearthdOptions { config: config.to_owned(), ..HearthdOptions::default() })
+    }
+
+    fn start(runtime: Runtime, hearthd_options: HearthdOptions) -> Self {
+        let machine = Machine::new();
+        let layout = Layout::new(&machine);
+        let mut world = Self { hearthd: None, containerd: None, machine, layout, runtime, hearthd_options };
+        // As on a node: the daemon is there before containerd looks for its tasks.
+        world.start_hearthd();
+        world.start_containerd();
+        world
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The paths of the daemons.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What runs the tasks.
+    pub fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
+    // --- the daemons -----------------------------------------------------------------------------
+
+    /// Starts containerd, on the same directories as before.
+    pub fn start_containerd(&mut self) {
+        let inherited = std::env::var("PATH").unwrap_or_default();
+        let path = match self.runtime {
+            Runtime::Hearth => format!("{}:{inherited}", paths::shim_directory().display()),
+            Runtime::Runc => inherited,
+        };
+        let containerd = daemons::start_containerd(&self.machine, &self.layout, &path);
+        self.containerd = Some(containerd);
+    }
+
+    /// Stops containerd with SIGTERM; tasks go on.
+    pub fn stop_containerd(&mut self) {
+        self.containerd.take().expect("containerd runs").stop();
+    }
+
+    /// Kills containerd; tasks go on.
+    pub fn kill_containerd(&mut self) {
+        self.containerd.take().expect("containerd runs").kill();
+    }
+
+    /// Starts the daemon, on the same directories as before. (Nothing to start for [`Runtime::Runc`].)
+    pub fn start_hearthd(&mut self) {
+        if self.runtime == Runtime::Hearth {
+            let hearthd = daemons::start_hearthd(&self.machine, &self.layout, &self.hearthd_options);
+            self.hearthd = Some(hearthd);
+        }
+    }
+
+    /// Stops the daemon with SIGTERM.
+    pub fn stop_hearthd(&mut self) {
+        if let Some(hearthd) = self.hearthd.take() {
+            hearthd.stop();
+        }
+    }
+
+    /// Kills the daemon.
+    pub fn kill_hearthd(&mut self) {
+        if let Some(hearthd) = self.hearthd.take() {
+            hearthd.kill();
+        }
+    }
+
+    /// The daemon's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn hearthd(&self) -> &Process {
+        self.hearthd.as_ref().expect("hearthd runs")
+    }
+
+    /// All the daemon has logged.
+    pub fn hearthd_log(&self) -> String {
+        fs::read_to_string(self.layout.hearthd_log()).unwrap_or_default()
+    }
+
+    // --- containerd's client ---------------------------------------------------------------------
+
+    /// `ctr` with these arguments, in [`NAMESPACE`].
+    pub fn ctr<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
+        self.ctr_in(NAMESPACE, arguments)
+    }
+
+    /// `ctr` with these arguments, in another namespace.
+    pub fn ctr_in<S: Into<String>>(&self, namespace: &str, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
+        let socket = self.layout.containerd_socket().display().to_string();
+        let mut all = vec!["--address".into(), socket, "--namespace".into(), namespace.into()];
+        all.extend(arguments.into_iter().map(Into::into));
+        Ctr::new(&self.machine, all)
+    }
+
+    /// Imports a guest as an image of one file, in the form the runtime runs.
+    pub fn program(&self, guest: &Guest) -> Imported {
+        self.import(&Image::of(guest, self.runtime))
+    }
+
+    /// Imports an image.
+    pub fn import(&self, image: &Image) -> Imported {
+        let tar = self.write("image.tar", &image.to_tar());
+        let path = tar.display().to_string();
+        let mut arguments = vec!["images", "import"];
+        arguments.extend(image.import_flags());
+        arguments.push(&path);
+        self.ctr(arguments).ok();
+        fs::remove_file(&tar).expect("it was just written");
+        Imported { name: image.name().to_owned(), entry: image.entry() }
+    }
+
+    /// containerd's gRPC API, for what `ctr` cannot say.
+    pub fn api(&self) -> Api {
+        Api::connect(&self.layout.containerd_socket())
+    }
+
+    /// `ctr run` of an imported image.
+    pub fn run(&self, image: &Imported, id: &str) -> Run<'_> {
+        Run::new(self, image, id)
+    }
+
+    /// Follows containerd's events from now on.
+    pub fn events(&self) -> Events<'_> {
+        Events::follow(self)
+    }
+
+    /// The status of a task as `ctr task ls` shows it, e.g. `RUNNING`; `None` if there is no such task.
+    pub fn task_status(&self, id: &str) -> Option<String> {
+        self.tasks().into_iter().find_map(|task| (task.0 == id).then_some(task.2))
+    }
+
+    /// The tasks, by id: id, pid, status.
+    pub fn tasks(&self) -> Vec<(String, u32, String)> {
+        let listed = self.ctr(["tasks", "ls"]).ok().stdout();
+        let row = |line: &str| {
+            let mut fields = line.split_whitespace();
+            let (id, pid, status) = (fields.next()?, fields.next()?, fields.next()?);
+            Some((id.to_owned(), pid.parse().ok()?, status.to_owned()))
+        };
+        let mut tasks: Vec<_> = listed.lines().skip(1).filter_map(row).collect();
+        tasks.sort();
+        tasks
+    }
+
+    /// Waits until `ctr task ls` shows this status.
+    #[track_caller]
+    pub fn wait_for_status(&self, id: &str, status: &str) {
+        eventually(&format!("task {id} is {status}"), SHORT, || {
+            (self.task_status(id).as_deref() == Some(status)).then_some(())
+        });
+    }
+
+    /// `ctr task kill --signal`.
+    pub fn kill(&self, id: &str, signal: &str) -> Ctr<'_> {
+        self.ctr(["tasks", "kill", "--signal", signal, id])
+    }
+
+    /// Waits until a task has stopped, deletes it, and gives its exit code (`ctr` does not tell it).
+    #[track_caller]
+    pub fn finish(&self, id: &str) -> u32 {
+        self.wait_for_status(id, "STOPPED");
+        self.api().delete_task(id).unwrap_or_else(|error| panic!("cannot delete task {id}: {error}"))
+    }
+
+    /// Deletes a task and its container; containerd kills the task if it still runs.
+    pub fn remove(&self, id: &str) {
+        self.ctr(["tasks", "rm", "--force", id]).run();
+        self.ctr(["containers", "rm", id]).ok();
+    }
+
+    // --- the daemon's surface ---------------------------------------------------------------------
+
+    /// The daemon's metrics now.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::fetch(&self.metrics_address())
+    }
+
+    /// Where the daemon's metrics are: `127.0.0.1:PORT`.
+    pub fn metrics_address(&self) -> String {
+        let file = self.layout.hearthd_state().join("metrics.address");
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).trim().to_owned()
+    }
+
+    /// The mount points in the daemon's namespace that lie in the machine's directory.
+    pub fn hearthd_mounts(&self) -> BTreeSet<String> {
+        let pid = self.hearthd.as_ref().and_then(Process::pid);
+        pid.map_or_else(BTreeSet::new, |pid| self.mounts_of(pid))
+    }
+
+    fn mounts_of(&self, pid: i32) -> BTreeSet<String> {
+        let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let directory = self.machine.directory().display().to_string();
+        let store = self.layout.hearthd_root().display().to_string();
+        table
+            .lines()
+            .filter_map(|line| line.split(' ').nth(4))
+            .filter(|point| point.starts_with(&directory) && *point != store)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    // --- files -----------------------------------------------------------------------------------
+
+    /// A path in the machine's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.machine.directory().join(name)
+    }
+
+    /// Writes a file in the machine's directory.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        let parent = path.parent().expect("a file is in a directory");
+        fs::create_dir_all(parent).expect("the machine's directory is writable");
+        fs::write(&path, bytes).expect("the machine's directory is writable");
+        path
+    }
+
+    // --- the end ---------------------------------------------------------------------------------
+
+    /// Deletes what tasks are left, best effort: a story may have ended with one of the daemons down.
+    fn delete_tasks(&self) {
+        if self.containerd.is_none() {
+            return;
+        }
+        let quick = Duration::from_secs(10);
+        let listed = self.ctr(["containers", "ls", "--quiet"]).deadline(quick).run().stdout();
+        for id in listed.split_whitespace() {
+            self.ctr(["tasks", "rm", "--force", id]).deadline(quick).run();
+            self.ctr(["containers", "rm", id]).deadline(quick).run();
+        }
+    }
+
+    /// What is still there although every task has been deleted: one line each.
+    fn leftovers(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
+        if self.hearthd.is_some() {
+            let gone = within(SHORT, || self.hearthd_mounts().is_empty().then_some(()));
+            if gone.is_none() {
+                left.extend(self.hearthd_mounts().into_iter().map(|m| format!("mount {m}")));
+            }
+        }
+        self.hearthd.take().map(Process::stop);
+        self.containerd.take().map(Process::stop);
+        let gone = within(SHORT, || self.machine.processes().is_empty().then_some(()));
+        if gone.is_none() {
+            let processes = self.machine.processes().into_iter();
+            left.extend(processes.map(|(pid, line)| format!("process {pid}: {line}")));
+        }
+        left.extend(self.mounts_of(self.machine.init()).into_iter().map(|m| format!("mount {m}")));
+        left.extend(sockets(&self.layout.hearthd_state()));
+        left
+    }
+
+    fn show_logs(&self) {
+        for log in [self.layout.containerd_log(), self.layout.hearthd_log()] {
+            if log.exists() {
+                eprintln!("--- the end of {}:\n{}", log.display(), daemons::tail(&log));
+            }
+        }
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+            return;
+        }
+        self.delete_tasks();
+        let left = self.leftovers();
+        if !left.is_empty() {
+            self.show_logs();
+        }
+        assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
+    }
+}
+
+/// The sockets in a directory of the daemon's, which removes them when it ends.
+fn sockets(directory: &Path) -> Vec<String> {
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+        .map(|entry| format!("socket {}", entry.path().display()))
+        .collect()
+}
