@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything an operator can set. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -135,7 +135,7 @@ impl Default for Rpc {
 }
 
 /// wasmtime's engine and its pool.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Engine {
     /// Guests that find a warm slot. Each costs address space, not memory, until used.

@@ -269,7 +269,7 @@ impl Metrics {
         for state in ["idle", "running", "blocked"] {
             self.workers.with_label_values(&[state]);
         }
-        for result in ["ok", "invalid", "limit", "crashed"] {
+        for result in ["ok", "invalid", "limit", "crashed", "failed"] {
             self.compiles.with_label_values(&[result]);
         }
         for method in METHODS {

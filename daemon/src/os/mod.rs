@@ -1,6 +1,9 @@
 //! The only place that makes system calls about namespaces, mounts, FIFOs and processes. One file
 //! per facility, RAII guards for what has to be undone.
 
+pub mod confine;
 pub mod in_root;
+pub mod memfd;
 pub mod mount;
 pub mod process;
+pub mod resolve;

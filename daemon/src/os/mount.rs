@@ -13,6 +13,7 @@
 //! Linux 5.12 there is no mount_setattr(2) and the attributes are set by remounting.
 //!
 //! Errors are the kernel's; who called says which mount of the spec it was.
+#![allow(unsafe_code, reason = "unshare(2) and mount_setattr(2) have no safe form")]
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -1,42 +1,305 @@
-//! stand-in
-use std::{path::PathBuf, sync::Arc, time::Instant};
-use crate::error::*; use crate::task::*; use crate::events::{Create, Event};
-use crate::wasm::instance::World;
-/// x
-pub struct CreateRequest { /// x
- pub id: String, /// x
- pub bundle: PathBuf, /// x
- pub rootfs: Vec<containerd_shim_protos::api::Mount>, /// x
- pub stdio: StdioPaths }
-/// x
-pub struct Creator { ns: Arc<str>, instance: Arc<crate::server::instances::Instance>, config: Arc<crate::config::Config>, modules: Arc<crate::wasm::modules::ModuleStore>, world: Arc<World>, runtime: tokio::runtime::Handle }
+//! From a Create request to a task, in phases that undo themselves.
+//!
+//! ```text
+//!   id reserved ─▶ room for events ─▶ config.json ─▶ root planned ─▶ program located ─▶ stdio ─▶ task
+//! ```
+//!
+//! Every phase is a value whose drop takes it back, so a refusal, or a caller that hangs up, leaves
+//! nothing behind.
+//!
+//! Locating the program has two ways. **Warm**: the place (image layers and path, or the file's own
+//! identity) is known and its program prepared. Nothing is opened, the root is mounted while Create
+//! answers, and the guest waits for it. **Cold**: the root is mounted first, the program looked up in
+//! it, read, hashed, and mapped or compiled, all before Create answers, so that what is wrong with an
+//! image is Create's error.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use containerd_shim_protos::api::Mount;
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::watch;
+
+use crate::bundle::TaskSpec;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::events::{Create, Event};
+use crate::metrics::{Metrics, Phase, Source};
+use crate::server::instances::Instance;
+use crate::task::files::Files;
+use crate::task::map::TaskMap;
+use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
+use crate::task::state::State;
+use crate::task::stdio::Stdio;
+use crate::task::{Inner, Prepared, StdioPaths, Task, pid};
+use crate::wasm::engine::Program;
+use crate::wasm::instance::{World, over_memory};
+use crate::wasm::modules::{Loaded, ModuleStore};
+use crate::wasm::modules::lookup::{self, Wanted};
+use crate::wasm::modules::origin::{Digest, Origin};
+use crate::wasm::modules::places::{Place, RootMount};
+
+/// A Create call.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// The task's id.
+    pub id: String,
+    /// The bundle's directory.
+    pub bundle: PathBuf,
+    /// The snapshot's mounts.
+    pub rootfs: Vec<Mount>,
+    /// Where stdio goes.
+    pub stdio: StdioPaths,
+}
+
+/// Makes the tasks of one containerd instance and namespace.
+pub struct Creator {
+    namespace: Arc<str>,
+    instance: Arc<Instance>,
+    config: Arc<Config>,
+    modules: Arc<ModuleStore>,
+    world: Arc<World>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// A program with its root.
+struct Located {
+    program: Arc<Program>,
+    export: Option<Arc<str>>,
+    source: Source,
+    files: Arc<Files>,
+}
+
 impl Creator {
-    /// x
-    pub fn new(ns: &str, instance: Arc<crate::server::instances::Instance>, config: Arc<crate::config::Config>, modules: Arc<crate::wasm::modules::ModuleStore>, world: Arc<World>, runtime: tokio::runtime::Handle) -> Creator { Creator { ns: ns.into(), instance, config, modules, world, runtime } }
-    /// x
-    pub async fn create(&self, map: &Arc<map::TaskMap>, r: CreateRequest, began: Instant) -> Result<Arc<Task>> {
-        let reservation = map.reserve(&r.id)?;
+    /// A creator for one namespace.
+    pub fn new(
+        namespace: &str,
+        instance: Arc<Instance>,
+        config: Arc<Config>,
+        modules: Arc<ModuleStore>,
+        world: Arc<World>,
+        runtime: tokio::runtime::Handle,
+    ) -> Creator {
+        Creator { namespace: namespace.into(), instance, config, modules, world, runtime }
+    }
+
+    /// Makes a task and puts it into `map`. `began`: when the request arrived.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request, the bundle, the image or the node, in one line.
+    pub async fn create(&self, map: &Arc<TaskMap>, request: CreateRequest, began: Instant) -> Result<Arc<Task>> {
+        if request.stdio.terminal {
+            return Err(Error::Unimplemented(
+                "Hearth gives a Wasm task no terminal; run it without -t (in a pod: tty: false)".into(),
+            ));
+        }
+        let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
-        let spec = crate::bundle::TaskSpec::read(&r.bundle, self.config.rpc.spec_bytes_max)?;
-        let m = self.world.metrics.clone();
-        m.phase(crate::metrics::Phase::Bundle, began.elapsed());
-        let plan = root::Plan { path: spec.root.clone(), rootfs: r.rootfs.clone() };
-        let files = Files::mount(plan, m.clone(), self.runtime.clone());
-        files.wait_ready().await?;
-        let l = Instant::now();
-        let path = spec.root.join(spec.args[0].trim_start_matches('/'));
-        let modules = self.modules.clone();
-        let program = modules.get(&path)?;
-        m.phase(crate::metrics::Phase::Lookup, l.elapsed());
-        program.check_entry(&self.world.engines, None)?;
-        let stdio = Arc::new(stdio::Stdio::open(&r.stdio)?);
-        let limit = spec.memory_limit.unwrap_or(4 << 30);
-        let id: Arc<str> = r.id.as_str().into();
-        let task = Arc::new(Task { id: id.clone(), namespace: self.ns.clone(), bundle: r.bundle.clone(), stdio_paths: r.stdio.clone(), memory_limit: limit, memory: Arc::default(), guest: Arc::default(), stdio, files, events, metrics: m.clone(),
-            inner: Mutex::new(Inner { state: State::Created, prepared: Some(Prepared { program, export: None, args: spec.args, env: spec.env, cwd: spec.cwd, read_only: spec.read_only, memory_limit: limit, source: Source::Warm, create_took: began.elapsed() }), killed_with: None }), exit: watch::Sender::new(None) });
-        m.tasks.with_label_values(&["created"]).inc();
-        task.events.publish(&self.ns, Event::Create(Box::new(Create { container_id: id, bundle: r.bundle.display().to_string(), rootfs: vec![], stdin: r.stdio.stdin, stdout: r.stdio.stdout, stderr: r.stdio.stderr, terminal: false, checkpoint: String::new(), pid: pid() })));
+        let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
+        let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
+        self.world.metrics.phase(Phase::Bundle, began.elapsed());
+
+        let located = self.locate(&request, &spec, plan).await?;
+        located.program.check_entry(&self.world.engines, located.export.as_deref())?;
+        let memory_limit = self.memory_limit(&spec, &located.program)?;
+        let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
+
+        let id: Arc<str> = request.id.as_str().into();
+        let create = Create {
+            container_id: id.clone(),
+            bundle: request.bundle.display().to_string(),
+            rootfs: request.rootfs,
+            stdin: request.stdio.stdin.clone(),
+            stdout: request.stdio.stdout.clone(),
+            stderr: request.stdio.stderr.clone(),
+            terminal: request.stdio.terminal,
+            checkpoint: String::new(),
+            pid: pid(),
+        };
+        let prepared = Prepared {
+            program: located.program,
+            export: located.export,
+            args: spec.args,
+            env: spec.env,
+            cwd: spec.cwd,
+            read_only: spec.read_only,
+            memory_limit,
+            source: located.source,
+            create_took: began.elapsed(),
+        };
+        let task = Arc::new(Task {
+            id,
+            namespace: self.namespace.clone(),
+            bundle: request.bundle,
+            stdio_paths: request.stdio,
+            memory_limit,
+            memory: Arc::default(),
+            guest: Arc::default(),
+            stdio,
+            files: located.files,
+            events,
+            metrics: self.world.metrics.clone(),
+            inner: Mutex::new(Inner { state: State::Created, prepared: Some(prepared), killed_with: None }),
+            exit: watch::Sender::new(None),
+        });
+        self.world.metrics.tasks.with_label_values(&[super::driver::label(State::Created)]).inc();
+        task.events.publish(&self.namespace, Event::Create(Box::new(create)));
         reservation.fill(task.clone());
         Ok(task)
     }
+
+    /// The container's limit, or the largest memory the engine gives.
+    fn memory_limit(&self, spec: &TaskSpec, program: &Program) -> Result<u64> {
+        let limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
+        match program.initial_memory().map(|memory| memory.at_least) {
+            Some(initial) if initial > limit => Err(over_memory(limit, &format!("it starts with {initial} bytes"))),
+            _ => Ok(limit),
+        }
+    }
+
+    /// Finds the program and sees to the root, by the shortest way there is.
+    async fn locate(&self, request: &CreateRequest, spec: &TaskSpec, plan: Plan) -> Result<Located> {
+        let began = Instant::now();
+        let wanted = wanted(spec);
+        let place = wanted.as_ref().and_then(|wanted| snapshot_place(request, spec, wanted));
+        if let Some(place) = &place {
+            let loaded = match self.modules.warm(place) {
+                Some(loaded) => Some(loaded),
+                None => self.modules.known(place).await?,
+            };
+            if let Some(loaded) = loaded {
+                self.world.metrics.phase(Phase::Lookup, began.elapsed());
+                let files = Files::mount(plan, self.world.metrics.clone(), self.runtime.clone());
+                return Ok(located(loaded, files));
+            }
+        }
+        if let Some(wanted) = &wanted
+            && plan.is_bare()
+            && spec.root == request.bundle.join(ROOTFS)
+            && let Some(loaded) = self.warm_in_bundle(&spec.root, wanted)
+        {
+            self.world.metrics.phase(Phase::Lookup, began.elapsed());
+            return Ok(located(loaded, Files::mount(plan, self.world.metrics.clone(), self.runtime.clone())));
+        }
+        self.locate_cold(request, plan, wanted, place).await
+    }
+
+    /// A prepared program in a bundle's own directory. containerd's state directory is on the node's
+    /// own disk or in its memory, so looking into it on a request's thread is in order.
+    fn warm_in_bundle(&self, root: &Path, wanted: &Wanted) -> Option<Loaded> {
+        let root = open_root(root).ok()?;
+        let found = lookup::find(root.as_fd(), wanted).ok()?;
+        let loaded = self.modules.warm(&Place::of_file(&found.file)?)?;
+        Some(Loaded { export: found.export, ..loaded })
+    }
+
+    /// Mounts the root, looks the program up in it, reads and prepares it.
+    async fn locate_cold(
+        &self,
+        request: &CreateRequest,
+        plan: Plan,
+        wanted: Option<Wanted>,
+        place: Option<Place>,
+    ) -> Result<Located> {
+        let metrics = self.world.metrics.clone();
+        let root = self.runtime.spawn_blocking(move || perform(plan, &metrics)).await;
+        let root = root.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))??;
+        let began = Instant::now();
+        let found = match wanted.clone() {
+            Some(wanted) => self.modules.find(open_root(root.path())?, wanted).await,
+            None => Err(Error::InvalidArgument(
+                "the container names no program: its image has no entry point and no argument was given".into(),
+            )),
+        };
+        let loaded = match found {
+            Ok(found) => self.modules.load(Origin::File(found), place).await?,
+            Err(missing) => self.load_artifact(request, wanted.as_ref(), missing).await?,
+        };
+        let compile_time = loaded.compile_time.unwrap_or_default();
+        if loaded.compile_time.is_some() {
+            self.world.metrics.phase(Phase::Compile, compile_time);
+        }
+        self.world.metrics.phase(Phase::Lookup, began.elapsed().saturating_sub(compile_time));
+        Ok(located(loaded, Files::ready(root, self.runtime.clone())))
+    }
+
+    /// The program of an image that is a Wasm OCI artifact: its one layer is the module, and there is
+    /// nothing in the root. `missing`: why there is no program in the root.
+    async fn load_artifact(&self, request: &CreateRequest, wanted: Option<&Wanted>, missing: Error) -> Result<Loaded> {
+        let containerd = &self.instance.containerd;
+        let artifact = match containerd.wasm_artifact(&self.namespace, &request.id).await {
+            Ok(Some(artifact)) => artifact,
+            Ok(None) => return Err(missing),
+            Err(error) => {
+                tracing::debug!(%error, task = %request.id, "cannot tell whether the image is a Wasm artifact");
+                return Err(missing);
+            }
+        };
+        let digest = Digest::parse(&artifact.digest).ok_or_else(|| {
+            Error::InvalidArgument(format!("{}: {:?} is not a SHA-256 digest", artifact.image, artifact.digest))
+        })?;
+        let loaded = match self.modules.known_digest(digest).await? {
+            Some(loaded) => loaded,
+            None => {
+                let limit = self.config.modules.module_bytes_max;
+                let bytes = containerd.read_blob(&self.namespace, &artifact.digest, limit).await?;
+                let origin = Origin::Layer { name: artifact.image, digest, bytes: bytes.into() };
+                self.modules.load(origin, None).await?
+            }
+        };
+        let export = wanted.and_then(|wanted| wanted.program.split_once('#')).map(|(_, export)| export.into());
+        Ok(Loaded { export, ..loaded })
+    }
+}
+
+/// The root's directory in a bundle.
+const ROOTFS: &str = "rootfs";
+
+/// Where a root that is no snapshot is mounted, in the bundle.
+const OWN_ROOT: &str = "root";
+
+fn root_spec(request: &CreateRequest, spec: &TaskSpec) -> RootSpec {
+    let mount = |mount: &Mount| FsMount {
+        fstype: mount.type_.clone(),
+        source: mount.source.clone(),
+        options: mount.options.clone(),
+    };
+    RootSpec {
+        rootfs: request.rootfs.iter().map(mount).collect(),
+        path: spec.root.clone(),
+        own_path: request.bundle.join(OWN_ROOT),
+        read_only: spec.read_only,
+        volumes: spec.mounts.clone(),
+    }
+}
+
+fn wanted(spec: &TaskSpec) -> Option<Wanted> {
+    let program = spec.args.first()?.clone();
+    Some(Wanted { program, path: spec.path().map(str::to_string), cwd: spec.cwd.clone() })
+}
+
+fn snapshot_place(request: &CreateRequest, spec: &TaskSpec, wanted: &Wanted) -> Option<Place> {
+    let mounts: Vec<_> =
+        request.rootfs.iter().map(|mount| RootMount { fstype: &mount.type_, options: &mount.options }).collect();
+    Place::of_snapshot(&mounts, wanted, &spec.mounts)
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
+        Error::InvalidArgument(format!("root.path: cannot open {}: {e}; is the bundle complete?", path.display()))
+    })
+}
+
+fn perform(plan: Plan, metrics: &Metrics) -> Result<Root> {
+    let began = Instant::now();
+    let root = plan.perform(metrics)?;
+    metrics.phase(Phase::Mounts, began.elapsed());
+    Ok(root)
+}
+
+fn located(loaded: Loaded, files: Arc<Files>) -> Located {
+    Located { program: loaded.program, export: loaded.export, source: loaded.source, files }
 }

@@ -52,8 +52,9 @@ impl Files {
         })
     }
 
-    /// Begins to mount; returns at once.
+    /// Begins to mount; returns at once. A root without mounts is ready at once.
     pub fn mount(plan: Plan, metrics: Arc<Metrics>, runtime: tokio::runtime::Handle) -> Arc<Files> {
+        let bare = plan.is_bare();
         let files = Arc::new(Files {
             phase: watch::Sender::new(MountPhase::Mounting),
             root: Mutex::new(Held::Nothing),
@@ -61,7 +62,7 @@ impl Files {
             runtime,
         });
         let theirs = files.clone();
-        files.runtime.spawn_blocking(move || {
+        let job = move || {
             let began = Instant::now();
             let phase = match plan.perform(&metrics) {
                 Ok(root) => {
@@ -71,7 +72,12 @@ impl Files {
                 Err(error) => MountPhase::Failed(error),
             };
             theirs.phase.send_replace(phase);
-        });
+        };
+        if bare {
+            job();
+        } else {
+            files.runtime.spawn_blocking(job);
+        }
         files
     }
 

@@ -60,7 +60,7 @@ pub struct Exit {
 /// What Start needs, taken by it.
 struct Prepared {
     program: Arc<Program>,
-    export: Option<String>,
+    export: Option<Arc<str>>,
     args: Vec<String>,
     env: Vec<(String, String)>,
     cwd: String,

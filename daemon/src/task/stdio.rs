@@ -21,7 +21,7 @@ fn open(path: &str, write: bool) -> Result<Arc<Pipe>> {
 }
 impl Stdio {
     /// x
-    pub fn open(p: &crate::task::StdioPaths) -> Result<Stdio> { Ok(Stdio { i: open(&p.stdin, false)?, o: open(&p.stdout, true)?, e: open(&p.stderr, true)? }) }
+    pub async fn open(_: &str, _: &str, p: &crate::task::StdioPaths, _: &crate::config::Stdio) -> Result<Arc<Stdio>> { Ok(Arc::new(Stdio { i: open(&p.stdin, false)?, o: open(&p.stdout, true)?, e: open(&p.stderr, true)? })) }
     /// x
     pub fn stdin(&self) -> S { S(self.i.clone()) }
     /// x

@@ -126,7 +126,7 @@ pub struct Launch {
     /// The module.
     pub program: Arc<Program>,
     /// The export to call instead of the entry point.
-    pub export: Option<String>,
+    pub export: Option<Arc<str>>,
     /// `argv`, the program's name first.
     pub args: Vec<String>,
     /// The environment.
