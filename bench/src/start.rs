@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::bundle::{Image, Pod, make_dir, remove_dir};
+use crate::bundle::{Image, Pod, Recipe, make_dir, remove_dir};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
@@ -18,9 +18,7 @@ use crate::machine::{Machine, version_of};
 use crate::metrics::{Histogram, Scrape};
 use crate::null_server;
 use crate::progress::{progress, progress_done};
-use crate::report::{
-    DaemonReport, FloorMounts, FloorReport, Phase, Program, Ratios, Report, SCHEMA, ScenarioReport,
-};
+use crate::report::{DaemonReport, FloorMounts, FloorReport, Phase, Program, Ratios, Report, SCHEMA, ScenarioReport};
 use crate::rootfs::MountTimes;
 use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Plan, Scenario, Stage};
@@ -33,15 +31,11 @@ const PHASES: (&str, &str) = ("hearth_start_phase_seconds", "phase");
 /// The daemon's counter of where modules were found, and its label.
 const LOOKUPS: (&str, &str) = ("hearth_module_lookups_total", "source");
 
+/// The daemon's histogram from Create to the guest's first instruction, and its label.
+const FIRST_INSTRUCTION: (&str, &str) = ("hearth_start_seconds", "source");
+
 /// The phases in the order of a start; others that the daemon has come behind.
-const PHASE_ORDER: [&str; 6] = [
-    "bundle",
-    "lookup",
-    "compile",
-    "mounts",
-    "instantiate",
-    "first_call",
-];
+const PHASE_ORDER: [&str; 6] = ["bundle", "lookup", "compile", "mounts", "instantiate", "first_call"];
 
 /// How long one round may take, compiles included, before the run is given up.
 const ROUND_DEADLINE: Duration = Duration::from_secs(120);
@@ -91,6 +85,8 @@ struct Seen {
     samples: Vec<Sample>,
     first_after_launch: Vec<Sample>,
     phases: BTreeMap<String, Histogram>,
+    /// Over all sources of modules.
+    first_instruction: Histogram,
     lookups: BTreeMap<String, u64>,
 }
 
@@ -111,15 +107,8 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
     };
     let mut scenarios = Vec::new();
     for (index, scenario) in options.scenarios.iter().enumerate() {
-        eprintln!(
-            "hearth-bench: {scenario} ({} of {})",
-            index + 1,
-            options.scenarios.len()
-        );
-        let report = bench
-            .scenario(*scenario)
-            .await
-            .with_context(|| scenario.to_string())?;
+        eprintln!("hearth-bench: {scenario} ({} of {})", index + 1, options.scenarios.len());
+        let report = bench.scenario(*scenario).await.with_context(|| scenario.to_string())?;
         scenarios.push(report);
     }
     if options.hearthd.is_some() {
@@ -128,10 +117,10 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
     Ok(Report {
         schema: SCHEMA,
         machine,
-        hearthd: options.hearthd.as_ref().map(|path| Program {
-            path: path.display().to_string(),
-            version: version_of(path),
-        }),
+        hearthd: options
+            .hearthd
+            .as_ref()
+            .map(|path| Program { path: path.display().to_string(), version: version_of(path) }),
         module_bytes: options.module.bytes().len(),
         quick: options.quick,
         bundles_in_memory: options.store == BundleStore::Memory,
@@ -144,9 +133,7 @@ impl Bench<'_> {
         let plan = scenario.plan(self.options.quick);
         let dir = self.scratch.bundles().join("s");
         make_dir(&dir)?;
-        let mut floor_side = self
-            .side(scenario, plan, Peer::Floor, &dir, &self.null_address)
-            .await?;
+        let mut floor_side = self.side(scenario, plan, Peer::Floor, &dir, &self.null_address).await?;
         floor_side.rounds(plan.warm_up_rounds).await?;
         let mut daemon_side = match &self.options.hearthd {
             Some(program) => Some(self.daemon_side(scenario, plan, program, &dir).await?),
@@ -158,12 +145,7 @@ impl Bench<'_> {
             if let Some(daemon_side) = &mut daemon_side {
                 daemon_side.batch(scenario, plan).await?;
             }
-            floor.extend(
-                floor_side
-                    .rounds(plan.floor_rounds)
-                    .await
-                    .context("the floor")?,
-            );
+            floor.extend(floor_side.rounds(plan.floor_rounds).await.context("the floor")?);
         }
         progress_done();
         let hearthd = match daemon_side {
@@ -177,14 +159,7 @@ impl Bench<'_> {
         }
         let floor = floor_report(&floor).context("no samples of the floor")?;
         let ratios = hearthd.as_ref().map(|hearthd| Ratios::of(hearthd, &floor));
-        Ok(ScenarioReport {
-            name: scenario.to_string(),
-            scenario,
-            plan,
-            hearthd,
-            floor,
-            ratios,
-        })
+        Ok(ScenarioReport { name: scenario.to_string(), scenario, plan, hearthd, floor, ratios })
     }
 
     /// The daemon's directory, new for each scenario.
@@ -192,14 +167,7 @@ impl Bench<'_> {
         self.scratch.path().join("h")
     }
 
-    async fn side(
-        &self,
-        scenario: Scenario,
-        plan: Plan,
-        peer: Peer,
-        dir: &Path,
-        address: &str,
-    ) -> Result<Side> {
+    async fn side(&self, scenario: Scenario, plan: Plan, peer: Peer, dir: &Path, address: &str) -> Result<Side> {
         let module = &self.options.module;
         let letter = if peer == Peer::Hearthd { "a" } else { "b" };
         let shared = Image::create(dir.join(format!("image-{letter}")), module)?;
@@ -221,25 +189,19 @@ impl Bench<'_> {
                     let image = |i| Image::create(own(format!("image-{i}")), &module.never_seen());
                     Images::Listed(list.map(image).collect::<Result<VecDeque<_>>>()?)
                 }
-                // A layer is shared by all containers of an image; a bare bundle has its own files.
+                // A layer is shared by all containers of an image; other bundles have their own files.
                 (_, _, BundleKind::Cri) => Images::Same(shared.clone()),
-                (_, _, BundleKind::Bare) => {
+                (_, _, BundleKind::Bare | BundleKind::Stdio) => {
                     Images::Same(Image::create(own("image".into()), module)?)
                 }
             };
-            let pod = match scenario.bundle {
-                BundleKind::Cri => Some(Pod::create(own("pod".into()))?),
-                BundleKind::Bare => None,
+            let recipe = match scenario.bundle {
+                BundleKind::Bare => Recipe::Bare,
+                BundleKind::Stdio => Recipe::Stdio,
+                BundleKind::Cri => Recipe::Cri(Pod::create(own("pod".into()))?),
             };
             let dir = dir.join(&name);
-            let setup = Setup {
-                peer,
-                alone,
-                runtime: runtime.clone(),
-                dir,
-                pod,
-                images,
-            };
+            let setup = Setup { peer, alone, runtime: runtime.clone(), dir, recipe, images };
             lanes.push(Lane::connect(setup, address).await?);
         }
         Ok(Side { lanes, runtime })
@@ -254,17 +216,8 @@ impl Bench<'_> {
     ) -> Result<DaemonSide<'a>> {
         let home = Home::create(self.home())?;
         let daemon = Hearthd::launch(program, &home, &self.events).await?;
-        let side = self
-            .side(scenario, plan, Peer::Hearthd, dir, &daemon.task_address)
-            .await?;
-        let mut daemon_side = DaemonSide {
-            program,
-            home,
-            daemon,
-            side,
-            seen: Seen::default(),
-            events: &self.events,
-        };
+        let side = self.side(scenario, plan, Peer::Hearthd, dir, &daemon.task_address).await?;
+        let mut daemon_side = DaemonSide { program, home, daemon, side, seen: Seen::default(), events: &self.events };
         let warm_up = match scenario.stage {
             // Once around the list: every module is compiled and stored.
             Stage::Disk => plan.warm_up_rounds + plan.rounds,
@@ -280,9 +233,7 @@ impl Side {
         let mut samples = Vec::with_capacity(rounds * self.lanes.len());
         for _ in 0..rounds {
             let round = timeout(ROUND_DEADLINE, self.round()).await;
-            samples.extend(round.map_err(|_| {
-                anyhow!("a round was not done within {} s", ROUND_DEADLINE.as_secs())
-            })??);
+            samples.extend(round.map_err(|_| anyhow!("a round was not done within {} s", ROUND_DEADLINE.as_secs()))??);
         }
         Ok(samples)
     }
@@ -324,10 +275,7 @@ impl Side {
 
 impl DaemonSide<'_> {
     async fn rounds(&mut self, rounds: usize) -> Result<Vec<Sample>> {
-        self.side
-            .rounds(rounds)
-            .await
-            .map_err(|error| self.daemon.explain(error))
+        self.side.rounds(rounds).await.map_err(|error| self.daemon.explain(error))
     }
 
     async fn batch(&mut self, scenario: Scenario, plan: Plan) -> Result<()> {
@@ -361,13 +309,11 @@ impl DaemonSide<'_> {
 impl Seen {
     /// Adds what a batch changed in the daemon's metrics.
     fn scraped(&mut self, before: &Scrape, after: &Scrape) -> Result<()> {
-        let earlier = before.histograms(PHASES.0, PHASES.1);
-        for (phase, now) in after.histograms(PHASES.0, PHASES.1) {
-            let then = earlier.get(&phase).cloned().unwrap_or_default();
-            self.phases
-                .entry(phase)
-                .or_default()
-                .add(&now.since(&then)?);
+        for (phase, histogram) in changed(before, after, PHASES)? {
+            self.phases.entry(phase).or_default().add(&histogram);
+        }
+        for histogram in changed(before, after, FIRST_INSTRUCTION)?.values() {
+            self.first_instruction.add(histogram);
         }
         let earlier = before.counters(LOOKUPS.0, LOOKUPS.1);
         for (source, now) in after.counters(LOOKUPS.0, LOOKUPS.1) {
@@ -378,15 +324,15 @@ impl Seen {
     }
 
     fn report(&self, scenario: Scenario) -> Option<DaemonReport> {
-        let of = |samples: &[Sample], field: fn(&Sample) -> Option<Duration>| {
-            Summary::of(samples.iter().filter_map(field))
-        };
+        let of =
+            |samples: &[Sample], field: fn(&Sample) -> Option<Duration>| Summary::of(samples.iter().filter_map(field));
         Some(DaemonReport {
             start_reply: of(&self.samples, |sample| Some(sample.reply))?,
             first_byte: of(&self.samples, |sample| sample.first_byte),
             create: of(&self.samples, |sample| Some(sample.create))?,
             start: of(&self.samples, |sample| Some(sample.start))?,
             first_after_launch: of(&self.first_after_launch, |sample| Some(sample.reply)),
+            first_instruction: Phase::of(FIRST_INSTRUCTION.0, &self.first_instruction),
             phases: self.phases(),
             lookups: self.lookups.clone(),
             doubt: self.doubt(scenario),
@@ -394,15 +340,9 @@ impl Seen {
     }
 
     fn phases(&self) -> Vec<Phase> {
-        let others = self
-            .phases
-            .keys()
-            .map(String::as_str)
-            .filter(|n| !PHASE_ORDER.contains(n));
+        let others = self.phases.keys().map(String::as_str).filter(|n| !PHASE_ORDER.contains(n));
         let names = PHASE_ORDER.into_iter().chain(others);
-        names
-            .filter_map(|name| Phase::of(name, self.phases.get(name)?))
-            .collect()
+        names.filter_map(|name| Phase::of(name, self.phases.get(name)?)).collect()
     }
 
     /// Whether the modules came from where the scenario's name says.
@@ -415,11 +355,7 @@ impl Seen {
         let found = self.lookups.get(expected).copied().unwrap_or_default();
         let all: u64 = self.lookups.values().sum();
         let starts = self.samples.len() as u64;
-        let sources: Vec<String> = self
-            .lookups
-            .iter()
-            .map(|(source, count)| format!("{count} {source}"))
-            .collect();
+        let sources: Vec<String> = self.lookups.iter().map(|(source, count)| format!("{count} {source}")).collect();
         (found != starts || all != starts).then(|| {
             format!(
                 "not what its name says: {starts} look-ups should have ended {expected}; the daemon \
@@ -430,15 +366,21 @@ impl Seen {
     }
 }
 
+/// What the children of a histogram have observed between two scrapes.
+fn changed(before: &Scrape, after: &Scrape, (name, label): (&str, &str)) -> Result<BTreeMap<String, Histogram>> {
+    let earlier = before.histograms(name, label);
+    let difference = |(child, now): (String, Histogram)| {
+        let then = earlier.get(&child).cloned().unwrap_or_default();
+        Ok((child, now.since(&then)?))
+    };
+    after.histograms(name, label).into_iter().map(difference).collect()
+}
+
 fn floor_report(samples: &[Sample]) -> Option<FloorReport> {
     let of = |field: fn(&Sample) -> Option<Duration>| Summary::of(samples.iter().filter_map(field));
     let mount = |field: fn(&MountTimes) -> Duration| {
-        Summary::of(
-            samples
-                .iter()
-                .filter_map(|sample| sample.mounts.as_ref())
-                .map(field),
-        )
+        let mounts = samples.iter().filter_map(|sample| sample.floor?.mounts);
+        Summary::of(mounts.map(|times| field(&times)))
     };
     let mounts = || {
         Some(FloorMounts {
@@ -446,13 +388,13 @@ fn floor_report(samples: &[Sample]) -> Option<FloorReport> {
             dev: mount(|times| times.dev)?,
             mount_points: mount(|times| times.mount_points)?,
             binds: mount(|times| times.binds)?,
-            fifos: mount(|times| times.fifos)?,
             unmount: of(|sample| sample.unmount)?,
         })
     };
     Some(FloorReport {
         total: of(|sample| Some(sample.reply))?,
         rpc_pair: of(|sample| Some(sample.create + sample.start))?,
+        fifos: of(|sample| Some(sample.floor?.fifos)),
         mounts: mounts(),
     })
 }

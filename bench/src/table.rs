@@ -12,10 +12,7 @@ pub struct Table {
 impl Table {
     /// A table with these headings and no rows.
     pub fn new(text_columns: usize, headings: &[&str]) -> Table {
-        Table {
-            text_columns,
-            rows: vec![headings.iter().map(ToString::to_string).collect()],
-        }
+        Table { text_columns, rows: vec![headings.iter().map(ToString::to_string).collect()] }
     }
 
     /// Adds a row, as long as the headings.
@@ -28,13 +25,7 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.rows[0].len();
-        let width = |column: usize| {
-            self.rows
-                .iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        };
+        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         // Three dashes make a Markdown column.
         let widths: Vec<usize> = (0..columns).map(|column| width(column).max(3)).collect();
         for (line, row) in self.rows.iter().enumerate() {
@@ -61,11 +52,7 @@ impl fmt::Display for Table {
 
 /// Microseconds as they are read best: tenths below 100, whole ones above.
 pub fn micros(value: f64) -> String {
-    if value < 100.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.0}")
-    }
+    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
 #[cfg(test)]
