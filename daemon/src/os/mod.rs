@@ -2,8 +2,10 @@
 //! per facility, RAII guards for what has to be undone.
 
 pub mod confine;
+pub mod fifo;
 pub mod in_root;
 pub mod memfd;
 pub mod mount;
 pub mod process;
 pub mod resolve;
+pub mod spawn;

@@ -105,7 +105,7 @@ impl Creator {
         let located = self.locate(&request, &spec, plan).await?;
         located.program.check_entry(&self.world.engines, located.export.as_deref())?;
         let memory_limit = self.memory_limit(&spec, &located.program)?;
-        let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
+        let stdio = Arc::new(Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?);
 
         let id: Arc<str> = request.id.as_str().into();
         let create = Create {

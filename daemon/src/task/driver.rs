@@ -35,6 +35,7 @@ impl Task {
         let start_began = Instant::now();
         let (prepared, slot) = self.begin_start(world)?;
         self.gauge(State::Created, State::Starting);
+        self.stdio.start();
         let sure = slot.is_sure(prepared.program.initial_memory(), prepared.memory_limit) && self.files.is_ready();
         if sure {
             self.started();
