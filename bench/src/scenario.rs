@@ -166,7 +166,10 @@ mod tests {
     fn filters_name_parts_and_add_up() {
         assert_eq!(names(&["warm/1/bare"]), ["warm/1/bare"]);
         assert_eq!(names(&["16/cri"]), ["warm/16/cri", "disk/16/cri", "cold/16/cri"]);
-        assert_eq!(names(&["warm/bare", "cold/1"]), ["warm/1/bare", "warm/16/bare", "cold/1/bare", "cold/1/cri"]);
+        assert_eq!(
+            names(&["warm/bare", "cold/1"]),
+            ["warm/1/bare", "warm/16/bare", "cold/1/bare", "cold/1/stdio", "cold/1/cri"]
+        );
     }
 
     #[test]
