@@ -27,8 +27,11 @@ build: ## Build the daemon and all tools
 
 .PHONY: shim
 shim: ## Build containerd-shim-hearth-v1, static and small
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile shim \
+	HEARTH_REVISION=$$(git rev-parse --short=12 HEAD 2>/dev/null || true) \
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" $(CARGO) build --locked --profile shim \
 		--target $(SHIM_TARGET) -p hearth-shim --bin containerd-shim-hearth-v1
+	@size=$$(stat -c %s $(TARGET)/$(SHIM_TARGET)/shim/containerd-shim-hearth-v1); \
+	test "$$size" -lt 1000000 || { echo "the shim has $$size bytes, over its limit of 1 MB" >&2; exit 1; }
 
 .PHONY: demo
 demo: deps build shim ## Run Wasm containers from containerd, and explain what happens (root)

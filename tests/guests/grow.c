@@ -8,7 +8,8 @@ int main(int argc, char **argv) {
     int wanted = argc > 1 ? atoi(argv[1]) : 1 << 20;
     int got = 0;
     while (got < wanted) {
-        char *block = malloc(1 << 20);
+        /* volatile: or the compiler sees that nobody reads it, and takes nothing. */
+        char *volatile block = malloc(1 << 20);
         if (!block)
             break;
         memset(block, 1, 1 << 20);

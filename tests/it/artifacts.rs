@@ -38,7 +38,7 @@ fn a_component_artifact_runs() {
     only_on_hearth!();
     let world = World::new();
     let image = world.import(&Image::artifact("hearth.test/component:1", "wasip2", Guest::EXIT.component_bytes()));
-    run(&world, &image.name, "component", &["exit", "7"]).assert_code(1);
+    run(&world, &image.name, "ill", &["exit", "7"]).assert_code(1);
     run(&world, &image.name, "well", &["exit", "0"]).assert_code(0);
 }
 

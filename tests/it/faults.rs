@@ -142,7 +142,7 @@ fn a_stack_that_ends_traps_and_harms_nobody() {
     let image = world.program(&Guest::RECURSE);
     let output = world.run(&image, "recurse").run();
     assert!(!output.status.success(), "{output}");
-    assert!(output.stderr().contains("stack"), "{output}");
+    assert!(output.stderr().contains("call stack exhausted"), "{output}");
     unharmed(&world);
 }
 
@@ -221,7 +221,6 @@ fn a_malformed_spec_is_named() {
             json!({"ociVersion": "1.0.2", "process": {"args": ["x"], "cwd": "/"}, "root": {"path": ""}}).to_string(),
             "root.path",
         ),
-        ("list", "[]".to_owned(), "config.json"),
     ];
     for (id, spec, word) in cases {
         let runtime = world.runtime().name();

@@ -16,7 +16,7 @@ use crate::process::Process;
 use crate::wait::{SHORT, within};
 
 /// How much of a log is shown when a test fails, in bytes.
-const LOG_TAIL_BYTES: u64 = 32 * 1024;
+const LOG_TAIL_BYTES: u64 = 16 * 1024;
 
 /// What containerd does without: CRI and whatever looks for devices or file systems at start.
 const DISABLED_PLUGINS: &[&str] = &[
@@ -124,7 +124,7 @@ fn containerd_config(layout: &Layout) -> String {
          [ttrpc]\n\
          address = {ttrpc:?}\n\
          [debug]\n\
-         level = \"debug\"\n",
+         level = \"info\"\n",
         root = path("containerd-root"),
         state = layout.containerd_state(),
         socket = path("containerd.sock"),

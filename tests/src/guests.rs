@@ -83,7 +83,7 @@ impl Guest {
     /// Clocks and random bytes.
     pub const CLOCK: Self = c!("clock");
     /// Recurses until the stack ends.
-    pub const RECURSE: Self = c!("recurse");
+    pub const RECURSE: Self = wat!("recurse");
     /// Takes memory, MiB by MiB.
     pub const GROW: Self = c!("grow");
     /// Exports `greet` beside `_start`.

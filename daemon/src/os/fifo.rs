@@ -90,20 +90,11 @@ pub struct Readiness {
 /// # Errors
 /// As poll(2).
 pub fn readiness(input: BorrowedFd) -> Result<Readiness, Errno> {
-    let found = poll_now(input, PollFlags::IN)?;
+    let mut fds = [PollFd::from_borrowed_fd(input, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))?;
+    let found = fds[0].revents();
     let hung_up = found.intersects(PollFlags::HUP | PollFlags::ERR);
     Ok(Readiness { readable: hung_up || found.contains(PollFlags::IN), hung_up })
-}
-
-/// Whether nobody can read what is written to this pipe any more.
-pub fn reader_gone(output: BorrowedFd) -> bool {
-    poll_now(output, PollFlags::OUT).is_ok_and(|found| found.contains(PollFlags::ERR))
-}
-
-fn poll_now(fd: BorrowedFd, interest: PollFlags) -> Result<PollFlags, Errno> {
-    let mut fds = [PollFd::from_borrowed_fd(fd, interest)];
-    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })))?;
-    Ok(fds[0].revents())
 }
 
 /// Registers a descriptor with the epoll instance of the runtime that is entered.
@@ -211,13 +202,5 @@ pub(crate) mod tests {
         }
         assert_eq!(open_output(Path::new("/dev/null")).unwrap_err(), OpenError::NotFifo("a device"));
         assert_eq!(open_output(&file.join("x")).unwrap_err(), OpenError::Os(Errno::NOTDIR));
-    }
-
-    #[test]
-    fn a_pipe_without_reader_is_noticed() {
-        let (theirs, ours) = pipe_to_program().unwrap();
-        assert!(!reader_gone(ours.as_fd()));
-        drop(theirs);
-        assert!(reader_gone(ours.as_fd()));
     }
 }

@@ -42,7 +42,8 @@ impl std::fmt::Display for Ended {
 }
 
 /// Runs `program` with exactly these arguments (the name first) and this environment, standard streams
-/// on `/dev/null`, and `inherited` as descriptors 3, 4, … and no others, in a process group of its own.
+/// on `/dev/null`, `inherited` as descriptors 3, 4, … and no other that is marked close-on-exec, as all
+/// of this process are; in a process group of its own.
 ///
 /// # Errors
 /// As execve(2), also for what happens in the child before it.
@@ -127,6 +128,16 @@ impl Child {
     }
 }
 
+/// Whether the process is exiting or has exited, be it reaped or not. What it does on its way out, such
+/// as closing its descriptors, comes after the moment from which this says so.
+pub fn is_exiting(pid: Pid) -> bool {
+    // `PF_EXITING` of include/linux/sched.h, in the ninth field of proc_pid_stat(5).
+    const EXITING: u64 = 0x4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & EXITING != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -153,15 +164,22 @@ mod tests {
     fn a_child_gets_its_descriptors_and_nothing_else() {
         let (mut from_child, theirs) = std::io::pipe().unwrap();
         let (other, _hold) = std::io::pipe().unwrap();
-        let script = r#"exec >&4; echo "$1|$2|$#|$ONLY|$HOME"; echo /proc/$$/fd/*; readlink /proc/$$/fd/0
-                        while read -r line; do case $line in SigIgn*) echo $line;; esac; done </proc/$$/status"#;
-        let child = shell(script, &[other.as_fd(), theirs.as_fd()]).unwrap();
+        let ours = rustix::io::fcntl_dupfd_cloexec(&other, 500).unwrap();
+        let script = r#"exec >&4; echo "$1|$2|$#|$ONLY|$HOME"; for n in 0 1 2; do readlink /proc/$$/fd/$n; done
+                        [ -e /proc/$$/fd/OURS ] || echo closed
+                        while read -r line; do case $line in SigIgn*) echo $line;; esac; done </proc/$$/status"#
+            .replace("OURS", &ours.as_raw_fd().to_string());
+        let child = shell(&script, &[other.as_fd(), theirs.as_fd()]).unwrap();
         drop(theirs);
         let mut text = String::new();
         from_child.read_to_string(&mut text).unwrap();
-        let fds: Vec<String> = (0..5).map(|n| format!("/proc/{}/fd/{n}", child.pid())).collect();
-        let want = ["first arg||2|this|", &fds.join(" "), "/dev/null", "SigIgn: 0000000000000000"];
-        assert_eq!(text.lines().collect::<Vec<_>>(), want);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            (lines[0], lines[1], lines[3], lines[4]),
+            ("first arg||2|this|", "/dev/null", "/dev/null", "closed")
+        );
+        let ignored = u64::from_str_radix(lines[5].trim_start_matches("SigIgn: "), 16).unwrap();
+        assert_eq!(ignored & (1 << (Signal::PIPE.as_raw() - 1)), 0, "SIGPIPE is ignored");
         assert_eq!(wait(&child), Ended::Status(0));
     }
 
@@ -170,9 +188,12 @@ mod tests {
         assert_eq!(wait(&shell("exit 7", &[]).unwrap()), Ended::Status(7));
         let (read, _hold) = std::io::pipe().unwrap();
         let child = shell("read x <&3", &[read.as_fd()]).unwrap();
-        assert_eq!(child.reap().unwrap(), None);
+        assert_eq!((child.reap().unwrap(), is_exiting(child.pid())), (None, false));
         child.signal(Signal::TERM);
+        poll(&mut [PollFd::new(&*child.ended(), PollFlags::IN)], None).unwrap();
+        assert!(is_exiting(child.pid()), "a zombie");
         assert_eq!(wait(&child), Ended::Signal(15));
+        assert!(is_exiting(child.pid()), "nothing");
     }
 
     #[test]

@@ -69,7 +69,10 @@ impl Stdio {
                 Input::fifo(fd, config.chunk_bytes, runtime.clone())
             }
             Target::File(_) | Target::Program { .. } => {
-                return Err(Error::InvalidArgument(format!("stdin: {:?} is a URI; only a FIFO can be read", paths.stdin)));
+                return Err(Error::InvalidArgument(format!(
+                    "stdin: {:?} is a URI; only a FIFO can be read",
+                    paths.stdin
+                )));
             }
         };
         let opener = Opener { namespace, id, config, runtime };
@@ -164,9 +167,7 @@ impl Opener<'_> {
     async fn output(&self, name: &str, target: Target, leases: &mut Vec<Lease>) -> Result<Arc<Output>> {
         match target {
             Target::Null => Ok(Output::discard(self.config.chunk_bytes, self.runtime.clone())),
-            Target::Fifo(path) => {
-                Ok(self.pipe(fifo::open_output(&path).map_err(|e| fifo_failed(name, &path, e))?))
-            }
+            Target::Fifo(path) => Ok(self.pipe(fifo::open_output(&path).map_err(|e| fifo_failed(name, &path, e))?)),
             Target::File(path) => {
                 let file = open_log_file(&path)
                     .map_err(|e| Error::InvalidArgument(format!("{name}: cannot append to {}: {e}", path.display())))?;
@@ -209,8 +210,7 @@ fn open_log_file(path: &Path) -> std::io::Result<OwnedFd> {
         std::fs::create_dir_all(parent)?;
     }
     // Without NONBLOCK, a FIFO in the file's place would wait for its reader right here.
-    let flags =
-        OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?;
     let stat = rustix::fs::fstat(&file)?;
     let null_device = rustix::fs::makedev(1, 3);
@@ -459,13 +459,19 @@ mod tests {
         }
     }
 
-    const CONFIG: config::Stdio =
-        config::Stdio { chunk_bytes: 65_536, log_binary_timeout_ms: 30_000, log_binary_drain_ms: 30_000, linger_ms: 5_000 };
+    const CONFIG: config::Stdio = config::Stdio {
+        chunk_bytes: 65_536,
+        log_binary_timeout_ms: 30_000,
+        log_binary_drain_ms: 30_000,
+        linger_ms: 5_000,
+    };
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_log_program_gets_everything_and_time_to_finish() {
         for ready in ["exec 5>&-", "echo >&5"] {
-            let program = Program::new(&format!("/bin/cat <&4 >$D/err &\n{ready}\nexec 5>&-\n/bin/cat <&3 >$D/out\nwait\necho x >$D/end"));
+            let program = Program::new(&format!(
+                "/bin/cat <&4 5>&- >$D/err &\n{ready}\nexec 5>&-\n/bin/cat <&3 >$D/out\nwait\necho x >$D/end"
+            ));
             let paths = paths("", &program.uri(), &program.uri());
             let stdio = Stdio::open("k8s.io", "task-1", &paths, &CONFIG).await.unwrap();
             assert_eq!(program.read("seen"), "key a value flag |task-1|k8s.io\n");
@@ -511,7 +517,8 @@ mod tests {
         say(stdio.stdout(), "a line\n").await;
         program.reaped().await;
         let mut stream = stdio.stdout().p2_stream();
-        let Err(StreamError::LastOperationFailed(error)) = stream.blocking_write_and_flush(Bytes::from_static(b"x")).await
+        let Err(StreamError::LastOperationFailed(error)) =
+            stream.blocking_write_and_flush(Bytes::from_static(b"x")).await
         else {
             panic!("a write to nobody succeeded");
         };
@@ -553,7 +560,9 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_log_program_that_does_not_finish_is_terminated_and_then_killed() {
-        for script in ["exec 5>&-\nwhile :; do read x </proc/$$/fd/0; done", "trap '' TERM\nexec 5>&-\nwhile :; do :; done"] {
+        for script in
+            ["exec 5>&-\nwhile :; do read x </proc/$$/fd/0; done", "trap '' TERM\nexec 5>&-\nwhile :; do :; done"]
+        {
             let program = Program::new(script);
             let config = config::Stdio { log_binary_drain_ms: 50, ..CONFIG };
             let stdio = Stdio::open("n", "i", &paths("", &program.uri(), ""), &config).await.unwrap();

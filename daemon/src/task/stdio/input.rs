@@ -36,7 +36,7 @@ use tokio::runtime::Handle;
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
 use super::channel::Channel;
-use crate::os::fifo;
+use crate::os::fifo::{self, Readiness};
 
 /// A guest's standard input.
 pub(super) struct Input {
@@ -149,8 +149,9 @@ impl Input {
         let hung_up = &mut fifo.hung_up;
         let polled = fifo.channel.poll(&self.waker(), &self.runtime, |fd, closed| {
             *hung_up |= closed;
-            let readable = fifo::readiness(fd).map_or(true, |now| now.readable);
-            (*hung_up || readable).then_some(())
+            let now = fifo::readiness(fd).unwrap_or(Readiness { readable: true, hung_up: false });
+            *hung_up |= now.hung_up;
+            (*hung_up || now.readable).then_some(())
         });
         if let Err(error) = ready!(polled) {
             *source = Source::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO));

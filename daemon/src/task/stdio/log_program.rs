@@ -30,9 +30,9 @@ use tokio::time::timeout;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::os::fifo;
-use crate::os::spawn::{Child, Ended, spawn};
+use crate::os::spawn::{Child, Ended, is_exiting, spawn};
 
-/// How long the status of a program is waited for whose pipes have closed: it is exiting already.
+/// How long the status of a program is waited for that is exiting already.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
 
 /// A log program that is ready.
@@ -69,6 +69,7 @@ pub(super) async fn start(
     let (ready, their_ready) = fifo::pipe_from_program().map_err(internal)?;
     let child = run(&path, args, namespace, id, [&their_stdout, &their_stderr, &their_ready])?;
     drop((their_stdout, their_stderr, their_ready));
+    let pid = child.pid();
     let drain = Duration::from_millis(config.log_binary_drain_ms);
     let (lease, exited) = supervise(child, path.clone(), drain)?;
     let most = Duration::from_millis(config.log_binary_timeout_ms);
@@ -86,10 +87,10 @@ pub(super) async fn start(
             Err(Error::Internal(format!("cannot wait for the log program {}: {error}", path.display())))
         }
         // Closing the descriptor is how most say that they are ready; exiting closes it too.
-        Ok(Ok(())) if fifo::reader_gone(stdout.as_fd()) => {
+        Ok(Ok(())) if is_exiting(pid) => {
             let how = match timeout(EXIT_WAIT, exited).await {
                 Ok(Ok(ended)) => ended.to_string(),
-                _ => "its standard output closed".into(),
+                _ => "it is still exiting".into(),
             };
             Err(Error::FailedPrecondition(format!(
                 "the log program {} ended before it was ready ({how}); see why by running it by hand",

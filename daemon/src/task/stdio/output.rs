@@ -515,7 +515,11 @@ pub(super) mod tests {
         let written = fixture.fill();
         let (mut one, mut two) = (fixture.stream(), fixture.stream());
         assert_eq!(one.check_write().unwrap(), 0);
-        assert!(is_pending(one.ready()) && is_pending(two.ready()) && is_pending(tokio::io::AsyncWriteExt::write_all(&mut one, b"x")));
+        assert!(
+            is_pending(one.ready())
+                && is_pending(two.ready())
+                && is_pending(tokio::io::AsyncWriteExt::write_all(&mut one, b"x"))
+        );
         let waiting = [one, two].map(|mut stream| std::thread::spawn(move || run(stream.ready())));
         let reading = reader(&fixture.path);
         for wait in waiting {
@@ -606,7 +610,10 @@ pub(super) mod tests {
             let Err(StreamError::LastOperationFailed(error)) = stream.check_write() else { panic!() };
             assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::BrokenPipe);
         }
-        assert_eq!(run(tokio::io::AsyncWriteExt::write_all(&mut stream, b"x")).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            run(tokio::io::AsyncWriteExt::write_all(&mut stream, b"x")).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
         output.close();
         assert!(matches!(stream.check_write(), Err(StreamError::Closed)));
     }

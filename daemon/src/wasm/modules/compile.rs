@@ -72,18 +72,19 @@ impl Compiler {
     }
 
     /// Compiles what `wasm` gives: a sealed memory file, asked for when it is this compile's turn, so
-    /// that those who wait hold no memory. Returns the artifact in another one. Runs to its end even if
-    /// the caller goes away.
+    /// that those who wait hold no memory. Returns the artifact in another one. Once the process has
+    /// started it runs to its end even if the caller goes away.
     ///
     /// # Errors
     /// See the module's head; also those of `wasm`.
-    pub async fn compile(&self, wasm: impl FnOnce() -> Result<(File, Kind)> + Send + 'static) -> Result<(File, Kind)> {
+    pub async fn compile(&self, wasm: impl Future<Output = Result<(File, Kind)>>) -> Result<(File, Kind)> {
         let waiting = Waiting::enter(self)?;
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| stopped())?;
+        let (wasm, kind) = wasm.await?;
         let (result, done) = tokio::sync::oneshot::channel();
         let job = self.job();
         let run = move || {
-            let artifact = wasm().and_then(|(wasm, kind)| Ok((job.run(wasm, kind)?, kind)));
+            let artifact = job.run(wasm, kind).map(|artifact| (artifact, kind));
             drop::<(Waiting, OwnedSemaphorePermit)>((waiting, turn));
             // Nobody may be left to hear of it.
             let _ = result.send(artifact);
@@ -526,7 +527,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut compiler, fifo) = waiting_script(&directory);
         compiler.config.compile_queue_max = 1;
-        let compile = || compiler.compile(|| Ok((memory(b""), Kind::Core)));
+        let compile = || compiler.compile(async { Ok((memory(b""), Kind::Core)) });
         let (first, second) = (compile(), compile());
         tokio::pin!(first, second);
         assert!(futures_util::poll!(&mut first).is_pending());
@@ -551,8 +552,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (compiler, fifo) = waiting_script(&directory);
         {
-            let running = compiler.compile(|| Ok((memory(b""), Kind::Core)));
-            let queued = compiler.compile(|| unreachable!("its caller is gone"));
+            let running = compiler.compile(async { Ok((memory(b""), Kind::Core)) });
+            let queued = compiler.compile(async { unreachable!("its caller is gone") });
             tokio::pin!(running, queued);
             assert!(futures_util::poll!(&mut running).is_pending());
             assert!(futures_util::poll!(&mut queued).is_pending());

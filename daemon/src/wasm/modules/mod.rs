@@ -24,6 +24,7 @@
 //! Only what the compile process wrote and [`store`] verified is ever mapped.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use tokio::runtime::Handle;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, Source};
-use crate::wasm::engine::{Engines, Program};
+use crate::wasm::engine::{Engines, Kind, Program};
 use crate::wasm::modules::compile::Compiler;
 use crate::wasm::modules::directory::{Directory, Opened};
 use crate::wasm::modules::known::{Known, KnownPlaces};
@@ -59,6 +60,12 @@ pub mod store;
 
 #[cfg(test)]
 pub(crate) mod samples;
+
+/// How often a start looks again at bytes that turned out not to be what they were taken for.
+const LOOKS_MAX: usize = 3;
+
+/// How long it may take to read a module for the compiler, whose turn it is meanwhile.
+const READ_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How long a module that cannot be compiled is remembered: twice the longest pause kubelet makes
 /// between two starts of a container that fails (five minutes).
@@ -221,9 +228,19 @@ impl ModuleStore {
             Origin::File(found) => (found.export.clone(), place.filter(|_| found.on_root_mount)),
             Origin::Layer { .. } => (None, place),
         };
-        let (rooms, opened) = (self.rooms.clone(), origin.clone());
-        let read = self.blocking(move || rooms.read(&opened)).await.map_err(named)?;
-        let landed = self.fly(read.digest, Some(origin.clone())).await.map_err(named)?;
+        let mut looks = 0..LOOKS_MAX;
+        let (read, landed) = loop {
+            let belief = if looks.next() == Some(0) { Belief::InPlaces } else { Belief::InBytes };
+            let (rooms, opened) = (self.rooms.clone(), origin.clone());
+            let read = self.blocking(move || rooms.read(&opened, belief, SystemTime::now())).await.map_err(named)?;
+            let material = Material { origin: origin.clone(), is_read: read.is_read };
+            match self.fly(read.digest, Some(material)).await {
+                // The file changed, or its place was believed wrongly, or it is another's file of the
+                // same digest, whose flight we joined, that changed.
+                Err(Error::Unavailable(_)) if !looks.is_empty() => {}
+                landed => break (read, landed.map_err(named)?),
+            }
+        };
         let landed = landed.ok_or_else(|| Error::Internal("a flight with bytes came back with nothing".into()))?;
         let lessons: Vec<_> = [(place, export.clone()), (read.lesson, None)]
             .into_iter()
@@ -242,19 +259,19 @@ impl ModuleStore {
     }
 
     /// Joins the flight for `digest`, or starts it.
-    async fn fly(&self, digest: Digest, origin: Option<Arc<Origin>>) -> Outcome {
+    async fn fly(&self, digest: Digest, material: Option<Material>) -> Outcome {
         if let Some(prepared) = self.rooms.prepared(digest) {
             return Ok(Some(Landed { prepared, source: Source::Warm, compile_time: None }));
         }
-        let depth = if origin.is_some() { Depth::Compile } else { Depth::Disk };
+        let depth = if material.is_some() { Depth::Compile } else { Depth::Disk };
         let flight = {
             let mut flights = self.rooms.flights.lock();
-            flights.entry((digest, depth)).or_insert_with(|| self.start_flight(digest, depth, origin)).clone()
+            flights.entry((digest, depth)).or_insert_with(|| self.start_flight(digest, depth, material)).clone()
         };
         flight.await
     }
 
-    fn start_flight(&self, digest: Digest, depth: Depth, origin: Option<Arc<Origin>>) -> Flight {
+    fn start_flight(&self, digest: Digest, depth: Depth, material: Option<Material>) -> Flight {
         /// Takes the flight off the list, also when it crashes.
         struct Listed(Arc<Rooms>, (Digest, Depth));
         impl Drop for Listed {
@@ -265,7 +282,7 @@ impl ModuleStore {
         let listed = Listed(self.rooms.clone(), (digest, depth));
         let (rooms, runtime) = (self.rooms.clone(), self.runtime.clone());
         let job = self.runtime.spawn(async move {
-            let outcome = rooms.bring(&runtime, digest, origin).await;
+            let outcome = rooms.bring(&runtime, digest, material).await;
             // First it is prepared, then the flight ends: who comes in between finds the one or the other.
             drop(listed);
             outcome
@@ -284,11 +301,29 @@ async fn blocking<T: Send + 'static>(runtime: &Handle, job: impl FnOnce() -> Res
     runtime.spawn_blocking(job).await.map_err(ended)?
 }
 
-/// What opening an origin told.
+/// What a look at an origin told.
 struct Read {
     digest: Digest,
+    /// Whether its bytes were read for that.
+    is_read: bool,
     /// The file's own place, if its content has just been found out and will stay so.
     lesson: Option<Place>,
+}
+
+/// What a look at an origin believes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Belief {
+    /// What was learnt about its place, if anything was.
+    InPlaces,
+    /// Its bytes only.
+    InBytes,
+}
+
+/// What a flight to the compiler takes along.
+struct Material {
+    origin: Arc<Origin>,
+    /// Whether it was read, and counted as such, before.
+    is_read: bool,
 }
 
 impl Rooms {
@@ -309,27 +344,28 @@ impl Rooms {
     }
 
     /// What `origin` hashes to; read only if its place does not tell. Blocks.
-    fn read(&self, origin: &Origin) -> Result<Read> {
+    fn read(&self, origin: &Origin, belief: Belief, now: SystemTime) -> Result<Read> {
         let place = match origin {
             Origin::File(found) => Place::of_file(&found.file),
             Origin::Layer { .. } => None,
         };
-        if let Some(Known { digest, .. }) = place.and_then(|place| self.places.get(&place)) {
-            return Ok(Read { digest, lesson: None });
+        if belief == Belief::InPlaces
+            && let Some(Known { digest, .. }) = place.and_then(|place| self.places.get(&place))
+        {
+            return Ok(Read { digest, is_read: false, lesson: None });
         }
         self.metrics.module_reads.inc();
-        let began = SystemTime::now();
         let scanned = origin.scan(self.module_bytes_max)?;
         let lesson = match origin {
             // Unchanged while it was read, and long enough before that a change would show.
-            Origin::File(found) if Place::of_file(&found.file) == place && is_settled(&found.file, began) => place,
+            Origin::File(found) if Place::of_file(&found.file) == place && is_settled(&found.file, now) => place,
             _ => None,
         };
-        Ok(Read { digest: scanned.digest, lesson })
+        Ok(Read { digest: scanned.digest, is_read: true, lesson })
     }
 
     /// The work of a flight.
-    async fn bring(self: &Arc<Self>, runtime: &Handle, digest: Digest, origin: Option<Arc<Origin>>) -> Outcome {
+    async fn bring(self: &Arc<Self>, runtime: &Handle, digest: Digest, material: Option<Material>) -> Outcome {
         // Somebody's flight may have landed since its caller looked.
         if let Some(prepared) = self.prepared(digest) {
             return Ok(Some(Landed { prepared, source: Source::Warm, compile_time: None }));
@@ -338,26 +374,43 @@ impl Rooms {
         if let Some(prepared) = blocking(runtime, move || rooms.from_disk(digest)).await? {
             return Ok(Some(Landed { prepared, source: Source::Disk, compile_time: None }));
         }
-        let Some(origin) = origin else { return Ok(None) };
+        let Some(material) = material else { return Ok(None) };
         if let Some(error) = self.rejected(digest, Instant::now()) {
             return Err(error);
         }
-        let (began, bytes_max) = (Instant::now(), self.module_bytes_max);
-        let compiled = self.compiler.compile(move || origin.to_memory(digest, bytes_max)).await;
-        let (artifact, kind) = compiled.inspect_err(|error| self.reject(digest, error))?;
+        let began = Instant::now();
+        let compiled = self.compiler.compile(self.wasm(runtime, digest, material)).await;
+        // Only of the compiler's own finding: `wasm` says nothing of this kind.
+        let (artifact, kind) = compiled.inspect_err(|error| {
+            if matches!(error, Error::InvalidArgument(_)) {
+                self.reject(digest, error.clone(), Instant::now());
+            }
+        })?;
         let compile_time = Some(began.elapsed());
         let rooms = self.clone();
         let prepared = blocking(runtime, move || {
             rooms.prepare(digest, rooms.store.put(digest, kind, artifact)).inspect_err(|error| {
-                // Its compile would only give the same again.
+                // Compiling it again would only give the same.
                 if matches!(error, Error::Internal(_)) {
                     rooms.store.discard(digest, &error.to_string());
-                    rooms.remember_rejected(digest, error.clone(), Instant::now());
+                    rooms.reject(digest, error.clone(), Instant::now());
                 }
             })
         })
         .await?;
         Ok(Some(Landed { prepared, source: Source::Compiled, compile_time }))
+    }
+
+    /// The bytes for the compiler. A volume that hangs has its time, then the compiler's turn is the
+    /// next one's.
+    async fn wasm(&self, runtime: &Handle, digest: Digest, material: Material) -> Result<(File, Kind)> {
+        if !material.is_read {
+            self.metrics.module_reads.inc();
+        }
+        let bytes_max = self.module_bytes_max;
+        let read = blocking(runtime, move || material.origin.to_memory(digest, bytes_max));
+        let late = |_| Error::Internal(format!("it could not be read within {} seconds", READ_TIME_MAX.as_secs()));
+        tokio::time::timeout(READ_TIME_MAX, read).await.map_err(late)?
     }
 
     /// Prepares an artifact from the disk, if there is one that is good. Blocks.
@@ -383,7 +436,13 @@ impl Rooms {
         // wrote; or a sealed memory file with such bytes. Nobody can write to the latter. The former
         // lies in a directory that is root's alone, in which files are replaced and removed but never
         // written to or truncated, which holds for the open file as long as it is mapped.
-        let program = unsafe { self.engines.load(file, kind) }?;
+        let program = unsafe { self.engines.load(file, kind) }.map_err(|error| match error {
+            // No descriptors, mappings or memory left: that says nothing about the artifact.
+            Error::Internal(text) if text.contains("(os error ") => {
+                Error::ResourceExhausted(format!("no room to map the compiled module: {text}"))
+            }
+            error => error,
+        })?;
         let prepared = Prepared { program: Arc::new(program), used };
         let (kept, evicted) = {
             let mut all = self.prepared.lock();
@@ -410,13 +469,7 @@ impl Rooms {
         None
     }
 
-    fn reject(&self, digest: Digest, error: &Error) {
-        if matches!(error, Error::InvalidArgument(_)) {
-            self.remember_rejected(digest, error.clone(), Instant::now());
-        }
-    }
-
-    fn remember_rejected(&self, digest: Digest, error: Error, now: Instant) {
+    fn reject(&self, digest: Digest, error: Error, now: Instant) {
         self.rejected.lock().put(digest, (now, error));
     }
 }
@@ -424,5 +477,391 @@ impl Rooms {
 impl Drop for Rooms {
     fn drop(&mut self) {
         self.store.save_times();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::os::memfd;
+    use crate::wasm::modules::places::RootMount;
+
+    /// A node with a root file system; each [`Node::daemon`] is a life of the daemon.
+    struct Node {
+        directory: tempfile::TempDir,
+        config: Config,
+    }
+
+    /// One life of the daemon.
+    struct Daemon {
+        modules: Arc<ModuleStore>,
+        metrics: Arc<Metrics>,
+        rootfs: PathBuf,
+    }
+
+    impl Node {
+        fn new() -> Node {
+            let directory = tempfile::tempdir().unwrap();
+            let mut config = Config { root_dir: directory.path().join("lib"), ..Config::default() };
+            config.engine.pool_slots = 2;
+            for name in ["rootfs", "layer", "up"] {
+                fs::create_dir(directory.path().join(name)).unwrap();
+            }
+            Node { directory, config }
+        }
+
+        fn daemon(&self) -> Daemon {
+            let metrics = Arc::new(Metrics::new());
+            let engines = Arc::new(Engines::new(&self.config.engine).unwrap());
+            let modules = ModuleStore::open(&self.config, engines, metrics.clone(), Handle::current()).unwrap();
+            Daemon { modules, metrics, rootfs: self.directory.path().join("rootfs") }
+        }
+
+        /// The place of `/app.wasm` in a snapshot.
+        fn place(&self) -> Place {
+            let at = |name: &str| self.directory.path().join(name).display().to_string();
+            let options = [format!("lowerdir={}", at("layer")), format!("upperdir={}", at("up"))];
+            Place::of_snapshot(&[RootMount { fstype: "overlay", options: &options }], &wanted("/app.wasm"), &[]).unwrap()
+        }
+
+        fn artifacts(&self) -> Vec<PathBuf> {
+            let files = fs::read_dir(self.config.root_dir.join("modules")).unwrap().map(|entry| entry.unwrap().path());
+            files.filter(|path| path.extension().is_some_and(|extension| extension == "artifact")).collect()
+        }
+    }
+
+    fn wanted(program: &str) -> Wanted {
+        Wanted { program: program.into(), path: None, cwd: "/".into() }
+    }
+
+    impl Daemon {
+        fn write(&self, wasm: &[u8]) {
+            fs::write(self.rootfs.join("app.wasm"), wasm).unwrap();
+        }
+
+        async fn find(&self, program: &str) -> Origin {
+            let root = fs::File::open(&self.rootfs).unwrap();
+            Origin::File(self.modules.find(root.into(), wanted(program)).await.unwrap())
+        }
+
+        /// Starts `/app.wasm`, by the root's own file.
+        async fn load(&self, place: Option<Place>) -> Result<Loaded> {
+            let origin = self.find("/app.wasm").await;
+            self.modules.load(origin, place).await
+        }
+
+        async fn layer(&self, wasm: Vec<u8>) -> Result<Loaded> {
+            let origin = Origin::Layer { name: "image:1".into(), digest: Digest::of(&wasm), bytes: wasm.into() };
+            self.modules.load(origin, None).await
+        }
+
+        fn compiles(&self, result: &str) -> u64 {
+            self.metrics.compiles.with_label_values(&[result]).get()
+        }
+
+        fn reads(&self) -> u64 {
+            self.metrics.module_reads.get()
+        }
+    }
+
+    fn text(result: Result<Loaded>) -> String {
+        match result {
+            Ok(_) => panic!("it was loaded"),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!text.contains('\n'), "{text}");
+                text
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_second_start_reads_and_compiles_nothing_after_a_restart_neither() {
+        let node = Node::new();
+        let place = node.place();
+        let daemon = node.daemon();
+        daemon.write(&samples::command(1));
+        assert!(daemon.modules.warm(&place).is_none());
+        assert!(daemon.modules.known(&place).await.unwrap().is_none());
+        let first = daemon.load(Some(place)).await.unwrap();
+        assert_eq!(first.source, Source::Compiled);
+        assert!(first.compile_time.is_some_and(|time| time > Duration::ZERO));
+        assert_eq!((daemon.reads(), daemon.compiles("ok")), (1, 1));
+        let second = daemon.modules.warm(&place).unwrap();
+        assert_eq!((second.source, second.compile_time), (Source::Warm, None));
+        assert!(Arc::ptr_eq(&first.program, &second.program));
+        assert_eq!((daemon.reads(), daemon.compiles("ok")), (1, 1));
+        assert_eq!(daemon.metrics.modules_prepared.get(), 1);
+
+        fs::remove_file(daemon.rootfs.join("app.wasm")).unwrap();
+        let daemon = node.daemon();
+        assert!(daemon.modules.warm(&place).is_none());
+        let known = daemon.modules.known(&place).await.unwrap().unwrap();
+        assert_eq!((known.source, known.compile_time), (Source::Disk, None));
+        assert!(daemon.modules.warm(&place).is_some());
+        assert_eq!((daemon.reads(), daemon.compiles("ok")), (0, 0));
+        let text = daemon.metrics.render();
+        assert!(text.contains("hearth_module_lookups_total{source=\"disk\"} 1"), "{text}");
+        assert!(text.contains("hearth_module_lookups_total{source=\"warm\"} 1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_export_belongs_to_its_place() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        daemon.write(&samples::command(1));
+        let (plain, named) = (Place([1; 32]), Place([2; 32]));
+        assert_eq!(daemon.load(Some(plain)).await.unwrap().export, None);
+        let origin = daemon.find("/app.wasm#run").await;
+        assert_eq!(daemon.modules.load(origin, Some(named)).await.unwrap().export.as_deref(), Some("run"));
+        for daemon in [daemon, node.daemon()] {
+            assert_eq!(daemon.modules.known(&plain).await.unwrap().unwrap().export, None);
+            assert_eq!(daemon.modules.known(&named).await.unwrap().unwrap().export.as_deref(), Some("run"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_search_that_met_a_volume_is_not_remembered_for_the_snapshot() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        daemon.write(&samples::command(1));
+        let Origin::File(found) = daemon.find("/app.wasm").await else { unreachable!() };
+        let place = node.place();
+        let origin = Origin::File(Found { on_root_mount: false, ..found });
+        daemon.modules.load(origin, Some(place)).await.unwrap();
+        assert!(daemon.modules.warm(&place).is_none());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn fifty_at_once_are_one_compile() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        daemon.write(&samples::command(1));
+        let loads: Vec<_> = (0..50)
+            .map(|number| {
+                let modules = daemon.modules.clone();
+                let root = fs::File::open(&daemon.rootfs).unwrap();
+                // Half of them as a layer of an image: it is the bytes that count.
+                tokio::spawn(async move {
+                    let origin = match number % 2 {
+                        0 => Origin::File(modules.find(root.into(), wanted("/app.wasm")).await?),
+                        _ => {
+                            let wasm = samples::command(1);
+                            Origin::Layer { name: "image:1".into(), digest: Digest::of(&wasm), bytes: wasm.into() }
+                        }
+                    };
+                    modules.load(origin, None).await
+                })
+            })
+            .collect();
+        let mut programs = Vec::new();
+        for load in loads {
+            programs.push(load.await.unwrap().unwrap().program);
+        }
+        assert_eq!(daemon.compiles("ok"), 1);
+        assert!(programs.iter().all(|program| Arc::ptr_eq(program, &programs[0])));
+        assert_eq!(node.artifacts().len(), 1);
+        assert!(daemon.modules.rooms.flights.lock().is_empty());
+
+        // The same for an artifact on the disk.
+        let daemon = node.daemon();
+        let digest = Digest::of(&samples::command(1));
+        let loads: Vec<_> = (0..50)
+            .map(|_| {
+                let modules = daemon.modules.clone();
+                tokio::spawn(async move { modules.known_digest(digest).await })
+            })
+            .collect();
+        let mut programs = Vec::new();
+        for load in loads {
+            programs.push(load.await.unwrap().unwrap().unwrap().program);
+        }
+        assert!(programs.iter().all(|program| Arc::ptr_eq(program, &programs[0])));
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_stops_nothing() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        daemon.write(&samples::command(1));
+        let origin = daemon.find("/app.wasm").await;
+        {
+            let load = daemon.modules.load(origin, None);
+            tokio::pin!(load);
+            // Until the flight has started.
+            while daemon.modules.rooms.flights.lock().is_empty() {
+                assert!(futures_util::poll!(&mut load).is_pending());
+                tokio::task::yield_now().await;
+            }
+        }
+        daemon.load(None).await.unwrap();
+        assert_eq!(daemon.compiles("ok"), 1);
+    }
+
+    #[tokio::test]
+    async fn core_modules_and_components_are_told_apart() {
+        let node = Node::new();
+        for daemon in [node.daemon(), node.daemon()] {
+            let core = daemon.layer(samples::command(1)).await.unwrap();
+            let component = daemon.layer(samples::component()).await.unwrap();
+            assert_eq!((core.program.kind(), component.program.kind()), (Kind::Core, Kind::Component));
+        }
+        assert_eq!(node.artifacts().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_artifact_is_compiled_again() {
+        let node = Node::new();
+        drop(node.daemon().layer(samples::command(1)).await.unwrap());
+        let artifact = &node.artifacts()[0];
+        let file = fs::OpenOptions::new().write(true).open(artifact).unwrap();
+        file.write_all_at(b"\x90", file.metadata().unwrap().len() / 2).unwrap();
+        let daemon = node.daemon();
+        assert_eq!(daemon.layer(samples::command(1)).await.unwrap().source, Source::Compiled);
+        assert_eq!((daemon.metrics.store_damaged.get(), daemon.compiles("ok")), (1, 1));
+        assert_eq!(node.daemon().layer(samples::command(1)).await.unwrap().source, Source::Disk);
+    }
+
+    #[tokio::test]
+    async fn an_artifact_that_wasmtime_refuses_is_compiled_again() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        let wasm = samples::command(1);
+        let memory = memfd::create("test").unwrap();
+        memory.write_all_at(b"no code at all", 0).unwrap();
+        daemon.modules.rooms.store.put(Digest::of(&wasm), Kind::Core, memory);
+        assert_eq!(daemon.layer(wasm).await.unwrap().source, Source::Compiled);
+        assert_eq!(daemon.metrics.store_damaged.get(), 1);
+        assert_eq!(node.artifacts().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_invalid_module_is_named_and_compiled_once() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        daemon.write(&samples::invalid());
+        for _ in 0..3 {
+            let error = text(daemon.load(None).await);
+            assert!(error.starts_with("/app.wasm: it cannot be compiled: ") && error.contains("type mismatch"), "{error}");
+        }
+        let error = text(daemon.layer(samples::invalid()).await);
+        assert!(error.starts_with("image:1: it cannot be compiled: "), "{error}");
+        assert_eq!(daemon.compiles("invalid"), 1);
+        // Not for ever.
+        let (rooms, digest) = (&daemon.modules.rooms, Digest::of(&samples::invalid()));
+        let later = Instant::now() + REJECTED_FOR;
+        assert!(rooms.rejected(digest, Instant::now()).is_some());
+        assert!(rooms.rejected(digest, later).is_none());
+        text(daemon.load(None).await);
+        assert_eq!(daemon.compiles("invalid"), 2);
+    }
+
+    #[tokio::test]
+    async fn a_limit_that_was_reached_is_tried_again() {
+        let mut node = Node::new();
+        node.config.modules.artifact_bytes_max = 100;
+        let daemon = node.daemon();
+        for _ in 0..2 {
+            let Err(Error::ResourceExhausted(text)) = daemon.layer(samples::command(1)).await else { panic!() };
+            assert!(text.starts_with("image:1: ") && text.contains("modules.artifact_bytes_max"), "{text}");
+        }
+        assert_eq!(daemon.compiles("limit"), 2);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_import_is_named_and_its_artifact_kept() {
+        let node = Node::new();
+        for daemon in [node.daemon(), node.daemon()] {
+            let error = text(daemon.layer(samples::unknown_import()).await);
+            assert!(error.contains("moon") && error.contains("landing"), "{error}");
+        }
+        assert_eq!(node.artifacts().len(), 1);
+        assert_eq!(node.daemon().metrics.store_damaged.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wasm_is_refused_before_a_process_is_started() {
+        let daemon = Node::new().daemon();
+        let error = text(daemon.layer(b"#!/bin/sh\n".to_vec()).await);
+        assert!(error.starts_with("image:1: it is a script"), "{error}");
+        let metrics = daemon.metrics.render();
+        assert!(metrics.contains("hearth_compile_seconds_count 0"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn without_a_disk_it_runs_from_memory() {
+        let mut node = Node::new();
+        node.config.root_dir = Path::new("/proc/hearth").into();
+        let daemon = node.daemon();
+        let place = Place([1; 32]);
+        daemon.write(&samples::command(1));
+        assert_eq!(daemon.load(Some(place)).await.unwrap().source, Source::Compiled);
+        assert_eq!(daemon.metrics.store_write_failures.get(), 1);
+        assert!(daemon.modules.warm(&place).is_some());
+    }
+
+    #[tokio::test]
+    async fn programs_in_memory_are_bounded_and_those_in_use_live_on() {
+        let mut node = Node::new();
+        node.config.modules.prepared_max = 1;
+        let daemon = node.daemon();
+        let first = daemon.layer(samples::command(1)).await.unwrap();
+        daemon.layer(samples::command(2)).await.unwrap();
+        assert_eq!(daemon.metrics.modules_prepared.get(), 1);
+        assert_eq!(first.program.kind(), Kind::Core);
+        let again = daemon.layer(samples::command(1)).await.unwrap();
+        assert_eq!((again.source, daemon.compiles("ok")), (Source::Disk, 2));
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_once_when_it_is_old_enough() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        daemon.write(&samples::command(1));
+        let rooms = &daemon.modules.rooms;
+        let origin = daemon.find("/app.wasm").await;
+        let Origin::File(found) = &origin else { unreachable!() };
+        let Some(place) = Place::of_file(&found.file) else { return };
+        let now = SystemTime::now();
+        assert_eq!(rooms.read(&origin, Belief::InPlaces, now).unwrap().lesson, None, "it may change within the same instant");
+        let read = rooms.read(&origin, Belief::InPlaces, now + Duration::from_secs(10)).unwrap();
+        assert_eq!(read.lesson, Some(place));
+        rooms.places.learn(place, Known { digest: read.digest, export: None });
+        let reads = daemon.reads();
+        daemon.modules.load(origin, None).await.unwrap();
+        assert_eq!(daemon.reads(), reads + 1, "for the compiler");
+        daemon.load(None).await.unwrap();
+        assert_eq!(daemon.reads(), reads + 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrongly_known_of_a_file_is_corrected() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        daemon.write(&samples::command(1));
+        let Origin::File(found) = daemon.find("/app.wasm").await else { unreachable!() };
+        let Some(place) = Place::of_file(&found.file) else { return };
+        daemon.modules.rooms.places.learn(place, Known { digest: Digest([7; 32]), export: None });
+        let loaded = daemon.modules.load(Origin::File(found), None).await.unwrap();
+        assert_eq!(loaded.source, Source::Compiled);
+        assert!(daemon.modules.warm_digest(Digest::of(&samples::command(1))).is_some());
+        assert!(daemon.modules.warm_digest(Digest([7; 32])).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_changes_under_way_harms_no_other_of_the_same_digest() {
+        let node = Node::new();
+        let daemon = node.daemon();
+        let wasm = samples::command(1);
+        let digest = Digest::of(&wasm);
+        daemon.write(b"#!/bin/sh\n");
+        let origin = Arc::new(daemon.find("/app.wasm").await);
+        let changed = daemon.modules.fly(digest, Some(Material { origin, is_read: true })).await;
+        assert!(matches!(changed, Err(Error::Unavailable(_))));
+        assert_eq!(daemon.layer(wasm).await.unwrap().source, Source::Compiled, "it is not taken for a script");
     }
 }

@@ -125,19 +125,24 @@ impl Origin {
     /// The bytes in a sealed memory file, for the compiler, and what they are. Blocks.
     ///
     /// # Errors
-    /// Those of [`Origin::scan`]; `Unavailable` if they do not hash to `digest` any more, `Internal` if
-    /// there is no memory for them.
+    /// `Unavailable` if they do not hash to `digest`: an error of any other kind would be believed of
+    /// all bytes that do. `Internal` if they cannot be read, or there is no memory for them.
     pub fn to_memory(&self, digest: Digest, bytes_max: u64) -> Result<(File, Kind)> {
         let failed = |e: std::io::Error| Error::Internal(format!("cannot copy it into memory: {e}"));
+        let changed = || Error::Unavailable("it changed while it was being read: start it again when nobody writes to it".into());
         let memory = memfd::create("hearth-wasm").map_err(failed)?;
         let mut at = 0;
         let scanned = self.scan_with(bytes_max, |chunk| {
             memory.write_all_at(chunk, at).map_err(failed)?;
             at += chunk.len() as u64;
             Ok(())
-        })?;
+        });
+        let scanned = match scanned {
+            Err(Error::InvalidArgument(_) | Error::ResourceExhausted(_)) => return Err(changed()),
+            scanned => scanned?,
+        };
         if digest != scanned.digest {
-            return Err(Error::Unavailable("it changed while it was being read: start it again when nobody writes to it".into()));
+            return Err(changed());
         }
         memfd::seal(&memory).map_err(failed)?;
         Ok((memory, scanned.kind))
@@ -264,7 +269,11 @@ mod tests {
         assert!(memory.set_len(0).is_err(), "the copy can still be changed");
         let Origin::File(found) = &origin else { unreachable!() };
         found.file.write_all_at(b"\x0d\0\x01", 4).unwrap();
-        let Err(Error::Unavailable(text)) = origin.to_memory(Digest::of(MODULE), 8) else { panic!() };
-        assert!(text.contains("changed while"), "{text}");
+        let is_changed = || matches!(origin.to_memory(Digest::of(MODULE), 8), Err(Error::Unavailable(_)));
+        assert!(is_changed());
+        found.file.write_all_at(b"#!", 0).unwrap();
+        assert!(is_changed(), "that it is a script now says nothing about the module");
+        found.file.set_len(9).unwrap();
+        assert!(is_changed());
     }
 }

@@ -241,28 +241,29 @@ fn is_empty_directory(path: String) -> bool {
     true
 }
 
-/// Hashes parts so that no two lists of parts read the same.
-struct Key(blake3::Hasher);
+/// Collects parts so that no two lists of parts read the same; hashed at once, which is faster than
+/// piece by piece.
+struct Key(Vec<u8>);
 
 impl Key {
     fn new(kind: &[u8]) -> Key {
-        let mut key = Key(blake3::Hasher::new());
+        let mut key = Key(Vec::with_capacity(2048));
         key.add(kind);
         key
     }
 
     fn add(&mut self, part: &[u8]) {
-        self.0.update(&(part.len() as u64).to_le_bytes());
-        self.0.update(part);
+        self.0.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        self.0.extend_from_slice(part);
     }
 
     /// No part is this long.
     fn end_of_list(&mut self) {
-        self.0.update(&u64::MAX.to_le_bytes());
+        self.0.extend_from_slice(&u64::MAX.to_le_bytes());
     }
 
     fn place(&self) -> Place {
-        Place(*self.0.finalize().as_bytes())
+        Place(*blake3::hash(&self.0).as_bytes())
     }
 }
 
