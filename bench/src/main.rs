@@ -24,7 +24,7 @@
 //!   daemon and at the floor alternate, so that both see the same machine.
 //! * **ratio**: a percentile of the daemon over the same percentile of the floor. Only ratios can
 //!   be compared between runs, machines or days.
-//! * **stages**: *warm*: the daemon has started this module before. *disk*: an earlier daemon has
+//! * **stages**: *warm*: the daemon has started this module before, and its file is some seconds old. *disk*: an earlier daemon has
 //!   compiled it, and this one, launched anew for each batch, starts it for the first time; the
 //!   very first start after each launch is reported apart. *cold*: each start brings a module never
 //!   seen before (the same program with another custom section), so a compile is in the number. The

@@ -40,6 +40,10 @@ const PHASE_ORDER: [&str; 6] = ["bundle", "lookup", "compile", "mounts", "instan
 /// How long one round may take, compiles included, before the run is given up.
 const ROUND_DEADLINE: Duration = Duration::from_secs(120);
 
+/// How old images are before the first start: hearthd reads a file anew whose last change is younger
+/// than two seconds, since the clock might hide another; an image that was pulled is older.
+const IMAGE_AGE: Duration = Duration::from_secs(3);
+
 /// What to run.
 pub struct Options {
     /// The scenarios, in order.
@@ -61,6 +65,17 @@ struct Bench<'a> {
     runtimes: &'a Runtimes,
     events: EventSink,
     null_address: String,
+}
+
+/// A scenario with the images for it.
+struct Material {
+    scenario: Scenario,
+    plan: Plan,
+    dir: PathBuf,
+    /// A set for each of the daemon's clients.
+    daemon: Vec<Images>,
+    /// A set for each of the floor's.
+    floor: Vec<Images>,
 }
 
 /// The clients of one side, each ready for its next start.
@@ -105,10 +120,18 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
         events: EventSink::listen(scratch.path().join("events.sock"))?,
         null_address: null_server::address(&null_socket),
     };
+    let all = options.scenarios.iter().enumerate();
+    let materials = all.map(|(index, &scenario)| bench.material(index, scenario)).collect::<Result<Vec<_>>>()?;
+    if options.hearthd.is_some() {
+        progress("letting the images come of age");
+        tokio::time::sleep(IMAGE_AGE).await;
+        progress_done();
+    }
     let mut scenarios = Vec::new();
-    for (index, scenario) in options.scenarios.iter().enumerate() {
+    for (index, material) in materials.into_iter().enumerate() {
+        let scenario = material.scenario;
         eprintln!("hearth-bench: {scenario} ({} of {})", index + 1, options.scenarios.len());
-        let report = bench.scenario(*scenario).await.with_context(|| scenario.to_string())?;
+        let report = bench.scenario(material).await.with_context(|| scenario.to_string())?;
         scenarios.push(report);
     }
     if options.hearthd.is_some() {
@@ -129,14 +152,22 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
 }
 
 impl Bench<'_> {
-    async fn scenario(&self, scenario: Scenario) -> Result<ScenarioReport> {
+    /// Writes a scenario's images.
+    fn material(&self, index: usize, scenario: Scenario) -> Result<Material> {
         let plan = scenario.plan(self.options.quick);
-        let dir = self.scratch.bundles().join("s");
+        let dir = self.scratch.bundles().join(format!("s{index}"));
         make_dir(&dir)?;
-        let mut floor_side = self.side(scenario, plan, Peer::Floor, &dir, &self.null_address).await?;
+        let images = |peer| scenario.images(peer, plan, &self.options.module, &dir);
+        let (daemon, floor) = (images(Peer::Hearthd)?, images(Peer::Floor)?);
+        Ok(Material { scenario, plan, dir, daemon, floor })
+    }
+
+    async fn scenario(&self, material: Material) -> Result<ScenarioReport> {
+        let Material { scenario, plan, dir, daemon, floor } = material;
+        let mut floor_side = self.side(scenario, Peer::Floor, floor, &dir, &self.null_address).await?;
         floor_side.rounds(plan.warm_up_rounds).await?;
         let mut daemon_side = match &self.options.hearthd {
-            Some(program) => Some(self.daemon_side(scenario, plan, program, &dir).await?),
+            Some(program) => Some(self.daemon_side(scenario, plan, program, daemon, &dir).await?),
             None => None,
         };
         let mut floor = Vec::new();
@@ -167,41 +198,25 @@ impl Bench<'_> {
         self.scratch.path().join("h")
     }
 
-    async fn side(&self, scenario: Scenario, plan: Plan, peer: Peer, dir: &Path, address: &str) -> Result<Side> {
-        let module = &self.options.module;
-        let letter = if peer == Peer::Hearthd { "a" } else { "b" };
-        let shared = Image::create(dir.join(format!("image-{letter}")), module)?;
+    async fn side(
+        &self,
+        scenario: Scenario,
+        peer: Peer,
+        images: Vec<Images>,
+        dir: &Path,
+        address: &str,
+    ) -> Result<Side> {
         let alone = scenario.clients == 1;
         let runtime = self.runtimes.for_clients(scenario.clients);
         let mut lanes = Vec::new();
-        for number in 0..scenario.clients {
-            let name = format!("{letter}{number}");
-            let own = |suffix: String| dir.join(format!("{name}-{suffix}"));
-            let images = match (peer, scenario.stage, scenario.bundle) {
-                (Peer::Hearthd, Stage::Cold, _) => {
-                    let fresh = own("images".into());
-                    make_dir(&fresh)?;
-                    Images::Fresh(fresh, module.clone())
-                }
-                (Peer::Hearthd, Stage::Disk, _) => {
-                    // One for the first start after a launch, then one for each of a batch's.
-                    let list = 0..plan.warm_up_rounds + plan.rounds;
-                    let image = |i| Image::create(own(format!("image-{i}")), &module.never_seen());
-                    Images::Listed(list.map(image).collect::<Result<VecDeque<_>>>()?)
-                }
-                // A layer is shared by all containers of an image; other bundles have their own files.
-                (_, _, BundleKind::Cri) => Images::Same(shared.clone()),
-                (_, _, BundleKind::Bare | BundleKind::Stdio) => {
-                    Images::Same(Image::create(own("image".into()), module)?)
-                }
-            };
+        for (number, images) in images.into_iter().enumerate() {
+            let name = format!("{}{number}", letter(peer));
             let recipe = match scenario.bundle {
                 BundleKind::Bare => Recipe::Bare,
                 BundleKind::Stdio => Recipe::Stdio,
-                BundleKind::Cri => Recipe::Cri(Pod::create(own("pod".into()))?),
+                BundleKind::Cri => Recipe::Cri(Pod::create(dir.join(format!("{name}-pod")))?),
             };
-            let dir = dir.join(&name);
-            let setup = Setup { peer, alone, runtime: runtime.clone(), dir, recipe, images };
+            let setup = Setup { peer, alone, runtime: runtime.clone(), dir: dir.join(&name), recipe, images };
             lanes.push(Lane::connect(setup, address).await?);
         }
         Ok(Side { lanes, runtime })
@@ -212,11 +227,12 @@ impl Bench<'_> {
         scenario: Scenario,
         plan: Plan,
         program: &'a Path,
+        images: Vec<Images>,
         dir: &Path,
     ) -> Result<DaemonSide<'a>> {
         let home = Home::create(self.home())?;
         let daemon = Hearthd::launch(program, &home, &self.events).await?;
-        let side = self.side(scenario, plan, Peer::Hearthd, dir, &daemon.task_address).await?;
+        let side = self.side(scenario, Peer::Hearthd, images, dir, &daemon.task_address).await?;
         let mut daemon_side = DaemonSide { program, home, daemon, side, seen: Seen::default(), events: &self.events };
         let warm_up = match scenario.stage {
             // Once around the list: every module is compiled and stored.
@@ -225,6 +241,41 @@ impl Bench<'_> {
         };
         daemon_side.rounds(warm_up).await.context("warming up")?;
         Ok(daemon_side)
+    }
+}
+
+impl Scenario {
+    /// Writes the images of one side, a set for each client.
+    fn images(&self, peer: Peer, plan: Plan, module: &Module, dir: &Path) -> Result<Vec<Images>> {
+        let path = |suffix: String| dir.join(format!("{}-{suffix}", letter(peer)));
+        let shared = Image::create(path("image".into()), module)?;
+        let of_client = |number: usize| match (peer, self.stage, self.bundle) {
+            (Peer::Hearthd, Stage::Cold, _) => {
+                let fresh = path(format!("fresh-{number}"));
+                make_dir(&fresh)?;
+                Ok(Images::Fresh(fresh, module.clone()))
+            }
+            (Peer::Hearthd, Stage::Disk, _) => {
+                // One for the first start after a launch, then one for each of a batch's.
+                let list = 0..plan.warm_up_rounds + plan.rounds;
+                let image = |i| Image::create(path(format!("image-{number}-{i}")), &module.never_seen());
+                Ok(Images::Listed(list.map(image).collect::<Result<VecDeque<_>>>()?))
+            }
+            // A layer is shared by all containers of an image; other bundles have their own files.
+            (_, _, BundleKind::Cri) => Ok(Images::Same(shared.clone())),
+            (_, _, BundleKind::Bare | BundleKind::Stdio) => {
+                Ok(Images::Same(Image::create(path(format!("image-{number}")), module)?))
+            }
+        };
+        (0..self.clients).map(of_client).collect()
+    }
+}
+
+/// Begins the names of a side's files and tasks.
+fn letter(peer: Peer) -> char {
+    match peer {
+        Peer::Hearthd => 'a',
+        Peer::Floor => 'b',
     }
 }
 
