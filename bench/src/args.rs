@@ -115,9 +115,7 @@ impl StartArgs {
             Some(path) => Module::read(path)?,
             None => Module::hello()?,
         };
-        let mounts = scenarios
-            .iter()
-            .any(|scenario| scenario.bundle == BundleKind::Cri);
+        let mounts = scenarios.iter().any(|scenario| scenario.bundle == BundleKind::Cri);
         let private = mounts || hearthd.is_some();
         if private {
             namespaces::enter_private_mount_namespace()?;
@@ -126,19 +124,12 @@ impl StartArgs {
             true => BundleStore::Memory,
             false => BundleStore::Disk,
         };
-        let options = start::Options {
-            scenarios,
-            hearthd,
-            module,
-            quick: self.quick,
-            store,
-        };
-        self.common
-            .run(store, async |scratch: &Scratch, runtimes: &Runtimes| {
-                let report = start::run(&options, scratch, runtimes).await?;
-                let text = report.markdown();
-                Ok((report, text))
-            })
+        let options = start::Options { scenarios, hearthd, module, quick: self.quick, store };
+        self.common.run(store, async |scratch: &Scratch, runtimes: &Runtimes| {
+            let report = start::run(&options, scratch, runtimes).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
     }
 }
 
@@ -156,19 +147,12 @@ impl ShimArgs {
         if hearthd.is_some() {
             namespaces::enter_private_mount_namespace()?;
         }
-        let options = shim::Options {
-            shim,
-            hearthd,
-            runs: self.runs as usize,
-        };
-        self.common.run(
-            BundleStore::Disk,
-            async |scratch: &Scratch, _: &Runtimes| {
-                let report = shim::run(&options, scratch).await?;
-                let text = report.markdown();
-                Ok((report, text))
-            },
-        )
+        let options = shim::Options { shim, hearthd, runs: self.runs as usize };
+        self.common.run(BundleStore::Disk, async |scratch: &Scratch, _: &Runtimes| {
+            let report = shim::run(&options, scratch).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
     }
 }
 
@@ -205,18 +189,13 @@ async fn until_interrupted<R>(work: impl Future<Output = Result<R>>) -> Result<R
 
 fn existing(path: PathBuf) -> Result<PathBuf> {
     ensure!(path.is_file(), "there is no file {}", path.display());
-    path.canonicalize()
-        .with_context(|| format!("cannot find {}", path.display()))
+    path.canonicalize().with_context(|| format!("cannot find {}", path.display()))
 }
 
 fn beside_this_program(name: &str, flags: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find this program's own path")?;
     let path = own.with_file_name(name);
-    ensure!(
-        path.is_file(),
-        "there is no {}: build it, or say {flags}",
-        path.display()
-    );
+    ensure!(path.is_file(), "there is no {}: build it, or say {flags}", path.display());
     Ok(path)
 }
 
@@ -233,21 +212,8 @@ mod tests {
 
     #[test]
     fn a_tied_programs_own_flags_are_its_own() {
-        let args = [
-            "hearth-bench",
-            "exec-tied",
-            "7",
-            "--",
-            "prog",
-            "--config",
-            "x",
-        ];
-        let Command::ExecTied {
-            parent,
-            program,
-            arguments,
-        } = Args::parse_from(args).command
-        else {
+        let args = ["hearth-bench", "exec-tied", "7", "--", "prog", "--config", "x"];
+        let Command::ExecTied { parent, program, arguments } = Args::parse_from(args).command else {
             panic!("another command");
         };
         assert_eq!((parent, program), (7, OsString::from("prog")));

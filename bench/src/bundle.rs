@@ -15,7 +15,7 @@ use tokio::net::unix::pipe;
 
 use crate::guest::{self, Module};
 use crate::namespaces::PodNetwork;
-use crate::rootfs::{RootPlan, Volume};
+use crate::rootfs::{FloorPlan, RootPlan, Volume};
 
 /// A directory that holds the module and nothing else: an image's only layer.
 #[derive(Debug, Clone)]
@@ -54,10 +54,7 @@ impl Pod {
     /// Of the file system; without root, from the network namespace.
     pub fn create(dir: PathBuf) -> Result<Pod> {
         make_dir(&dir)?;
-        write(
-            &dir.join("hosts"),
-            b"127.0.0.1\tlocalhost\n::1\tlocalhost\n10.88.0.7\tbench\n",
-        )?;
+        write(&dir.join("hosts"), b"127.0.0.1\tlocalhost\n::1\tlocalhost\n10.88.0.7\tbench\n")?;
         write(&dir.join("hostname"), b"bench\n")?;
         write(
             &dir.join("resolv.conf"),
@@ -68,10 +65,7 @@ impl Pod {
         make_dir(&dir.join("secret"))?;
         write(&dir.join("secret/token"), &[b'x'; 1024])?;
         write(&dir.join("secret/namespace"), b"default")?;
-        Ok(Pod {
-            dir,
-            network: PodNetwork::new()?,
-        })
+        Ok(Pod { dir, network: PodNetwork::new()? })
     }
 
     /// The six binds that CRI makes for a container, in its order. The shared memory's source is a
@@ -89,12 +83,7 @@ impl Pod {
             bind("/etc/hostname", "hostname", false, false),
             bind("/etc/resolv.conf", "resolv.conf", false, false),
             bind("/dev/shm", "shm", true, false),
-            bind(
-                "/var/run/secrets/kubernetes.io/serviceaccount",
-                "secret",
-                true,
-                true,
-            ),
+            bind("/var/run/secrets/kubernetes.io/serviceaccount", "secret", true, true),
         ]
     }
 }
@@ -107,6 +96,16 @@ pub struct Stdio {
     _stderr: pipe::Receiver,
 }
 
+/// What kind of bundle to make.
+pub enum Recipe {
+    /// The least: a root file system, no mounts, no stdio.
+    Bare,
+    /// The least, with FIFOs for stdout and stderr.
+    Stdio,
+    /// What CRI makes for a container of this pod.
+    Cri(Pod),
+}
+
 /// A bundle ready to be created and started.
 pub struct Bundle {
     dir: PathBuf,
@@ -115,8 +114,8 @@ pub struct Bundle {
     pub create: CreateTaskRequest,
     /// FIFOs, where the request names some.
     pub stdio: Option<Stdio>,
-    /// What the floor mounts, where the request names mounts.
-    pub root: Option<RootPlan>,
+    /// What the floor has to do beside the calls.
+    pub floor: Option<FloorPlan>,
 }
 
 impl Bundle {
@@ -124,66 +123,65 @@ impl Bundle {
     ///
     /// # Errors
     /// Of the file system.
-    pub fn create(dir: PathBuf, id: &str, image: Image, pod: Option<&Pod>) -> Result<Bundle> {
+    pub fn create(dir: PathBuf, id: &str, image: Image, recipe: &Recipe) -> Result<Bundle> {
         make_dir(&dir)?;
-        let rootfs = dir.join("rootfs");
         let mut create = CreateTaskRequest::new();
         create.id = id.to_owned();
         create.bundle = text(&dir);
-        let Some(pod) = pod else {
-            // Moving the directory keeps the file's identity: no start pays for a file that is new
-            // to the kernel.
-            fs::rename(image.dir(), &rootfs)
-                .with_context(|| format!("cannot move {} into a bundle", image.dir().display()))?;
-            write_json(&dir.join("config.json"), &bare_spec())?;
-            return Ok(Bundle {
-                dir,
-                image,
-                create,
-                stdio: None,
-                root: None,
-            });
-        };
-        make_dir(&rootfs)?;
-        make_dir(&dir.join("upper"))?;
-        make_dir(&dir.join("work"))?;
+        let mut bundle = Bundle { dir, image, create, stdio: None, floor: None };
+        match recipe {
+            Recipe::Bare => bundle.add_bare_root()?,
+            Recipe::Stdio => {
+                bundle.add_bare_root()?;
+                bundle.add_stdio(None)?;
+            }
+            Recipe::Cri(pod) => {
+                let root = bundle.add_cri_root(pod)?;
+                bundle.add_stdio(Some(root))?;
+            }
+        }
+        Ok(bundle)
+    }
+
+    /// The image's directory itself as root file system. It is moved, which keeps the file's identity:
+    /// no start pays for a file that is new to the kernel.
+    fn add_bare_root(&mut self) -> Result<()> {
+        let image = self.image.dir();
+        fs::rename(image, self.dir.join("rootfs"))
+            .with_context(|| format!("cannot move {} into a bundle", image.display()))?;
+        write_json(&self.dir.join("config.json"), &bare_spec())
+    }
+
+    /// An overlay with the image as lower directory, and the pod's volumes.
+    fn add_cri_root(&mut self, pod: &Pod) -> Result<RootPlan> {
+        let inside = |name: &str| self.dir.join(name);
+        for name in ["rootfs", "upper", "work"] {
+            make_dir(&inside(name))?;
+        }
         let volumes = pod.volumes();
-        write_json(
-            &dir.join("config.json"),
-            &cri_spec(id, &volumes, pod.network.path()),
-        )?;
+        let spec = cri_spec(&self.create.id, &volumes, pod.network.path());
+        write_json(&inside("config.json"), &spec)?;
         let options = vec![
             "index=off".to_owned(),
-            format!("workdir={}", text(&dir.join("work"))),
-            format!("upperdir={}", text(&dir.join("upper"))),
-            format!("lowerdir={}", text(image.dir())),
+            format!("workdir={}", text(&inside("work"))),
+            format!("upperdir={}", text(&inside("upper"))),
+            format!("lowerdir={}", text(self.image.dir())),
         ];
-        let root = RootPlan {
-            overlay_options: CString::new(options.join(","))?,
-            target: rootfs,
-            volumes,
-            fifos: [dir.join("stdout"), dir.join("stderr")],
-        };
-        create.rootfs = vec![Mount {
-            type_: "overlay".into(),
-            source: "overlay".into(),
-            options,
-            ..Mount::default()
-        }];
-        let [stdout, stderr] = &root.fifos;
-        create.stdout = text(stdout);
-        create.stderr = text(stderr);
-        let stdio = Stdio {
-            stdout: make_fifo(stdout)?,
-            _stderr: make_fifo(stderr)?,
-        };
-        Ok(Bundle {
-            dir,
-            image,
-            create,
-            stdio: Some(stdio),
-            root: Some(root),
-        })
+        let overlay_options = CString::new(options.join(","))?;
+        let target = inside("rootfs");
+        self.create.rootfs =
+            vec![Mount { type_: "overlay".into(), source: "overlay".into(), options, ..Mount::default() }];
+        Ok(RootPlan { overlay_options, target, volumes })
+    }
+
+    fn add_stdio(&mut self, root: Option<RootPlan>) -> Result<()> {
+        let fifos = [self.dir.join("stdout"), self.dir.join("stderr")];
+        let [stdout, stderr] = &fifos;
+        self.create.stdout = text(stdout);
+        self.create.stderr = text(stderr);
+        self.stdio = Some(Stdio { stdout: make_fifo(stdout)?, _stderr: make_fifo(stderr)? });
+        self.floor = Some(FloorPlan { root, fifos });
+        Ok(())
     }
 
     /// Removes the bundle and hands its image back.
@@ -191,10 +189,9 @@ impl Bundle {
     /// # Errors
     /// Of the file system.
     pub fn remove(self) -> Result<Image> {
-        if self.root.is_none() {
+        if self.create.rootfs.is_empty() {
             let rootfs = self.dir.join("rootfs");
-            fs::rename(&rootfs, self.image.dir())
-                .with_context(|| format!("cannot move {} back", rootfs.display()))?;
+            fs::rename(&rootfs, self.image.dir()).with_context(|| format!("cannot move {} back", rootfs.display()))?;
         }
         remove_dir(&self.dir)?;
         Ok(self.image)
@@ -233,14 +230,8 @@ fn text(path: &Path) -> String {
 /// Makes a FIFO and opens it as containerd's client does before Create. Opened read-write, it shows
 /// no end of file before the daemon has opened its side.
 fn make_fifo(path: &Path) -> Result<pipe::Receiver> {
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        path,
-        FileType::Fifo,
-        Mode::from_raw_mode(0o700),
-        0,
-    )
-    .with_context(|| format!("cannot make FIFO {}", path.display()))?;
+    rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::from_raw_mode(0o700), 0)
+        .with_context(|| format!("cannot make FIFO {}", path.display()))?;
     pipe::OpenOptions::new()
         .read_write(true)
         .open_receiver(path)
@@ -348,30 +339,11 @@ fn cri_mounts(volumes: &[Volume]) -> Vec<Value> {
     let mount = |destination: &str, kind: &str, options: &[&str]| json!({ "destination": destination, "type": kind, "source": kind, "options": options });
     let mut mounts = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount(
-            "/dev",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        mount(
-            "/dev/pts",
-            "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-                "gid=5",
-            ],
-        ),
+        mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            &["nosuid", "noexec", "nodev", "relatime", "ro"],
-        ),
+        mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
     ];
     mounts.extend(volumes.iter().map(|volume| {
         let access = if volume.read_only { "ro" } else { "rw" };

@@ -52,12 +52,7 @@ impl EventSink {
             .spawn(move || serve(&path, service, &listening, stopped))
             .context("cannot start the events thread")?;
         result.recv().context("the events thread ended")??;
-        Ok(EventSink {
-            socket,
-            taken,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(EventSink { socket, taken, stop: Some(stop), thread: Some(thread) })
     }
 
     /// The socket's path, which a shim gets as `TTRPC_ADDRESS`.
@@ -80,16 +75,8 @@ impl Drop for EventSink {
     }
 }
 
-fn serve(
-    socket: &Path,
-    service: Arc<Counter>,
-    listening: &mpsc::Sender<Result<()>>,
-    stopped: oneshot::Receiver<()>,
-) {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+fn serve(socket: &Path, service: Arc<Counter>, listening: &mpsc::Sender<Result<()>>, stopped: oneshot::Receiver<()>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let _ = listening.send(Err(error.into()));

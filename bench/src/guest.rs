@@ -39,9 +39,7 @@ impl Module {
     /// # Errors
     /// None in practice: the text is constant, and tested.
     pub fn hello() -> Result<Module> {
-        wat::parse_str(HELLO)
-            .map(Module)
-            .context("the bench's own module does not assemble")
+        wat::parse_str(HELLO).map(Module).context("the bench's own module does not assemble")
     }
 
     /// A module or component from a file. It must write to stdout first thing and then end with
@@ -50,13 +48,8 @@ impl Module {
     /// # Errors
     /// If the file cannot be read or is no Wasm binary.
     pub fn read(path: &Path) -> Result<Module> {
-        let bytes = std::fs::read(path)
-            .with_context(|| format!("cannot read module {}", path.display()))?;
-        ensure!(
-            bytes.starts_with(MAGIC),
-            "{} is no Wasm binary",
-            path.display()
-        );
+        let bytes = std::fs::read(path).with_context(|| format!("cannot read module {}", path.display()))?;
+        ensure!(bytes.starts_with(MAGIC), "{} is no Wasm binary", path.display());
         Ok(Module(bytes))
     }
 
@@ -101,10 +94,7 @@ mod tests {
         assert_eq!(&one.bytes()[..length], module.bytes());
         // Section id, then the length of all that follows it.
         assert_eq!(one.bytes()[length], 0);
-        assert_eq!(
-            usize::from(one.bytes()[length + 1]),
-            one.bytes().len() - length - 2
-        );
+        assert_eq!(usize::from(one.bytes()[length + 1]), one.bytes().len() - length - 2);
     }
 
     #[test]

@@ -107,10 +107,7 @@ impl Hearthd {
         let notify = UnixDatagram::bind(&notify_socket)
             .with_context(|| format!("cannot listen on {}", notify_socket.display()))?;
         let mut command = tied_command(program.as_os_str())?;
-        command
-            .arg("--config")
-            .arg(home.write_config()?)
-            .env("NOTIFY_SOCKET", &notify_socket);
+        command.arg("--config").arg(home.write_config()?).env("NOTIFY_SOCKET", &notify_socket);
         log_to(&mut command, &home.log())?;
         // Watched before the launch, so that no end is missed.
         let mut children = signal(SignalKind::child())?;
@@ -122,12 +119,7 @@ impl Hearthd {
         let metrics_address = fs::read_to_string(&address_file)
             .with_context(|| format!("hearthd wrote no {}", address_file.display()))?;
         let metrics_address = metrics_address.trim().to_owned();
-        Ok(Hearthd {
-            home: home.clone(),
-            process,
-            metrics_address,
-            task_address,
-        })
+        Ok(Hearthd { home: home.clone(), process, metrics_address, task_address })
     }
 
     /// Scrapes its metrics.
@@ -162,27 +154,17 @@ impl Hearthd {
 fn log_to(command: &mut Command, path: &Path) -> Result<()> {
     let log = File::options().create(true).append(true).open(path);
     let log = log.with_context(|| format!("cannot open {}", path.display()))?;
-    command
-        .stdin(Stdio::null())
-        .stderr(log.try_clone()?)
-        .stdout(log);
+    command.stdin(Stdio::null()).stderr(log.try_clone()?).stdout(log);
     Ok(())
 }
 
 /// Waits for the daemon's `READY=1`, or its end.
-async fn wait_ready(
-    notify: &UnixDatagram,
-    process: &mut Tied,
-    children: &mut Signal,
-) -> Result<()> {
+async fn wait_ready(notify: &UnixDatagram, process: &mut Tied, children: &mut Signal) -> Result<()> {
     let ready = async {
         let mut message = [0; 4096];
         loop {
             let length = notify.recv(&mut message).await?;
-            if message[..length]
-                .split(|&byte| byte == b'\n')
-                .any(|line| line == b"READY=1")
-            {
+            if message[..length].split(|&byte| byte == b'\n').any(|line| line == b"READY=1") {
                 return Ok(());
             }
         }
@@ -219,9 +201,7 @@ fn ask_task_socket(home: &Home, events: &EventSink) -> Result<String> {
             containerd_version: String::new(),
             accepts_version_3: false,
         };
-        let question = Request {
-            body: Some(request::Body::TaskSocket(question)),
-        };
+        let question = Request { body: Some(request::Body::TaskSocket(question)) };
         hearth_shim::write_frame(&mut control, &question)?;
         hearth_shim::read_frame::<Reply>(&mut control)
     };

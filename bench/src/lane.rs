@@ -20,9 +20,9 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use ttrpc::context;
 
-use crate::bundle::{Bundle, Image, Pod, make_dir, remove_dir};
+use crate::bundle::{Bundle, Image, Recipe, make_dir, remove_dir};
 use crate::guest::Module;
-use crate::rootfs::{MountTimes, MountedRoot, RootPlan};
+use crate::rootfs::{FloorMade, FloorPlan, FloorTimes};
 
 /// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +50,12 @@ pub struct Sample {
     pub create: Duration,
     /// Start's round trip.
     pub start: Duration,
-    /// From the beginning (at the floor: of the mounts) to Start's reply.
+    /// From the beginning (at the floor: of its own work) to Start's reply.
     pub reply: Duration,
     /// From the beginning to the guest's first byte, where the bundle has FIFOs and a guest.
     pub first_byte: Option<Duration>,
-    /// The floor's mounts.
-    pub mounts: Option<MountTimes>,
+    /// The floor's mounts and FIFO opens.
+    pub floor: Option<FloorTimes>,
     /// The floor's unmount, which is after the guest's end and in no sum.
     pub unmount: Option<Duration>,
 }
@@ -70,8 +70,8 @@ pub struct Setup {
     pub runtime: Handle,
     /// Its directory, which must not exist yet; its last component makes task ids unique.
     pub dir: PathBuf,
-    /// The pod of its containers; none makes bare bundles.
-    pub pod: Option<Pod>,
+    /// What it starts.
+    pub recipe: Recipe,
     /// Where its images come from.
     pub images: Images,
 }
@@ -87,7 +87,7 @@ pub struct Lane {
 /// A task that was measured and is to be finished.
 pub struct Measured {
     bundle: Bundle,
-    root: Option<MountedRoot>,
+    made: Option<FloorMade>,
     sample: Sample,
 }
 
@@ -95,9 +95,7 @@ impl Images {
     fn take(&mut self, turn: u64) -> Result<Image> {
         match self {
             Images::Same(image) => Ok(image.clone()),
-            Images::Fresh(dir, module) => {
-                Image::create(dir.join(format!("image-{turn}")), &module.never_seen())
-            }
+            Images::Fresh(dir, module) => Image::create(dir.join(format!("image-{turn}")), &module.never_seen()),
             Images::Listed(images) => images.pop_front().context("the list of images is empty"),
         }
     }
@@ -121,19 +119,9 @@ impl Lane {
     /// If nothing listens there.
     pub async fn connect(setup: Setup, address: &str) -> Result<Lane> {
         make_dir(&setup.dir)?;
-        let name = setup
-            .dir
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = setup.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let task = dial(&setup.runtime, address).await?;
-        Ok(Lane {
-            setup,
-            name,
-            task,
-            turn: 0,
-        })
+        Ok(Lane { setup, name, task, turn: 0 })
     }
 
     /// Dials again: the daemon was launched anew.
@@ -156,7 +144,7 @@ impl Lane {
         let id = format!("{}-{}", self.name, self.turn);
         let image = self.setup.images.take(self.turn)?;
         let dir = self.setup.dir.join(self.turn.to_string());
-        Bundle::create(dir, &id, image, self.setup.pod.as_ref())
+        Bundle::create(dir, &id, image, &self.setup.recipe)
     }
 
     /// Creates and starts it, on the clock.
@@ -164,36 +152,21 @@ impl Lane {
     /// # Errors
     /// If a call is answered with an error, or a mount fails.
     pub async fn measure(&self, mut bundle: Bundle) -> Result<Measured> {
-        let start = StartRequest {
-            id: bundle.create.id.clone(),
-            ..StartRequest::default()
-        };
-        let mut stdio = bundle
-            .stdio
-            .take()
-            .filter(|_| self.setup.peer == Peer::Hearthd);
-        let plan = bundle
-            .root
-            .clone()
-            .filter(|_| self.setup.peer == Peer::Floor);
+        let start = StartRequest { id: bundle.create.id.clone(), ..StartRequest::default() };
+        let mut stdio = bundle.stdio.take().filter(|_| self.setup.peer == Peer::Hearthd);
+        let plan = bundle.floor.clone().filter(|_| self.setup.peer == Peer::Floor);
 
         let begin = Instant::now();
-        let (root, mounts) = match plan {
-            Some(plan) => Some(self.mount(plan).await?),
+        let (made, floor) = match plan {
+            Some(plan) => Some(self.make(plan).await?),
             None => None,
         }
         .unzip();
         let pair = async {
             let create_begin = Instant::now();
-            self.task
-                .create(context::Context::default(), &bundle.create)
-                .await
-                .context("Create")?;
+            self.task.create(context::Context::default(), &bundle.create).await.context("Create")?;
             let start_begin = Instant::now();
-            self.task
-                .start(context::Context::default(), &start)
-                .await
-                .context("Start")?;
+            self.task.start(context::Context::default(), &start).await.context("Start")?;
             let end = Instant::now();
             Ok((start_begin - create_begin, end - start_begin, end - begin))
         };
@@ -201,40 +174,23 @@ impl Lane {
             let Some(stdio) = &mut stdio else {
                 return Ok(None);
             };
-            stdio
-                .stdout
-                .read_exact(&mut [0])
-                .await
-                .context("the guest's stdout")?;
+            stdio.stdout.read_exact(&mut [0]).await.context("the guest's stdout")?;
             Ok(Some(begin.elapsed()))
         };
         let measured: Result<_> = futures_util::future::try_join(pair, first_byte).await;
-        let ((create, start, reply), first_byte) =
-            measured.with_context(|| format!("task {}", bundle.create.id))?;
+        let ((create, start, reply), first_byte) = measured.with_context(|| format!("task {}", bundle.create.id))?;
         bundle.stdio = stdio;
-        let sample = Sample {
-            create,
-            start,
-            reply,
-            first_byte,
-            mounts,
-            unmount: None,
-        };
-        Ok(Measured {
-            bundle,
-            root,
-            sample,
-        })
+        let sample = Sample { create, start, reply, first_byte, floor, unmount: None };
+        Ok(Measured { bundle, made, sample })
     }
 
-    /// Alone, on this thread, which has nothing else to do; in a crowd, on another, since a thread
-    /// that mounts would keep the others' replies waiting.
-    async fn mount(&self, plan: RootPlan) -> Result<(MountedRoot, MountTimes)> {
-        if self.setup.alone {
-            plan.mount()
-        } else {
-            spawn_blocking(move || plan.mount()).await?
+    /// On this thread; but mounts in a crowd on another, since a thread that mounts would keep the
+    /// others' replies waiting.
+    async fn make(&self, plan: FloorPlan) -> Result<(FloorMade, FloorTimes)> {
+        if self.setup.alone || plan.root.is_none() {
+            return plan.make();
         }
+        spawn_blocking(move || plan.make()).await?
     }
 
     /// Waits for its end, deletes it and removes the bundle.
@@ -242,35 +198,16 @@ impl Lane {
     /// # Errors
     /// If a call is answered with an error, or the guest failed.
     pub async fn finish(&mut self, measured: Measured) -> Result<Sample> {
-        let Measured {
-            bundle,
-            root,
-            mut sample,
-        } = measured;
+        let Measured { bundle, made, mut sample } = measured;
         let id = bundle.create.id.clone();
-        let wait = WaitRequest {
-            id: id.clone(),
-            ..WaitRequest::default()
-        };
+        let wait = WaitRequest { id: id.clone(), ..WaitRequest::default() };
         let ended = self.task.wait(context::Context::default(), &wait).await;
-        let status = ended
-            .with_context(|| format!("Wait of task {id}"))?
-            .exit_status;
-        ensure!(
-            status == 0,
-            "the guest of task {id} ended with status {status} instead of 0"
-        );
-        let delete = DeleteRequest {
-            id: id.clone(),
-            ..DeleteRequest::default()
-        };
+        let status = ended.with_context(|| format!("Wait of task {id}"))?.exit_status;
+        ensure!(status == 0, "the guest of task {id} ended with status {status} instead of 0");
+        let delete = DeleteRequest { id: id.clone(), ..DeleteRequest::default() };
         let deleted = self.task.delete(context::Context::default(), &delete).await;
         deleted.with_context(|| format!("Delete of task {id}"))?;
-        sample.unmount = root.map(|root| {
-            let begin = Instant::now();
-            drop(root);
-            begin.elapsed()
-        });
+        sample.unmount = made.and_then(FloorMade::undo);
         self.setup.images.give_back(bundle.remove()?)?;
         Ok(sample)
     }
@@ -279,10 +216,6 @@ impl Lane {
 /// Connects on the runtime that the client's calls are made on.
 async fn dial(runtime: &Handle, address: &str) -> Result<TaskClient> {
     let to = address.to_owned();
-    let client = runtime
-        .spawn(async move { Client::connect(&to).await })
-        .await?;
-    Ok(TaskClient::new(
-        client.with_context(|| format!("cannot connect to {address}"))?,
-    ))
+    let client = runtime.spawn(async move { Client::connect(&to).await }).await?;
+    Ok(TaskClient::new(client.with_context(|| format!("cannot connect to {address}"))?))
 }

@@ -37,16 +37,9 @@ impl Machine {
                 .and_then(|text| cpu_model(&text))
                 .unwrap_or_else(unknown),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: [
-                part(uname.sysname()),
-                part(uname.release()),
-                part(uname.machine()),
-            ]
-            .join(" "),
-            load_average: std::fs::read_to_string("/proc/loadavg").map_or_else(
-                |_| unknown(),
-                |text| text.split(' ').take(3).collect::<Vec<_>>().join(" "),
-            ),
+            kernel: [part(uname.sysname()), part(uname.release()), part(uname.machine())].join(" "),
+            load_average: std::fs::read_to_string("/proc/loadavg")
+                .map_or_else(|_| unknown(), |text| text.split(' ').take(3).collect::<Vec<_>>().join(" ")),
             git_revision: git_revision().unwrap_or_else(unknown),
         }
     }
@@ -62,39 +55,19 @@ fn unknown() -> String {
 }
 
 fn cpu_model(cpuinfo: &str) -> Option<String> {
-    let line = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("model name"))?;
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
 fn git_revision() -> Option<String> {
-    let git = |arguments: &[&str]| {
-        first_line(
-            Command::new("git")
-                .args(["-C", env!("CARGO_MANIFEST_DIR")])
-                .args(arguments),
-        )
-    };
-    git(&[
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ])
+    let git =
+        |arguments: &[&str]| first_line(Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments));
+    git(&["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
 }
 
 fn first_line(command: &mut Command) -> Option<String> {
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
-    let line = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .next()?
-        .trim()
-        .to_owned();
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    let line = String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned();
     (!line.is_empty()).then_some(line)
 }
 

@@ -9,28 +9,31 @@
 //! own, all prepare, then all start at the same moment, then all finish: what is measured is a
 //! burst, and every start in it waits for the others.
 //!
-//! * **Start reply**: Create sent → Start answered. hearthd answers Start when the guest's first
-//!   poll was handed to a worker, so for a bundle without stdio this stands for the first guest
-//!   instruction; the daemon's phase `first_call` says how much later the instruction itself was.
+//! * **Start reply**: Create sent → Start answered: what containerd waits for. It is *not* the guest's
+//!   first instruction: hearthd answers Start as soon as nothing can stand in the guest's way any more
+//!   and it is in a worker's queue, often before there is an instance.
 //! * **first byte**: Create sent → the byte read that the guest writes to stdout (a FIFO) as its
-//!   first act. This includes the byte's way through the FIFO and the wake-up of its reader.
+//!   first act: the guest's first instructions, seen from outside. This includes the byte's way through
+//!   the FIFO and the wake-up of its reader.
 //! * **floor**: for a *bare* bundle (a rootfs directory with the module, nothing else) the same two
 //!   calls at a server of the same ttrpc stack, in another process with as many threads, that
-//!   answers at once with nothing. For a *cri* bundle (overlay, tmpfs on `/dev`, six binds, two
-//!   FIFOs) that pair, and before it the same mounts and FIFO opens, made by this program in a
-//!   private mount namespace with the fewest system calls. Batches at the daemon and at the floor
-//!   alternate, so that both see the same machine.
-//!   With 16 clients each makes its mounts on a thread of its own.
+//!   answers at once with nothing. A *stdio* bundle is a bare one with two FIFOs, which the floor opens
+//!   before the pair. For a *cri* bundle (overlay, tmpfs on `/dev`, six binds, two FIFOs) the floor
+//!   makes the same mounts, too, in a private mount namespace with the fewest system calls; with 16
+//!   clients each on a thread of its own. No floor has a guest, nor the way of a byte. Batches at the
+//!   daemon and at the floor alternate, so that both see the same machine.
 //! * **ratio**: a percentile of the daemon over the same percentile of the floor. Only ratios can
 //!   be compared between runs, machines or days.
-//! * **stages**: *warm*: the daemon has started this module before. *disk*: an earlier daemon has
+//! * **stages**: *warm*: the daemon has started this module before, and its file is some seconds old. *disk*: an earlier daemon has
 //!   compiled it, and this one, launched anew for each batch, starts it for the first time; the
 //!   very first start after each launch is reported apart. *cold*: each start brings a module never
 //!   seen before (the same program with another custom section), so a compile is in the number. The
 //!   built-in module is tiny: what a cold start costs with a real one, `--module` shows. Whether
 //!   the modules came from where the stage says is checked by the daemon's own counters.
 //! * **phases**: differences of the daemon's histogram `hearth_start_phase_seconds` over the
-//!   measured batches. Means are exact; percentiles are interpolated within buckets.
+//!   measured batches, and last `hearth_start_seconds`: Create's arrival at the daemon → the guest's
+//!   first instruction, less what the client took between its calls. This is what tells how soon the
+//!   guest of a *bare* bundle runs. Means are exact; percentiles are interpolated within buckets.
 //!
 //! # What they do not mean
 //!
@@ -88,11 +91,7 @@ fn main() -> ExitCode {
         Command::Start(arguments) => arguments.run(),
         Command::Shim(arguments) => arguments.run(),
         Command::NullServer { socket } => null_server::serve(&socket),
-        Command::ExecTied {
-            parent,
-            program,
-            arguments,
-        } => process::exec_tied(parent, &program, &arguments),
+        Command::ExecTied { parent, program, arguments } => process::exec_tied(parent, &program, &arguments),
     };
     exit_code(result)
 }

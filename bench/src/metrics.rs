@@ -48,34 +48,20 @@ impl Scrape {
     /// A counter's values by the value of one label.
     pub fn counters(&self, name: &str, label: &str) -> BTreeMap<String, u64> {
         let samples = self.0.iter().filter(|sample| sample.name == name);
-        samples
-            .filter_map(|s| Some((s.labels.get(label)?.clone(), s.value as u64)))
-            .collect()
+        samples.filter_map(|s| Some((s.labels.get(label)?.clone(), s.value as u64))).collect()
     }
 
     /// A histogram's children by the value of one label.
     pub fn histograms(&self, name: &str, label: &str) -> BTreeMap<String, Histogram> {
         let mut cumulated: BTreeMap<String, Vec<(f64, u64)>> = BTreeMap::new();
-        for sample in self
-            .0
-            .iter()
-            .filter(|s| s.name.strip_suffix("_bucket") == Some(name))
-        {
+        for sample in self.0.iter().filter(|s| s.name.strip_suffix("_bucket") == Some(name)) {
             let bound = sample.labels.get("le").and_then(|le| le.parse().ok());
             if let (Some(bound), Some(value)) = (bound, sample.labels.get(label)) {
-                cumulated
-                    .entry(value.clone())
-                    .or_default()
-                    .push((bound, sample.value as u64));
+                cumulated.entry(value.clone()).or_default().push((bound, sample.value as u64));
             }
         }
-        let sums = self
-            .0
-            .iter()
-            .filter(|s| s.name.strip_suffix("_sum") == Some(name));
-        let sums: BTreeMap<&String, f64> = sums
-            .filter_map(|s| Some((s.labels.get(label)?, s.value)))
-            .collect();
+        let sums = self.0.iter().filter(|s| s.name.strip_suffix("_sum") == Some(name));
+        let sums: BTreeMap<&String, f64> = sums.filter_map(|s| Some((s.labels.get(label)?, s.value))).collect();
         let child = |(value, mut buckets): (String, Vec<(f64, u64)>)| {
             buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
             let mut below = 0;
@@ -130,16 +116,10 @@ impl Histogram {
         if earlier.buckets.is_empty() {
             return Ok(later);
         }
-        ensure!(
-            self.buckets.len() == earlier.buckets.len(),
-            "the histogram's buckets changed"
-        );
+        ensure!(self.buckets.len() == earlier.buckets.len(), "the histogram's buckets changed");
         for (now, then) in later.buckets.iter_mut().zip(&earlier.buckets) {
             ensure!(now.0 == then.0, "the histogram's buckets changed");
-            now.1 = now
-                .1
-                .checked_sub(then.1)
-                .context("a histogram's bucket went back")?;
+            now.1 = now.1.checked_sub(then.1).context("a histogram's bucket went back")?;
         }
         Ok(later)
     }
@@ -161,16 +141,13 @@ impl Histogram {
 /// # Errors
 /// If nothing answers there, the status is not 200, or the body is not the text format.
 pub async fn scrape(address: &str) -> Result<Scrape> {
-    let body = get(address)
-        .await
-        .with_context(|| format!("GET http://{address}/metrics"))?;
+    let body = get(address).await.with_context(|| format!("GET http://{address}/metrics"))?;
     Scrape::parse(&body)
 }
 
 async fn get(address: &str) -> Result<String> {
     let stream = tokio::net::TcpStream::connect(address).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = hyper::Request::get("/metrics")
         .header("host", address)
@@ -193,14 +170,8 @@ fn parse_sample(line: &str) -> Result<Sample> {
         None => (BTreeMap::new(), rest),
     };
     let value = rest.split_whitespace().next().context("no value")?;
-    let value = value
-        .parse()
-        .with_context(|| format!("{value:?} is no number"))?;
-    Ok(Sample {
-        name: name.to_owned(),
-        labels,
-        value,
-    })
+    let value = value.parse().with_context(|| format!("{value:?} is no number"))?;
+    Ok(Sample { name: name.to_owned(), labels, value })
 }
 
 /// Labels up to and with the closing brace, and what follows it.
@@ -259,34 +230,21 @@ odd{a="x,y}\"\\\n",b=""} 1 1700000000
 
     #[test]
     fn counters_come_by_label() {
-        let lookups = Scrape::parse(TEXT)
-            .unwrap()
-            .counters("hearth_module_lookups_total", "source");
-        assert_eq!(
-            lookups,
-            BTreeMap::from([("compiled".into(), 1), ("warm".into(), 42)])
-        );
+        let lookups = Scrape::parse(TEXT).unwrap().counters("hearth_module_lookups_total", "source");
+        assert_eq!(lookups, BTreeMap::from([("compiled".into(), 1), ("warm".into(), 42)]));
     }
 
     #[test]
     fn histograms_lose_their_cumulation() {
-        let mounts = &Scrape::parse(TEXT)
-            .unwrap()
-            .histograms("hearth_start_phase_seconds", "phase")["mounts"];
-        assert_eq!(
-            mounts.buckets,
-            [(1e-6, 0), (1e-5, 4), (1e-4, 6), (f64::INFINITY, 1)]
-        );
+        let mounts = &Scrape::parse(TEXT).unwrap().histograms("hearth_start_phase_seconds", "phase")["mounts"];
+        assert_eq!(mounts.buckets, [(1e-6, 0), (1e-5, 4), (1e-4, 6), (f64::INFINITY, 1)]);
         assert_eq!(mounts.count(), 11);
         assert!((mounts.mean().unwrap() - 0.0002).abs() < 1e-12);
     }
 
     #[test]
     fn quantiles_are_linear_within_a_bucket_and_end_at_the_last_bound() {
-        let histogram = Histogram {
-            buckets: vec![(1.0, 0), (2.0, 10), (4.0, 10), (f64::INFINITY, 5)],
-            sum: 0.0,
-        };
+        let histogram = Histogram { buckets: vec![(1.0, 0), (2.0, 10), (4.0, 10), (f64::INFINITY, 5)], sum: 0.0 };
         assert_eq!(histogram.quantile(0.2), Some(1.5));
         assert_eq!(histogram.quantile(0.6), Some(3.0));
         assert_eq!(histogram.quantile(0.99), Some(4.0));
@@ -295,27 +253,12 @@ odd{a="x,y}\"\\\n",b=""} 1 1700000000
 
     #[test]
     fn differences_and_sums_of_histograms() {
-        let then = Histogram {
-            buckets: vec![(1.0, 2), (f64::INFINITY, 0)],
-            sum: 1.0,
-        };
-        let now = Histogram {
-            buckets: vec![(1.0, 5), (f64::INFINITY, 1)],
-            sum: 9.0,
-        };
+        let then = Histogram { buckets: vec![(1.0, 2), (f64::INFINITY, 0)], sum: 1.0 };
+        let now = Histogram { buckets: vec![(1.0, 5), (f64::INFINITY, 1)], sum: 9.0 };
         let later = now.since(&then).unwrap();
-        assert_eq!(
-            later,
-            Histogram {
-                buckets: vec![(1.0, 3), (f64::INFINITY, 1)],
-                sum: 8.0
-            }
-        );
+        assert_eq!(later, Histogram { buckets: vec![(1.0, 3), (f64::INFINITY, 1)], sum: 8.0 });
         assert_eq!(now.since(&Histogram::default()).unwrap(), now);
-        assert!(
-            then.since(&now).is_err(),
-            "a bucket that went back is another daemon's"
-        );
+        assert!(then.since(&now).is_err(), "a bucket that went back is another daemon's");
         let mut total = Histogram::default();
         total.add(&later);
         total.add(&later);
@@ -324,17 +267,9 @@ odd{a="x,y}\"\\\n",b=""} 1 1700000000
 
     #[test]
     fn a_line_that_is_no_sample_is_quoted() {
-        for bad in [
-            "hearth_tasks",
-            "hearth_tasks{state=\"x} 1",
-            "hearth_tasks{state} 1",
-            "a b",
-        ] {
+        for bad in ["hearth_tasks", "hearth_tasks{state=\"x} 1", "hearth_tasks{state} 1", "a b"] {
             let error = format!("{:#}", Scrape::parse(bad).unwrap_err());
-            assert!(
-                error.contains("hearth") || error.contains("\"a b\""),
-                "{error}"
-            );
+            assert!(error.contains("hearth") || error.contains("\"a b\""), "{error}");
         }
     }
 }

@@ -17,9 +17,8 @@ use rustix::mount::MountPropagationFlags;
 /// # Errors
 /// Without root: one line that says so.
 pub fn enter_private_mount_namespace() -> Result<()> {
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(
-        "cannot make a private mount namespace, which the CRI-like bundles and hearthd need: run as root",
-    )?;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)
+        .context("cannot make a private mount namespace, which the CRI-like bundles and hearthd need: run as root")?;
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", flags).context("cannot make the mount namespace private")
 }
@@ -43,8 +42,8 @@ impl PodNetwork {
         let holder = std::thread::Builder::new()
             .name("pod network".into())
             .spawn(move || {
-                let namespace = nix::sched::unshare(CloneFlags::CLONE_NEWNET)
-                    .map(|()| rustix::thread::gettid().as_raw_nonzero());
+                let namespace =
+                    nix::sched::unshare(CloneFlags::CLONE_NEWNET).map(|()| rustix::thread::gettid().as_raw_nonzero());
                 let _ = made.send(namespace);
                 // Until the sender is dropped.
                 let _ = parked.recv();
@@ -55,11 +54,7 @@ impl PodNetwork {
             .context("the thread of a pod's network namespace ended")?
             .context("cannot make a network namespace for a pod: run as root")?;
         let path = format!("/proc/{}/task/{thread}/ns/net", std::process::id());
-        Ok(PodNetwork {
-            path: path.into(),
-            release: Some(release),
-            holder: Some(holder),
-        })
+        Ok(PodNetwork { path: path.into(), release: Some(release), holder: Some(holder) })
     }
 
     /// A path that names the namespace, for a spec.

@@ -28,35 +28,19 @@ struct NullTask;
 
 #[async_trait]
 impl Task for NullTask {
-    async fn create(
-        &self,
-        _: &TtrpcContext,
-        _: api::CreateTaskRequest,
-    ) -> ttrpc::Result<api::CreateTaskResponse> {
+    async fn create(&self, _: &TtrpcContext, _: api::CreateTaskRequest) -> ttrpc::Result<api::CreateTaskResponse> {
         Ok(api::CreateTaskResponse::default())
     }
 
-    async fn start(
-        &self,
-        _: &TtrpcContext,
-        _: api::StartRequest,
-    ) -> ttrpc::Result<api::StartResponse> {
+    async fn start(&self, _: &TtrpcContext, _: api::StartRequest) -> ttrpc::Result<api::StartResponse> {
         Ok(api::StartResponse::default())
     }
 
-    async fn wait(
-        &self,
-        _: &TtrpcContext,
-        _: api::WaitRequest,
-    ) -> ttrpc::Result<api::WaitResponse> {
+    async fn wait(&self, _: &TtrpcContext, _: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
         Ok(api::WaitResponse::default())
     }
 
-    async fn delete(
-        &self,
-        _: &TtrpcContext,
-        _: api::DeleteRequest,
-    ) -> ttrpc::Result<api::DeleteResponse> {
+    async fn delete(&self, _: &TtrpcContext, _: api::DeleteRequest) -> ttrpc::Result<api::DeleteResponse> {
         Ok(api::DeleteResponse::default())
     }
 }
@@ -66,10 +50,7 @@ impl Task for NullTask {
 /// # Errors
 /// If the socket cannot be bound.
 pub fn serve(socket: &Path) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build()?;
     runtime.block_on(async {
         let mut signals = Signals::watch()?;
         let mut server = Server::new()
@@ -78,9 +59,7 @@ pub fn serve(socket: &Path) -> Result<()> {
             .register_service(create_task(Arc::new(NullTask)));
         server.start().await?;
         let mut stdout = std::io::stdout();
-        stdout
-            .write_all(READY.as_bytes())
-            .and_then(|()| stdout.flush())?;
+        stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush())?;
         signals.first().await;
         server.shutdown().await?;
         std::fs::remove_file(socket).with_context(|| format!("cannot remove {}", socket.display()))
@@ -94,25 +73,12 @@ pub fn serve(socket: &Path) -> Result<()> {
 pub fn spawn(socket: &Path) -> Result<Tied> {
     let own = std::env::current_exe().context("cannot find this program's own path")?;
     let mut command = tied_command(own.as_os_str())?;
-    command
-        .arg("null-server")
-        .arg(socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+    command.arg("null-server").arg(socket).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut server = Tied::spawn("the null server", command)?;
     let mut line = String::new();
-    let stdout = server
-        .child_mut()
-        .stdout
-        .take()
-        .context("the null server has no stdout")?;
-    BufReader::new(stdout)
-        .read_line(&mut line)
-        .context("cannot read from the null server")?;
-    ensure!(
-        line == READY,
-        "the null server did not come up; its error is above"
-    );
+    let stdout = server.child_mut().stdout.take().context("the null server has no stdout")?;
+    BufReader::new(stdout).read_line(&mut line).context("cannot read from the null server")?;
+    ensure!(line == READY, "the null server did not come up; its error is above");
     Ok(server)
 }
 

@@ -25,14 +25,9 @@ impl JsonFile {
             _ => Path::new("."),
         };
         let mut file = tempfile::Builder::new();
-        let file = file
-            .permissions(std::fs::Permissions::from_mode(0o644))
-            .tempfile_in(parent);
+        let file = file.permissions(std::fs::Permissions::from_mode(0o644)).tempfile_in(parent);
         let file = file.with_context(|| format!("cannot write to {}", parent.display()))?;
-        Ok(JsonFile {
-            file,
-            path: path.to_owned(),
-        })
+        Ok(JsonFile { file, path: path.to_owned() })
     }
 
     /// Writes the value and puts the file in its place, over an older one.

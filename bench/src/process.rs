@@ -34,12 +34,7 @@ pub fn tied_command(program: &OsStr) -> Result<Command> {
     let own = std::env::current_exe().context("cannot find this program's own path")?;
     let mut command = Command::new(own);
     let parent = std::process::id().to_string();
-    command.args([
-        OsStr::new("exec-tied"),
-        OsStr::new(&parent),
-        OsStr::new("--"),
-        program,
-    ]);
+    command.args([OsStr::new("exec-tied"), OsStr::new(&parent), OsStr::new("--"), program]);
     command.process_group(0);
     Ok(command)
 }
@@ -64,18 +59,11 @@ impl Tied {
     /// # Errors
     /// What the kernel says.
     pub fn spawn(name: &'static str, mut command: Command) -> Result<Tied> {
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = Pid::from_child(&child);
-        let ended = rustix::process::pidfd_open(pid, PidfdFlags::empty())
-            .with_context(|| format!("cannot watch {name}"))?;
-        Ok(Tied {
-            name,
-            child,
-            pid,
-            ended,
-        })
+        let ended =
+            rustix::process::pidfd_open(pid, PidfdFlags::empty()).with_context(|| format!("cannot watch {name}"))?;
+        Ok(Tied { name, child, pid, ended })
     }
 
     /// The standard library's view of the child, for its pipes.
@@ -109,10 +97,7 @@ impl Tied {
     }
 
     fn wait_ended(&self, deadline: Duration) -> bool {
-        let timeout = Timespec {
-            tv_sec: deadline.as_secs() as i64,
-            tv_nsec: 0,
-        };
+        let timeout = Timespec { tv_sec: deadline.as_secs() as i64, tv_nsec: 0 };
         loop {
             let mut fds = [PollFd::new(&self.ended, PollFlags::IN)];
             match rustix::event::poll(&mut fds, Some(&timeout)) {

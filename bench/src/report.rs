@@ -73,6 +73,9 @@ pub struct DaemonReport {
     pub start: Summary,
     /// The very first start after each launch (disk only), as `start_reply`; in no other figure.
     pub first_after_launch: Option<Summary>,
+    /// Create's arrival at the daemon → the guest's first instruction, by the daemon's own clock and
+    /// without what the client took between the calls.
+    pub first_instruction: Option<Phase>,
     /// The daemon's own phases, from its histograms.
     pub phases: Vec<Phase>,
     /// Where the daemon found the modules of the starts measured, by its own count.
@@ -99,10 +102,12 @@ pub struct Phase {
 /// The floor's numbers.
 #[derive(Debug, Serialize)]
 pub struct FloorReport {
-    /// Mounts and FIFOs, where the bundle has them, and the empty pair.
+    /// Mounts and FIFO opens, where the bundle has them, and the empty pair.
     pub total: Summary,
     /// Empty Create and empty Start, one after the other.
     pub rpc_pair: Summary,
+    /// Opening two FIFOs, which is part of `total`.
+    pub fifos: Option<Summary>,
     /// Parts of `total` before the pair, and the unmount, which is not in it.
     pub mounts: Option<FloorMounts>,
 }
@@ -118,8 +123,6 @@ pub struct FloorMounts {
     pub mount_points: Summary,
     /// Six binds, one of them read-only.
     pub binds: Summary,
-    /// Opening two FIFOs.
-    pub fifos: Summary,
     /// Unmounting it all, which the daemon does after the guest's end.
     pub unmount: Summary,
 }
@@ -156,10 +159,7 @@ impl Ratios {
         Ratios {
             start_reply_p50: ratio(hearthd.start_reply.p50, floor.total.p50),
             start_reply_p99: ratio(hearthd.start_reply.p99, floor.total.p99),
-            first_byte_p50: hearthd
-                .first_byte
-                .as_ref()
-                .map(|s| ratio(s.p50, floor.total.p50)),
+            first_byte_p50: hearthd.first_byte.as_ref().map(|s| ratio(s.p50, floor.total.p50)),
         }
     }
 }
@@ -180,20 +180,12 @@ impl Report {
             machine.kernel,
             machine.load_average,
             machine.git_revision,
-            if self.quick {
-                " · QUICK: the tails mean nothing"
-            } else {
-                ""
-            },
+            if self.quick { " · QUICK: the tails mean nothing" } else { "" },
         );
         if let Some(program) = &self.hearthd {
             let _ = writeln!(text, "{} ({})\n", program.path, program.version);
         }
-        let store = if self.bundles_in_memory {
-            "a tmpfs"
-        } else {
-            "the scratch directory's disk"
-        };
+        let store = if self.bundles_in_memory { "a tmpfs" } else { "the scratch directory's disk" };
         let _ = writeln!(
             text,
             "All in µs. Ratios are to the floor of the same run. Module of {} bytes, bundles on {store}.\n",
@@ -201,11 +193,7 @@ impl Report {
         );
         if self.hearthd.is_some() {
             let _ = writeln!(text, "{}", self.starts());
-            let _ = writeln!(
-                text,
-                "## The daemon's phases, by its histograms\n\n{}",
-                self.phases()
-            );
+            let _ = writeln!(text, "## The daemon's phases, by its histograms\n\n{}", self.phases());
         }
         let _ = writeln!(text, "## The floor\n\n{}", self.floor());
         for scenario in &self.scenarios {
@@ -217,23 +205,26 @@ impl Report {
     }
 
     fn starts(&self) -> Table {
-        let mut table = Table::new(&[
-            "scenario",
-            "n",
-            "Start reply p50",
-            "p90",
-            "p99",
-            "first byte p50",
-            "p99",
-            "floor p50",
-            "p99",
-            "reply ÷ floor p50",
-            "p99",
-            "byte ÷ floor p50",
-            "Create p50",
-            "Start p50",
-            "first after launch p50",
-        ]);
+        let mut table = Table::new(
+            1,
+            &[
+                "scenario",
+                "n",
+                "Start reply p50",
+                "p90",
+                "p99",
+                "first byte p50",
+                "p99",
+                "floor p50",
+                "p99",
+                "reply ÷ floor p50",
+                "p99",
+                "byte ÷ floor p50",
+                "Create p50",
+                "Start p50",
+                "first after launch p50",
+            ],
+        );
         for scenario in &self.scenarios {
             let (Some(hearthd), Some(ratios)) = (&scenario.hearthd, &scenario.ratios) else {
                 continue;
@@ -252,24 +243,21 @@ impl Report {
                 micros(scenario.floor.total.p99),
                 format!("{:.2}", ratios.start_reply_p50),
                 format!("{:.2}", ratios.start_reply_p99),
-                ratios
-                    .first_byte_p50
-                    .map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+                ratios.first_byte_p50.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
                 micros(hearthd.create.p50),
                 micros(hearthd.start.p50),
-                hearthd
-                    .first_after_launch
-                    .as_ref()
-                    .map_or_else(String::new, |s| micros(s.p50)),
+                hearthd.first_after_launch.as_ref().map_or_else(String::new, |s| micros(s.p50)),
             ]);
         }
         table
     }
 
     fn phases(&self) -> Table {
-        let mut table = Table::new(&["scenario", "phase", "n", "mean", "p50 ≈", "p99 ≈"]);
+        let mut table = Table::new(2, &["scenario", "phase", "n", "mean", "p50 ≈", "p99 ≈"]);
         for scenario in &self.scenarios {
-            for phase in scenario.hearthd.iter().flat_map(|hearthd| &hearthd.phases) {
+            for phase in
+                scenario.hearthd.iter().flat_map(|hearthd| hearthd.phases.iter().chain(&hearthd.first_instruction))
+            {
                 table.row([
                     scenario.name.clone(),
                     phase.phase.clone(),
@@ -284,28 +272,28 @@ impl Report {
     }
 
     fn floor(&self) -> Table {
-        let mut table = Table::new(&[
-            "scenario",
-            "n",
-            "total p50",
-            "p90",
-            "p99",
-            "RPC pair p50",
-            "p99",
-            "overlay p50",
-            "/dev p50",
-            "mount points p50",
-            "binds p50",
-            "FIFOs p50",
-            "unmount p50",
-        ]);
+        let mut table = Table::new(
+            1,
+            &[
+                "scenario",
+                "n",
+                "total p50",
+                "p90",
+                "p99",
+                "RPC pair p50",
+                "p99",
+                "overlay p50",
+                "/dev p50",
+                "mount points p50",
+                "binds p50",
+                "FIFOs p50",
+                "unmount p50",
+            ],
+        );
         for scenario in &self.scenarios {
             let floor = &scenario.floor;
             let mount = |part: fn(&FloorMounts) -> &Summary| {
-                floor
-                    .mounts
-                    .as_ref()
-                    .map_or_else(String::new, |mounts| micros(part(mounts).p50))
+                floor.mounts.as_ref().map_or_else(String::new, |mounts| micros(part(mounts).p50))
             };
             table.row([
                 scenario.name.clone(),
@@ -319,7 +307,7 @@ impl Report {
                 mount(|mounts| &mounts.dev),
                 mount(|mounts| &mounts.mount_points),
                 mount(|mounts| &mounts.binds),
-                mount(|mounts| &mounts.fifos),
+                floor.fifos.as_ref().map_or_else(String::new, |fifos| micros(fifos.p50)),
                 mount(|mounts| &mounts.unmount),
             ]);
         }
@@ -345,29 +333,17 @@ mod tests {
             create: summary(90),
             start: summary(60),
             first_after_launch: None,
-            phases: vec![Phase {
-                phase: "lookup".into(),
-                n: 9,
-                mean: 1.5,
-                p50: 1.0,
-                p99: 2.0,
-            }],
+            first_instruction: None,
+            phases: vec![Phase { phase: "lookup".into(), n: 9, mean: 1.5, p50: 1.0, p99: 2.0 }],
             lookups: BTreeMap::from([("warm".into(), 9)]),
             doubt: Some("2 of 9 look-ups were not warm".into()),
         };
-        let floor = FloorReport {
-            total: summary(60),
-            rpc_pair: summary(60),
-            mounts: None,
-        };
+        let floor = FloorReport { total: summary(60), rpc_pair: summary(60), fifos: None, mounts: None };
         let ratios = Some(Ratios::of(&hearthd, &floor));
         Report {
             schema: SCHEMA,
             machine: Machine::here(),
-            hearthd: Some(Program {
-                path: "hearthd".into(),
-                version: "1".into(),
-            }),
+            hearthd: Some(Program { path: "hearthd".into(), version: "1".into() }),
             module_bytes: 1,
             quick: true,
             bundles_in_memory: true,
@@ -393,14 +369,7 @@ mod tests {
     #[test]
     fn the_tables_show_every_part_and_the_doubt() {
         let text = report().markdown();
-        for want in [
-            "warm/1/bare",
-            "2.50",
-            "lookup",
-            "QUICK",
-            "**warm/1/bare**: 2 of 9",
-            "## The floor",
-        ] {
+        for want in ["warm/1/bare", "2.50", "lookup", "QUICK", "**warm/1/bare**: 2 of 9", "## The floor"] {
             assert!(text.contains(want), "{want} is missing in\n{text}");
         }
     }
@@ -411,10 +380,7 @@ mod tests {
         report.hearthd = None;
         report.scenarios[0].hearthd = None;
         let text = report.markdown();
-        assert!(
-            text.contains("## The floor") && !text.contains("Start reply"),
-            "{text}"
-        );
+        assert!(text.contains("## The floor") && !text.contains("Start reply"), "{text}");
     }
 
     #[test]

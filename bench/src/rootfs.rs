@@ -1,5 +1,5 @@
-//! The floor's mounts: what a CRI-like bundle asks for, made with the fewest system calls, by this
-//! program in its own mount namespace. Each step is timed.
+//! The floor's own work: the mounts and FIFO opens that a bundle asks for, made with the fewest system
+//! calls, by this program in its own mount namespace. Each step is timed.
 //!
 //! Failure paths: the kernel's errors, with the path; what is mounted by then is unmounted.
 
@@ -26,7 +26,16 @@ pub struct Volume {
     pub read_only: bool,
 }
 
-/// Everything a CRI-like bundle wants of the kernel before its guest can run.
+/// Everything a bundle with stdio wants of the kernel before its guest can run.
+#[derive(Debug, Clone)]
+pub struct FloorPlan {
+    /// The mounts of a CRI-like bundle.
+    pub root: Option<RootPlan>,
+    /// stdout's and stderr's FIFO.
+    pub fifos: [PathBuf; 2],
+}
+
+/// The mounts of a CRI-like bundle.
 #[derive(Debug, Clone)]
 pub struct RootPlan {
     /// Options of the read-write overlay.
@@ -35,11 +44,18 @@ pub struct RootPlan {
     pub target: PathBuf,
     /// What is bound into it.
     pub volumes: Vec<Volume>,
-    /// stdout's and stderr's FIFO.
-    pub fifos: [PathBuf; 2],
 }
 
-/// How long each step took.
+/// How long the floor's own work took.
+#[derive(Debug, Clone, Copy)]
+pub struct FloorTimes {
+    /// The mounts, if there were any.
+    pub mounts: Option<MountTimes>,
+    /// Opening both FIFOs, as the daemon has to.
+    pub fifos: Duration,
+}
+
+/// How long each mount took.
 #[derive(Debug, Clone, Copy)]
 pub struct MountTimes {
     /// The overlay.
@@ -50,84 +66,73 @@ pub struct MountTimes {
     pub mount_points: Duration,
     /// The binds.
     pub binds: Duration,
-    /// Opening both FIFOs, as the daemon has to.
-    pub fifos: Duration,
 }
 
-/// A mounted root file system with open FIFOs, unmounted when dropped.
-pub struct MountedRoot {
-    target: PathBuf,
-    /// Open as long as the root is mounted.
-    fifos: Vec<File>,
+/// What the floor's work has made; undone when dropped.
+pub struct FloorMade {
+    /// Closed before the root is unmounted.
+    _fifos: [File; 2],
+    root: Option<MountedRoot>,
 }
 
-impl RootPlan {
+struct MountedRoot(PathBuf);
+
+impl FloorPlan {
     /// Makes it so, on the calling thread.
     ///
     /// # Errors
     /// Of the kernel, with the path.
-    pub fn mount(&self) -> Result<(MountedRoot, MountTimes)> {
+    pub fn make(&self) -> Result<(FloorMade, FloorTimes)> {
+        let (root, mounts) = self.root.as_ref().map(RootPlan::mount).transpose()?.unzip();
+        let begin = Instant::now();
+        let [stdout, stderr] = &self.fifos;
+        let fifos = [open_fifo(stdout)?, open_fifo(stderr)?];
+        Ok((FloorMade { _fifos: fifos, root }, FloorTimes { mounts, fifos: begin.elapsed() }))
+    }
+}
+
+impl FloorMade {
+    /// Undoes it; how long the unmount took, if there was one.
+    pub fn undo(self) -> Option<Duration> {
+        self.root.map(|root| {
+            let begin = Instant::now();
+            drop(root);
+            begin.elapsed()
+        })
+    }
+}
+
+impl RootPlan {
+    fn mount(&self) -> Result<(MountedRoot, MountTimes)> {
         let mut clock = Instant::now();
         let mut lap = || {
             let now = Instant::now();
             now - std::mem::replace(&mut clock, now)
         };
-        rustix::mount::mount(
-            "overlay",
-            &self.target,
-            "overlay",
-            MountFlags::empty(),
-            self.overlay_options.as_c_str(),
-        )
-        .with_context(|| {
+        let options = self.overlay_options.as_c_str();
+        rustix::mount::mount("overlay", &self.target, "overlay", MountFlags::empty(), options).with_context(|| {
             format!(
-                "cannot mount an overlay on {}: choose a --scratch on a file system that can be an \
-                 overlay's upper layer, such as ext4, xfs or tmpfs",
+                "cannot mount an overlay on {}: leave out --bundles-on-disk, or choose a \
+                     --scratch on a file system that can be an overlay's upper layer",
                 self.target.display()
             )
         })?;
         // From here on the target is unmounted whatever fails.
-        let mut root = MountedRoot {
-            target: self.target.clone(),
-            fifos: Vec::with_capacity(2),
-        };
+        let root = MountedRoot(self.target.clone());
         let overlay = lap();
         self.mount_dev()?;
         let dev = lap();
-        self.volumes
-            .iter()
-            .try_for_each(|volume| self.make_mount_point(volume))?;
+        self.volumes.iter().try_for_each(|volume| self.make_mount_point(volume))?;
         let mount_points = lap();
-        self.volumes
-            .iter()
-            .try_for_each(|volume| self.bind(volume))?;
-        let binds = lap();
-        for path in &self.fifos {
-            root.fifos.push(open_fifo(path)?);
-        }
-        Ok((
-            root,
-            MountTimes {
-                overlay,
-                dev,
-                mount_points,
-                binds,
-                fifos: lap(),
-            },
-        ))
+        self.volumes.iter().try_for_each(|volume| self.bind(volume))?;
+        Ok((root, MountTimes { overlay, dev, mount_points, binds: lap() }))
     }
 
     fn mount_dev(&self) -> Result<()> {
         let dev = self.target.join("dev");
         fs::create_dir(&dev).with_context(|| format!("cannot make {}", dev.display()))?;
-        rustix::mount::mount(
-            "tmpfs",
-            &dev,
-            "tmpfs",
-            MountFlags::NOSUID,
-            c"mode=755,size=65536k",
-        )
-        .with_context(|| format!("cannot mount a tmpfs on {}", dev.display()))
+        rustix::mount::mount("tmpfs", &dev, "tmpfs", MountFlags::NOSUID, c"mode=755,size=65536k")
+            .with_context(|| format!("cannot mount a tmpfs on {}", dev.display()))
     }
 
     fn make_mount_point(&self, volume: &Volume) -> Result<()> {
@@ -155,13 +160,7 @@ impl RootPlan {
             }
             Ok::<_, rustix::io::Errno>(())
         };
-        bind().with_context(|| {
-            format!(
-                "cannot bind {} on {}",
-                volume.source.display(),
-                point.display()
-            )
-        })
+        bind().with_context(|| format!("cannot bind {} on {}", volume.source.display(), point.display()))
     }
 
     fn inside(&self, volume: &Volume) -> PathBuf {
@@ -171,13 +170,9 @@ impl RootPlan {
 
 impl Drop for MountedRoot {
     fn drop(&mut self) {
-        self.fifos.clear();
         // Detaches the whole tree at once.
-        if let Err(error) = rustix::mount::unmount(&self.target, UnmountFlags::DETACH) {
-            eprintln!(
-                "hearth-bench: cannot unmount {}: {error}",
-                self.target.display()
-            );
+        if let Err(error) = rustix::mount::unmount(&self.0, UnmountFlags::DETACH) {
+            eprintln!("hearth-bench: cannot unmount {}: {error}", self.0.display());
         }
     }
 }

@@ -24,19 +24,12 @@ impl Runtimes {
     pub fn build() -> io::Result<Runtimes> {
         Ok(Runtimes {
             alone: Builder::new_current_thread().enable_all().build()?,
-            crowd: Builder::new_multi_thread()
-                .worker_threads(CROWD_THREADS)
-                .enable_all()
-                .build()?,
+            crowd: Builder::new_multi_thread().worker_threads(CROWD_THREADS).enable_all().build()?,
         })
     }
 
     /// The runtime for this many clients.
     pub fn for_clients(&self, clients: usize) -> Handle {
-        if clients == 1 {
-            self.alone.handle().clone()
-        } else {
-            self.crowd.handle().clone()
-        }
+        if clients == 1 { self.alone.handle().clone() } else { self.crowd.handle().clone() }
     }
 }

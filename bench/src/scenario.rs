@@ -22,6 +22,8 @@ pub enum Stage {
 pub enum BundleKind {
     /// A rootfs directory with the module: no mounts, no stdio.
     Bare,
+    /// Bare, with FIFOs: what the guest does first can be seen.
+    Stdio,
     /// What CRI makes of a pod's container: overlay, volumes, FIFOs, namespaces.
     Cri,
 }
@@ -59,12 +61,8 @@ impl Scenario {
         let mut all = Vec::new();
         for stage in [Stage::Warm, Stage::Disk, Stage::Cold] {
             for clients in CLIENTS {
-                for bundle in [BundleKind::Bare, BundleKind::Cri] {
-                    all.push(Scenario {
-                        stage,
-                        clients,
-                        bundle,
-                    });
+                for bundle in [BundleKind::Bare, BundleKind::Stdio, BundleKind::Cri] {
+                    all.push(Scenario { stage, clients, bundle });
                 }
             }
         }
@@ -85,7 +83,7 @@ impl Scenario {
             if !Scenario::all().iter().any(|scenario| scenario.has(filter)) {
                 return Err(format!(
                     "no scenario is named {filter:?}; name parts of STAGE/CLIENTS/BUNDLE with stage \
-                     warm, disk or cold, 1 or 16 clients, and bundle bare or cri, such as warm/1/bare"
+                     warm, disk or cold, 1 or 16 clients, and bundle bare, stdio or cri, such as warm/1/bare"
                 ));
             }
         }
@@ -95,9 +93,7 @@ impl Scenario {
 
     fn has(&self, filter: &str) -> bool {
         let name = self.to_string();
-        filter
-            .split('/')
-            .all(|part| name.split('/').any(|own| own == part))
+        filter.split('/').all(|part| name.split('/').any(|own| own == part))
     }
 
     /// How often to run it. `quick` is for a look: its tails mean nothing.
@@ -141,6 +137,7 @@ impl fmt::Display for Scenario {
         };
         let bundle = match self.bundle {
             BundleKind::Bare => "bare",
+            BundleKind::Stdio => "stdio",
             BundleKind::Cri => "cri",
         };
         write!(f, "{stage}/{}/{bundle}", self.clients)
@@ -153,61 +150,41 @@ mod tests {
 
     fn names(filters: &[&str]) -> Vec<String> {
         let filters: Vec<String> = filters.iter().map(|filter| filter.to_string()).collect();
-        Scenario::matching(&filters)
-            .unwrap()
-            .iter()
-            .map(Scenario::to_string)
-            .collect()
+        Scenario::matching(&filters).unwrap().iter().map(Scenario::to_string).collect()
     }
 
     #[test]
     fn no_filter_means_all_scenarios_with_names_of_their_own() {
         let mut all = names(&[]);
-        assert_eq!(all.len(), 12);
+        assert_eq!(all.len(), 18);
         all.sort();
         all.dedup();
-        assert_eq!(all.len(), 12);
+        assert_eq!(all.len(), 18);
     }
 
     #[test]
     fn filters_name_parts_and_add_up() {
         assert_eq!(names(&["warm/1/bare"]), ["warm/1/bare"]);
-        assert_eq!(
-            names(&["16/cri"]),
-            ["warm/16/cri", "disk/16/cri", "cold/16/cri"]
-        );
+        assert_eq!(names(&["16/cri"]), ["warm/16/cri", "disk/16/cri", "cold/16/cri"]);
         assert_eq!(
             names(&["warm/bare", "cold/1"]),
-            ["warm/1/bare", "warm/16/bare", "cold/1/bare", "cold/1/cri"]
+            ["warm/1/bare", "warm/16/bare", "cold/1/bare", "cold/1/stdio", "cold/1/cri"]
         );
     }
 
     #[test]
     fn a_filter_that_names_nothing_is_refused_even_beside_one_that_does() {
         let filters = ["warm".to_owned(), "worm".to_owned()];
-        assert!(
-            Scenario::matching(&filters)
-                .unwrap_err()
-                .contains("\"worm\"")
-        );
-        assert!(
-            Scenario::matching(&["6/bare".to_owned()]).is_err(),
-            "parts match whole"
-        );
+        assert!(Scenario::matching(&filters).unwrap_err().contains("\"worm\""));
+        assert!(Scenario::matching(&["6/bare".to_owned()]).is_err(), "parts match whole");
     }
 
     #[test]
     fn quick_runs_less_of_everything() {
         for scenario in Scenario::all() {
             let (full, quick) = (scenario.plan(false), scenario.plan(true));
-            assert!(
-                quick.batches * quick.rounds < full.batches * full.rounds,
-                "{scenario}"
-            );
-            assert!(
-                quick.batches > 1,
-                "{scenario}: interleaving needs two batches"
-            );
+            assert!(quick.batches * quick.rounds < full.batches * full.rounds, "{scenario}");
+            assert!(quick.batches > 1, "{scenario}: interleaving needs two batches");
         }
     }
 }

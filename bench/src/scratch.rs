@@ -67,9 +67,7 @@ impl Scratch {
     /// Of the file system; what is left is named.
     pub fn remove(self) -> Result<()> {
         drop(self.bundles);
-        self.dir
-            .close()
-            .with_context(|| format!("cannot remove {}", self.path.display()))
+        self.dir.close().with_context(|| format!("cannot remove {}", self.path.display()))
     }
 }
 
@@ -90,18 +88,13 @@ impl Drop for Bundles {
             return;
         }
         if let Err(error) = rustix::mount::unmount(&self.path, UnmountFlags::DETACH) {
-            eprintln!(
-                "hearth-bench: cannot unmount {}: {error}",
-                self.path.display()
-            );
+            eprintln!("hearth-bench: cannot unmount {}: {error}", self.path.display());
         }
     }
 }
 
 fn check(path: &Path) -> Result<()> {
-    let text = path
-        .to_str()
-        .with_context(|| format!("{path:?} is not UTF-8; choose --scratch"))?;
+    let text = path.to_str().with_context(|| format!("{path:?} is not UTF-8; choose --scratch"))?;
     ensure!(
         text.len() <= PATH_BYTES_MAX,
         "{text} is longer than {PATH_BYTES_MAX} bytes, too long for sockets in it; choose a shorter --scratch"

@@ -114,23 +114,17 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     }
     let commands = cases.into_iter().map(|case| {
         let exec_to_exit = Summary::of(case.samples).context("--runs is 0")?;
-        Ok(CommandReport {
-            command: case.name.to_owned(),
-            exec_to_exit,
-        })
+        Ok(CommandReport { command: case.name.to_owned(), exec_to_exit })
     });
     Ok(Report {
         schema: crate::report::SCHEMA,
         machine,
-        shim: Program {
-            path: shim.display().to_string(),
-            version: version_of_shim(&shim),
-        },
+        shim: Program { path: shim.display().to_string(), version: version_of_shim(&shim) },
         shim_bytes,
-        hearthd: options.hearthd.as_ref().map(|path| Program {
-            path: path.display().to_string(),
-            version: version_of(path),
-        }),
+        hearthd: options
+            .hearthd
+            .as_ref()
+            .map(|path| Program { path: path.display().to_string(), version: version_of(path) }),
         commands: commands.collect::<Result<_>>()?,
     })
 }
@@ -138,7 +132,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
 impl Report {
     /// The report as Markdown.
     pub fn markdown(&self) -> String {
-        let mut table = Table::new(&["command", "n", "p50", "p90", "p99", "min", "max"]);
+        let mut table = Table::new(1, &["command", "n", "p50", "p90", "p99", "min", "max"]);
         for case in &self.commands {
             let summary = &case.exec_to_exit;
             table.row([
@@ -192,26 +186,13 @@ fn cases(shim: &Path, bundle: &Path, control: &NullControl, home: Option<&Home>)
     ];
     let with = |action| [flags.as_slice(), &[action]].concat();
     let mut cases = vec![
-        Case {
-            program: "/bin/true".into(),
-            ..case("/bin/true", &[], None, false)
-        },
+        Case { program: "/bin/true".into(), ..case("/bin/true", &[], None, false) },
         case("-v", &["-v"], None, true),
         case("start", &with("start"), Some(control.socket.clone()), true),
-        case(
-            "delete",
-            &with("delete"),
-            Some(control.socket.clone()),
-            true,
-        ),
+        case("delete", &with("delete"), Some(control.socket.clone()), true),
     ];
     if let Some(home) = home {
-        cases.push(case(
-            "start (hearthd)",
-            &with("start"),
-            Some(home.control_socket()),
-            true,
-        ));
+        cases.push(case("start (hearthd)", &with("start"), Some(home.control_socket()), true));
     }
     cases
 }
@@ -223,20 +204,13 @@ impl Case {
         make_dir(&bundle.join("rootfs"))?;
         std::fs::write(bundle.join("config.json"), b"{\"ociVersion\":\"1.1.0\"}")?;
         let mut command = Command::new(&self.program);
-        command
-            .args(&self.arguments)
-            .current_dir(bundle)
-            .stdin(Stdio::null());
-        command
-            .env("TTRPC_ADDRESS", events.socket())
-            .env("GOMAXPROCS", "2");
+        command.args(&self.arguments).current_dir(bundle).stdin(Stdio::null());
+        command.env("TTRPC_ADDRESS", events.socket()).env("GOMAXPROCS", "2");
         if let Some(socket) = &self.control_socket {
             command.env(CONTROL_SOCKET_ENV, socket);
         }
         let begin = Instant::now();
-        let output = command
-            .output()
-            .with_context(|| format!("cannot execute {:?}", self.program))?;
+        let output = command.output().with_context(|| format!("cannot execute {:?}", self.program))?;
         let took = begin.elapsed();
         ensure!(
             output.status.success() && (!self.speaks || !output.stdout.is_empty()),
@@ -257,12 +231,7 @@ fn version_of_shim(shim: &Path) -> String {
     let output = Command::new(shim).arg("-v").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let lines = text.unwrap_or_default();
-    lines
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(", ")
+    lines.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 /// A control socket that gives everyone the same task socket, on a thread of its own.
@@ -274,8 +243,7 @@ struct NullControl {
 
 impl NullControl {
     fn listen(socket: PathBuf) -> Result<NullControl> {
-        let listener = UnixListener::bind(&socket)
-            .with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let listener = UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
@@ -287,23 +255,14 @@ impl NullControl {
                 let _ = client.and_then(answer);
             }
         });
-        Ok(NullControl {
-            socket,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(NullControl { socket, stop, thread: Some(thread) })
     }
 }
 
 fn answer(mut client: UnixStream) -> std::io::Result<()> {
     hearth_shim::read_frame::<Request>(&mut client)?;
-    let task_socket = TaskSocketReply {
-        address: "unix:///run/hearth/bench.sock".into(),
-        version: 2,
-    };
-    let reply = Reply {
-        body: Some(reply::Body::TaskSocket(task_socket)),
-    };
+    let task_socket = TaskSocketReply { address: "unix:///run/hearth/bench.sock".into(), version: 2 };
+    let reply = Reply { body: Some(reply::Body::TaskSocket(task_socket)) };
     hearth_shim::write_frame(&mut client, &reply)
 }
 

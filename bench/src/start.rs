@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::bundle::{Image, Pod, make_dir, remove_dir};
+use crate::bundle::{Image, Pod, Recipe, make_dir, remove_dir};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
@@ -18,9 +18,7 @@ use crate::machine::{Machine, version_of};
 use crate::metrics::{Histogram, Scrape};
 use crate::null_server;
 use crate::progress::{progress, progress_done};
-use crate::report::{
-    DaemonReport, FloorMounts, FloorReport, Phase, Program, Ratios, Report, SCHEMA, ScenarioReport,
-};
+use crate::report::{DaemonReport, FloorMounts, FloorReport, Phase, Program, Ratios, Report, SCHEMA, ScenarioReport};
 use crate::rootfs::MountTimes;
 use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Plan, Scenario, Stage};
@@ -33,18 +31,18 @@ const PHASES: (&str, &str) = ("hearth_start_phase_seconds", "phase");
 /// The daemon's counter of where modules were found, and its label.
 const LOOKUPS: (&str, &str) = ("hearth_module_lookups_total", "source");
 
+/// The daemon's histogram from Create to the guest's first instruction, and its label.
+const FIRST_INSTRUCTION: (&str, &str) = ("hearth_start_seconds", "source");
+
 /// The phases in the order of a start; others that the daemon has come behind.
-const PHASE_ORDER: [&str; 6] = [
-    "bundle",
-    "lookup",
-    "compile",
-    "mounts",
-    "instantiate",
-    "first_call",
-];
+const PHASE_ORDER: [&str; 6] = ["bundle", "lookup", "compile", "mounts", "instantiate", "first_call"];
 
 /// How long one round may take, compiles included, before the run is given up.
 const ROUND_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How old images are before the first start: hearthd reads a file anew whose last change is younger
+/// than two seconds, since the clock might hide another; an image that was pulled is older.
+const IMAGE_AGE: Duration = Duration::from_secs(3);
 
 /// What to run.
 pub struct Options {
@@ -69,6 +67,17 @@ struct Bench<'a> {
     null_address: String,
 }
 
+/// A scenario with the images for it.
+struct Material {
+    scenario: Scenario,
+    plan: Plan,
+    dir: PathBuf,
+    /// A set for each of the daemon's clients.
+    daemon: Vec<Images>,
+    /// A set for each of the floor's.
+    floor: Vec<Images>,
+}
+
 /// The clients of one side, each ready for its next start.
 struct Side {
     lanes: Vec<Lane>,
@@ -91,6 +100,8 @@ struct Seen {
     samples: Vec<Sample>,
     first_after_launch: Vec<Sample>,
     phases: BTreeMap<String, Histogram>,
+    /// Over all sources of modules.
+    first_instruction: Histogram,
     lookups: BTreeMap<String, u64>,
 }
 
@@ -109,17 +120,18 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
         events: EventSink::listen(scratch.path().join("events.sock"))?,
         null_address: null_server::address(&null_socket),
     };
+    let all = options.scenarios.iter().enumerate();
+    let materials = all.map(|(index, &scenario)| bench.material(index, scenario)).collect::<Result<Vec<_>>>()?;
+    if options.hearthd.is_some() {
+        progress("letting the images come of age");
+        tokio::time::sleep(IMAGE_AGE).await;
+        progress_done();
+    }
     let mut scenarios = Vec::new();
-    for (index, scenario) in options.scenarios.iter().enumerate() {
-        eprintln!(
-            "hearth-bench: {scenario} ({} of {})",
-            index + 1,
-            options.scenarios.len()
-        );
-        let report = bench
-            .scenario(*scenario)
-            .await
-            .with_context(|| scenario.to_string())?;
+    for (index, material) in materials.into_iter().enumerate() {
+        let scenario = material.scenario;
+        eprintln!("hearth-bench: {scenario} ({} of {})", index + 1, options.scenarios.len());
+        let report = bench.scenario(material).await.with_context(|| scenario.to_string())?;
         scenarios.push(report);
     }
     if options.hearthd.is_some() {
@@ -128,10 +140,10 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
     Ok(Report {
         schema: SCHEMA,
         machine,
-        hearthd: options.hearthd.as_ref().map(|path| Program {
-            path: path.display().to_string(),
-            version: version_of(path),
-        }),
+        hearthd: options
+            .hearthd
+            .as_ref()
+            .map(|path| Program { path: path.display().to_string(), version: version_of(path) }),
         module_bytes: options.module.bytes().len(),
         quick: options.quick,
         bundles_in_memory: options.store == BundleStore::Memory,
@@ -140,16 +152,22 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
 }
 
 impl Bench<'_> {
-    async fn scenario(&self, scenario: Scenario) -> Result<ScenarioReport> {
+    /// Writes a scenario's images.
+    fn material(&self, index: usize, scenario: Scenario) -> Result<Material> {
         let plan = scenario.plan(self.options.quick);
-        let dir = self.scratch.bundles().join("s");
+        let dir = self.scratch.bundles().join(format!("s{index}"));
         make_dir(&dir)?;
-        let mut floor_side = self
-            .side(scenario, plan, Peer::Floor, &dir, &self.null_address)
-            .await?;
+        let images = |peer| scenario.images(peer, plan, &self.options.module, &dir);
+        let (daemon, floor) = (images(Peer::Hearthd)?, images(Peer::Floor)?);
+        Ok(Material { scenario, plan, dir, daemon, floor })
+    }
+
+    async fn scenario(&self, material: Material) -> Result<ScenarioReport> {
+        let Material { scenario, plan, dir, daemon, floor } = material;
+        let mut floor_side = self.side(scenario, Peer::Floor, floor, &dir, &self.null_address).await?;
         floor_side.rounds(plan.warm_up_rounds).await?;
         let mut daemon_side = match &self.options.hearthd {
-            Some(program) => Some(self.daemon_side(scenario, plan, program, &dir).await?),
+            Some(program) => Some(self.daemon_side(scenario, plan, program, daemon, &dir).await?),
             None => None,
         };
         let mut floor = Vec::new();
@@ -158,12 +176,7 @@ impl Bench<'_> {
             if let Some(daemon_side) = &mut daemon_side {
                 daemon_side.batch(scenario, plan).await?;
             }
-            floor.extend(
-                floor_side
-                    .rounds(plan.floor_rounds)
-                    .await
-                    .context("the floor")?,
-            );
+            floor.extend(floor_side.rounds(plan.floor_rounds).await.context("the floor")?);
         }
         progress_done();
         let hearthd = match daemon_side {
@@ -177,14 +190,7 @@ impl Bench<'_> {
         }
         let floor = floor_report(&floor).context("no samples of the floor")?;
         let ratios = hearthd.as_ref().map(|hearthd| Ratios::of(hearthd, &floor));
-        Ok(ScenarioReport {
-            name: scenario.to_string(),
-            scenario,
-            plan,
-            hearthd,
-            floor,
-            ratios,
-        })
+        Ok(ScenarioReport { name: scenario.to_string(), scenario, plan, hearthd, floor, ratios })
     }
 
     /// The daemon's directory, new for each scenario.
@@ -195,51 +201,22 @@ impl Bench<'_> {
     async fn side(
         &self,
         scenario: Scenario,
-        plan: Plan,
         peer: Peer,
+        images: Vec<Images>,
         dir: &Path,
         address: &str,
     ) -> Result<Side> {
-        let module = &self.options.module;
-        let letter = if peer == Peer::Hearthd { "a" } else { "b" };
-        let shared = Image::create(dir.join(format!("image-{letter}")), module)?;
         let alone = scenario.clients == 1;
         let runtime = self.runtimes.for_clients(scenario.clients);
         let mut lanes = Vec::new();
-        for number in 0..scenario.clients {
-            let name = format!("{letter}{number}");
-            let own = |suffix: String| dir.join(format!("{name}-{suffix}"));
-            let images = match (peer, scenario.stage, scenario.bundle) {
-                (Peer::Hearthd, Stage::Cold, _) => {
-                    let fresh = own("images".into());
-                    make_dir(&fresh)?;
-                    Images::Fresh(fresh, module.clone())
-                }
-                (Peer::Hearthd, Stage::Disk, _) => {
-                    // One for the first start after a launch, then one for each of a batch's.
-                    let list = 0..plan.warm_up_rounds + plan.rounds;
-                    let image = |i| Image::create(own(format!("image-{i}")), &module.never_seen());
-                    Images::Listed(list.map(image).collect::<Result<VecDeque<_>>>()?)
-                }
-                // A layer is shared by all containers of an image; a bare bundle has its own files.
-                (_, _, BundleKind::Cri) => Images::Same(shared.clone()),
-                (_, _, BundleKind::Bare) => {
-                    Images::Same(Image::create(own("image".into()), module)?)
-                }
+        for (number, images) in images.into_iter().enumerate() {
+            let name = format!("{}{number}", letter(peer));
+            let recipe = match scenario.bundle {
+                BundleKind::Bare => Recipe::Bare,
+                BundleKind::Stdio => Recipe::Stdio,
+                BundleKind::Cri => Recipe::Cri(Pod::create(dir.join(format!("{name}-pod")))?),
             };
-            let pod = match scenario.bundle {
-                BundleKind::Cri => Some(Pod::create(own("pod".into()))?),
-                BundleKind::Bare => None,
-            };
-            let dir = dir.join(&name);
-            let setup = Setup {
-                peer,
-                alone,
-                runtime: runtime.clone(),
-                dir,
-                pod,
-                images,
-            };
+            let setup = Setup { peer, alone, runtime: runtime.clone(), dir: dir.join(&name), recipe, images };
             lanes.push(Lane::connect(setup, address).await?);
         }
         Ok(Side { lanes, runtime })
@@ -250,21 +227,13 @@ impl Bench<'_> {
         scenario: Scenario,
         plan: Plan,
         program: &'a Path,
+        images: Vec<Images>,
         dir: &Path,
     ) -> Result<DaemonSide<'a>> {
         let home = Home::create(self.home())?;
         let daemon = Hearthd::launch(program, &home, &self.events).await?;
-        let side = self
-            .side(scenario, plan, Peer::Hearthd, dir, &daemon.task_address)
-            .await?;
-        let mut daemon_side = DaemonSide {
-            program,
-            home,
-            daemon,
-            side,
-            seen: Seen::default(),
-            events: &self.events,
-        };
+        let side = self.side(scenario, Peer::Hearthd, images, dir, &daemon.task_address).await?;
+        let mut daemon_side = DaemonSide { program, home, daemon, side, seen: Seen::default(), events: &self.events };
         let warm_up = match scenario.stage {
             // Once around the list: every module is compiled and stored.
             Stage::Disk => plan.warm_up_rounds + plan.rounds,
@@ -275,14 +244,47 @@ impl Bench<'_> {
     }
 }
 
+impl Scenario {
+    /// Writes the images of one side, a set for each client.
+    fn images(&self, peer: Peer, plan: Plan, module: &Module, dir: &Path) -> Result<Vec<Images>> {
+        let path = |suffix: String| dir.join(format!("{}-{suffix}", letter(peer)));
+        let shared = Image::create(path("image".into()), module)?;
+        let of_client = |number: usize| match (peer, self.stage, self.bundle) {
+            (Peer::Hearthd, Stage::Cold, _) => {
+                let fresh = path(format!("fresh-{number}"));
+                make_dir(&fresh)?;
+                Ok(Images::Fresh(fresh, module.clone()))
+            }
+            (Peer::Hearthd, Stage::Disk, _) => {
+                // One for the first start after a launch, then one for each of a batch's.
+                let list = 0..plan.warm_up_rounds + plan.rounds;
+                let image = |i| Image::create(path(format!("image-{number}-{i}")), &module.never_seen());
+                Ok(Images::Listed(list.map(image).collect::<Result<VecDeque<_>>>()?))
+            }
+            // A layer is shared by all containers of an image; other bundles have their own files.
+            (_, _, BundleKind::Cri) => Ok(Images::Same(shared.clone())),
+            (_, _, BundleKind::Bare | BundleKind::Stdio) => {
+                Ok(Images::Same(Image::create(path(format!("image-{number}")), module)?))
+            }
+        };
+        (0..self.clients).map(of_client).collect()
+    }
+}
+
+/// Begins the names of a side's files and tasks.
+fn letter(peer: Peer) -> char {
+    match peer {
+        Peer::Hearthd => 'a',
+        Peer::Floor => 'b',
+    }
+}
+
 impl Side {
     async fn rounds(&mut self, rounds: usize) -> Result<Vec<Sample>> {
         let mut samples = Vec::with_capacity(rounds * self.lanes.len());
         for _ in 0..rounds {
             let round = timeout(ROUND_DEADLINE, self.round()).await;
-            samples.extend(round.map_err(|_| {
-                anyhow!("a round was not done within {} s", ROUND_DEADLINE.as_secs())
-            })??);
+            samples.extend(round.map_err(|_| anyhow!("a round was not done within {} s", ROUND_DEADLINE.as_secs()))??);
         }
         Ok(samples)
     }
@@ -324,10 +326,7 @@ impl Side {
 
 impl DaemonSide<'_> {
     async fn rounds(&mut self, rounds: usize) -> Result<Vec<Sample>> {
-        self.side
-            .rounds(rounds)
-            .await
-            .map_err(|error| self.daemon.explain(error))
+        self.side.rounds(rounds).await.map_err(|error| self.daemon.explain(error))
     }
 
     async fn batch(&mut self, scenario: Scenario, plan: Plan) -> Result<()> {
@@ -361,13 +360,11 @@ impl DaemonSide<'_> {
 impl Seen {
     /// Adds what a batch changed in the daemon's metrics.
     fn scraped(&mut self, before: &Scrape, after: &Scrape) -> Result<()> {
-        let earlier = before.histograms(PHASES.0, PHASES.1);
-        for (phase, now) in after.histograms(PHASES.0, PHASES.1) {
-            let then = earlier.get(&phase).cloned().unwrap_or_default();
-            self.phases
-                .entry(phase)
-                .or_default()
-                .add(&now.since(&then)?);
+        for (phase, histogram) in changed(before, after, PHASES)? {
+            self.phases.entry(phase).or_default().add(&histogram);
+        }
+        for histogram in changed(before, after, FIRST_INSTRUCTION)?.values() {
+            self.first_instruction.add(histogram);
         }
         let earlier = before.counters(LOOKUPS.0, LOOKUPS.1);
         for (source, now) in after.counters(LOOKUPS.0, LOOKUPS.1) {
@@ -378,15 +375,15 @@ impl Seen {
     }
 
     fn report(&self, scenario: Scenario) -> Option<DaemonReport> {
-        let of = |samples: &[Sample], field: fn(&Sample) -> Option<Duration>| {
-            Summary::of(samples.iter().filter_map(field))
-        };
+        let of =
+            |samples: &[Sample], field: fn(&Sample) -> Option<Duration>| Summary::of(samples.iter().filter_map(field));
         Some(DaemonReport {
             start_reply: of(&self.samples, |sample| Some(sample.reply))?,
             first_byte: of(&self.samples, |sample| sample.first_byte),
             create: of(&self.samples, |sample| Some(sample.create))?,
             start: of(&self.samples, |sample| Some(sample.start))?,
             first_after_launch: of(&self.first_after_launch, |sample| Some(sample.reply)),
+            first_instruction: Phase::of(FIRST_INSTRUCTION.0, &self.first_instruction),
             phases: self.phases(),
             lookups: self.lookups.clone(),
             doubt: self.doubt(scenario),
@@ -394,15 +391,9 @@ impl Seen {
     }
 
     fn phases(&self) -> Vec<Phase> {
-        let others = self
-            .phases
-            .keys()
-            .map(String::as_str)
-            .filter(|n| !PHASE_ORDER.contains(n));
+        let others = self.phases.keys().map(String::as_str).filter(|n| !PHASE_ORDER.contains(n));
         let names = PHASE_ORDER.into_iter().chain(others);
-        names
-            .filter_map(|name| Phase::of(name, self.phases.get(name)?))
-            .collect()
+        names.filter_map(|name| Phase::of(name, self.phases.get(name)?)).collect()
     }
 
     /// Whether the modules came from where the scenario's name says.
@@ -415,11 +406,7 @@ impl Seen {
         let found = self.lookups.get(expected).copied().unwrap_or_default();
         let all: u64 = self.lookups.values().sum();
         let starts = self.samples.len() as u64;
-        let sources: Vec<String> = self
-            .lookups
-            .iter()
-            .map(|(source, count)| format!("{count} {source}"))
-            .collect();
+        let sources: Vec<String> = self.lookups.iter().map(|(source, count)| format!("{count} {source}")).collect();
         (found != starts || all != starts).then(|| {
             format!(
                 "not what its name says: {starts} look-ups should have ended {expected}; the daemon \
@@ -430,15 +417,21 @@ impl Seen {
     }
 }
 
+/// What the children of a histogram have observed between two scrapes.
+fn changed(before: &Scrape, after: &Scrape, (name, label): (&str, &str)) -> Result<BTreeMap<String, Histogram>> {
+    let earlier = before.histograms(name, label);
+    let difference = |(child, now): (String, Histogram)| {
+        let then = earlier.get(&child).cloned().unwrap_or_default();
+        Ok((child, now.since(&then)?))
+    };
+    after.histograms(name, label).into_iter().map(difference).collect()
+}
+
 fn floor_report(samples: &[Sample]) -> Option<FloorReport> {
     let of = |field: fn(&Sample) -> Option<Duration>| Summary::of(samples.iter().filter_map(field));
     let mount = |field: fn(&MountTimes) -> Duration| {
-        Summary::of(
-            samples
-                .iter()
-                .filter_map(|sample| sample.mounts.as_ref())
-                .map(field),
-        )
+        let mounts = samples.iter().filter_map(|sample| sample.floor?.mounts);
+        Summary::of(mounts.map(|times| field(&times)))
     };
     let mounts = || {
         Some(FloorMounts {
@@ -446,13 +439,13 @@ fn floor_report(samples: &[Sample]) -> Option<FloorReport> {
             dev: mount(|times| times.dev)?,
             mount_points: mount(|times| times.mount_points)?,
             binds: mount(|times| times.binds)?,
-            fifos: mount(|times| times.fifos)?,
             unmount: of(|sample| sample.unmount)?,
         })
     };
     Some(FloorReport {
         total: of(|sample| Some(sample.reply))?,
         rpc_pair: of(|sample| Some(sample.create + sample.start))?,
+        fifos: of(|sample| Some(sample.floor?.fifos)),
         mounts: mounts(),
     })
 }

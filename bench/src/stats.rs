@@ -26,10 +26,7 @@ pub struct Summary {
 impl Summary {
     /// Summarises samples in any order.
     pub fn of(samples: impl IntoIterator<Item = Duration>) -> Option<Summary> {
-        let mut micros: Vec<f64> = samples
-            .into_iter()
-            .map(|sample| sample.as_nanos() as f64 / 1e3)
-            .collect();
+        let mut micros: Vec<f64> = samples.into_iter().map(|sample| sample.as_nanos() as f64 / 1e3).collect();
         micros.sort_by(f64::total_cmp);
         let (&min, &max) = (micros.first()?, micros.last()?);
         let n = micros.len();
@@ -73,24 +70,15 @@ mod tests {
     #[test]
     fn one_sample_is_every_percentile() {
         let summary = micros([7]).unwrap();
-        assert_eq!(
-            (summary.n, summary.min, summary.max, summary.mean),
-            (1, 7.0, 7.0, 7.0)
-        );
+        assert_eq!((summary.n, summary.min, summary.max, summary.mean), (1, 7.0, 7.0, 7.0));
         assert_eq!((summary.p50, summary.p90, summary.p99), (7.0, 7.0, 7.0));
     }
 
     #[test]
     fn percentiles_are_nearest_ranks_whatever_the_order() {
         let summary = micros((1..=200).rev()).unwrap();
-        assert_eq!(
-            (summary.p50, summary.p90, summary.p99),
-            (100.0, 180.0, 198.0)
-        );
-        assert_eq!(
-            (summary.min, summary.max, summary.mean),
-            (1.0, 200.0, 100.5)
-        );
+        assert_eq!((summary.p50, summary.p90, summary.p99), (100.0, 180.0, 198.0));
+        assert_eq!((summary.min, summary.max, summary.mean), (1.0, 200.0, 100.5));
     }
 
     #[test]

@@ -2,18 +2,17 @@
 
 use std::fmt;
 
-/// A table; the first column is text, the others are numbers.
+/// A table; its first columns are text, the others are numbers.
 #[derive(Debug)]
 pub struct Table {
+    text_columns: usize,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table with these headings and no rows.
-    pub fn new(headings: &[&str]) -> Table {
-        Table {
-            rows: vec![headings.iter().map(ToString::to_string).collect()],
-        }
+    pub fn new(text_columns: usize, headings: &[&str]) -> Table {
+        Table { text_columns, rows: vec![headings.iter().map(ToString::to_string).collect()] }
     }
 
     /// Adds a row, as long as the headings.
@@ -26,28 +25,22 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.rows[0].len();
-        let width = |column: usize| {
-            self.rows
-                .iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or(0)
-        };
+        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         // Three dashes make a Markdown column.
         let widths: Vec<usize> = (0..columns).map(|column| width(column).max(3)).collect();
         for (line, row) in self.rows.iter().enumerate() {
             for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                match column {
-                    0 => write!(f, "| {cell:<width$} ")?,
-                    _ => write!(f, "| {cell:>width$} ")?,
+                match column < self.text_columns {
+                    true => write!(f, "| {cell:<width$} ")?,
+                    false => write!(f, "| {cell:>width$} ")?,
                 }
             }
             writeln!(f, "|")?;
             if line == 0 {
                 for (column, &width) in widths.iter().enumerate() {
-                    match column {
-                        0 => write!(f, "|:{:-<width$}-", "")?,
-                        _ => write!(f, "|-{:-<width$}:", "")?,
+                    match column < self.text_columns {
+                        true => write!(f, "|:{:-<width$}-", "")?,
+                        false => write!(f, "|-{:-<width$}:", "")?,
                     }
                 }
                 writeln!(f, "|")?;
@@ -59,11 +52,7 @@ impl fmt::Display for Table {
 
 /// Microseconds as they are read best: tenths below 100, whole ones above.
 pub fn micros(value: f64) -> String {
-    if value < 100.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.0}")
-    }
+    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
 #[cfg(test)]
@@ -72,7 +61,7 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_whatever_the_script() {
-        let mut table = Table::new(&["scenario", "p50 ≈"]);
+        let mut table = Table::new(1, &["scenario", "p50 ≈"]);
         table.row(["a".into(), "1.0".into()]);
         table.row(["longer name".into(), "12345678".into()]);
         let expected = "\
