@@ -26,10 +26,7 @@ fn main() {
     }
     let directory = env::var_os("CARGO_MANIFEST_DIR").expect("cargo names the package's directory");
     let script = Path::new(&directory).join("no-unwind-tables.ld");
-    for argument in [
-        "-Wl,--defsym=pthread_getattr_np=getpid".to_owned(),
-        format!("-Wl,-T,{}", script.display()),
-    ] {
+    for argument in ["-Wl,--defsym=pthread_getattr_np=getpid".to_owned(), format!("-Wl,-T,{}", script.display())] {
         println!("cargo::rustc-link-arg-bin={BINARY}={argument}");
     }
 }

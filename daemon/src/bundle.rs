@@ -126,8 +126,8 @@ impl TaskSpec {
     /// # Errors
     /// `InvalidArgument` saying what is wrong, without the file's name.
     pub fn parse(bytes: &[u8], bundle: &Path) -> Result<TaskSpec> {
-        let raw: RawSpec =
-            serde_json::from_slice(bytes).map_err(|e| Error::InvalidArgument(format!("is not an OCI runtime spec: {e}")))?;
+        let raw: RawSpec = serde_json::from_slice(bytes)
+            .map_err(|e| Error::InvalidArgument(format!("is not an OCI runtime spec: {e}")))?;
         let process = raw.process.ok_or_else(|| Error::InvalidArgument("has no process".into()))?;
         let texts = |list: Option<Vec<Cow<str>>>, what: &str| -> Result<Vec<String>> {
             list.unwrap_or_default().into_iter().map(|text| no_nul(text, what)).collect()

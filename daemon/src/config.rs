@@ -287,12 +287,7 @@ pub struct Stdio {
 
 impl Default for Stdio {
     fn default() -> Self {
-        Stdio {
-            chunk_bytes: 64 << 10,
-            log_binary_timeout_ms: 10_000,
-            log_binary_drain_ms: 10_000,
-            linger_ms: 2_000,
-        }
+        Stdio { chunk_bytes: 64 << 10, log_binary_timeout_ms: 10_000, log_binary_drain_ms: 10_000, linger_ms: 2_000 }
     }
 }
 
@@ -324,10 +319,9 @@ impl Config {
     /// # Errors
     /// If it cannot be read, is not TOML, has an unknown key or a value of the wrong type.
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())))?;
-        Config::parse(&text)
-            .map_err(|e| ConfigError(format!("{}: {}", path.display(), e.0.trim_end())))
+        let text =
+            std::fs::read_to_string(path).map_err(|e| ConfigError(format!("cannot read {}: {e}", path.display())))?;
+        Config::parse(&text).map_err(|e| ConfigError(format!("{}: {}", path.display(), e.0.trim_end())))
     }
 
     /// Parses TOML text.
@@ -356,18 +350,29 @@ impl Config {
         }
         let length = self.state_dir.as_os_str().len();
         if length > STATE_DIR_BYTES_MAX {
-            return fail("state_dir", format!("is {length} bytes long; sockets below it need it to be at most {STATE_DIR_BYTES_MAX}"));
+            return fail(
+                "state_dir",
+                format!("is {length} bytes long; sockets below it need it to be at most {STATE_DIR_BYTES_MAX}"),
+            );
         }
         if self.control_socket().as_os_str().len() > 107 {
             return fail("control_socket", "a Unix socket's path holds at most 107 bytes".into());
         }
         if !self.metrics.address.is_empty() && self.metrics.address.parse::<std::net::SocketAddr>().is_err() {
-            return fail("metrics.address", format!("{:?} is not an address like 127.0.0.1:9469", self.metrics.address));
+            return fail(
+                "metrics.address",
+                format!("{:?} is not an address like 127.0.0.1:9469", self.metrics.address),
+            );
         }
         if self.engine.wasm_stack_bytes + (1 << 20) > self.engine.stack_bytes {
             // Host functions run on the guest's stack; an overflow there ends the whole process.
-            return fail("engine.stack_bytes", format!(
-                "must leave host functions 1 MiB beyond engine.wasm_stack_bytes ({})", self.engine.wasm_stack_bytes));
+            return fail(
+                "engine.stack_bytes",
+                format!(
+                    "must leave host functions 1 MiB beyond engine.wasm_stack_bytes ({})",
+                    self.engine.wasm_stack_bytes
+                ),
+            );
         }
         if self.engine.memory_bytes_max > 4 << 30 {
             return fail("engine.memory_bytes_max", "at most 4294967296, the reservation of a slot".into());
@@ -410,16 +415,19 @@ impl Config {
             }
         }
         if self.scheduler.blocked_after_ms <= self.scheduler.slice_ms {
-            return fail("scheduler.blocked_after_ms", format!(
-                "must be over scheduler.slice_ms ({})", self.scheduler.slice_ms));
+            return fail(
+                "scheduler.blocked_after_ms",
+                format!("must be over scheduler.slice_ms ({})", self.scheduler.slice_ms),
+            );
         }
         if self.events.queue_max < crate::events::EVENTS_PER_TASK {
-            return fail("events.queue_max", format!(
-                "must be at least {}, the events of one task", crate::events::EVENTS_PER_TASK));
+            return fail(
+                "events.queue_max",
+                format!("must be at least {}, the events of one task", crate::events::EVENTS_PER_TASK),
+            );
         }
         if self.events.retry_max_ms < self.events.retry_ms {
-            return fail("events.retry_max_ms", format!(
-                "must be at least events.retry_ms ({})", self.events.retry_ms));
+            return fail("events.retry_max_ms", format!("must be at least events.retry_ms ({})", self.events.retry_ms));
         }
         if self.modules.compile_uid == 0 {
             return fail("modules.compile_uid", "the compiler reads strangers' bytes: it must not be root".into());

@@ -16,9 +16,7 @@ use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::version_client::VersionClient;
-use containerd_client::services::v1::{
-    GetContainerRequest, GetImageRequest, ReadContentRequest, ReadContentResponse,
-};
+use containerd_client::services::v1::{GetContainerRequest, GetImageRequest, ReadContentRequest, ReadContentResponse};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
@@ -45,15 +43,11 @@ const INDEX_DEPTH_MAX: usize = 4;
 const WINDOW_BYTES: u32 = 1 << 20;
 
 /// Media types of an index of manifests.
-const INDEX_TYPES: [&str; 2] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
+const INDEX_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 /// Media types of a manifest.
-const MANIFEST_TYPES: [&str; 2] = [
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
+const MANIFEST_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
 /// The media type of a Wasm artifact's configuration (CNCF TAG Runtime, Wasm OCI Artifact layout).
 const WASM_CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 /// Media types of a layer that is a Wasm binary: that layout's, and those that runwasi's images and
@@ -112,12 +106,10 @@ impl Containerd {
     /// [`Error::Unavailable`] if it does not answer; [`Error::Internal`] if the answer is no version.
     pub async fn version(&self) -> Result<Version> {
         let what = "its version";
-        let mut client =
-            VersionClient::new(self.connection()).max_decoding_message_size(RECORD_BYTES_MAX);
+        let mut client = VersionClient::new(self.connection()).max_decoding_message_size(RECORD_BYTES_MAX);
         let text = self.ask(&what, client.version(())).await?.version;
-        Version::parse(&text).ok_or_else(|| {
-            Error::Internal(self.failure(&what, format!("{text:?} is not like 1.6.20")))
-        })
+        Version::parse(&text)
+            .ok_or_else(|| Error::Internal(self.failure(&what, format!("{text:?} is not like 1.6.20"))))
     }
 
     /// The Wasm binary that the image of a container is; none if the image is an ordinary one, or
@@ -127,11 +119,7 @@ impl Containerd {
     /// [`Error::NotFound`] if containerd does not have the container, its image or the image's
     /// manifest; [`Error::InvalidArgument`] if the image is damaged or has several Wasm layers;
     /// [`Error::Unavailable`] if containerd does not answer.
-    pub async fn wasm_artifact(
-        &self,
-        namespace: &str,
-        container_id: &str,
-    ) -> Result<Option<WasmArtifact>> {
+    pub async fn wasm_artifact(&self, namespace: &str, container_id: &str) -> Result<Option<WasmArtifact>> {
         let connection = self.connection();
         let Some(image) = self.image_of(&connection, namespace, container_id).await? else {
             return Ok(None);
@@ -155,22 +143,11 @@ impl Containerd {
     /// larger than `max_bytes`; [`Error::Internal`] if it is not what its digest says;
     /// [`Error::InvalidArgument`] if `digest` is not a SHA-256; [`Error::Unavailable`] if containerd
     /// does not answer, or stops in between.
-    pub async fn read_blob(
-        &self,
-        namespace: &str,
-        digest: &str,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>> {
+    pub async fn read_blob(&self, namespace: &str, digest: &str, max_bytes: u64) -> Result<Vec<u8>> {
         self.blob(&self.connection(), namespace, digest, max_bytes).await
     }
 
-    async fn blob(
-        &self,
-        connection: &Channel,
-        namespace: &str,
-        digest: &str,
-        max_bytes: u64,
-    ) -> Result<Vec<u8>> {
+    async fn blob(&self, connection: &Channel, namespace: &str, digest: &str, max_bytes: u64) -> Result<Vec<u8>> {
         let what = format!("blob {digest} of namespace {namespace:?}");
         let expected = digest
             .strip_prefix("sha256:")
@@ -186,8 +163,7 @@ impl Containerd {
             // One byte more than allowed is enough to know; 0 would be all of it.
             size: i64::try_from(max_bytes).unwrap_or(i64::MAX).saturating_add(1),
         };
-        let mut client =
-            ContentClient::new(connection.clone()).max_decoding_message_size(PIECE_BYTES_MAX);
+        let mut client = ContentClient::new(connection.clone()).max_decoding_message_size(PIECE_BYTES_MAX);
         let request = self.request(&what, namespace, request)?;
         let mut pieces = self.ask(&what, client.read(request)).await?;
         let mut hash = Sha256::new();
@@ -201,25 +177,17 @@ impl Containerd {
             bytes.extend_from_slice(&piece.data);
         }
         if hash.finalize()[..] != expected[..] {
-            let reason = format!(
-                "the {} bytes it has do not have that digest; remove the image and pull it again",
-                bytes.len()
-            );
+            let reason =
+                format!("the {} bytes it has do not have that digest; remove the image and pull it again", bytes.len());
             return Err(Error::Internal(self.failure(&what, reason)));
         }
         Ok(bytes)
     }
 
     /// The name of a container's image.
-    async fn image_of(
-        &self,
-        connection: &Channel,
-        namespace: &str,
-        id: &str,
-    ) -> Result<Option<String>> {
+    async fn image_of(&self, connection: &Channel, namespace: &str, id: &str) -> Result<Option<String>> {
         let what = format!("container {id:?} of namespace {namespace:?}");
-        let mut client = ContainersClient::new(connection.clone())
-            .max_decoding_message_size(CONTAINER_BYTES_MAX);
+        let mut client = ContainersClient::new(connection.clone()).max_decoding_message_size(CONTAINER_BYTES_MAX);
         let request = self.request(&what, namespace, GetContainerRequest { id: id.to_string() })?;
         let container = self.ask(&what, client.get(request)).await?.container;
         let container = container.ok_or_else(|| self.empty(&what))?;
@@ -228,15 +196,9 @@ impl Containerd {
     }
 
     /// The manifest of an image: that for Wasm if there are several. None if there are only others.
-    async fn manifest(
-        &self,
-        connection: &Channel,
-        namespace: &str,
-        image: &str,
-    ) -> Result<Option<ImageManifest>> {
+    async fn manifest(&self, connection: &Channel, namespace: &str, image: &str) -> Result<Option<ImageManifest>> {
         let what = format!("image {image:?} of namespace {namespace:?}");
-        let mut client =
-            ImagesClient::new(connection.clone()).max_decoding_message_size(RECORD_BYTES_MAX);
+        let mut client = ImagesClient::new(connection.clone()).max_decoding_message_size(RECORD_BYTES_MAX);
         let name = image.to_string();
         let request = self.request(&what, namespace, GetImageRequest { name })?;
         let record = self.ask(&what, client.get(request)).await?.image;
@@ -263,9 +225,7 @@ impl Containerd {
             one_of_several |= index.manifests().len() > 1;
             (media_type, digest) = (chosen.media_type().to_string(), chosen.digest().to_string());
         }
-        Err(Error::InvalidArgument(format!(
-            "image {image}: more than {INDEX_DEPTH_MAX} indexes within each other"
-        )))
+        Err(Error::InvalidArgument(format!("image {image}: more than {INDEX_DEPTH_MAX} indexes within each other")))
     }
 
     /// A new connection, dialled by its first request.
@@ -322,10 +282,8 @@ impl Containerd {
     }
 
     fn late(&self, what: &(dyn Display + Sync)) -> Error {
-        let reason = format!(
-            "no answer within rpc.containerd_timeout_ms = {}; is it overloaded?",
-            self.timeout.as_millis()
-        );
+        let reason =
+            format!("no answer within rpc.containerd_timeout_ms = {}; is it overloaded?", self.timeout.as_millis());
         Error::Unavailable(self.failure(what, reason))
     }
 
@@ -393,9 +351,8 @@ impl Display for Version {
 }
 
 fn parse<T: DeserializeOwned>(image: &str, digest: &str, blob: &[u8]) -> Result<T> {
-    serde_json::from_slice(blob).map_err(|error| {
-        Error::InvalidArgument(format!("image {image}: manifest {digest} is damaged: {error}"))
-    })
+    serde_json::from_slice(blob)
+        .map_err(|error| Error::InvalidArgument(format!("image {image}: manifest {digest} is damaged: {error}")))
 }
 
 /// The manifest an index has for Wasm: the first for a Wasm platform, or with a Wasm artifact's type;
@@ -413,9 +370,8 @@ fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
         return Some(wasm);
     }
     // BuildKit puts each image's attestations beside it, for the platform unknown/unknown.
-    let attests = |descriptor: &&Descriptor| {
-        platform(descriptor).is_some_and(|(arch, os)| arch == "unknown" && os == "unknown")
-    };
+    let attests =
+        |descriptor: &&Descriptor| platform(descriptor).is_some_and(|(arch, os)| arch == "unknown" && os == "unknown");
     let mut images = manifests.iter().filter(|descriptor| !attests(descriptor));
     images.next().filter(|_| images.next().is_none())
 }
@@ -432,8 +388,7 @@ fn wasm_layer(manifest: &ImageManifest) -> Result<Option<&Descriptor>> {
             more + 1
         ))),
         (None, _) if manifest.config().media_type().as_ref() == WASM_CONFIG_TYPE => {
-            let types: Vec<_> =
-                manifest.layers().iter().map(|layer| layer.media_type().to_string()).collect();
+            let types: Vec<_> = manifest.layers().iter().map(|layer| layer.media_type().to_string()).collect();
             Err(Error::InvalidArgument(format!(
                 "it is a Wasm artifact without a Wasm layer: it has [{}], and {} is one",
                 types.join(", "),
@@ -703,8 +658,7 @@ pub(crate) mod tests {
     }
 
     fn tar(directory: &Path, names: &[&str]) -> Vec<u8> {
-        let output =
-            Command::new("tar").arg("-cC").arg(directory).args(names).output().expect("tar");
+        let output = Command::new("tar").arg("-cC").arg(directory).args(names).output().expect("tar");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     }
@@ -721,8 +675,7 @@ pub(crate) mod tests {
         let mut layout = Layout::new();
         let artifact = layout.artifact(MODULE);
         let plain = layout.plain();
-        let several = layout
-            .index(&[layout.for_this_node(), with_platform(artifact.clone(), "wasm", "wasip1")]);
+        let several = layout.index(&[layout.for_this_node(), with_platform(artifact.clone(), "wasm", "wasip1")]);
         let nested = layout.index(&[layout.index(std::slice::from_ref(&artifact))]);
         layout.name("example.com/artifact:1", artifact);
         layout.name("example.com/several:1", several);
@@ -782,11 +735,7 @@ pub(crate) mod tests {
         let size = large.len() as u64;
         assert!(client.read_blob(NAMESPACE, &digest, size).await.unwrap() == large);
 
-        let file = containerd
-            .directory
-            .path()
-            .join("root/io.containerd.content.v1.content/blobs/sha256")
-            .join(hash);
+        let file = containerd.directory.path().join("root/io.containerd.content.v1.content/blobs/sha256").join(hash);
         let mut damaged = large;
         damaged[1_000_000] ^= 1;
         std::fs::remove_file(&file).unwrap();
@@ -907,9 +856,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_manifest_for_wasm_is_chosen() {
-        let on = |arch: &str, os: &str| {
-            descriptor(json!({"platform": {"architecture": arch, "os": os}}))
-        };
+        let on = |arch: &str, os: &str| descriptor(json!({"platform": {"architecture": arch, "os": os}}));
         let bare = descriptor(json!({}));
         let typed = descriptor(json!({"artifactType": WASM_CONFIG_TYPE}));
         let linux = on("amd64", "linux");
@@ -930,8 +877,7 @@ pub(crate) mod tests {
         ];
         for (manifests, want) in table {
             let chosen = choose(&manifests);
-            let position =
-                manifests.iter().position(|m| chosen.is_some_and(|c| std::ptr::eq(c, m)));
+            let position = manifests.iter().position(|m| chosen.is_some_and(|c| std::ptr::eq(c, m)));
             assert_eq!(position, want, "{manifests:?}");
         }
     }
@@ -952,16 +898,14 @@ pub(crate) mod tests {
             (WASM_CONFIG_TYPE, vec!["application/wasm"; 3], Err("it has 3 Wasm layers")),
         ];
         for (config, types, want) in table {
-            let layers: Vec<_> =
-                types.iter().map(|t| descriptor(json!({"mediaType": t}))).collect();
+            let layers: Vec<_> = types.iter().map(|t| descriptor(json!({"mediaType": t}))).collect();
             let manifest: ImageManifest = serde_json::from_value(json!({
                 "schemaVersion": 2, "layers": layers,
                 "config": descriptor(json!({"mediaType": config})),
             }))
             .unwrap();
-            let found = wasm_layer(&manifest).map(|layer| {
-                manifest.layers().iter().position(|l| layer.is_some_and(|f| std::ptr::eq(f, l)))
-            });
+            let found = wasm_layer(&manifest)
+                .map(|layer| manifest.layers().iter().position(|l| layer.is_some_and(|f| std::ptr::eq(f, l))));
             match (found, want) {
                 (Err(Error::InvalidArgument(text)), Err(part)) => {
                     assert!(text.contains(part), "{text}");

@@ -83,7 +83,8 @@ async fn serve(config: Arc<Config>, state: &StateDir, runtime: tokio::runtime::H
         }
     };
     let path = config.control_socket();
-    let listener = control::bind(&path).map_err(|e| format!("control_socket: cannot listen on {}: {e}", path.display()))?;
+    let listener =
+        control::bind(&path).map_err(|e| format!("control_socket: cannot listen on {}: {e}", path.display()))?;
     let questions = tokio::spawn(control::serve(listener, instances.clone()));
     tell_service_manager("READY=1");
     tracing::info!(
@@ -158,7 +159,10 @@ impl StateDir {
         make_private(path).map_err(|e| fail("make", &e))?;
         let lock = File::create(path.join("lock")).map_err(|e| fail("lock", &e))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            format!("state_dir: another hearthd runs with {}; stop it, or give this one a --state-dir of its own", path.display())
+            format!(
+                "state_dir: another hearthd runs with {}; stop it, or give this one a --state-dir of its own",
+                path.display()
+            )
         })?;
         // With the lock held, whatever lies there is a dead daemon's.
         let sockets = path.join(SOCKETS);

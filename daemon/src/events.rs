@@ -176,10 +176,7 @@ impl EventQueue {
                 return Ok(());
             }
             if tokio::time::timeout_at(deadline, emptied).await.is_err() {
-                return Err(Error::Unavailable(format!(
-                    "{left} task events are not delivered: {}",
-                    self.shared.why()
-                )));
+                return Err(Error::Unavailable(format!("{left} task events are not delivered: {}", self.shared.why())));
             }
         }
     }
@@ -199,9 +196,7 @@ impl Reservation {
     /// miscount; it then takes room from the tasks to come.
     pub fn publish(&self, namespace: &Arc<str>, event: Event) {
         let shared = &self.queue.shared;
-        let within = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let within = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if within.is_err() {
             shared.room_taken.fetch_add(1, Ordering::Relaxed);
         }
@@ -239,10 +234,7 @@ impl Shared {
             Some(error) => {
                 format!("containerd at {} takes no events ({error}): is it running?", self.address)
             }
-            None => format!(
-                "containerd at {} takes events: try again, or raise events.queue_max",
-                self.address
-            ),
+            None => format!("containerd at {} takes events: try again, or raise events.queue_max", self.address),
         }
     }
 }
@@ -399,10 +391,9 @@ impl Publisher {
         match tokio::time::timeout(timeout, attempt).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(ttrpc::Error::Others(format!(
-                "no answer within events.timeout_ms = {}",
-                shared.config.timeout_ms
-            ))),
+            Err(_) => {
+                Err(ttrpc::Error::Others(format!("no answer within events.timeout_ms = {}", shared.config.timeout_ms)))
+            }
         }
     }
 }
@@ -412,11 +403,7 @@ impl Shared {
     fn failed(&self, error: String) {
         let mut trouble = self.trouble.lock();
         if trouble.is_none() {
-            tracing::warn!(
-                address = self.address,
-                error,
-                "containerd takes no events: kept, and tried again"
-            );
+            tracing::warn!(address = self.address, error, "containerd takes no events: kept, and tried again");
         }
         *trouble = Some(error);
     }
@@ -432,9 +419,8 @@ impl Shared {
 /// Dials containerd. ttrpc's own connect would block a thread of the runtime while the socket's
 /// backlog is full.
 async fn connect(address: &str) -> ttrpc::Result<EventsClient> {
-    let stream = UnixStream::connect(address)
-        .await
-        .map_err(|error| ttrpc::Error::Socket(format!("cannot connect: {error}")))?;
+    let stream =
+        UnixStream::connect(address).await.map_err(|error| ttrpc::Error::Socket(format!("cannot connect: {error}")))?;
     Ok(EventsClient::new(Client::new(stream.into())))
 }
 
@@ -479,11 +465,7 @@ mod tests {
 
     #[async_trait]
     impl Events for Recorder {
-        async fn forward(
-            &self,
-            _: &TtrpcContext,
-            mut request: ForwardRequest,
-        ) -> ttrpc::Result<Empty> {
+        async fn forward(&self, _: &TtrpcContext, mut request: ForwardRequest) -> ttrpc::Result<Empty> {
             let envelope = request.envelope.take().unwrap();
             let answer = (self.script)(&envelope);
             if let Answer::Status(code) = answer {
@@ -507,38 +489,22 @@ mod tests {
     }
 
     impl FakeContainerd {
-        fn start(
-            path: &Path,
-            script: impl Fn(&Envelope) -> Answer + Send + Sync + 'static,
-        ) -> FakeContainerd {
-            let recorder = Arc::new(Recorder {
-                script: Box::new(script),
-                received: Mutex::default(),
-                silent: Notify::new(),
-            });
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()
-                .unwrap();
+        fn start(path: &Path, script: impl Fn(&Envelope) -> Answer + Send + Sync + 'static) -> FakeContainerd {
+            let recorder =
+                Arc::new(Recorder { script: Box::new(script), received: Mutex::default(), silent: Notify::new() });
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let service = create_events(recorder.clone());
             let address = format!("unix://{}", path.display());
             // On a thread of its own, because the caller is inside another runtime.
             let server = std::thread::scope(|scope| {
                 let start = async {
-                    let mut server =
-                        Server::new().bind(&address).unwrap().register_service(service);
+                    let mut server = Server::new().bind(&address).unwrap().register_service(service);
                     server.start().await.unwrap();
                     server
                 };
                 scope.spawn(|| runtime.block_on(start)).join().unwrap()
             });
-            FakeContainerd {
-                recorder,
-                runtime: Some(runtime),
-                path: path.to_path_buf(),
-                _server: server,
-            }
+            FakeContainerd { recorder, runtime: Some(runtime), path: path.to_path_buf(), _server: server }
         }
 
         /// The pids of the start events received, in order: the tests count with them.
@@ -637,13 +603,7 @@ mod tests {
             (Event::Start { container_id: id.clone(), pid: 7 }, "/tasks/start", "TaskStart"),
             (Event::Oom { container_id: container_id() }, "/tasks/oom", "TaskOOM"),
             (
-                Event::Exit {
-                    container_id: container_id(),
-                    id: exec.clone(),
-                    pid: 7,
-                    exit_status: 137,
-                    exited_at,
-                },
+                Event::Exit { container_id: container_id(), id: exec.clone(), pid: 7, exit_status: 137, exited_at },
                 "/tasks/exit",
                 "TaskExit",
             ),
@@ -786,9 +746,7 @@ mod tests {
         let Err(error) = fixture.queue.reserve() else { panic!("took more than it has") };
         assert_eq!(error.code(), Code::RESOURCE_EXHAUSTED);
         let text = error.to_string();
-        let want = format!(
-            "1 wait for containerd and 9 are reserved by live tasks, of events.queue_max = {queue_max}"
-        );
+        let want = format!("1 wait for containerd and 9 are reserved by live tasks, of events.queue_max = {queue_max}");
         assert!(text.contains(&want), "{text}");
         assert!(text.contains("takes no events (") && text.contains("No such file"), "{text}");
 
@@ -818,11 +776,10 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn an_event_that_containerd_refuses_does_not_stop_the_others() {
         let fixture = Fixture::new(quick());
-        let containerd =
-            FakeContainerd::start(&fixture.path(), |envelope| match start_of(envelope).pid {
-                1 => Answer::Status(Code::INVALID_ARGUMENT),
-                _ => Answer::Take,
-            });
+        let containerd = FakeContainerd::start(&fixture.path(), |envelope| match start_of(envelope).pid {
+            1 => Answer::Status(Code::INVALID_ARGUMENT),
+            _ => Answer::Take,
+        });
         fixture.publish([0, 1]);
         let huge = "x".repeat(MESSAGE_LENGTH_MAX);
         fixture.queue.reserve().unwrap().publish(&fixture.namespace, start(&huge, 2));
@@ -839,9 +796,8 @@ mod tests {
         let codes = [Code::UNKNOWN, Code::UNIMPLEMENTED, Code::NOT_FOUND, Code::UNAVAILABLE];
         let left = Mutex::new(codes.to_vec());
         let fixture = Fixture::new(quick());
-        let containerd = FakeContainerd::start(&fixture.path(), move |_| {
-            left.lock().pop().map_or(Answer::Take, Answer::Status)
-        });
+        let containerd =
+            FakeContainerd::start(&fixture.path(), move |_| left.lock().pop().map_or(Answer::Take, Answer::Status));
         fixture.publish([0, 1]);
         fixture.flushed().await;
         assert_eq!(containerd.pids(), [0, 1]);
@@ -871,8 +827,7 @@ mod tests {
         let mut containerd = PrivateContainerd::start();
         let metrics = Arc::new(Metrics::new());
         let runtime = tokio::runtime::Handle::current();
-        let queue =
-            EventQueue::new(&containerd.ttrpc_address(), &quick(), metrics.clone(), &runtime);
+        let queue = EventQueue::new(&containerd.ttrpc_address(), &quick(), metrics.clone(), &runtime);
         let namespace: Arc<str> = NAMESPACE.into();
         let publish = |event| queue.reserve().unwrap().publish(&namespace, event);
         let (_ctr, lines) = containerd.events();
@@ -899,15 +854,9 @@ mod tests {
             }
         };
         let (topic, message) = next();
-        assert_eq!(
-            (&*topic, &message["container_id"], &message["pid"]),
-            ("start", &json!("task"), &json!(7))
-        );
+        assert_eq!((&*topic, &message["container_id"], &message["pid"]), ("start", &json!("task"), &json!(7)));
         let (topic, message) = next();
-        assert_eq!(
-            (&*topic, &message["id"], &message["exit_status"]),
-            ("exit", &json!("task"), &json!(137))
-        );
+        assert_eq!((&*topic, &message["id"], &message["exit_status"]), ("exit", &json!("task"), &json!(137)));
         assert!(message["exited_at"].is_string() || message["exited_at"].is_object(), "{message}");
         let (topic, message) = next();
         assert_eq!((&*topic, &message["exit_status"]), ("delete", &json!(137)));

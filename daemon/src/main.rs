@@ -61,7 +61,8 @@ fn start(args: Args) -> Result<(), String> {
     }
     log(&config)?;
     // Before the first thread: every thread shares the namespace it is born in.
-    os::mount::enter_private_namespace().map_err(|e| format!("cannot make a private mount namespace (is this root?): {e}"))?;
+    os::mount::enter_private_namespace()
+        .map_err(|e| format!("cannot make a private mount namespace (is this root?): {e}"))?;
     os::process::raise_descriptor_limit();
     daemon::run(config)
 }
@@ -103,6 +104,10 @@ fn log(config: &Config) -> Result<(), String> {
         LogFormat::Json => false,
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
-    if text { builder.init() } else { builder.json().flatten_event(true).init() }
+    if text {
+        builder.init()
+    } else {
+        builder.json().flatten_event(true).init()
+    }
     Ok(())
 }

@@ -6,20 +6,18 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Buckets of a start's phases, in seconds: from a microsecond to a slow compile.
 const PHASE_BUCKETS: &[f64] = &[
-    1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1,
-    0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
+    1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0,
+    5.0, 10.0, 30.0,
 ];
 
 /// Buckets of an RPC's latency, in seconds. `Wait` lasts as long as its task and is left out.
-const RPC_BUCKETS: &[f64] = &[
-    5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 2.0, 10.0,
-];
+const RPC_BUCKETS: &[f64] = &[5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 2.0, 10.0];
 
 /// The phases of a start, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,8 +63,23 @@ pub const SOURCES: [(Source, &str); 3] =
 
 /// The Task API's methods, as labels of the RPC histogram.
 pub const METHODS: [&str; 17] = [
-    "state", "create", "start", "delete", "pids", "pause", "resume", "checkpoint", "kill", "exec",
-    "resize_pty", "close_io", "update", "wait", "stats", "connect", "shutdown",
+    "state",
+    "create",
+    "start",
+    "delete",
+    "pids",
+    "pause",
+    "resume",
+    "checkpoint",
+    "kill",
+    "exec",
+    "resize_pty",
+    "close_io",
+    "update",
+    "wait",
+    "stats",
+    "connect",
+    "shutdown",
 ];
 
 /// Every metric.
@@ -150,11 +163,8 @@ impl Metrics {
             "source",
             PHASE_BUCKETS,
         );
-        let lookups = declare.counters(
-            "hearth_module_lookups_total",
-            "Module look-ups by where the module was found.",
-            "source",
-        );
+        let lookups =
+            declare.counters("hearth_module_lookups_total", "Module look-ups by where the module was found.", "source");
         let rpcs = declare.histograms(
             "hearth_rpc_seconds",
             "Latency of Task API calls in seconds; wait is counted when it is answered.",
@@ -178,44 +188,25 @@ impl Metrics {
             starts_by_source: SOURCES.map(|(_, name)| starts.with_label_values(&[name])),
             lookups: SOURCES.map(|(_, name)| lookups.with_label_values(&[name])),
             rpcs: METHODS.map(|name| rpcs.with_label_values(&[name])),
-            rpc_errors: declare.counters(
-                "hearth_rpc_errors_total",
-                "Task API calls answered with an error.",
-                "method",
-            ),
+            rpc_errors: declare.counters("hearth_rpc_errors_total", "Task API calls answered with an error.", "method"),
             starts_ok: results.with_label_values(&["ok"]),
             starts_failed: results.with_label_values(&["error"]),
             tasks: declare.gauges("hearth_tasks", "Tasks alive by state.", "state"),
-            pool_slots: declare.gauges(
-                "hearth_pool_slots",
-                "Slots of the pooling allocator by state.",
-                "state",
-            ),
-            on_demand_instances: declare.gauge(
-                "hearth_on_demand_instances",
-                "Guests running outside the pool because it was full.",
-            ),
+            pool_slots: declare.gauges("hearth_pool_slots", "Slots of the pooling allocator by state.", "state"),
+            on_demand_instances: declare
+                .gauge("hearth_on_demand_instances", "Guests running outside the pool because it was full."),
             traps: declare.counter("hearth_traps_total", "Guests that ended by a trap."),
-            compiles: declare.counters(
-                "hearth_compiles_total",
-                "Compile processes by result.",
-                "result",
-            ),
+            compiles: declare.counters("hearth_compiles_total", "Compile processes by result.", "result"),
             compile_seconds: declare.histogram(
                 "hearth_compile_seconds",
                 "Duration of compile processes in seconds.",
                 PHASE_BUCKETS,
             ),
-            compiles_pending: declare
-                .gauge("hearth_compiles_pending", "Compiles running or waiting for their turn."),
-            module_reads: declare.counter(
-                "hearth_module_reads_total",
-                "Module files opened and read; a warm start opens none.",
-            ),
-            store_artifacts: declare
-                .gauge("hearth_module_store_artifacts", "Compiled artifacts on disk."),
-            store_bytes: declare
-                .gauge("hearth_module_store_bytes", "Bytes of the compiled artifacts on disk."),
+            compiles_pending: declare.gauge("hearth_compiles_pending", "Compiles running or waiting for their turn."),
+            module_reads: declare
+                .counter("hearth_module_reads_total", "Module files opened and read; a warm start opens none."),
+            store_artifacts: declare.gauge("hearth_module_store_artifacts", "Compiled artifacts on disk."),
+            store_bytes: declare.gauge("hearth_module_store_bytes", "Bytes of the compiled artifacts on disk."),
             store_evictions: declare.counter(
                 "hearth_module_store_evictions_total",
                 "Artifacts removed to keep the store within modules.store_bytes_max.",
@@ -228,30 +219,23 @@ impl Metrics {
                 "hearth_module_store_write_failures_total",
                 "Artifacts that could not be written to disk; their tasks ran from memory.",
             ),
-            modules_prepared: declare
-                .gauge("hearth_modules_prepared", "Modules kept prepared in memory."),
+            modules_prepared: declare.gauge("hearth_modules_prepared", "Modules kept prepared in memory."),
             events_queued: declare.gauge("hearth_events_queued", "Events waiting for containerd."),
-            events_sent: declare
-                .counter("hearth_events_sent_total", "Events that containerd has taken."),
-            events_retried: declare.counter(
-                "hearth_events_retried_total",
-                "Deliveries of events that failed and were tried again.",
-            ),
+            events_sent: declare.counter("hearth_events_sent_total", "Events that containerd has taken."),
+            events_retried: declare
+                .counter("hearth_events_retried_total", "Deliveries of events that failed and were tried again."),
             events_refused: declare.counter(
                 "hearth_events_refused_total",
                 "Events that containerd will never take (it says why in the log); not tried again.",
             ),
-            run_queue: declare
-                .gauge("hearth_run_queue", "Guests that can run and wait for a worker."),
+            run_queue: declare.gauge("hearth_run_queue", "Guests that can run and wait for a worker."),
             workers: declare.gauges(
                 "hearth_workers",
                 "Threads that run guests, by state; blocked: in a system call for long.",
                 "state",
             ),
-            mounts: declare
-                .gauge("hearth_mounts", "Mounts of tasks' roots and volumes that exist now."),
-            guest_cpu_seconds: declare
-                .float_counter("hearth_guest_cpu_seconds_total", "CPU time spent in guests."),
+            mounts: declare.gauge("hearth_mounts", "Mounts of tasks' roots and volumes that exist now."),
+            guest_cpu_seconds: declare.float_counter("hearth_guest_cpu_seconds_total", "CPU time spent in guests."),
             registry: registry.clone(),
         };
         metrics.fill();
@@ -388,8 +372,10 @@ mod tests {
             Metrics::new().registry.gather().iter().map(|family| family.name().to_string()).collect();
         let mut shown = BTreeSet::new();
         for (at, _) in dashboard.match_indices("hearth_") {
-            let name: String =
-                dashboard[at..].chars().take_while(|c| c.is_ascii_lowercase() || matches!(c, '_' | '0'..='9')).collect();
+            let name: String = dashboard[at..]
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || matches!(c, '_' | '0'..='9'))
+                .collect();
             shown.insert(name.strip_suffix("_bucket").unwrap_or(&name).to_string());
         }
         assert_eq!(declared, shown);

@@ -147,15 +147,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation> {
     match actions.as_slice() {
         [action] if action == "start" => Ok(Invocation::Start(flags)),
         [action] if action == "delete" => Ok(Invocation::Delete(flags)),
-        [action] => Err(Failure::new(format!(
-            "unknown action {action:?}: it is 'start' or 'delete'"
-        ))),
+        [action] => Err(Failure::new(format!("unknown action {action:?}: it is 'start' or 'delete'"))),
         [] => Err(Failure::new(
             "no action: containerd passes 'start' or 'delete'; this program is not meant to be run by hand, see -help",
         )),
-        [_, extra, ..] => Err(Failure::new(format!(
-            "unexpected argument {extra:?} after the action: see -help"
-        ))),
+        [_, extra, ..] => Err(Failure::new(format!("unexpected argument {extra:?} after the action: see -help"))),
     }
 }
 
@@ -174,26 +170,19 @@ impl<'a> Flag<'a> {
         };
         match std::str::from_utf8(name) {
             Ok(name) if !name.is_empty() && !name.starts_with('-') => Ok(Self { name, joined }),
-            _ => Err(Failure::new(format!(
-                "bad flag {:?}: see -help",
-                Path::new(std::ffi::OsStr::from_bytes(arg))
-            ))),
+            _ => Err(Failure::new(format!("bad flag {:?}: see -help", Path::new(std::ffi::OsStr::from_bytes(arg))))),
         }
     }
 
     fn value(&self, rest: &mut impl Iterator<Item = OsString>) -> Result<OsString> {
         match self.joined {
             Some(value) => Ok(OsString::from_vec(value.to_vec())),
-            None => rest
-                .next()
-                .ok_or_else(|| Failure::new(format!("-{} needs a value: see -help", self.name))),
+            None => rest.next().ok_or_else(|| Failure::new(format!("-{} needs a value: see -help", self.name))),
         }
     }
 
     fn text(&self, rest: &mut impl Iterator<Item = OsString>) -> Result<String> {
-        self.value(rest)?
-            .into_string()
-            .map_err(|value| Failure::new(format!("-{} {value:?} is not UTF-8", self.name)))
+        self.value(rest)?.into_string().map_err(|value| Failure::new(format!("-{} {value:?} is not UTF-8", self.name)))
     }
 
     /// Go's spellings of a boolean.
@@ -261,25 +250,15 @@ mod tests {
             "/run/b/c1",
             "delete",
         ];
-        assert_eq!(
-            parse_all(&delete),
-            Ok(Invocation::Delete(flags("/run/b/c1")))
-        );
+        assert_eq!(parse_all(&delete), Ok(Invocation::Delete(flags("/run/b/c1"))));
     }
 
     #[test]
     fn one_dash_or_two_joined_or_apart_before_or_after_the_action() {
         let expected = Ok(Invocation::Start(flags("/b")));
         for args in [
-            &[
-                "--namespace",
-                "k8s.io",
-                "--id=c1",
-                "-bundle=/b",
-                "-address",
-                "/run/containerd/containerd.sock",
-                "start",
-            ][..],
+            &["--namespace", "k8s.io", "--id=c1", "-bundle=/b", "-address", "/run/containerd/containerd.sock", "start"]
+                [..],
             &[
                 "start",
                 "-namespace=k8s.io",
@@ -308,8 +287,7 @@ mod tests {
 
     #[test]
     fn a_value_may_contain_an_equals_sign_or_start_with_a_dash() {
-        let Ok(Invocation::Start(flags)) = parse_all(&["-id", "-x", "-namespace=a=b", "start"])
-        else {
+        let Ok(Invocation::Start(flags)) = parse_all(&["-id", "-x", "-namespace=a=b", "start"]) else {
             panic!("not understood");
         };
         assert_eq!((flags.id.as_str(), flags.namespace.as_str()), ("-x", "a=b"));
@@ -322,10 +300,7 @@ mod tests {
         assert_eq!(parse_all(&["-info"]), Ok(Invocation::Info));
         assert_eq!(parse_all(&["-info", "-v"]), Ok(Invocation::Version));
         assert_eq!(parse_all(&["-h"]), Ok(Invocation::Help));
-        assert_eq!(
-            parse_all(&["-v=false", "-debug=0", "start"]),
-            Ok(Invocation::Start(Flags::default()))
-        );
+        assert_eq!(parse_all(&["-v=false", "-debug=0", "start"]), Ok(Invocation::Start(Flags::default())));
     }
 
     #[test]
@@ -348,10 +323,7 @@ mod tests {
 
     #[test]
     fn a_bundle_is_an_absolute_path_without_tricks() {
-        assert_eq!(
-            flags("/run/b/c1").bundle(),
-            Ok(Bundle::At("/run/b/c1".into()))
-        );
+        assert_eq!(flags("/run/b/c1").bundle(), Ok(Bundle::At("/run/b/c1".into())));
         for (path, problem) in [
             ("b/c1", "is not absolute"),
             ("/run/../etc", "contains '..'"),

@@ -110,8 +110,8 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
     let stdin = recognise(&read_stdin()?, flags)?;
     let question = question(flags, &environment, &stdin)?;
     let accepts_version_3 = question.accepts_version_3;
-    let reply = control::task_socket(&control_socket()?, question, CONTROL_TIMEOUT)
-        .map_err(|e| Failure::new(e.to_string()))?;
+    let reply =
+        control::task_socket(&control_socket()?, question, CONTROL_TIMEOUT).map_err(|e| Failure::new(e.to_string()))?;
     let form = form(&stdin, accepts_version_3, &reply)?;
     if form == Form::Plain {
         write_address_file(&flags.bundle()?, &reply.address)?;
@@ -142,9 +142,7 @@ fn control_socket() -> Result<PathBuf> {
         .filter(|path| !path.is_empty())
         .map_or_else(|| CONTROL_SOCKET.into(), PathBuf::from);
     if !socket.is_absolute() {
-        return Err(Failure::new(format!(
-            "{CONTROL_SOCKET_ENV} is {socket:?}: it must be an absolute path"
-        )));
+        return Err(Failure::new(format!("{CONTROL_SOCKET_ENV} is {socket:?}: it must be an absolute path")));
     }
     Ok(socket)
 }
@@ -160,9 +158,8 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
         let has_more = !params.containerd_version.is_empty()
             || !params.containerd_ttrpc_address.is_empty()
             || !params.containerd_grpc_address.is_empty();
-        let matches = !params.instance_id.is_empty()
-            && params.instance_id == flags.id
-            && params.namespace == flags.namespace;
+        let matches =
+            !params.instance_id.is_empty() && params.instance_id == flags.id && params.namespace == flags.namespace;
         if has_more || matches {
             return Ok(Stdin::Params(params));
         }
@@ -184,12 +181,10 @@ fn question(flags: &Flags, environment: &Environment, stdin: &Stdin) -> Result<T
         Stdin::Options => (&none, environment.has_max_shim_version),
         Stdin::Params(params) => (params, true),
     };
-    let ttrpc_from_environment = environment.ttrpc_address.to_str().ok_or_else(|| {
-        Failure::new(format!(
-            "{TTRPC_ADDRESS_ENV} {:?} is not UTF-8",
-            environment.ttrpc_address
-        ))
-    })?;
+    let ttrpc_from_environment = environment
+        .ttrpc_address
+        .to_str()
+        .ok_or_else(|| Failure::new(format!("{TTRPC_ADDRESS_ENV} {:?} is not UTF-8", environment.ttrpc_address)))?;
     let either = |stdin: &str, other: &str, what: &str| {
         let value = if stdin.is_empty() { other } else { stdin };
         if value.is_empty() {
@@ -202,11 +197,7 @@ fn question(flags: &Flags, environment: &Environment, stdin: &Stdin) -> Result<T
     let namespace = either(&params.namespace, &flags.namespace, "-namespace")?;
     let id = either(&params.instance_id, &flags.id, "-id")?;
     let grpc = either(&params.containerd_grpc_address, &flags.address, "-address")?;
-    let ttrpc = either(
-        &params.containerd_ttrpc_address,
-        ttrpc_from_environment,
-        TTRPC_ADDRESS_ENV,
-    )?;
+    let ttrpc = either(&params.containerd_ttrpc_address, ttrpc_from_environment, TTRPC_ADDRESS_ENV)?;
     Ok(TaskSocketRequest {
         namespace,
         grpc_address: socket_path(&grpc, "gRPC")?,
@@ -231,27 +222,18 @@ fn socket_path(address: &str, which: &str) -> Result<String> {
 /// Chooses the form of the answer, and refuses a reply that this containerd would misread.
 fn form(stdin: &Stdin, accepts_version_3: bool, reply: &TaskSocketReply) -> Result<Form> {
     let misfit = |what: String| {
-        Failure::new(format!(
-            "hearthd answered with {what}: install hearthd and the shim from one release"
-        ))
+        Failure::new(format!("hearthd answered with {what}: install hearthd and the shim from one release"))
     };
     // Without the scheme containerd 1.x takes an address for an abstract socket.
     if !reply.address.starts_with("unix:///") || reply.address.contains(char::is_control) {
-        return Err(misfit(format!(
-            "the task socket {:?}, which is not a unix:/// address",
-            reply.address
-        )));
+        return Err(misfit(format!("the task socket {:?}, which is not a unix:/// address", reply.address)));
     }
     match (stdin, reply.version) {
         (Stdin::Params(_), 2 | 3) => Ok(Form::Protobuf),
         (Stdin::Options, 2) => Ok(Form::Plain),
         (Stdin::Options, 3) if accepts_version_3 => Ok(Form::Json),
-        (Stdin::Options, 3) => Err(misfit(
-            "version 3 of the Task API, which containerd 1.6 does not know".into(),
-        )),
-        (_, version) => Err(misfit(format!(
-            "version {version} of the Task API, which this shim does not know"
-        ))),
+        (Stdin::Options, 3) => Err(misfit("version 3 of the Task API, which containerd 1.6 does not know".into())),
+        (_, version) => Err(misfit(format!("version {version} of the Task API, which this shim does not know"))),
     }
 }
 
@@ -272,12 +254,10 @@ fn encode(form: Form, reply: TaskSocketReply) -> Vec<u8> {
             json.push_str(r#""}"#);
             json.into_bytes()
         }
-        Form::Protobuf => BootstrapResult {
-            version: reply.version as i32,
-            address: reply.address,
-            protocol: PROTOCOL.into(),
+        Form::Protobuf => {
+            BootstrapResult { version: reply.version as i32, address: reply.address, protocol: PROTOCOL.into() }
+                .encode_to_vec()
         }
-        .encode_to_vec(),
     }
 }
 
@@ -285,9 +265,7 @@ fn encode(form: Form, reply: TaskSocketReply) -> Vec<u8> {
 /// and reads whatever lies there.
 fn write_address_file(bundle: &Bundle, address: &str) -> Result<()> {
     let Bundle::At(bundle) = bundle else {
-        return Err(Failure::new(
-            "the bundle is gone: containerd removed it while it was starting the shim",
-        ));
+        return Err(Failure::new("the bundle is gone: containerd removed it while it was starting the shim"));
     };
     let path = bundle.join(ADDRESS_FILE);
     replace_file(&path, &bundle.join(".address"), address.as_bytes())
@@ -331,10 +309,7 @@ mod tests {
     }
 
     fn usual_environment() -> Environment {
-        Environment {
-            ttrpc_address: "/run/c.sock.ttrpc".into(),
-            has_max_shim_version: false,
-        }
+        Environment { ttrpc_address: "/run/c.sock.ttrpc".into(), has_max_shim_version: false }
     }
 
     fn params() -> BootstrapParams {
@@ -348,18 +323,11 @@ mod tests {
     }
 
     fn options(type_url: &str, value: &[u8]) -> Vec<u8> {
-        Any {
-            type_url: type_url.into(),
-            value: value.into(),
-        }
-        .encode_to_vec()
+        Any { type_url: type_url.into(), value: value.into() }.encode_to_vec()
     }
 
     fn reply(version: u32) -> TaskSocketReply {
-        TaskSocketReply {
-            address: ADDRESS.into(),
-            version,
-        }
+        TaskSocketReply { address: ADDRESS.into(), version }
     }
 
     #[test]
@@ -367,23 +335,11 @@ mod tests {
         let flags = usual_flags();
         let recognised = |bytes: &[u8]| recognise(bytes, &flags);
         assert_eq!(recognised(b""), Ok(Stdin::Options));
-        assert_eq!(
-            recognised(&options("runtimeoptions.v1.Options", b"\x0a\x03abc")),
-            Ok(Stdin::Options)
-        );
-        assert_eq!(
-            recognised(&options("containerd.runc.v1.Options", b"")),
-            Ok(Stdin::Options)
-        );
+        assert_eq!(recognised(&options("runtimeoptions.v1.Options", b"\x0a\x03abc")), Ok(Stdin::Options));
+        assert_eq!(recognised(&options("containerd.runc.v1.Options", b"")), Ok(Stdin::Options));
         // A value that is text decodes as a namespace, and is still an option.
-        assert_eq!(
-            recognised(&options("a.b.Options", b"k8s.io")),
-            Ok(Stdin::Options)
-        );
-        assert_eq!(
-            recognised(&params().encode_to_vec()),
-            Ok(Stdin::Params(params()))
-        );
+        assert_eq!(recognised(&options("a.b.Options", b"k8s.io")), Ok(Stdin::Options));
+        assert_eq!(recognised(&params().encode_to_vec()), Ok(Stdin::Params(params())));
         for garbage in [&b"garbage on stdin"[..], &[0xff; 64], b"{}", b"\x12\x01a"] {
             let failure = recognised(garbage).unwrap_err().to_string();
             assert!(failure.contains("neither runtime options"), "{failure}");
@@ -392,11 +348,7 @@ mod tests {
 
     #[test]
     fn parameters_with_nothing_but_the_identity_are_recognised_by_it() {
-        let bare = BootstrapParams {
-            instance_id: "c1".into(),
-            namespace: "k8s.io".into(),
-            ..Default::default()
-        };
+        let bare = BootstrapParams { instance_id: "c1".into(), namespace: "k8s.io".into(), ..Default::default() };
         let bytes = bare.encode_to_vec();
         assert_eq!(recognise(&bytes, &usual_flags()), Ok(Stdin::Params(bare)));
         let others = flags(&["-namespace=moby", "-id=c1"]);
@@ -410,23 +362,13 @@ mod tests {
         bytes.extend_from_slice(b"\x42\x04\x0a\x02\x0a\x00"); // 8, an extension
         bytes.extend_from_slice(b"\x4a\x02/s"); // 9, the socket directory
         bytes.extend_from_slice(b"\xa2\x06\x01x"); // 100, not invented yet
-        assert_eq!(
-            recognise(&bytes, &usual_flags()),
-            Ok(Stdin::Params(params()))
-        );
+        assert_eq!(recognise(&bytes, &usual_flags()), Ok(Stdin::Params(params())));
     }
 
     #[test]
     fn flags_and_environment_make_the_request() {
-        let flags = flags(&[
-            "-namespace=default",
-            "-id=c1",
-            "-address=unix:///run/c.sock",
-        ]);
-        let environment = Environment {
-            ttrpc_address: "unix:///run/c.sock.ttrpc".into(),
-            has_max_shim_version: true,
-        };
+        let flags = flags(&["-namespace=default", "-id=c1", "-address=unix:///run/c.sock"]);
+        let environment = Environment { ttrpc_address: "unix:///run/c.sock.ttrpc".into(), has_max_shim_version: true };
         let expected = TaskSocketRequest {
             namespace: "default".into(),
             grpc_address: "/run/c.sock".into(),
@@ -435,10 +377,7 @@ mod tests {
             containerd_version: String::new(),
             accepts_version_3: true,
         };
-        assert_eq!(
-            question(&flags, &environment, &Stdin::Options),
-            Ok(expected)
-        );
+        assert_eq!(question(&flags, &environment, &Stdin::Options), Ok(expected));
         let old = question(&flags, &usual_environment(), &Stdin::Options).unwrap();
         assert!(!old.accepts_version_3);
     }
@@ -458,36 +397,24 @@ mod tests {
         let usual = usual_environment();
         assert_eq!(question(&flags, &usual, &stdin).as_ref(), Ok(&expected));
         let nothing = Environment::default();
-        assert_eq!(
-            question(&Flags::default(), &nothing, &stdin),
-            Ok(expected),
-            "the parameters alone are enough"
-        );
+        assert_eq!(question(&Flags::default(), &nothing, &stdin), Ok(expected), "the parameters alone are enough");
     }
 
     #[test]
     fn what_is_missing_is_named() {
         let missing = |args: &[&str], environment: Environment| {
-            question(&flags(args), &environment, &Stdin::Options)
-                .unwrap_err()
-                .to_string()
+            question(&flags(args), &environment, &Stdin::Options).unwrap_err().to_string()
         };
         let all = ["-namespace=n", "-id=i", "-address=/run/c.sock"];
         for (left_out, name) in [(0, "-namespace"), (1, "-id"), (2, "-address")] {
             let mut args = all.to_vec();
             args.remove(left_out);
             let failure = missing(&args, usual_environment());
-            assert!(
-                failure.starts_with(&format!("{name} is missing")),
-                "{failure}"
-            );
+            assert!(failure.starts_with(&format!("{name} is missing")), "{failure}");
         }
         let failure = missing(&all, Environment::default());
         assert!(failure.starts_with("TTRPC_ADDRESS is missing"), "{failure}");
-        let failure = missing(
-            &["-namespace=n", "-id=i", "-address=c.sock"],
-            usual_environment(),
-        );
+        let failure = missing(&["-namespace=n", "-id=i", "-address=c.sock"], usual_environment());
         assert!(failure.contains("gRPC address \"c.sock\""), "{failure}");
     }
 
@@ -502,17 +429,11 @@ mod tests {
 
         let error = |result: Result<Form>| result.unwrap_err().to_string();
         let old = error(form(&Stdin::Options, false, &reply(3)));
-        assert!(
-            old.contains("which containerd 1.6 does not know"),
-            "{old:?}"
-        );
+        assert!(old.contains("which containerd 1.6 does not know"), "{old:?}");
         let future = error(form(&params, true, &reply(4)));
         assert!(future.contains("version 4"), "{future:?}");
         for address in ["", "/run/x.sock", "unix://x.sock", "unix:///run/x\n"] {
-            let odd = TaskSocketReply {
-                address: address.into(),
-                version: 2,
-            };
+            let odd = TaskSocketReply { address: address.into(), version: 2 };
             let odd = error(form(&Stdin::Options, true, &odd));
             assert!(odd.contains("not a unix:/// address"), "{odd:?}");
         }
@@ -525,14 +446,8 @@ mod tests {
             encode(Form::Json, reply(3)),
             br#"{"version":3,"address":"unix:///run/hearth/t/1.sock","protocol":"ttrpc"}"#
         );
-        let quoted = TaskSocketReply {
-            address: r#"unix:///a"b\c"#.into(),
-            version: 3,
-        };
-        assert_eq!(
-            encode(Form::Json, quoted),
-            br#"{"version":3,"address":"unix:///a\"b\\c","protocol":"ttrpc"}"#
-        );
+        let quoted = TaskSocketReply { address: r#"unix:///a"b\c"#.into(), version: 3 };
+        assert_eq!(encode(Form::Json, quoted), br#"{"version":3,"address":"unix:///a\"b\\c","protocol":"ttrpc"}"#);
         // Field 1 varint 3, field 2 the address of 27 bytes, field 3 "ttrpc".
         let expected = [b"\x08\x03\x12\x1b", ADDRESS.as_bytes(), b"\x1a\x05ttrpc"].concat();
         assert_eq!(encode(Form::Protobuf, reply(3)), expected);
@@ -542,17 +457,10 @@ mod tests {
     fn the_address_file_is_replaced_whole() {
         let dir = tempfile::tempdir().unwrap();
         let bundle = Bundle::At(dir.path().to_owned());
-        fs::write(
-            dir.path().join(".address"),
-            "left by a shim that was killed",
-        )
-        .unwrap();
+        fs::write(dir.path().join(".address"), "left by a shim that was killed").unwrap();
         write_address_file(&bundle, "unix:///first-and-longer").unwrap();
         write_address_file(&bundle, ADDRESS).unwrap();
-        let names: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["address"]);
         let content = fs::read_to_string(dir.path().join("address")).unwrap();
         assert_eq!(content, ADDRESS, "without a line break");

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hearth_shim::{
-    CONTROL_SOCKET_ENV, Reply, Request, TaskSocketReply, TaskSocketRequest, read_frame, reply,
-    request, write_frame,
+    CONTROL_SOCKET_ENV, Reply, Request, TaskSocketReply, TaskSocketRequest, read_frame, reply, request, write_frame,
 };
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -57,10 +56,7 @@ pub fn task_socket(
     question: TaskSocketRequest,
     timeout: Duration,
 ) -> Result<TaskSocketReply, ControlError> {
-    let failed = |kind| ControlError {
-        socket: socket.to_owned(),
-        kind,
-    };
+    let failed = |kind| ControlError { socket: socket.to_owned(), kind };
     let classify = |e: io::Error| failed(ErrorKind::from_io(e, timeout));
     let deadline = Instant::now() + timeout;
     let stream = connect(socket, timeout).map_err(|e| classify(e.into()))?;
@@ -68,16 +64,12 @@ pub fn task_socket(
     match exchange(stream, question).map_err(classify)?.body {
         Some(reply::Body::TaskSocket(reply)) => Ok(reply),
         Some(reply::Body::Error(text)) => Err(failed(ErrorKind::Rejected(text))),
-        None => Err(failed(ErrorKind::NotAReply(
-            "a reply without a body this shim knows".into(),
-        ))),
+        None => Err(failed(ErrorKind::NotAReply("a reply without a body this shim knows".into()))),
     }
 }
 
 fn exchange(mut stream: Deadlined, question: TaskSocketRequest) -> io::Result<Reply> {
-    let request = Request {
-        body: Some(request::Body::TaskSocket(question)),
-    };
+    let request = Request { body: Some(request::Body::TaskSocket(question)) };
     match write_frame(&mut stream, &request) {
         // The daemon may have answered and hung up before it read: the answer is still there.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
@@ -89,12 +81,7 @@ fn exchange(mut stream: Deadlined, question: TaskSocketRequest) -> io::Result<Re
 /// Connects, waiting at most `timeout` where the listener's queue is full.
 fn connect(socket: &Path, timeout: Duration) -> rustix::io::Result<UnixStream> {
     let address = SocketAddrUnix::new(socket)?;
-    let fd = net::socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let fd = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // On Linux the send time-out also bounds connect(2), which std offers no time-out for.
     sockopt::set_socket_timeout(&fd, sockopt::Timeout::Send, Some(timeout))?;
     net::connect(&fd, &address)?;
@@ -161,18 +148,16 @@ impl fmt::Display for ControlError {
                 f,
                 "hearthd is not running: nothing listens on {socket}; start it with 'systemctl start hearthd'"
             ),
-            ErrorKind::Denied => write!(
-                f,
-                "no permission to connect to {socket}: containerd must run as the user that hearthd runs as"
-            ),
+            ErrorKind::Denied => {
+                write!(f, "no permission to connect to {socket}: containerd must run as the user that hearthd runs as")
+            }
             ErrorKind::TimedOut(timeout) => write!(
                 f,
                 "hearthd does not answer on {socket} within {timeout:?}: see 'systemctl status hearthd' and 'journalctl -u hearthd'"
             ),
-            ErrorKind::Closed => write!(
-                f,
-                "hearthd closed the connection on {socket} without an answer: see 'journalctl -u hearthd'"
-            ),
+            ErrorKind::Closed => {
+                write!(f, "hearthd closed the connection on {socket} without an answer: see 'journalctl -u hearthd'")
+            }
             ErrorKind::NotAReply(why) => write!(
                 f,
                 "what listens on {socket} does not speak this shim's protocol ({why}): install hearthd and the shim from one release"
@@ -201,10 +186,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     fn question() -> TaskSocketRequest {
-        TaskSocketRequest {
-            namespace: "default".into(),
-            ..Default::default()
-        }
+        TaskSocketRequest { namespace: "default".into(), ..Default::default() }
     }
 
     fn ask(socket: &Path, timeout: Duration) -> Result<TaskSocketReply, ControlError> {
@@ -231,23 +213,16 @@ mod tests {
 
     #[test]
     fn the_request_arrives_and_the_reply_comes_back() {
-        let expected = TaskSocketReply {
-            address: "unix:///run/hearth/t/1".into(),
-            version: 3,
-        };
+        let expected = TaskSocketReply { address: "unix:///run/hearth/t/1".into(), version: 3 };
         let (tell, told) = mpsc::channel();
         let answer = expected.clone();
         let result = ask_served_by(LONG, move |mut stream| {
-            tell.send(read_frame::<Request>(&mut stream).unwrap())
-                .unwrap();
+            tell.send(read_frame::<Request>(&mut stream).unwrap()).unwrap();
             let body = reply::Body::TaskSocket(answer);
             write_frame(&mut stream, &reply(Some(body))).unwrap();
         });
         assert_eq!(result.unwrap(), expected);
-        assert_eq!(
-            told.recv().unwrap().body,
-            Some(request::Body::TaskSocket(question()))
-        );
+        assert_eq!(told.recv().unwrap().body, Some(request::Body::TaskSocket(question())));
     }
 
     #[test]
@@ -268,10 +243,7 @@ mod tests {
             let body = reply::Body::Error("too many requests: try again".into());
             write_frame(&mut stream, &reply(Some(body))).unwrap();
         });
-        assert_eq!(
-            result.unwrap_err().to_string(),
-            "hearthd: too many requests: try again"
-        );
+        assert_eq!(result.unwrap_err().to_string(), "hearthd: too many requests: try again");
     }
 
     #[test]

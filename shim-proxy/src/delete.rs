@@ -55,24 +55,15 @@ pub fn delete(flags: &Flags) -> Result<Deleted> {
     let warning = match flags.bundle()? {
         Bundle::At(bundle) => {
             let rootfs = bundle.join("rootfs");
-            unmount_all(&rootfs).err().map(|e| {
-                Failure::new(format!(
-                    "cannot unmount {}: {e}; unmount it with 'umount -l'",
-                    rootfs.display()
-                ))
-            })
+            unmount_all(&rootfs)
+                .err()
+                .map(|e| Failure::new(format!("cannot unmount {}: {e}; unmount it with 'umount -l'", rootfs.display())))
         }
         Bundle::Gone => None,
     };
-    let response = DeleteResponse {
-        pid: 0,
-        exit_status: UNSEEN_EXIT_STATUS,
-        exited_at: Some(SystemTime::now().into()),
-    };
-    Ok(Deleted {
-        answer: response.encode_to_vec(),
-        warning,
-    })
+    let response =
+        DeleteResponse { pid: 0, exit_status: UNSEEN_EXIT_STATUS, exited_at: Some(SystemTime::now().into()) };
+    Ok(Deleted { answer: response.encode_to_vec(), warning })
 }
 
 /// Unmounts whatever is mounted on `path`, and what is mounted below. Lazily, as a guest of a
@@ -103,20 +94,10 @@ mod tests {
 
     #[test]
     fn the_answer_is_a_delete_response() {
-        let now = Timestamp {
-            seconds: 300,
-            nanos: 1,
-        };
-        let response = DeleteResponse {
-            pid: 0,
-            exit_status: UNSEEN_EXIT_STATUS,
-            exited_at: Some(now),
-        };
+        let now = Timestamp { seconds: 300, nanos: 1 };
+        let response = DeleteResponse { pid: 0, exit_status: UNSEEN_EXIT_STATUS, exited_at: Some(now) };
         // Field 2 varint 137; field 3 a message of 5 bytes: field 1 varint 300, field 2 varint 1.
-        assert_eq!(
-            response.encode_to_vec(),
-            b"\x10\x89\x01\x1a\x05\x08\xac\x02\x10\x01"
-        );
+        assert_eq!(response.encode_to_vec(), b"\x10\x89\x01\x1a\x05\x08\xac\x02\x10\x01");
     }
 
     #[test]

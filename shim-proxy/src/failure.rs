@@ -15,11 +15,7 @@ impl Failure {
     /// what it reads as one field, and text from elsewhere must not forge further lines.
     pub fn new(text: impl Into<String>) -> Self {
         let text: String = text.into();
-        let line = text
-            .trim()
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let line = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         Self(line)
     }
 }

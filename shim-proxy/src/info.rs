@@ -40,20 +40,15 @@ struct RuntimeVersion {
 pub fn runtime_info() -> Vec<u8> {
     RuntimeInfo {
         name: RUNTIME_NAME.into(),
-        version: Some(RuntimeVersion {
-            version: VERSION.into(),
-            revision: REVISION.into(),
-        }),
+        version: Some(RuntimeVersion { version: VERSION.into(), revision: REVISION.into() }),
     }
     .encode_to_vec()
 }
 
 /// The answer to `-v`, laid out as containerd's own shims do it.
 pub fn version() -> Vec<u8> {
-    format!(
-        "containerd-shim-hearth-v1:\n  Version:  {VERSION}\n  Revision: {REVISION}\n  Runtime:  {RUNTIME_NAME}\n\n"
-    )
-    .into_bytes()
+    format!("containerd-shim-hearth-v1:\n  Version:  {VERSION}\n  Revision: {REVISION}\n  Runtime:  {RUNTIME_NAME}\n\n")
+        .into_bytes()
 }
 
 #[cfg(test)]

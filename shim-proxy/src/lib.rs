@@ -132,9 +132,7 @@ pub fn encode_frame<M: Message>(message: &M) -> io::Result<Vec<u8>> {
     }
     let mut frame = Vec::with_capacity(4 + length);
     frame.extend_from_slice(&(length as u32).to_le_bytes());
-    message
-        .encode(&mut frame)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    message.encode(&mut frame).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
     Ok(frame)
 }
 

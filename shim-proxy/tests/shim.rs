@@ -11,8 +11,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use hearth_shim::{
-    CONTROL_SOCKET_ENV, Reply, Request, TaskSocketReply, TaskSocketRequest, read_frame, reply,
-    request, write_frame,
+    CONTROL_SOCKET_ENV, Reply, Request, TaskSocketReply, TaskSocketRequest, read_frame, reply, request, write_frame,
 };
 use prost::Message;
 use prost_types::{Any, Timestamp};
@@ -155,19 +154,11 @@ impl Node {
 }
 
 fn task_socket(version: u32) -> reply::Body {
-    reply::Body::TaskSocket(TaskSocketReply {
-        address: ADDRESS.into(),
-        version,
-    })
+    reply::Body::TaskSocket(TaskSocketReply { address: ADDRESS.into(), version })
 }
 
 fn run_with_stdin(mut command: Command, stdin: &[u8]) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     match child.stdin.take().unwrap().write_all(stdin) {
         // A shim that does not read its stdin may be gone already.
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
@@ -195,11 +186,7 @@ fn complaint(output: Output) -> String {
 }
 
 fn runtime_options() -> Vec<u8> {
-    Any {
-        type_url: "runtimeoptions.v1.Options".into(),
-        value: b"\x0a\x0bhearth.type".to_vec(),
-    }
-    .encode_to_vec()
+    Any { type_url: "runtimeoptions.v1.Options".into(), value: b"\x0a\x0bhearth.type".to_vec() }.encode_to_vec()
 }
 
 #[test]
@@ -264,17 +251,11 @@ fn containerd_2_3_gets_a_bootstrap_result() {
         containerd_ttrpc_address: "unix:///run/2.3/containerd.sock.ttrpc".into(),
         containerd_grpc_address: "/run/2.3/containerd.sock".into(),
         containerd_binary: "/usr/bin/containerd".into(),
-        extensions: vec![Extension {
-            value: Some(Any::decode(&*runtime_options()).unwrap()),
-        }],
+        extensions: vec![Extension { value: Some(Any::decode(&*runtime_options()).unwrap()) }],
         socket_dir: Some("/run/containerd/s".into()),
     };
     let output = run_with_stdin(shim, &params.encode_to_vec());
-    let expected = BootstrapResult {
-        version: 3,
-        address: ADDRESS.into(),
-        protocol: "ttrpc".into(),
-    };
+    let expected = BootstrapResult { version: 3, address: ADDRESS.into(), protocol: "ttrpc".into() };
     assert_eq!(BootstrapResult::decode(&*answer(output)).unwrap(), expected);
     assert_eq!(node.bundle_content(), ["rootfs"]);
     let asked = asked.recv_timeout(DEADLINE).unwrap();
@@ -305,10 +286,7 @@ fn the_daemons_own_words_are_passed_on_in_one_line() {
     let refusal = "shutting down:\nsend new pods elsewhere";
     let _asked = node.daemon(reply::Body::Error(refusal.into()));
     let said = complaint(node.shim(&["start"]).output().unwrap());
-    assert_eq!(
-        said,
-        "io.containerd.hearth.v1: hearthd: shutting down: send new pods elsewhere"
-    );
+    assert_eq!(said, "io.containerd.hearth.v1: hearthd: shutting down: send new pods elsewhere");
     assert_eq!(node.bundle_content(), ["rootfs"]);
 }
 
@@ -316,10 +294,7 @@ fn the_daemons_own_words_are_passed_on_in_one_line() {
 fn an_answer_that_cannot_be_written_is_a_failure() {
     let node = Node::new();
     let _asked = node.daemon(task_socket(2));
-    let full = fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = node.shim(&["start"]).stdout(full).output().unwrap();
     assert!(complaint(output).contains("cannot write to stdout"));
 }

@@ -36,11 +36,11 @@ fn a_native_binary_is_named() {
     only_on_hearth!();
     let world = World::new();
     let native = Guest::EXIT.native_bytes();
-    fault(&world, &Image::of_file("native", "/bin/tool", native.clone()), &["/bin/tool", "ELF", "x86-64"]);
+    fault(&world, &Image::of_file("native", "/bin/tool", native.clone()), &["/bin/tool", "ELF", "linux/amd64"]);
     // Another machine's: e_machine 0xB7 is AArch64.
     let mut foreign = native;
     foreign[18] = 0xB7;
-    fault(&world, &Image::of_file("foreign", "/bin/tool", foreign), &["/bin/tool", "ELF", "aarch64"]);
+    fault(&world, &Image::of_file("foreign", "/bin/tool", foreign), &["/bin/tool", "ELF", "arm64"]);
 }
 
 #[test]

@@ -42,7 +42,8 @@ fn the_environment_and_directory_of_the_image_are_the_guests() {
         Runtime::Hearth => "/bin/hello.wasm",
         Runtime::Runc => "/bin/hello",
     };
-    let layer = Layer::new().file(program, 0o755, Guest::HELLO.bytes_for(world.runtime())).file("/data/note", 0o644, "");
+    let layer =
+        Layer::new().file(program, 0o755, Guest::HELLO.bytes_for(world.runtime())).file("/data/note", 0o644, "");
     let image = Image::scratch("hearth.test/workdir:1").layer(layer).entrypoint([program]).workdir("/data");
     let image = world.import(&image.env("MOOD", "bright"));
     let output = world.run(&image, "workdir").ok();
@@ -152,26 +153,22 @@ fn a_module_of_over_a_megabyte_computes_right() {
 fn a_real_program_does_its_work() {
     only_on_hearth!();
     let world = World::new();
-    let component = hearth_tests::components::from_command(&Guest::LUA.wasm_bytes());
-    // A component can tell failure only, not its number.
-    let forms = [("module", Guest::LUA.wasm_bytes(), 5), ("component", component, 1)];
-    for (form, bytes, code) in forms {
-        let layer = Layer::new().file("/usr/bin/lua", 0o755, bytes).file(
-            "/work/main.lua",
-            0o644,
-            include_str!("../guests/lua.lua"),
-        );
-        let image = Image::scratch(&format!("hearth.test/lua-{form}:1")).layer(layer).entrypoint(["lua"]);
-        let image = world.import(&image);
-        let run = world.run(&image, form).args(["/work/main.lua", "one", "two"]);
-        let run = run.flags(["--env", "GREETING=good day"]).ctr().stdin("every good boy\ndeserves fudge\n");
-        let output = run.deadline(hearth_tests::LONG).run().assert_code(code);
-        assert_eq!(
-            output.stdout(),
-            "Lua 5.4\t100000\t99988\t3.14159\tgood day\nEVERY-GOOD-BOY-DESERVES-FUDGE\n",
-            "{output}"
-        );
-    }
+    // Not as a component: Debian 12's wasi-libc takes all memory beyond its heap for its own, also the page
+    // that the preview 1 adapter keeps its state in.
+    let layer = Layer::new().file("/usr/bin/lua", 0o755, Guest::LUA.wasm_bytes()).file(
+        "/work/main.lua",
+        0o644,
+        include_str!("../guests/lua.lua"),
+    );
+    let image = world.import(&Image::scratch("hearth.test/lua:1").layer(layer).entrypoint(["lua"]));
+    let run = world.run(&image, "lua").args(["/work/main.lua", "one", "two"]);
+    let run = run.flags(["--env", "GREETING=good day"]).ctr().stdin("every good boy\ndeserves fudge\n");
+    let output = run.deadline(hearth_tests::LONG).run().assert_code(5);
+    assert_eq!(
+        output.stdout(),
+        "Lua 5.4\t100000\t99988\t3.14159\tgood day\nEVERY-GOOD-BOY-DESERVES-FUDGE\n",
+        "{output}"
+    );
 }
 
 fn seconds_now() -> u64 {

@@ -141,34 +141,28 @@ impl Event {
         let new = |id: &str| id.to_string();
         match self {
             Event::Create(create) => any(&create.message()),
-            Event::Start { container_id, pid } => any(&messages::TaskStart {
-                container_id: new(container_id),
-                pid: *pid,
-                ..Default::default()
-            }),
+            Event::Start { container_id, pid } => {
+                any(&messages::TaskStart { container_id: new(container_id), pid: *pid, ..Default::default() })
+            }
             Event::Oom { container_id } => {
                 any(&messages::TaskOOM { container_id: new(container_id), ..Default::default() })
             }
-            Event::Exit { container_id, id, pid, exit_status, exited_at } => {
-                any(&messages::TaskExit {
-                    container_id: new(container_id),
-                    id: new(id),
-                    pid: *pid,
-                    exit_status: *exit_status,
-                    exited_at: timestamp(*exited_at),
-                    ..Default::default()
-                })
-            }
+            Event::Exit { container_id, id, pid, exit_status, exited_at } => any(&messages::TaskExit {
+                container_id: new(container_id),
+                id: new(id),
+                pid: *pid,
+                exit_status: *exit_status,
+                exited_at: timestamp(*exited_at),
+                ..Default::default()
+            }),
             // No `id`: empty is the init process, and nothing but that has this event.
-            Event::Delete { container_id, pid, exit_status, exited_at } => {
-                any(&messages::TaskDelete {
-                    container_id: new(container_id),
-                    pid: *pid,
-                    exit_status: *exit_status,
-                    exited_at: timestamp(*exited_at),
-                    ..Default::default()
-                })
-            }
+            Event::Delete { container_id, pid, exit_status, exited_at } => any(&messages::TaskDelete {
+                container_id: new(container_id),
+                pid: *pid,
+                exit_status: *exit_status,
+                exited_at: timestamp(*exited_at),
+                ..Default::default()
+            }),
             Event::ExecAdded { container_id, exec_id } => any(&messages::TaskExecAdded {
                 container_id: new(container_id),
                 exec_id: new(exec_id),
@@ -183,10 +177,9 @@ impl Event {
             Event::Paused { container_id } => {
                 any(&messages::TaskPaused { container_id: new(container_id), ..Default::default() })
             }
-            Event::Resumed { container_id } => any(&messages::TaskResumed {
-                container_id: new(container_id),
-                ..Default::default()
-            }),
+            Event::Resumed { container_id } => {
+                any(&messages::TaskResumed { container_id: new(container_id), ..Default::default() })
+            }
         }
     }
 }

@@ -69,9 +69,13 @@ where
 
 fn answer(request: &Request<Incoming>, render: impl Fn() -> String) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", render()),
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", render())
+        }
         // The endpoint is served once everything else is.
-        (&Method::GET | &Method::HEAD, "/healthz" | "/readyz") => (StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
+        (&Method::GET | &Method::HEAD, "/healthz" | "/readyz") => {
+            (StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into())
+        }
         (&Method::GET | &Method::HEAD, _) => {
             (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "here are /metrics, /healthz and /readyz\n".into())
         }

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-
 use hearth_shim::TaskSocketRequest;
 use parking_lot::Mutex;
 
@@ -120,9 +119,7 @@ impl Instances {
     async fn make(&self, key: Key, namespace: &str, instance: Arc<Instance>) -> Result<String> {
         let name = blake3::hash(format!("{}\0{}\0{namespace}", key.0, key.1).as_bytes()).to_hex();
         let path = self.dir.join(format!("{}.sock", &name[..16]));
-        let cannot = |e: String| {
-            Error::Unavailable(format!("cannot serve a task socket at {}: {e}", path.display()))
-        };
+        let cannot = |e: String| Error::Unavailable(format!("cannot serve a task socket at {}: {e}", path.display()));
         let mut server = {
             let mut known = self.known.lock();
             let entry = (key, namespace.to_string());
@@ -136,7 +133,8 @@ impl Instances {
                 )));
             }
             let listener = std::os::unix::net::UnixListener::bind(&path).map_err(|e| cannot(e.to_string()))?;
-            let listener = ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(e.to_string()))?;
+            let listener =
+                ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(e.to_string()))?;
             let tasks = TaskMap::new(self.count.clone());
             let creator = Creator::new(
                 namespace,

@@ -37,10 +37,10 @@ use crate::task::stdio::Stdio;
 use crate::task::{Inner, Prepared, StdioPaths, Task, pid};
 use crate::wasm::engine::Program;
 use crate::wasm::instance::{World, over_memory};
-use crate::wasm::modules::{Loaded, ModuleStore};
 use crate::wasm::modules::lookup::{self, Wanted};
 use crate::wasm::modules::origin::{Digest, Origin};
 use crate::wasm::modules::places::{Place, RootMount};
+use crate::wasm::modules::{Loaded, ModuleStore};
 
 /// A Create call.
 #[derive(Debug)]

@@ -15,8 +15,7 @@ use std::sync::OnceLock;
 
 use wasmtime::component::{Component, InstancePre as ComponentPre, Linker as ComponentLinker};
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel,
-    PoolingAllocationConfig,
+    Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig,
 };
 use wasmtime_wasi::p2::bindings::CommandPre;
 
@@ -86,8 +85,8 @@ impl Engines {
                 config.pool_slots
             ))
         })?;
-        let on_demand = Room::new(&on_demand)
-            .map_err(|e| Error::Internal(format!("cannot make the on-demand engine: {e:#}")))?;
+        let on_demand =
+            Room::new(&on_demand).map_err(|e| Error::Internal(format!("cannot make the on-demand engine: {e:#}")))?;
         let fingerprint = fingerprint(&on_demand.engine);
         Ok(Engines { pooling, on_demand, fingerprint })
     }
@@ -171,7 +170,7 @@ impl Room {
                 let pre = self
                     .component
                     .instantiate_pre(&component)
-                    .map_err(|e| Refusal::Import(unknown_import(&e)))?;
+                    .map_err(|e| Refusal::Import(unlinked(&component, &e)))?;
                 let command = CommandPre::new(pre.clone()).ok();
                 Ok(Prepared::Component { pre, command })
             }
@@ -231,11 +230,9 @@ impl Program {
                 .pooled
                 .as_ref()
                 .ok_or_else(|| Error::ResourceExhausted("the module does not fit a slot of the pool".into())),
-            Allocation::OnDemand => self
-                .on_demand
-                .get_or_init(|| self.prepare_on_demand(engines))
-                .as_ref()
-                .map_err(Clone::clone),
+            Allocation::OnDemand => {
+                self.on_demand.get_or_init(|| self.prepare_on_demand(engines)).as_ref().map_err(Clone::clone)
+            }
         }
     }
 
@@ -336,18 +333,18 @@ fn list(names: &[String]) -> String {
     }
 }
 
+/// What the names of an HTTP service's exports begin with.
+const HTTP: &str = "wasi:http/";
+
 fn component_exports(component: &Component) -> String {
-    let names: Vec<_> = component
-        .component_type()
-        .exports(component.engine())
-        .map(|(name, _)| name.to_string())
-        .collect();
+    let names: Vec<_> =
+        component.component_type().exports(component.engine()).map(|(name, _)| name.to_string()).collect();
     list(&names)
 }
 
 fn unsupported_world(component: &Component) -> Error {
     let exports = component_exports(component);
-    let what = if exports.contains("wasi:http/") {
+    let what = if exports.contains(HTTP) {
         "an HTTP service (world wasi:http/proxy), which this version of Hearth does not serve"
     } else {
         "not a command (world wasi:cli/command)"
@@ -355,6 +352,11 @@ fn unsupported_world(component: &Component) -> Error {
     Error::InvalidArgument(format!(
         "the component is {what}: it exports {exports}; a command exports wasi:cli/run; call a function of it as FILE.wasm#EXPORT"
     ))
+}
+
+/// Why a component's imports cannot be satisfied: an HTTP service's never can.
+fn unlinked(component: &Component, error: &wasmtime::Error) -> Error {
+    if component_exports(component).contains(HTTP) { unsupported_world(component) } else { unknown_import(error) }
 }
 
 /// wasmtime's text about an import, with what to do about it.

@@ -353,10 +353,7 @@ fn take(queue: &Injector<Runnable>, waiting: &AtomicUsize) -> Option<Runnable> {
 
 fn spawn_worker(shared: &Arc<Shared>) -> std::io::Result<std::thread::JoinHandle<()>> {
     let shared = shared.clone();
-    std::thread::Builder::new()
-        .name("guest-worker".into())
-        .stack_size(WORKER_STACK_BYTES)
-        .spawn(move || work(&shared))
+    std::thread::Builder::new().name("guest-worker".into()).stack_size(WORKER_STACK_BYTES).spawn(move || work(&shared))
 }
 
 /// A worker thread's life. The caller has counted it as active.
@@ -466,7 +463,10 @@ impl Ticker {
         workers.active -= 1;
         if workers.slots.len() >= shared.workers_max {
             drop(workers);
-            tracing::warn!(limit = shared.workers_max, "every worker is blocked in a system call; scheduler.workers_max is reached");
+            tracing::warn!(
+                limit = shared.workers_max,
+                "every worker is blocked in a system call; scheduler.workers_max is reached"
+            );
             return;
         }
         workers.active += 1;
@@ -621,7 +621,9 @@ mod tests {
         let scheduler = scheduler(&runtime, 1);
         let (send, ends) = mpsc::channel();
         let also = send.clone();
-        scheduler.spawn(Arc::default(), async { panic!("boom") }, move |end: End<()>| send.send(format!("{end:?}")).unwrap());
+        scheduler.spawn(Arc::default(), async { panic!("boom") }, move |end: End<()>| {
+            send.send(format!("{end:?}")).unwrap()
+        });
         assert_eq!(ends.recv_timeout(SOON).unwrap(), "Panicked(\"boom\")");
         scheduler.spawn(Arc::default(), async {}, move |end| also.send(format!("{end:?}")).unwrap());
         assert_eq!(ends.recv_timeout(SOON).unwrap(), "Completed(())");

@@ -206,11 +206,7 @@ impl Sleep {
     fn answer(&self, memory: &mut [u8], events: i32, ready: i32) -> i32 {
         let mut event = [0u8; EVENT_BYTES];
         event[..8].copy_from_slice(&self.userdata);
-        if put(memory, events, &event) && put(memory, ready, &1u32.to_le_bytes()) {
-            ERRNO_SUCCESS
-        } else {
-            ERRNO_FAULT
-        }
+        if put(memory, events, &event) && put(memory, ready, &1u32.to_le_bytes()) { ERRNO_SUCCESS } else { ERRNO_FAULT }
     }
 }
 

@@ -328,7 +328,10 @@ mod tests {
             ("/climb", "leaves the container's root"),
             ("../../x", "leaves the container's root"),
             ("/circle", "circle"),
-            ("/none", "no program \"/none\" in the container's root file system (no such file): tried /none, also with .wasm appended"),
+            (
+                "/none",
+                "no program \"/none\" in the container's root file system (no such file): tried /none, also with .wasm appended",
+            ),
             ("none", "tried /usr/bin/none, /bin/none, /work/none, also"),
         ];
         for (program, want) in table {
