@@ -3,7 +3,7 @@
 use std::fs;
 
 use hearth_tests::daemons::HearthdOptions;
-use hearth_tests::{Guest, Image, LONG, Layer, SHORT, World, eventually};
+use hearth_tests::{Guest, Image, LONG, Layer, World};
 
 use crate::only_on_hearth;
 
