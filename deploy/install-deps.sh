@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
     build-essential        # the linker and libc of the Rust build, libc for static native guests
-    ca-certificates curl   # crates.io; the demo's look at /metrics
+    ca-certificates curl   # cargo; the demo's look at /metrics
     protobuf-compiler      # containerd's API
     containerd runc        # what the stories and the demo run on
     util-linux mount       # unshare, nsenter: a private machine for each story

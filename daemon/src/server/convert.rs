@@ -37,7 +37,7 @@ impl CgroupVersion {
     /// a cgroup2 file system.
     pub fn of_host() -> CgroupVersion {
         match rustix::fs::statfs("/sys/fs/cgroup") {
-            Ok(stat) if stat.f_type as i64 == CGROUP2_MAGIC => CgroupVersion::V2,
+            Ok(stat) if stat.f_type == CGROUP2_MAGIC => CgroupVersion::V2,
             _ => CgroupVersion::V1,
         }
     }

@@ -303,7 +303,7 @@ impl Shared {
     }
 
     fn pop(&self) -> Option<Runnable> {
-        let spent_first = self.picks.fetch_add(1, Ordering::Relaxed) % SPENT_FIRST_EVERY == 0;
+        let spent_first = self.picks.fetch_add(1, Ordering::Relaxed).is_multiple_of(SPENT_FIRST_EVERY);
         let fresh = || take(&self.fresh, &self.fresh_waiting);
         let spent = || take(&self.spent, &self.spent_waiting);
         if spent_first { spent().or_else(fresh) } else { fresh().or_else(spent) }
