@@ -128,6 +128,7 @@ impl Creator {
             args: spec.args,
             env: spec.env,
             cwd: spec.cwd,
+            read_only: spec.read_only,
             memory_limit,
             source: located.source,
             create_took: began.elapsed(),

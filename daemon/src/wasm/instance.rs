@@ -135,6 +135,8 @@ pub struct Launch {
     pub cwd: String,
     /// The guest's `/` on the host.
     pub root: PathBuf,
+    /// Whether `/` refuses writes.
+    pub read_only: bool,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
     /// Linear memories and tables together, in bytes.
@@ -313,8 +315,8 @@ fn wasi_context(launch: &Launch) -> Result<WasiCtxBuilder> {
     if launch.program.kind() == crate::wasm::engine::Kind::Core && !launch.env.iter().any(|(name, _)| name == "PWD") {
         wasi.env("PWD", &launch.cwd);
     }
-    // A read-only root is one by its mount, which leaves the volumes in it as they are.
-    wasi.preopened_dir(&launch.root, "/", FsPerms::ReadWrite)
+    let permissions = if launch.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+    wasi.preopened_dir(&launch.root, "/", permissions)
         .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", launch.root.display())))?;
     Ok(wasi)
 }
