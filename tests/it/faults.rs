@@ -225,7 +225,7 @@ fn a_malformed_spec_is_named() {
     for (id, spec, word) in cases {
         let runtime = world.runtime().name();
         api.create_container(NewContainer { id, runtime, spec: spec.into_bytes(), ..NewContainer::default() });
-        let error = api.create_task(id, "").expect_err(id);
+        let error = api.create_task(id, ["", "", ""]).expect_err(id);
         assert!(error.message().contains(word) && error.message().contains("config.json"), "{id}: {error}");
         api.delete_container(id);
     }

@@ -9,21 +9,23 @@ use crate::only_on_hearth;
 #[test]
 fn ten_megabytes_pass_through_unchanged() {
     let world = World::new();
-    let image = world.program(&Guest::CAT);
-    let bytes = noise(10_000_000);
-    let output = world.run(&image, "cat").ctr().stdin(bytes.clone()).deadline(LONG).ok();
-    assert!(output.stdout == bytes, "{} bytes came back, or others", output.stdout.len());
+    ten_megabytes_pass_through(&world, &Guest::CAT.bytes_for(world.runtime()));
 }
 
 #[test]
 fn ten_megabytes_pass_through_a_component_unchanged() {
     only_on_hearth!();
-    let world = World::new();
-    let image = hearth_tests::Image::of_file("cat-component", "/cat.wasm", Guest::CAT.component_bytes());
-    let image = world.import(&image);
+    ten_megabytes_pass_through(&World::new(), &Guest::CAT.component_bytes());
+}
+
+fn ten_megabytes_pass_through(world: &World, program: &[u8]) {
+    let api = world.api();
     let bytes = noise(10_000_000);
-    let output = world.run(&image, "cat").ctr().stdin(bytes.clone()).deadline(LONG).ok();
-    assert!(output.stdout == bytes, "{} bytes came back, or others", output.stdout.len());
+    api.create_container(bare_container(world, "cat", program));
+    let (code, output) = api.run_task("cat", &bytes, LONG);
+    assert_eq!(code, 0);
+    assert!(output == bytes, "{} bytes came back, or others", output.len());
+    api.delete_container("cat");
 }
 
 #[test]
@@ -128,17 +130,22 @@ fn a_client_that_vanishes_leaves_a_task_that_can_be_killed() {
 fn a_fifo_that_is_not_there_is_named() {
     let world = World::new();
     let image = world.program(&Guest::HELLO);
-    let program = world.write("root/hello", &Guest::HELLO.bytes_for(world.runtime()));
-    make_executable(&program);
-    let mut spec = api::spec(&["/hello"], &[]);
-    spec["root"]["path"] = program.parent().expect("a file is in a directory").display().to_string().into();
-    let (runtime, spec) = (world.runtime().name(), spec.to_string().into_bytes());
     let api = world.api();
-    api.create_container(NewContainer { id: "lost", runtime, spec, ..NewContainer::default() });
+    api.create_container(bare_container(&world, "lost", &Guest::HELLO.bytes_for(world.runtime())));
     let missing = world.path("no-such-fifo").display().to_string();
-    let error = api.create_task("lost", &missing).expect_err("there is no such FIFO");
+    let error = api.create_task("lost", ["", &missing, ""]).expect_err("there is no such FIFO");
     assert!(error.message().contains("no-such-fifo"), "{error}");
     world.run(&image, "after").ok();
+}
+
+/// A container of one program, in a plain directory: no image, no snapshot.
+fn bare_container<'a>(world: &World, id: &'a str, program: &[u8]) -> NewContainer<'a> {
+    let program = world.write("root/program", program);
+    make_executable(&program);
+    let mut spec = api::spec(&["/program"], &[]);
+    spec["root"]["path"] = program.parent().expect("a file is in a directory").display().to_string().into();
+    let (runtime, spec) = (world.runtime().name(), spec.to_string().into_bytes());
+    NewContainer { id, runtime, spec, ..NewContainer::default() }
 }
 
 /// Bytes without a pattern.

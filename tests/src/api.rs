@@ -1,12 +1,16 @@
 //! containerd's gRPC API, for what `ctr` cannot say: a container of an image that is no Linux image (as
 //! CRI makes it), or one with a runtime spec that `ctr` itself would refuse.
 
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest, container,
+    CloseIoRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
+    StartRequest, WaitRequest, container,
 };
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Status};
@@ -83,19 +87,84 @@ impl Api {
         self.runtime.block_on(client.delete(request)).expect("containerd deletes the container");
     }
 
-    /// Creates the task of a container, without mounts; `stdout` is a FIFO's path, or empty.
+    /// Creates the task of a container, without mounts; stdin, stdout and stderr are FIFOs' paths, or empty.
     ///
     /// # Errors
     /// What the runtime answered.
-    pub fn create_task(&self, id: &str, stdout: &str) -> Result<u32, Status> {
+    pub fn create_task(&self, id: &str, [stdin, stdout, stderr]: [&str; 3]) -> Result<u32, Status> {
         let request = request(CreateTaskRequest {
             container_id: id.to_owned(),
+            stdin: stdin.to_owned(),
             stdout: stdout.to_owned(),
+            stderr: stderr.to_owned(),
             ..CreateTaskRequest::default()
         });
         let mut client = TasksClient::new(self.channel.clone());
         let answer = self.runtime.block_on(client.create(request))?;
         Ok(answer.into_inner().pid)
+    }
+
+    /// Runs the task of a container to its end, as a careful client does: feeds `input` and then closes
+    /// stdin, reads stdout to *its* end, and only then deletes the task. (`ctr` 1.6.20 closes stdout as
+    /// soon as the task has ended, and so loses what it has not read by then.) Gives
+    /// exit code and output, stdout's and stderr's.
+    ///
+    /// # Panics
+    /// If containerd refuses any of it, or the task has not ended at the deadline.
+    pub fn run_task(&self, id: &str, input: &[u8], deadline: Duration) -> (u32, Vec<u8>) {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let fifo = |name: &str| {
+            let path = directory.path().join(name);
+            let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+            rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("a FIFO can be made");
+            path
+        };
+        let (stdin, stdout) = (fifo("stdin"), fifo("stdout"));
+        let path = |path: &Path| path.display().to_string();
+        let mut client = TasksClient::new(self.channel.clone());
+        std::thread::scope(|scope| {
+            // The opens wait for the runtime's, which Create makes; stdin must have a writer at Start.
+            let (opened, is_open) = std::sync::mpsc::channel::<()>();
+            let writer = scope.spawn({
+                let stdin = stdin.clone();
+                move || {
+                    let mut pipe = OpenOptions::new().write(true).open(stdin).expect("the runtime opens stdin");
+                    // Err: Create failed, which is told below.
+                    let _ = opened.send(());
+                    // EPIPE: the guest ended first, which its code tells.
+                    let _ = pipe.write_all(input);
+                }
+            });
+            let reader = scope.spawn({
+                let stdout = stdout.clone();
+                move || {
+                    let mut all = Vec::new();
+                    File::open(stdout).and_then(|mut pipe| pipe.read_to_end(&mut all)).expect("stdout is readable");
+                    all
+                }
+            });
+            let (stdin_path, stdout_path) = (path(&stdin), path(&stdout));
+            self.create_task(id, [&stdin_path, &stdout_path, &stdout_path]).unwrap_or_else(|error| {
+                // Lets both threads go.
+                for fifo in [&stdin, &stdout] {
+                    drop(OpenOptions::new().read(true).write(true).open(fifo));
+                }
+                panic!("{error}")
+            });
+            is_open.recv().expect("the writer tells");
+            let start = request(StartRequest { container_id: id.to_owned(), ..StartRequest::default() });
+            self.runtime.block_on(client.start(start)).expect("the task starts");
+            writer.join().expect("the writer never panics");
+            let close = CloseIoRequest { container_id: id.to_owned(), stdin: true, ..CloseIoRequest::default() };
+            // NotFound: it has ended by itself.
+            let _ = self.runtime.block_on(client.close_io(request(close)));
+            let mut wait = request(WaitRequest { container_id: id.to_owned(), ..WaitRequest::default() });
+            wait.set_timeout(deadline);
+            let code = self.runtime.block_on(client.wait(wait)).expect("the task ends").into_inner().exit_status;
+            let output = reader.join().expect("the reader never panics");
+            self.delete_task(id).expect("a stopped task is deleted");
+            (code, output)
+        })
     }
 
     /// Deletes a stopped task, and gives its exit code.
