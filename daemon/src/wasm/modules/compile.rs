@@ -63,7 +63,7 @@ impl Compiler {
     pub fn new(config: config::Modules, engine: config::Engine, metrics: Arc<Metrics>) -> Compiler {
         Compiler {
             program: PROGRAM.into(),
-            turns: Arc::new(Semaphore::new(config.compiles_max)),
+            turns: Arc::new(Semaphore::new(config.compiles_max.min(Semaphore::MAX_PERMITS))),
             config,
             engine,
             pending: Arc::default(),
@@ -177,7 +177,7 @@ impl Job {
             .spawn()
             .map(Process)
             .map_err(failed("start"))?;
-        let end = process.wait(began + self.wall).map_err(failed("wait for"))?;
+        let end = process.wait(began.checked_add(self.wall)).map_err(failed("wait for"))?;
         self.metrics.compile_seconds.observe(began.elapsed().as_secs_f64());
         // Before a byte of it is believed: whoever might still hold the file cannot change it now.
         let verdict = verdict(&end, &self.order, self.wall).and_then(|()| {
@@ -207,8 +207,9 @@ struct End {
 }
 
 impl Process {
-    /// Waits for the end, at most until `deadline`, while taking what it says.
-    fn wait(&mut self, deadline: Instant) -> io::Result<End> {
+    /// Waits for the end, at most until `deadline`, while taking what it says. No deadline is one
+    /// beyond what the clock can say.
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<End> {
         let pid = Pid::from_raw(self.0.id().try_into().map_err(io::Error::other)?)
             .ok_or_else(|| io::Error::other("no process id"))?;
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
@@ -219,12 +220,13 @@ impl Process {
         let mut said = Vec::new();
         let mut out_of_time = false;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout =
-                Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+            let timeout = deadline.map(|deadline| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+            });
             let mut waits = vec![PollFd::new(&ended, PollFlags::IN)];
             waits.extend(stderr.as_ref().map(|stderr| PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::IN)));
-            match poll(&mut waits, Some(&timeout)) {
+            match poll(&mut waits, timeout.as_ref()) {
                 Ok(0) => {
                     out_of_time = true;
                     self.0.kill()?;

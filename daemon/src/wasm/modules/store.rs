@@ -137,9 +137,8 @@ impl Name<'_> {
     fn parse(name: &str) -> Option<Name<'_>> {
         let parts: Vec<_> = name.strip_suffix(SUFFIX)?.split('.').collect();
         let &[digest, fingerprint, kind, code] = parts.as_slice() else { return None };
-        let is_hex =
-            |text: &str, length| text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_hex(fingerprint, 32) || !is_hex(code, 64) {
+        let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_hex(fingerprint) || !is_hex(code) || code.len() != 2 * blake3::OUT_LEN {
             return None;
         }
         let kind = match kind {
@@ -159,7 +158,7 @@ fn kind_name(kind: Kind) -> &'static str {
 }
 
 impl Store {
-    /// Reads the index of `directory`. `fingerprint` is the engines' own, 32 hex digits.
+    /// Reads the index of `directory`. `fingerprint` is the engines' own, in hex.
     pub fn open(directory: Option<Arc<Directory>>, fingerprint: &str, bytes_max: u64, metrics: Arc<Metrics>) -> Store {
         let store = Store {
             key: directory.as_ref().map_or([0; 32], |directory| directory.key_for(PURPOSE)),
