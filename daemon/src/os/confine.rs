@@ -62,7 +62,8 @@ pub fn confine(bounds: &Bounds) -> Result<(), String> {
         limit_to(resource, limit, limit).map_err(step("set a limit"))?;
     }
     // SIGXCPU first, which says why; SIGKILL if that was not enough.
-    limit_to(Resource::Cpu, bounds.cpu_seconds, bounds.cpu_seconds.saturating_add(1)).map_err(step("limit its CPU time"))?;
+    limit_to(Resource::Cpu, bounds.cpu_seconds, bounds.cpu_seconds.saturating_add(1))
+        .map_err(step("limit its CPU time"))?;
     drop_privileges(bounds.uid)?;
     // Another process of the same user must not be able to trace this one and write what the daemon
     // will run. Nothing is dumped either.
