@@ -15,6 +15,8 @@
 //! Errors are the kernel's; who called says which mount of the spec it was.
 #![allow(unsafe_code, reason = "unshare(2) and mount_setattr(2) have no safe form")]
 
+mod options;
+
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -27,6 +29,8 @@ use rustix::mount::{
 };
 
 use crate::os::in_root::Kind;
+
+pub use options::{Bind, MountOptions, Propagation};
 
 /// What every mount of a guest's root has. A device node in an image or a volume is the node's device,
 /// and no device cgroup stands before a guest; nor is there anybody to gain by set-user-id.
@@ -56,130 +60,6 @@ pub(crate) fn unshare_mounts() -> Result<()> {
     // owners; this asks for a mount namespace only.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-}
-
-/// How much a bind mount shows of what is mounted below its source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bind {
-    /// Nothing: `bind`.
-    One,
-    /// All of it: `rbind`.
-    Tree,
-}
-
-/// Whether later mounts and unmounts on the node show in a bind mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagation {
-    /// They do not: `private`, and what an OCI runtime does if nothing is said.
-    Private,
-    /// They do: `slave`. `shared` is taken for it, since a guest cannot mount.
-    Slave,
-}
-
-/// What a list of mount options asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountOptions {
-    /// Flags of the mount itself.
-    pub flags: MountFlags,
-    /// Flags of the mount and of all that is mounted below it (`rro` and its kin).
-    pub tree_flags: MountFlags,
-    /// Set if it is a bind mount.
-    pub bind: Option<Bind>,
-    /// For bind mounts.
-    pub propagation: Propagation,
-    /// What is no flag: the file system's own options.
-    pub data: Vec<String>,
-}
-
-/// What a word does to the flags.
-enum Word {
-    Set(MountFlags),
-    Clear(MountFlags),
-    SetTree(MountFlags),
-    ClearTree(MountFlags),
-    Bind(Bind),
-    Propagation(Propagation),
-    Ignored,
-}
-
-fn word(option: &str) -> Option<Word> {
-    use MountFlags as F;
-    use Word::{Clear, ClearTree, Ignored, Set, SetTree};
-    Some(match option {
-        "ro" => Set(F::RDONLY),
-        "rw" => Clear(F::RDONLY),
-        "nosuid" => Set(F::NOSUID),
-        "suid" => Clear(F::NOSUID),
-        "nodev" => Set(F::NODEV),
-        "dev" => Clear(F::NODEV),
-        "noexec" => Set(F::NOEXEC),
-        "exec" => Clear(F::NOEXEC),
-        "sync" => Set(F::SYNCHRONOUS),
-        "async" => Clear(F::SYNCHRONOUS),
-        "dirsync" => Set(F::DIRSYNC),
-        "noatime" => Set(F::NOATIME),
-        "atime" => Clear(F::NOATIME),
-        "nodiratime" => Set(F::NODIRATIME),
-        "diratime" => Clear(F::NODIRATIME),
-        "relatime" => Set(F::RELATIME),
-        "norelatime" => Clear(F::RELATIME),
-        "strictatime" => Set(F::STRICTATIME),
-        "nostrictatime" => Clear(F::STRICTATIME),
-        "lazytime" => Set(F::LAZYTIME),
-        "nolazytime" => Clear(F::LAZYTIME),
-        "nosymfollow" => Set(F::NOSYMFOLLOW),
-        "symfollow" => Clear(F::NOSYMFOLLOW),
-        "rro" => SetTree(F::RDONLY),
-        "rrw" => ClearTree(F::RDONLY),
-        "rnosuid" => SetTree(F::NOSUID),
-        "rsuid" => ClearTree(F::NOSUID),
-        "rnodev" => SetTree(F::NODEV),
-        "rdev" => ClearTree(F::NODEV),
-        "rnoexec" => SetTree(F::NOEXEC),
-        "rexec" => ClearTree(F::NOEXEC),
-        "rnoatime" => SetTree(F::NOATIME),
-        "ratime" => ClearTree(F::NOATIME),
-        "rnodiratime" => SetTree(F::NODIRATIME),
-        "rdiratime" => ClearTree(F::NODIRATIME),
-        "rrelatime" => SetTree(F::RELATIME),
-        "rnorelatime" => ClearTree(F::RELATIME),
-        "rstrictatime" => SetTree(F::STRICTATIME),
-        "rnostrictatime" => ClearTree(F::STRICTATIME),
-        "rnosymfollow" => SetTree(F::NOSYMFOLLOW),
-        "rsymfollow" => ClearTree(F::NOSYMFOLLOW),
-        "bind" => Word::Bind(Bind::One),
-        "rbind" => Word::Bind(Bind::Tree),
-        "private" | "rprivate" | "unbindable" | "runbindable" => Word::Propagation(Propagation::Private),
-        "slave" | "rslave" | "shared" | "rshared" => Word::Propagation(Propagation::Slave),
-        "" | "defaults" | "mand" | "nomand" | "iversion" | "noiversion" | "silent" | "loud" => Ignored,
-        _ => return None,
-    })
-}
-
-impl MountOptions {
-    /// Reads a list; of words that contradict each other the last one wins, as in mount(8).
-    pub fn parse<S: AsRef<str>>(options: &[S]) -> MountOptions {
-        let mut parsed = MountOptions {
-            flags: MountFlags::empty(),
-            tree_flags: MountFlags::empty(),
-            bind: None,
-            propagation: Propagation::Private,
-            data: Vec::new(),
-        };
-        for option in options.iter().map(AsRef::as_ref) {
-            match word(option) {
-                Some(Word::Set(flags)) => parsed.flags.insert(flags),
-                Some(Word::Clear(flags)) => parsed.flags.remove(flags),
-                Some(Word::SetTree(flags)) => parsed.tree_flags.insert(flags),
-                Some(Word::ClearTree(flags)) => parsed.tree_flags.remove(flags),
-                Some(Word::Bind(bind)) => parsed.bind = Some(bind),
-                Some(Word::Propagation(propagation)) => parsed.propagation = propagation,
-                Some(Word::Ignored) => {}
-                None => parsed.data.push(option.to_string()),
-            }
-        }
-        parsed
-    }
 }
 
 /// A name of `fd` for system calls that take a path. Not more than a name: it is valid while `fd` is open.
@@ -598,40 +478,6 @@ pub(crate) mod tests {
 
     fn options(text: &str) -> MountOptions {
         MountOptions::parse(&text.split(',').collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn option_words_are_read_as_mount_8_reads_them() {
-        use MountFlags as F;
-        let cases = [
-            ("", F::empty(), F::empty(), None, Propagation::Private, ""),
-            ("ro,rbind,rprivate", F::RDONLY, F::empty(), Some(Bind::Tree), Propagation::Private, ""),
-            ("bind,rslave", F::empty(), F::empty(), Some(Bind::One), Propagation::Slave, ""),
-            ("ro,rw", F::empty(), F::empty(), None, Propagation::Private, ""),
-            ("rw,ro", F::RDONLY, F::empty(), None, Propagation::Private, ""),
-            ("rbind,rro,rshared", F::empty(), F::RDONLY, Some(Bind::Tree), Propagation::Slave, ""),
-            (
-                "nosuid,noexec,nodev,size=65536k,mode=755",
-                F::NOSUID | F::NOEXEC | F::NODEV,
-                F::empty(),
-                None,
-                Propagation::Private,
-                "size=65536k,mode=755",
-            ),
-            ("nosuid,suid,relatime,defaults", F::RELATIME, F::empty(), None, Propagation::Private, ""),
-            (
-                "index=off,lowerdir=/a:/b",
-                F::empty(),
-                F::empty(),
-                None,
-                Propagation::Private,
-                "index=off,lowerdir=/a:/b",
-            ),
-        ];
-        for (text, flags, tree_flags, bind, propagation, data) in cases {
-            let data = data.split(',').filter(|word| !word.is_empty()).map(String::from).collect();
-            assert_eq!(options(text), MountOptions { flags, tree_flags, bind, propagation, data }, "{text}");
-        }
     }
 
     #[test]
