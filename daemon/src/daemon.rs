@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::server::instances::Instances;
+use crate::server::instances::{Instances, Runtimes};
 use crate::server::{control, http};
 use crate::task::Task;
 use crate::wasm::engine::Engines;
@@ -42,13 +42,26 @@ pub fn run(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
-    let result = runtime.block_on(serve(config, &state, runtime.handle().clone()));
+    // What no caller waits for stays off the threads that answer.
+    let background = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("background")
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start the runtime: {e}"))?;
+    let result = runtime.block_on(serve(config, &state, runtime.handle().clone(), background.handle().clone()));
     // Jobs stuck in a system call (a hung volume) end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
+    background.shutdown_background();
     result
 }
 
-async fn serve(config: Arc<Config>, state: &StateDir, runtime: tokio::runtime::Handle) -> Result<(), String> {
+async fn serve(
+    config: Arc<Config>,
+    state: &StateDir,
+    runtime: tokio::runtime::Handle,
+    background: tokio::runtime::Handle,
+) -> Result<(), String> {
     let began = Instant::now();
     let metrics = Arc::new(Metrics::new());
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
@@ -62,16 +75,22 @@ async fn serve(config: Arc<Config>, state: &StateDir, runtime: tokio::runtime::H
         slots: Slots::new(&config.engine, metrics.clone()),
         metrics: metrics.clone(),
     });
-    let instances =
-        Instances::new(config.clone(), world.clone(), modules.clone(), state.generation.clone(), runtime.clone());
+    let runtimes = Runtimes { answering: runtime.clone(), background: background.clone() };
+    let instances = Instances::new(config.clone(), world.clone(), modules.clone(), state.generation.clone(), runtimes);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
 
     let scrape = match config.metrics.address.as_str() {
         "" => None,
         address => {
-            let listener = http::bind(address, &config.state_dir)
-                .await
+            let bound = {
+                // The listener belongs to the runtime that is entered when it is made.
+                let (address, state_dir) = (address.to_string(), config.state_dir.clone());
+                background.spawn(async move { http::bind(&address, &state_dir).await }).await
+            };
+            let listener = bound
+                .map_err(std::io::Error::other)
+                .flatten()
                 .map_err(|e| format!("metrics.address: cannot listen on {address}: {e}"))?;
             let world = world.clone();
             let render = move || {
@@ -79,7 +98,7 @@ async fn serve(config: Arc<Config>, state: &StateDir, runtime: tokio::runtime::H
                 world.slots.observe();
                 metrics.render()
             };
-            Some(tokio::spawn(http::serve(listener, config.metrics.connections_max, render)))
+            Some(background.spawn(http::serve(listener, config.metrics.connections_max, render)))
         }
     };
     let path = config.control_socket();

@@ -27,12 +27,21 @@ const VERSION_2: u32 = 2;
 /// The Task API version from containerd 2.0 on; it saves the execs for a pod's containers.
 const VERSION_3: u32 = 3;
 
+/// Where work is done that is not a guest's.
+#[derive(Clone)]
+pub struct Runtimes {
+    /// Calls, and what their callers wait for.
+    pub answering: tokio::runtime::Handle,
+    /// What no caller waits for: events to containerd, scrapes.
+    pub background: tokio::runtime::Handle,
+}
+
 /// All task sockets of this daemon.
 pub struct Instances {
     config: Arc<Config>,
     world: Arc<World>,
     modules: Arc<ModuleStore>,
-    runtime: tokio::runtime::Handle,
+    runtimes: Runtimes,
     count: Arc<TaskCount>,
     /// Where this generation's sockets lie.
     dir: PathBuf,
@@ -70,10 +79,10 @@ impl Instances {
         world: Arc<World>,
         modules: Arc<ModuleStore>,
         dir: PathBuf,
-        runtime: tokio::runtime::Handle,
+        runtimes: Runtimes,
     ) -> Arc<Instances> {
         let count = TaskCount::new(config.rpc.tasks_max);
-        Arc::new(Instances { config, world, modules, runtime, count, dir, known: Mutex::default() })
+        Arc::new(Instances { config, world, modules, runtimes, count, dir, known: Mutex::default() })
     }
 
     /// The address of the socket for this containerd and namespace, made at the first question, and
@@ -103,7 +112,12 @@ impl Instances {
         let mut known = self.known.lock();
         let make = || {
             Arc::new(Instance {
-                events: EventQueue::new(&key.1, &self.config.events, self.world.metrics.clone(), &self.runtime),
+                events: EventQueue::new(
+                    &key.1,
+                    &self.config.events,
+                    self.world.metrics.clone(),
+                    &self.runtimes.background,
+                ),
                 containerd: Containerd::new(&key.0, &self.config.rpc),
             })
         };
@@ -142,7 +156,7 @@ impl Instances {
                 self.config.clone(),
                 self.modules.clone(),
                 self.world.clone(),
-                self.runtime.clone(),
+                self.runtimes.answering.clone(),
             );
             let service = TaskService::new(creator, tasks.clone(), self.world.clone());
             let server = ttrpc::r#async::Server::new().add_listener(listener).register_service(service.services());

@@ -194,7 +194,7 @@ impl Creator {
     /// own disk or in its memory, so looking into it on a request's thread is in order.
     fn warm_in_bundle(&self, root: &Path, wanted: &Wanted) -> Option<Loaded> {
         let root = open_root(root).ok()?;
-        let found = lookup::find(root.as_fd(), wanted).ok()?;
+        let found = lookup::locate(root.as_fd(), wanted).ok()?;
         let loaded = self.modules.warm(&Place::of_file(&found.file)?)?;
         Some(Loaded { export: found.export, ..loaded })
     }

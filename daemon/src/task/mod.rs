@@ -20,7 +20,7 @@ pub mod state;
 pub mod stdio;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -113,5 +113,7 @@ pub struct Snapshot {
 
 /// Every process of a guest is this one: the daemon's.
 pub fn pid() -> u32 {
-    std::process::id()
+    /// glibc makes a system call each time.
+    static PID: LazyLock<u32> = LazyLock::new(std::process::id);
+    *PID
 }

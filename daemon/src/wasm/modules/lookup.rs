@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, fstat};
@@ -60,6 +60,36 @@ pub struct Found {
     pub on_root_mount: bool,
 }
 
+/// A program's file, looked up and not opened.
+#[derive(Debug)]
+pub struct Located {
+    /// An `O_PATH` descriptor of the regular file.
+    pub file: OwnedFd,
+    /// As in [`Found`].
+    pub path: String,
+    /// As in [`Found`].
+    pub export: Option<Arc<str>>,
+    /// As in [`Found`].
+    pub on_root_mount: bool,
+}
+
+impl Located {
+    /// Opens the file for reading.
+    ///
+    /// # Errors
+    /// `Internal` if the kernel refuses.
+    pub fn open(self) -> Result<Found> {
+        let Located { file, path, export, on_root_mount } = self;
+        // The descriptor names the file itself: nobody can put another in its place now.
+        let file = File::open(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())).map_err(|e| unopened(&path, e))?;
+        Ok(Found { file, path, export, on_root_mount })
+    }
+}
+
+fn unopened(path: &str, error: std::io::Error) -> Error {
+    Error::Internal(format!("cannot open {path}: {error}"))
+}
+
 /// One name to try.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
@@ -69,13 +99,21 @@ struct Candidate {
     appended: bool,
 }
 
+/// [`locate`]s the program and opens it.
+///
+/// # Errors
+/// As [`locate`].
+pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Found> {
+    locate(root, wanted)?.open()
+}
+
 /// Finds the program in the root file system whose directory is `root`. Makes blocking system calls
 /// on files that may be a volume's: not for a thread that serves requests.
 ///
 /// # Errors
 /// `InvalidArgument` with what was tried, or why a name was refused; never `NotFound`, which
 /// containerd reads as "the task is gone".
-pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Found> {
+pub fn locate(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Located> {
     let candidates = candidates(wanted)?;
     let mut on_root_mount = true;
     let mut not_a_file = None;
@@ -89,17 +127,14 @@ pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Found> {
             Err(refusal) => return Err(refused(&candidate.path, refusal)),
         };
         on_root_mount &= resolved.on_root_mount;
-        let failed = |e: std::io::Error| Error::Internal(format!("cannot open {}: {e}", candidate.path));
-        let stat = fstat(&resolved.file).map_err(|e| failed(e.into()))?;
+        let stat = fstat(&resolved.file).map_err(|e| unopened(&candidate.path, e.into()))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::RegularFile {
             not_a_file.get_or_insert((candidate.path.clone(), kind));
             continue;
         }
-        // The descriptor names the file itself: nobody can put another in its place now.
-        let file = File::open(format!("/proc/self/fd/{}", resolved.file.as_fd().as_raw_fd())).map_err(failed)?;
-        return Ok(Found {
-            file,
+        return Ok(Located {
+            file: resolved.file,
             path: candidate.path.clone(),
             export: candidate.export.as_deref().map(Arc::from),
             on_root_mount,

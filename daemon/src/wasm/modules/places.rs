@@ -16,6 +16,7 @@
 //! own mount is never remembered under it (see [`Found::on_root_mount`](super::lookup::Found)).
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -73,9 +74,10 @@ impl Place {
         Some(key.place())
     }
 
-    /// The place that is the open file itself, or `None` on a file system whose times and inode
-    /// numbers may be somebody else's invention.
-    pub fn of_file(file: &File) -> Option<Place> {
+    /// The place that is the file itself (an `O_PATH` descriptor will do), or `None` on a file system
+    /// whose times and inode numbers may be somebody else's invention.
+    pub fn of_file(file: impl AsFd) -> Option<Place> {
+        let file = file.as_fd();
         // On FUSE, NFS, 9p or an image-based file system whoever serves it chooses them, and an
         // overlay's device number is soon another's.
         let filesystem = fstatfs(file).ok()?;
