@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::watch;
 
-use crate::bundle::TaskSpec;
+use crate::bundle::{SpecMount, TaskSpec};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{Create, Event};
@@ -128,7 +128,7 @@ impl Creator {
             args: spec.args,
             env: spec.env,
             cwd: spec.cwd,
-            read_only: spec.read_only,
+            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
             memory_limit,
             source: located.source,
             create_took: began.elapsed(),

@@ -90,7 +90,7 @@ impl Task {
             env: prepared.env,
             cwd: prepared.cwd,
             root: self.files.path().to_path_buf(),
-            read_only: prepared.read_only,
+            partly_read_only: prepared.partly_read_only,
             stdio: self.stdio.clone(),
             memory_limit: prepared.memory_limit,
             memory: self.memory.clone(),

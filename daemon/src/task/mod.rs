@@ -64,7 +64,7 @@ struct Prepared {
     args: Vec<String>,
     env: Vec<(String, String)>,
     cwd: String,
-    read_only: bool,
+    partly_read_only: bool,
     memory_limit: u64,
     source: Source,
     create_took: Duration,

@@ -135,8 +135,8 @@ pub struct Launch {
     pub cwd: String,
     /// The guest's `/` on the host.
     pub root: PathBuf,
-    /// Whether `/` refuses writes.
-    pub read_only: bool,
+    /// Whether `/`, or a volume in it, refuses writes.
+    pub partly_read_only: bool,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
     /// Linear memories and tables together, in bytes.
@@ -256,7 +256,13 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
     let call = match prepared {
         Prepared::Core(pre) => {
             let wasi = wasi_p1(wasi);
-            let mut store = store(world, launch, pre.module().engine(), CoreState { wasi, limits }, &ready);
+            let mut store = store(
+                world,
+                launch,
+                pre.module().engine(),
+                CoreState { wasi, limits, partly_read_only: launch.partly_read_only },
+                &ready,
+            );
             store.limiter(|state| &mut state.limits);
             let instance = pre.instantiate_async(&mut store).await.map_err(|e| refused(launch, &e))?;
             Callable::Core(store, instance)
@@ -315,8 +321,8 @@ fn wasi_context(launch: &Launch) -> Result<WasiCtxBuilder> {
     if launch.program.kind() == crate::wasm::engine::Kind::Core && !launch.env.iter().any(|(name, _)| name == "PWD") {
         wasi.env("PWD", &launch.cwd);
     }
-    let permissions = if launch.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-    wasi.preopened_dir(&launch.root, "/", permissions)
+    // A read-only root is one by its mount, which leaves the volumes in it as they are.
+    wasi.preopened_dir(&launch.root, "/", FsPerms::ReadWrite)
         .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", launch.root.display())))?;
     Ok(wasi)
 }
