@@ -49,6 +49,64 @@ pub struct TaskSpec {
     pub mounts: Vec<SpecMount>,
     /// `linux.resources.memory.limit` in bytes, if there is one.
     pub memory_limit: Option<u64>,
+    /// `linux.resources.cpu`.
+    pub cpu: Cpu,
+    /// `process.user`.
+    pub user: User,
+    /// `process.terminal`.
+    pub terminal: bool,
+    /// The network namespace in `linux.namespaces`.
+    pub network: Network,
+    /// What CRI says the container is.
+    pub role: Role,
+}
+
+/// `process.user`: whose rights the process has to files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Mode bits that new files do not get; the daemon's (0o022) if absent.
+    pub umask: Option<u32>,
+}
+
+/// `linux.resources.cpu`; absent or 0 means no limit of that kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cpu {
+    /// Weight relative to others, in cgroup v1's unit: 2 to 262,144, 1024 by default.
+    pub shares: Option<u64>,
+    /// CPU time in microseconds it may use in each period.
+    pub quota: Option<u64>,
+    /// The period in microseconds.
+    pub period: Option<u64>,
+}
+
+/// Which network a process is in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Network {
+    /// The node's: the spec lists no network namespace.
+    #[default]
+    Host,
+    /// A namespace that exists, by path.
+    Path(PathBuf),
+    /// A namespace of its own.
+    New,
+}
+
+/// What a container is to CRI, by containerd's annotations.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Role {
+    /// Not CRI's.
+    #[default]
+    Alone,
+    /// A pod's sandbox (the pause container).
+    Sandbox,
+    /// A container in the pod whose sandbox has this id.
+    InSandbox(String),
 }
 
 #[derive(Deserialize)]
@@ -61,6 +119,17 @@ struct RawSpec<'a> {
     mounts: Vec<RawMount<'a>>,
     #[serde(default)]
     linux: Option<RawLinux>,
+    #[serde(default)]
+    annotations: Option<RawAnnotations>,
+}
+
+/// Keys of containerd's CRI plugin (its pkg/cri/annotations).
+#[derive(Deserialize, Default)]
+struct RawAnnotations {
+    #[serde(rename = "io.kubernetes.cri.container-type", default)]
+    container_type: Option<String>,
+    #[serde(rename = "io.kubernetes.cri.sandbox-id", default)]
+    sandbox_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +140,22 @@ struct RawProcess<'a> {
     env: Option<Vec<Cow<'a, str>>>,
     #[serde(borrow, default)]
     cwd: Cow<'a, str>,
+    #[serde(default)]
+    user: RawUser,
+    #[serde(default)]
+    terminal: bool,
+}
+
+#[derive(Deserialize, Default)]
+struct RawUser {
+    #[serde(default)]
+    uid: u32,
+    #[serde(default)]
+    gid: u32,
+    #[serde(default, rename = "additionalGids")]
+    groups: Option<Vec<u32>>,
+    #[serde(default)]
+    umask: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -97,12 +182,34 @@ struct RawMount<'a> {
 struct RawLinux {
     #[serde(default)]
     resources: Option<RawResources>,
+    #[serde(default)]
+    namespaces: Option<Vec<RawNamespace>>,
+}
+
+#[derive(Deserialize)]
+struct RawNamespace {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    path: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct RawResources {
     #[serde(default)]
     memory: Option<RawMemory>,
+    #[serde(default)]
+    cpu: Option<RawCpu>,
+}
+
+#[derive(Deserialize, Default)]
+struct RawCpu {
+    #[serde(default)]
+    shares: Option<u64>,
+    #[serde(default)]
+    quota: Option<i64>,
+    #[serde(default)]
+    period: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -159,7 +266,10 @@ impl TaskSpec {
             None => (bundle.join("rootfs"), false),
         };
         let mounts = raw.mounts.into_iter().map(SpecMount::from_raw).collect::<Result<_>>()?;
-        let limit = raw.linux.and_then(|l| l.resources).and_then(|r| r.memory).and_then(|m| m.limit);
+        let (resources, namespaces) = raw.linux.map_or((None, None), |linux| (linux.resources, linux.namespaces));
+        let (memory, cpu) = resources.map_or((None, None), |resources| (resources.memory, resources.cpu));
+        let annotations = raw.annotations.unwrap_or_default();
+        let user = process.user;
         Ok(TaskSpec {
             args: texts(process.args, "process.args")?,
             env,
@@ -167,14 +277,56 @@ impl TaskSpec {
             root,
             read_only,
             mounts,
-            // 0 and negative numbers mean no limit in the OCI runtime spec.
-            memory_limit: limit.and_then(|limit| u64::try_from(limit).ok()).filter(|&limit| limit > 0),
+            memory_limit: memory.and_then(|memory| memory.limit).and_then(positive),
+            cpu: cpu.unwrap_or_default().into(),
+            user: User { uid: user.uid, gid: user.gid, groups: user.groups.unwrap_or_default(), umask: user.umask },
+            terminal: process.terminal,
+            network: network(namespaces.unwrap_or_default())?,
+            role: annotations.role(),
         })
     }
 
     /// `PATH` of the environment, if set.
     pub fn path(&self) -> Option<&str> {
         self.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_str())
+    }
+}
+
+/// 0 and negative numbers mean no limit in the OCI runtime spec.
+fn positive(limit: i64) -> Option<u64> {
+    u64::try_from(limit).ok().filter(|&limit| limit > 0)
+}
+
+impl From<RawCpu> for Cpu {
+    fn from(raw: RawCpu) -> Cpu {
+        Cpu {
+            shares: raw.shares.filter(|&shares| shares > 0),
+            quota: raw.quota.and_then(positive),
+            period: raw.period.filter(|&period| period > 0),
+        }
+    }
+}
+
+fn network(namespaces: Vec<RawNamespace>) -> Result<Network> {
+    let Some(found) = namespaces.into_iter().find(|namespace| namespace.kind == "network") else {
+        return Ok(Network::Host);
+    };
+    match found.path.as_deref() {
+        None | Some("") => Ok(Network::New),
+        Some(path) if path.starts_with('/') => {
+            Ok(Network::Path(no_nul(Cow::Borrowed(path), "linux.namespaces")?.into()))
+        }
+        Some(path) => Err(Error::InvalidArgument(format!("linux.namespaces: {path:?} is not an absolute path"))),
+    }
+}
+
+impl RawAnnotations {
+    fn role(self) -> Role {
+        match (self.container_type.as_deref(), self.sandbox_id) {
+            (Some("sandbox"), _) => Role::Sandbox,
+            (Some("container"), Some(id)) if !id.is_empty() => Role::InSandbox(id),
+            _ => Role::Alone,
+        }
     }
 }
 
@@ -236,6 +388,27 @@ mod tests {
         assert_eq!(spec.mounts.len(), 2);
         assert_eq!(spec.mounts[1].options, ["rbind", "ro"]);
         assert_eq!(spec.memory_limit, Some(1 << 20));
+        assert_eq!(spec.cpu, Cpu { shares: Some(2), ..Cpu::default() });
+        assert_eq!((spec.network, spec.role, spec.user), (Network::Host, Role::Alone, User::default()));
+    }
+
+    #[test]
+    fn who_a_container_is_and_where() {
+        let spec = parse(
+            r#"{"process":{"terminal":true,"user":{"uid":7,"gid":8,"additionalGids":[9,10],"umask":23}},
+                "annotations":{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":"s","x":"y"},
+                "linux":{"namespaces":[{"type":"pid"},{"type":"network","path":"/proc/1/ns/net"}],
+                         "resources":{"cpu":{"shares":512,"quota":10000,"period":100000}}}}"#,
+        )
+        .unwrap();
+        assert_eq!(spec.user, User { uid: 7, gid: 8, groups: vec![9, 10], umask: Some(0o27) });
+        assert_eq!(spec.network, Network::Path("/proc/1/ns/net".into()));
+        assert_eq!((spec.role, spec.terminal), (Role::InSandbox("s".into()), true));
+        assert_eq!(spec.cpu, Cpu { shares: Some(512), quota: Some(10_000), period: Some(100_000) });
+        let pause = r#"{"process":{},"annotations":{"io.kubernetes.cri.container-type":"sandbox"},
+                        "linux":{"namespaces":[{"type":"network"}],"resources":{"cpu":{"quota":-1,"shares":0}}}}"#;
+        let spec = parse(pause).unwrap();
+        assert_eq!((spec.role, spec.network, spec.cpu), (Role::Sandbox, Network::New, Cpu::default()));
     }
 
     #[test]
@@ -257,6 +430,10 @@ mod tests {
             (r#"{"process":{"cwd":"w"}}"#, "process.cwd \"w\" is not an absolute path"),
             (r#"{"process":{"args":["a\u0000b"]}}"#, "process.args has a NUL"),
             (r#"{"process":{},"root":{"path":""}}"#, "root.path is empty"),
+            (
+                r#"{"process":{},"linux":{"namespaces":[{"type":"network","path":"x"}]}}"#,
+                "linux.namespaces: \"x\" is not an absolute path",
+            ),
             (r#"{"process":{},"mounts":[{"destination":"x"}]}"#, "\"x\" is not an absolute path"),
         ];
         for (text, want) in cases {

@@ -39,7 +39,7 @@
 //! | `rpc` | `rpc.threads` | sockets and timers; the guests' timers and readiness too |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
-//! | `compile` | `modules.compile_processes_max` | one beside each compile process, which dies with its thread |
+//! | `compile` | `modules.compiles_max` | one beside each compile process, which dies with its thread |
 //! | `guest-worker` | one per core, more while some are blocked | guests |
 //! | `guest-ticker` | 1 | the epoch; finds workers stuck in system calls |
 //!

@@ -458,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_served_file_system_has_no_places() {
-        assert_eq!(Place::of_file(&File::open("/proc/version").unwrap()), None);
+        assert_eq!(Place::of_file(File::open("/proc/version").unwrap()), None);
     }
 
     #[test]
