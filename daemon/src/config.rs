@@ -34,6 +34,8 @@ pub struct Config {
     pub stdio: Stdio,
     /// Guests' root file systems.
     pub files: Files,
+    /// Guests' network.
+    pub network: Network,
 }
 
 /// The longest `state_dir`, in bytes: a Unix socket's path holds 107 and ours add up to 45.
@@ -54,6 +56,7 @@ impl Default for Config {
             events: Events::default(),
             stdio: Stdio::default(),
             files: Files::default(),
+            network: Network::default(),
         }
     }
 }
@@ -302,6 +305,22 @@ pub struct Files {
     pub tmpfs_bytes_default: u64,
 }
 
+/// Guests' network.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Names that may be looked up at the same time, of all guests together; more wait.
+    pub lookups_max: usize,
+    /// How long one look-up may take, in milliseconds, waiting included, whatever its resolv.conf says.
+    pub lookup_timeout_ms: u64,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network { lookups_max: 256, lookup_timeout_ms: 60_000 }
+    }
+}
+
 impl Default for Files {
     fn default() -> Self {
         Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
@@ -406,6 +425,8 @@ impl Config {
             ("stdio.chunk_bytes", self.stdio.chunk_bytes as u64),
             ("stdio.log_binary_timeout_ms", self.stdio.log_binary_timeout_ms),
             ("stdio.log_binary_drain_ms", self.stdio.log_binary_drain_ms),
+            ("network.lookups_max", self.network.lookups_max as u64),
+            ("network.lookup_timeout_ms", self.network.lookup_timeout_ms),
             ("files.volumes_max", self.files.volumes_max as u64),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
         ];

@@ -20,6 +20,7 @@ use crate::task::Task;
 use crate::wasm::engine::Engines;
 use crate::wasm::instance::{Slots, World};
 use crate::wasm::modules::ModuleStore;
+use crate::wasm::names::Resolvers;
 use crate::wasm::scheduler::Scheduler;
 
 /// How long the end of a guest may take at a stop; one stuck in a system call does not hold us up.
@@ -73,6 +74,7 @@ async fn serve(
         engines,
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
+        resolvers: Resolvers::new(&config.network, background.clone()),
         metrics: metrics.clone(),
     });
     let runtimes = Runtimes { answering: runtime.clone(), background: background.clone() };

@@ -11,12 +11,16 @@ use std::time::{Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use crate::bundle::Network;
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::os::identity::Identity;
 use crate::task::map::TaskMap;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
 use crate::task::{Exit, Prepared, Snapshot, Task, Work, pid};
+use crate::wasm::engine::Kind;
 use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
+use crate::wasm::names::Names;
 use crate::wasm::scheduler::End;
 
 /// Status of a guest that was ended without a signal of containerd's (a shutdown of the daemon).
@@ -88,13 +92,23 @@ impl Task {
         if let Err(error) = self.files.wait_ready().await {
             return Outcome::NotStarted(error);
         }
+        let root = self.files.path().to_path_buf();
+        // Only components have sockets, and with a network namespace yet to be made there is nothing
+        // to reach.
+        let reaches = prepared.program.kind() == Kind::Component && self.network != Network::New;
+        let names = reaches.then(|| Names {
+            resolvers: world.resolvers.clone(),
+            root: root.clone(),
+            identity: Identity::default(),
+        });
         let launch = Launch {
             program: prepared.program,
             export: prepared.export,
             args: prepared.args,
             env: prepared.env,
             cwd: prepared.cwd,
-            root: self.files.path().to_path_buf(),
+            root,
+            names,
             partly_read_only: prepared.partly_read_only,
             stdio: self.stdio.clone(),
             memory_limit: prepared.memory_limit,

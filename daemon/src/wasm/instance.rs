@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::task::stdio::Stdio;
 use crate::wasm::engine::{Allocation, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
+use crate::wasm::names::{Names, Resolvers};
 use crate::wasm::scheduler::{Guest, Scheduler};
 use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse};
 
@@ -117,6 +118,8 @@ pub struct World {
     pub scheduler: Arc<Scheduler>,
     /// Places for guests.
     pub slots: Arc<Slots>,
+    /// Look-ups of names.
+    pub resolvers: Arc<Resolvers>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -147,6 +150,8 @@ pub struct Launch {
     pub guest: Arc<Guest>,
     /// Its place.
     pub slot: Slot,
+    /// How it looks up names; none if it has no network.
+    pub names: Option<Names>,
     /// For the metrics of the start.
     pub clock: StartClock,
 }
@@ -269,7 +274,8 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
         }
         Prepared::Component { pre, command } => {
             let mut wasi = wasi;
-            let state = ComponentState { ctx: wasi.build(), table: ResourceTable::new(), limits };
+            let state =
+                ComponentState { ctx: wasi.build(), table: ResourceTable::new(), limits, names: launch.names.clone() };
             let mut store = store(world, launch, pre.engine(), state, &ready);
             store.limiter(|state| &mut state.limits);
             match (&launch.export, command) {
@@ -320,6 +326,11 @@ fn wasi_context(launch: &Launch) -> Result<WasiCtxBuilder> {
         .stderr(launch.stdio.stderr());
     if launch.program.kind() == crate::wasm::engine::Kind::Core && !launch.env.iter().any(|(name, _)| name == "PWD") {
         wasi.env("PWD", &launch.cwd);
+    }
+    if launch.names.is_some() {
+        // The network itself is where the worker is while it runs this guest; what may be reached is
+        // decided there, as for any process of the pod.
+        wasi.allow_tcp(true).allow_udp(true).socket_addr_check(|_, _| Box::pin(std::future::ready(true)));
     }
     // A read-only root is one by its mount, which leaves the volumes in it as they are.
     wasi.preopened_dir(&launch.root, "/", FsPerms::ReadWrite)

@@ -14,6 +14,8 @@ use wasmtime_wasi::p1::{self, WasiP1Ctx, wasi_snapshot_preview1};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wiggle::GuestMemory;
 
+use crate::wasm::names::{self, Names};
+
 /// Bytes a table element takes on the host.
 pub const TABLE_ELEMENT_BYTES: u64 = 8;
 
@@ -106,6 +108,8 @@ pub struct ComponentState {
     pub table: ResourceTable,
     /// What it may hold.
     pub limits: Limits,
+    /// Its names; none if it may not ask.
+    pub names: Option<Names>,
 }
 
 impl WasiView for ComponentState {
@@ -182,6 +186,7 @@ fn tell_read_only(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
 pub fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<ComponentState>> {
     let mut linker = ComponentLinker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    names::replace(&mut linker)?;
     Ok(linker)
 }
 
