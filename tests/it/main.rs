@@ -11,6 +11,7 @@ mod hygiene;
 mod lifecycle;
 mod load;
 mod modules;
+mod network;
 mod programs;
 mod restarts;
 mod stdio;

@@ -38,6 +38,8 @@ enum Source {
     Wat(&'static str),
     /// WIT and the world to export.
     Wit(&'static str, &'static str),
+    /// C, with the WIT and the world it imports by hand: a component.
+    CInWorld(&'static str, &'static str),
     Generated(fn() -> Vec<u8>),
     /// A bash script that writes to the path it is given: a real program, whose source is not ours.
     Script(&'static str),
@@ -102,6 +104,11 @@ impl Guest {
     pub const CALCULATOR: Self = wit!("calculator", "calculator");
     /// A component that exports `wasi:http/incoming-handler`.
     pub const HTTP_PROXY: Self = wit!("http-proxy", "proxy");
+    /// A TCP server, a client, and look-ups of names: see its source for the verbs.
+    pub const NET: Self = Self {
+        name: "net",
+        source: Source::CInWorld(include_str!("../guests/net.c"), include_str!("../guests/net.wit")),
+    };
     /// The Lua interpreter, from Debian's source package (without coroutines and `pcall`).
     pub const LUA: Self = Self { name: "lua", source: Source::Script(include_str!("../guests/lua.sh")) };
     /// Over 1 MB of code; ends with [`BIG_CODE`] if all of it computed what it should.
@@ -124,6 +131,10 @@ impl Guest {
             }),
             Source::Wit(source, world) => {
                 built(self.name, "wasm", &[source, world], || components::from_wit(source, world))
+            }
+            Source::CInWorld(source, wit) => {
+                let module = read(&compiled(&format!("{}-core", self.name), "wasm", source, WASM_FLAGS));
+                built(self.name, "wasm", &[source, wit], || components::from_command_in_world(&module, wit, self.name))
             }
             Source::Script(script) => built(self.name, "wasm", &[script], || run_script(self.name, script)),
             Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests.rs")], make),
@@ -285,6 +296,11 @@ mod tests {
     fn the_big_module_is_over_a_megabyte() {
         let length = Guest::BIG.wasm_bytes().len();
         assert!((1_000_000..4_000_000).contains(&length), "{length} bytes");
+    }
+
+    #[test]
+    fn the_network_program_is_a_component() {
+        assert!(Guest::NET.wasm_bytes().starts_with(b"\0asm\x0d\0\x01\0"));
     }
 
     #[test]
