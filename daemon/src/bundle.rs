@@ -59,6 +59,8 @@ pub struct TaskSpec {
     pub network: Network,
     /// What CRI says the container is.
     pub role: Role,
+    /// `hostname`; may be empty.
+    pub hostname: String,
 }
 
 /// `process.user`: whose rights the process has to files.
@@ -121,6 +123,8 @@ struct RawSpec<'a> {
     linux: Option<RawLinux>,
     #[serde(default)]
     annotations: Option<RawAnnotations>,
+    #[serde(borrow, default)]
+    hostname: Cow<'a, str>,
 }
 
 /// Keys of containerd's CRI plugin (its pkg/cri/annotations).
@@ -283,6 +287,7 @@ impl TaskSpec {
             terminal: process.terminal,
             network: network(namespaces.unwrap_or_default())?,
             role: annotations.role(),
+            hostname: no_nul(raw.hostname, "hostname")?,
         })
     }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub files: Files,
     /// Guests' network.
     pub network: Network,
+    /// Native containers in a pod.
+    pub native: Native,
 }
 
 /// The longest `state_dir`, in bytes: a Unix socket's path holds 107 and ours add up to 45.
@@ -57,6 +59,7 @@ impl Default for Config {
             stdio: Stdio::default(),
             files: Files::default(),
             network: Network::default(),
+            native: Native::default(),
         }
     }
 }
@@ -321,6 +324,22 @@ impl Default for Network {
     }
 }
 
+/// Native containers in a pod: init containers and sidecars that are no Wasm.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Native {
+    /// containerd's shim that runs them; a name is looked for in `PATH`.
+    pub shim: PathBuf,
+    /// How long its `start` and `delete` may take, in milliseconds.
+    pub shim_timeout_ms: u64,
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Native { shim: "containerd-shim-runc-v2".into(), shim_timeout_ms: 10_000 }
+    }
+}
+
 impl Default for Files {
     fn default() -> Self {
         Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
@@ -427,6 +446,7 @@ impl Config {
             ("stdio.log_binary_drain_ms", self.stdio.log_binary_drain_ms),
             ("network.lookups_max", self.network.lookups_max as u64),
             ("network.lookup_timeout_ms", self.network.lookup_timeout_ms),
+            ("native.shim_timeout_ms", self.native.shim_timeout_ms),
             ("files.volumes_max", self.files.volumes_max as u64),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
         ];

@@ -11,6 +11,9 @@ pub enum Error {
     /// The request, the bundle or the module is wrong; the same request will fail again.
     #[error("{0}")]
     InvalidArgument(String),
+    /// The program is a native one; in a pod, Linux's own runtime can run it.
+    #[error("{0}")]
+    Native(String),
     /// No such task, process or file. containerd reads this code as "the task is gone".
     #[error("{0}")]
     NotFound(String),
@@ -41,7 +44,7 @@ impl Error {
     /// The ttrpc (gRPC) code of this error.
     pub fn code(&self) -> Code {
         match self {
-            Error::InvalidArgument(_) => Code::INVALID_ARGUMENT,
+            Error::InvalidArgument(_) | Error::Native(_) => Code::INVALID_ARGUMENT,
             Error::NotFound(_) => Code::NOT_FOUND,
             Error::AlreadyExists(_) => Code::ALREADY_EXISTS,
             Error::FailedPrecondition(_) => Code::FAILED_PRECONDITION,
@@ -57,6 +60,7 @@ impl Error {
         let with = |message: String| format!("{what}: {message}");
         match self {
             Error::InvalidArgument(m) => Error::InvalidArgument(with(m)),
+            Error::Native(m) => Error::Native(with(m)),
             Error::NotFound(m) => Error::NotFound(with(m)),
             Error::AlreadyExists(m) => Error::AlreadyExists(with(m)),
             Error::FailedPrecondition(m) => Error::FailedPrecondition(with(m)),
@@ -83,6 +87,7 @@ mod tests {
         let text = || "x".to_string();
         let table = [
             (Error::InvalidArgument(text()), Code::INVALID_ARGUMENT),
+            (Error::Native(text()), Code::INVALID_ARGUMENT),
             (Error::NotFound(text()), Code::NOT_FOUND),
             (Error::AlreadyExists(text()), Code::ALREADY_EXISTS),
             (Error::FailedPrecondition(text()), Code::FAILED_PRECONDITION),

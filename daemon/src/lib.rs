@@ -58,7 +58,7 @@
 //! # Modules, in reading order
 //!
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
-//! create, state, driver, files, root, stdio) · [`bundle`] · [`events`] · [`containerd`] · [`wasm`]
+//! create, state, driver, files, root, stdio) · [`native`] · [`bundle`] · [`events`] · [`containerd`] · [`wasm`]
 //! (modules, engine, instance, wasi, scheduler) · [`os`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -70,6 +70,7 @@ pub mod daemon;
 pub mod error;
 pub mod events;
 pub mod metrics;
+pub mod native;
 pub mod os;
 pub mod server;
 pub mod task;

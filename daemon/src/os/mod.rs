@@ -8,6 +8,7 @@ pub mod identity;
 pub mod in_root;
 pub mod memfd;
 pub mod mount;
+pub mod namespaces;
 pub mod netns;
 pub mod process;
 pub mod resolve;

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::containerd::Containerd;
 use crate::error::{Error, Result};
 use crate::events::EventQueue;
+use crate::native::{Native, Natives};
 use crate::server::task::TaskService;
 use crate::task::Task;
 use crate::task::create::Creator;
@@ -63,11 +64,14 @@ pub struct Instance {
     pub events: Arc<EventQueue>,
     /// Where we ask it something.
     pub containerd: Containerd,
+    /// Its gRPC and its ttrpc socket, without a scheme.
+    pub addresses: (String, String),
 }
 
 struct Namespace {
     address: String,
     tasks: Arc<TaskMap>,
+    natives: Arc<Natives>,
     /// Serves until it is dropped or shut down.
     server: Option<ttrpc::r#async::Server>,
 }
@@ -119,6 +123,7 @@ impl Instances {
                     &self.runtimes.background,
                 ),
                 containerd: Containerd::new(&key.0, &self.config.rpc),
+                addresses: key.clone(),
             })
         };
         known.containerds.entry(key.clone()).or_insert_with(make).clone()
@@ -150,6 +155,7 @@ impl Instances {
             let listener =
                 ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(e.to_string()))?;
             let tasks = TaskMap::new(self.count.clone());
+            let natives = Natives::new(namespace, instance.clone(), &self.config.native, tasks.clone());
             let creator = Creator::new(
                 namespace,
                 instance,
@@ -158,10 +164,10 @@ impl Instances {
                 self.world.clone(),
                 self.runtimes.answering.clone(),
             );
-            let service = TaskService::new(creator, tasks.clone(), self.world.clone());
+            let service = TaskService::new(creator, tasks.clone(), natives.clone(), self.world.clone());
             let server = ttrpc::r#async::Server::new().add_listener(listener).register_service(service.services());
             let address = format!("unix://{}", path.display());
-            known.namespaces.insert(entry, Namespace { address, tasks, server: None });
+            known.namespaces.insert(entry, Namespace { address, tasks, natives, server: None });
             server
         };
         // The socket is bound: whoever has the address already waits in its backlog.
@@ -179,6 +185,12 @@ impl Instances {
     pub fn tasks(&self) -> Vec<Arc<Task>> {
         let maps: Vec<_> = self.known.lock().namespaces.values().map(|n| n.tasks.clone()).collect();
         maps.iter().flat_map(|map| map.all()).collect()
+    }
+
+    /// Every native container of this daemon's pods.
+    pub fn natives(&self) -> Vec<Arc<Native>> {
+        let all: Vec<_> = self.known.lock().namespaces.values().map(|n| n.natives.clone()).collect();
+        all.iter().flat_map(|natives| natives.all()).collect()
     }
 
     /// Waits until every containerd has taken its events, or the deadline.

@@ -3,6 +3,7 @@
 //! * [`control`]: what the shim dials.
 //! * [`instances`]: one task socket for each containerd instance and namespace.
 //! * [`task`]: the Task API.
+//! * [`passing`]: which of its calls are for native containers.
 //! * [`convert`]: between our types and the wire's.
 //! * [`http`]: the Prometheus endpoint.
 
@@ -10,4 +11,5 @@ pub mod control;
 pub mod convert;
 pub mod http;
 pub mod instances;
+pub mod passing;
 pub mod task;

@@ -21,7 +21,9 @@ use ttrpc::r#async::{Service, TtrpcContext};
 
 use crate::error::{Error, Result};
 use crate::metrics::{METHODS, Metrics};
+use crate::native::Natives;
 use crate::server::convert::{self, CgroupVersion, Usage};
+use crate::server::passing;
 use crate::task::create::{CreateRequest, Creator};
 use crate::task::map::TaskMap;
 use crate::task::state::State;
@@ -32,6 +34,7 @@ use crate::wasm::instance::World;
 pub struct TaskService {
     creator: Creator,
     tasks: Arc<TaskMap>,
+    natives: Arc<Natives>,
     world: Arc<World>,
     metrics: Arc<Metrics>,
     cgroups: CgroupVersion,
@@ -42,14 +45,14 @@ const NAME_V3: &str = "containerd.task.v3.Task";
 
 impl TaskService {
     /// A service for the tasks in `tasks`, made by `creator`.
-    pub fn new(creator: Creator, tasks: Arc<TaskMap>, world: Arc<World>) -> Arc<TaskService> {
+    pub fn new(creator: Creator, tasks: Arc<TaskMap>, natives: Arc<Natives>, world: Arc<World>) -> Arc<TaskService> {
         let metrics = world.metrics.clone();
-        Arc::new(TaskService { creator, tasks, world, metrics, cgroups: CgroupVersion::of_host() })
+        Arc::new(TaskService { creator, tasks, natives, world, metrics, cgroups: CgroupVersion::of_host() })
     }
 
     /// The dispatch tables, under both names.
     pub fn services(self: &Arc<Self>) -> HashMap<String, Service> {
-        let table = || create_task(self.clone()).into_values().next();
+        let table = || create_task(self.clone()).into_values().next().map(|ours| passing::around(ours, &self.natives));
         [NAME_V2, NAME_V3].into_iter().filter_map(|name| Some((name.to_string(), table()?))).collect()
     }
 
@@ -107,14 +110,24 @@ impl TaskApi for TaskService {
             if !request.checkpoint.is_empty() {
                 return unimplemented("restoring a checkpoint");
             }
-            let task = self.creator.create(&self.tasks, create_request(request), began).await?;
+            let id = request.id.clone();
+            let created = self.creator.create(&self.tasks, create_request(request), began).await;
+            let task = created.inspect_err(|error| {
+                if matches!(error, Error::Native(_)) {
+                    self.natives.want(&id);
+                }
+            })?;
             tracing::debug!(task = %task.id, "created");
             Ok(CreateTaskResponse { pid: pid(), ..Default::default() })
         };
         let result = created.await;
-        if let Err(error) = &result {
-            self.metrics.starts_failed.inc();
-            tracing::info!(%error, "a task was refused");
+        match &result {
+            // It goes on in `native`.
+            Err(Error::Native(_)) | Ok(_) => {}
+            Err(error) => {
+                self.metrics.starts_failed.inc();
+                tracing::info!(%error, "a task was refused");
+            }
         }
         self.answer(Method::Create, began, result)
     }

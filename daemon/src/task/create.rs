@@ -15,7 +15,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use containerd_shim_protos::api::Mount;
@@ -78,6 +78,7 @@ struct Located {
 struct Made {
     work: Work,
     network: Network,
+    hostname: String,
     memory_limit: u64,
     stdio: Arc<Stdio>,
     files: Arc<Files>,
@@ -117,7 +118,10 @@ impl Creator {
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
-        let located = self.locate(&request, &spec, plan).await?;
+        let located = self.locate(&request, &spec, plan).await.map_err(|error| match (error, &spec.role) {
+            (Error::Native(text), Role::Alone | Role::Sandbox) => Error::InvalidArgument(text),
+            (error, _) => error,
+        })?;
         located
             .program
             .check_entry(&self.world.engines, located.export.as_deref())
@@ -137,7 +141,8 @@ impl Creator {
             create_took: began.elapsed(),
         };
         let work = Work::Program(Box::new(prepared));
-        let made = Made { work, network, memory_limit, stdio, files: located.files, events };
+        let hostname = spec.hostname;
+        let made = Made { work, network, hostname, memory_limit, stdio, files: located.files, events };
         Ok(self.fill(reservation, self.task(request, made)))
     }
 
@@ -146,6 +151,7 @@ impl Creator {
         let made = Made {
             work: Work::Pause,
             network: sandbox::own_network(&spec)?,
+            hostname: spec.hostname,
             memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
             stdio: Arc::new(Stdio::none(&self.config.stdio)),
             files: Files::none(self.runtime.clone()),
@@ -173,6 +179,8 @@ impl Creator {
             namespace: self.namespace.clone(),
             bundle: request.bundle,
             network: made.network,
+            hostname: made.hostname,
+            shared: OnceLock::new(),
             stdio_paths: request.stdio,
             memory_limit: made.memory_limit,
             memory: Arc::default(),
@@ -259,8 +267,16 @@ impl Creator {
             )),
         };
         let loaded = match found {
-            Ok(found) => self.modules.load(Origin::File(found), place).await?,
-            Err(missing) => self.load_artifact(request, wanted.as_ref(), missing).await?,
+            Ok(found) => self.modules.load(Origin::File(found), place).await,
+            Err(missing) => self.load_artifact(request, wanted.as_ref(), missing).await,
+        };
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                // It waits for the disk; who tries again, or hands it to runc, finds nothing mounted.
+                let _ = self.runtime.spawn_blocking(move || drop(root)).await;
+                return Err(error);
+            }
         };
         let compile_time = loaded.compile_time.unwrap_or_default();
         if loaded.compile_time.is_some() {

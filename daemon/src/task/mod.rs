@@ -22,7 +22,7 @@ pub mod state;
 pub mod stdio;
 
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -31,6 +31,7 @@ use tokio::sync::watch;
 use crate::bundle::Network;
 use crate::events::Reservation;
 use crate::metrics::{Metrics, Source};
+use crate::os::namespaces::Shared;
 use crate::wasm::engine::Program;
 use crate::wasm::scheduler::Guest;
 use crate::wasm::wasi::MemoryUse;
@@ -91,6 +92,10 @@ pub struct Task {
     pub bundle: PathBuf,
     /// The network it is in; of a pod's container, its sandbox's.
     pub network: Network,
+    /// Its host name, for native containers beside it.
+    hostname: String,
+    /// The namespaces it shares with native containers; made for the first of them.
+    shared: OnceLock<Shared>,
     /// As in the Create request.
     pub stdio_paths: StdioPaths,
     /// The memory limit of the guest in bytes, for statistics.

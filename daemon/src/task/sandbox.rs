@@ -7,7 +7,25 @@
 
 use crate::bundle::{Network, Role, TaskSpec};
 use crate::error::{Error, Result};
+use crate::os::namespaces::Shared;
+use crate::task::Task;
 use crate::task::map::TaskMap;
+
+impl Task {
+    /// The IPC and UTS namespaces of the pod whose sandbox this is, for its native containers.
+    ///
+    /// # Errors
+    /// `Internal` if the kernel gives none.
+    pub fn shared_namespaces(&self) -> Result<&Shared> {
+        if let Some(shared) = self.shared.get() {
+            return Ok(shared);
+        }
+        let made = Shared::new(&self.hostname)
+            .map_err(|e| Error::Internal(format!("cannot make the pod's IPC and UTS namespaces: {e}")))?;
+        // Of two at once, one is kept.
+        Ok(self.shared.get_or_init(|| made))
+    }
+}
 
 /// The network of a pod, from its sandbox's spec.
 ///

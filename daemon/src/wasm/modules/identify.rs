@@ -138,7 +138,11 @@ fn printable(line: &[u8]) -> String {
 impl Other {
     /// What it is and what to do. The program's name is the caller's to add.
     pub fn error(&self) -> Error {
-        Error::InvalidArgument(format!("it {}", self.fault()))
+        let text = format!("it {}", self.fault());
+        match self {
+            Other::Native("linux", _) | Other::Script(_) => Error::Native(text),
+            _ => Error::InvalidArgument(text),
+        }
     }
 
     fn fault(&self) -> String {
@@ -215,7 +219,10 @@ mod tests {
         for (head, want, words) in table {
             let Identity::Other(other) = identify(head) else { panic!("{head:?} taken for WebAssembly") };
             assert_eq!(other, *want, "{head:?}");
-            let Error::InvalidArgument(text) = other.error() else { panic!("{head:?}: wrong kind of error") };
+            let error = other.error();
+            let native = matches!(other, Other::Native("linux", _) | Other::Script(_));
+            assert_eq!(matches!(error, Error::Native(_)), native, "{head:?}");
+            let text = error.to_string();
             assert!(text.starts_with("it is ") && text.contains(words), "{text}");
             assert!(!text.contains('\n'), "{text}");
         }

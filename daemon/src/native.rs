@@ -1,0 +1,456 @@
+//! Native containers in a pod of ours: init containers and sidecars that are no Wasm run in containerd's
+//! own `containerd-shim-runc-v2`, with all it does for them, and their calls are passed on.
+//!
+//! ```text
+//!  Create ──▶ not Wasm, in a sandbox of ours ──▶ a bundle of its own, namespaces rewritten ──▶ runc's shim
+//!  State, Kill, Exec, … ──▶ id is native? ──▶ passed on as they are            events: by runc's shim itself
+//! ```
+//!
+//! * containerd knows one bundle, ours. runc's shim gets a bundle inside it, `native/<id>`, so that
+//!   neither overwrites the other's files and both go together.
+//! * CRI writes `/proc/<the sandbox's pid>/ns/…` into the specs of a pod's containers. The sandbox's pid is
+//!   the daemon's, and a container must never join the daemon's namespaces: every such path is
+//!   replaced by the pod's, or refused.
+//! * runc's shim groups by sandbox: a pod's native containers share one process.
+//!
+//! When it goes wrong: if runc's shim dies, its containers are reported as ended (137) and cleaned up
+//! by its own `delete`. If the daemon dies, our shim's `delete` does that.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteRequest, DeleteResponse, ShutdownRequest, StateRequest, StateResponse, Status,
+    WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::protobuf::{EnumOrUnknown, Message};
+use parking_lot::Mutex;
+use serde_json::Value;
+use ttrpc::Code;
+use ttrpc::r#async::Client;
+use ttrpc::proto::{Request, Response};
+
+use crate::bundle::Network;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::events::{Event, Reservation as Room};
+use crate::server::convert;
+use crate::server::instances::Instance;
+use crate::task::map::{self, TaskMap};
+use crate::task::{Exit, Task, pid};
+
+/// Below our bundle: the bundles of runc's shim.
+const BUNDLES: &str = "native";
+
+/// Status of a container whose shim died: as if killed.
+const LOST_STATUS: u32 = 137;
+
+/// The native containers of one containerd instance and namespace.
+pub struct Natives {
+    namespace: Arc<str>,
+    instance: Arc<Instance>,
+    config: config::Native,
+    tasks: Arc<TaskMap>,
+    known: Mutex<HashMap<String, Arc<Native>>>,
+    /// Creates that were found to be of a native program.
+    wanted: Mutex<HashSet<String>>,
+}
+
+/// A native container.
+pub struct Native {
+    id: Arc<str>,
+    shim: Shim,
+    /// Keeps the id from others.
+    _taken: map::Reservation,
+    /// Room for the exit that we report if its shim cannot.
+    room: Room,
+    /// Set if its shim is gone.
+    lost: Mutex<Option<Exit>>,
+    /// Keeps the pod's namespaces, which the container names by our descriptors.
+    _sandbox: Arc<Task>,
+}
+
+/// A connection to a runc shim.
+struct Shim {
+    client: Client,
+    service: String,
+    /// The bundle it was given for this container.
+    bundle: PathBuf,
+}
+
+impl Natives {
+    /// None yet.
+    pub fn new(namespace: &str, instance: Arc<Instance>, config: &config::Native, tasks: Arc<TaskMap>) -> Arc<Natives> {
+        Arc::new(Natives {
+            namespace: namespace.into(),
+            instance,
+            config: config.clone(),
+            tasks,
+            known: Mutex::default(),
+            wanted: Mutex::default(),
+        })
+    }
+
+    /// A Create was refused since the program is native: it comes back here with its request.
+    pub fn want(&self, id: &str) {
+        self.wanted.lock().insert(id.to_string());
+    }
+
+    /// Whether a Create of this id was, asked once.
+    pub fn take_wanted(&self, id: &str) -> bool {
+        self.wanted.lock().remove(id)
+    }
+
+    /// The native container of this id.
+    pub fn get(&self, id: &str) -> Option<Arc<Native>> {
+        self.known.lock().get(id).cloned()
+    }
+
+    /// Whether there is none, which is the usual case.
+    pub fn is_empty(&self) -> bool {
+        self.known.lock().is_empty()
+    }
+
+    /// Those that live, for a stop of the daemon.
+    pub fn all(&self) -> Vec<Arc<Native>> {
+        self.known.lock().values().cloned().collect()
+    }
+
+    /// Creates a native container: gives runc's shim a bundle with the pod's namespaces, and the request.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what a native container of a pod of ours cannot have, and whatever runc's
+    /// shim says. Nothing is left then.
+    pub async fn create(self: &Arc<Self>, request: Request) -> Result<Response> {
+        let mut create = CreateTaskRequest::parse_from_bytes(&request.payload)
+            .map_err(|e| Error::InvalidArgument(format!("the Create request: {e}")))?;
+        let id = create.id.clone();
+        let taken = self.tasks.reserve(&id)?;
+        let room = self.instance.events.reserve()?;
+        let outer = PathBuf::from(&create.bundle);
+        let bundle = outer.join(BUNDLES).join(&id);
+        let tasks = self.tasks.clone();
+        let prepared = bundle.clone();
+        let prepare = move || prepare_bundle(&outer, &prepared, &tasks);
+        let sandbox = tokio::task::spawn_blocking(prepare).await.map_err(|e| Error::Internal(e.to_string()))??;
+        let undo = |error: Error| async {
+            self.delete_by_exec(&id, &bundle).await;
+            let _ = std::fs::remove_dir_all(&bundle);
+            error
+        };
+        let shim = match self.start_shim(&id, &bundle).await {
+            Ok(shim) => shim,
+            Err(error) => return Err(undo(error).await),
+        };
+        create.bundle = bundle.display().to_string();
+        let payload = create.write_to_bytes().map_err(|e| Error::Internal(e.to_string()))?;
+        let response = match shim.pass(Request { payload, ..request }).await {
+            Ok(response) => response,
+            Err(error) => return Err(undo(Error::Unavailable(format!("containerd-shim-runc-v2: {error}"))).await),
+        };
+        if !is_ok(&response) {
+            shim.shut_down(&id).await;
+            undo(Error::Internal(String::new())).await;
+            return Ok(response);
+        }
+        let native = Arc::new(Native {
+            id: id.as_str().into(),
+            shim,
+            _taken: taken,
+            room,
+            lost: Mutex::default(),
+            _sandbox: sandbox,
+        });
+        self.known.lock().insert(id, native.clone());
+        tokio::spawn(self.clone().watch(native));
+        Ok(response)
+    }
+
+    /// Passes a call on.
+    pub async fn pass(&self, native: &Arc<Native>, request: Request) -> Response {
+        if let Some(exit) = *native.lost.lock() {
+            return native.answer_for_lost(&request, exit, || drop(self.known.lock().remove(&*native.id)));
+        }
+        let is_delete = request.method == "Delete" && is_of_init(&request.payload);
+        match native.shim.pass(request).await {
+            Ok(response) => {
+                if is_delete && is_ok(&response) {
+                    self.known.lock().remove(&*native.id);
+                    native.shim.shut_down(&native.id).await;
+                    let _ = std::fs::remove_dir_all(&native.shim.bundle);
+                }
+                response
+            }
+            Err(error) => failure(&Error::Unavailable(format!("containerd-shim-runc-v2: {error}"))),
+        }
+    }
+
+    /// Waits for its end, or for that of its shim, which would otherwise never be told.
+    async fn watch(self: Arc<Self>, native: Arc<Native>) {
+        let wait = WaitRequest { id: native.id.to_string(), ..Default::default() };
+        let Ok(payload) = wait.write_to_bytes() else { return };
+        let request = Request { method: "Wait".into(), payload, ..Default::default() };
+        if native.shim.pass(request).await.is_ok() {
+            return;
+        }
+        if self.get(&native.id).is_none() {
+            return;
+        }
+        let exit = Exit { status: LOST_STATUS, at: SystemTime::now() };
+        tracing::warn!(namespace = %self.namespace, task = %native.id, "containerd-shim-runc-v2 is gone; its container is ended");
+        self.delete_by_exec(&native.id, &native.shim.bundle).await;
+        *native.lost.lock() = Some(exit);
+        native.room.publish(
+            &self.namespace,
+            Event::Exit {
+                container_id: native.id.clone(),
+                id: native.id.clone(),
+                pid: pid(),
+                exit_status: exit.status,
+                exited_at: exit.at,
+            },
+        );
+    }
+
+    /// Starts runc's shim, or finds the one that serves this pod already.
+    async fn start_shim(&self, id: &str, bundle: &Path) -> Result<Shim> {
+        let output = self.exec(id, bundle, "start").await?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr);
+            return Err(Error::Unavailable(format!("{} start: {}", self.config.shim.display(), text.trim())));
+        }
+        let said = String::from_utf8_lossy(&output.stdout);
+        let (address, version) = bootstrap(said.trim());
+        let path = address.strip_prefix("unix://").unwrap_or(address.as_str());
+        let stream = tokio::net::UnixStream::connect(path)
+            .await
+            .map_err(|e| Error::Unavailable(format!("containerd-shim-runc-v2 at {path}: {e}")))?;
+        let service = format!("containerd.task.v{version}.Task");
+        Ok(Shim { client: Client::new(stream.into()), service, bundle: bundle.to_path_buf() })
+    }
+
+    /// Has runc's shim binary remove whatever there is of a container, without its daemon.
+    async fn delete_by_exec(&self, id: &str, bundle: &Path) {
+        match self.exec(id, bundle, "delete").await {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                tracing::debug!(task = id, text, "containerd-shim-runc-v2 delete");
+            }
+            Err(error) => tracing::warn!(task = id, %error, "a native container was not cleaned up"),
+        }
+    }
+
+    async fn exec(&self, id: &str, bundle: &Path, verb: &str) -> Result<std::process::Output> {
+        let (grpc, ttrpc) = &self.instance.addresses;
+        let mut command = tokio::process::Command::new(&self.config.shim);
+        command
+            .args(["-namespace", &self.namespace, "-address", grpc, "-publish-binary", "containerd", "-id", id])
+            .arg("-bundle")
+            .arg(bundle)
+            .arg(verb)
+            .current_dir(bundle)
+            .env("TTRPC_ADDRESS", ttrpc)
+            .env("GRPC_ADDRESS", grpc)
+            .env("NAMESPACE", &*self.namespace)
+            .env("MAX_SHIM_VERSION", "2")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let timeout = Duration::from_millis(self.config.shim_timeout_ms);
+        let name = self.config.shim.display();
+        match tokio::time::timeout(timeout, command.output()).await {
+            Ok(Ok(output)) => Ok(output),
+            Ok(Err(error)) => Err(Error::FailedPrecondition(format!(
+                "the container's program is native, and {name}, which would run it, cannot be started: {error}"
+            ))),
+            Err(_) => Err(Error::Unavailable(format!(
+                "{name} {verb}: no answer within native.shim_timeout_ms = {}",
+                self.config.shim_timeout_ms
+            ))),
+        }
+    }
+}
+
+impl Shim {
+    /// Passes a call on; an answer that is an error is an answer.
+    async fn pass(&self, request: Request) -> ttrpc::Result<Response> {
+        let request = Request { service: self.service.clone(), ..request };
+        match self.client.request(request).await {
+            Err(ttrpc::Error::RpcStatus(status)) => {
+                let mut response = Response::new();
+                response.set_status(status);
+                Ok(response)
+            }
+            other => other,
+        }
+    }
+
+    /// Lets the shim go if this was its last container.
+    async fn shut_down(&self, id: &str) {
+        let shutdown = ShutdownRequest { id: id.into(), ..Default::default() };
+        if let Ok(payload) = shutdown.write_to_bytes() {
+            let request = Request { method: "Shutdown".into(), payload, ..Default::default() };
+            let _ = self.pass(request).await;
+        }
+    }
+}
+
+impl Native {
+    /// Ends the container; for a stop of the daemon.
+    pub async fn kill(&self) {
+        let kill = containerd_shim_protos::api::KillRequest {
+            id: self.id.to_string(),
+            signal: 9,
+            all: true,
+            ..Default::default()
+        };
+        if let Ok(payload) = kill.write_to_bytes() {
+            let request = Request { method: "Kill".into(), payload, ..Default::default() };
+            let _ = self.shim.pass(request).await;
+        }
+    }
+
+    /// What its shim would say.
+    fn answer_for_lost(&self, request: &Request, exit: Exit, forget: impl FnOnce()) -> Response {
+        let at = convert::timestamp(exit.at);
+        let encoded = match request.method.as_str() {
+            "State" => StateRequest::parse_from_bytes(&request.payload).ok().and_then(|asked| {
+                let state = StateResponse {
+                    id: asked.id,
+                    pid: pid(),
+                    status: EnumOrUnknown::new(Status::STOPPED),
+                    exit_status: exit.status,
+                    exited_at: at,
+                    ..Default::default()
+                };
+                state.write_to_bytes().ok()
+            }),
+            "Wait" => {
+                WaitResponse { exit_status: exit.status, exited_at: at, ..Default::default() }.write_to_bytes().ok()
+            }
+            "Delete" => {
+                forget();
+                let deleted =
+                    DeleteResponse { pid: pid(), exit_status: exit.status, exited_at: at, ..Default::default() };
+                deleted.write_to_bytes().ok()
+            }
+            _ => None,
+        };
+        match encoded {
+            Some(payload) => {
+                let mut response = Response::new();
+                response.set_status(ttrpc::get_status(Code::OK, ""));
+                response.payload = payload;
+                response
+            }
+            None => failure(&Error::NotFound("process already finished".into())),
+        }
+    }
+}
+
+/// An error as an answer.
+pub fn failure(error: &Error) -> Response {
+    let mut response = Response::new();
+    response.set_status(ttrpc::get_status(error.code(), error.to_string()));
+    response
+}
+
+/// Whether an answer is no error.
+pub fn is_ok(response: &Response) -> bool {
+    response.status.as_ref().is_none_or(|status| status.code() == Code::OK)
+}
+
+/// The id in any request of the Task API: field 1 of each of them.
+pub fn task_id(payload: &[u8]) -> Option<String> {
+    // Field 1 is the id in all of them, and unknown fields are skipped.
+    StateRequest::parse_from_bytes(payload).ok().map(|request| request.id)
+}
+
+fn is_of_init(payload: &[u8]) -> bool {
+    DeleteRequest::parse_from_bytes(payload).is_ok_and(|request| request.exec_id.is_empty())
+}
+
+/// What `start` printed: an address (containerd 1.x), or JSON with the version of the Task API.
+fn bootstrap(said: &str) -> (String, u64) {
+    let parsed = serde_json::from_str::<Value>(said).ok();
+    let address = parsed.as_ref().and_then(|said| said["address"].as_str());
+    let version = parsed.as_ref().and_then(|said| said["version"].as_u64());
+    (address.unwrap_or(said).to_string(), version.unwrap_or(2))
+}
+
+/// Makes the bundle of runc's shim inside ours. Gives the pod's sandbox.
+fn prepare_bundle(outer: &Path, bundle: &Path, tasks: &TaskMap) -> Result<Arc<Task>> {
+    let path = outer.join("config.json");
+    let wrong = |why: String| Error::InvalidArgument(format!("{}: {why}", path.display()));
+    let text = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
+    let mut spec: Value = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    let id = spec["annotations"]["io.kubernetes.cri.sandbox-id"].as_str().unwrap_or_default().to_string();
+    let sandbox = tasks.get(&id).map_err(|_| {
+        Error::FailedPrecondition(format!(
+            "the pod's sandbox {id} is not here (was hearthd restarted?); delete the pod, so that it is made anew"
+        ))
+    })?;
+    rewrite_namespaces(&mut spec, &sandbox).map_err(|e| e.context("linux.namespaces"))?;
+    std::fs::create_dir_all(bundle.join("rootfs"))
+        .and_then(|()| std::fs::write(bundle.join("config.json"), spec.to_string()))
+        .map_err(|e| Error::Internal(format!("cannot make the bundle {}: {e}", bundle.display())))?;
+    Ok(sandbox)
+}
+
+/// Points namespaces of the sandbox's process, which is the daemon, to the pod's own.
+fn rewrite_namespaces(spec: &mut Value, sandbox: &Task) -> Result<()> {
+    let Some(Value::Array(namespaces)) = spec.pointer_mut("/linux/namespaces") else { return Ok(()) };
+    let ours = format!("/proc/{}/", pid());
+    for namespace in namespaces {
+        let is_ours = namespace["path"].as_str().is_some_and(|path| path.starts_with(&ours));
+        if !is_ours {
+            continue;
+        }
+        let path = match namespace["type"].as_str().unwrap_or_default() {
+            "network" => match &sandbox.network {
+                Network::Path(path) => path.display().to_string(),
+                Network::Host | Network::New => {
+                    return Err(Error::InvalidArgument("the pod has no network namespace to join".into()));
+                }
+            },
+            kind @ ("ipc" | "uts") => {
+                let shared = sandbox.shared_namespaces()?;
+                let file = if kind == "ipc" { &shared.ipc } else { &shared.uts };
+                format!("{ours}fd/{}", file.as_raw_fd())
+            }
+            kind => {
+                return Err(Error::InvalidArgument(format!(
+                    "a native container cannot share the {kind} namespace of a pod of Hearth's, which has no process; unset shareProcessNamespace, or use another runtime class"
+                )));
+            }
+        };
+        namespace["path"] = path.into();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_shims_answer_are_understood() {
+        assert_eq!(bootstrap("unix:///run/x"), ("unix:///run/x".into(), 2));
+        let json = r#"{"version":3,"address":"unix:///run/y","protocol":"ttrpc"}"#;
+        assert_eq!(bootstrap(json), ("unix:///run/y".into(), 3));
+    }
+
+    #[test]
+    fn the_id_of_any_request_is_found() {
+        let create = CreateTaskRequest { id: "a".into(), bundle: "/b".into(), terminal: true, ..Default::default() };
+        assert_eq!(task_id(&create.write_to_bytes().unwrap()).as_deref(), Some("a"));
+        let delete = DeleteRequest { id: "b".into(), exec_id: "e".into(), ..Default::default() };
+        let payload = delete.write_to_bytes().unwrap();
+        assert_eq!((task_id(&payload).as_deref(), is_of_init(&payload)), (Some("b"), false));
+        assert_eq!(task_id(b"\xff"), None);
+    }
+}
