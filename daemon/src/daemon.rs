@@ -123,6 +123,9 @@ async fn serve(
     tell_service_manager("STOPPING=1");
     questions.abort();
     let _ = std::fs::remove_file(&path);
+    for native in instances.natives() {
+        native.kill().await;
+    }
     stop_guests(&instances.tasks()).await;
     instances.flush_events(tokio::time::Instant::now() + STOP_EVENTS_TIME).await;
     instances.close().await;

@@ -28,6 +28,7 @@ use containerd_shim_protos::api::{
     WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::{EnumOrUnknown, Message};
+use hearth_shim::{NATIVE_ADDRESS_FILE, NATIVE_BUNDLES};
 use parking_lot::Mutex;
 use serde_json::Value;
 use ttrpc::Code;
@@ -42,9 +43,6 @@ use crate::server::convert;
 use crate::server::instances::Instance;
 use crate::task::map::{self, TaskMap};
 use crate::task::{Exit, Task, pid};
-
-/// Below our bundle: the bundles of runc's shim.
-const BUNDLES: &str = "native";
 
 /// Status of a container whose shim died: as if killed.
 const LOST_STATUS: u32 = 137;
@@ -132,7 +130,7 @@ impl Natives {
         let taken = self.tasks.reserve(&id)?;
         let room = self.instance.events.reserve()?;
         let outer = PathBuf::from(&create.bundle);
-        let bundle = outer.join(BUNDLES).join(&id);
+        let bundle = outer.join(NATIVE_BUNDLES).join(&id);
         let tasks = self.tasks.clone();
         let prepared = bundle.clone();
         let prepare = move || prepare_bundle(&outer, &prepared, &tasks);
@@ -225,6 +223,9 @@ impl Natives {
         }
         let said = String::from_utf8_lossy(&output.stdout);
         let (address, version) = bootstrap(said.trim());
+        // For our shim's `delete`, should we not be there any more.
+        std::fs::write(bundle.join(NATIVE_ADDRESS_FILE), format!("{address}\n{version}\n"))
+            .map_err(|e| Error::Internal(format!("cannot write into {}: {e}", bundle.display())))?;
         let path = address.strip_prefix("unix://").unwrap_or(address.as_str());
         let stream = tokio::net::UnixStream::connect(path)
             .await

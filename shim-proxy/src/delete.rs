@@ -19,6 +19,7 @@ use rustix::mount::UnmountFlags;
 
 use crate::args::{Bundle, Flags};
 use crate::failure::{Failure, Result};
+use crate::native;
 
 /// The exit status of a task whose end nobody saw: 128 + SIGKILL, as other shims report it.
 const UNSEEN_EXIT_STATUS: u32 = 137;
@@ -47,13 +48,14 @@ pub struct Deleted {
     pub warning: Option<Failure>,
 }
 
-/// Unmounts the bundle's rootfs and answers containerd's `delete`.
+/// Ends what native containers a dead daemon left, unmounts the bundle's rootfs and answers containerd's `delete`.
 ///
 /// # Errors
 /// If the bundle's path makes no sense. A bundle that is gone is none.
 pub fn delete(flags: &Flags) -> Result<Deleted> {
     let warning = match flags.bundle()? {
         Bundle::At(bundle) => {
+            native::clean(&bundle, flags);
             let rootfs = bundle.join("rootfs");
             unmount_all(&rootfs)
                 .err()

@@ -17,6 +17,13 @@ pub const CONTROL_SOCKET: &str = "/run/hearth/control.sock";
 /// Environment variable of containerd (inherited by the shim) that names another control socket.
 pub const CONTROL_SOCKET_ENV: &str = "HEARTH_CONTROL_SOCKET";
 
+/// Below a bundle: the bundles the daemon makes for native containers, each named by its id.
+pub const NATIVE_BUNDLES: &str = "native";
+
+/// In such a bundle: the address of the runc shim that serves it and, on a second line, the version of
+/// the Task API it speaks.
+pub const NATIVE_ADDRESS_FILE: &str = "hearth-shim-address";
+
 /// The longest frame either side accepts, in bytes.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 
