@@ -11,6 +11,7 @@ mod hygiene;
 mod lifecycle;
 mod load;
 mod modules;
+mod pods;
 mod programs;
 mod restarts;
 mod stdio;

@@ -82,6 +82,8 @@ impl Guest {
     pub const FILES: Self = c!("files");
     /// Clocks and random bytes.
     pub const CLOCK: Self = c!("clock");
+    /// Native only: a pod's sandbox.
+    pub const PAUSE: Self = c!("pause");
     /// Recurses until the stack ends.
     pub const RECURSE: Self = wat!("recurse");
     /// Takes memory, MiB by MiB.
