@@ -3,6 +3,7 @@
 //! Failure paths: a daemon that ends before it is ready, or is not ready in time, is a panic that shows
 //! the end of its log.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -106,7 +107,7 @@ impl Layout {
 /// Starts containerd and waits until it answers.
 ///
 /// `path` is its `PATH`: where it finds shims.
-pub fn start_containerd(machine: &Machine, layout: &Layout, path: &str) -> Process {
+pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr) -> Process {
     let config = layout.directory.join("containerd.toml");
     let text = match machine.kind() {
         Kind::Tasks => containerd_config(layout, CRI_PLUGINS),
