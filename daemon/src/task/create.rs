@@ -23,18 +23,19 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::watch;
 
-use crate::bundle::{SpecMount, TaskSpec};
+use crate::bundle::{Network, Role, SpecMount, TaskSpec};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::events::{Create, Event};
+use crate::events::{Create, Event, Reservation};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::server::instances::Instance;
 use crate::task::files::Files;
-use crate::task::map::TaskMap;
+use crate::task::map::{self, TaskMap};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
+use crate::task::sandbox;
 use crate::task::state::State;
 use crate::task::stdio::Stdio;
-use crate::task::{Inner, Prepared, StdioPaths, Task, pid};
+use crate::task::{Inner, Prepared, StdioPaths, Task, Work, pid};
 use crate::wasm::engine::Program;
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
@@ -73,6 +74,16 @@ struct Located {
     files: Arc<Files>,
 }
 
+/// What Create has seen to.
+struct Made {
+    work: Work,
+    network: Network,
+    memory_limit: u64,
+    stdio: Arc<Stdio>,
+    files: Arc<Files>,
+    events: Reservation,
+}
+
 impl Creator {
     /// A creator for one namespace.
     pub fn new(
@@ -99,6 +110,10 @@ impl Creator {
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
         let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
+        if spec.role == Role::Sandbox {
+            return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
+        }
+        let network = sandbox::network(map, &spec)?;
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
@@ -110,6 +125,37 @@ impl Creator {
         let memory_limit = self.memory_limit(&spec, &located.program)?;
         let stdio = Arc::new(Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?);
 
+        let prepared = Prepared {
+            program: located.program,
+            export: located.export,
+            args: spec.args,
+            env: spec.env,
+            cwd: spec.cwd,
+            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
+            memory_limit,
+            source: located.source,
+            create_took: began.elapsed(),
+        };
+        let work = Work::Program(Box::new(prepared));
+        let made = Made { work, network, memory_limit, stdio, files: located.files, events };
+        Ok(self.fill(reservation, self.task(request, made)))
+    }
+
+    /// A pod's sandbox: a record that holds the pod's network. Nothing of its image is looked at.
+    fn sandbox(&self, request: CreateRequest, spec: TaskSpec, events: Reservation) -> Result<(Arc<Task>, Create)> {
+        let made = Made {
+            work: Work::Pause,
+            network: sandbox::own_network(&spec)?,
+            memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
+            stdio: Arc::new(Stdio::none(&self.config.stdio)),
+            files: Files::none(self.runtime.clone()),
+            events,
+        };
+        Ok(self.task(request, made))
+    }
+
+    /// The task, and what containerd is told of it.
+    fn task(&self, request: CreateRequest, made: Made) -> (Arc<Task>, Create) {
         let id: Arc<str> = request.id.as_str().into();
         let create = Create {
             container_id: id.clone(),
@@ -122,36 +168,31 @@ impl Creator {
             checkpoint: String::new(),
             pid: pid(),
         };
-        let prepared = Prepared {
-            program: located.program,
-            export: located.export,
-            args: spec.args,
-            env: spec.env,
-            cwd: spec.cwd,
-            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
-            memory_limit,
-            source: located.source,
-            create_took: began.elapsed(),
-        };
         let task = Arc::new(Task {
             id,
             namespace: self.namespace.clone(),
             bundle: request.bundle,
+            network: made.network,
             stdio_paths: request.stdio,
-            memory_limit,
+            memory_limit: made.memory_limit,
             memory: Arc::default(),
             guest: Arc::default(),
-            stdio,
-            files: located.files,
-            events,
+            stdio: made.stdio,
+            files: made.files,
+            events: made.events,
             metrics: self.world.metrics.clone(),
-            inner: Mutex::new(Inner { state: State::Created, prepared: Some(prepared), killed_with: None }),
+            inner: Mutex::new(Inner { state: State::Created, work: Some(made.work), killed_with: None }),
             exit: watch::Sender::new(None),
         });
+        (task, create)
+    }
+
+    /// Makes the task known, to containerd first.
+    fn fill(&self, reservation: map::Reservation, (task, create): (Arc<Task>, Create)) -> Arc<Task> {
         self.world.metrics.tasks.with_label_values(&[super::driver::label(State::Created)]).inc();
         task.events.publish(&self.namespace, Event::Create(Box::new(create)));
         reservation.fill(task.clone());
-        Ok(task)
+        task
     }
 
     /// The container's limit, or the largest memory the engine gives.
