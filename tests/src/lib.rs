@@ -20,10 +20,11 @@
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
 //! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`events`], [`metrics`],
-//! [`cri`], [`pods`], then what is run: [`guests`], [`components`], [`images`].
+//! [`cri`], [`pods`], [`attach`], then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod attach;
 pub mod components;
 pub mod cri;
 pub mod ctr;

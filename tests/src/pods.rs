@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use crate::attach::Attached;
 use crate::cri::{Cri, Failed, LogLine, Stream, read_log, text_of, v1};
 use crate::daemons::{HearthdOptions, PAUSE_IMAGE};
 use crate::guests::Guest;
@@ -578,6 +579,17 @@ impl Container {
         let cmd = command.into_iter().map(Into::into).collect();
         let timeout = SHORT.as_secs() as i64;
         self.cri.exec_sync(v1::ExecSyncRequest { container_id: self.id.clone(), cmd, timeout })
+    }
+
+    /// Attaches to its stdin, which it must have; `node` is where it runs.
+    ///
+    /// # Panics
+    /// With what containerd answered, if it refuses.
+    #[track_caller]
+    pub fn attach(&self, node: &Node) -> Attached {
+        let request = v1::AttachRequest { container_id: self.id.clone(), stdin: true, ..v1::AttachRequest::default() };
+        let answer = self.cri.attach(request).unwrap_or_else(|error| panic!("{error}"));
+        node.machine().in_network(|| Attached::open(&answer.url))
     }
 
     /// What it uses.
