@@ -86,7 +86,10 @@ impl Cri {
         let ready = within(SHORT, || match self.status(v1::StatusRequest { verbose: false }) {
             Ok(answer) => {
                 let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
-                let ready = !conditions.is_empty() && conditions.iter().all(|condition| condition.status);
+                // Other conditions, such as of deprecated settings, are no matter.
+                let ready = ["RuntimeReady", "NetworkReady"]
+                    .iter()
+                    .all(|name| conditions.iter().any(|found| found.r#type == *name && found.status));
                 last = format!("{conditions:?}");
                 ready.then_some(())
             }

@@ -174,7 +174,7 @@ fn cri_config(layout: &Layout) -> String {
             "[plugins.{images}]\nsnapshotter = \"overlayfs\"\n\
              [plugins.{images}.pinned_images]\nsandbox = {PAUSE_IMAGE:?}\n\
              [plugins.{runtime}]\n{both}{}\
-             [plugins.{runtime}.cni]\nbin_dir = {CNI_PLUGINS:?}\nconf_dir = {conf:?}\n\
+             [plugins.{runtime}.cni]\nbin_dirs = [{CNI_PLUGINS:?}]\nconf_dir = {conf:?}\n\
              [plugins.'io.containerd.grpc.v1.cri']\n{server}",
             handlers(runtime)
         )
