@@ -50,7 +50,7 @@ fetch() {
     options=(
         -o "Dir::Etc::SourceList=$private/sources.list" -o Dir::Etc::SourceParts=/dev/null
         -o "Dir::State::Lists=$private/lists" -o "Dir::Cache=$private/cache"
-        -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=2
+        -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=1 -o Acquire::http::Timeout=20
     )
     # (apt-get update succeeds where nothing was to be had, too: the download then fails.)
     apt-get "${options[@]}" --quiet update >"$private/log" 2>&1 &&

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use hearth_tests::process::Process;
 use hearth_tests::{Guest, Image, Imported, Layer, Node, Runtime, SHORT, World, eventually};
 
+use crate::until_hearth_has;
+
 /// 128 + SIGTERM.
 const TERMINATED: i32 = 143;
 
@@ -314,6 +316,7 @@ fn the_memory_a_container_uses_is_told_within_five_per_cent() {
 
 #[test]
 fn files_belong_to_the_user_and_group_of_the_pod() {
+    until_hearth_has!("file access as the user of the spec");
     let node = Node::new();
     let files = node.program(&Guest::FILES);
     let (volume, private) = (node.path("owned"), node.path("private"));
@@ -343,6 +346,7 @@ fn files_belong_to_the_user_and_group_of_the_pod() {
 
 #[test]
 fn a_probe_runs_a_command_in_a_container() {
+    until_hearth_has!("exec");
     let node = Node::new();
     let runtime = node.runtime();
     let image = programs(&node, &[Guest::SLEEP, Guest::EXIT, Guest::HELLO]);
@@ -384,6 +388,7 @@ fn twenty_pods_at_once_leave_nothing() {
 
 #[test]
 fn a_container_beyond_its_memory_is_shown_as_killed() {
+    until_hearth_has!("OOMKilled for a guest that outgrows its memory");
     let node = Node::new();
     let grow = node.program(&Guest::GROW);
     let pod = node.pod("greedy").run();
@@ -395,6 +400,7 @@ fn a_container_beyond_its_memory_is_shown_as_killed() {
 
 #[test]
 fn a_container_gets_no_more_than_its_share_of_a_core() {
+    until_hearth_has!("CPU limits");
     const NANOSECONDS: f64 = 1e9;
     let node = Node::new();
     let spin = node.program(&Guest::SPIN);
@@ -418,10 +424,8 @@ fn a_container_gets_no_more_than_its_share_of_a_core() {
 
 #[test]
 fn a_pod_serves_tcp_at_its_address() {
+    until_hearth_has!("sockets");
     let node = Node::new();
-    if node.runtime() == Runtime::Hearth {
-        return;
-    }
     let tcp = node.program(&Guest::TCP);
     let pod = node.pod("server").run();
     let container = pod.container("tcp", &tcp).args(["8080"]).start();
