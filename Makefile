@@ -15,7 +15,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install the Debian packages that are missing (root, if any is)
@@ -38,8 +38,14 @@ demo: deps build shim ## Run Wasm containers from containerd, and explain what h
 	@$(TARGET)/release/demo
 
 .PHONY: test
-test: deps build shim ## Run every test, on a real containerd (root)
+test: deps build shim ## Run every test, on a real containerd, and a few on 1.7 and 2.x (root)
 	$(CARGO) test $(BUILD)
+	@CARGO="$(CARGO)" tests/versions.sh smoke
+	@$(TARGET)/release/leftovers
+
+.PHONY: test-matrix
+test-matrix: deps build shim ## Run every story on containerd 1.6, 1.7 and 2.x (root)
+	@CARGO="$(CARGO)" tests/versions.sh all
 	@$(TARGET)/release/leftovers
 
 .PHONY: lint

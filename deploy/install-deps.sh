@@ -10,6 +10,7 @@ packages=(
     containerd runc        # what the stories and the demo run on
     util-linux mount       # unshare, nsenter: a private machine for each story
     iproute2               # network namespaces
+    containernetworking-plugins   # the network of the stories' pods
     clang lld wasi-libc libclang-rt-dev-wasm32   # guests in C
 )
 

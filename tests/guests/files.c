@@ -1,10 +1,11 @@
 /* Does one thing with files, and ends with errno if that fails:
- * read PATH | write PATH TEXT | append PATH TEXT | list PATH | mkdir PATH | remove PATH | size PATH */
+ * read PATH | await PATH TEXT (until that is all it has) | write PATH TEXT | append PATH TEXT | list PATH | mkdir PATH | remove PATH | size PATH */
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static int fail(const char *what) {
@@ -22,6 +23,21 @@ static int copy_out(const char *path) {
     while ((length = fread(buffer, 1, sizeof buffer, file)) > 0)
         fwrite(buffer, 1, length, stdout);
     return ferror(file) ? fail(path) : 0;
+}
+
+static int await(const char *path, const char *text) {
+    const struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
+    for (;;) {
+        char found[4096] = "";
+        FILE *file = fopen(path, "r");
+        if (!file)
+            return fail(path);
+        found[fread(found, 1, sizeof found - 1, file)] = 0;
+        fclose(file);
+        if (!strcmp(found, text))
+            return 0;
+        nanosleep(&pause, NULL);
+    }
 }
 
 static int put(const char *path, const char *mode, const char *text) {
@@ -64,10 +80,15 @@ int main(int argc, char **argv) {
         return mkdir(argv[2], 0755) ? fail(argv[2]) : 0;
     if (!strcmp(verb, "remove"))
         return remove(argv[2]) ? fail(argv[2]) : 0;
+    if (!strcmp(verb, "await") && argc > 3) {
+        puts("waiting");
+        fflush(stdout);
+        return await(argv[2], argv[3]);
+    }
     if (!strcmp(verb, "write") && argc > 3)
         return put(argv[2], "w", argv[3]);
     if (!strcmp(verb, "append") && argc > 3)
         return put(argv[2], "a", argv[3]);
-    fputs("files: read|write|append|list|mkdir|remove|size PATH [TEXT]\n", stderr);
+    fputs("files: read|await|write|append|list|mkdir|remove|size PATH [TEXT]\n", stderr);
     return 200;
 }

@@ -1,8 +1,10 @@
 /* Takes memory, MiB by MiB, and touches it: as many MiB as its argument says, or until it is refused.
- * Prints what it got; ends with 9 if it was refused. */
+ * Prints what it got, and keeps it as many seconds as the second argument says; ends with 9 if it was
+ * refused. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 int main(int argc, char **argv) {
     int wanted = argc > 1 ? atoi(argv[1]) : 1 << 20;
@@ -16,5 +18,8 @@ int main(int argc, char **argv) {
         got++;
     }
     printf("got %d MiB\n", got);
+    fflush(stdout);
+    const struct timespec hold = {.tv_sec = argc > 2 ? atoi(argv[2]) : 0};
+    nanosleep(&hold, NULL);
     return got < wanted ? 9 : 0;
 }

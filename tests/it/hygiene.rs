@@ -3,15 +3,25 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use hearth_tests::{Guest, SHORT, World, eventually, leftovers};
+use hearth_tests::{Guest, Node, SHORT, World, eventually, leftovers};
 
 /// Set in the process that the story below kills.
 const VICTIM: &str = "HEARTH_TEST_VICTIM";
 
 #[test]
 fn a_killed_test_leaves_nothing_behind() {
+    is_killed("hygiene::a_test_that_waits_to_be_killed");
+}
+
+#[test]
+fn a_killed_test_with_pods_leaves_nothing_behind() {
+    is_killed("hygiene::a_test_with_pods_that_waits_to_be_killed");
+}
+
+/// Kills a story under way, and looks for what it leaves.
+fn is_killed(story: &str) {
     let mut victim = Command::new(std::env::current_exe().expect("Linux knows"))
-        .args(["--exact", "--nocapture", "hygiene::a_test_that_waits_to_be_killed"])
+        .args(["--exact", "--nocapture", story])
         .env(VICTIM, "1")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -32,7 +42,7 @@ fn a_killed_test_leaves_nothing_behind() {
     assert!(gone.is_some(), "left behind:\n{}", leftovers::under(&directory).join("\n"));
 }
 
-/// The victim of the story above; on its own it does nothing.
+/// A victim; on its own it does nothing.
 #[test]
 fn a_test_that_waits_to_be_killed() {
     if std::env::var_os(VICTIM).is_none() {
@@ -44,6 +54,23 @@ fn a_test_that_waits_to_be_killed() {
     let mut foreground = world.run(&image, "foreground").args(["3600"]).spawn();
     foreground.wait_for_stdout("asleep");
     println!("victim in {}", world.machine().directory().display());
+    eventually("the story kills this process", 4 * SHORT, || None::<()>);
+}
+
+/// A victim; on its own it does nothing. Its pods have network namespaces, and cgroups on the stock runtime.
+#[test]
+fn a_test_with_pods_that_waits_to_be_killed() {
+    if std::env::var_os(VICTIM).is_none() {
+        return;
+    }
+    let node = Node::new();
+    let sleep = node.program(&Guest::SLEEP);
+    let pods = [node.pod("one").run(), node.pod("two").run()];
+    let sleepers: Vec<_> = pods.iter().map(|pod| pod.container("sleeper", &sleep).args(["3600"]).start()).collect();
+    for sleeper in sleepers {
+        sleeper.wait_for_stdout("asleep");
+    }
+    println!("victim in {}", node.machine().directory().display());
     eventually("the story kills this process", 4 * SHORT, || None::<()>);
 }
 

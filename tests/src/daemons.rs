@@ -3,14 +3,16 @@
 //! Failure paths: a daemon that ends before it is ready, or is not ready in time, is a panic that shows
 //! the end of its log.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::machine::Machine;
+use crate::machine::{Kind, Machine};
 use crate::paths;
 use crate::process::Process;
 use crate::wait::{SHORT, within};
@@ -18,11 +20,12 @@ use crate::wait::{SHORT, within};
 /// How much of a log is shown when a test fails, in bytes.
 const LOG_TAIL_BYTES: u64 = 16 * 1024;
 
-/// What containerd does without: CRI and whatever looks for devices or file systems at start.
+/// What containerd does without, unless it serves pods.
+const CRI_PLUGINS: &[&str] =
+    &["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"];
+
+/// What containerd does without: whatever looks for devices or file systems at start.
 const DISABLED_PLUGINS: &[&str] = &[
-    "io.containerd.grpc.v1.cri",
-    "io.containerd.cri.v1.images",
-    "io.containerd.cri.v1.runtime",
     "io.containerd.snapshotter.v1.btrfs",
     "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.blockfile",
@@ -33,6 +36,15 @@ const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.tracing.processor.v1.otlp",
     "io.containerd.nri.v1.nri",
 ];
+
+/// The image of a pod's sandbox, in containerd's namespace of Kubernetes. Nobody can pull it.
+pub const PAUSE_IMAGE: &str = "hearth.test/pause:1";
+
+/// The bridge of a machine's pods.
+pub const BRIDGE: &str = "hearth-test0";
+
+/// Where Debian's CNI plugins are.
+const CNI_PLUGINS: &str = "/usr/lib/cni";
 
 /// The paths of one machine's daemons.
 #[derive(Clone, Debug)]
@@ -95,9 +107,13 @@ impl Layout {
 /// Starts containerd and waits until it answers.
 ///
 /// `path` is its `PATH`: where it finds shims.
-pub fn start_containerd(machine: &Machine, layout: &Layout, path: &str) -> Process {
+pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr) -> Process {
     let config = layout.directory.join("containerd.toml");
-    fs::write(&config, containerd_config(layout)).expect("the machine's directory is writable");
+    let text = match machine.kind() {
+        Kind::Tasks => containerd_config(layout, CRI_PLUGINS),
+        Kind::Pods => containerd_config(layout, &[]) + &cri_config(layout),
+    };
+    fs::write(&config, text).expect("the machine's directory is writable");
     let log = layout.containerd_log();
     let socket = layout.containerd_socket();
     // A stale socket would refuse until the new one takes its place, but never take a connection.
@@ -112,13 +128,16 @@ pub fn start_containerd(machine: &Machine, layout: &Layout, path: &str) -> Proce
     containerd
 }
 
-fn containerd_config(layout: &Layout) -> String {
+/// The configuration without plugins. Version 2 is understood by all; 3 is 2.x's own.
+fn containerd_config(layout: &Layout, without: &[&str]) -> String {
     let path = |name: &str| layout.directory.join(name).display().to_string();
+    let disabled = [without, DISABLED_PLUGINS].concat();
+    let version = if without.is_empty() && containerd_major() >= 2 { 3 } else { 2 };
     format!(
-        "version = 2\n\
+        "version = {version}\n\
          root = {root:?}\n\
          state = {state:?}\n\
-         disabled_plugins = {DISABLED_PLUGINS:?}\n\
+         disabled_plugins = {disabled:?}\n\
          [grpc]\n\
          address = {socket:?}\n\
          [ttrpc]\n\
@@ -130,6 +149,78 @@ fn containerd_config(layout: &Layout) -> String {
         socket = path("containerd.sock"),
         ttrpc = path("containerd.sock.ttrpc"),
     )
+}
+
+/// The CRI plugin's part of the configuration, and the pods' network.
+///
+/// The machine the tests run on may be a container itself: it may have no right to lower an
+/// `oom_score_adj`, nor AppArmor's profiles.
+fn cri_config(layout: &Layout) -> String {
+    let conf = layout.directory.join("cni");
+    fs::create_dir_all(&conf).expect("the machine's directory is writable");
+    fs::write(conf.join("10-hearth.conflist"), network(layout)).expect("the machine's directory is writable");
+    let handlers = |table: &str| {
+        [("hearth", "io.containerd.hearth.v1"), ("runc", "io.containerd.runc.v2")]
+            .map(|(handler, name)| {
+                format!("[plugins.{table}.containerd.runtimes.{handler}]\nruntime_type = {name:?}\n")
+            })
+            .concat()
+    };
+    let both = "restrict_oom_score_adj = true\ndisable_apparmor = true\n";
+    let server = "disable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n";
+    if containerd_major() >= 2 {
+        let (images, runtime) = ("'io.containerd.cri.v1.images'", "'io.containerd.cri.v1.runtime'");
+        format!(
+            "[plugins.{images}]\nsnapshotter = \"overlayfs\"\n\
+             [plugins.{images}.pinned_images]\nsandbox = {PAUSE_IMAGE:?}\n\
+             [plugins.{runtime}]\n{both}{}\
+             [plugins.{runtime}.cni]\nbin_dirs = [{CNI_PLUGINS:?}]\nconf_dir = {conf:?}\n\
+             [plugins.'io.containerd.grpc.v1.cri']\n{server}",
+            handlers(runtime)
+        )
+    } else {
+        let cri = "\"io.containerd.grpc.v1.cri\"";
+        format!(
+            "[plugins.{cri}]\nsandbox_image = {PAUSE_IMAGE:?}\n{both}{server}{}\
+             [plugins.{cri}.cni]\nbin_dir = {CNI_PLUGINS:?}\nconf_dir = {conf:?}\n",
+            handlers(cri)
+        )
+    }
+}
+
+/// A network of the machine's own: a bridge, and addresses handed out by the plugin itself.
+fn network(layout: &Layout) -> String {
+    let bridge = serde_json::json!({
+        "type": "bridge",
+        "bridge": BRIDGE,
+        "isGateway": true,
+        "ipMasq": false,
+        "ipam": {
+            "type": "host-local",
+            "dataDir": layout.directory.join("addresses"),
+            "ranges": [[{"subnet": "10.87.0.0/16"}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+        },
+    });
+    serde_json::json!({"cniVersion": "0.4.0", "name": "hearth", "plugins": [bridge]}).to_string()
+}
+
+/// The first number of containerd's version.
+///
+/// # Panics
+/// If it does not tell.
+pub fn containerd_major() -> u32 {
+    static MAJOR: OnceLock<u32> = OnceLock::new();
+    *MAJOR.get_or_init(|| {
+        let program = paths::containerd("containerd");
+        let output = Command::new(&program).arg("--version").output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+        // containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version =
+            text.split_whitespace().nth(2).and_then(|version| version.trim_start_matches('v').split('.').next());
+        version.and_then(|major| major.parse().ok()).unwrap_or_else(|| panic!("not a version of containerd: {text:?}"))
+    })
 }
 
 /// What a story asks of the daemon beyond the defaults.

@@ -84,9 +84,13 @@ impl Guest {
     pub const FILES: Self = c!("files");
     /// Clocks and random bytes.
     pub const CLOCK: Self = c!("clock");
+    /// Native only: a pod's sandbox.
+    pub const PAUSE: Self = c!("pause");
+    /// Native only: greets who connects to the TCP port given as argument.
+    pub const TCP: Self = c!("tcp");
     /// Recurses until the stack ends.
     pub const RECURSE: Self = wat!("recurse");
-    /// Takes memory, MiB by MiB.
+    /// Takes memory, MiB by MiB, and holds it for so many seconds.
     pub const GROW: Self = c!("grow");
     /// Exports `greet` beside `_start`.
     pub const EXPORTS: Self = c!("exports");

@@ -7,6 +7,9 @@
 //!        └───────────────────────┼──────▶ ├ ctr                   killed, started again
 //!                                │        └ …           ctr.rs, events.rs, metrics.rs: what is asked
 //!                                └ removes the directory when init is gone
+//!
+//!   A story about pods adds: a network of the machine's own (machine.rs), containerd's CRI plugin with
+//!   CNI (daemons.rs), its client (cri.rs), and what kubelet would do with it (pods.rs).
 //! ```
 //!
 //! Invariants:
@@ -17,11 +20,13 @@
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
 //! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`events`], [`metrics`],
-//! then what is run: [`guests`], [`components`], [`images`].
+//! [`cri`], [`pods`], [`attach`], then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod attach;
 pub mod components;
+pub mod cri;
 pub mod ctr;
 pub mod daemons;
 pub mod events;
@@ -31,6 +36,7 @@ pub mod leftovers;
 pub mod machine;
 pub mod metrics;
 pub mod paths;
+pub mod pods;
 pub mod process;
 pub mod task;
 pub mod wait;
@@ -40,5 +46,6 @@ pub use api::NewContainer;
 pub use ctr::{Ctr, Output, Running};
 pub use guests::Guest;
 pub use images::{Image, Layer};
+pub use pods::{Container, ContainerOptions, Node, Pod, PodOptions};
 pub use wait::{LONG, SHORT, eventually};
 pub use world::{Imported, Runtime, World};

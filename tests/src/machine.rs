@@ -4,24 +4,39 @@
 //! orphans) and removes the directory when init is gone. Init lives as long as it can read from the
 //! lifeline, a pipe whose other end is the test process.
 //!
+//! A machine for pods has a network namespace of its own, too, so that bridges, addresses and packet
+//! filters are its alone; the files of pods' network namespaces lie in its `/run`, the state of CNI in
+//! its `/var/lib`, and mounts travel between its own mount namespaces as they do on a node. Cgroups cannot
+//! be made private here: its pods are under [`Machine::cgroup`], which the keeper removes.
+//!
 //! Failure paths: no root or no namespaces is a panic that says so; everything after that is undone by
 //! the keeper, which ignores the terminal's signals and sits in a process group of its own.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::paths;
 use crate::process::{self, wait_child};
 use crate::wait::{SHORT, within};
 
-/// The keeper's script: `$1` is the template of the directory's name.
+/// The keeper's script: `$1` is the template of the directory's name, `$2` init's script, the rest more
+/// namespaces. What is in a cgroup ended with init.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP QUIT
 directory=$(mktemp -d "$1") || exit 1
+init=$2
+shift 2
 echo "$directory"
-unshare --mount --propagation slave --pid --fork --kill-child=KILL --mount-proc bash -c "$2"
+unshare --mount --propagation slave --pid --fork --kill-child=KILL --mount-proc "$@" bash -c "$init"
+for cgroup in /sys/fs/cgroup/"${directory##*/}" /sys/fs/cgroup/*/"${directory##*/}"; do
+    [ ! -d "$cgroup" ] || find "$cgroup" -depth -type d -exec rmdir {} +
+done
 rm -rf -- "$directory"
 "#;
 
@@ -31,9 +46,28 @@ mount -t tmpfs -o mode=755 tmpfs /run && echo ready || exit 1
 while read -r _; do :; done
 "#;
 
+/// What init does first on a machine for pods. `/var/lib` is overlaid, so that what is written there stays
+/// here, and what is read there is still found. (Loopback up: a new network namespace has it down.)
+const POD_INIT: &str = r#"
+mount -t tmpfs -o mode=755 tmpfs /run && mkdir -p /run/netns /run/overlay/{new,work} || exit 1
+mount -t overlay -o lowerdir=/var/lib,upperdir=/run/overlay/new,workdir=/run/overlay/work overlay /var/lib || exit 1
+mount --make-rshared / && ip link set lo up && echo ready || exit 1
+while read -r _; do :; done
+"#;
+
+/// What a machine has of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// pid and mount namespaces, and `/run`.
+    Tasks,
+    /// A network namespace and `/var/lib`, too.
+    Pods,
+}
+
 /// The private machine. Dropping it ends everything on it.
 #[derive(Debug)]
 pub struct Machine {
+    kind: Kind,
     keeper: Child,
     init: i32,
     directory: PathBuf,
@@ -44,11 +78,16 @@ impl Machine {
     ///
     /// # Panics
     /// If that is not possible, saying what is missing.
-    pub fn new() -> Self {
+    pub fn new(kind: Kind) -> Self {
         let root = rustix::process::geteuid().is_root();
         assert!(root, "the stories mount file systems and make namespaces: run them as root");
+        let (init, namespaces): (_, &[&str]) = match kind {
+            Kind::Tasks => (INIT, &[]),
+            Kind::Pods => (POD_INIT, &["--net"]),
+        };
         let mut keeper = Command::new("bash")
-            .args(["-c", KEEPER, "hearth-keeper", &template(), INIT])
+            .args(["-c", KEEPER, "hearth-keeper", &template(), init])
+            .args(namespaces)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -65,12 +104,51 @@ impl Machine {
              is this a container without CAP_SYS_ADMIN?"
         );
         let init = init_of(keeper.id() as i32).expect("unshare has a child: it said `ready`");
-        Self { keeper, init, directory }
+        Self { kind, keeper, init, directory }
+    }
+
+    /// What it has of its own.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The machine's directory: short, so that the paths of sockets in it fit into 107 bytes.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The cgroup of its pods, in every hierarchy there is: what they leave in it is seen, and removed.
+    pub fn cgroup(&self) -> String {
+        format!("/{}", self.name())
+    }
+
+    /// The cgroups its pods have made and not removed.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        let parents = hierarchies.chain([root.to_owned()]).map(|hierarchy| hierarchy.join(self.name()));
+        let children = parents.flat_map(|parent| std::fs::read_dir(parent).into_iter().flatten().flatten());
+        children.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    }
+
+    fn name(&self) -> &str {
+        self.directory.file_name().and_then(std::ffi::OsStr::to_str).expect("it is made of letters and digits")
+    }
+
+    /// Does `work` in the machine's network.
+    pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        if self.kind == Kind::Tasks {
+            return work();
+        }
+        // A thread of its own: it never comes back to the host's network.
+        std::thread::scope(|scope| {
+            let entered = scope.spawn(|| {
+                let namespace = File::open(format!("/proc/{}/ns/net", self.init)).expect("init runs");
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("we are root");
+                work()
+            });
+            entered.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// The machine's init, as the test sees it.
@@ -84,7 +162,11 @@ impl Machine {
         command
             .arg("-t")
             .arg(self.init.to_string())
-            .args(["-m", "-p", "--"])
+            .args(match self.kind {
+                Kind::Tasks => ["-m", "-p"].as_slice(),
+                Kind::Pods => &["-m", "-p", "-n"],
+            })
+            .arg("--")
             .arg(program.as_ref())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -102,12 +184,6 @@ impl Machine {
             .filter(|&(pid, _)| process::is_alive(pid))
             .map(|(pid, _)| (pid, command_line(pid)))
             .collect()
-    }
-}
-
-impl Default for Machine {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -35,10 +35,12 @@ pub fn shim_directory() -> PathBuf {
 
 /// containerd and ctr: those on `PATH`, or those in the directory `HEARTH_TEST_CONTAINERD` names.
 pub fn containerd(program: &str) -> PathBuf {
-    match std::env::var_os("HEARTH_TEST_CONTAINERD") {
-        Some(directory) => Path::new(&directory).join(program),
-        None => program.into(),
-    }
+    containerd_directory().unwrap_or_default().join(program)
+}
+
+/// The directory `HEARTH_TEST_CONTAINERD` names; `deploy/fetch-containerd.sh` makes such.
+pub fn containerd_directory() -> Option<PathBuf> {
+    std::env::var_os("HEARTH_TEST_CONTAINERD").map(PathBuf::from)
 }
 
 fn built(path: PathBuf, verb: &str) -> PathBuf {

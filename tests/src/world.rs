@@ -15,7 +15,7 @@ use crate::daemons::{self, HearthdOptions, Layout};
 use crate::events::Events;
 use crate::guests::Guest;
 use crate::images::Image;
-use crate::machine::Machine;
+use crate::machine::{Kind, Machine};
 use crate::metrics::Metrics;
 use crate::paths;
 use crate::process::Process;
@@ -83,7 +83,7 @@ impl World {
 
     /// Both daemons up, the daemon with options.
     pub fn with(hearthd_options: HearthdOptions) -> Self {
-        Self::start(Runtime::chosen(), hearthd_options)
+        Self::start(Kind::Tasks, Runtime::chosen(), hearthd_options)
     }
 
     /// Both daemons up, the daemon's configuration extended by lines of TOML.
@@ -91,8 +91,13 @@ impl World {
         Self::with(HearthdOptions { config: config.to_owned(), ..HearthdOptions::default() })
     }
 
-    fn start(runtime: Runtime, hearthd_options: HearthdOptions) -> Self {
-        let machine = Machine::new();
+    /// Both daemons up on a machine for pods, containerd with its CRI plugin: see [`crate::pods::Node`].
+    pub(crate) fn for_pods(hearthd_options: HearthdOptions) -> Self {
+        Self::start(Kind::Pods, Runtime::chosen(), hearthd_options)
+    }
+
+    fn start(kind: Kind, runtime: Runtime, hearthd_options: HearthdOptions) -> Self {
+        let machine = Machine::new(kind);
         let layout = Layout::new(&machine);
         let mut world = Self { hearthd: None, containerd: None, machine, layout, runtime, hearthd_options };
         // As on a node: the daemon is there before containerd looks for its tasks.
@@ -120,11 +125,14 @@ impl World {
 
     /// Starts containerd, on the same directories as before.
     pub fn start_containerd(&mut self) {
-        let inherited = std::env::var("PATH").unwrap_or_default();
-        let path = match self.runtime {
-            Runtime::Hearth => format!("{}:{inherited}", paths::shim_directory().display()),
-            Runtime::Runc => inherited,
-        };
+        // containerd's own shims are of its version; runc is the machine's.
+        let mut directories: Vec<PathBuf> = paths::containerd_directory().into_iter().collect();
+        if self.runtime == Runtime::Hearth {
+            directories.push(paths::shim_directory());
+        }
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        directories.extend(std::env::split_paths(&inherited));
+        let path = std::env::join_paths(directories).expect("none has a colon: they were split at it, or made by us");
         let containerd = daemons::start_containerd(&self.machine, &self.layout, &path);
         self.containerd = Some(containerd);
     }
@@ -196,12 +204,17 @@ impl World {
 
     /// Imports an image.
     pub fn import(&self, image: &Image) -> Imported {
+        self.import_in(NAMESPACE, image)
+    }
+
+    /// Imports an image into another namespace.
+    pub fn import_in(&self, namespace: &str, image: &Image) -> Imported {
         let tar = self.write("image.tar", &image.to_tar());
         let path = tar.display().to_string();
         let mut arguments = vec!["images", "import"];
         arguments.extend(image.import_flags());
         arguments.push(&path);
-        self.ctr(arguments).ok();
+        self.ctr_in(namespace, arguments).ok();
         fs::remove_file(&tar).expect("it was just written");
         Imported { name: image.name().to_owned(), entry: image.entry() }
     }
@@ -269,7 +282,8 @@ impl World {
 
     /// The daemon's metrics now.
     pub fn metrics(&self) -> Metrics {
-        Metrics::fetch(&self.metrics_address())
+        let address = self.metrics_address();
+        self.machine.in_network(|| Metrics::fetch(&address))
     }
 
     /// Where the daemon's metrics are: `127.0.0.1:PORT`.
@@ -282,6 +296,13 @@ impl World {
     pub fn hearthd_mounts(&self) -> BTreeSet<String> {
         let pid = self.hearthd.as_ref().and_then(Process::pid);
         pid.map_or_else(BTreeSet::new, |pid| self.mounts_of(pid))
+    }
+
+    /// The network namespaces of pods that lie in the machine's `/run`.
+    pub fn network_namespaces(&self) -> Vec<String> {
+        let directory = format!("/proc/{}/root/run/netns", self.machine.init());
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
     fn mounts_of(&self, pid: i32) -> BTreeSet<String> {
@@ -345,6 +366,8 @@ impl World {
         }
         left.extend(self.mounts_of(self.machine.init()).into_iter().map(|m| format!("mount {m}")));
         left.extend(sockets(&self.layout.hearthd_state()));
+        left.extend(self.machine.cgroups().into_iter().map(|cgroup| format!("cgroup {}", cgroup.display())));
+        left.extend(self.network_namespaces().into_iter().map(|name| format!("network namespace {name}")));
         left
     }
 

@@ -8,7 +8,7 @@ use hearth_tests::wait::{SHORT, within};
 fn main() -> ExitCode {
     // A keeper removes its directory a moment after the test process has ended.
     if within(SHORT, || leftovers::all().is_empty().then_some(())).is_some() {
-        println!("nothing is left behind: no directory, process or mount");
+        println!("nothing is left behind: no directory, process, mount, cgroup or bridge");
         return ExitCode::SUCCESS;
     }
     eprintln!("left behind:\n{}", leftovers::all().join("\n"));

@@ -1,0 +1,439 @@
+//! Pods, as kubelet makes them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use hearth_tests::process::Process;
+use hearth_tests::{Guest, Image, Imported, Layer, Node, Runtime, SHORT, World, eventually};
+
+use crate::until_hearth_has;
+
+/// 128 + SIGTERM.
+const TERMINATED: i32 = 143;
+
+/// An image with several programs; the first is the entry point.
+fn programs(node: &Node, guests: &[Guest]) -> Imported {
+    let runtime = node.runtime();
+    let layer = guests
+        .iter()
+        .fold(Layer::new(), |layer, guest| layer.file(&program(guest, runtime), 0o755, guest.bytes_for(runtime)));
+    let image = Image::scratch("hearth.test/programs:1").layer(layer).entrypoint([program(&guests[0], runtime)]);
+    node.import(&image)
+}
+
+/// Where [`programs`] has a guest.
+fn program(guest: &Guest, runtime: Runtime) -> String {
+    match runtime {
+        Runtime::Hearth => format!("/{}.wasm", guest.name()),
+        Runtime::Runc => format!("/{}", guest.name()),
+    }
+}
+
+/// A command of the node's own, e.g. `mount`.
+fn command<const N: usize>(world: &World, program: &str, arguments: [&str; N]) {
+    let mut command = world.machine().command(program);
+    let status = Process::start(program, command.args(arguments)).wait(SHORT);
+    assert!(status.is_some_and(|status| status.success()), "{program} {arguments:?}: {status:?}");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the paths of a machine are text")
+}
+
+#[test]
+fn a_pod_prints_to_its_log_and_exits() {
+    let node = Node::new();
+    let hello = node.program(&Guest::HELLO);
+    let pod = node.pod("greeter").run();
+    assert!(pod.is_ready());
+    let container = pod.container("hello", &hello).args(["world"]).start();
+    let status = container.ended();
+    assert_eq!((status.exit_code, status.reason.as_str()), (0, "Completed"));
+    assert!(container.stdout().contains("hello from C\n"), "{:?}", container.log());
+    assert!(container.stdout().contains("arg 1: world\n"), "{:?}", container.log());
+    assert!(container.stderr().contains("hello on stderr\n"), "{:?}", container.log());
+    pod.stop();
+    assert!(!pod.is_ready());
+}
+
+#[test]
+fn an_exit_code_is_seen_in_the_status() {
+    let node = Node::new();
+    let exit = node.program(&Guest::EXIT);
+    let pod = node.pod("failing").run();
+    let status = pod.container("exit", &exit).args(["7"]).start().ended();
+    assert_eq!((status.exit_code, status.reason.as_str()), (7, "Error"));
+    assert!(status.finished_at >= status.started_at && status.started_at > 0, "{status:?}");
+}
+
+#[test]
+fn a_container_is_started_again_in_the_same_pod() {
+    let node = Node::new();
+    let exit = node.program(&Guest::EXIT);
+    let pod = node.pod("crashing").run();
+    for code in 1..=3 {
+        let container = pod.container("exit", &exit).args([code.to_string()]).start();
+        assert_eq!(container.wait(), code);
+        assert!(pod.is_ready(), "after attempt {code}");
+        // As kubelet does, the first is left for `kubectl logs --previous`, others are removed.
+        if code > 1 {
+            container.remove();
+        }
+    }
+}
+
+#[test]
+fn two_containers_of_one_pod_live_and_end_apart() {
+    let node = Node::new();
+    let image = programs(&node, &[Guest::SLEEP, Guest::HELLO]);
+    let pod = node.pod("pair").run();
+    let first = pod.container("first", &image).args(["3600"]).start();
+    let second = pod.container("second", &image).args(["3600"]).start();
+    for container in [&first, &second] {
+        container.wait_for_stdout("asleep");
+    }
+    first.stop(SHORT.as_secs() as i64);
+    assert_eq!(first.wait(), TERMINATED);
+    first.remove();
+    assert!(second.is_running() && pod.is_ready());
+    let third = pod.container("third", &image).command([program(&Guest::HELLO, node.runtime())]).start();
+    assert_eq!(third.wait(), 0);
+    assert!(second.is_running());
+    pod.stop();
+    assert!(!second.is_running(), "its sandbox is gone");
+}
+
+#[test]
+fn a_container_is_stopped_within_its_grace() {
+    let node = Node::new();
+    let image = programs(&node, &[Guest::SLEEP, Guest::SPIN]);
+    let pod = node.pod("stopped").run();
+    let sleeping = pod.container("sleeping", &image).args(["3600"]).start();
+    let spinning = pod.container("spinning", &image).command([program(&Guest::SPIN, node.runtime())]).start();
+    for (container, text) in [(&sleeping, "asleep"), (&spinning, "spinning")] {
+        container.wait_for_stdout(text);
+        let begin = std::time::Instant::now();
+        container.stop(SHORT.as_secs() as i64);
+        assert!(begin.elapsed() < SHORT / 2, "it did not wait for the end of its grace");
+        assert_eq!(container.wait(), TERMINATED);
+        // Once more changes nothing.
+        container.stop(0);
+    }
+}
+
+#[test]
+fn containers_that_prepare_a_volume_run_one_after_another() {
+    let node = Node::new();
+    let files = node.program(&Guest::FILES);
+    let volume = node.write("empty-dir/.keep", b"");
+    let volume = volume.parent().expect("a file is in a directory");
+    let pod = node.pod("prepared").run();
+    for (name, arguments) in [
+        ("first-init", ["write", "/work/log", "one "]),
+        ("second-init", ["append", "/work/log", "two "]),
+        ("main", ["append", "/work/log", "three"]),
+    ] {
+        let container = pod.container(name, &files).args(arguments).volume(volume, "/work").start();
+        assert_eq!(container.wait(), 0, "{name}: {:?}", container.log());
+    }
+    assert_eq!(fs::read_to_string(volume.join("log")).unwrap(), "one two three");
+}
+
+#[test]
+fn what_is_typed_reaches_a_containers_stdin() {
+    let node = Node::new();
+    let tally = node.program(&Guest::TALLY);
+    let pod = node.pod("typing").run();
+    let container = pod.container("tally", &tally).options(|options| options.stdin = true).start();
+    let mut stdin = container.attach(&node);
+    for line in 1..=3 {
+        stdin.write(b"a line\n");
+        container.wait_for_stdout(&format!("{line}"));
+    }
+    drop(stdin);
+    assert_eq!(container.wait(), 0, "it read to the end of its stdin: {:?}", container.log());
+}
+
+/// Writes a ConfigMap's files as kubelet does: into a directory of their own, which `..data` then names.
+fn update_config_map(volume: &Path, generation: u32, files: &[(&str, &str)]) {
+    let directory = format!("..generation_{generation}");
+    fs::create_dir_all(volume.join(&directory)).unwrap();
+    for (name, text) in files {
+        fs::write(volume.join(&directory).join(name), text).unwrap();
+        if generation == 1 {
+            symlink(format!("..data/{name}"), volume.join(name)).unwrap();
+        }
+    }
+    symlink(&directory, volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+    if generation > 1 {
+        fs::remove_dir_all(volume.join(format!("..generation_{}", generation - 1))).unwrap();
+    }
+}
+
+#[test]
+fn an_update_of_a_config_map_is_seen_by_a_running_container() {
+    let node = Node::new();
+    let files = node.program(&Guest::FILES);
+    let volume = node.path("config-map");
+    update_config_map(&volume, 1, &[("colour", "red"), ("shape", "round")]);
+    let pod = node.pod("configured").run();
+    let container = |name, arguments: &[&str]| {
+        pod.container(name, &files).args(arguments.iter().copied()).read_only_volume(&volume, "/config").start()
+    };
+    let shape = container("shape", &["read", "/config/shape"]);
+    assert_eq!((shape.wait(), shape.stdout().trim_end()), (0, "round"), "{:?}", shape.log());
+    let waiting = container("colour", &["await", "/config/colour", "blue"]);
+    waiting.wait_for_stdout("waiting");
+    update_config_map(&volume, 2, &[("colour", "blue"), ("shape", "round")]);
+    assert_eq!(waiting.wait(), 0, "{:?}", waiting.log());
+    let writing = container("writing", &["write", "/config/colour", "green"]);
+    assert_ne!(writing.wait(), 0, "it is read-only");
+}
+
+#[test]
+fn single_files_are_bound_into_a_container() {
+    let node = Node::new();
+    let files = node.program(&Guest::FILES);
+    let hosts = node.write("etc-hosts", b"127.0.0.1 localhost\n10.87.0.99 elsewhere\n");
+    let message = node.write("termination-log", b"");
+    let pod = node.pod("bound").run();
+    let run = |name: &str, arguments: &[&str]| {
+        let plan = pod.container(name, &files).args(arguments.iter().copied());
+        let container = plan.volume(&hosts, "/etc/hosts").volume(&message, "/dev/termination-log").start();
+        assert_eq!(container.wait(), 0, "{name}: {:?}", container.log());
+        container.stdout()
+    };
+    assert!(run("hosts", &["read", "/etc/hosts"]).contains("10.87.0.99 elsewhere"));
+    assert_eq!(run("hostname", &["read", "/etc/hostname"]), "bound\n");
+    run("resolver", &["read", "/etc/resolv.conf"]);
+    run("message", &["write", "/dev/termination-log", "out of luck"]);
+    assert_eq!(fs::read_to_string(&message).unwrap(), "out of luck");
+}
+
+#[test]
+fn a_read_only_root_has_writable_volumes() {
+    let node = Node::new();
+    let files = node.program(&Guest::FILES);
+    let directory = |name: &str| -> PathBuf {
+        let path = node.path(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let (empty, memory, whole, part) =
+        (directory("empty"), directory("memory"), directory("whole/part"), directory("part"));
+    // As kubelet prepares them, an emptyDir in memory is a mount of its own, and so is a subPath.
+    command(&node, "mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(&memory)]);
+    command(&node, "mount", ["--bind", text(&whole), text(&part)]);
+    let pod = node.pod("read-only").run();
+    let run = |name: &str, arguments: [&str; 3]| {
+        let plan = pod.container(name, &files).args(arguments).options(|options| options.read_only_root = true);
+        let plan = plan.volume(&empty, "/empty").volume(&memory, "/memory").volume(&part, "/part");
+        let container = plan.start();
+        (container.wait(), container.stderr())
+    };
+    let (code, message) = run("root", ["write", "/new", "x"]);
+    assert!(code != 0 && message.contains("Read-only file system"), "{code}: {message}");
+    for (name, path) in [("empty", "/empty/new"), ("memory", "/memory/new"), ("part", "/part/new")] {
+        assert_eq!(run(name, ["write", path, "x"]), (0, String::new()), "{path}");
+    }
+    assert_eq!(fs::read_to_string(empty.join("new")).unwrap(), "x");
+    assert_eq!(fs::read_to_string(whole.join("new")).unwrap(), "x");
+    drop(pod);
+    for mounted in [&memory, &part] {
+        command(&node, "umount", [text(mounted)]);
+    }
+}
+
+#[test]
+fn a_pod_has_an_address() {
+    let node = Node::new();
+    let (first, second) = (node.pod("first").run(), node.pod("second").run());
+    let addresses = [first.ip(), second.ip()];
+    assert!(addresses.iter().all(|address| address.starts_with("10.87.")), "{addresses:?}");
+    assert_ne!(addresses[0], addresses[1]);
+    let outside = node.pod("outside").options(|options| options.host_network = true).run();
+    assert_eq!(outside.ip(), "");
+}
+
+#[test]
+fn a_restart_of_containerd_loses_no_pod() {
+    let mut node = Node::new();
+    let await_ = node.program(&Guest::AWAIT);
+    let volume = node.write("signals/.keep", b"");
+    let volume = volume.parent().expect("a file is in a directory").to_owned();
+    let pods: Vec<_> = (0..3).map(|index| node.pod(&format!("pod-{index}")).run()).collect();
+    let containers: Vec<_> = pods
+        .iter()
+        .enumerate()
+        .map(|(index, pod)| {
+            let arguments = ["/signals/go".to_owned(), (index + 3).to_string()];
+            pod.container("waiter", &await_).args(arguments).read_only_volume(&volume, "/signals").start()
+        })
+        .collect();
+    for container in &containers {
+        container.wait_for_stdout("waiting");
+    }
+    let before = node.pods();
+    node.restart_containerd();
+    assert_eq!(node.pods(), before, "the same pods, all ready");
+    for container in &containers {
+        assert!(container.is_running(), "{:?}", container.status());
+    }
+    fs::write(volume.join("go"), b"").unwrap();
+    for (index, container) in containers.iter().enumerate() {
+        assert_eq!(container.wait(), index as i32 + 3);
+    }
+    // And a pod from before takes containers after.
+    let exit = node.program(&Guest::EXIT);
+    assert_eq!(pods[0].container("after", &exit).args(["5"]).start().wait(), 5);
+}
+
+#[test]
+fn the_memory_a_container_uses_is_told_within_five_per_cent() {
+    const MIB: f64 = 1024.0 * 1024.0;
+    const TAKEN: f64 = 64.0 * MIB;
+    let node = Node::new();
+    let image = programs(&node, &[Guest::GROW, Guest::SLEEP]);
+    let pod = node.pod("measured").run();
+    let grown = pod.container("grown", &image).args(["64", "3600"]).start();
+    let other = pod.container("other", &image).command([program(&Guest::SLEEP, node.runtime())]).start();
+    grown.wait_for_stdout("got 64 MiB");
+    let memory = |stats: &hearth_tests::cri::v1::ContainerStats| {
+        let memory = stats.memory.as_ref().expect("memory is told");
+        memory.working_set_bytes.expect("the working set is told").value as f64
+    };
+    let all = node.stats();
+    assert!(all.contains_key(other.id()), "{all:?}");
+    for told in [memory(&all[grown.id()]), memory(&grown.stats())] {
+        assert!((told / TAKEN - 1.0).abs() < 0.05, "{} MiB of {}", told / MIB, TAKEN / MIB);
+    }
+}
+
+#[test]
+fn files_belong_to_the_user_and_group_of_the_pod() {
+    until_hearth_has!("file access as the user of the spec");
+    let node = Node::new();
+    let files = node.program(&Guest::FILES);
+    let (volume, private) = (node.path("owned"), node.path("private"));
+    // What kubelet makes of an emptyDir with fsGroup 2000: its group, and new files get it, too.
+    for directory in [&volume, &private] {
+        fs::create_dir(directory).unwrap();
+    }
+    command(&node, "chgrp", ["2000", text(&volume)]);
+    command(&node, "chmod", ["2775", text(&volume)]);
+    command(&node, "chmod", ["0700", text(&private)]);
+    let pod = node.pod("owned").run();
+    let run = |name: &str, arguments: [&str; 3]| {
+        let plan = pod.container(name, &files).args(arguments).volume(&volume, "/data").volume(&private, "/private");
+        let plan = plan.options(|options| {
+            (options.user, options.group) = (Some(1000), Some(1000));
+            options.supplemental_groups = vec![2000];
+        });
+        let container = plan.start();
+        (container.wait(), container.stderr())
+    };
+    assert_eq!(run("writing", ["write", "/data/new", "mine"]), (0, String::new()));
+    let metadata = fs::metadata(volume.join("new")).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (1000, 2000, 0o644));
+    let (code, message) = run("prying", ["write", "/private/new", "x"]);
+    assert!(code != 0 && message.contains("Permission denied"), "{code}: {message}");
+}
+
+#[test]
+fn a_probe_runs_a_command_in_a_container() {
+    until_hearth_has!("exec");
+    let node = Node::new();
+    let runtime = node.runtime();
+    let image = programs(&node, &[Guest::SLEEP, Guest::EXIT, Guest::HELLO]);
+    let pod = node.pod("probed").run();
+    let container = pod.container("sleeper", &image).args(["3600"]).start();
+    container.wait_for_stdout("asleep");
+    for code in [0, 7] {
+        let answer = container.exec([program(&Guest::EXIT, runtime), code.to_string()]).unwrap();
+        assert_eq!(answer.exit_code, code);
+    }
+    let answer = container.exec([program(&Guest::HELLO, runtime), "probe".to_owned()]).unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&answer.stdout), String::from_utf8_lossy(&answer.stderr));
+    assert!(stdout.contains("arg 1: probe\n") && stderr.contains("hello on stderr\n"), "{stdout}{stderr}");
+    assert!(container.is_running());
+    container.exec(["/no/such/program"]).expect_err("it is not there");
+    assert!(container.is_running());
+}
+
+#[test]
+fn twenty_pods_at_once_leave_nothing() {
+    const PODS: usize = 20;
+    let node = Node::new();
+    let image = programs(&node, &[Guest::EXIT, Guest::SLEEP]);
+    std::thread::scope(|scope| {
+        for index in 0..PODS {
+            let (node, image) = (&node, &image);
+            scope.spawn(move || {
+                let pod = node.pod(&format!("pod-{index}")).run();
+                let exit = pod.container("exit", image).args([index.to_string()]).start();
+                let sleep = pod.container("sleep", image).command([program(&Guest::SLEEP, node.runtime())]).start();
+                assert_eq!(exit.wait(), index as i32);
+                assert!(sleep.is_running() && pod.is_ready());
+            });
+        }
+    });
+    assert_eq!(node.pods(), BTreeMap::new());
+    assert_eq!(node.network_namespaces(), Vec::<String>::new());
+}
+
+#[test]
+fn a_container_beyond_its_memory_is_shown_as_killed() {
+    until_hearth_has!("OOMKilled for a guest that outgrows its memory");
+    let node = Node::new();
+    let grow = node.program(&Guest::GROW);
+    let pod = node.pod("greedy").run();
+    let limit = |bytes| pod.container("grow", &grow).options(move |o| o.resources.memory_limit_in_bytes = bytes);
+    let status = limit(64 << 20).args(["256"]).start().ended();
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
+    assert_eq!(limit(64 << 20).args(["32"]).start().wait(), 0);
+}
+
+#[test]
+fn a_container_gets_no_more_than_its_share_of_a_core() {
+    until_hearth_has!("CPU limits");
+    const NANOSECONDS: f64 = 1e9;
+    let node = Node::new();
+    let spin = node.program(&Guest::SPIN);
+    let pod = node.pod("bounded").run();
+    let plan = pod.container("spin", &spin).options(|options| {
+        (options.resources.cpu_quota, options.resources.cpu_period) = (20_000, 100_000);
+    });
+    let container = plan.start();
+    let used = || {
+        let cpu = container.stats().cpu.expect("it is told");
+        (
+            cpu.timestamp as f64 / NANOSECONDS,
+            cpu.usage_core_nano_seconds.map_or(0, |used| used.value) as f64 / NANOSECONDS,
+        )
+    };
+    let (begin, before) = used();
+    let (end, after) = eventually("two seconds have passed", SHORT, || Some(used()).filter(|now| now.0 - begin > 2.0));
+    let share = (after - before) / (end - begin);
+    assert!((0.1..0.3).contains(&share), "a fifth of a core was asked for, {share} used");
+}
+
+#[test]
+fn a_pod_serves_tcp_at_its_address() {
+    until_hearth_has!("sockets");
+    let node = Node::new();
+    let tcp = node.program(&Guest::TCP);
+    let pod = node.pod("server").run();
+    let container = pod.container("tcp", &tcp).args(["8080"]).start();
+    container.wait_for_stdout("listening");
+    let address = format!("{}:8080", pod.ip());
+    let greeting = node.machine().in_network(|| {
+        let mut text = String::new();
+        TcpStream::connect(&address).and_then(|mut stream| stream.read_to_string(&mut text)).map(|_| text)
+    });
+    assert_eq!(greeting.unwrap(), "hello over TCP\n");
+}

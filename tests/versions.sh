@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The stories on other versions of containerd than the machine's own: 1.7 of Debian 13 (trixie) and 2.x of
+# its next release (forky). runc is always the machine's.
+#
+#   versions.sh smoke   a few stories on the other versions; one that cannot be fetched is told loudly
+#   versions.sh all     every story on every version; one that cannot be fetched is a failure
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+suites=(trixie forky)
+# A life, its events, both ends of a restart; then the same of a pod.
+smoke=(
+    programs::the_exit_code_is_the_programs
+    lifecycle::events_come_in_the_order_of_a_life
+    lifecycle::a_detached_task_is_listed_killed_and_removed
+    restarts::a_restart_of_containerd_loses_no_task
+    restarts::a_killed_daemon_is_replaced_and_nothing_stale_remains
+    stdio::ten_megabytes_pass_through_unchanged
+    pods::a_pod_prints_to_its_log_and_exits
+    pods::a_container_is_stopped_within_its_grace
+    pods::two_containers_of_one_pod_live_and_end_apart
+    pods::a_restart_of_containerd_loses_no_pod
+    pods::the_memory_a_container_uses_is_told_within_five_per_cent
+    pods::what_is_typed_reaches_a_containers_stdin
+)
+
+results=()
+failed=0
+
+# stories NAME [STORY...]
+stories() {
+    local name=$1
+    shift
+    echo "=== $name: $("${HEARTH_TEST_CONTAINERD:+$HEARTH_TEST_CONTAINERD/}containerd" --version)"
+    if "${CARGO:-cargo}" test --release --workspace --locked --test it -- "$@"; then
+        results+=("$name: passed")
+    else
+        results+=("$name: FAILED")
+        failed=1
+    fi
+}
+
+case ${1:-} in
+smoke) filter=(--exact "${smoke[@]}") missing_fails=0 ;;
+all) filter=() missing_fails=1 && stories "the machine's own" ;;
+*)
+    echo "versions.sh: say \`smoke\` or \`all\`" >&2
+    exit 2
+    ;;
+esac
+for suite in "${suites[@]}"; do
+    if directory=$(deploy/fetch-containerd.sh "$suite"); then
+        HEARTH_TEST_CONTAINERD=$directory stories "$suite" "${filter[@]}"
+    else
+        results+=("$suite: NOT TESTED, its containerd could not be fetched (see above)")
+        failed=$((failed | missing_fails))
+    fi
+done
+echo "=== ${1} on other versions of containerd"
+printf '%s\n' "${results[@]}"
+exit "$failed"
