@@ -44,6 +44,10 @@ use crate::server::instances::Instance;
 use crate::task::map::{self, TaskMap};
 use crate::task::{Exit, Task, pid};
 
+/// What runc's shim writes its log to, in its bundle. For containerd this is a FIFO that it reads; the shim
+/// does not start without one, but takes a file as well, which waits for no reader.
+const SHIM_LOG: &str = "log";
+
 /// Status of a container whose shim died: as if killed.
 const LOST_STATUS: u32 = 137;
 
@@ -398,6 +402,7 @@ fn prepare_bundle(outer: &Path, bundle: &Path, tasks: &TaskMap) -> Result<Arc<Ta
     rewrite_namespaces(&mut spec, &sandbox).map_err(|e| e.context("linux.namespaces"))?;
     std::fs::create_dir_all(bundle.join("rootfs"))
         .and_then(|()| std::fs::write(bundle.join("config.json"), spec.to_string()))
+        .and_then(|()| std::fs::write(bundle.join(SHIM_LOG), ""))
         .map_err(|e| Error::Internal(format!("cannot make the bundle {}: {e}", bundle.display())))?;
     Ok(sandbox)
 }

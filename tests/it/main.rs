@@ -11,6 +11,7 @@ mod hygiene;
 mod lifecycle;
 mod load;
 mod modules;
+mod native;
 mod network;
 mod pods;
 mod programs;

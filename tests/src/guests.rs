@@ -108,6 +108,8 @@ impl Guest {
     pub const CALCULATOR: Self = wit!("calculator", "calculator");
     /// A component that exports `wasi:http/incoming-handler`.
     pub const HTTP_PROXY: Self = wit!("http-proxy", "proxy");
+    /// A native program only: what is around it in a pod.
+    pub const PEER: Self = c!("peer");
     /// A TCP server, a client, and look-ups of names: see its source for the verbs.
     pub const NET: Self = Self {
         name: "net",
