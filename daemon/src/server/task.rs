@@ -22,8 +22,10 @@ use ttrpc::r#async::{Service, TtrpcContext};
 use crate::error::{Error, Result};
 use crate::metrics::{METHODS, Metrics};
 use crate::server::convert::{self, CgroupVersion, Usage};
+use crate::task::container::Container;
 use crate::task::create::{CreateRequest, Creator};
 use crate::task::map::TaskMap;
+use crate::task::process::Process;
 use crate::task::state::State;
 use crate::task::{StdioPaths, Task, pid};
 use crate::wasm::instance::World;
@@ -53,11 +55,11 @@ impl TaskService {
         [NAME_V2, NAME_V3].into_iter().filter_map(|name| Some((name.to_string(), table()?))).collect()
     }
 
-    /// The task's init process; there are no execs yet.
-    fn process(&self, id: &str, exec_id: &str) -> Result<Arc<Task>> {
+    /// A process of a task; there are no execs yet.
+    fn process(&self, id: &str, exec_id: &str) -> Result<Arc<Process>> {
         let task = self.tasks.get(id)?;
         if exec_id.is_empty() || exec_id == id {
-            return Ok(task);
+            return Ok(task.init.clone());
         }
         Err(Error::NotFound(format!("process {exec_id} of task {id} not found")))
     }
@@ -108,7 +110,7 @@ impl TaskApi for TaskService {
                 return unimplemented("restoring a checkpoint");
             }
             let task = self.creator.create(&self.tasks, create_request(request), began).await?;
-            tracing::debug!(task = %task.id, "created");
+            tracing::debug!(task = %task.id(), "created");
             Ok(CreateTaskResponse { pid: pid(), ..Default::default() })
         };
         let result = created.await;
@@ -122,7 +124,7 @@ impl TaskApi for TaskService {
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
         let began = Instant::now();
         let result = match self.process(&request.id, &request.exec_id) {
-            Ok(task) => task.start(&self.world).await,
+            Ok(process) => process.start(&self.world).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &result {
@@ -133,14 +135,14 @@ impl TaskApi for TaskService {
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
         let began = Instant::now();
-        let result = self.process(&request.id, &request.exec_id).map(|task| state_response(&task));
+        let result = self.process(&request.id, &request.exec_id).map(|process| state_response(&process));
         self.answer(Method::State, began, result)
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
         let began = Instant::now();
         let result = match self.process(&request.id, &request.exec_id) {
-            Ok(task) => task.wait().await,
+            Ok(process) => process.wait().await,
             Err(error) => Err(error),
         };
         let result = result.map(|exit| WaitResponse {
@@ -153,13 +155,13 @@ impl TaskApi for TaskService {
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
         let began = Instant::now();
-        let result = self.process(&request.id, &request.exec_id).and_then(|task| task.kill(request.signal));
+        let result = self.process(&request.id, &request.exec_id).and_then(|process| process.kill(request.signal));
         self.answer(Method::Kill, began, result.map(|()| Empty::default()))
     }
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
         let began = Instant::now();
-        let result = match self.process(&request.id, &request.exec_id) {
+        let result = match self.tasks.get(&request.id) {
             Ok(task) => task.delete(&self.tasks).await,
             Err(error) => Err(error),
         };
@@ -184,9 +186,9 @@ impl TaskApi for TaskService {
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
         let began = Instant::now();
-        let result = self.process(&request.id, &request.exec_id).map(|task| {
+        let result = self.process(&request.id, &request.exec_id).map(|process| {
             if request.stdin {
-                task.close_stdin();
+                process.close_stdin();
             }
             Empty::default()
         });
@@ -258,18 +260,18 @@ fn create_request(request: CreateTaskRequest) -> CreateRequest {
     }
 }
 
-fn state_response(task: &Task) -> StateResponse {
-    let snapshot = task.snapshot();
+fn state_response(process: &Process) -> StateResponse {
+    let snapshot = process.snapshot();
     let status: Status = (&snapshot.state).into();
     let mut response = StateResponse {
-        id: task.id.to_string(),
-        bundle: task.bundle.display().to_string(),
+        id: process.id.to_string(),
+        bundle: process.container().bundle.display().to_string(),
         pid: pid(),
         status: EnumOrUnknown::new(status),
-        stdin: task.stdio_paths.stdin.clone(),
-        stdout: task.stdio_paths.stdout.clone(),
-        stderr: task.stdio_paths.stderr.clone(),
-        terminal: task.stdio_paths.terminal,
+        stdin: process.stdio_paths.stdin.clone(),
+        stdout: process.stdio_paths.stdout.clone(),
+        stderr: process.stdio_paths.stderr.clone(),
+        terminal: process.stdio_paths.terminal,
         ..Default::default()
     };
     if let Some(exit) = snapshot.exit {
@@ -280,13 +282,14 @@ fn state_response(task: &Task) -> StateResponse {
 }
 
 fn usage(task: &Task) -> Usage {
-    let running = matches!(task.snapshot().state, State::Starting | State::Running);
+    let running = matches!(task.init.snapshot().state, State::Starting | State::Running);
+    let Container { memory, memory_limit, .. } = &*task.container;
     Usage {
-        cpu: task.cpu_time(),
-        memory: task.memory.current(),
-        memory_peak: task.memory.peak(),
-        memory_limit: task.memory_limit,
-        memory_refused: task.memory.refused(),
+        cpu: task.init.cpu_time(),
+        memory: memory.current(),
+        memory_peak: memory.peak(),
+        memory_limit: *memory_limit,
+        memory_refused: memory.refused(),
         processes: u64::from(running),
     }
 }

@@ -19,9 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use containerd_shim_protos::api::Mount;
-use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
-use tokio::sync::watch;
 
 use crate::bundle::{SpecMount, TaskSpec};
 use crate::config::Config;
@@ -29,12 +27,14 @@ use crate::error::{Error, Result};
 use crate::events::{Create, Event};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::server::instances::Instance;
+use crate::task::container::Container;
 use crate::task::files::Files;
 use crate::task::map::TaskMap;
+use crate::task::process::{self, NewProcess, Prepared, Process};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
-use crate::task::state::State;
+use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
-use crate::task::{Inner, Prepared, StdioPaths, Task, pid};
+use crate::task::{StdioPaths, Task, pid};
 use crate::wasm::engine::Program;
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
@@ -108,7 +108,7 @@ impl Creator {
             .check_entry(&self.world.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = self.memory_limit(&spec, &located.program)?;
-        let stdio = Arc::new(Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?);
+        let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
         let id: Arc<str> = request.id.as_str().into();
         let create = Create {
@@ -122,34 +122,30 @@ impl Creator {
             checkpoint: String::new(),
             pid: pid(),
         };
+        let container = Arc::new(Container {
+            id: id.clone(),
+            namespace: self.namespace.clone(),
+            bundle: request.bundle,
+            files: located.files,
+            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
+            memory_limit,
+            memory: Arc::default(),
+            metrics: self.world.metrics.clone(),
+        });
         let prepared = Prepared {
             program: located.program,
             export: located.export,
             args: spec.args,
             env: spec.env,
             cwd: spec.cwd,
-            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
-            memory_limit,
             source: located.source,
             create_took: began.elapsed(),
         };
-        let task = Arc::new(Task {
-            id,
-            namespace: self.namespace.clone(),
-            bundle: request.bundle,
-            stdio_paths: request.stdio,
-            memory_limit,
-            memory: Arc::default(),
-            guest: Arc::default(),
-            stdio,
-            files: located.files,
-            events,
-            metrics: self.world.metrics.clone(),
-            inner: Mutex::new(Inner { state: State::Created, prepared: Some(prepared), killed_with: None }),
-            exit: watch::Sender::new(None),
-        });
-        self.world.metrics.tasks.with_label_values(&[super::driver::label(State::Created)]).inc();
-        task.events.publish(&self.namespace, Event::Create(Box::new(create)));
+        let new = NewProcess { id, role: Role::Init, stdio_paths: request.stdio, stdio, events, prepared };
+        let init = Process::new(container.clone(), new);
+        let task = Arc::new(Task { container, init });
+        self.world.metrics.tasks.with_label_values(&[process::label(State::Created)]).inc();
+        task.init.publish(Event::Create(Box::new(create)));
         reservation.fill(task.clone());
         Ok(task)
     }
