@@ -5,6 +5,7 @@
 //! then left out.
 
 mod artifacts;
+mod exec;
 mod faults;
 mod files;
 mod hygiene;

@@ -7,6 +7,7 @@ use containerd_shim_protos::cgroups_v2::metrics as v2;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim::oci::ProcessDetails;
 
 use crate::error::{Error, Result};
 
@@ -72,6 +73,19 @@ pub fn stats(usage: Usage, version: CgroupVersion) -> Result<Any> {
     };
     let value = value.map_err(|e| Error::Internal(format!("cannot encode statistics: {e}")))?;
     Ok(Any { type_url: type_url.into(), value, ..Default::default() })
+}
+
+/// containerd's name of [`ProcessDetails`], whose package the generated type does not know.
+const PROCESS_DETAILS: &str = "containerd.runc.v1.ProcessDetails";
+
+/// What `Pids` says about an exec's process, in the runc shim's words.
+///
+/// # Errors
+/// `Internal` if encoding fails, which it does not for one string.
+pub fn process_details(exec_id: &str) -> Result<Any> {
+    let details = ProcessDetails { exec_id: exec_id.into(), ..Default::default() };
+    let value = details.write_to_bytes().map_err(|e| Error::Internal(format!("cannot encode an exec's id: {e}")))?;
+    Ok(Any { type_url: PROCESS_DETAILS.into(), value, ..Default::default() })
 }
 
 fn stats_v1(usage: Usage) -> v1::Metrics {

@@ -24,9 +24,9 @@ use crate::metrics::{METHODS, Metrics};
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::task::container::Container;
 use crate::task::create::{CreateRequest, Creator};
+use crate::task::exec::ExecRequest;
 use crate::task::map::TaskMap;
 use crate::task::process::Process;
-use crate::task::state::State;
 use crate::task::{StdioPaths, Task, pid};
 use crate::wasm::instance::World;
 
@@ -55,13 +55,9 @@ impl TaskService {
         [NAME_V2, NAME_V3].into_iter().filter_map(|name| Some((name.to_string(), table()?))).collect()
     }
 
-    /// A process of a task; there are no execs yet.
+    /// A process of a task: the init, or an exec.
     fn process(&self, id: &str, exec_id: &str) -> Result<Arc<Process>> {
-        let task = self.tasks.get(id)?;
-        if exec_id.is_empty() || exec_id == id {
-            return Ok(task.init.clone());
-        }
-        Err(Error::NotFound(format!("process {exec_id} of task {id} not found")))
+        self.tasks.get(id)?.process(exec_id)
     }
 
     /// Measures a call and turns its error into the wire's.
@@ -162,7 +158,8 @@ impl TaskApi for TaskService {
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
         let began = Instant::now();
         let result = match self.tasks.get(&request.id) {
-            Ok(task) => task.delete(&self.tasks).await,
+            Ok(task) if task.is_init(&request.exec_id) => task.delete(&self.tasks).await,
+            Ok(task) => task.delete_exec(&request.exec_id).await,
             Err(error) => Err(error),
         };
         let result = result.map(|exit| DeleteResponse {
@@ -176,11 +173,7 @@ impl TaskApi for TaskService {
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let began = Instant::now();
-        // Never empty for a live task: a restarting containerd deletes a container without pids.
-        let result = self.tasks.get(&request.id).map(|_| PidsResponse {
-            processes: vec![ProcessInfo { pid: pid(), ..Default::default() }],
-            ..Default::default()
-        });
+        let result = self.tasks.get(&request.id).and_then(|task| pids(&task));
         self.answer(Method::Pids, began, result)
     }
 
@@ -221,8 +214,13 @@ impl TaskApi for TaskService {
         self.answer(Method::Shutdown, Instant::now(), Ok(Empty::default()))
     }
 
-    async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::Exec, Instant::now(), unimplemented("exec"))
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let result = match self.tasks.get(&request.id) {
+            Ok(task) => self.creator.exec(&task, exec_request(request), began).await,
+            Err(error) => Err(error),
+        };
+        self.answer(Method::Exec, began, result.map(|()| Empty::default()))
     }
 
     async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
@@ -260,6 +258,19 @@ fn create_request(request: CreateTaskRequest) -> CreateRequest {
     }
 }
 
+fn exec_request(request: ExecProcessRequest) -> ExecRequest {
+    ExecRequest {
+        exec_id: request.exec_id,
+        spec: request.spec.into_option().map(|spec| spec.value).unwrap_or_default(),
+        stdio: StdioPaths {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        },
+    }
+}
+
 fn state_response(process: &Process) -> StateResponse {
     let snapshot = process.snapshot();
     let status: Status = (&snapshot.state).into();
@@ -281,15 +292,29 @@ fn state_response(process: &Process) -> StateResponse {
     response
 }
 
+/// One entry for the init, so that it is never empty for a live task (a restarting containerd deletes a
+/// container without pids), and one for each exec that runs, named in its details.
+fn pids(task: &Task) -> Result<PidsResponse> {
+    let mut processes = vec![ProcessInfo { pid: pid(), ..Default::default() }];
+    for exec in task.container.execs.all() {
+        if exec.is_running() {
+            let info = MessageField::some(convert::process_details(&exec.id)?);
+            processes.push(ProcessInfo { pid: pid(), info, ..Default::default() });
+        }
+    }
+    Ok(PidsResponse { processes, ..Default::default() })
+}
+
 fn usage(task: &Task) -> Usage {
-    let running = matches!(task.init.snapshot().state, State::Starting | State::Running);
+    let execs = task.container.execs.all();
+    let running = [&task.init].into_iter().chain(&execs).filter(|process| process.is_running()).count();
     let Container { memory, memory_limit, .. } = &*task.container;
     Usage {
-        cpu: task.init.cpu_time(),
+        cpu: task.cpu_time(),
         memory: memory.current(),
         memory_peak: memory.peak(),
         memory_limit: *memory_limit,
         memory_refused: memory.refused(),
-        processes: u64::from(running),
+        processes: running as u64,
     }
 }

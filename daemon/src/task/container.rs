@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::metrics::Metrics;
+use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::wasm::wasi::MemoryUse;
 
@@ -23,6 +24,8 @@ pub struct Container {
     pub memory_limit: u64,
     /// What their memories and tables do hold.
     pub memory: Arc<MemoryUse>,
+    /// The processes beside the init.
+    pub execs: Execs,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,
 }

@@ -21,13 +21,14 @@ use std::time::Instant;
 use containerd_shim_protos::api::Mount;
 use rustix::fs::{Mode, OFlags};
 
-use crate::bundle::{SpecMount, TaskSpec};
+use crate::bundle::{ProcessSpec, SpecMount, TaskSpec};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{Create, Event};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::server::instances::Instance;
 use crate::task::container::Container;
+use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::map::TaskMap;
 use crate::task::process::{self, NewProcess, Prepared, Process};
@@ -57,11 +58,11 @@ pub struct CreateRequest {
 
 /// Makes the tasks of one containerd instance and namespace.
 pub struct Creator {
-    namespace: Arc<str>,
-    instance: Arc<Instance>,
-    config: Arc<Config>,
-    modules: Arc<ModuleStore>,
-    world: Arc<World>,
+    pub(super) namespace: Arc<str>,
+    pub(super) instance: Arc<Instance>,
+    pub(super) config: Arc<Config>,
+    pub(super) modules: Arc<ModuleStore>,
+    pub(super) world: Arc<World>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -106,8 +107,9 @@ impl Creator {
         located
             .program
             .check_entry(&self.world.engines, located.export.as_deref())
-            .map_err(|e| e.context(spec.args.first().map_or("the artifact", String::as_str)))?;
-        let memory_limit = self.memory_limit(&spec, &located.program)?;
+            .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
+        let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
+        check_memory(&located.program, memory_limit)?;
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
         let id: Arc<str> = request.id.as_str().into();
@@ -130,14 +132,13 @@ impl Creator {
             partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
             memory_limit,
             memory: Arc::default(),
+            execs: Execs::new(self.config.rpc.execs_per_task_max),
             metrics: self.world.metrics.clone(),
         });
         let prepared = Prepared {
             program: located.program,
             export: located.export,
-            args: spec.args,
-            env: spec.env,
-            cwd: spec.cwd,
+            spec: spec.process,
             source: located.source,
             create_took: began.elapsed(),
         };
@@ -150,19 +151,10 @@ impl Creator {
         Ok(task)
     }
 
-    /// The container's limit, or the largest memory the engine gives.
-    fn memory_limit(&self, spec: &TaskSpec, program: &Program) -> Result<u64> {
-        let limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
-        match program.initial_memory().map(|memory| memory.at_least) {
-            Some(initial) if initial > limit => Err(over_memory(limit, &format!("it starts with {initial} bytes"))),
-            _ => Ok(limit),
-        }
-    }
-
     /// Finds the program and sees to the root, by the shortest way there is.
     async fn locate(&self, request: &CreateRequest, spec: &TaskSpec, plan: Plan) -> Result<Located> {
         let began = Instant::now();
-        let wanted = wanted(spec);
+        let wanted = wanted(&spec.process);
         let place = wanted.as_ref().and_then(|wanted| snapshot_place(request, spec, wanted));
         if let Some(place) = &place {
             let loaded = match self.modules.warm(place) {
@@ -275,7 +267,16 @@ fn root_spec(request: &CreateRequest, spec: &TaskSpec) -> RootSpec {
     }
 }
 
-fn wanted(spec: &TaskSpec) -> Option<Wanted> {
+/// Refuses a program that starts with more memory than `limit`.
+pub(super) fn check_memory(program: &Program, limit: u64) -> Result<()> {
+    match program.initial_memory().map(|memory| memory.at_least) {
+        Some(initial) if initial > limit => Err(over_memory(limit, &format!("it starts with {initial} bytes"))),
+        _ => Ok(()),
+    }
+}
+
+/// What to look for; none if the spec names no program.
+pub(super) fn wanted(spec: &ProcessSpec) -> Option<Wanted> {
     let program = spec.args.first()?.clone();
     Some(Wanted { program, path: spec.path().map(str::to_string), cwd: spec.cwd.clone() })
 }
@@ -286,7 +287,8 @@ fn snapshot_place(request: &CreateRequest, spec: &TaskSpec, wanted: &Wanted) -> 
     Place::of_snapshot(&mounts, wanted, &spec.mounts)
 }
 
-fn open_root(path: &Path) -> Result<OwnedFd> {
+/// Opens a root's directory, to look something up in it.
+pub(super) fn open_root(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
         Error::InvalidArgument(format!("root.path: cannot open {}: {e}; is the bundle complete?", path.display()))
     })

@@ -4,6 +4,7 @@
 //! * [`create`]: from a Create request to a task, in phases that undo themselves.
 //! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
 //! * [`container`]: what the processes of a task share.
+//! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
 //! * [`files`]: the life of a task's root file system.
 //! * [`root`]: which mounts make it.
 //! * [`stdio`]: FIFOs, files and log programs.
@@ -14,6 +15,8 @@
 
 pub mod container;
 pub mod create;
+pub mod exec;
+pub mod execs;
 pub mod files;
 pub mod map;
 pub mod process;
@@ -22,8 +25,9 @@ pub mod state;
 pub mod stdio;
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::task::container::Container;
 use crate::task::map::TaskMap;
@@ -57,13 +61,39 @@ impl Task {
         &self.container.id
     }
 
-    /// Lets everything go and takes the task out of the map.
+    /// The process with this exec id; the init for none, or for the task's own id.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Process>> {
+        if self.is_init(exec_id) {
+            return Ok(self.init.clone());
+        }
+        self.container.execs.get(exec_id).ok_or_else(|| self.no_exec(exec_id))
+    }
+
+    /// Whether this names the init.
+    pub fn is_init(&self, exec_id: &str) -> bool {
+        exec_id.is_empty() || *exec_id == **self.id()
+    }
+
+    fn no_exec(&self, exec_id: &str) -> Error {
+        Error::NotFound(format!("process {exec_id} of task {} not found", self.id()))
+    }
+
+    /// Lets everything go, the execs too, and takes the task out of the map.
     ///
     /// # Errors
     /// `FailedPrecondition` while it runs.
     pub async fn delete(self: &Arc<Self>, map: &TaskMap) -> Result<Exit> {
         let exit = self.init.remove().await?;
         let container = &self.container;
+        // No exec outlives the init: what is left has ended or was never started.
+        for exec in container.execs.take_all() {
+            if let Err(error) = exec.remove().await {
+                tracing::warn!(task = %self.id(), exec = %exec.id, %error, "an exec was left behind by its task");
+            }
+        }
         container.files.release();
         container.files.wait_gone().await;
         // Of two Deletes at once, one removes and tells; both are answered.
@@ -78,6 +108,22 @@ impl Task {
             });
         }
         Ok(exit)
+    }
+
+    /// Deletes an exec. No event tells of that.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, `FailedPrecondition` while it runs.
+    pub async fn delete_exec(&self, exec_id: &str) -> Result<Exit> {
+        let exec = self.container.execs.get(exec_id).ok_or_else(|| self.no_exec(exec_id))?;
+        let exit = exec.remove().await?;
+        self.container.execs.remove(&exec);
+        Ok(exit)
+    }
+
+    /// CPU time of all its processes so far.
+    pub fn cpu_time(&self) -> Duration {
+        self.init.cpu_time() + self.container.execs.cpu_time()
     }
 
     /// Waits until the root is unmounted; only once the init has ended.

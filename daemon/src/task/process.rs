@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
+use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation};
 use crate::metrics::Source;
@@ -26,7 +27,7 @@ use crate::wasm::engine::Program;
 use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
 use crate::wasm::scheduler::{End, Guest};
 
-/// Status of a guest that was ended without a signal of containerd's (a shutdown of the daemon).
+/// Status of a guest that was ended without a signal of containerd's (its task's init has ended).
 const KILLED_STATUS: u32 = 137;
 
 /// A process of a container.
@@ -68,12 +69,8 @@ pub struct Prepared {
     pub program: Arc<Program>,
     /// The export to call instead of the entry point.
     pub export: Option<Arc<str>>,
-    /// `argv`, the program's name first.
-    pub args: Vec<String>,
-    /// The environment.
-    pub env: Vec<(String, String)>,
-    /// The working directory.
-    pub cwd: String,
+    /// Arguments, environment, working directory, user.
+    pub spec: ProcessSpec,
     /// Where the program came from.
     pub source: Source,
     /// How long the request took that made the process.
@@ -143,10 +140,15 @@ impl Process {
     /// instantiated.
     pub async fn start(self: &Arc<Self>, world: &Arc<World>) -> Result<u32> {
         let start_began = Instant::now();
-        let (prepared, slot) = self.begin_start(world)?;
+        let (prepared, slot) = match self.role {
+            Role::Init => self.begin_start(world)?,
+            Role::Exec => self.container.execs.begin(|| self.begin_start(world))?,
+        };
         self.gauge(State::Created, State::Starting);
         self.stdio.start();
-        let sure = slot.is_sure(prepared.program.initial_memory(), self.container.memory_limit)
+        // An exec shares the memory limit with others, who may take what is left of it at any moment.
+        let sure = self.role == Role::Init
+            && slot.is_sure(prepared.program.initial_memory(), self.container.memory_limit)
             && self.container.files.is_ready();
         if sure {
             self.started();
@@ -194,12 +196,17 @@ impl Process {
         if let Err(error) = self.container.files.wait_ready().await {
             return Outcome::NotStarted(error);
         }
+        let clock = (self.role == Role::Init).then_some(StartClock {
+            source: prepared.source,
+            create_took: prepared.create_took,
+            start_began,
+        });
         let launch = Launch {
             program: prepared.program,
             export: prepared.export,
-            args: prepared.args,
-            env: prepared.env,
-            cwd: prepared.cwd,
+            args: prepared.spec.args,
+            env: prepared.spec.env,
+            cwd: prepared.spec.cwd,
             root: self.container.files.path().to_path_buf(),
             partly_read_only: self.container.partly_read_only,
             stdio: self.stdio.clone(),
@@ -207,7 +214,7 @@ impl Process {
             memory: self.container.memory.clone(),
             guest: self.guest.clone(),
             slot,
-            clock: StartClock { source: prepared.source, create_took: prepared.create_took, start_began },
+            clock,
         };
         let process = self.clone();
         instance::run(world, launch, move || {
@@ -234,7 +241,7 @@ impl Process {
     }
 
     /// The guest is gone; called by its worker.
-    fn ended(&self, end: End<Outcome>, tell: &Tell) {
+    fn ended(self: &Arc<Self>, end: End<Outcome>, tell: &Tell) {
         let (status, note) = match end {
             End::Completed(Outcome::Exited(status)) => (status, None),
             End::Completed(Outcome::NotStarted(error)) => {
@@ -259,7 +266,6 @@ impl Process {
             tracing::debug!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, trap = %text, "a guest trapped");
             self.stdio.write_stderr(&format!("hearth: {text}\n"));
         }
-        self.container.memory.clear();
         let (before, effect) = {
             let mut inner = self.inner.lock();
             let before = inner.state;
@@ -270,11 +276,25 @@ impl Process {
         }
     }
 
-    /// Everything that follows the end of a process, in order.
-    fn finish(&self, before: State, status: u32) {
+    /// Everything that follows the end of a process.
+    fn finish(self: &Arc<Self>, before: State, status: u32) {
         let exit = Exit { status, at: SystemTime::now() };
-        self.stdio.close();
         self.gauge(before, State::Stopped(status));
+        match self.role {
+            Role::Init => {
+                let process = self.clone();
+                self.container.execs.close(move || process.tell_end(exit));
+            }
+            Role::Exec => {
+                self.tell_end(exit);
+                self.container.execs.ended();
+            }
+        }
+    }
+
+    /// Tells the world, in order.
+    fn tell_end(&self, exit: Exit) {
+        self.stdio.close();
         if self.role == Role::Init {
             self.container.files.release();
         }
@@ -282,17 +302,27 @@ impl Process {
             container_id: self.container.id.clone(),
             id: self.id.clone(),
             pid: pid(),
-            exit_status: status,
+            exit_status: exit.status,
             exited_at: exit.at,
         });
         self.exit.send_replace(Some(exit));
+    }
+
+    /// Ends an exec whose init has ended; one that was never started stays as it is.
+    pub(super) fn end_with_init(&self) {
+        let mut inner = self.inner.lock();
+        if matches!(inner.state, State::Starting | State::Running) {
+            inner.killed_with.get_or_insert(KILLED_STATUS);
+            drop(inner);
+            self.guest.kill();
+        }
     }
 
     /// Sends a signal.
     ///
     /// # Errors
     /// `NotFound` if the process has ended, `InvalidArgument` if there is no such signal.
-    pub fn kill(&self, signal: u32) -> Result<()> {
+    pub fn kill(self: &Arc<Self>, signal: u32) -> Result<()> {
         let (before, effect) = {
             let mut inner = self.inner.lock();
             let before = inner.state;
@@ -351,8 +381,13 @@ impl Process {
         Snapshot { state, exit: *self.exit.borrow() }
     }
 
+    /// Whether it has been started and not ended.
+    pub fn is_running(&self) -> bool {
+        matches!(self.inner.lock().state, State::Starting | State::Running)
+    }
+
     /// CPU time of the guest so far.
-    pub fn cpu_time(&self) -> std::time::Duration {
+    pub fn cpu_time(&self) -> Duration {
         self.guest.cpu_time()
     }
 
