@@ -1,4 +1,4 @@
-//! The only place that makes system calls about namespaces, mounts, FIFOs and processes. One file
+//! The only place that makes system calls about namespaces, mounts, FIFOs, terminals and processes. One file
 //! per facility, RAII guards for what has to be undone.
 
 pub mod confine;
@@ -7,5 +7,6 @@ pub mod in_root;
 pub mod memfd;
 pub mod mount;
 pub mod process;
+pub mod pty;
 pub mod resolve;
 pub mod spawn;

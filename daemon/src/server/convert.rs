@@ -10,6 +10,7 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 
 use crate::error::{Error, Result};
+use crate::os::pty::Size;
 
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
@@ -73,6 +74,12 @@ pub fn stats(usage: Usage, version: CgroupVersion) -> Result<Any> {
     };
     let value = value.map_err(|e| Error::Internal(format!("cannot encode statistics: {e}")))?;
     Ok(Any { type_url: type_url.into(), value, ..Default::default() })
+}
+
+/// A terminal's size, as large as the kernel can hold at most.
+pub fn terminal_size(width: u32, height: u32) -> Size {
+    let short = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
+    Size { width: short(width), height: short(height) }
 }
 
 /// containerd's name of [`ProcessDetails`], whose package the generated type does not know.

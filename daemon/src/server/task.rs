@@ -235,8 +235,11 @@ impl TaskApi for TaskService {
         self.answer(Method::Checkpoint, Instant::now(), unimplemented("a checkpoint"))
     }
 
-    async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::ResizePty, Instant::now(), unimplemented("a terminal"))
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let size = convert::terminal_size(request.width, request.height);
+        let result = self.process(&request.id, &request.exec_id).and_then(|process| process.resize(size));
+        self.answer(Method::ResizePty, began, result.map(|()| Empty::default()))
     }
 
     async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {

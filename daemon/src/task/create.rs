@@ -92,11 +92,6 @@ impl Creator {
     /// # Errors
     /// Whatever is wrong with the request, the bundle, the image or the node, in one line.
     pub async fn create(&self, map: &Arc<TaskMap>, request: CreateRequest, began: Instant) -> Result<Arc<Task>> {
-        if request.stdio.terminal {
-            return Err(Error::Unimplemented(
-                "Hearth gives a Wasm task no terminal; run it without -t (in a pod: tty: false)".into(),
-            ));
-        }
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
         let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;

@@ -19,6 +19,7 @@ use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation};
 use crate::metrics::Source;
+use crate::os::pty::Size;
 use crate::task::container::Container;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
 use crate::task::stdio::Stdio;
@@ -145,7 +146,15 @@ impl Process {
             Role::Exec => self.container.execs.begin(|| self.begin_start(world))?,
         };
         self.gauge(State::Created, State::Starting);
-        self.stdio.start();
+        self.stdio.start(|| {
+            let process = Arc::downgrade(self);
+            move |signal| {
+                if let Some(process) = process.upgrade() {
+                    // One that has ended meanwhile is as wanted.
+                    let _ = process.kill(signal);
+                }
+            }
+        });
         // An exec shares the memory limit with others, who may take what is left of it at any moment.
         let sure = self.role == Role::Init
             && slot.is_sure(prepared.program.initial_memory(), self.container.memory_limit)
@@ -283,18 +292,20 @@ impl Process {
         match self.role {
             Role::Init => {
                 let process = self.clone();
-                self.container.execs.close(move || process.tell_end(exit));
+                self.container.execs.close(move || process.close(exit));
             }
-            Role::Exec => {
-                self.tell_end(exit);
-                self.container.execs.ended();
-            }
+            Role::Exec => self.close(exit),
         }
     }
 
-    /// Tells the world, in order.
+    /// Closes stdio, and then tells the world.
+    fn close(self: &Arc<Self>, exit: Exit) {
+        let process = self.clone();
+        self.stdio.finish(move || process.tell_end(exit));
+    }
+
+    /// Tells of the end, in order.
     fn tell_end(&self, exit: Exit) {
-        self.stdio.close();
         if self.role == Role::Init {
             self.container.files.release();
         }
@@ -306,6 +317,9 @@ impl Process {
             exited_at: exit.at,
         });
         self.exit.send_replace(Some(exit));
+        if self.role == Role::Exec {
+            self.container.execs.ended();
+        }
     }
 
     /// Ends an exec whose init has ended; one that was never started stays as it is.
@@ -351,8 +365,8 @@ impl Process {
             let before = inner.state;
             (before, inner.state.apply(Input::Delete, self.role)?)
         };
-        self.stdio.close();
         if let (State::Created, Effect::Remove(status)) = (before, effect) {
+            self.stdio.close();
             self.gauge(before, State::Stopped(status));
             self.exit.send_replace(Some(Exit { status, at: SystemTime::now() }));
         }
@@ -379,6 +393,14 @@ impl Process {
     pub fn snapshot(&self) -> Snapshot {
         let state = self.inner.lock().state;
         Snapshot { state, exit: *self.exit.borrow() }
+    }
+
+    /// Sets the size of its terminal, if it has one.
+    ///
+    /// # Errors
+    /// `Internal` if the kernel refuses.
+    pub fn resize(&self, size: Size) -> Result<()> {
+        self.stdio.resize(size)
     }
 
     /// Whether it has been started and not ended.
