@@ -15,6 +15,7 @@ mod modules;
 mod programs;
 mod restarts;
 mod stdio;
+mod tty;
 
 /// Leaves a story out where it makes no sense on the stock runtime.
 macro_rules! only_on_hearth {

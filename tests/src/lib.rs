@@ -16,7 +16,7 @@
 //! * Nothing is shared with a containerd or a hearthd of the machine the tests run on.
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
-//! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`events`], [`metrics`],
+//! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`terminal`], [`events`], [`metrics`],
 //! then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod paths;
 pub mod process;
 pub mod task;
+pub mod terminal;
 pub mod wait;
 pub mod world;
 
@@ -40,5 +41,6 @@ pub use api::NewContainer;
 pub use ctr::{Ctr, Output, Running};
 pub use guests::Guest;
 pub use images::{Image, Layer};
+pub use terminal::Terminal;
 pub use wait::{LONG, SHORT, eventually};
 pub use world::{Imported, Runtime, World};

@@ -126,6 +126,15 @@ impl Input {
         }
     }
 
+    /// Has the kernel deal with what has been typed on the terminal, where it would otherwise do so a little
+    /// later: polling a terminal that has nothing to read does that (its n_tty.c, `n_tty_poll`).
+    pub(super) fn settle(&self) {
+        if let Source::Fifo(fifo) = &*self.source.lock() {
+            // What it finds does not matter.
+            let _ = fifo::readiness(fifo.channel.as_fd());
+        }
+    }
+
     /// Closes the descriptor, whatever streams still exist, and wakes who waits.
     pub(super) fn close(&self) {
         let last = std::mem::replace(&mut *self.source.lock(), Source::Ended);

@@ -49,6 +49,7 @@ pub(super) struct Terminal {
     to_client: Arc<Output>,
     typed: Arc<Output>,
     shown: Arc<Input>,
+    guest_stdin: Arc<Input>,
     /// For its size and its settings; none once it is closed.
     master: Mutex<Option<Arc<OwnedFd>>>,
     copying: Mutex<Copying>,
@@ -93,6 +94,7 @@ impl Terminal {
             to_client,
             typed: Output::pipe(input(&master)?, chunk_bytes, Duration::ZERO, runtime.clone()),
             shown: Input::fifo(input(&master)?, chunk_bytes, runtime.clone()),
+            guest_stdin: guest.stdin.clone(),
             master: Mutex::new(Some(Arc::new(master))),
             copying: Mutex::default(),
             linger,
@@ -105,6 +107,12 @@ impl Terminal {
     pub(super) fn start(&self, signal: impl Fn(u32) + Send + 'static) {
         self.from_client.start();
         let Some(master) = self.master.lock().clone() else { return };
+        let guest_stdin = self.guest_stdin.clone();
+        let signal = move |number| {
+            // So that ^C is shown before all is over.
+            guest_stdin.settle();
+            signal(number);
+        };
         let typing = typing(Reader(self.from_client.clone()), Writer(self.typed.clone()), master, signal);
         let showing = showing(Reader(self.shown.clone()), Writer(self.to_client.clone()));
         *self.copying.lock() =
