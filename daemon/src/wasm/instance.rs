@@ -214,7 +214,7 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() +
     world.metrics.phase(Phase::Instantiate, began.elapsed());
     instance.ready.set(Instant::now());
     started();
-    let outcome = match instance.call {
+    match instance.call {
         Callable::Core(store, instance) => call_core(store, instance, launch.export.as_deref()).await,
         Callable::Command(mut store, command) => match command.wasi_cli_run().call_run(&mut store).await {
             Ok(Ok(())) => Outcome::Exited(0),
@@ -222,8 +222,7 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() +
             Err(error) => ended(&error),
         },
         Callable::Export(store, function) => call_component(store, function).await,
-    };
-    outcome
+    }
 }
 
 struct Instance {
