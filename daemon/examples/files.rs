@@ -121,7 +121,7 @@ fn stdio(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..ROUNDS {
         let began = Instant::now();
         let stdio = open()?;
-        stdio.start();
+        stdio.start(|| |_| ());
         opening.push(began.elapsed());
         let began = Instant::now();
         stdio.close();
@@ -155,7 +155,7 @@ fn stdio(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
     });
 
     let client = rustix::fs::open(&paths.stdin, flags, Mode::empty())?;
-    stdio.start();
+    stdio.start(|| |_| ());
     let mut input = stdio.stdin().p2_stream();
     let mut buffer = vec![0; 4_096];
     println!("\n{:<36} {:>10}   ns a read of 4096 bytes", "input", "");

@@ -1,4 +1,5 @@
-//! `config.json` → [`TaskSpec`]: the part of the OCI runtime spec that a Wasm task uses, checked.
+//! `config.json` → [`TaskSpec`], and an exec's process → [`ProcessSpec`]: the part of the OCI runtime
+//! spec that a Wasm task uses, checked.
 //!
 //! Only what is used is parsed: a CRI config.json is 10–20 kB of capabilities, seccomp rules and
 //! namespaces that mean nothing to a guest, and serde skips what no field asks for.
@@ -32,15 +33,26 @@ impl SpecMount {
     }
 }
 
-/// What a bundle says about its task.
+/// What is said about a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskSpec {
+pub struct ProcessSpec {
     /// `process.args`; empty for an image without entry point.
     pub args: Vec<String>,
     /// `process.env`, split at the first `=`.
     pub env: Vec<(String, String)>,
     /// `process.cwd`, absolute.
     pub cwd: String,
+    /// `process.user`.
+    pub user: User,
+    /// `process.terminal`.
+    pub terminal: bool,
+}
+
+/// What a bundle says about its task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskSpec {
+    /// `process`: the first one.
+    pub process: ProcessSpec,
     /// `root.path`, made absolute with the bundle's path.
     pub root: PathBuf,
     /// `root.readonly`.
@@ -51,10 +63,6 @@ pub struct TaskSpec {
     pub memory_limit: Option<u64>,
     /// `linux.resources.cpu`.
     pub cpu: Cpu,
-    /// `process.user`.
-    pub user: User,
-    /// `process.terminal`.
-    pub terminal: bool,
     /// The network namespace in `linux.namespaces`.
     pub network: Network,
     /// What CRI says the container is.
@@ -247,21 +255,7 @@ impl TaskSpec {
         let raw: RawSpec = serde_json::from_slice(bytes)
             .map_err(|e| Error::InvalidArgument(format!("is not an OCI runtime spec: {e}")))?;
         let process = raw.process.ok_or_else(|| Error::InvalidArgument("has no process".into()))?;
-        let texts = |list: Option<Vec<Cow<str>>>, what: &str| -> Result<Vec<String>> {
-            list.unwrap_or_default().into_iter().map(|text| no_nul(text, what)).collect()
-        };
-        let env = texts(process.env, "process.env")?
-            .into_iter()
-            .map(|pair| match pair.split_once('=') {
-                Some((name, value)) => (name.to_string(), value.to_string()),
-                None => (pair, String::new()),
-            })
-            .collect();
-        let cwd = match process.cwd.as_ref() {
-            "" => "/".to_string(),
-            cwd if cwd.starts_with('/') => no_nul(process.cwd, "process.cwd")?,
-            cwd => return Err(Error::InvalidArgument(format!("process.cwd {cwd:?} is not an absolute path"))),
-        };
+        let process = ProcessSpec::from_raw(process)?;
         let (root, read_only) = match raw.root {
             Some(root) if root.path.is_empty() => {
                 return Err(Error::InvalidArgument("root.path is empty".into()));
@@ -273,21 +267,54 @@ impl TaskSpec {
         let (resources, namespaces) = raw.linux.map_or((None, None), |linux| (linux.resources, linux.namespaces));
         let (memory, cpu) = resources.map_or((None, None), |resources| (resources.memory, resources.cpu));
         let annotations = raw.annotations.unwrap_or_default();
-        let user = process.user;
         Ok(TaskSpec {
-            args: texts(process.args, "process.args")?,
-            env,
-            cwd,
+            process,
             root,
             read_only,
             mounts,
             memory_limit: memory.and_then(|memory| memory.limit).and_then(positive),
             cpu: cpu.unwrap_or_default().into(),
-            user: User { uid: user.uid, gid: user.gid, groups: user.groups.unwrap_or_default(), umask: user.umask },
-            terminal: process.terminal,
             network: network(namespaces.unwrap_or_default())?,
             role: annotations.role(),
             hostname: no_nul(raw.hostname, "hostname")?,
+        })
+    }
+}
+
+impl ProcessSpec {
+    /// Parses the JSON of an OCI process, as an exec has it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` saying what is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<ProcessSpec> {
+        let raw: RawProcess = serde_json::from_slice(bytes)
+            .map_err(|e| Error::InvalidArgument(format!("the exec's spec is not an OCI process: {e}")))?;
+        ProcessSpec::from_raw(raw)
+    }
+
+    fn from_raw(raw: RawProcess) -> Result<ProcessSpec> {
+        let texts = |list: Option<Vec<Cow<str>>>, what: &str| -> Result<Vec<String>> {
+            list.unwrap_or_default().into_iter().map(|text| no_nul(text, what)).collect()
+        };
+        let env = texts(raw.env, "process.env")?
+            .into_iter()
+            .map(|pair| match pair.split_once('=') {
+                Some((name, value)) => (name.to_string(), value.to_string()),
+                None => (pair, String::new()),
+            })
+            .collect();
+        let cwd = match raw.cwd.as_ref() {
+            "" => "/".to_string(),
+            cwd if cwd.starts_with('/') => no_nul(raw.cwd, "process.cwd")?,
+            cwd => return Err(Error::InvalidArgument(format!("process.cwd {cwd:?} is not an absolute path"))),
+        };
+        let RawUser { uid, gid, groups, umask } = raw.user;
+        Ok(ProcessSpec {
+            args: texts(raw.args, "process.args")?,
+            env,
+            cwd,
+            user: User { uid, gid, groups: groups.unwrap_or_default(), umask },
+            terminal: raw.terminal,
         })
     }
 
@@ -385,16 +412,16 @@ mod tests {
                 "linux":{"namespaces":[{"type":"pid"}],"resources":{"memory":{"limit":1048576},"cpu":{"shares":2}}}}"#,
         )
         .unwrap();
-        assert_eq!(spec.args, ["/a.wasm", "x\ny"]);
-        assert_eq!(spec.env[1], ("A".into(), "b=c".into()));
-        assert_eq!(spec.env[2], ("N".into(), String::new()));
-        assert_eq!((spec.path(), spec.cwd.as_str()), (Some("/bin"), "/w"));
+        assert_eq!(spec.process.args, ["/a.wasm", "x\ny"]);
+        assert_eq!(spec.process.env[1], ("A".into(), "b=c".into()));
+        assert_eq!(spec.process.env[2], ("N".into(), String::new()));
+        assert_eq!((spec.process.path(), spec.process.cwd.as_str()), (Some("/bin"), "/w"));
         assert_eq!((spec.root, spec.read_only), (PathBuf::from("/b/rootfs"), true));
         assert_eq!(spec.mounts.len(), 2);
         assert_eq!(spec.mounts[1].options, ["rbind", "ro"]);
         assert_eq!(spec.memory_limit, Some(1 << 20));
         assert_eq!(spec.cpu, Cpu { shares: Some(2), ..Cpu::default() });
-        assert_eq!((spec.network, spec.role, spec.user), (Network::Host, Role::Alone, User::default()));
+        assert_eq!((spec.network, spec.role, spec.process.user), (Network::Host, Role::Alone, User::default()));
     }
 
     #[test]
@@ -406,9 +433,9 @@ mod tests {
                          "resources":{"cpu":{"shares":512,"quota":10000,"period":100000}}}}"#,
         )
         .unwrap();
-        assert_eq!(spec.user, User { uid: 7, gid: 8, groups: vec![9, 10], umask: Some(0o27) });
+        assert_eq!(spec.process.user, User { uid: 7, gid: 8, groups: vec![9, 10], umask: Some(0o27) });
         assert_eq!(spec.network, Network::Path("/proc/1/ns/net".into()));
-        assert_eq!((spec.role, spec.terminal), (Role::InSandbox("s".into()), true));
+        assert_eq!((spec.role, spec.process.terminal), (Role::InSandbox("s".into()), true));
         assert_eq!(spec.cpu, Cpu { shares: Some(512), quota: Some(10_000), period: Some(100_000) });
         let pause = r#"{"process":{},"annotations":{"io.kubernetes.cri.container-type":"sandbox"},
                         "linux":{"namespaces":[{"type":"network"}],"resources":{"cpu":{"quota":-1,"shares":0}}}}"#;
@@ -417,9 +444,22 @@ mod tests {
     }
 
     #[test]
+    fn the_process_of_an_exec_is_read_like_a_tasks() {
+        let spec = ProcessSpec::parse(
+            br#"{"terminal":true,"user":{"uid":5},"args":["tool"],"env":["PATH=/opt"],"cwd":"/w",
+                 "capabilities":{},"noNewPrivileges":true,"rlimits":[{"type":"RLIMIT_NOFILE","hard":1,"soft":1}]}"#,
+        )
+        .unwrap();
+        assert_eq!((spec.args.len(), spec.path(), spec.cwd.as_str()), (1, Some("/opt"), "/w"));
+        assert_eq!((spec.user.uid, spec.terminal), (5, true));
+        let error = ProcessSpec::parse(b"{").unwrap_err().to_string();
+        assert!(error.starts_with("the exec's spec is not an OCI process"), "{error}");
+    }
+
+    #[test]
     fn an_absolute_root_and_defaults() {
         let spec = parse(r#"{"process":{},"root":{"path":"/r"}}"#).unwrap();
-        assert_eq!((spec.root, spec.cwd.as_str(), spec.args.len()), ("/r".into(), "/", 0));
+        assert_eq!((spec.root, spec.process.cwd.as_str(), spec.process.args.len()), ("/r".into(), "/", 0));
         let spec = parse(r#"{"process":{"args":null},"linux":{"resources":{"memory":{"limit":-1}}}}"#).unwrap();
         assert_eq!((spec.root, spec.memory_limit), ("/b/rootfs".into(), None));
     }

@@ -119,6 +119,8 @@ pub struct Rpc {
     pub blocking_threads_max: usize,
     /// Tasks alive at once, over all containerd instances and namespaces.
     pub tasks_max: usize,
+    /// Execs of one task, with those that have ended and nobody has deleted.
+    pub execs_per_task_max: usize,
     /// Namespaces, over all containerd instances, that may have a task socket.
     pub namespaces_max: usize,
     /// The largest `config.json`, in bytes.
@@ -133,6 +135,7 @@ impl Default for Rpc {
             threads: 2,
             blocking_threads_max: 64,
             tasks_max: 20_000,
+            execs_per_task_max: 64,
             namespaces_max: 1_024,
             spec_bytes_max: 4 << 20,
             containerd_timeout_ms: 5_000,
@@ -419,6 +422,7 @@ impl Config {
             ("rpc.threads", self.rpc.threads as u64),
             ("rpc.blocking_threads_max", self.rpc.blocking_threads_max as u64),
             ("rpc.tasks_max", self.rpc.tasks_max as u64),
+            ("rpc.execs_per_task_max", self.rpc.execs_per_task_max as u64),
             ("rpc.namespaces_max", self.rpc.namespaces_max as u64),
             ("rpc.spec_bytes_max", self.rpc.spec_bytes_max),
             ("rpc.containerd_timeout_ms", self.rpc.containerd_timeout_ms),

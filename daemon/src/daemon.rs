@@ -144,11 +144,11 @@ const SIGKILL: u32 = 9;
 async fn stop_guests(tasks: &[Arc<Task>]) {
     for task in tasks {
         // One that has ended already is as wanted.
-        let _ = task.kill(SIGKILL);
+        let _ = task.init.kill(SIGKILL);
     }
     let all = async {
         for task in tasks {
-            let _ = task.wait().await;
+            let _ = task.init.wait().await;
             task.unmounted().await;
         }
     };

@@ -7,7 +7,7 @@
 //!      └────────── Task API (ttrpc) ───── task socket of this ──────▶ server::task
 //!                                         (generation, containerd,          │ Create, Start, Kill, …
 //!      ▲                                   namespace)                       ▼
-//!      └── events (ttrpc) ◀── events ◀──────────────────────────────── task::{create, driver}
+//!      └── events (ttrpc) ◀── events ◀──────────────────────────────── task::{create, process}
 //!                                                                           │            │
 //!                                             wasm::modules (which program) ┘            │ hands over
 //!                                                  │ compiles in a process of its own    ▼
@@ -17,7 +17,7 @@
 //!
 //! # What holds, everywhere
 //!
-//! * **One owner.** A task's state changes only in [`task::driver`], by the pure machine of
+//! * **One owner.** A process's state changes only in [`task::process`], by the pure machine of
 //!   [`task::state`]; the guest's future is owned by the scheduler and dropped by it alone.
 //! * **Guests and requests never share a thread.** Requests run on a small tokio runtime; guests on the
 //!   scheduler's workers. Mounts, file reads and hashing of a first start run on tokio's blocking pool.
@@ -58,8 +58,8 @@
 //! # Modules, in reading order
 //!
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
-//! create, state, driver, files, root, stdio) · [`native`] · [`bundle`] · [`events`] · [`containerd`] · [`wasm`]
-//! (modules, engine, instance, wasi, scheduler) · [`os`] · [`daemon`]
+//! create, state, process, container, sandbox, files, root, stdio) · [`native`] · [`bundle`] · [`events`] ·
+//! [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`os`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -42,7 +42,8 @@ use crate::events::{Event, Reservation as Room};
 use crate::server::convert;
 use crate::server::instances::Instance;
 use crate::task::map::{self, TaskMap};
-use crate::task::{Exit, Task, pid};
+use crate::task::process::Exit;
+use crate::task::{Task, pid};
 
 /// What runc's shim writes its log to, in its bundle. For containerd this is a FIFO that it reads; the shim
 /// does not start without one, but takes a file as well, which waits for no reader.
@@ -417,7 +418,7 @@ fn rewrite_namespaces(spec: &mut Value, sandbox: &Task) -> Result<()> {
             continue;
         }
         let path = match namespace["type"].as_str().unwrap_or_default() {
-            "network" => match &sandbox.network {
+            "network" => match &sandbox.container.network {
                 Network::Path(path) => path.display().to_string(),
                 Network::Host | Network::New => {
                     return Err(Error::InvalidArgument("the pod has no network namespace to join".into()));

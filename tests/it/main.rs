@@ -5,6 +5,7 @@
 //! then left out.
 
 mod artifacts;
+mod exec;
 mod faults;
 mod files;
 mod hygiene;
@@ -17,6 +18,7 @@ mod pods;
 mod programs;
 mod restarts;
 mod stdio;
+mod tty;
 
 /// Leaves a story out where it makes no sense on the stock runtime.
 macro_rules! only_on_hearth {

@@ -139,7 +139,7 @@ fn a_fifo_that_is_not_there_is_named() {
 }
 
 /// A container of one program, in a plain directory: no image, no snapshot.
-fn bare_container<'a>(world: &World, id: &'a str, program: &[u8]) -> NewContainer<'a> {
+pub fn bare_container<'a>(world: &World, id: &'a str, program: &[u8]) -> NewContainer<'a> {
     let program = world.write("root/program", program);
     make_executable(&program);
     let mut spec = api::spec(&["/program"], &[]);

@@ -27,8 +27,8 @@ const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec"
 /// A connection to containerd.
 #[derive(Debug)]
 pub struct Api {
-    runtime: Runtime,
-    channel: Channel,
+    pub(crate) runtime: Runtime,
+    pub(crate) channel: Channel,
 }
 
 /// A container to be made.
@@ -197,7 +197,7 @@ pub fn spec(arguments: &[&str], annotations: &[(&str, &str)]) -> Value {
     })
 }
 
-fn request<T>(message: T) -> Request<T> {
+pub(crate) fn request<T>(message: T) -> Request<T> {
     let mut request = containerd_client::with_namespace!(message, NAMESPACE);
     request.set_timeout(SHORT);
     request

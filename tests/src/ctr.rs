@@ -21,6 +21,7 @@ pub struct Ctr<'a> {
     arguments: Vec<String>,
     stdin: Stdin,
     stdout_is_read: bool,
+    on_terminal: bool,
     deadline: Duration,
 }
 
@@ -57,7 +58,7 @@ pub struct Running {
 
 impl<'a> Ctr<'a> {
     pub(crate) fn new(machine: &'a Machine, arguments: Vec<String>) -> Self {
-        Self { machine, arguments, stdin: Stdin::Closed, stdout_is_read: true, deadline: SHORT }
+        Self { machine, arguments, stdin: Stdin::Closed, stdout_is_read: true, on_terminal: false, deadline: SHORT }
     }
 
     /// Feeds stdin with `bytes`, then closes it. Without this and [`Self::open_stdin`] it is `/dev/null`.
@@ -75,6 +76,13 @@ impl<'a> Ctr<'a> {
     /// Nobody reads its stdout: the pipe fills up, as with a reader that hangs.
     pub fn unread_stdout(mut self) -> Self {
         self.stdout_is_read = false;
+        self
+    }
+
+    /// Its stdin and stdout are a terminal, which `script` of util-linux makes; what is said here of the two is
+    /// then on the other side of it.
+    pub fn on_terminal(mut self) -> Self {
+        self.on_terminal = true;
         self
     }
 
@@ -104,9 +112,19 @@ impl<'a> Ctr<'a> {
 
     /// Starts it in the background.
     pub fn spawn(self) -> Running {
-        let mut command = self.machine.command(paths::containerd("ctr"));
+        let ctr = paths::containerd("ctr");
+        let mut command = if self.on_terminal {
+            let words = std::iter::once(ctr.display().to_string()).chain(self.arguments.iter().cloned());
+            let line: Vec<_> = words.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
+            let mut command = self.machine.command("script");
+            command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+            command
+        } else {
+            let mut command = self.machine.command(ctr);
+            command.args(&self.arguments);
+            command
+        };
         command
-            .args(&self.arguments)
             .stdin(match self.stdin {
                 Stdin::Closed => Stdio::null(),
                 Stdin::Bytes(_) | Stdin::Open => Stdio::piped(),

@@ -78,6 +78,8 @@ impl Guest {
     pub const AWAIT: Self = c!("await");
     /// Answers each line of stdin with its number.
     pub const TALLY: Self = c!("tally");
+    /// Tells which of its streams are terminals, answers each line, and ends with 6.
+    pub const TTY: Self = c!("tty");
     /// Writes to stdout for ever.
     pub const FLOOD: Self = c!("flood");
     /// Reads, writes, lists files: see its source for the verbs.

@@ -19,8 +19,8 @@
 //! * Nothing is shared with a containerd or a hearthd of the machine the tests run on.
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
-//! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`events`], [`metrics`],
-//! [`cri`], [`pods`], [`attach`], then what is run: [`guests`], [`components`], [`images`].
+//! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`terminal`], [`events`],
+//! [`metrics`], [`cri`], [`pods`], [`attach`], then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -39,6 +39,7 @@ pub mod paths;
 pub mod pods;
 pub mod process;
 pub mod task;
+pub mod terminal;
 pub mod wait;
 pub mod world;
 
@@ -47,5 +48,6 @@ pub use ctr::{Ctr, Output, Running};
 pub use guests::Guest;
 pub use images::{Image, Layer};
 pub use pods::{Container, ContainerOptions, Node, Pod, PodOptions};
+pub use terminal::Terminal;
 pub use wait::{LONG, SHORT, eventually};
 pub use world::{Imported, Runtime, World};

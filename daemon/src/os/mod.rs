@@ -1,4 +1,4 @@
-//! The only place that makes system calls about namespaces, mounts, FIFOs and processes. One file
+//! The only place that makes system calls about namespaces, mounts, FIFOs, terminals and processes. One file
 //! per facility, RAII guards for what has to be undone.
 
 pub mod confine;
@@ -11,5 +11,6 @@ pub mod mount;
 pub mod namespaces;
 pub mod netns;
 pub mod process;
+pub mod pty;
 pub mod resolve;
 pub mod spawn;

@@ -7,8 +7,10 @@ use containerd_shim_protos::cgroups_v2::metrics as v2;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim::oci::ProcessDetails;
 
 use crate::error::{Error, Result};
+use crate::os::pty::Size;
 
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
@@ -72,6 +74,25 @@ pub fn stats(usage: Usage, version: CgroupVersion) -> Result<Any> {
     };
     let value = value.map_err(|e| Error::Internal(format!("cannot encode statistics: {e}")))?;
     Ok(Any { type_url: type_url.into(), value, ..Default::default() })
+}
+
+/// A terminal's size, as large as the kernel can hold at most.
+pub fn terminal_size(width: u32, height: u32) -> Size {
+    let short = |length: u32| u16::try_from(length).unwrap_or(u16::MAX);
+    Size { width: short(width), height: short(height) }
+}
+
+/// containerd's name of [`ProcessDetails`], whose package the generated type does not know.
+const PROCESS_DETAILS: &str = "containerd.runc.v1.ProcessDetails";
+
+/// What `Pids` says about an exec's process, in the runc shim's words.
+///
+/// # Errors
+/// `Internal` if encoding fails, which it does not for one string.
+pub fn process_details(exec_id: &str) -> Result<Any> {
+    let details = ProcessDetails { exec_id: exec_id.into(), ..Default::default() };
+    let value = details.write_to_bytes().map_err(|e| Error::Internal(format!("cannot encode an exec's id: {e}")))?;
+    Ok(Any { type_url: PROCESS_DETAILS.into(), value, ..Default::default() })
 }
 
 fn stats_v1(usage: Usage) -> v1::Metrics {

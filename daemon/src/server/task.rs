@@ -24,9 +24,11 @@ use crate::metrics::{METHODS, Metrics};
 use crate::native::Natives;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::passing;
+use crate::task::container::Container;
 use crate::task::create::{CreateRequest, Creator};
+use crate::task::exec::ExecRequest;
 use crate::task::map::TaskMap;
-use crate::task::state::State;
+use crate::task::process::Process;
 use crate::task::{StdioPaths, Task, pid};
 use crate::wasm::instance::World;
 
@@ -56,13 +58,9 @@ impl TaskService {
         [NAME_V2, NAME_V3].into_iter().filter_map(|name| Some((name.to_string(), table()?))).collect()
     }
 
-    /// The task's init process; there are no execs yet.
-    fn process(&self, id: &str, exec_id: &str) -> Result<Arc<Task>> {
-        let task = self.tasks.get(id)?;
-        if exec_id.is_empty() || exec_id == id {
-            return Ok(task);
-        }
-        Err(Error::NotFound(format!("process {exec_id} of task {id} not found")))
+    /// A process of a task: the init, or an exec.
+    fn process(&self, id: &str, exec_id: &str) -> Result<Arc<Process>> {
+        self.tasks.get(id)?.process(exec_id)
     }
 
     /// Measures a call and turns its error into the wire's.
@@ -117,7 +115,7 @@ impl TaskApi for TaskService {
                     self.natives.want(&id);
                 }
             })?;
-            tracing::debug!(task = %task.id, "created");
+            tracing::debug!(task = %task.id(), "created");
             Ok(CreateTaskResponse { pid: pid(), ..Default::default() })
         };
         let result = created.await;
@@ -135,7 +133,7 @@ impl TaskApi for TaskService {
     async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
         let began = Instant::now();
         let result = match self.process(&request.id, &request.exec_id) {
-            Ok(task) => task.start(&self.world).await,
+            Ok(process) => process.start(&self.world).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &result {
@@ -146,14 +144,14 @@ impl TaskApi for TaskService {
 
     async fn state(&self, _: &TtrpcContext, request: StateRequest) -> ttrpc::Result<StateResponse> {
         let began = Instant::now();
-        let result = self.process(&request.id, &request.exec_id).map(|task| state_response(&task));
+        let result = self.process(&request.id, &request.exec_id).map(|process| state_response(&process));
         self.answer(Method::State, began, result)
     }
 
     async fn wait(&self, _: &TtrpcContext, request: WaitRequest) -> ttrpc::Result<WaitResponse> {
         let began = Instant::now();
         let result = match self.process(&request.id, &request.exec_id) {
-            Ok(task) => task.wait().await,
+            Ok(process) => process.wait().await,
             Err(error) => Err(error),
         };
         let result = result.map(|exit| WaitResponse {
@@ -166,14 +164,15 @@ impl TaskApi for TaskService {
 
     async fn kill(&self, _: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
         let began = Instant::now();
-        let result = self.process(&request.id, &request.exec_id).and_then(|task| task.kill(request.signal));
+        let result = self.process(&request.id, &request.exec_id).and_then(|process| process.kill(request.signal));
         self.answer(Method::Kill, began, result.map(|()| Empty::default()))
     }
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
         let began = Instant::now();
-        let result = match self.process(&request.id, &request.exec_id) {
-            Ok(task) => task.delete(&self.tasks).await,
+        let result = match self.tasks.get(&request.id) {
+            Ok(task) if task.is_init(&request.exec_id) => task.delete(&self.tasks).await,
+            Ok(task) => task.delete_exec(&request.exec_id).await,
             Err(error) => Err(error),
         };
         let result = result.map(|exit| DeleteResponse {
@@ -187,19 +186,15 @@ impl TaskApi for TaskService {
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let began = Instant::now();
-        // Never empty for a live task: a restarting containerd deletes a container without pids.
-        let result = self.tasks.get(&request.id).map(|_| PidsResponse {
-            processes: vec![ProcessInfo { pid: pid(), ..Default::default() }],
-            ..Default::default()
-        });
+        let result = self.tasks.get(&request.id).and_then(|task| pids(&task));
         self.answer(Method::Pids, began, result)
     }
 
     async fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
         let began = Instant::now();
-        let result = self.process(&request.id, &request.exec_id).map(|task| {
+        let result = self.process(&request.id, &request.exec_id).map(|process| {
             if request.stdin {
-                task.close_stdin();
+                process.close_stdin();
             }
             Empty::default()
         });
@@ -232,8 +227,13 @@ impl TaskApi for TaskService {
         self.answer(Method::Shutdown, Instant::now(), Ok(Empty::default()))
     }
 
-    async fn exec(&self, _: &TtrpcContext, _: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::Exec, Instant::now(), unimplemented("exec"))
+    async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let result = match self.tasks.get(&request.id) {
+            Ok(task) => self.creator.exec(&task, exec_request(request), began).await,
+            Err(error) => Err(error),
+        };
+        self.answer(Method::Exec, began, result.map(|()| Empty::default()))
     }
 
     async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
@@ -248,8 +248,11 @@ impl TaskApi for TaskService {
         self.answer(Method::Checkpoint, Instant::now(), unimplemented("a checkpoint"))
     }
 
-    async fn resize_pty(&self, _: &TtrpcContext, _: ResizePtyRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::ResizePty, Instant::now(), unimplemented("a terminal"))
+    async fn resize_pty(&self, _: &TtrpcContext, request: ResizePtyRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let size = convert::terminal_size(request.width, request.height);
+        let result = self.process(&request.id, &request.exec_id).and_then(|process| process.resize(size));
+        self.answer(Method::ResizePty, began, result.map(|()| Empty::default()))
     }
 
     async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
@@ -271,18 +274,31 @@ fn create_request(request: CreateTaskRequest) -> CreateRequest {
     }
 }
 
-fn state_response(task: &Task) -> StateResponse {
-    let snapshot = task.snapshot();
+fn exec_request(request: ExecProcessRequest) -> ExecRequest {
+    ExecRequest {
+        exec_id: request.exec_id,
+        spec: request.spec.into_option().map(|spec| spec.value).unwrap_or_default(),
+        stdio: StdioPaths {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        },
+    }
+}
+
+fn state_response(process: &Process) -> StateResponse {
+    let snapshot = process.snapshot();
     let status: Status = (&snapshot.state).into();
     let mut response = StateResponse {
-        id: task.id.to_string(),
-        bundle: task.bundle.display().to_string(),
+        id: process.id.to_string(),
+        bundle: process.container().bundle.display().to_string(),
         pid: pid(),
         status: EnumOrUnknown::new(status),
-        stdin: task.stdio_paths.stdin.clone(),
-        stdout: task.stdio_paths.stdout.clone(),
-        stderr: task.stdio_paths.stderr.clone(),
-        terminal: task.stdio_paths.terminal,
+        stdin: process.stdio_paths.stdin.clone(),
+        stdout: process.stdio_paths.stdout.clone(),
+        stderr: process.stdio_paths.stderr.clone(),
+        terminal: process.stdio_paths.terminal,
         ..Default::default()
     };
     if let Some(exit) = snapshot.exit {
@@ -292,14 +308,29 @@ fn state_response(task: &Task) -> StateResponse {
     response
 }
 
+/// One entry for the init, so that it is never empty for a live task (a restarting containerd deletes a
+/// container without pids), and one for each exec that runs, named in its details.
+fn pids(task: &Task) -> Result<PidsResponse> {
+    let mut processes = vec![ProcessInfo { pid: pid(), ..Default::default() }];
+    for exec in task.container.execs.all() {
+        if exec.is_running() {
+            let info = MessageField::some(convert::process_details(&exec.id)?);
+            processes.push(ProcessInfo { pid: pid(), info, ..Default::default() });
+        }
+    }
+    Ok(PidsResponse { processes, ..Default::default() })
+}
+
 fn usage(task: &Task) -> Usage {
-    let running = matches!(task.snapshot().state, State::Starting | State::Running);
+    let execs = task.container.execs.all();
+    let running = [&task.init].into_iter().chain(&execs).filter(|process| process.is_running()).count();
+    let Container { memory, memory_limit, .. } = &*task.container;
     Usage {
         cpu: task.cpu_time(),
-        memory: task.memory.current(),
-        memory_peak: task.memory.peak(),
-        memory_limit: task.memory_limit,
-        memory_refused: task.memory.refused(),
-        processes: u64::from(running),
+        memory: memory.current(),
+        memory_peak: memory.peak(),
+        memory_limit: *memory_limit,
+        memory_refused: memory.refused(),
+        processes: running as u64,
     }
 }

@@ -19,23 +19,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use containerd_shim_protos::api::Mount;
-use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
-use tokio::sync::watch;
 
-use crate::bundle::{Network, Role, SpecMount, TaskSpec};
+use crate::bundle::{self, Network, ProcessSpec, SpecMount, TaskSpec};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{Create, Event, Reservation};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::server::instances::Instance;
+use crate::task::container::Container;
+use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::map::{self, TaskMap};
+use crate::task::process::{self, NewProcess, Prepared, Process, Work};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
 use crate::task::sandbox;
-use crate::task::state::State;
+use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
-use crate::task::{Inner, Prepared, StdioPaths, Task, Work, pid};
+use crate::task::{StdioPaths, Task, pid};
 use crate::wasm::engine::Program;
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
@@ -58,11 +59,11 @@ pub struct CreateRequest {
 
 /// Makes the tasks of one containerd instance and namespace.
 pub struct Creator {
-    namespace: Arc<str>,
-    instance: Arc<Instance>,
-    config: Arc<Config>,
-    modules: Arc<ModuleStore>,
-    world: Arc<World>,
+    pub(super) namespace: Arc<str>,
+    pub(super) instance: Arc<Instance>,
+    pub(super) config: Arc<Config>,
+    pub(super) modules: Arc<ModuleStore>,
+    pub(super) world: Arc<World>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -79,8 +80,9 @@ struct Made {
     work: Work,
     network: Network,
     hostname: String,
+    partly_read_only: bool,
     memory_limit: u64,
-    stdio: Arc<Stdio>,
+    stdio: Stdio,
     files: Arc<Files>,
     events: Reservation,
 }
@@ -103,15 +105,10 @@ impl Creator {
     /// # Errors
     /// Whatever is wrong with the request, the bundle, the image or the node, in one line.
     pub async fn create(&self, map: &Arc<TaskMap>, request: CreateRequest, began: Instant) -> Result<Arc<Task>> {
-        if request.stdio.terminal {
-            return Err(Error::Unimplemented(
-                "Hearth gives a Wasm task no terminal; run it without -t (in a pod: tty: false)".into(),
-            ));
-        }
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
         let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
-        if spec.role == Role::Sandbox {
+        if spec.role == bundle::Role::Sandbox {
             return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
         }
         let network = sandbox::network(map, &spec)?;
@@ -119,30 +116,34 @@ impl Creator {
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
         let located = self.locate(&request, &spec, plan).await.map_err(|error| match (error, &spec.role) {
-            (Error::Native(text), Role::Alone | Role::Sandbox) => Error::InvalidArgument(text),
+            (Error::Native(text), bundle::Role::Alone | bundle::Role::Sandbox) => Error::InvalidArgument(text),
             (error, _) => error,
         })?;
         located
             .program
             .check_entry(&self.world.engines, located.export.as_deref())
-            .map_err(|e| e.context(spec.args.first().map_or("the artifact", String::as_str)))?;
-        let memory_limit = self.memory_limit(&spec, &located.program)?;
-        let stdio = Arc::new(Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?);
+            .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
+        let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
+        check_memory(&located.program, memory_limit)?;
+        let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
         let prepared = Prepared {
             program: located.program,
             export: located.export,
-            args: spec.args,
-            env: spec.env,
-            cwd: spec.cwd,
-            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
-            memory_limit,
+            spec: spec.process,
             source: located.source,
             create_took: began.elapsed(),
         };
-        let work = Work::Program(Box::new(prepared));
-        let hostname = spec.hostname;
-        let made = Made { work, network, hostname, memory_limit, stdio, files: located.files, events };
+        let made = Made {
+            work: Work::Program(Box::new(prepared)),
+            network,
+            hostname: spec.hostname,
+            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
+            memory_limit,
+            stdio,
+            files: located.files,
+            events,
+        };
         Ok(self.fill(reservation, self.task(request, made)))
     }
 
@@ -152,8 +153,9 @@ impl Creator {
             work: Work::Pause,
             network: sandbox::own_network(&spec)?,
             hostname: spec.hostname,
+            partly_read_only: false,
             memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
-            stdio: Arc::new(Stdio::none(&self.config.stdio)),
+            stdio: Stdio::none(&self.config.stdio),
             files: Files::none(self.runtime.clone()),
             events,
         };
@@ -174,48 +176,44 @@ impl Creator {
             checkpoint: String::new(),
             pid: pid(),
         };
-        let task = Arc::new(Task {
-            id,
+        let container = Arc::new(Container {
+            id: id.clone(),
             namespace: self.namespace.clone(),
             bundle: request.bundle,
             network: made.network,
             hostname: made.hostname,
             shared: OnceLock::new(),
-            stdio_paths: request.stdio,
+            files: made.files,
+            partly_read_only: made.partly_read_only,
             memory_limit: made.memory_limit,
             memory: Arc::default(),
-            guest: Arc::default(),
-            stdio: made.stdio,
-            files: made.files,
-            events: made.events,
+            execs: Execs::new(self.config.rpc.execs_per_task_max),
             metrics: self.world.metrics.clone(),
-            inner: Mutex::new(Inner { state: State::Created, work: Some(made.work), killed_with: None }),
-            exit: watch::Sender::new(None),
         });
-        (task, create)
+        let init = NewProcess {
+            id,
+            role: Role::Init,
+            stdio_paths: request.stdio,
+            stdio: made.stdio,
+            events: made.events,
+            work: made.work,
+        };
+        let init = Process::new(container.clone(), init);
+        (Arc::new(Task { container, init }), create)
     }
 
     /// Makes the task known, to containerd first.
     fn fill(&self, reservation: map::Reservation, (task, create): (Arc<Task>, Create)) -> Arc<Task> {
-        self.world.metrics.tasks.with_label_values(&[super::driver::label(State::Created)]).inc();
-        task.events.publish(&self.namespace, Event::Create(Box::new(create)));
+        self.world.metrics.tasks.with_label_values(&[process::label(State::Created)]).inc();
+        task.init.publish(Event::Create(Box::new(create)));
         reservation.fill(task.clone());
         task
-    }
-
-    /// The container's limit, or the largest memory the engine gives.
-    fn memory_limit(&self, spec: &TaskSpec, program: &Program) -> Result<u64> {
-        let limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
-        match program.initial_memory().map(|memory| memory.at_least) {
-            Some(initial) if initial > limit => Err(over_memory(limit, &format!("it starts with {initial} bytes"))),
-            _ => Ok(limit),
-        }
     }
 
     /// Finds the program and sees to the root, by the shortest way there is.
     async fn locate(&self, request: &CreateRequest, spec: &TaskSpec, plan: Plan) -> Result<Located> {
         let began = Instant::now();
-        let wanted = wanted(spec);
+        let wanted = wanted(&spec.process);
         let place = wanted.as_ref().and_then(|wanted| snapshot_place(request, spec, wanted));
         if let Some(place) = &place {
             let loaded = match self.modules.warm(place) {
@@ -336,7 +334,16 @@ fn root_spec(request: &CreateRequest, spec: &TaskSpec) -> RootSpec {
     }
 }
 
-fn wanted(spec: &TaskSpec) -> Option<Wanted> {
+/// Refuses a program that starts with more memory than `limit`.
+pub(super) fn check_memory(program: &Program, limit: u64) -> Result<()> {
+    match program.initial_memory().map(|memory| memory.at_least) {
+        Some(initial) if initial > limit => Err(over_memory(limit, &format!("it starts with {initial} bytes"))),
+        _ => Ok(()),
+    }
+}
+
+/// What to look for; none if the spec names no program.
+pub(super) fn wanted(spec: &ProcessSpec) -> Option<Wanted> {
     let program = spec.args.first()?.clone();
     Some(Wanted { program, path: spec.path().map(str::to_string), cwd: spec.cwd.clone() })
 }
@@ -347,7 +354,8 @@ fn snapshot_place(request: &CreateRequest, spec: &TaskSpec, wanted: &Wanted) -> 
     Place::of_snapshot(&mounts, wanted, &spec.mounts)
 }
 
-fn open_root(path: &Path) -> Result<OwnedFd> {
+/// Opens a root's directory, to look something up in it.
+pub(super) fn open_root(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
         Error::InvalidArgument(format!("root.path: cannot open {}: {e}; is the bundle complete?", path.display()))
     })

@@ -84,9 +84,9 @@ impl TaskMap {
     /// Takes a task out; `false` if somebody else did.
     pub fn remove(&self, task: &Arc<Task>) -> bool {
         let mut entries = self.entries.lock();
-        match entries.get(&task.id) {
+        match entries.get(task.id()) {
             Some(Entry::Task(found)) if Arc::ptr_eq(found, task) => {
-                entries.remove(&task.id);
+                entries.remove(task.id());
                 self.count.give_back();
                 true
             }

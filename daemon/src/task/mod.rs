@@ -2,42 +2,39 @@
 //!
 //! * [`state`]: the pure state machine of a process, with its diagram.
 //! * [`create`]: from a Create request to a task, in phases that undo themselves.
+//! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
 //! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
-//! * [`driver`]: what happens to a task from then on; the only place that applies the machine.
+//! * [`container`]: what the processes of a task share.
+//! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
 //! * [`files`]: the life of a task's root file system.
 //! * [`root`]: which mounts make it.
 //! * [`stdio`]: FIFOs, files and log programs.
 //! * [`map`]: the tasks of one namespace, by id.
 //!
-//! A task's lock guards its state for a few instructions; it is never held across an await, a mount
+//! A process's lock guards its state for a few instructions; it is never held across an await, a mount
 //! or a guest's poll.
 
+pub mod container;
 pub mod create;
-pub mod driver;
+pub mod exec;
+pub mod execs;
 pub mod files;
 pub mod map;
+pub mod process;
 pub mod root;
 pub mod sandbox;
 pub mod state;
 pub mod stdio;
 
-use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::watch;
-
-use crate::bundle::Network;
-use crate::events::Reservation;
-use crate::metrics::{Metrics, Source};
-use crate::os::namespaces::Shared;
-use crate::wasm::engine::Program;
-use crate::wasm::scheduler::Guest;
-use crate::wasm::wasi::MemoryUse;
-use files::Files;
-use state::State;
-use stdio::Stdio;
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::task::container::Container;
+use crate::task::map::TaskMap;
+use crate::task::process::{Exit, Process};
+use crate::task::state::State;
 
 /// Where a Create request wants a process's stdio.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,82 +49,89 @@ pub struct StdioPaths {
     pub terminal: bool,
 }
 
-/// How and when a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit {
-    /// As a shell would show it.
-    pub status: u32,
-    /// When.
-    pub at: SystemTime,
-}
-
-/// What a started task does.
-enum Work {
-    /// Runs a program.
-    Program(Box<Prepared>),
-    /// Nothing, until it is killed: a pod's sandbox.
-    Pause,
-}
-
-/// What a program's Start needs, taken by it.
-struct Prepared {
-    program: Arc<Program>,
-    export: Option<Arc<str>>,
-    args: Vec<String>,
-    env: Vec<(String, String)>,
-    cwd: String,
-    partly_read_only: bool,
-    memory_limit: u64,
-    source: Source,
-    create_took: Duration,
-}
-
-/// A task.
+/// A task: a container and its first process.
 pub struct Task {
-    /// The container's id.
-    pub id: Arc<str>,
-    /// containerd's namespace.
-    pub namespace: Arc<str>,
-    /// The bundle.
-    pub bundle: PathBuf,
-    /// The network it is in; of a pod's container, its sandbox's.
-    pub network: Network,
-    /// Its host name, for native containers beside it.
-    hostname: String,
-    /// The namespaces it shares with native containers; made for the first of them.
-    shared: OnceLock<Shared>,
-    /// As in the Create request.
-    pub stdio_paths: StdioPaths,
-    /// The memory limit of the guest in bytes, for statistics.
-    pub memory_limit: u64,
-    /// What its memories and tables hold.
-    pub memory: Arc<MemoryUse>,
-    guest: Arc<Guest>,
-    stdio: Arc<Stdio>,
-    files: Arc<Files>,
-    /// Room in the queue for all of this task's events.
-    events: Reservation,
-    metrics: Arc<Metrics>,
-    inner: Mutex<Inner>,
-    exit: watch::Sender<Option<Exit>>,
+    /// What all its processes share.
+    pub container: Arc<Container>,
+    /// The process that the task lives as long as.
+    pub init: Arc<Process>,
 }
 
-/// What changes, guarded by one lock.
-struct Inner {
-    state: State,
-    /// Taken by Start.
-    work: Option<Work>,
-    /// The status the first fatal signal gives, once the scheduler has ended the guest.
-    killed_with: Option<u32>,
-}
+impl Task {
+    /// The task's id, the container's.
+    pub fn id(&self) -> &Arc<str> {
+        &self.container.id
+    }
 
-/// What State answers.
-#[derive(Debug, Clone, Copy)]
-pub struct Snapshot {
-    /// Where the process is.
-    pub state: State,
-    /// Set once it has ended.
-    pub exit: Option<Exit>,
+    /// The process with this exec id; the init for none, or for the task's own id.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Process>> {
+        if self.is_init(exec_id) {
+            return Ok(self.init.clone());
+        }
+        self.container.execs.get(exec_id).ok_or_else(|| self.no_exec(exec_id))
+    }
+
+    /// Whether this names the init.
+    pub fn is_init(&self, exec_id: &str) -> bool {
+        exec_id.is_empty() || *exec_id == **self.id()
+    }
+
+    fn no_exec(&self, exec_id: &str) -> Error {
+        Error::NotFound(format!("process {exec_id} of task {} not found", self.id()))
+    }
+
+    /// Lets everything go, the execs too, and takes the task out of the map.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it runs.
+    pub async fn delete(self: &Arc<Self>, map: &TaskMap) -> Result<Exit> {
+        let exit = self.init.remove().await?;
+        let container = &self.container;
+        // No exec outlives the init: what is left has ended or was never started.
+        for exec in container.execs.take_all() {
+            if let Err(error) = exec.remove().await {
+                tracing::warn!(task = %self.id(), exec = %exec.id, %error, "an exec was left behind by its task");
+            }
+        }
+        container.files.release();
+        container.files.wait_gone().await;
+        // Of two Deletes at once, one removes and tells; both are answered.
+        if map.remove(self) {
+            let stopped = process::label(State::Stopped(exit.status));
+            container.metrics.tasks.with_label_values(&[stopped]).dec();
+            self.init.publish(Event::Delete {
+                container_id: container.id.clone(),
+                pid: pid(),
+                exit_status: exit.status,
+                exited_at: exit.at,
+            });
+        }
+        Ok(exit)
+    }
+
+    /// Deletes an exec. No event tells of that.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, `FailedPrecondition` while it runs.
+    pub async fn delete_exec(&self, exec_id: &str) -> Result<Exit> {
+        let exec = self.container.execs.get(exec_id).ok_or_else(|| self.no_exec(exec_id))?;
+        let exit = exec.remove().await?;
+        self.container.execs.remove(&exec);
+        Ok(exit)
+    }
+
+    /// CPU time of all its processes so far.
+    pub fn cpu_time(&self) -> Duration {
+        self.init.cpu_time() + self.container.execs.cpu_time()
+    }
+
+    /// Waits until the root is unmounted; only once the init has ended.
+    pub async fn unmounted(&self) {
+        self.container.files.wait_gone().await;
+    }
 }
 
 /// Every process of a guest is this one: the daemon's.

@@ -17,13 +17,13 @@ impl Task {
     /// # Errors
     /// `Internal` if the kernel gives none.
     pub fn shared_namespaces(&self) -> Result<&Shared> {
-        if let Some(shared) = self.shared.get() {
+        if let Some(shared) = self.container.shared.get() {
             return Ok(shared);
         }
-        let made = Shared::new(&self.hostname)
+        let made = Shared::new(&self.container.hostname)
             .map_err(|e| Error::Internal(format!("cannot make the pod's IPC and UTS namespaces: {e}")))?;
         // Of two at once, one is kept.
-        Ok(self.shared.get_or_init(|| made))
+        Ok(self.container.shared.get_or_init(|| made))
     }
 }
 
@@ -53,7 +53,7 @@ pub fn network(tasks: &TaskMap, spec: &TaskSpec) -> Result<Network> {
                     "the pod's sandbox {id} is not here (was hearthd restarted?); delete the pod, so that it is made anew"
                 ))
             })?;
-            Ok(sandbox.network.clone())
+            Ok(sandbox.container.network.clone())
         }
         (_, own) => Ok(own.clone()),
     }

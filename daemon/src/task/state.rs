@@ -5,11 +5,12 @@
 //!   Created ────────▶ Starting ────────▶ Running ──────────────▶ Stopped
 //!      │                  │                                         ▲
 //!      │ Kill (fatal)     │ Exited, StartFailed                     │
+//!      │ Delete           │                                         │
 //!      └──────────────────┴─────────────────────────────────────────┘
 //! ```
 //!
-//! Delete is allowed in Created and Stopped and is not a state: the entry goes from the map. There are
-//! no setters and no second status; containerd's status is `From<&State>`.
+//! Delete is allowed in Created, which it ends so that no Start can follow, and in Stopped; then the
+//! entry goes from the map. There are no setters and no second status; containerd's status is `From<&State>`.
 
 use crate::error::{Error, Result};
 
@@ -103,7 +104,7 @@ impl State {
             }
             (State::Created | State::Stopped(_), Input::Exited(_)) => (*self, Effect::None),
 
-            (State::Created, Input::Delete) => (*self, Effect::Remove(NEVER_STARTED)),
+            (State::Created, Input::Delete) => (State::Stopped(NEVER_STARTED), Effect::Remove(NEVER_STARTED)),
             (State::Stopped(status), Input::Delete) => (*self, Effect::Remove(status)),
             (State::Starting | State::Running, Input::Delete) => {
                 return Err(Error::FailedPrecondition("the process is running; kill it first".into()));
@@ -213,5 +214,7 @@ mod tests {
         }
         let mut state = State::Created;
         assert_eq!(state.apply(Input::Delete, Role::Init).unwrap(), Effect::Remove(NEVER_STARTED));
+        assert_eq!(state.apply(Input::Start, Role::Init).unwrap_err().code(), Code::FAILED_PRECONDITION);
+        assert_eq!(state.apply(Input::Delete, Role::Init).unwrap(), Effect::Remove(NEVER_STARTED), "again");
     }
 }

@@ -5,13 +5,14 @@
 //!   full FIFO and the end of input are treated.
 //! * `channel`, `wakers`: waiting for a descriptor, only once it is necessary.
 //! * `log_program`: the protocol of `binary://`.
+//! * `terminal`: what is between all these and the guest if the process has a terminal.
 //!
 //! Nothing here makes an RPC or another guest wait: opens and writes never block (a write to a
 //! `file://` may wait for its disk, on the guest's own thread), and a guest that waits is a pending
 //! future.
 //!
-//! With a terminal, or with a URI for stdout, an empty stderr means "the same as stdout", as for the
-//! runc shim. Otherwise an empty string is `/dev/null`.
+//! With a URI for stdout an empty stderr means "the same as stdout", as for the runc shim; with a terminal
+//! stderr always is. Otherwise an empty string is `/dev/null`.
 //!
 //! Failures: `InvalidArgument` names the stream, what is wrong with it and what may stand there.
 
@@ -20,6 +21,7 @@ mod input;
 mod log_program;
 mod output;
 mod target;
+mod terminal;
 mod wakers;
 
 use std::os::fd::OwnedFd;
@@ -38,18 +40,20 @@ use wasmtime_wasi::p2::{InputStream, OutputStream};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::os::fifo;
+use crate::os::pty::Size;
 use crate::task::StdioPaths;
 use input::{Input, Reader};
 use log_program::{Lease, LogProgram};
 use output::{Output, Writer};
 use target::Target;
+use terminal::{GuestSide, Terminal};
 
 /// The standard streams of one process.
 pub struct Stdio {
     stdin: Arc<Input>,
     stdout: Arc<Output>,
     stderr: Arc<Output>,
-    terminal: bool,
+    terminal: Option<Terminal>,
     log_programs: Mutex<Vec<Lease>>,
 }
 
@@ -75,9 +79,14 @@ impl Stdio {
                 )));
             }
         };
-        let opener = Opener { namespace, id, config, runtime };
+        let opener = Opener { namespace, id, config, runtime: runtime.clone() };
         let (stdout, stderr, log_programs) = opener.outputs(paths).await?;
-        Ok(Stdio { stdin, stdout, stderr, terminal: paths.terminal, log_programs: Mutex::new(log_programs) })
+        let log_programs = Mutex::new(log_programs);
+        if !paths.terminal {
+            return Ok(Stdio { stdin, stdout, stderr, terminal: None, log_programs });
+        }
+        let (terminal, GuestSide { stdin, stdout }) = Terminal::open(stdin, stdout, config, runtime)?;
+        Ok(Stdio { stdin, stderr: stdout.clone(), stdout, terminal: Some(terminal), log_programs })
     }
 
     /// No input, and nobody who wants output.
@@ -88,35 +97,50 @@ impl Stdio {
             stdin: Input::none(runtime),
             stdout: nowhere.clone(),
             stderr: nowhere,
-            terminal: false,
+            terminal: None,
             log_programs: Mutex::default(),
         }
     }
 
     /// Has to be called when the process starts, before its guest runs: from then on the input does not
-    /// end with its client but at CloseIO.
-    pub fn start(&self) {
-        self.stdin.start();
+    /// end with its client but at CloseIO. With a terminal, `signal` makes what is told the signals that
+    /// are typed.
+    pub fn start<F: Fn(u32) + Send + 'static>(&self, signal: impl FnOnce() -> F) {
+        match &self.terminal {
+            Some(terminal) => terminal.start(signal()),
+            None => self.stdin.start(),
+        }
     }
 
     /// The guest's standard input.
     pub fn stdin(&self) -> Stdin {
-        Stdin { input: self.stdin.clone(), terminal: self.terminal }
+        Stdin { input: self.stdin.clone(), terminal: self.terminal.is_some() }
     }
 
     /// The guest's standard output.
     pub fn stdout(&self) -> Stdout {
-        Stdout { output: self.stdout.clone(), terminal: self.terminal }
+        Stdout { output: self.stdout.clone(), terminal: self.terminal.is_some() }
     }
 
     /// The guest's standard error.
     pub fn stderr(&self) -> Stdout {
-        Stdout { output: self.stderr.clone(), terminal: self.terminal }
+        Stdout { output: self.stderr.clone(), terminal: self.terminal.is_some() }
     }
 
     /// CloseIO: input ends once what was written is read and the last client has closed the FIFO.
     pub fn close_stdin(&self) {
-        self.stdin.close_asked();
+        match &self.terminal {
+            Some(terminal) => terminal.close_stdin(),
+            None => self.stdin.close_asked(),
+        }
+    }
+
+    /// Sets the terminal's size; nothing without one.
+    ///
+    /// # Errors
+    /// `Internal` if the kernel refuses.
+    pub fn resize(&self, size: Size) -> Result<()> {
+        self.terminal.as_ref().map_or(Ok(()), |terminal| terminal.resize(size))
     }
 
     /// Writes a line of the daemon's own to the standard error, after what the guest wrote. Never waits,
@@ -125,12 +149,34 @@ impl Stdio {
         self.stderr.note(text);
     }
 
-    /// Closes everything, so that the client sees the end of the output; streams that still exist then
-    /// read and write nothing more. Doing it again does nothing.
-    pub fn close(&self) {
+    /// Closes everything once the process has ended, and then calls `then`: at once, or, with a terminal,
+    /// when what it still shows has been read.
+    pub fn finish(self: &Arc<Self>, then: impl FnOnce() + Send + 'static) {
+        let Some(terminal) = &self.terminal else {
+            self.close();
+            return then();
+        };
+        self.close_guest_side();
+        let stdio = self.clone();
+        terminal.finish(move || {
+            stdio.close();
+            then();
+        });
+    }
+
+    fn close_guest_side(&self) {
         self.stdin.close();
         self.stdout.close();
         self.stderr.close();
+    }
+
+    /// Closes everything at once, so that the client sees the end of the output; streams that still exist
+    /// then read and write nothing more. Doing it again does nothing.
+    pub fn close(&self) {
+        self.close_guest_side();
+        if let Some(terminal) = &self.terminal {
+            terminal.close();
+        }
         self.log_programs.lock().clear();
     }
 }
@@ -152,7 +198,8 @@ struct Opener<'a> {
 impl Opener<'_> {
     async fn outputs(&self, paths: &StdioPaths) -> Result<(Arc<Output>, Arc<Output>, Vec<Lease>)> {
         let stdout = Target::parse("stdout", &paths.stdout)?;
-        let stderr = Target::parse("stderr", &paths.stderr)?;
+        // A terminal has one output.
+        let stderr = if paths.terminal { Target::Null } else { Target::parse("stderr", &paths.stderr)? };
         let uri = matches!(stdout, Target::File(_) | Target::Program { .. });
         let same = stdout == stderr || (stderr == Target::Null && (uri || paths.terminal));
         if let Target::Program { path, args } = stdout {
@@ -362,7 +409,7 @@ mod tests {
         let stdio = open(&paths(text(&stdin), text(&stdout), text(&stderr))).await.unwrap();
         let (out, err) = (reader(&stdout), reader(&stderr));
         fs::write(&stdin, "input").unwrap();
-        stdio.start();
+        stdio.start(|| |_| ());
         let mut input = stdio.stdin().p2_stream();
         assert_eq!(input.blocking_read(100).await.unwrap(), "input");
         assert!(matches!(input.blocking_read(100).await, Err(StreamError::Closed)));
@@ -388,21 +435,16 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn one_fifo_for_both_and_a_terminal_keep_the_order() {
+    async fn one_fifo_for_both_keeps_the_order() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = make_fifo(dir.path(), "both");
-        for terminal in [false, true] {
-            let stderr = if terminal { "" } else { text(&fifo) };
-            let both = StdioPaths { terminal, ..paths("", text(&fifo), stderr) };
-            let stdio = open(&both).await.unwrap();
-            assert_eq!(stdio.stdout().is_terminal() && stdio.stderr().is_terminal(), terminal);
-            let out = reader(&fifo);
-            say(stdio.stdout(), "1").await;
-            say(stdio.stderr(), "2").await;
-            say(stdio.stdout(), "3").await;
-            stdio.close();
-            assert_eq!(out(), "123");
-        }
+        let stdio = open(&paths("", text(&fifo), text(&fifo))).await.unwrap();
+        let out = reader(&fifo);
+        say(stdio.stdout(), "1").await;
+        say(stdio.stderr(), "2").await;
+        say(stdio.stdout(), "3").await;
+        stdio.close();
+        assert_eq!(out(), "123");
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -527,10 +569,11 @@ mod tests {
     async fn a_terminals_output_goes_to_one_pipe_of_the_program() {
         let program = Program::new("exec 5>&-\n/bin/cat <&3 >$D/out\n/bin/cat <&4 >$D/err");
         let paths = StdioPaths { terminal: true, ..paths("", &program.uri(), "") };
-        let stdio = Stdio::open("n", "i", &paths, &CONFIG).await.unwrap();
+        let stdio = Arc::new(Stdio::open("n", "i", &paths, &CONFIG).await.unwrap());
+        stdio.start(|| |_| ());
         say(stdio.stdout(), "1").await;
         say(stdio.stderr(), "2").await;
-        stdio.close();
+        stdio.finish(|| ());
         program.reaped().await;
         assert_eq!((program.read("out").as_str(), program.read("err").as_str()), ("12", ""));
     }

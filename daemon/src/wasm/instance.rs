@@ -142,7 +142,7 @@ pub struct Launch {
     pub partly_read_only: bool,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
-    /// Linear memories and tables together, in bytes.
+    /// Linear memories and tables of all the task's guests together, in bytes.
     pub memory_limit: u64,
     /// Where that is counted.
     pub memory: Arc<MemoryUse>,
@@ -152,8 +152,8 @@ pub struct Launch {
     pub slot: Slot,
     /// How it looks up names; none if it has no network.
     pub names: Option<Names>,
-    /// For the metrics of the start.
-    pub clock: StartClock,
+    /// For the metrics of a task's start; none for an exec.
+    pub clock: Option<StartClock>,
 }
 
 /// Measures one start.
@@ -219,7 +219,7 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() +
     world.metrics.phase(Phase::Instantiate, began.elapsed());
     instance.ready.set(Instant::now());
     started();
-    let outcome = match instance.call {
+    match instance.call {
         Callable::Core(store, instance) => call_core(store, instance, launch.export.as_deref()).await,
         Callable::Command(mut store, command) => match command.wasi_cli_run().call_run(&mut store).await {
             Ok(Ok(())) => Outcome::Exited(0),
@@ -227,9 +227,7 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() +
             Err(error) => ended(&error),
         },
         Callable::Export(store, function) => call_component(store, function).await,
-    };
-    launch.memory.clear();
-    outcome
+    }
 }
 
 struct Instance {
@@ -257,6 +255,8 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
     let prepared = launch.program.prepared(&world.engines, launch.slot.allocation).map_err(Refusal::Final)?;
     let wasi = wasi_context(launch).map_err(Refusal::Final)?;
     let limits = Limits::new(launch.memory_limit, launch.memory.clone());
+    let refused_before = launch.memory.refused();
+    let refused = |error: &wasmtime::Error| refused(launch, refused_before, error);
     let ready = Arc::new(Ready::default());
     let call = match prepared {
         Prepared::Core(pre) => {
@@ -269,7 +269,7 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
                 &ready,
             );
             store.limiter(|state| &mut state.limits);
-            let instance = pre.instantiate_async(&mut store).await.map_err(|e| refused(launch, &e))?;
+            let instance = pre.instantiate_async(&mut store).await.map_err(|e| refused(&e))?;
             Callable::Core(store, instance)
         }
         Prepared::Component { pre, command } => {
@@ -280,12 +280,12 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
             store.limiter(|state| &mut state.limits);
             match (&launch.export, command) {
                 (None, Some(command)) => {
-                    let command = command.instantiate_async(&mut store).await.map_err(|e| refused(launch, &e))?;
+                    let command = command.instantiate_async(&mut store).await.map_err(|e| refused(&e))?;
                     Callable::Command(store, command)
                 }
                 (export, _) => {
                     let name = export.as_deref().unwrap_or("run");
-                    let instance = pre.instantiate_async(&mut store).await.map_err(|e| refused(launch, &e))?;
+                    let instance = pre.instantiate_async(&mut store).await.map_err(|e| refused(&e))?;
                     let function = instance.get_func(&mut store, name).ok_or_else(|| {
                         Refusal::Final(Error::InvalidArgument(format!("the component exports no function {name:?}")))
                     })?;
@@ -308,7 +308,9 @@ fn store<T: 'static>(world: &World, launch: &Launch, engine: &Engine, state: T, 
             if let Some(ready) = ready.0.get() {
                 metrics.phase(Phase::FirstCall, ready.elapsed());
             }
-            metrics.start(clock.source, clock.create_took + clock.start_began.elapsed());
+            if let Some(clock) = clock {
+                metrics.start(clock.source, clock.create_took + clock.start_began.elapsed());
+            }
         }
         tick()
     });
@@ -342,8 +344,8 @@ fn wasi_p1(mut wasi: WasiCtxBuilder) -> wasmtime_wasi::p1::WasiP1Ctx {
     wasi.build_p1()
 }
 
-/// Why instantiating failed.
-fn refused(launch: &Launch, error: &wasmtime::Error) -> Refusal {
+/// Why instantiating failed; `refused_before`: how often growing had been refused to the task until then.
+fn refused(launch: &Launch, refused_before: u64, error: &wasmtime::Error) -> Refusal {
     if error.is::<PoolConcurrencyLimitError>() && launch.slot.allocation == Allocation::Pooling {
         return Refusal::PoolFull;
     }
@@ -351,7 +353,7 @@ fn refused(launch: &Launch, error: &wasmtime::Error) -> Refusal {
         return Refusal::Ran(ended(error));
     }
     let text = format!("{error:#}").replace('\n', " ");
-    if launch.memory.refused() > 0 {
+    if launch.memory.refused() > refused_before {
         return Refusal::Final(over_memory(launch.memory_limit, &text));
     }
     Refusal::Final(Error::FailedPrecondition(format!("the module cannot be instantiated: {text}")))

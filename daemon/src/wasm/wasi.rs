@@ -19,7 +19,7 @@ use crate::wasm::names::{self, Names};
 /// Bytes a table element takes on the host.
 pub const TABLE_ELEMENT_BYTES: u64 = 8;
 
-/// Memory of one guest, shared between its store and those who ask for statistics.
+/// Memory of one task's guests, shared between their stores and those who ask for statistics.
 #[derive(Debug, Default)]
 pub struct MemoryUse {
     current: AtomicU64,
@@ -43,34 +43,53 @@ impl MemoryUse {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Nothing is held any more.
-    pub fn clear(&self) {
-        self.current.store(0, Ordering::Relaxed);
+    /// Takes `more` bytes if all together stay within `limit`.
+    fn take(&self, more: u64, limit: u64) -> bool {
+        let add = |held: u64| held.checked_add(more).filter(|sum| *sum <= limit);
+        match self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(before) => {
+                self.peak.fetch_max(before + more, Ordering::Relaxed);
+                true
+            }
+            Err(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.current.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// Counts a guest's memory over all its memories and tables and refuses what is over its limit.
+/// Counts a guest's memory over all its memories and tables, and refuses what would take it and the
+/// other guests of its task over their limit. What it holds is given back when its store goes.
 pub struct Limits {
     limit: u64,
     usage: Arc<MemoryUse>,
+    held: u64,
 }
 
 impl Limits {
     /// `limit` in bytes.
     pub fn new(limit: u64, usage: Arc<MemoryUse>) -> Limits {
-        Limits { limit, usage }
+        Limits { limit, usage, held: 0 }
     }
 
     fn grow(&mut self, current: u64, desired: u64) -> bool {
-        // One store grows on one thread at a time: plain arithmetic on the shared counters is enough.
-        let held = self.usage.current().saturating_sub(current).saturating_add(desired);
-        if held > self.limit {
-            self.usage.refused.fetch_add(1, Ordering::Relaxed);
-            return false;
+        let more = desired.saturating_sub(current);
+        let taken = self.usage.take(more, self.limit);
+        if taken {
+            self.held += more;
         }
-        self.usage.current.store(held, Ordering::Relaxed);
-        self.usage.peak.fetch_max(held, Ordering::Relaxed);
-        true
+        taken
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        self.usage.give_back(self.held);
     }
 }
 
@@ -286,6 +305,20 @@ mod tests {
         assert_eq!((usage.current(), usage.refused()), (2 * 65_536 + 800, 1));
         assert!(!limits.memory_growing(0, 10, Some(5)).unwrap(), "over the module's own maximum");
         assert_eq!(usage.refused(), 1, "the module's own maximum is not the container's limit");
+    }
+
+    #[test]
+    fn guests_of_one_task_share_its_limit_and_give_back_what_they_held() {
+        let usage = Arc::new(MemoryUse::default());
+        let [mut init, mut exec] = [(); 2].map(|()| Limits::new(200_000, usage.clone()));
+        assert!(init.memory_growing(0, 65_536, None).unwrap());
+        assert!(exec.memory_growing(0, 131_072, None).unwrap());
+        assert!(!init.memory_growing(65_536, 131_072, None).unwrap());
+        drop(exec);
+        assert_eq!((usage.current(), usage.peak()), (65_536, 196_608));
+        assert!(init.memory_growing(65_536, 131_072, None).unwrap());
+        drop(init);
+        assert_eq!(usage.current(), 0);
     }
 
     #[test]

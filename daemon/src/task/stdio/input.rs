@@ -63,6 +63,16 @@ struct Fifo {
     /// The last writer has left. What is buffered may still be read, but a writer that comes now is
     /// too late: epoll reports a hang-up only once.
     hung_up: bool,
+    end: End,
+}
+
+/// What it means that a read finds no bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// There will be no more.
+    Final,
+    /// A ^D was typed: who reads again waits for what is typed next.
+    Typed,
 }
 
 /// What a read found.
@@ -80,7 +90,16 @@ impl Input {
 
     /// Reads from a FIFO that [`fifo::open_input`] opened.
     pub(super) fn fifo(fd: OwnedFd, chunk_bytes: usize, runtime: Handle) -> Arc<Input> {
-        let fifo = Fifo { channel: Channel::input(fd), keeper: None, close_asked: false, hung_up: false };
+        Input::reading(fd, End::Final, chunk_bytes, runtime)
+    }
+
+    /// Reads from a terminal, whose end of input is what is typed on it.
+    pub(super) fn terminal(fd: OwnedFd, chunk_bytes: usize, runtime: Handle) -> Arc<Input> {
+        Input::reading(fd, End::Typed, chunk_bytes, runtime)
+    }
+
+    fn reading(fd: OwnedFd, end: End, chunk_bytes: usize, runtime: Handle) -> Arc<Input> {
+        let fifo = Fifo { channel: Channel::input(fd), keeper: None, close_asked: false, hung_up: false, end };
         Arc::new(Input { source: Mutex::new(Source::Fifo(fifo)), wakers: Arc::default(), chunk_bytes, runtime })
     }
 
@@ -104,6 +123,15 @@ impl Input {
             fifo.close_asked = true;
             // If it is the last writer, the hang-up wakes who waits.
             fifo.keeper = None;
+        }
+    }
+
+    /// Has the kernel deal with what has been typed on the terminal, where it would otherwise do so a little
+    /// later: polling a terminal that has nothing to read does that (its n_tty.c, `n_tty_poll`).
+    pub(super) fn settle(&self) {
+        if let Source::Fifo(fifo) = &*self.source.lock() {
+            // What it finds does not matter.
+            let _ = fifo::readiness(fifo.channel.as_fd());
         }
     }
 
@@ -137,6 +165,7 @@ impl Input {
         match found {
             None => Ok(Bytes::new()),
             Some(Found::Bytes(_)) => Ok(buffer.into()),
+            Some(Found::End) if source.goes_on() => Err(StreamError::Closed),
             Some(other) => {
                 let (next, error) = other.end();
                 *source = next;
@@ -194,6 +223,7 @@ impl Input {
                 buffer.advance(read);
                 Poll::Ready(Ok(()))
             }
+            Found::End if source.goes_on() => Poll::Ready(Ok(())),
             Found::End => {
                 *source = Source::Ended;
                 Poll::Ready(Ok(()))
@@ -203,6 +233,13 @@ impl Input {
                 Poll::Ready(Err(error.into()))
             }
         }
+    }
+}
+
+impl Source {
+    /// Whether there may be more after an end.
+    fn goes_on(&self) -> bool {
+        matches!(self, Source::Fifo(fifo) if fifo.end == End::Typed && !fifo.hung_up)
     }
 }
 

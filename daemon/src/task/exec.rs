@@ -1,0 +1,96 @@
+//! From an Exec request to one more process of a task, in phases that undo themselves.
+//!
+//! ```text
+//!   task runs? ─▶ id reserved ─▶ room for events ─▶ spec ─▶ program located ─▶ stdio ─▶ process
+//! ```
+//!
+//! The program is one of the container's root, which is mounted as long as the task runs; it is looked
+//! up and prepared here rather than at Start, so that what is wrong with it is Exec's error. containerd's
+//! clients show both alike.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::bundle::ProcessSpec;
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::task::create::{Creator, check_memory, open_root, wanted};
+use crate::task::process::{NewProcess, Prepared, Process, Work};
+use crate::task::state::{Role, State};
+use crate::task::stdio::Stdio;
+use crate::task::{StdioPaths, Task};
+use crate::wasm::modules::Loaded;
+use crate::wasm::modules::origin::Origin;
+
+/// An Exec call.
+#[derive(Debug)]
+pub struct ExecRequest {
+    /// The exec's id.
+    pub exec_id: String,
+    /// The JSON of its OCI process.
+    pub spec: Vec<u8>,
+    /// Where stdio goes.
+    pub stdio: StdioPaths,
+}
+
+impl Creator {
+    /// Adds a process to a task. `began`: when the request arrived.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request, the task's state, or the program, in one line.
+    pub async fn exec(&self, task: &Task, request: ExecRequest, began: Instant) -> Result<()> {
+        let ExecRequest { exec_id, spec, stdio: stdio_paths } = request;
+        let container = &task.container;
+        check_running(task)?;
+        if task.is_init(&exec_id) {
+            return Err(Error::AlreadyExists(format!("{exec_id:?} is the id of the task's own process")));
+        }
+        let reserved = container.execs.reserve(&exec_id)?;
+        let events = self.instance.events.reserve_exec()?;
+        let spec_bytes_max = self.config.rpc.spec_bytes_max;
+        if spec.len() as u64 > spec_bytes_max {
+            return Err(Error::InvalidArgument(format!(
+                "the exec's spec is over {spec_bytes_max} bytes (rpc.spec_bytes_max)"
+            )));
+        }
+        let spec = ProcessSpec::parse(&spec)?;
+        let Loaded { program, export, source, .. } = self.locate_exec(task, &spec).await?;
+        let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.stdio).await?;
+
+        let prepared = Prepared { program, export, spec, source, create_took: began.elapsed() };
+        let work = Work::Program(Box::new(prepared));
+        let id: Arc<str> = exec_id.into();
+        let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, events, work };
+        let exec = Process::new(container.clone(), new);
+        let added = Event::ExecAdded { container_id: container.id.clone(), exec_id: id };
+        reserved.fill(exec.clone(), || exec.publish(added))
+    }
+
+    /// Finds the program in the task's root and prepares it.
+    async fn locate_exec(&self, task: &Task, spec: &ProcessSpec) -> Result<Loaded> {
+        let nothing = || Error::InvalidArgument("cannot exec: no command was given".into());
+        let wanted = wanted(spec).ok_or_else(nothing)?;
+        let command = wanted.program.clone();
+        let only_wasm = |error: Error| {
+            error.context(format!("cannot exec {command:?}, only WebAssembly programs run in a Hearth task"))
+        };
+        let files = &task.container.files;
+        // The init may run before the caller's Start has been answered, but not without its root.
+        files.wait_ready().await?;
+        let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;
+        let loaded = self.modules.load(Origin::File(found), None).await.map_err(only_wasm)?;
+        loaded.program.check_entry(&self.world.engines, loaded.export.as_deref()).map_err(only_wasm)?;
+        check_memory(&loaded.program, task.container.memory_limit).map_err(only_wasm)?;
+        Ok(loaded)
+    }
+}
+
+fn check_running(task: &Task) -> Result<()> {
+    match task.init.snapshot().state {
+        State::Running => Ok(()),
+        State::Created | State::Starting => {
+            Err(Error::FailedPrecondition("cannot exec in a task that has not been started: start it first".into()))
+        }
+        State::Stopped(_) => Err(Error::FailedPrecondition("cannot exec in a stopped task".into())),
+    }
+}

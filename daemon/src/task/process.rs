@@ -1,0 +1,466 @@
+//! A process: one guest with its stdio, its state and its events. The only place that applies the state
+//! machine.
+//!
+//! Start hands the guest to the scheduler and waits for the instance; from then on the guest's worker
+//! tells the process what became of it. The order everybody sees: the start's event is queued before
+//! the first instruction, stdio is closed before TaskExit is queued, TaskExit is queued before a Wait
+//! is answered.
+//!
+//! A task's first process is its *init*, later ones are *execs*. What they share is their
+//! [`Container`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use crate::bundle::{Network, ProcessSpec};
+use crate::error::{Error, Result};
+use crate::events::{Event, Reservation};
+use crate::metrics::Source;
+use crate::os::identity::Identity;
+use crate::os::pty::Size;
+use crate::task::container::Container;
+use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
+use crate::task::stdio::Stdio;
+use crate::task::{StdioPaths, pid};
+use crate::wasm::engine::{Kind, Program};
+use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
+use crate::wasm::names::Names;
+use crate::wasm::scheduler::{End, Guest};
+
+/// Status of a guest that was ended without a signal of containerd's (its task's init has ended).
+const KILLED_STATUS: u32 = 137;
+
+/// A process of a container.
+pub struct Process {
+    /// The container's id for its init, the exec's for an exec.
+    pub id: Arc<str>,
+    /// Which of the two it is.
+    pub role: Role,
+    /// As in the request that made it.
+    pub stdio_paths: StdioPaths,
+    container: Arc<Container>,
+    guest: Arc<Guest>,
+    stdio: Arc<Stdio>,
+    /// Room in the queue for all of its events.
+    events: Reservation,
+    inner: Mutex<Inner>,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+/// What a process is made from.
+pub struct NewProcess {
+    /// As in [`Process`].
+    pub id: Arc<str>,
+    /// As in [`Process`].
+    pub role: Role,
+    /// As in [`Process`].
+    pub stdio_paths: StdioPaths,
+    /// What they name, open.
+    pub stdio: Stdio,
+    /// Room for all of its events.
+    pub events: Reservation,
+    /// What it does when it is started.
+    pub work: Work,
+}
+
+/// What a started process does.
+pub enum Work {
+    /// Runs a program.
+    Program(Box<Prepared>),
+    /// Nothing, until it is killed: a pod's sandbox.
+    Pause,
+}
+
+/// What a program's Start needs.
+pub struct Prepared {
+    /// The program.
+    pub program: Arc<Program>,
+    /// The export to call instead of the entry point.
+    pub export: Option<Arc<str>>,
+    /// Arguments, environment, working directory, user.
+    pub spec: ProcessSpec,
+    /// Where the program came from.
+    pub source: Source,
+    /// How long the request took that made the process.
+    pub create_took: Duration,
+}
+
+/// What changes, guarded by one lock.
+struct Inner {
+    state: State,
+    /// Taken by Start.
+    work: Option<Work>,
+    /// The status the first fatal signal gives, once the scheduler has ended the guest.
+    killed_with: Option<u32>,
+}
+
+/// How and when a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// As a shell would show it.
+    pub status: u32,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// What State answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot {
+    /// Where the process is.
+    pub state: State,
+    /// Set once it has ended.
+    pub exit: Option<Exit>,
+}
+
+impl Process {
+    /// A process that has not been started.
+    pub fn new(container: Arc<Container>, new: NewProcess) -> Arc<Process> {
+        let NewProcess { id, role, stdio_paths, stdio, events, work } = new;
+        Arc::new(Process {
+            id,
+            role,
+            stdio_paths,
+            container,
+            guest: Arc::default(),
+            stdio: Arc::new(stdio),
+            events,
+            inner: Mutex::new(Inner { state: State::Created, work: Some(work), killed_with: None }),
+            exit: watch::Sender::new(None),
+        })
+    }
+
+    /// What it shares with the others.
+    pub fn container(&self) -> &Arc<Container> {
+        &self.container
+    }
+
+    /// Queues an event.
+    pub(super) fn publish(&self, event: Event) {
+        self.events.publish(&self.container.namespace, event);
+    }
+
+    /// Starts the guest. Returns once there is an instance, or why there is none; or, where nothing can
+    /// stand in an instance's way any more (a slot of the pool is taken, the memory is within the
+    /// limit, the root is mounted), as soon as the guest is in its worker's queue: that saves the
+    /// caller two changes of thread.
+    ///
+    /// # Errors
+    /// The state forbids it, there is no slot, the root could not be mounted, the module could not be
+    /// instantiated.
+    pub async fn start(self: &Arc<Self>, world: &Arc<World>) -> Result<u32> {
+        let start_began = Instant::now();
+        let (work, slot) = match self.role {
+            Role::Init => self.begin_start(world)?,
+            Role::Exec => self.container.execs.begin(|| self.begin_start(world))?,
+        };
+        self.gauge(State::Created, State::Starting);
+        self.stdio.start(|| {
+            let process = Arc::downgrade(self);
+            move |signal| {
+                if let Some(process) = process.upgrade() {
+                    // One that has ended meanwhile is as wanted.
+                    let _ = process.kill(signal);
+                }
+            }
+        });
+        let (Work::Program(prepared), Some(slot)) = (work, slot) else {
+            self.started();
+            let process = self.clone();
+            let ended = move |end| process.ended(end, &Tell::default());
+            world.scheduler.spawn(self.guest.clone(), std::future::pending(), ended);
+            return Ok(pid());
+        };
+        // An exec shares the memory limit with others, who may take what is left of it at any moment.
+        let sure = self.role == Role::Init
+            && slot.is_sure(prepared.program.initial_memory(), self.container.memory_limit)
+            && self.container.files.is_ready();
+        if sure {
+            self.started();
+        }
+        let (tell, told) = oneshot::channel();
+        let tell = Arc::new(Mutex::new(Some(tell)));
+        let (process, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
+        let guest = async move { process.run(world_of_guest, *prepared, slot, start_began, ready).await };
+        let process = self.clone();
+        world.scheduler.spawn(self.guest.clone(), guest, move |end| process.ended(end, &tell));
+        if sure {
+            return Ok(pid());
+        }
+        match told.await {
+            Ok(Ok(())) => Ok(pid()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::FailedPrecondition("the process was killed before it had started".into())),
+        }
+    }
+
+    /// Takes a slot and what Start needs. Without a slot the process stays as it is and can be started
+    /// later.
+    fn begin_start(&self, world: &Arc<World>) -> Result<(Work, Option<Slot>)> {
+        let mut inner = self.inner.lock();
+        let slot = match (inner.state, &inner.work) {
+            (State::Created, Some(Work::Program(prepared))) => Some(world.slots.take(prepared.program.fits_pool())?),
+            _ => None,
+        };
+        inner.state.apply(Input::Start, self.role)?;
+        let work = inner.work.take();
+        Ok((work.ok_or_else(|| Error::Internal("a created process had nothing to start".into()))?, slot))
+    }
+
+    /// The guest's future: waits for the root, then runs.
+    async fn run(
+        self: Arc<Self>,
+        world: Arc<World>,
+        prepared: Prepared,
+        slot: Slot,
+        start_began: Instant,
+        tell: Tell,
+    ) -> Outcome {
+        if let Err(error) = self.container.files.wait_ready().await {
+            return Outcome::NotStarted(error);
+        }
+        let clock = (self.role == Role::Init).then_some(StartClock {
+            source: prepared.source,
+            create_took: prepared.create_took,
+            start_began,
+        });
+        let root = self.container.files.path().to_path_buf();
+        // Only components have sockets, and with a network namespace yet to be made there is nothing
+        // to reach.
+        let reaches = prepared.program.kind() == Kind::Component && self.container.network != Network::New;
+        let names = reaches.then(|| Names {
+            resolvers: world.resolvers.clone(),
+            root: root.clone(),
+            identity: Identity::default(),
+        });
+        let launch = Launch {
+            program: prepared.program,
+            export: prepared.export,
+            args: prepared.spec.args,
+            env: prepared.spec.env,
+            cwd: prepared.spec.cwd,
+            root,
+            names,
+            partly_read_only: self.container.partly_read_only,
+            stdio: self.stdio.clone(),
+            memory_limit: self.container.memory_limit,
+            memory: self.container.memory.clone(),
+            guest: self.guest.clone(),
+            slot,
+            clock,
+        };
+        let process = self.clone();
+        instance::run(world, launch, move || {
+            process.started();
+            answer(&tell, Ok(()));
+        })
+        .await
+    }
+
+    fn started(&self) {
+        let effect = self.inner.lock().state.apply(Input::Started, self.role);
+        if matches!(effect, Ok(Effect::AnnounceStart)) {
+            let container_id = self.container.id.clone();
+            let event = match self.role {
+                Role::Init => {
+                    self.container.metrics.starts_ok.inc();
+                    Event::Start { container_id, pid: pid() }
+                }
+                Role::Exec => Event::ExecStarted { container_id, exec_id: self.id.clone(), pid: pid() },
+            };
+            self.gauge(State::Starting, State::Running);
+            self.publish(event);
+        }
+    }
+
+    /// The guest is gone; called by its worker.
+    fn ended(self: &Arc<Self>, end: End<Outcome>, tell: &Tell) {
+        let (status, note) = match end {
+            End::Completed(Outcome::Exited(status)) => (status, None),
+            End::Completed(Outcome::NotStarted(error)) => {
+                if self.role == Role::Init {
+                    self.container.metrics.starts_failed.inc();
+                }
+                let text = error.to_string();
+                // Start's caller shows it; where Start has been answered, the container's output does.
+                (NEVER_STARTED, (!answer(tell, Err(error))).then_some(text))
+            }
+            End::Completed(Outcome::Trapped(text)) => {
+                self.container.metrics.traps.inc();
+                (TRAP_STATUS, Some(text))
+            }
+            End::Killed => (self.inner.lock().killed_with.unwrap_or(KILLED_STATUS), None),
+            End::Panicked(text) => {
+                tracing::error!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, panic = %text, "a host function panicked; only this process ends");
+                (TRAP_STATUS, Some(format!("hearthd failed in a host function: {text}")))
+            }
+        };
+        if let Some(text) = note {
+            tracing::debug!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, trap = %text, "a guest trapped");
+            self.stdio.write_stderr(&format!("hearth: {text}\n"));
+        }
+        let (before, effect) = {
+            let mut inner = self.inner.lock();
+            let before = inner.state;
+            (before, inner.state.apply(Input::Exited(status), self.role))
+        };
+        if let Ok(Effect::Finish(status)) = effect {
+            self.finish(before, status);
+        }
+    }
+
+    /// Everything that follows the end of a process.
+    fn finish(self: &Arc<Self>, before: State, status: u32) {
+        let exit = Exit { status, at: SystemTime::now() };
+        self.gauge(before, State::Stopped(status));
+        match self.role {
+            Role::Init => {
+                let process = self.clone();
+                self.container.execs.close(move || process.close(exit));
+            }
+            Role::Exec => self.close(exit),
+        }
+    }
+
+    /// Closes stdio, and then tells the world.
+    fn close(self: &Arc<Self>, exit: Exit) {
+        let process = self.clone();
+        self.stdio.finish(move || process.tell_end(exit));
+    }
+
+    /// Tells of the end, in order.
+    fn tell_end(&self, exit: Exit) {
+        if self.role == Role::Init {
+            self.container.files.release();
+        }
+        self.publish(Event::Exit {
+            container_id: self.container.id.clone(),
+            id: self.id.clone(),
+            pid: pid(),
+            exit_status: exit.status,
+            exited_at: exit.at,
+        });
+        self.exit.send_replace(Some(exit));
+        if self.role == Role::Exec {
+            self.container.execs.ended();
+        }
+    }
+
+    /// Ends an exec whose init has ended; one that was never started stays as it is.
+    pub(super) fn end_with_init(&self) {
+        let mut inner = self.inner.lock();
+        if matches!(inner.state, State::Starting | State::Running) {
+            inner.killed_with.get_or_insert(KILLED_STATUS);
+            drop(inner);
+            self.guest.kill();
+        }
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// `NotFound` if the process has ended, `InvalidArgument` if there is no such signal.
+    pub fn kill(self: &Arc<Self>, signal: u32) -> Result<()> {
+        let (before, effect) = {
+            let mut inner = self.inner.lock();
+            let before = inner.state;
+            let effect = inner.state.apply(Input::Kill(signal), self.role)?;
+            if let Effect::Interrupt(status) = effect {
+                inner.killed_with.get_or_insert(status);
+            }
+            (before, effect)
+        };
+        match effect {
+            Effect::Interrupt(_) => self.guest.kill(),
+            Effect::Finish(status) => self.finish(before, status),
+            Effect::None | Effect::Launch | Effect::AnnounceStart | Effect::Remove(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The Delete call: the process must not run any more. Once this returns its exit has been told, its
+    /// stdio is closed, and nobody waits for it.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it runs.
+    pub(super) async fn remove(&self) -> Result<Exit> {
+        let (before, effect) = {
+            let mut inner = self.inner.lock();
+            let before = inner.state;
+            (before, inner.state.apply(Input::Delete, self.role)?)
+        };
+        if let (State::Created, Effect::Remove(status)) = (before, effect) {
+            self.stdio.close();
+            self.gauge(before, State::Stopped(status));
+            self.exit.send_replace(Some(Exit { status, at: SystemTime::now() }));
+        }
+        // Its TaskExit comes before its TaskDelete, also for a Delete that comes in between.
+        self.wait().await
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// None while the process is held.
+    pub async fn wait(&self) -> Result<Exit> {
+        let mut exit: watch::Receiver<Option<Exit>> = self.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await;
+        ended.ok().and_then(|exit| *exit).ok_or_else(|| Error::NotFound(format!("process {} is gone", self.id)))
+    }
+
+    /// No more input: what the FIFO holds is still read, then the guest sees the end.
+    pub fn close_stdin(&self) {
+        self.stdio.close_stdin();
+    }
+
+    /// Where the process is.
+    pub fn snapshot(&self) -> Snapshot {
+        let state = self.inner.lock().state;
+        Snapshot { state, exit: *self.exit.borrow() }
+    }
+
+    /// Sets the size of its terminal, if it has one.
+    ///
+    /// # Errors
+    /// `Internal` if the kernel refuses.
+    pub fn resize(&self, size: Size) -> Result<()> {
+        self.stdio.resize(size)
+    }
+
+    /// Whether it has been started and not ended.
+    pub fn is_running(&self) -> bool {
+        matches!(self.inner.lock().state, State::Starting | State::Running)
+    }
+
+    /// CPU time of the guest so far.
+    pub fn cpu_time(&self) -> Duration {
+        self.guest.cpu_time()
+    }
+
+    /// Tells the metrics where the task is: where its init is.
+    fn gauge(&self, before: State, after: State) {
+        if self.role == Role::Init && label(before) != label(after) {
+            self.container.metrics.tasks.with_label_values(&[label(before)]).dec();
+            self.container.metrics.tasks.with_label_values(&[label(after)]).inc();
+        }
+    }
+}
+
+/// Start's caller, until it has its answer.
+type Tell = Arc<Mutex<Option<oneshot::Sender<Result<()>>>>>;
+
+/// Answers Start; `false` if nobody waits.
+fn answer(tell: &Tell, result: Result<()>) -> bool {
+    tell.lock().take().is_some_and(|tell| tell.send(result).is_ok())
+}
+
+/// The value of the metric's label.
+pub(super) fn label(state: State) -> &'static str {
+    match state {
+        State::Created | State::Starting => "created",
+        State::Running => "running",
+        State::Stopped(_) => "stopped",
+    }
+}

@@ -1,0 +1,161 @@
+//! Terminals: `ctr run -t`, `kubectl exec -it`.
+
+use hearth_tests::{Guest, NewContainer, World, api};
+use serde_json::{Value, json};
+
+use crate::only_on_hearth;
+
+/// The id of the container and its task.
+const TASK: &str = "main";
+
+/// A container, in a plain directory, of the guests in `/bin`: the first one runs, on a terminal.
+fn create_container(world: &World, guests: &[Guest]) {
+    for guest in guests {
+        let path = world.write(&format!("root/bin/{}", guest.name()), &guest.bytes_for(world.runtime()));
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it was just written");
+    }
+    let mut spec = api::spec(&[&format!("/bin/{}", guests[0].name())], &[]);
+    spec["root"]["path"] = world.path("root").display().to_string().into();
+    spec["process"]["terminal"] = true.into();
+    // Where a native program's terminal comes from.
+    let mounts = spec["mounts"].as_array_mut().expect("it has mounts");
+    mounts.push(json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]}));
+    mounts.push(json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                       "options": ["newinstance", "ptmxmode=0666", "mode=0620"]}));
+    let (runtime, spec) = (world.runtime().name(), spec.to_string().into_bytes());
+    world.api().create_container(NewContainer { id: TASK, runtime, spec, ..NewContainer::default() });
+}
+
+/// The OCI process of an exec.
+fn process(command: &[&str]) -> Value {
+    let mut process = api::spec(command, &[])["process"].take();
+    process["terminal"] = true.into();
+    process
+}
+
+#[test]
+fn a_terminal_echoes_lines_and_ends_with_its_end_of_file_key() {
+    let world = World::new();
+    create_container(&world, &[Guest::TTY]);
+    let api = world.api();
+    let mut terminal = api.create_on_terminal(TASK).expect("it is created");
+    terminal.start();
+    terminal.wait_for("terminals 111\r\n");
+    terminal.types(b"helo\x7flo\r");
+    terminal.wait_for("got <hello>\r\n");
+    terminal.types(b"\x04");
+    let (code, shown) = terminal.finish();
+    assert_eq!(code, 6);
+    assert_eq!(shown, "terminals 111\r\nhelo\x08 \x08lo\r\ngot <hello>\r\nthe end\r\n");
+    api.delete_container(TASK);
+}
+
+#[test]
+fn interrupt_and_quit_keys_end_a_program() {
+    let world = World::new();
+    let api = world.api();
+    for (guest, text, key, code) in [
+        (Guest::SLEEP, "asleep\r\n", b"\x03", 130),
+        (Guest::TTY, "terminals 111\r\n", b"\x03", 130),
+        (Guest::SPIN, "spinning\r\n", b"\x1c", 131),
+    ] {
+        create_container(&world, &[guest]);
+        let mut terminal = api.create_on_terminal(TASK).expect("it is created");
+        terminal.start();
+        terminal.wait_for(text);
+        terminal.types(key);
+        assert_eq!(terminal.finish().0, code, "{}", guest.name());
+        api.delete_container(TASK);
+    }
+}
+
+#[test]
+fn a_quoted_key_is_just_a_character() {
+    let world = World::new();
+    create_container(&world, &[Guest::TTY]);
+    let api = world.api();
+    let mut terminal = api.create_on_terminal(TASK).expect("it is created");
+    terminal.start();
+    terminal.wait_for("terminals");
+    terminal.types(b"a\x16\x03b\n");
+    terminal.wait_for("got <a\x03b>\r\n");
+    terminal.types(b"\x04");
+    assert_eq!(terminal.finish().0, 6);
+    api.delete_container(TASK);
+}
+
+#[test]
+fn an_exec_has_a_terminal_of_its_own() {
+    let world = World::new();
+    create_container(&world, &[Guest::SLEEP, Guest::TTY]);
+    let api = world.api();
+    let mut init = api.create_on_terminal(TASK).expect("it is created");
+    init.start();
+    init.wait_for("asleep\r\n");
+    let mut one = api.exec_on_terminal(TASK, "one", &process(&["/bin/tty"])).expect("it is added");
+    let mut two = api.exec_on_terminal(TASK, "two", &process(&["/bin/tty"])).expect("it is added");
+    for terminal in [&mut one, &mut two] {
+        terminal.start();
+        terminal.resize(132, 43).expect("it has a terminal");
+        terminal.wait_for("terminals 111\r\n");
+    }
+    one.types(b"1\n");
+    one.wait_for("got <1>\r\n");
+    two.types(b"\x03");
+    assert_eq!(two.finish().0, 130);
+    one.types(b"\x04");
+    let (code, shown) = one.finish();
+    assert_eq!((code, shown.as_str()), (6, "terminals 111\r\n1\r\ngot <1>\r\nthe end\r\n"));
+    init.types(b"\x03");
+    assert_eq!(init.finish(), (130, "asleep\r\n^C".to_owned()));
+    api.delete_container(TASK);
+}
+
+#[test]
+fn a_size_is_taken_before_the_start_and_after() {
+    let world = World::new();
+    create_container(&world, &[Guest::TTY]);
+    let api = world.api();
+    let mut terminal = api.create_on_terminal(TASK).expect("it is created");
+    terminal.resize(80, 24).expect("a created task has a terminal");
+    terminal.start();
+    terminal.resize(100_000, 1).expect("a running task has a terminal");
+    terminal.wait_for("terminals");
+    terminal.types(b"\x04");
+    assert_eq!(terminal.finish().0, 6);
+    api.delete_container(TASK);
+}
+
+#[test]
+fn a_client_that_leaves_is_replaced_by_another() {
+    only_on_hearth!();
+    let world = World::new();
+    create_container(&world, &[Guest::TTY]);
+    let api = world.api();
+    let mut terminal = api.create_on_terminal(TASK).expect("it is created");
+    terminal.start();
+    terminal.types(b"one\n");
+    terminal.wait_for("got <one>\r\n");
+    terminal.attach_again();
+    terminal.types(b"two\n");
+    terminal.wait_for("got <two>\r\n");
+    terminal.types(b"\x04");
+    assert_eq!(terminal.finish().0, 6);
+    api.delete_container(TASK);
+}
+
+#[test]
+fn ctr_runs_a_program_on_its_own_terminal() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::TTY);
+    // `script` gives ctr the terminal it insists on.
+    let command = world.run(&image, TASK).flags(["--tty"]).ctr().on_terminal();
+    let mut running = command.open_stdin().spawn();
+    running.wait_for_stdout("terminals 111");
+    running.write(b"hello\r");
+    running.wait_for_stdout("got <hello>");
+    running.write(b"\x03");
+    running.wait(hearth_tests::SHORT).assert_code(130);
+}
