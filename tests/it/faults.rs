@@ -1,5 +1,6 @@
 //! What goes wrong is named, with the remedy, in `ctr`'s output, and harms nothing else.
 
+use hearth_tests::daemons::containerd_major;
 use hearth_tests::{Guest, Image, Layer, NewContainer, SHORT, World, api, eventually};
 use serde_json::json;
 
@@ -226,7 +227,9 @@ fn a_malformed_spec_is_named() {
         let runtime = world.runtime().name();
         api.create_container(NewContainer { id, runtime, spec: spec.into_bytes(), ..NewContainer::default() });
         let error = api.create_task(id, ["", "", ""]).expect_err(id);
-        assert!(error.message().contains(word) && error.message().contains("config.json"), "{id}: {error}");
+        // containerd 2.x reads the arguments itself first, and names them in its own words.
+        let place = if id == "args-no-list" && containerd_major() >= 2 { "spec" } else { "config.json" };
+        assert!(error.message().contains(word) && error.message().contains(place), "{id}: {error}");
         api.delete_container(id);
     }
     unharmed(&world);

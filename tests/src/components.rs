@@ -18,21 +18,20 @@ pub fn from_command(module: &[u8]) -> Vec<u8> {
         .unwrap_or_else(|error| panic!("cannot make a component: {error:#}"))
 }
 
-/// A preview-2 command component from a preview-1 command module that also imports what a world does, by
-/// the names and types of the component model's canonical ABI.
+/// As [`from_command`], for a module that also calls functions of the given world's imports.
 ///
 /// # Panics
-/// If the text is not WIT, has no such world, or the module imports something else.
-pub fn from_command_in_world(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
-    let embed = || {
+/// If the text is not WIT, or the module calls what the world does not import.
+pub fn from_command_in(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
+    let mut module = module.to_vec();
+    let mut embed = || {
         let mut resolve = Resolve::default();
         let package = resolve.push_str("world.wit", wit)?;
         let world = resolve.select_world(&[package], Some(world))?;
-        let mut module = module.to_vec();
-        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
-        anyhow::Ok(module)
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
     };
-    from_command(&embed().unwrap_or_else(|error| panic!("cannot embed the world {world}: {error:#}")))
+    embed().unwrap_or_else(|error| panic!("cannot make a component of world {world}: {error:#}"));
+    from_command(&module)
 }
 
 /// A component of the given world whose functions do nothing but trap.

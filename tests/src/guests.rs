@@ -35,6 +35,8 @@ pub struct Guest {
 enum Source {
     /// C, with more flags for Wasm.
     C(&'static str, &'static [&'static str]),
+    /// C that calls what a world imports: WIT and the world. It becomes a component.
+    CInWorld(&'static str, &'static str, &'static str),
     Wat(&'static str),
     /// WIT and the world to export.
     Wit(&'static str, &'static str),
@@ -88,8 +90,11 @@ impl Guest {
     pub const CLOCK: Self = c!("clock");
     /// Native only: a pod's sandbox.
     pub const PAUSE: Self = c!("pause");
-    /// Native only: greets who connects to the TCP port given as argument.
-    pub const TCP: Self = c!("tcp");
+    /// Greets who connects to the TCP port given as argument.
+    pub const TCP: Self = Self {
+        name: "tcp",
+        source: Source::CInWorld(include_str!("../guests/tcp.c"), include_str!("../guests/tcp.wit"), "server"),
+    };
     /// Recurses until the stack ends.
     pub const RECURSE: Self = wat!("recurse");
     /// Takes memory, MiB by MiB, and holds it for so many seconds.
@@ -134,6 +139,12 @@ impl Guest {
                 let all: Vec<&str> = WASM_FLAGS.iter().chain(flags).copied().collect();
                 compiled(self.name, "wasm", source, &all)
             }
+            Source::CInWorld(source, wit, world) => {
+                let module = compiled(&format!("{}-module", self.name), "wasm", source, WASM_FLAGS);
+                let key = module.display().to_string();
+                let make = || components::from_command_in(&read(&module), wit, world);
+                built(self.name, "wasm", &[&key, wit, world], make)
+            }
             Source::Wat(source) => built(self.name, "wasm", &[source], || {
                 wat::parse_str(source).unwrap_or_else(|error| panic!("{}: {error}", self.name))
             }),
@@ -142,7 +153,7 @@ impl Guest {
             }
             Source::CInWorld(source, wit) => {
                 let module = read(&compiled(&format!("{}-core", self.name), "wasm", source, WASM_FLAGS));
-                built(self.name, "wasm", &[source, wit], || components::from_command_in_world(&module, wit, self.name))
+                built(self.name, "wasm", &[source, wit], || components::from_command_in(&module, wit, self.name))
             }
             Source::Script(script) => built(self.name, "wasm", &[script], || run_script(self.name, script)),
             Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests.rs")], make),
@@ -166,7 +177,7 @@ impl Guest {
     /// # Panics
     /// If it is not written in C.
     pub fn native_bytes(&self) -> Vec<u8> {
-        let Source::C(source, _) = self.source else {
+        let (Source::C(source, _) | Source::CInWorld(source, ..)) = self.source else {
             panic!("{} is not written in C: there is no native form of it", self.name)
         };
         read(&compiled(self.name, "elf", source, NATIVE_FLAGS))
@@ -299,6 +310,14 @@ fn big() -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_with_sockets_is_a_component_that_imports_them() {
+        let bytes = Guest::TCP.wasm_bytes();
+        assert_eq!(bytes[4..8], [13, 0, 1, 0], "a component");
+        let name = b"wasi:sockets/tcp@0.2";
+        assert!(bytes.windows(name.len()).any(|window| window == name));
+    }
 
     #[test]
     fn the_big_module_is_over_a_megabyte() {

@@ -544,11 +544,16 @@ impl Container {
     /// Waits until its log has `text` on standard output.
     ///
     /// # Panics
-    /// With its log, after [`SHORT`].
+    /// With its log, when it ends without, or after [`SHORT`].
     #[track_caller]
     pub fn wait_for_stdout(&self, text: &str) {
-        let seen = within(SHORT, || self.stdout().contains(text).then_some(()));
-        assert!(seen.is_some(), "container {} did not print {text:?}, but {:?}", self.name, self.log());
+        let seen = within(SHORT, || {
+            // In this order: what a container printed is in its log before it is seen to have ended.
+            let running = self.is_running();
+            let seen = self.stdout().contains(text);
+            (seen || !running).then_some(seen)
+        });
+        assert!(seen == Some(true), "container {} did not print {text:?}, but {:?}", self.name, self.log());
     }
 
     /// Stops it: its stop signal, and SIGKILL after so many seconds.
