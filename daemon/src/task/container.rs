@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::bundle::Network;
 use crate::metrics::Metrics;
 use crate::task::execs::Execs;
 use crate::task::files::Files;
@@ -16,6 +17,8 @@ pub struct Container {
     pub namespace: Arc<str>,
     /// The bundle.
     pub bundle: PathBuf,
+    /// The network it is in; of a pod's container, its sandbox's.
+    pub network: Network,
     /// The root file system.
     pub files: Arc<Files>,
     /// Whether it, or a volume in it, refuses writes.

@@ -21,19 +21,20 @@ use std::time::Instant;
 use containerd_shim_protos::api::Mount;
 use rustix::fs::{Mode, OFlags};
 
-use crate::bundle::{ProcessSpec, SpecMount, TaskSpec};
+use crate::bundle::{Network, ProcessSpec, Role, SpecMount, TaskSpec};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::events::{Create, Event};
+use crate::events::{Create, Event, Reservation};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::server::instances::Instance;
 use crate::task::container::Container;
 use crate::task::execs::Execs;
 use crate::task::files::Files;
-use crate::task::map::TaskMap;
-use crate::task::process::{self, NewProcess, Prepared, Process};
+use crate::task::map::{self, TaskMap};
+use crate::task::process::{self, NewProcess, Prepared, Process, Work};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
-use crate::task::state::{Role, State};
+use crate::task::sandbox;
+use crate::task::state::{self, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task, pid};
 use crate::wasm::engine::Program;
@@ -74,6 +75,17 @@ struct Located {
     files: Arc<Files>,
 }
 
+/// What Create has seen to.
+struct Made {
+    work: Work,
+    network: Network,
+    memory_limit: u64,
+    stdio: Stdio,
+    files: Arc<Files>,
+    partly_read_only: bool,
+    events: Reservation,
+}
+
 impl Creator {
     /// A creator for one namespace.
     pub fn new(
@@ -95,6 +107,10 @@ impl Creator {
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
         let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
+        if spec.role == Role::Sandbox {
+            return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
+        }
+        let network = sandbox::network(map, &spec)?;
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
@@ -107,6 +123,35 @@ impl Creator {
         check_memory(&located.program, memory_limit)?;
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
+        let prepared = Prepared {
+            program: located.program,
+            export: located.export,
+            spec: spec.process,
+            source: located.source,
+            create_took: began.elapsed(),
+        };
+        let work = Work::Program(Box::new(prepared));
+        let partly_read_only = spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only);
+        let made = Made { work, network, memory_limit, stdio, files: located.files, partly_read_only, events };
+        Ok(self.fill(reservation, self.task(request, made)))
+    }
+
+    /// A pod's sandbox: a record that holds the pod's network. Nothing of its image is looked at.
+    fn sandbox(&self, request: CreateRequest, spec: TaskSpec, events: Reservation) -> Result<(Arc<Task>, Create)> {
+        let made = Made {
+            work: Work::Pause,
+            network: sandbox::own_network(&spec)?,
+            memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
+            stdio: Stdio::none(&self.config.stdio),
+            files: Files::none(self.runtime.clone()),
+            partly_read_only: false,
+            events,
+        };
+        Ok(self.task(request, made))
+    }
+
+    /// The task, and what containerd is told of it.
+    fn task(&self, request: CreateRequest, made: Made) -> (Arc<Task>, Create) {
         let id: Arc<str> = request.id.as_str().into();
         let create = Create {
             container_id: id.clone(),
@@ -123,27 +168,26 @@ impl Creator {
             id: id.clone(),
             namespace: self.namespace.clone(),
             bundle: request.bundle,
-            files: located.files,
-            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
-            memory_limit,
+            network: made.network,
+            files: made.files,
+            partly_read_only: made.partly_read_only,
+            memory_limit: made.memory_limit,
             memory: Arc::default(),
             execs: Execs::new(self.config.rpc.execs_per_task_max),
             metrics: self.world.metrics.clone(),
         });
-        let prepared = Prepared {
-            program: located.program,
-            export: located.export,
-            spec: spec.process,
-            source: located.source,
-            create_took: began.elapsed(),
-        };
-        let new = NewProcess { id, role: Role::Init, stdio_paths: request.stdio, stdio, events, prepared };
+        let Made { work, stdio, events, .. } = made;
+        let new = NewProcess { id, role: state::Role::Init, stdio_paths: request.stdio, stdio, events, work };
         let init = Process::new(container.clone(), new);
-        let task = Arc::new(Task { container, init });
+        (Arc::new(Task { container, init }), create)
+    }
+
+    /// Makes the task known, to containerd first.
+    fn fill(&self, reservation: map::Reservation, (task, create): (Arc<Task>, Create)) -> Arc<Task> {
         self.world.metrics.tasks.with_label_values(&[process::label(State::Created)]).inc();
         task.init.publish(Event::Create(Box::new(create)));
         reservation.fill(task.clone());
-        Ok(task)
+        task
     }
 
     /// Finds the program and sees to the root, by the shortest way there is.

@@ -15,7 +15,7 @@ use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::task::create::{Creator, check_memory, open_root, wanted};
-use crate::task::process::{NewProcess, Prepared, Process};
+use crate::task::process::{NewProcess, Prepared, Process, Work};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task};
@@ -58,8 +58,9 @@ impl Creator {
         let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.stdio).await?;
 
         let prepared = Prepared { program, export, spec, source, create_took: began.elapsed() };
+        let work = Work::Program(Box::new(prepared));
         let id: Arc<str> = exec_id.into();
-        let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, events, prepared };
+        let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, events, work };
         let exec = Process::new(container.clone(), new);
         let added = Event::ExecAdded { container_id: container.id.clone(), exec_id: id };
         reserved.fill(exec.clone(), || exec.publish(added))
@@ -74,6 +75,9 @@ impl Creator {
             error.context(format!("cannot exec {command:?}, only WebAssembly programs run in a Hearth task"))
         };
         let files = &task.container.files;
+        if files.is_none() {
+            return Err(Error::FailedPrecondition("a pod's sandbox has no programs to exec".into()));
+        }
         // The init may run before the caller's Start has been answered, but not without its root.
         files.wait_ready().await?;
         let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;

@@ -4,6 +4,7 @@
 //! * [`create`]: from a Create request to a task, in phases that undo themselves.
 //! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
 //! * [`container`]: what the processes of a task share.
+//! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
 //! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
 //! * [`files`]: the life of a task's root file system.
 //! * [`root`]: which mounts make it.
@@ -21,6 +22,7 @@ pub mod files;
 pub mod map;
 pub mod process;
 pub mod root;
+pub mod sandbox;
 pub mod state;
 pub mod stdio;
 

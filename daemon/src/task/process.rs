@@ -60,11 +60,19 @@ pub struct NewProcess {
     pub stdio: Stdio,
     /// Room for all of its events.
     pub events: Reservation,
-    /// What Start needs.
-    pub prepared: Prepared,
+    /// What it does once it is started.
+    pub work: Work,
 }
 
-/// What Start needs, taken by it.
+/// What a started process does.
+pub enum Work {
+    /// Runs a program.
+    Program(Box<Prepared>),
+    /// Nothing, until it is killed: a pod's sandbox.
+    Pause,
+}
+
+/// What a program's Start needs, taken by it.
 pub struct Prepared {
     /// The program.
     pub program: Arc<Program>,
@@ -81,7 +89,8 @@ pub struct Prepared {
 /// What changes, guarded by one lock.
 struct Inner {
     state: State,
-    prepared: Option<Prepared>,
+    /// Taken by Start.
+    work: Option<Work>,
     /// The status the first fatal signal gives, once the scheduler has ended the guest.
     killed_with: Option<u32>,
 }
@@ -107,7 +116,7 @@ pub struct Snapshot {
 impl Process {
     /// A process that has not been started.
     pub fn new(container: Arc<Container>, new: NewProcess) -> Arc<Process> {
-        let NewProcess { id, role, stdio_paths, stdio, events, prepared } = new;
+        let NewProcess { id, role, stdio_paths, stdio, events, work } = new;
         Arc::new(Process {
             id,
             role,
@@ -116,7 +125,7 @@ impl Process {
             guest: Arc::default(),
             stdio: Arc::new(stdio),
             events,
-            inner: Mutex::new(Inner { state: State::Created, prepared: Some(prepared), killed_with: None }),
+            inner: Mutex::new(Inner { state: State::Created, work: Some(work), killed_with: None }),
             exit: watch::Sender::new(None),
         })
     }
@@ -141,7 +150,7 @@ impl Process {
     /// instantiated.
     pub async fn start(self: &Arc<Self>, world: &Arc<World>) -> Result<u32> {
         let start_began = Instant::now();
-        let (prepared, slot) = match self.role {
+        let (work, slot) = match self.role {
             Role::Init => self.begin_start(world)?,
             Role::Exec => self.container.execs.begin(|| self.begin_start(world))?,
         };
@@ -155,6 +164,13 @@ impl Process {
                 }
             }
         });
+        let (Work::Program(prepared), Some(slot)) = (work, slot) else {
+            self.started();
+            let process = self.clone();
+            let ended = move |end| process.ended(end, &Tell::default());
+            world.scheduler.spawn(self.guest.clone(), std::future::pending(), ended);
+            return Ok(pid());
+        };
         // An exec shares the memory limit with others, who may take what is left of it at any moment.
         let sure = self.role == Role::Init
             && slot.is_sure(prepared.program.initial_memory(), self.container.memory_limit)
@@ -165,7 +181,7 @@ impl Process {
         let (tell, told) = oneshot::channel();
         let tell = Arc::new(Mutex::new(Some(tell)));
         let (process, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
-        let guest = async move { process.run(world_of_guest, prepared, slot, start_began, ready).await };
+        let guest = async move { process.run(world_of_guest, *prepared, slot, start_began, ready).await };
         let process = self.clone();
         world.scheduler.spawn(self.guest.clone(), guest, move |end| process.ended(end, &tell));
         if sure {
@@ -180,17 +196,15 @@ impl Process {
 
     /// Takes a slot and what Start needs. Without a slot the process stays as it is and can be started
     /// later.
-    fn begin_start(&self, world: &Arc<World>) -> Result<(Prepared, Slot)> {
+    fn begin_start(&self, world: &Arc<World>) -> Result<(Work, Option<Slot>)> {
         let mut inner = self.inner.lock();
-        let slot = match (inner.state, &inner.prepared) {
-            (State::Created, Some(prepared)) => Some(world.slots.take(prepared.program.fits_pool())?),
+        let slot = match (inner.state, &inner.work) {
+            (State::Created, Some(Work::Program(prepared))) => Some(world.slots.take(prepared.program.fits_pool())?),
             _ => None,
         };
         inner.state.apply(Input::Start, self.role)?;
-        match (inner.prepared.take(), slot) {
-            (Some(prepared), Some(slot)) => Ok((prepared, slot)),
-            _ => Err(Error::Internal("a created process had nothing to start".into())),
-        }
+        let work = inner.work.take();
+        Ok((work.ok_or_else(|| Error::Internal("a created process had nothing to start".into()))?, slot))
     }
 
     /// The guest's future: waits for the root, then runs.

@@ -89,6 +89,19 @@ impl Stdio {
         Ok(Stdio { stdin, stderr: stdout.clone(), stdout, terminal: Some(terminal), log_programs })
     }
 
+    /// No input, and nobody who wants output.
+    pub fn none(config: &config::Stdio) -> Stdio {
+        let runtime = Handle::current();
+        let nowhere = Output::discard(config.chunk_bytes, runtime.clone());
+        Stdio {
+            stdin: Input::none(runtime),
+            stdout: nowhere.clone(),
+            stderr: nowhere,
+            terminal: None,
+            log_programs: Mutex::default(),
+        }
+    }
+
     /// Has to be called when the process starts, before its guest runs: from then on the input does not
     /// end with its client but at CloseIO. With a terminal, `signal` makes what is told the signals that
     /// are typed.
