@@ -40,8 +40,6 @@ enum Source {
     Wat(&'static str),
     /// WIT and the world to export.
     Wit(&'static str, &'static str),
-    /// C, with the WIT and the world it imports by hand: a component.
-    CInWorld(&'static str, &'static str),
     Generated(fn() -> Vec<u8>),
     /// A bash script that writes to the path it is given: a real program, whose source is not ours.
     Script(&'static str),
@@ -120,7 +118,7 @@ impl Guest {
     /// A TCP server, a client, and look-ups of names: see its source for the verbs.
     pub const NET: Self = Self {
         name: "net",
-        source: Source::CInWorld(include_str!("../guests/net.c"), include_str!("../guests/net.wit")),
+        source: Source::CInWorld(include_str!("../guests/net.c"), include_str!("../guests/net.wit"), "net"),
     };
     /// The Lua interpreter, from Debian's source package (without coroutines and `pcall`).
     pub const LUA: Self = Self { name: "lua", source: Source::Script(include_str!("../guests/lua.sh")) };
@@ -150,10 +148,6 @@ impl Guest {
             }),
             Source::Wit(source, world) => {
                 built(self.name, "wasm", &[source, world], || components::from_wit(source, world))
-            }
-            Source::CInWorld(source, wit) => {
-                let module = read(&compiled(&format!("{}-core", self.name), "wasm", source, WASM_FLAGS));
-                built(self.name, "wasm", &[source, wit], || components::from_command_in(&module, wit, self.name))
             }
             Source::Script(script) => built(self.name, "wasm", &[script], || run_script(self.name, script)),
             Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests.rs")], make),

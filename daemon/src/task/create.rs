@@ -84,6 +84,7 @@ struct Made {
     memory_limit: u64,
     stdio: Stdio,
     files: Arc<Files>,
+    partly_read_only: bool,
     events: Reservation,
 }
 
@@ -157,6 +158,7 @@ impl Creator {
             memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
             stdio: Stdio::none(&self.config.stdio),
             files: Files::none(self.runtime.clone()),
+            partly_read_only: false,
             events,
         };
         Ok(self.task(request, made))

@@ -75,6 +75,9 @@ impl Creator {
             error.context(format!("cannot exec {command:?}, only WebAssembly programs run in a Hearth task"))
         };
         let files = &task.container.files;
+        if files.is_none() {
+            return Err(Error::FailedPrecondition("a pod's sandbox has no programs to exec".into()));
+        }
         // The init may run before the caller's Start has been answered, but not without its root.
         files.wait_ready().await?;
         let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;

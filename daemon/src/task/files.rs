@@ -62,6 +62,11 @@ impl Files {
         })
     }
 
+    /// Whether there never was one: [`Files::none`].
+    pub fn is_none(&self) -> bool {
+        self.path.as_os_str().is_empty()
+    }
+
     /// Begins to mount; returns at once. A root without mounts is ready at once.
     pub fn mount(plan: Plan, metrics: Arc<Metrics>, runtime: tokio::runtime::Handle) -> Arc<Files> {
         let bare = plan.is_bare();

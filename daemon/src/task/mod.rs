@@ -5,6 +5,7 @@
 //! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
 //! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
 //! * [`container`]: what the processes of a task share.
+//! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
 //! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
 //! * [`files`]: the life of a task's root file system.
 //! * [`root`]: which mounts make it.
