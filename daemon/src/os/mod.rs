@@ -2,10 +2,13 @@
 //! per facility, RAII guards for what has to be undone.
 
 pub mod confine;
+pub mod credentials;
 pub mod fifo;
+pub mod identity;
 pub mod in_root;
 pub mod memfd;
 pub mod mount;
+pub mod netns;
 pub mod process;
 pub mod resolve;
 pub mod spawn;

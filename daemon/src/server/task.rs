@@ -223,12 +223,16 @@ impl TaskApi for TaskService {
         self.answer(Method::Exec, Instant::now(), unimplemented("exec"))
     }
 
-    async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::Pause, Instant::now(), unimplemented("pause"))
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let result = self.tasks.get(&request.id).and_then(|task| task.pause());
+        self.answer(Method::Pause, began, result.map(|()| Empty::default()))
     }
 
-    async fn resume(&self, _: &TtrpcContext, _: ResumeRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::Resume, Instant::now(), unimplemented("resume"))
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let result = self.tasks.get(&request.id).and_then(|task| task.resume());
+        self.answer(Method::Resume, began, result.map(|()| Empty::default()))
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
@@ -239,8 +243,11 @@ impl TaskApi for TaskService {
         self.answer(Method::ResizePty, Instant::now(), unimplemented("a terminal"))
     }
 
-    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::Update, Instant::now(), unimplemented("an update of the limits"))
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let result =
+            self.tasks.get(&request.id).and_then(|task| task.update(&convert::resources(request.resources.as_ref())?));
+        self.answer(Method::Update, began, result.map(|()| Empty::default()))
     }
 }
 
@@ -280,13 +287,15 @@ fn state_response(task: &Task) -> StateResponse {
 }
 
 fn usage(task: &Task) -> Usage {
-    let running = matches!(task.snapshot().state, State::Starting | State::Running);
+    let alive = matches!(task.snapshot().state, State::Starting | State::Running | State::Paused);
     Usage {
         cpu: task.cpu_time(),
+        throttling: task.throttling(),
         memory: task.memory.current(),
         memory_peak: task.memory.peak(),
-        memory_limit: task.memory_limit,
+        memory_limit: task.memory.limit(),
         memory_refused: task.memory.refused(),
-        processes: u64::from(running),
+        out_of_memory: task.memory.was_fatal(),
+        processes: u64::from(alive),
     }
 }

@@ -23,11 +23,13 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::watch;
 
-use crate::bundle::{SpecMount, TaskSpec};
+use crate::bundle::{Network, Role, SpecMount, TaskSpec};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{Create, Event};
 use crate::metrics::{Metrics, Phase, Source};
+use crate::os::identity::Identity;
+use crate::os::netns::NetNs;
 use crate::server::instances::Instance;
 use crate::task::files::Files;
 use crate::task::map::TaskMap;
@@ -41,6 +43,8 @@ use crate::wasm::modules::lookup::{self, Wanted};
 use crate::wasm::modules::origin::{Digest, Origin};
 use crate::wasm::modules::places::{Place, RootMount};
 use crate::wasm::modules::{Loaded, ModuleStore};
+use crate::wasm::scheduler::{CpuLimits, Guest};
+use crate::wasm::wasi::MemoryUse;
 
 /// A Create call.
 #[derive(Debug)]
@@ -108,6 +112,7 @@ impl Creator {
             .check_entry(&self.world.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = self.memory_limit(&spec, &located.program)?;
+        let guest = Guest::new(identity(&spec)?, CpuLimits::of(&spec.cpu)?);
         let stdio = Arc::new(Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?);
 
         let id: Arc<str> = request.id.as_str().into();
@@ -129,7 +134,6 @@ impl Creator {
             env: spec.env,
             cwd: spec.cwd,
             partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
-            memory_limit,
             source: located.source,
             create_took: began.elapsed(),
         };
@@ -138,14 +142,20 @@ impl Creator {
             namespace: self.namespace.clone(),
             bundle: request.bundle,
             stdio_paths: request.stdio,
-            memory_limit,
-            memory: Arc::default(),
-            guest: Arc::default(),
+            memory: Arc::new(MemoryUse::new(memory_limit)),
+            memory_limit_max: self.config.engine.memory_bytes_max,
+            guest: Arc::new(guest),
             stdio,
             files: located.files,
             events,
             metrics: self.world.metrics.clone(),
-            inner: Mutex::new(Inner { state: State::Created, prepared: Some(prepared), killed_with: None }),
+            inner: Mutex::new(Inner {
+                state: State::Created,
+                prepared: Some(prepared),
+                killed_with: None,
+                cpu: spec.cpu,
+                pause: None,
+            }),
             exit: watch::Sender::new(None),
         });
         self.world.metrics.tasks.with_label_values(&[super::driver::label(State::Created)]).inc();
@@ -294,6 +304,18 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
         Error::InvalidArgument(format!("root.path: cannot open {}: {e}; is the bundle complete?", path.display()))
     })
+}
+
+/// Who the guest is: the spec's user, in the network that the spec names.
+///
+/// A container of a pod is in its sandbox's network, not in one of its own. One that asks for a new
+/// network has none to be in, and sockets are denied to it.
+fn identity(spec: &TaskSpec) -> Result<Identity> {
+    let network = match (&spec.network, &spec.role) {
+        (Network::Path(path), Role::Alone) => Some(NetNs::open(path)?),
+        (Network::Path(_) | Network::Host | Network::New, _) => None,
+    };
+    Identity::new(&spec.user, network)
 }
 
 fn perform(plan: Plan, metrics: &Metrics) -> Result<Root> {

@@ -15,9 +15,9 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::task::map::TaskMap;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
-use crate::task::{Exit, Prepared, Snapshot, Task, pid};
+use crate::task::{Exit, Prepared, Snapshot, Task, oom, pid};
 use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
-use crate::wasm::scheduler::End;
+use crate::wasm::scheduler::{End, Throttling};
 
 /// Status of a guest that was ended without a signal of containerd's (a shutdown of the daemon).
 const KILLED_STATUS: u32 = 137;
@@ -36,7 +36,7 @@ impl Task {
         let (prepared, slot) = self.begin_start(world)?;
         self.gauge(State::Created, State::Starting);
         self.stdio.start();
-        let sure = slot.is_sure(prepared.program.initial_memory(), prepared.memory_limit) && self.files.is_ready();
+        let sure = slot.is_sure(prepared.program.initial_memory(), self.memory.limit()) && self.files.is_ready();
         if sure {
             self.started();
         }
@@ -92,7 +92,6 @@ impl Task {
             root: self.files.path().to_path_buf(),
             partly_read_only: prepared.partly_read_only,
             stdio: self.stdio.clone(),
-            memory_limit: prepared.memory_limit,
             memory: self.memory.clone(),
             guest: self.guest.clone(),
             slot,
@@ -117,6 +116,7 @@ impl Task {
 
     /// The guest is gone; called by its worker.
     fn ended(&self, end: End<Outcome>, tell: &Tell) {
+        let out_of_memory = oom::ended_by(&self.memory, &end);
         let (status, note) = match end {
             End::Completed(Outcome::Exited(status)) => (status, None),
             End::Completed(Outcome::NotStarted(error)) => {
@@ -140,14 +140,25 @@ impl Task {
             self.stdio.write_stderr(&format!("hearth: {text}\n"));
         }
         self.memory.clear();
+        let status = if out_of_memory { self.out_of_memory() } else { status };
         let (before, effect) = {
             let mut inner = self.inner.lock();
             let before = inner.state;
+            inner.pause = None;
             (before, inner.state.apply(Input::Exited(status), Role::Init))
         };
         if let Ok(Effect::Finish(status)) = effect {
             self.finish(before, status);
         }
+    }
+
+    /// Tells that the guest ended for want of memory, and gives its status.
+    fn out_of_memory(&self) -> u32 {
+        self.memory.set_fatal();
+        self.metrics.oom_kills.inc();
+        self.stdio.write_stderr(&format!("hearth: out of memory: its limit is {} bytes\n", self.memory.limit()));
+        self.events.publish(&self.namespace, Event::Oom { container_id: self.id.clone() });
+        oom::OOM_STATUS
     }
 
     /// Everything that follows the end of a process, in order.
@@ -178,15 +189,29 @@ impl Task {
             let mut inner = self.inner.lock();
             let before = inner.state;
             let effect = inner.state.apply(Input::Kill(signal), Role::Init)?;
-            if let Effect::Interrupt(status) = effect {
-                inner.killed_with.get_or_insert(status);
+            match effect {
+                Effect::Interrupt(status) => {
+                    inner.killed_with.get_or_insert(status);
+                }
+                Effect::InterruptLater(status) => {
+                    if let Some(pause) = &mut inner.pause {
+                        pause.killed_with.get_or_insert(status);
+                    }
+                }
+                _ => {}
             }
             (before, effect)
         };
         match effect {
             Effect::Interrupt(_) => self.guest.kill(),
             Effect::Finish(status) => self.finish(before, status),
-            Effect::None | Effect::Launch | Effect::AnnounceStart | Effect::Remove(_) => {}
+            Effect::None
+            | Effect::Launch
+            | Effect::AnnounceStart
+            | Effect::InterruptLater(_)
+            | Effect::Freeze
+            | Effect::Thaw
+            | Effect::Remove(_) => {}
         }
         Ok(())
     }
@@ -249,12 +274,17 @@ impl Task {
         Snapshot { state, exit: *self.exit.borrow() }
     }
 
+    /// How the guest was held back by its CPU quota so far.
+    pub fn throttling(&self) -> Throttling {
+        self.guest.throttling()
+    }
+
     /// CPU time of the guest so far.
     pub fn cpu_time(&self) -> std::time::Duration {
         self.guest.cpu_time()
     }
 
-    fn gauge(&self, before: State, after: State) {
+    pub(super) fn gauge(&self, before: State, after: State) {
         if label(before) != label(after) {
             self.metrics.tasks.with_label_values(&[label(before)]).dec();
             self.metrics.tasks.with_label_values(&[label(after)]).inc();
@@ -275,6 +305,7 @@ pub(super) fn label(state: State) -> &'static str {
     match state {
         State::Created | State::Starting => "created",
         State::Running => "running",
+        State::Paused => "paused",
         State::Stopped(_) => "stopped",
     }
 }

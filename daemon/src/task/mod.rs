@@ -2,7 +2,10 @@
 //!
 //! * [`state`]: the pure state machine of a process, with its diagram.
 //! * [`create`]: from a Create request to a task, in phases that undo themselves.
-//! * [`driver`]: what happens to a task from then on; the only place that applies the machine.
+//! * [`driver`]: what happens to a task from then on; with [`control`] the only place that applies the
+//!   machine.
+//! * [`control`]: pause, resume, new limits.
+//! * [`oom`]: when a guest counts as ended for want of memory.
 //! * [`files`]: the life of a task's root file system.
 //! * [`root`]: which mounts make it.
 //! * [`stdio`]: FIFOs, files and log programs.
@@ -11,10 +14,12 @@
 //! A task's lock guards its state for a few instructions; it is never held across an await, a mount
 //! or a guest's poll.
 
+pub mod control;
 pub mod create;
 pub mod driver;
 pub mod files;
 pub mod map;
+pub mod oom;
 pub mod root;
 pub mod state;
 pub mod stdio;
@@ -26,6 +31,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::bundle::Cpu;
 use crate::events::Reservation;
 use crate::metrics::{Metrics, Source};
 use crate::wasm::engine::Program;
@@ -65,7 +71,6 @@ struct Prepared {
     env: Vec<(String, String)>,
     cwd: String,
     partly_read_only: bool,
-    memory_limit: u64,
     source: Source,
     create_took: Duration,
 }
@@ -80,10 +85,10 @@ pub struct Task {
     pub bundle: PathBuf,
     /// As in the Create request.
     pub stdio_paths: StdioPaths,
-    /// The memory limit of the guest in bytes, for statistics.
-    pub memory_limit: u64,
-    /// What its memories and tables hold.
+    /// What its memories and tables hold, and may hold.
     pub memory: Arc<MemoryUse>,
+    /// The most memory it may ever be given, in bytes: the engine's.
+    memory_limit_max: u64,
     guest: Arc<Guest>,
     stdio: Arc<Stdio>,
     files: Arc<Files>,
@@ -99,6 +104,18 @@ struct Inner {
     state: State,
     prepared: Option<Prepared>,
     /// The status the first fatal signal gives, once the scheduler has ended the guest.
+    killed_with: Option<u32>,
+    /// What the spec says of its CPU time, with all updates.
+    cpu: Cpu,
+    /// While it is paused.
+    pause: Option<Pause>,
+}
+
+/// A pause under way.
+struct Pause {
+    /// Room for its events.
+    events: Reservation,
+    /// The status of a fatal signal that came meanwhile.
     killed_with: Option<u32>,
 }
 

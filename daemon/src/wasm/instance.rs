@@ -139,9 +139,7 @@ pub struct Launch {
     pub partly_read_only: bool,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
-    /// Linear memories and tables together, in bytes.
-    pub memory_limit: u64,
-    /// Where that is counted.
+    /// What its linear memories and tables hold together, and may hold.
     pub memory: Arc<MemoryUse>,
     /// The scheduler's view of this guest.
     pub guest: Arc<Guest>,
@@ -249,9 +247,13 @@ impl Ready {
 }
 
 async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal> {
+    // The root lies below directories that only the daemon can enter, and the program in its store. From
+    // then on, the module's own start function being the first, it is the guest that acts.
+    launch.guest.act_as_daemon();
     let prepared = launch.program.prepared(&world.engines, launch.slot.allocation).map_err(Refusal::Final)?;
     let wasi = wasi_context(launch).map_err(Refusal::Final)?;
-    let limits = Limits::new(launch.memory_limit, launch.memory.clone());
+    launch.guest.act_as_itself().map_err(Refusal::Final)?;
+    let limits = Limits::new(launch.memory.clone());
     let ready = Arc::new(Ready::default());
     let call = match prepared {
         Prepared::Core(pre) => {
@@ -341,7 +343,7 @@ fn refused(launch: &Launch, error: &wasmtime::Error) -> Refusal {
     }
     let text = format!("{error:#}").replace('\n', " ");
     if launch.memory.refused() > 0 {
-        return Refusal::Final(over_memory(launch.memory_limit, &text));
+        return Refusal::Final(over_memory(launch.memory.limit(), &text));
     }
     Refusal::Final(Error::FailedPrecondition(format!("the module cannot be instantiated: {text}")))
 }

@@ -5,7 +5,7 @@
 //! wasmtime-wasi would then *sleep* on the worker, preview 1's `poll_oneoff`, is replaced here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use wasmtime::component::{Linker as ComponentLinker, ResourceTable};
@@ -17,15 +17,43 @@ use wiggle::GuestMemory;
 /// Bytes a table element takes on the host.
 pub const TABLE_ELEMENT_BYTES: u64 = 8;
 
-/// Memory of one guest, shared between its store and those who ask for statistics.
-#[derive(Debug, Default)]
+/// Memory of one guest, shared between its store and those who ask for statistics or change its limit.
+#[derive(Debug)]
 pub struct MemoryUse {
+    limit: AtomicU64,
     current: AtomicU64,
     peak: AtomicU64,
     refused: AtomicU64,
+    /// The last growth asked for was refused.
+    starved: AtomicBool,
+    /// That ended the guest.
+    fatal: AtomicBool,
 }
 
 impl MemoryUse {
+    /// Nothing yet, of at most `limit` bytes.
+    pub fn new(limit: u64) -> MemoryUse {
+        MemoryUse {
+            limit: AtomicU64::new(limit),
+            current: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            starved: AtomicBool::new(false),
+            fatal: AtomicBool::new(false),
+        }
+    }
+
+    /// What it may be, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit for every growth from now on. A guest that holds more keeps it: memory cannot be
+    /// taken away from WebAssembly.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
     /// Linear memories and tables, in bytes.
     pub fn current(&self) -> u64 {
         self.current.load(Ordering::Relaxed)
@@ -41,34 +69,50 @@ impl MemoryUse {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Whether growing was refused and has not succeeded since.
+    pub fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the guest ended for want of memory.
+    pub fn set_fatal(&self) {
+        self.fatal.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the guest ended for want of memory.
+    pub fn was_fatal(&self) -> bool {
+        self.fatal.load(Ordering::Relaxed)
+    }
+
     /// Nothing is held any more.
     pub fn clear(&self) {
         self.current.store(0, Ordering::Relaxed);
+    }
+
+    fn grow(&self, current: u64, desired: u64) -> bool {
+        // One store grows on one thread at a time: plain arithmetic on the shared counters is enough.
+        let held = self.current().saturating_sub(current).saturating_add(desired);
+        let refused = held > self.limit();
+        self.starved.store(refused, Ordering::Relaxed);
+        if refused {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.current.store(held, Ordering::Relaxed);
+        self.peak.fetch_max(held, Ordering::Relaxed);
+        true
     }
 }
 
 /// Counts a guest's memory over all its memories and tables and refuses what is over its limit.
 pub struct Limits {
-    limit: u64,
     usage: Arc<MemoryUse>,
 }
 
 impl Limits {
-    /// `limit` in bytes.
-    pub fn new(limit: u64, usage: Arc<MemoryUse>) -> Limits {
-        Limits { limit, usage }
-    }
-
-    fn grow(&mut self, current: u64, desired: u64) -> bool {
-        // One store grows on one thread at a time: plain arithmetic on the shared counters is enough.
-        let held = self.usage.current().saturating_sub(current).saturating_add(desired);
-        if held > self.limit {
-            self.usage.refused.fetch_add(1, Ordering::Relaxed);
-            return false;
-        }
-        self.usage.current.store(held, Ordering::Relaxed);
-        self.usage.peak.fetch_max(held, Ordering::Relaxed);
-        true
+    /// Counts in `usage`.
+    pub fn new(usage: Arc<MemoryUse>) -> Limits {
+        Limits { usage }
     }
 }
 
@@ -77,14 +121,14 @@ impl ResourceLimiter for Limits {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        Ok(self.grow(current as u64, desired as u64))
+        Ok(self.usage.grow(current as u64, desired as u64))
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        Ok(self.grow(current as u64 * TABLE_ELEMENT_BYTES, desired as u64 * TABLE_ELEMENT_BYTES))
+        Ok(self.usage.grow(current as u64 * TABLE_ELEMENT_BYTES, desired as u64 * TABLE_ELEMENT_BYTES))
     }
 }
 
@@ -271,8 +315,8 @@ mod tests {
 
     #[test]
     fn memory_is_counted_over_all_memories_and_refused_at_the_limit() {
-        let usage = Arc::new(MemoryUse::default());
-        let mut limits = Limits::new(200_000, usage.clone());
+        let usage = Arc::new(MemoryUse::new(200_000));
+        let mut limits = Limits::new(usage.clone());
         assert!(limits.memory_growing(0, 65_536, None).unwrap());
         assert!(limits.memory_growing(0, 65_536, None).unwrap());
         assert!(limits.table_growing(0, 100, None).unwrap());
@@ -281,6 +325,13 @@ mod tests {
         assert_eq!((usage.current(), usage.refused()), (2 * 65_536 + 800, 1));
         assert!(!limits.memory_growing(0, 10, Some(5)).unwrap(), "over the module's own maximum");
         assert_eq!(usage.refused(), 1, "the module's own maximum is not the container's limit");
+        assert!(usage.is_starved());
+        usage.set_limit(300_000);
+        assert!(limits.memory_growing(65_536, 3 * 65_536, None).unwrap());
+        assert!(!usage.is_starved());
+        usage.set_limit(1);
+        assert!(!limits.memory_growing(0, 1, None).unwrap(), "what is held stays, more is refused");
+        assert_eq!((usage.current(), usage.limit()), (4 * 65_536 + 800, 1));
     }
 
     #[test]

@@ -1,0 +1,120 @@
+//! Network namespaces: which one a thread makes its sockets in.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::thread::LinkNameSpaceType;
+
+use crate::error::{Error, Result};
+
+/// `NSFS_MAGIC` of linux/magic.h: the file system namespaces are files of.
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+/// A network namespace, alive while this is.
+#[derive(Debug)]
+pub struct NetNs {
+    fd: OwnedFd,
+    /// Device and inode: no other living namespace has them.
+    id: (u64, u64),
+}
+
+impl PartialEq for NetNs {
+    fn eq(&self, other: &NetNs) -> bool {
+        self.id == other.id
+    }
+}
+
+impl NetNs {
+    /// The namespace that `path` names: a file of `/proc/<pid>/ns`, or a mount of one, as CNI makes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if there is no such file or it is not a network namespace.
+    pub fn open(path: &Path) -> Result<Arc<NetNs>> {
+        let wrong = |why: String| Error::InvalidArgument(format!("the network namespace {}: {why}", path.display()));
+        // Should it be a FIFO, the open must not wait for somebody to write to it.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|e| wrong(format!("cannot open: {}", io::Error::from(e))))?;
+        match NetNs::of_descriptor(fd).map_err(|e| wrong(e.to_string()))? {
+            Ok(namespace) => Ok(Arc::new(namespace)),
+            Err(kind) => Err(wrong(format!("is {kind}"))),
+        }
+    }
+
+    /// The calling thread's.
+    ///
+    /// # Errors
+    /// If procfs is not mounted.
+    pub fn of_this_thread() -> io::Result<NetNs> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())?;
+        NetNs::of_descriptor(fd)?.map_err(io::Error::other)
+    }
+
+    /// The namespace, or what the file is instead.
+    fn of_descriptor(fd: OwnedFd) -> io::Result<std::result::Result<NetNs, &'static str>> {
+        if rustix::fs::fstatfs(&fd)?.f_type as u64 != NSFS_MAGIC {
+            return Ok(Err("no namespace"));
+        }
+        // A namespace's file is a link that says its kind: net:[4026531840].
+        let kind = rustix::fs::readlink(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()), Vec::new())?;
+        if !kind.to_bytes().starts_with(b"net:[") {
+            return Ok(Err("a namespace of another kind"));
+        }
+        let stat = rustix::fs::fstat(&fd)?;
+        Ok(Ok(NetNs { fd, id: (stat.st_dev, stat.st_ino) }))
+    }
+
+    /// Moves the calling thread into it.
+    ///
+    /// # Errors
+    /// As setns(2).
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(rustix::thread::move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_network_namespace_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let cases = [
+            (dir.path().join("none"), "No such file"),
+            (fifo, "is no namespace"),
+            (dir.path().to_path_buf(), "is no namespace"),
+            ("/proc/self/ns/uts".into(), "of another kind"),
+        ];
+        for (path, want) in cases {
+            let error = NetNs::open(&path).unwrap_err();
+            assert!(matches!(&error, Error::InvalidArgument(text) if text.contains(want)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_thread_enters_another_namespace_and_comes_back() {
+        std::thread::spawn(|| {
+            let home = NetNs::of_this_thread().unwrap();
+            assert_eq!(*NetNs::open(Path::new("/proc/thread-self/ns/net")).unwrap(), home);
+            // The way to a namespace of one's own, without a process to keep it.
+            #[allow(unsafe_code, reason = "unshare(2) of a namespace")]
+            // SAFETY: the table of descriptors stays shared.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+            let other = NetNs::of_this_thread().unwrap();
+            assert_ne!(other, home);
+            home.enter().unwrap();
+            assert_eq!(NetNs::of_this_thread().unwrap(), home);
+            other.enter().unwrap();
+            assert_eq!(NetNs::of_this_thread().unwrap(), other);
+        })
+        .join()
+        .unwrap();
+    }
+}
