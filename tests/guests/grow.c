@@ -1,5 +1,5 @@
 /* Takes memory, MiB by MiB, and touches it: as many MiB as its argument says, or until it is refused.
- * Prints what it got; ends with 9 if it was refused. */
+ * Prints what it got; ends with 9 if it was refused, or aborts if its second argument is `abort`. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +15,8 @@ int main(int argc, char **argv) {
         memset(block, 1, 1 << 20);
         got++;
     }
+    if (got < wanted && argc > 2 && !strcmp(argv[2], "abort"))
+        abort();
     printf("got %d MiB\n", got);
     return got < wanted ? 9 : 0;
 }

@@ -9,11 +9,13 @@ mod faults;
 mod files;
 mod hygiene;
 mod lifecycle;
+mod limits;
 mod load;
 mod modules;
 mod programs;
 mod restarts;
 mod stdio;
+mod users;
 
 /// Leaves a story out where it makes no sense on the stock runtime.
 macro_rules! only_on_hearth {

@@ -198,9 +198,9 @@ mod tests {
         assert_eq!(account.ask(106 * MS, tenth()), Allowance::Run(9 * MS));
         assert_eq!(account.throttling(), Throttling { periods: 2, throttled_periods: 1, throttled_ns: 86 * MS });
         // One host call of two and a half budgets: two periods pass without it.
-        account.charge(16 * MS);
+        account.charge(25 * MS);
         assert_eq!(account.ask(130 * MS, tenth()), Allowance::Wait(305 * MS));
-        assert_eq!(account.ask(306 * MS, tenth()), Allowance::Run(3 * MS));
+        assert_eq!(account.ask(306 * MS, tenth()), Allowance::Run(4 * MS));
         assert_eq!(account.throttling().throttled_periods, 3);
     }
 
