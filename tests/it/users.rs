@@ -1,10 +1,13 @@
-//! Whose rights to files a guest has.
+//! Who a guest is: its rights to files, and its network.
 
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
+use std::process::Stdio;
 
-use hearth_tests::{Guest, Image, Imported, Layer, NewContainer, SHORT, World, api};
+use hearth_tests::process::Process;
+use hearth_tests::{Guest, Image, Imported, Layer, NewContainer, SHORT, World, api, eventually};
 
 use crate::only_on_hearth;
 
@@ -80,4 +83,46 @@ fn a_supplementary_group_gives_access() {
         api.delete_container(id);
     }
     assert_eq!(fs::read(root.join("shared")).expect("it is there"), b"sharedwithin");
+}
+
+/// How many threads of the daemon are in the network namespace of a process.
+fn threads_in_network_of(world: &World, process: i32) -> usize {
+    let network = |path: String| fs::read_link(path).ok();
+    let wanted = network(format!("/proc/{process}/ns/net")).expect("the process runs");
+    let daemon = world.hearthd().pid().expect("hearthd runs");
+    let threads = fs::read_dir(format!("/proc/{daemon}/task")).expect("hearthd runs");
+    threads
+        .flatten()
+        .filter(|thread| network(format!("{}/ns/net", thread.path().display())).as_ref() == Some(&wanted))
+        .count()
+}
+
+#[test]
+fn a_guest_runs_in_the_network_its_spec_names() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::SPIN);
+    // A network with somebody in it, who says his pid on the machine.
+    let mut command = world.machine().command("/usr/bin/unshare");
+    command.args(["--net", "/bin/sh", "-c", "echo $$; exec sleep 3600"]).stdout(Stdio::piped());
+    let mut holder = Process::start("holder", &mut command);
+    let mut pid = String::new();
+    let stdout = holder.child().stdout.take().expect("stdout is a pipe");
+    BufReader::new(stdout).read_line(&mut pid).expect("it says its pid");
+    let network = format!("network:/proc/{}/ns/net", pid.trim());
+    let outside = holder.pid().expect("it runs");
+
+    world.run(&image, "spin").flags(["--with-ns", &network]).detach().ok();
+    eventually("a worker is in its network", SHORT, || (threads_in_network_of(&world, outside) == 1).then_some(()));
+    world.kill("spin", "SIGKILL").ok();
+    assert_eq!(world.finish("spin"), 137);
+    eventually("all threads are home", SHORT, || (threads_in_network_of(&world, outside) == 0).then_some(()));
+    for (id, path, word) in
+        [("gone", "/proc/1/ns/nothing", "No such file"), ("other", "/proc/1/ns/uts", "another kind")]
+    {
+        let namespace = format!("network:{path}");
+        let output = world.run(&image, id).flags(["--with-ns", &namespace]).run();
+        output.assert_fault(&["network namespace", path, word]);
+    }
+    holder.kill();
 }

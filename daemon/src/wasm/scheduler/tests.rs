@@ -386,7 +386,8 @@ mod identities {
         let runtime = runtime();
         let scheduler = scheduler(&runtime, 1);
         let (_dir, dir) = files();
-        let cases: [(User, &[&str], (u32, u32, u32)); 4] = [
+        type Owner = (u32, u32, u32);
+        let cases: [(User, &[&str], Owner); 4] = [
             (user(0, 0, &[1, 2], None), &["root", "own", "shared"], (0, 0, 0o644)),
             (user(1_000, 1_000, &[], None), &["own"], (1_000, 1_000, 0o644)),
             (user(1_000, 100, &[3_000], Some(0o77)), &["own", "shared"], (1_000, 100, 0o600)),
