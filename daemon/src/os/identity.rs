@@ -67,6 +67,12 @@ impl Identity {
         Ok(Identity { credentials: (!own).then(|| Arc::new(credentials)), network })
     }
 
+    /// One that the kernel refuses.
+    #[cfg(test)]
+    pub(crate) fn impossible() -> Identity {
+        Identity { credentials: Some(Arc::new(Credentials::impossible())), network: None }
+    }
+
     fn is(&self, other: &Identity) -> bool {
         same(&self.credentials, &other.credentials) && same(&self.network, &other.network)
     }

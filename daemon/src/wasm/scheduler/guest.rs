@@ -64,7 +64,7 @@ impl Guest {
         self.waker.wake();
     }
 
-    /// Changes its weight and quota. What it has used in this period counts.
+    /// Changes its weight and quota. What it has used of a quota so far counts against the new one.
     pub fn set_cpu(&self, limits: CpuLimits) {
         {
             let mut cpu = self.cpu.lock();

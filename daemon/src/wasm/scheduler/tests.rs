@@ -531,7 +531,23 @@ mod identities {
     fn an_identity_that_the_kernel_refuses_ends_the_guest_and_spares_the_worker() {
         let runtime = runtime();
         let scheduler = scheduler(&runtime, 1);
-        assert!(Identity::new(&user(u32::MAX, 0, &[], None), None).is_err());
+        let (send, ends) = mpsc::channel();
+        let impossible = Arc::new(Guest::new(Identity::impossible(), CpuLimits::default()));
+        for careful in [true, false] {
+            let (of, send) = (impossible.clone(), send.clone());
+            let future = async move {
+                let refused = of.act_as_itself().unwrap_err();
+                assert_eq!(who(), DAEMON);
+                if careful {
+                    return refused.to_string();
+                }
+                tokio::task::yield_now().await;
+                "it acted all the same".to_string()
+            };
+            scheduler.spawn(impossible.clone(), future, move |end| send.send(format!("{end:?}")).unwrap());
+            let end = ends.recv_timeout(SOON).unwrap();
+            assert!(end.contains("the kernel refuses user"), "{end}");
+        }
         assert_eq!(run(&scheduler, &guest(&user(5, 6, &[], None), None), who), (5, 6));
         assert_eq!(run(&scheduler, &Arc::default(), who), DAEMON);
         scheduler.stop();
