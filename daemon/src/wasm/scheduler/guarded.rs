@@ -61,7 +61,9 @@ where
         // Before the flags are read: who sets one wakes this waker afterwards.
         this.guest.waker.register(context.waker());
         let killed = this.guest.is_killed();
-        if !killed && this.must_wait(context) {
+        // The runtime's timers panic once it is shut down; then the process ends, and nobody waits.
+        let mut must_wait = || std::panic::catch_unwind(AssertUnwindSafe(|| this.must_wait(context))).unwrap_or(true);
+        if !killed && must_wait() {
             return Poll::Pending;
         }
         let _polling = Polling::begin(&this.guest);

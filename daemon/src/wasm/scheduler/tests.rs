@@ -148,6 +148,9 @@ async fn compute(mut tick: impl FnMut() -> wasmtime::Result<UpdateDeadline>) {
     }
 }
 
+/// Tests that measure CPU time would take it from each other.
+static CORES: Mutex<()> = Mutex::new(());
+
 fn cpu(weight: u64, quota: Option<Quota>) -> Arc<Guest> {
     Arc::new(Guest::new(Identity::default(), CpuLimits { weight, quota }))
 }
@@ -174,6 +177,7 @@ fn end(scheduler: &Scheduler, guests: &[Arc<Guest>]) {
 
 #[test]
 fn busy_guests_share_by_their_weights() {
+    let _cores = CORES.lock();
     // One worker; and all of several guests each on two, where no guest could use more than one.
     for (workers, each) in [(1, 1), (2, 4)] {
         let runtime = runtime();
@@ -190,6 +194,7 @@ fn busy_guests_share_by_their_weights() {
 
 #[test]
 fn a_guest_that_naps_whenever_its_slice_ends_gets_no_more_than_its_share() {
+    let _cores = CORES.lock();
     let runtime = runtime();
     let scheduler = scheduler(&runtime, 1);
     let guests = [cpu(1_024, None), cpu(1_024, None)];
@@ -209,6 +214,7 @@ fn a_guest_that_naps_whenever_its_slice_ends_gets_no_more_than_its_share() {
 
 #[test]
 fn a_start_does_not_wait_for_those_that_compute() {
+    let _cores = CORES.lock();
     let runtime = runtime();
     let scheduler = scheduler(&runtime, 1);
     // Heavy ones that slept on their account would have the least virtual time of all.
@@ -233,29 +239,35 @@ const TENTH: Option<Quota> = Some(Quota { budget_ns: 10_000_000, period_ns: 100_
 
 #[test]
 fn a_quota_of_a_tenth_of_a_core_is_kept() {
+    let _cores = CORES.lock();
     let runtime = runtime();
     let scheduler = scheduler(&runtime, 2);
     let guests: Vec<_> = (0..3).map(|_| cpu(1_024, TENTH)).collect();
     busy(&scheduler, &guests);
     let (used, took) = used_over(Duration::from_secs(2), &guests);
     for (guest, used) in guests.iter().zip(used) {
-        let share = used / took;
-        assert!((0.09..=0.11).contains(&share), "{share}");
         let throttling = guest.throttling();
-        assert!(throttling.throttled_periods >= 15 && throttling.periods >= throttling.throttled_periods);
-        assert!(throttling.throttled_ns > 1_000_000_000, "{throttling:?}");
+        // Never more than its tenth, one period's budget at either end aside. In each period that ended
+        // with a wait it had all of it; a machine with much else to do leaves it fewer of them.
+        assert!(used <= 0.11 * took, "{used} ms in {took}");
+        assert!(used >= 0.9 * 10.0 * (throttling.throttled_periods - 1) as f64, "{used} ms, {throttling:?}");
+        assert!(throttling.throttled_periods >= 3 && throttling.periods >= throttling.throttled_periods);
+        assert!(throttling.throttled_ns > 100_000_000, "{throttling:?}");
     }
-    let (threads_before, began) = (scheduler.shared.metrics.guest_throttled.get(), Instant::now());
-    assert!(threads_before >= 45);
-    // The limit goes, and with it the wait.
+    assert!(scheduler.shared.metrics.guest_throttled.get() >= 9);
+    // The limit goes, and with it the waits.
     guests[0].set_cpu(CpuLimits::default());
-    let (used, took) = used_over(Duration::from_millis(300), &guests);
-    assert!(used[0] / took > 0.3, "{used:?} in {:?}", began.elapsed());
+    let (before, deadline) = (guests[0].throttling().throttled_periods, Instant::now() + SOON);
+    while used_over(Duration::from_millis(100), &guests).0[0] < 15.0 {
+        assert!(Instant::now() < deadline, "it gets no more than before");
+    }
+    assert_eq!(guests[0].throttling().throttled_periods, before);
     end(&scheduler, &guests);
 }
 
 #[test]
 fn guests_that_wait_for_their_budget_cost_nothing() {
+    let _cores = CORES.lock();
     let runtime = runtime();
     let scheduler = scheduler(&runtime, 1);
     let quota = Some(Quota { budget_ns: 1_000_000, period_ns: 1_000_000_000 });
@@ -276,6 +288,7 @@ fn guests_that_wait_for_their_budget_cost_nothing() {
 
 #[test]
 fn a_paused_guest_stands_still_and_goes_on_where_it_was() {
+    let _cores = CORES.lock();
     let runtime = runtime();
     let scheduler = scheduler(&runtime, 1);
     let guests = [cpu(1_024, None)];
