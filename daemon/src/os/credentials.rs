@@ -15,6 +15,7 @@
 use std::io;
 
 use rustix::fs::{Gid, Mode};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::bundle::User;
 use crate::error::{Error, Result};
@@ -127,6 +128,45 @@ fn sort(groups: &mut [Gid]) {
     groups.sort_unstable_by_key(|group| group.as_raw());
 }
 
+/// What a thread that runs guests keeps of the daemon's capabilities: the file rights that root in a
+/// container has, and what it takes to become a guest and the daemon again. Without the others a guest
+/// cannot, for one, fill what a file system reserves for root (`CAP_SYS_RESOURCE`).
+///
+/// The kernel returns all of its own set of file capabilities when a thread's user is root again, so
+/// `CAP_DAC_READ_SEARCH`, `CAP_LINUX_IMMUTABLE` and `CAP_MAC_OVERRIDE` come back; the first is part of
+/// `CAP_DAC_OVERRIDE`, and no call that a guest can make asks for the others.
+pub const GUESTS_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SYS_ADMIN);
+
+/// What the calling thread may do now.
+///
+/// # Errors
+/// As capget(2).
+pub fn capabilities() -> io::Result<CapabilitySet> {
+    Ok(rustix::thread::capabilities(None)?.effective)
+}
+
+/// Makes these the calling thread's effective capabilities, as far as they are permitted to it. They can
+/// be had back the same way.
+///
+/// # Errors
+/// As capset(2).
+pub fn set_capabilities(wanted: CapabilitySet) -> io::Result<()> {
+    let now = rustix::thread::capabilities(None)?;
+    let effective = wanted & now.permitted;
+    if effective != now.effective {
+        rustix::thread::set_capabilities(None, CapabilitySets { effective, ..now })?;
+    }
+    Ok(())
+}
+
 /// Gives the calling thread a umask (and a working directory) of its own.
 ///
 /// # Errors
@@ -172,9 +212,8 @@ mod tests {
 
     #[test]
     fn the_kernel_takes_the_file_capabilities_with_root_and_gives_them_back() {
-        use rustix::thread::CapabilitySet;
         let file_rights = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
-        let effective = || rustix::thread::capabilities(None).unwrap().effective;
+        let effective = || capabilities().unwrap();
         std::thread::spawn(move || {
             own_umask().unwrap();
             let home = Credentials::of_this_thread().unwrap();

@@ -328,8 +328,11 @@ mod identities {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     use std::path::{Path, PathBuf};
 
+    use rustix::thread::CapabilitySet;
+
     use super::*;
     use crate::bundle::User;
+    use crate::os::credentials::{self, Credentials};
     use crate::os::netns::NetNs;
 
     fn user(uid: u32, gid: u32, groups: &[u32], umask: Option<u32>) -> User {
@@ -466,22 +469,43 @@ mod identities {
             of.act_as_itself().unwrap();
             assert_eq!((who().0, NetNs::of_this_thread().unwrap() == *theirs), (1_000, true));
             // The first job of this runtime: its thread is started here.
-            let job = || (who(), crate::os::credentials::Credentials::of_this_thread(), NetNs::of_this_thread());
-            let job = tokio::task::spawn_blocking(job).await.unwrap();
+            let job = || (who(), NetNs::of_this_thread().unwrap(), rights());
+            let (blocking, network, rights) = tokio::task::spawn_blocking(job).await.unwrap();
             let here = (who(), NetNs::of_this_thread().unwrap() == *theirs);
-            (job.0, job.1.unwrap(), job.2.unwrap() != *theirs, here)
+            (blocking, network != *theirs, rights, here)
         };
         scheduler.spawn(guest, future, move |end| send.send(end).unwrap());
-        let End::Completed((blocking, credentials, at_home, here)) = ends.recv_timeout(SOON).unwrap() else {
+        let End::Completed((blocking, at_home, theirs, here)) = ends.recv_timeout(SOON).unwrap() else {
             panic!("it did not end by itself");
         };
         assert_eq!((blocking, at_home), (DAEMON, true));
         let home = std::thread::spawn(|| {
-            crate::os::credentials::own_umask().unwrap();
-            crate::os::credentials::Credentials::of_this_thread().unwrap()
+            credentials::own_umask().unwrap();
+            rights()
         });
-        assert_eq!(credentials, home.join().unwrap(), "with its groups and umask");
+        assert_eq!(theirs, home.join().unwrap(), "with its groups, umask and capabilities");
         assert_eq!(here, ((1_000, 1_000), true), "the guest's own thread has stayed what it was");
+        scheduler.stop();
+    }
+
+    /// All that a thread may do to files, and its capabilities.
+    fn rights() -> (Credentials, CapabilitySet) {
+        (Credentials::of_this_thread().unwrap(), credentials::capabilities().unwrap())
+    }
+
+    #[test]
+    fn root_in_a_container_has_a_containers_capabilities() {
+        let runtime = runtime();
+        let scheduler = scheduler(&runtime, 1);
+        let file_rights = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+        let others = CapabilitySet::SYS_RESOURCE | CapabilitySet::NET_ADMIN | CapabilitySet::SYS_PTRACE;
+        // Before and after another user on the same worker.
+        for uid in [0, 1_000, 0] {
+            let now =
+                run(&scheduler, &guest(&user(uid, uid, &[], None), None), || credentials::capabilities().unwrap());
+            assert!(!now.intersects(others), "{now:?}");
+            assert!(if uid == 0 { now.contains(file_rights) } else { !now.intersects(file_rights) }, "{uid}: {now:?}");
+        }
         scheduler.stop();
     }
 

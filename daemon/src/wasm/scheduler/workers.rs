@@ -141,7 +141,7 @@ pub(super) fn spawn_worker(shared: &Arc<Shared>) -> std::io::Result<std::thread:
 
 /// A worker thread's life. The caller has counted it as active.
 fn work(shared: &Arc<Shared>) {
-    identity::settle();
+    identity::settle_worker();
     let _home = identity::ComeHome;
     // Timers and sockets that a guest's poll creates belong to the daemon's runtime.
     let _runtime = shared.runtime.enter();
