@@ -119,6 +119,69 @@ pub enum Role {
     InSandbox(String),
 }
 
+/// What an Update call changes; what it does not name stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResourceUpdate {
+    /// `memory.limit` in bytes; `Some(None)` takes the limit away.
+    pub memory_limit: Option<Option<u64>>,
+    shares: Option<u64>,
+    quota: Option<Option<u64>>,
+    period: Option<u64>,
+}
+
+impl ResourceUpdate {
+    /// Parses an OCI `LinuxResources`. As for runc, 0 names nothing and -1 takes a limit away.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the field that is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<ResourceUpdate> {
+        let all: serde_json::Value = serde_json::from_slice(bytes)
+            .map_err(|e| Error::InvalidArgument(format!("resources: are not an OCI LinuxResources: {e}")))?;
+        let wrong = |field: &str, value: &dyn std::fmt::Display, what: &str| {
+            Error::InvalidArgument(format!("linux.resources.{field}: {value} is {what}"))
+        };
+        let number = |group: &str, name: &str| {
+            let field = format!("{group}.{name}");
+            let value = match all.get(group) {
+                None | Some(serde_json::Value::Null) => return Ok(None),
+                Some(serde_json::Value::Object(group)) => group.get(name),
+                Some(other) => return Err(wrong(group, other, "not an object")),
+            };
+            match value {
+                None | Some(serde_json::Value::Null) => Ok(None),
+                Some(value) => match value.as_i64() {
+                    Some(0) => Ok(None),
+                    Some(number) if number >= -1 => Ok(Some(number)),
+                    Some(number) => Err(wrong(&field, &number, "negative; -1 is no limit")),
+                    None => Err(wrong(&field, value, "not a whole number of 64 bits")),
+                },
+            }
+        };
+        let at_least_0 = |name: &str| -> Result<Option<u64>> {
+            let number = number("cpu", name)?;
+            number.map(|n| u64::try_from(n).map_err(|_| wrong(&format!("cpu.{name}"), &n, "negative"))).transpose()
+        };
+        if !all.is_object() {
+            return Err(Error::InvalidArgument("resources: are not an object".into()));
+        }
+        Ok(ResourceUpdate {
+            memory_limit: number("memory", "limit")?.map(positive),
+            shares: at_least_0("shares")?,
+            quota: number("cpu", "quota")?.map(positive),
+            period: at_least_0("period")?,
+        })
+    }
+
+    /// The CPU limits that were `now`, with what this names.
+    pub fn cpu(&self, now: Cpu) -> Cpu {
+        Cpu {
+            shares: self.shares.or(now.shares),
+            quota: self.quota.unwrap_or(now.quota),
+            period: self.period.or(now.period),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct RawSpec<'a> {
     #[serde(borrow)]
@@ -495,5 +558,30 @@ mod tests {
         std::fs::write(bundle.path().join("config.json"), [b' '; 101]).unwrap();
         let error = TaskSpec::read(bundle.path(), 100).unwrap_err().to_string();
         assert!(error.contains("over 100 bytes (rpc.spec_bytes_max)"), "{error}");
+    }
+
+    #[test]
+    fn an_update_names_what_it_changes() {
+        let now = Cpu { shares: Some(5), quota: Some(10_000), period: Some(50_000) };
+        let parse = |text: &str| ResourceUpdate::parse(text.as_bytes());
+        let update =
+            parse(r#"{"memory":{"limit":1048576,"swap":7},"cpu":{"shares":0,"cpus":"0-1"},"pids":{}}"#).unwrap();
+        assert_eq!((update.memory_limit, update.cpu(now)), (Some(Some(1 << 20)), now));
+        let update = parse(r#"{"memory":{"limit":-1},"cpu":{"quota":-1,"period":100000,"shares":7}}"#).unwrap();
+        assert_eq!(update.memory_limit, Some(None));
+        assert_eq!(update.cpu(now), Cpu { shares: Some(7), quota: None, period: Some(100_000) });
+        assert_eq!(parse(r#"{"memory":null,"cpu":{"quota":null}}"#).unwrap(), ResourceUpdate::default());
+        for (text, want) in [
+            (r#"{"memory":{"limit":-2}}"#, "linux.resources.memory.limit: -2"),
+            (r#"{"memory":{"limit":"1Gi"}}"#, "linux.resources.memory.limit: \"1Gi\""),
+            (r#"{"memory":7}"#, "linux.resources.memory: 7"),
+            (r#"{"cpu":{"shares":-1}}"#, "linux.resources.cpu.shares: -1"),
+            (r#"{"cpu":{"period":1.5}}"#, "linux.resources.cpu.period: 1.5"),
+            ("[]", "resources: are not"),
+            ("", "resources: are not"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with(want), "{text}: {error}");
+        }
     }
 }

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::os::identity;
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::{control, http};
 use crate::task::Task;
@@ -36,7 +37,11 @@ const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
 pub fn run(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
     let state = StateDir::open(&config.state_dir)?;
+    // Before the first thread: whose they all have to be.
+    identity::remember_home().map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        // One may be started in the middle of a guest's poll, with the guest's identity.
+        .on_thread_start(identity::settle)
         .worker_threads(config.rpc.threads)
         .max_blocking_threads(config.rpc.blocking_threads_max)
         .thread_name("rpc")
@@ -45,6 +50,7 @@ pub fn run(config: Config) -> Result<(), String> {
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
     // What no caller waits for stays off the threads that answer.
     let background = tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(identity::settle)
         .worker_threads(1)
         .thread_name("background")
         .enable_all()

@@ -190,6 +190,14 @@ impl Drop for EventQueue {
 }
 
 impl Reservation {
+    /// Takes room in the same queue for a pause and the resume that ends it.
+    ///
+    /// # Errors
+    /// As [`EventQueue::reserve`].
+    pub fn reserve_pause(&self) -> Result<Reservation> {
+        self.queue.reserve_pause()
+    }
+
     /// Queues an event. Never blocks on containerd, never fails; any thread may call it.
     ///
     /// An event more than was reserved is queued all the same, since an exit must not be lost to a

@@ -26,6 +26,9 @@
 //! * **Everything is bounded**, and the bound has a name in [`config`].
 //! * **Creation undoes itself.** What Create has made so far is held by values whose drop takes it
 //!   back, so that an error, a panic or a caller that hangs up leaves nothing.
+//! * **A thread is the daemon unless a guest acts on it.** The scheduler puts a guest's user and network
+//!   on the worker for its polls and its end, and takes them off before anything of the daemon runs there;
+//!   every thread of a runtime begins as the daemon, whoever's poll started it ([`os::identity`]).
 //! * **An order containerd can rely on**: TaskCreate before Create is answered; TaskStart before the
 //!   guest's first instruction; stdio closed, then TaskExit, then every Wait; the root unmounted, then
 //!   TaskDelete, then Delete is answered.
@@ -47,7 +50,8 @@
 //!
 //! They run as plain system calls inside the poll: the fastest form, and the only one in which a
 //! thread's credentials and network namespace can apply to them. A worker that sleeps in one for
-//! longer than `scheduler.blocked_after_ms` is replaced by a fresh one until it comes back.
+//! longer than `scheduler.blocked_after_ms` is replaced by a fresh one until it comes back. The root is
+//! opened, and the program mapped, as the daemon, before the guest acts for the first time.
 //!
 //! # Mounts
 //!
@@ -58,8 +62,9 @@
 //! # Modules, in reading order
 //!
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
-//! create, state, process, container, sandbox, files, root, stdio) · [`native`] · [`bundle`] · [`events`] ·
-//! [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`os`] · [`daemon`]
+//! create, state, process, container, control, oom, sandbox, files, root, stdio) · [`native`] · [`bundle`] ·
+//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`os`] ·
+//! [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 

@@ -141,6 +141,12 @@ pub struct Metrics {
     pub mounts: IntGauge,
     /// CPU time spent in guests.
     pub guest_cpu_seconds: prometheus::Counter,
+    /// Times a guest had to wait for its CPU quota.
+    pub guest_throttled: IntCounter,
+    /// How long guests waited for their CPU quotas.
+    pub guest_throttled_seconds: prometheus::Counter,
+    /// Guests that ended for want of memory.
+    pub oom_kills: IntCounter,
 }
 
 impl Metrics {
@@ -236,6 +242,16 @@ impl Metrics {
             ),
             mounts: declare.gauge("hearth_mounts", "Mounts of tasks' roots and volumes that exist now."),
             guest_cpu_seconds: declare.float_counter("hearth_guest_cpu_seconds_total", "CPU time spent in guests."),
+            guest_throttled: declare
+                .counter("hearth_guest_throttled_total", "Times that a guest had to wait for its CPU quota."),
+            guest_throttled_seconds: declare.float_counter(
+                "hearth_guest_throttled_seconds_total",
+                "Time that guests waited for their CPU quotas, in seconds.",
+            ),
+            oom_kills: declare.counter(
+                "hearth_oom_kills_total",
+                "Guests that ended because they were refused memory over their limit.",
+            ),
             registry: registry.clone(),
         };
         metrics.fill();
@@ -244,7 +260,7 @@ impl Metrics {
 
     /// Makes every child exist, so that a series is 0 rather than absent before its first event.
     fn fill(&self) {
-        for state in ["created", "running", "stopped"] {
+        for state in ["created", "running", "paused", "stopped"] {
             self.tasks.with_label_values(&[state]);
         }
         for state in ["used", "free"] {

@@ -418,7 +418,7 @@ fn rewrite_namespaces(spec: &mut Value, sandbox: &Task) -> Result<()> {
             continue;
         }
         let path = match namespace["type"].as_str().unwrap_or_default() {
-            "network" => match &sandbox.container.network {
+            "network" => match &sandbox.container.network.named {
                 Network::Path(path) => path.display().to_string(),
                 Network::Host | Network::New => {
                     return Err(Error::InvalidArgument("the pod has no network namespace to join".into()));

@@ -1,6 +1,6 @@
 /* Takes memory, MiB by MiB, and touches it: as many MiB as its argument says, or until it is refused.
  * Prints what it got, and keeps it as many seconds as the second argument says; ends with 9 if it was
- * refused. */
+ * refused, or aborts if its second argument is `abort`. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,8 @@ int main(int argc, char **argv) {
         memset(block, 1, 1 << 20);
         got++;
     }
+    if (got < wanted && argc > 2 && !strcmp(argv[2], "abort"))
+        abort();
     printf("got %d MiB\n", got);
     fflush(stdout);
     const struct timespec hold = {.tv_sec = argc > 2 ? atoi(argv[2]) : 0};

@@ -10,6 +10,7 @@ mod faults;
 mod files;
 mod hygiene;
 mod lifecycle;
+mod limits;
 mod load;
 mod modules;
 mod native;
@@ -19,6 +20,7 @@ mod programs;
 mod restarts;
 mod stdio;
 mod tty;
+mod users;
 
 /// Leaves a story out where it makes no sense on the stock runtime.
 macro_rules! only_on_hearth {

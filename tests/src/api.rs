@@ -10,7 +10,7 @@ use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     CloseIoRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
-    StartRequest, WaitRequest, container,
+    StartRequest, UpdateTaskRequest, WaitRequest, container,
 };
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Status};
@@ -23,6 +23,9 @@ use crate::world::NAMESPACE;
 
 /// Type URL under which containerd's own clients store a runtime spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// Type URL of a task's limits.
+const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
 /// A connection to containerd.
 #[derive(Debug)]
@@ -165,6 +168,21 @@ impl Api {
             self.delete_task(id).expect("a stopped task is deleted");
             (code, output)
         })
+    }
+
+    /// Changes a task's limits, given as the runtime spec's `LinuxResources`.
+    ///
+    /// # Errors
+    /// What the runtime answered.
+    pub fn update_task(&self, id: &str, resources: &Value) -> Result<(), Status> {
+        let resources = Any { type_url: RESOURCES_TYPE.to_owned(), value: resources.to_string().into_bytes() };
+        let request = request(UpdateTaskRequest {
+            container_id: id.to_owned(),
+            resources: Some(resources),
+            ..UpdateTaskRequest::default()
+        });
+        let mut client = TasksClient::new(self.channel.clone());
+        self.runtime.block_on(client.update(request)).map(|_| ())
     }
 
     /// Deletes a stopped task, and gives its exit code.

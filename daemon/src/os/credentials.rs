@@ -15,6 +15,7 @@
 use std::io;
 
 use rustix::fs::{Gid, Mode};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::bundle::User;
 use crate::error::{Error, Result};
@@ -40,8 +41,9 @@ pub struct Credentials {
 impl Credentials {
     /// Those of a container's user. `umask` if the container names none.
     ///
-    /// Root has every right to files; groups add none, so they are left out. That makes the usual
-    /// container, whose root is in whatever groups its image lists, the daemon's equal.
+    /// Groups that add no right are left out, since each kind of change costs a microsecond or two: a
+    /// user's own group again (CRI lists it), and all of root's, who has every right to files. That
+    /// makes root in the usual container, with whatever groups its image lists, the daemon's equal.
     ///
     /// # Errors
     /// `InvalidArgument` naming what cannot be.
@@ -58,9 +60,9 @@ impl Credentials {
         }
         let mut groups: Vec<Gid> = match user.uid {
             0 => Vec::new(),
-            _ => user.groups.iter().map(|&gid| Gid::from_raw(gid)).collect(),
+            _ => user.groups.iter().filter(|&&gid| gid != user.gid).map(|&gid| Gid::from_raw(gid)).collect(),
         };
-        groups.sort_unstable_by_key(|g| g.as_raw());
+        sort(&mut groups);
         groups.dedup();
         let umask = user.umask.unwrap_or(umask) & UMASK_BITS;
         Ok(Credentials { uid: user.uid, gid: user.gid, groups, umask })
@@ -74,8 +76,14 @@ impl Credentials {
         let umask = rustix::process::umask(Mode::empty());
         rustix::process::umask(umask);
         let mut groups = rustix::process::getgroups()?;
-        groups.sort_unstable_by_key(|g| g.as_raw());
+        sort(&mut groups);
         Ok(Credentials { uid: set_user(NO_ID), gid: set_group(NO_ID), groups, umask: umask.as_raw_mode() })
+    }
+
+    /// Those of nobody, after which the thread is half somebody else.
+    #[cfg(test)]
+    pub(super) fn impossible() -> Credentials {
+        Credentials { uid: NO_ID, gid: 4_000, groups: vec![Gid::from_raw(5_000)], umask: 0o77 }
     }
 
     /// The mode bits new files do not get.
@@ -115,6 +123,50 @@ impl Credentials {
     }
 }
 
+/// As the kernel keeps them.
+fn sort(groups: &mut [Gid]) {
+    groups.sort_unstable_by_key(|group| group.as_raw());
+}
+
+/// What a thread that runs guests keeps of the daemon's capabilities: the file rights that root in a
+/// container has, and what it takes to become a guest and the daemon again. Without the others a guest
+/// cannot, for one, fill what a file system reserves for root (`CAP_SYS_RESOURCE`).
+///
+/// The kernel returns all of its own set of file capabilities when a thread's user is root again, so
+/// `CAP_DAC_READ_SEARCH`, `CAP_LINUX_IMMUTABLE` and `CAP_MAC_OVERRIDE` come back; the first is part of
+/// `CAP_DAC_OVERRIDE`, and no call that a guest can make asks for the others.
+pub const GUESTS_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SYS_ADMIN);
+
+/// What the calling thread may do now.
+///
+/// # Errors
+/// As capget(2).
+pub fn capabilities() -> io::Result<CapabilitySet> {
+    Ok(rustix::thread::capabilities(None)?.effective)
+}
+
+/// Makes these the calling thread's effective capabilities, as far as they are permitted to it. They can
+/// be had back the same way.
+///
+/// # Errors
+/// As capset(2).
+pub fn set_capabilities(wanted: CapabilitySet) -> io::Result<()> {
+    let now = rustix::thread::capabilities(None)?;
+    let effective = wanted & now.permitted;
+    if effective != now.effective {
+        rustix::thread::set_capabilities(None, CapabilitySets { effective, ..now })?;
+    }
+    Ok(())
+}
+
 /// Gives the calling thread a umask (and a working directory) of its own.
 ///
 /// # Errors
@@ -142,11 +194,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_needs_no_groups_and_an_id_that_is_none_is_named() {
+    fn groups_that_add_nothing_are_left_out_and_an_id_that_is_none_is_named() {
         let user = |uid, gid, groups: &[u32]| User { uid, gid, groups: groups.into(), umask: None };
         let root = Credentials::of(&user(0, 0, &[1, 2]), 0o22).unwrap();
         assert_eq!(root, Credentials { uid: 0, gid: 0, groups: vec![], umask: 0o22 });
-        let other = Credentials::of(&user(7, 8, &[10, 9, 10]), 0o22).unwrap();
+        let other = Credentials::of(&user(7, 8, &[10, 8, 9, 10]), 0o22).unwrap();
         assert_eq!(other.groups, [Gid::from_raw(9), Gid::from_raw(10)]);
         for (wrong, name) in [
             (user(NO_ID, 0, &[]), "process.user.uid"),
@@ -160,9 +212,8 @@ mod tests {
 
     #[test]
     fn the_kernel_takes_the_file_capabilities_with_root_and_gives_them_back() {
-        use rustix::thread::CapabilitySet;
         let file_rights = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
-        let effective = || rustix::thread::capabilities(None).unwrap().effective;
+        let effective = || capabilities().unwrap();
         std::thread::spawn(move || {
             own_umask().unwrap();
             let home = Credentials::of_this_thread().unwrap();

@@ -18,6 +18,8 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use rustix::thread::CapabilitySet;
+
 use crate::bundle::User;
 use crate::error::{Error, Result};
 use crate::os::credentials::{self, Credentials};
@@ -35,6 +37,7 @@ pub struct Identity {
 /// Who the daemon is.
 struct Home {
     credentials: Credentials,
+    capabilities: CapabilitySet,
     network: NetNs,
 }
 
@@ -44,12 +47,14 @@ static HOME: OnceLock<Home> = OnceLock::new();
 struct Worn {
     /// It has a umask of its own, and is known to have been the daemon.
     settled: bool,
+    /// It runs guests.
+    is_worker: bool,
     identity: Identity,
 }
 
 thread_local! {
     static WORN: RefCell<Worn> = const {
-        RefCell::new(Worn { settled: false, identity: Identity { credentials: None, network: None } })
+        RefCell::new(Worn { settled: false, is_worker: false, identity: Identity { credentials: None, network: None } })
     };
 }
 
@@ -65,6 +70,12 @@ impl Identity {
         let own = credentials == home.credentials;
         let network = network.filter(|network| **network != home.network);
         Ok(Identity { credentials: (!own).then(|| Arc::new(credentials)), network })
+    }
+
+    /// One that the kernel refuses.
+    #[cfg(test)]
+    pub(crate) fn impossible() -> Identity {
+        Identity { credentials: Some(Arc::new(Credentials::impossible())), network: None }
     }
 
     fn is(&self, other: &Identity) -> bool {
@@ -96,7 +107,11 @@ fn home() -> io::Result<&'static Home> {
     // In a thread of its own: reading the umask means changing it for a moment.
     let read = || {
         credentials::own_umask()?;
-        Ok(Home { credentials: Credentials::of_this_thread()?, network: NetNs::of_this_thread()? })
+        Ok(Home {
+            credentials: Credentials::of_this_thread()?,
+            capabilities: credentials::capabilities()?,
+            network: NetNs::of_this_thread()?,
+        })
     };
     let found = std::thread::spawn(read).join().map_err(|_| io::Error::other("a thread panicked"))?;
     let found = found.map_err(text)?;
@@ -105,18 +120,32 @@ fn home() -> io::Result<&'static Home> {
 
 /// Makes the calling thread the daemon's, whoever started it. For the start of a thread.
 pub fn settle() {
-    let result = home().and_then(|home| {
-        credentials::own_umask()?;
-        home.credentials.apply(&Credentials::of_this_thread()?)?;
-        if NetNs::of_this_thread()? != home.network {
-            home.network.enter()?;
-        }
-        WORN.set(Worn { settled: true, identity: Identity::default() });
-        Ok(())
-    });
-    if let Err(error) = result {
+    if let Err(error) = try_to_settle() {
         lost(&error);
     }
+}
+
+/// As [`settle`], for a thread that will run guests: the daemon, but with no more capabilities than
+/// guests and their changes need.
+pub fn settle_worker() {
+    WORN.with_borrow_mut(|worn| worn.is_worker = true);
+    settle();
+}
+
+fn try_to_settle() -> io::Result<()> {
+    let home = home()?;
+    credentials::own_umask()?;
+    home.credentials.apply(&Credentials::of_this_thread()?)?;
+    if NetNs::of_this_thread()? != home.network {
+        home.network.enter()?;
+    }
+    WORN.with_borrow_mut(|worn| {
+        worn.settled = true;
+        worn.identity = Identity::default();
+        // Last: the change of user has brought some back.
+        let kept = if worn.is_worker { credentials::GUESTS_CAPABILITIES } else { CapabilitySet::all() };
+        credentials::set_capabilities(home.capabilities & kept)
+    })
 }
 
 /// Makes the calling thread this guest. On an error it is the daemon.

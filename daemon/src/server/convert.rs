@@ -9,8 +9,10 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 
+use crate::bundle::ResourceUpdate;
 use crate::error::{Error, Result};
 use crate::os::pty::Size;
+use crate::wasm::scheduler::Throttling;
 
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
@@ -23,6 +25,23 @@ pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
         nanos: since.subsec_nanos() as i32,
         ..Default::default()
     })
+}
+
+/// Type of an update's limits: the runtime spec's JSON, as containerd's typeurl names it.
+const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+/// The limits of an Update call.
+///
+/// # Errors
+/// `InvalidArgument` naming the field that is wrong.
+pub fn resources(any: Option<&Any>) -> Result<ResourceUpdate> {
+    let Some(any) = any else {
+        return Err(Error::InvalidArgument("resources: there are none".into()));
+    };
+    if any.type_url != RESOURCES_TYPE {
+        return Err(Error::InvalidArgument(format!("resources: the type is {:?}, not {RESOURCES_TYPE}", any.type_url)));
+    }
+    ResourceUpdate::parse(&any.value)
 }
 
 /// Which of containerd's two statistics messages the host's cgroups call for.
@@ -50,6 +69,8 @@ impl CgroupVersion {
 pub struct Usage {
     /// CPU time of the guest.
     pub cpu: Duration,
+    /// How it was held back by its CPU quota.
+    pub throttling: Throttling,
     /// Linear memories and tables, in bytes.
     pub memory: u64,
     /// The most that ever was, in bytes.
@@ -58,6 +79,8 @@ pub struct Usage {
     pub memory_limit: u64,
     /// How often growing was refused.
     pub memory_refused: u64,
+    /// Whether that ended it.
+    pub out_of_memory: bool,
     /// Processes: one while it runs.
     pub processes: u64,
 }
@@ -102,6 +125,12 @@ fn stats_v1(usage: Usage) -> v1::Metrics {
         cpu: MessageField::some(v1::CPUStat {
             // All of it is the guest's own: it has no kernel share that could be told apart.
             usage: MessageField::some(v1::CPUUsage { total: nanoseconds, user: nanoseconds, ..Default::default() }),
+            throttling: MessageField::some(v1::Throttle {
+                periods: usage.throttling.periods,
+                throttled_periods: usage.throttling.throttled_periods,
+                throttled_time: usage.throttling.throttled_ns,
+                ..Default::default()
+            }),
             ..Default::default()
         }),
         memory: MessageField::some(v1::MemoryStat {
@@ -117,6 +146,10 @@ fn stats_v1(usage: Usage) -> v1::Metrics {
             }),
             ..Default::default()
         }),
+        memory_oom_control: MessageField::some(v1::MemoryOomControl {
+            oom_kill: u64::from(usage.out_of_memory),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -128,6 +161,9 @@ fn stats_v2(usage: Usage) -> v2::Metrics {
         cpu: MessageField::some(v2::CPUStat {
             usage_usec: microseconds,
             user_usec: microseconds,
+            nr_periods: usage.throttling.periods,
+            nr_throttled: usage.throttling.throttled_periods,
+            throttled_usec: usage.throttling.throttled_ns / 1_000,
             ..Default::default()
         }),
         memory: MessageField::some(v2::MemoryStat {
@@ -136,7 +172,12 @@ fn stats_v2(usage: Usage) -> v2::Metrics {
             usage_limit: usage.memory_limit,
             ..Default::default()
         }),
-        memory_events: MessageField::some(v2::MemoryEvents { max: usage.memory_refused, ..Default::default() }),
+        memory_events: MessageField::some(v2::MemoryEvents {
+            max: usage.memory_refused,
+            oom: u64::from(usage.out_of_memory),
+            oom_kill: u64::from(usage.out_of_memory),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -151,6 +192,8 @@ mod tests {
         memory_peak: 131_072,
         memory_limit: 1 << 20,
         memory_refused: 2,
+        throttling: Throttling { periods: 9, throttled_periods: 4, throttled_ns: 5_000_000 },
+        out_of_memory: true,
         processes: 1,
     };
 
@@ -161,10 +204,15 @@ mod tests {
         let one = v1::Metrics::parse_from_bytes(&any.value).unwrap();
         assert_eq!(one.cpu.usage.total, 1_500_000_000);
         assert_eq!((one.memory.usage.usage, one.memory.usage.limit), (65_536, 1 << 20));
+        let throttle = &one.cpu.throttling;
+        assert_eq!((throttle.periods, throttle.throttled_periods, throttle.throttled_time), (9, 4, 5_000_000));
+        assert_eq!((one.memory.usage.failcnt, one.memory_oom_control.oom_kill), (2, 1));
         let any = stats(USAGE, CgroupVersion::V2).unwrap();
         assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
         let two = v2::Metrics::parse_from_bytes(&any.value).unwrap();
         assert_eq!(two.cpu.usage_usec, 1_500_000);
+        assert_eq!((two.cpu.nr_periods, two.cpu.nr_throttled, two.cpu.throttled_usec), (9, 4, 5_000));
+        assert_eq!((two.memory_events.max, two.memory_events.oom_kill), (2, 1));
         assert_eq!((two.memory.usage, two.memory.usage_limit, two.pids.current), (65_536, 1 << 20, 1));
     }
 

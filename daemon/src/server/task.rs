@@ -24,7 +24,6 @@ use crate::metrics::{METHODS, Metrics};
 use crate::native::Natives;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::passing;
-use crate::task::container::Container;
 use crate::task::create::{CreateRequest, Creator};
 use crate::task::exec::ExecRequest;
 use crate::task::map::TaskMap;
@@ -236,12 +235,16 @@ impl TaskApi for TaskService {
         self.answer(Method::Exec, began, result.map(|()| Empty::default()))
     }
 
-    async fn pause(&self, _: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::Pause, Instant::now(), unimplemented("pause"))
+    async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let result = self.tasks.get(&request.id).and_then(|task| task.pause());
+        self.answer(Method::Pause, began, result.map(|()| Empty::default()))
     }
 
-    async fn resume(&self, _: &TtrpcContext, _: ResumeRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::Resume, Instant::now(), unimplemented("resume"))
+    async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let result = self.tasks.get(&request.id).and_then(|task| task.resume());
+        self.answer(Method::Resume, began, result.map(|()| Empty::default()))
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
@@ -255,8 +258,11 @@ impl TaskApi for TaskService {
         self.answer(Method::ResizePty, began, result.map(|()| Empty::default()))
     }
 
-    async fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        self.answer(Method::Update, Instant::now(), unimplemented("an update of the limits"))
+    async fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
+        let began = Instant::now();
+        let result =
+            self.tasks.get(&request.id).and_then(|task| task.update(&convert::resources(request.resources.as_ref())?));
+        self.answer(Method::Update, began, result.map(|()| Empty::default()))
     }
 }
 
@@ -324,13 +330,15 @@ fn pids(task: &Task) -> Result<PidsResponse> {
 fn usage(task: &Task) -> Usage {
     let execs = task.container.execs.all();
     let running = [&task.init].into_iter().chain(&execs).filter(|process| process.is_running()).count();
-    let Container { memory, memory_limit, .. } = &*task.container;
+    let memory = &task.container.memory;
     Usage {
         cpu: task.cpu_time(),
+        throttling: task.init.throttling(),
         memory: memory.current(),
         memory_peak: memory.peak(),
-        memory_limit: *memory_limit,
+        memory_limit: memory.limit(),
         memory_refused: memory.refused(),
+        out_of_memory: memory.was_fatal(),
         processes: running as u64,
     }
 }

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use crate::bundle::Network;
+use parking_lot::Mutex;
+
+use crate::bundle::Cpu;
 use crate::metrics::Metrics;
 use crate::os::namespaces::Shared;
 use crate::task::execs::Execs;
 use crate::task::files::Files;
+use crate::task::sandbox::Joined;
 use crate::wasm::wasi::MemoryUse;
 
 /// A container: everything of a task that is not a process.
@@ -19,7 +22,7 @@ pub struct Container {
     /// The bundle.
     pub bundle: PathBuf,
     /// The network it is in; of a pod's container, its sandbox's.
-    pub network: Network,
+    pub network: Joined,
     /// Its host name, for native containers beside it.
     pub hostname: String,
     /// The namespaces it shares with native containers, if it is a sandbox; made for the first of them.
@@ -28,10 +31,12 @@ pub struct Container {
     pub files: Arc<Files>,
     /// Whether it, or a volume in it, refuses writes.
     pub partly_read_only: bool,
-    /// What all its guests together may hold, in bytes.
-    pub memory_limit: u64,
-    /// What their memories and tables do hold.
+    /// What the memories and tables of all its guests together hold, and may hold.
     pub memory: Arc<MemoryUse>,
+    /// The most memory they may ever be given, in bytes: the engine's.
+    pub memory_limit_max: u64,
+    /// What the spec says of CPU time, with all updates. It holds for each process by itself.
+    pub cpu: Mutex<Cpu>,
     /// The processes beside the init.
     pub execs: Execs,
     /// The daemon's metrics.

@@ -19,13 +19,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use containerd_shim_protos::api::Mount;
+use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
-use crate::bundle::{self, Network, ProcessSpec, SpecMount, TaskSpec};
+use crate::bundle::{self, Cpu, ProcessSpec, SpecMount, TaskSpec};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::events::{Create, Event, Reservation};
 use crate::metrics::{Metrics, Phase, Source};
+use crate::os::identity::Identity;
 use crate::server::instances::Instance;
 use crate::task::container::Container;
 use crate::task::execs::Execs;
@@ -33,7 +35,7 @@ use crate::task::files::Files;
 use crate::task::map::{self, TaskMap};
 use crate::task::process::{self, NewProcess, Prepared, Process, Work};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
-use crate::task::sandbox;
+use crate::task::sandbox::{self, Joined};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task, pid};
@@ -43,6 +45,8 @@ use crate::wasm::modules::lookup::{self, Wanted};
 use crate::wasm::modules::origin::{Digest, Origin};
 use crate::wasm::modules::places::{Place, RootMount};
 use crate::wasm::modules::{Loaded, ModuleStore};
+use crate::wasm::scheduler::{CpuLimits, Guest};
+use crate::wasm::wasi::MemoryUse;
 
 /// A Create call.
 #[derive(Debug)]
@@ -78,13 +82,14 @@ struct Located {
 /// What Create has seen to.
 struct Made {
     work: Work,
-    network: Network,
+    network: Joined,
     hostname: String,
     partly_read_only: bool,
+    guest: Guest,
+    cpu: Cpu,
     memory_limit: u64,
     stdio: Stdio,
     files: Arc<Files>,
-    partly_read_only: bool,
     events: Reservation,
 }
 
@@ -126,6 +131,8 @@ impl Creator {
             .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
         check_memory(&located.program, memory_limit)?;
+        let identity = Identity::new(&spec.process.user, network.namespace.clone())?;
+        let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
         let prepared = Prepared {
@@ -140,6 +147,8 @@ impl Creator {
             network,
             hostname: spec.hostname,
             partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
+            guest,
+            cpu: spec.cpu,
             memory_limit,
             stdio,
             files: located.files,
@@ -154,7 +163,8 @@ impl Creator {
             work: Work::Pause,
             network: sandbox::own_network(&spec)?,
             hostname: spec.hostname,
-            partly_read_only: false,
+            guest: Guest::default(),
+            cpu: spec.cpu,
             memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
             stdio: Stdio::none(&self.config.stdio),
             files: Files::none(self.runtime.clone()),
@@ -187,8 +197,9 @@ impl Creator {
             shared: OnceLock::new(),
             files: made.files,
             partly_read_only: made.partly_read_only,
-            memory_limit: made.memory_limit,
-            memory: Arc::default(),
+            memory: Arc::new(MemoryUse::new(made.memory_limit)),
+            memory_limit_max: self.config.engine.memory_bytes_max,
+            cpu: Mutex::new(made.cpu),
             execs: Execs::new(self.config.rpc.execs_per_task_max),
             metrics: self.world.metrics.clone(),
         });
@@ -197,6 +208,7 @@ impl Creator {
             role: Role::Init,
             stdio_paths: request.stdio,
             stdio: made.stdio,
+            guest: made.guest,
             events: made.events,
             work: made.work,
         };

@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::os::identity::Identity;
 use crate::task::create::{Creator, check_memory, open_root, wanted};
 use crate::task::process::{NewProcess, Prepared, Process, Work};
 use crate::task::state::{Role, State};
@@ -21,6 +22,7 @@ use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task};
 use crate::wasm::modules::Loaded;
 use crate::wasm::modules::origin::Origin;
+use crate::wasm::scheduler::{CpuLimits, Guest};
 
 /// An Exec call.
 #[derive(Debug)]
@@ -57,10 +59,12 @@ impl Creator {
         let Loaded { program, export, source, .. } = self.locate_exec(task, &spec).await?;
         let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.stdio).await?;
 
+        let identity = Identity::new(&spec.user, container.network.namespace.clone())?;
+        let guest = Guest::new(identity, CpuLimits::of(&container.cpu.lock())?);
         let prepared = Prepared { program, export, spec, source, create_took: began.elapsed() };
         let work = Work::Program(Box::new(prepared));
         let id: Arc<str> = exec_id.into();
-        let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, events, work };
+        let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, guest, events, work };
         let exec = Process::new(container.clone(), new);
         let added = Event::ExecAdded { container_id: container.id.clone(), exec_id: id };
         reserved.fill(exec.clone(), || exec.publish(added))
@@ -83,7 +87,7 @@ impl Creator {
         let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;
         let loaded = self.modules.load(Origin::File(found), None).await.map_err(only_wasm)?;
         loaded.program.check_entry(&self.world.engines, loaded.export.as_deref()).map_err(only_wasm)?;
-        check_memory(&loaded.program, task.container.memory_limit).map_err(only_wasm)?;
+        check_memory(&loaded.program, task.container.memory.limit()).map_err(only_wasm)?;
         Ok(loaded)
     }
 }
@@ -94,6 +98,7 @@ fn check_running(task: &Task) -> Result<()> {
         State::Created | State::Starting => {
             Err(Error::FailedPrecondition("cannot exec in a task that has not been started: start it first".into()))
         }
+        State::Paused => Err(Error::FailedPrecondition("cannot exec in a paused task: resume it first".into())),
         State::Stopped(_) => Err(Error::FailedPrecondition("cannot exec in a stopped task".into())),
     }
 }

@@ -36,6 +36,8 @@ struct Inner {
     running: usize,
     /// The init has ended.
     closed: bool,
+    /// The task is paused.
+    paused: bool,
     /// What to do once none runs.
     afterwards: Option<Box<dyn FnOnce() + Send>>,
     /// CPU time of those that are gone.
@@ -114,9 +116,26 @@ impl Execs {
         if inner.closed {
             return Err(Error::FailedPrecondition("the task has ended, and its execs with it".into()));
         }
+        if inner.paused {
+            return Err(Error::FailedPrecondition("the task is paused; resume it first".into()));
+        }
         let started = start()?;
         inner.running += 1;
         Ok(started)
+    }
+
+    /// The task is paused: those that run stop, and none starts.
+    pub(super) fn pause(&self) {
+        let mut inner = self.inner.lock();
+        inner.paused = true;
+        inner.entries.values().flatten().for_each(|exec| exec.guest.pause());
+    }
+
+    /// The task is resumed.
+    pub(super) fn resume(&self) {
+        let mut inner = self.inner.lock();
+        inner.paused = false;
+        inner.entries.values().flatten().for_each(|exec| exec.guest.resume());
     }
 
     /// One that had begun has ended, and its exit is told.

@@ -5,8 +5,8 @@
 //! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
 //! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
 //! * [`container`]: what the processes of a task share.
-//! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
 //! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
+//! * [`control`]: pause, resume, new limits; [`oom`]: when a guest counts as ended for want of memory.
 //! * [`files`]: the life of a task's root file system.
 //! * [`root`]: which mounts make it.
 //! * [`stdio`]: FIFOs, files and log programs.
@@ -16,11 +16,13 @@
 //! or a guest's poll.
 
 pub mod container;
+pub mod control;
 pub mod create;
 pub mod exec;
 pub mod execs;
 pub mod files;
 pub mod map;
+pub mod oom;
 pub mod process;
 pub mod root;
 pub mod sandbox;

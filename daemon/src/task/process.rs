@@ -10,6 +10,7 @@
 //! [`Container`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -19,16 +20,15 @@ use crate::bundle::{Network, ProcessSpec};
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation};
 use crate::metrics::Source;
-use crate::os::identity::Identity;
 use crate::os::pty::Size;
 use crate::task::container::Container;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
 use crate::task::stdio::Stdio;
-use crate::task::{StdioPaths, pid};
+use crate::task::{StdioPaths, oom, pid};
 use crate::wasm::engine::{Kind, Program};
 use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
 use crate::wasm::names::Names;
-use crate::wasm::scheduler::{End, Guest};
+use crate::wasm::scheduler::{End, Guest, Throttling};
 
 /// Status of a guest that was ended without a signal of containerd's (its task's init has ended).
 const KILLED_STATUS: u32 = 137;
@@ -42,11 +42,13 @@ pub struct Process {
     /// As in the request that made it.
     pub stdio_paths: StdioPaths,
     container: Arc<Container>,
-    guest: Arc<Guest>,
+    pub(super) guest: Arc<Guest>,
+    /// Whether the last growth of memory the guest asked for was refused.
+    starved: Arc<AtomicBool>,
     stdio: Arc<Stdio>,
     /// Room in the queue for all of its events.
-    events: Reservation,
-    inner: Mutex<Inner>,
+    pub(super) events: Reservation,
+    pub(super) inner: Mutex<Inner>,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -60,6 +62,8 @@ pub struct NewProcess {
     pub stdio_paths: StdioPaths,
     /// What they name, open.
     pub stdio: Stdio,
+    /// Who it is and what CPU time it may have.
+    pub guest: Guest,
     /// Room for all of its events.
     pub events: Reservation,
     /// What it does when it is started.
@@ -89,12 +93,22 @@ pub struct Prepared {
 }
 
 /// What changes, guarded by one lock.
-struct Inner {
-    state: State,
+pub(super) struct Inner {
+    pub(super) state: State,
     /// Taken by Start.
     work: Option<Work>,
     /// The status the first fatal signal gives, once the scheduler has ended the guest.
-    killed_with: Option<u32>,
+    pub(super) killed_with: Option<u32>,
+    /// While it is paused.
+    pub(super) pause: Option<Pause>,
+}
+
+/// A pause under way.
+pub(super) struct Pause {
+    /// Room for its events.
+    pub(super) events: Reservation,
+    /// The status of a fatal signal that came meanwhile.
+    pub(super) killed_with: Option<u32>,
 }
 
 /// How and when a process ended.
@@ -118,16 +132,17 @@ pub struct Snapshot {
 impl Process {
     /// A process that has not been started.
     pub fn new(container: Arc<Container>, new: NewProcess) -> Arc<Process> {
-        let NewProcess { id, role, stdio_paths, stdio, events, work } = new;
+        let NewProcess { id, role, stdio_paths, stdio, guest, events, work } = new;
         Arc::new(Process {
             id,
             role,
             stdio_paths,
             container,
-            guest: Arc::default(),
+            guest: Arc::new(guest),
+            starved: Arc::default(),
             stdio: Arc::new(stdio),
             events,
-            inner: Mutex::new(Inner { state: State::Created, work: Some(work), killed_with: None }),
+            inner: Mutex::new(Inner { state: State::Created, work: Some(work), killed_with: None, pause: None }),
             exit: watch::Sender::new(None),
         })
     }
@@ -175,7 +190,7 @@ impl Process {
         };
         // An exec shares the memory limit with others, who may take what is left of it at any moment.
         let sure = self.role == Role::Init
-            && slot.is_sure(prepared.program.initial_memory(), self.container.memory_limit)
+            && slot.is_sure(prepared.program.initial_memory(), self.container.memory.limit())
             && self.container.files.is_ready();
         if sure {
             self.started();
@@ -229,11 +244,11 @@ impl Process {
         let root = self.container.files.path().to_path_buf();
         // Only components have sockets, and with a network namespace yet to be made there is nothing
         // to reach.
-        let reaches = prepared.program.kind() == Kind::Component && self.container.network != Network::New;
+        let reaches = prepared.program.kind() == Kind::Component && self.container.network.named != Network::New;
         let names = reaches.then(|| Names {
             resolvers: world.resolvers.clone(),
             root: root.clone(),
-            identity: Identity::default(),
+            identity: self.guest.identity().clone(),
         });
         let launch = Launch {
             program: prepared.program,
@@ -245,8 +260,8 @@ impl Process {
             names,
             partly_read_only: self.container.partly_read_only,
             stdio: self.stdio.clone(),
-            memory_limit: self.container.memory_limit,
             memory: self.container.memory.clone(),
+            starved: self.starved.clone(),
             guest: self.guest.clone(),
             slot,
             clock,
@@ -277,6 +292,7 @@ impl Process {
 
     /// The guest is gone; called by its worker.
     fn ended(self: &Arc<Self>, end: End<Outcome>, tell: &Tell) {
+        let out_of_memory = oom::ended_by(self.starved.load(Ordering::Relaxed), &end);
         let (status, note) = match end {
             End::Completed(Outcome::Exited(status)) => (status, None),
             End::Completed(Outcome::NotStarted(error)) => {
@@ -301,14 +317,28 @@ impl Process {
             tracing::debug!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, trap = %text, "a guest trapped");
             self.stdio.write_stderr(&format!("hearth: {text}\n"));
         }
+        let status = if out_of_memory { self.out_of_memory() } else { status };
         let (before, effect) = {
             let mut inner = self.inner.lock();
             let before = inner.state;
+            inner.pause = None;
             (before, inner.state.apply(Input::Exited(status), self.role))
         };
         if let Ok(Effect::Finish(status)) = effect {
             self.finish(before, status);
         }
+    }
+
+    /// Tells that the guest ended for want of memory, and gives its status.
+    fn out_of_memory(&self) -> u32 {
+        let memory = &self.container.memory;
+        self.container.metrics.oom_kills.inc();
+        self.stdio.write_stderr(&format!("hearth: out of memory: its limit is {} bytes\n", memory.limit()));
+        if self.role == Role::Init {
+            memory.set_fatal();
+            self.publish(Event::Oom { container_id: self.container.id.clone() });
+        }
+        oom::OOM_STATUS
     }
 
     /// Everything that follows the end of a process.
@@ -351,7 +381,7 @@ impl Process {
     /// Ends an exec whose init has ended; one that was never started stays as it is.
     pub(super) fn end_with_init(&self) {
         let mut inner = self.inner.lock();
-        if matches!(inner.state, State::Starting | State::Running) {
+        if matches!(inner.state, State::Starting | State::Running | State::Paused) {
             inner.killed_with.get_or_insert(KILLED_STATUS);
             drop(inner);
             self.guest.kill();
@@ -367,15 +397,29 @@ impl Process {
             let mut inner = self.inner.lock();
             let before = inner.state;
             let effect = inner.state.apply(Input::Kill(signal), self.role)?;
-            if let Effect::Interrupt(status) = effect {
-                inner.killed_with.get_or_insert(status);
+            match effect {
+                Effect::Interrupt(status) => {
+                    inner.killed_with.get_or_insert(status);
+                }
+                Effect::InterruptLater(status) => {
+                    if let Some(pause) = &mut inner.pause {
+                        pause.killed_with.get_or_insert(status);
+                    }
+                }
+                _ => {}
             }
             (before, effect)
         };
         match effect {
             Effect::Interrupt(_) => self.guest.kill(),
             Effect::Finish(status) => self.finish(before, status),
-            Effect::None | Effect::Launch | Effect::AnnounceStart | Effect::Remove(_) => {}
+            Effect::None
+            | Effect::Launch
+            | Effect::AnnounceStart
+            | Effect::InterruptLater(_)
+            | Effect::Freeze
+            | Effect::Thaw
+            | Effect::Remove(_) => {}
         }
         Ok(())
     }
@@ -431,7 +475,7 @@ impl Process {
 
     /// Whether it has been started and not ended.
     pub fn is_running(&self) -> bool {
-        matches!(self.inner.lock().state, State::Starting | State::Running)
+        matches!(self.inner.lock().state, State::Starting | State::Running | State::Paused)
     }
 
     /// CPU time of the guest so far.
@@ -439,8 +483,13 @@ impl Process {
         self.guest.cpu_time()
     }
 
+    /// How the guest was held back by its CPU quota so far.
+    pub fn throttling(&self) -> Throttling {
+        self.guest.throttling()
+    }
+
     /// Tells the metrics where the task is: where its init is.
-    fn gauge(&self, before: State, after: State) {
+    pub(super) fn gauge(&self, before: State, after: State) {
         if self.role == Role::Init && label(before) != label(after) {
             self.container.metrics.tasks.with_label_values(&[label(before)]).dec();
             self.container.metrics.tasks.with_label_values(&[label(after)]).inc();
@@ -461,6 +510,7 @@ pub(super) fn label(state: State) -> &'static str {
     match state {
         State::Created | State::Starting => "created",
         State::Running => "running",
+        State::Paused => "paused",
         State::Stopped(_) => "stopped",
     }
 }

@@ -5,9 +5,12 @@
 //! spec. The specs of the pod's containers name `/proc/<the sandbox's pid>/ns/net` instead, and that
 //! pid is the daemon's: so a container takes its network from its sandbox and not from its own spec.
 
+use std::sync::Arc;
+
 use crate::bundle::{Network, Role, TaskSpec};
 use crate::error::{Error, Result};
 use crate::os::namespaces::Shared;
+use crate::os::netns::NetNs;
 use crate::task::Task;
 use crate::task::map::TaskMap;
 
@@ -27,25 +30,46 @@ impl Task {
     }
 }
 
+/// A network that a task is in.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// As the spec of the pod's sandbox, or the task's own, has it.
+    pub named: Network,
+    /// The namespace, kept alive; none for the node's, and for one that is yet to be made.
+    pub namespace: Option<Arc<NetNs>>,
+}
+
+impl Joined {
+    fn open(named: &Network) -> Result<Joined> {
+        let namespace = match named {
+            Network::Path(path) => Some(NetNs::open(path)?),
+            Network::Host | Network::New => None,
+        };
+        Ok(Joined { named: named.clone(), namespace })
+    }
+}
+
 /// The network of a pod, from its sandbox's spec.
 ///
 /// # Errors
-/// `InvalidArgument` if the spec leaves it to the runtime to make one, as CRI never does.
-pub fn own_network(spec: &TaskSpec) -> Result<Network> {
+/// `InvalidArgument` if the spec leaves it to the runtime to make one, as CRI never does, or if what it
+/// names is no network namespace.
+pub fn own_network(spec: &TaskSpec) -> Result<Joined> {
     match &spec.network {
         Network::New => Err(Error::InvalidArgument(
             "the sandbox's spec asks for a new network namespace; Hearth takes one that exists (linux.namespaces: path)"
                 .into(),
         )),
-        named => Ok(named.clone()),
+        named => Joined::open(named),
     }
 }
 
 /// The network of a task: its own spec's, or that of the pod it belongs to.
 ///
 /// # Errors
-/// `FailedPrecondition` if the pod's sandbox is not among `tasks`.
-pub fn network(tasks: &TaskMap, spec: &TaskSpec) -> Result<Network> {
+/// `FailedPrecondition` if the pod's sandbox is not among `tasks`, `InvalidArgument` if what the spec names
+/// is no network namespace.
+pub fn network(tasks: &TaskMap, spec: &TaskSpec) -> Result<Joined> {
     match (&spec.role, &spec.network) {
         (Role::InSandbox(id), Network::Path(_) | Network::New) => {
             let sandbox = tasks.get(id).map_err(|_| {
@@ -55,6 +79,6 @@ pub fn network(tasks: &TaskMap, spec: &TaskSpec) -> Result<Network> {
             })?;
             Ok(sandbox.container.network.clone())
         }
-        (_, own) => Ok(own.clone()),
+        (_, own) => Joined::open(own),
     }
 }

@@ -3,11 +3,15 @@
 //! ```text
 //!             Start            Started               Exited
 //!   Created ────────▶ Starting ────────▶ Running ──────────────▶ Stopped
-//!      │                  │                                         ▲
-//!      │ Kill (fatal)     │ Exited, StartFailed                     │
-//!      │ Delete           │                                         │
+//!      │                  │                   │  ▲  Exited           ▲
+//!      │ Kill (fatal)     │ Exited      Pause ▼  │ Resume  ┌─────────┤
+//!      │ Delete           │                  Paused ────────┘         │
 //!      └──────────────────┴─────────────────────────────────────────┘
 //! ```
+//!
+//! A signal to a paused process does what it does to one in runc's freezer: SIGKILL ends it, any other
+//! that is fatal ends it when it is resumed. What is paused can end by itself for a moment still: a pause
+//! does not wait until the guest looks up.
 //!
 //! Delete is allowed in Created, which it ends so that no Start can follow, and in Stopped; then the
 //! entry goes from the map. There are no setters and no second status; containerd's status is `From<&State>`.
@@ -23,6 +27,8 @@ pub enum State {
     Starting,
     /// It runs.
     Running,
+    /// It would run, but it was paused.
+    Paused,
     /// It has ended, with this status as a shell would show it.
     Stopped(u32),
 }
@@ -38,6 +44,10 @@ pub enum Input {
     Kill(u32),
     /// The guest ended, or could not be started, with this status.
     Exited(u32),
+    /// The Pause call.
+    Pause,
+    /// The Resume call.
+    Resume,
     /// The Delete call.
     Delete,
 }
@@ -53,6 +63,12 @@ pub enum Effect {
     AnnounceStart,
     /// Tell the scheduler to end the guest; the status is this once it has.
     Interrupt(u32),
+    /// The same once it is resumed.
+    InterruptLater(u32),
+    /// Tell the scheduler to stop the guest, publish TaskPaused.
+    Freeze,
+    /// Tell the scheduler to let the guest go on, publish TaskResumed.
+    Thaw,
     /// Close stdio, publish TaskExit with this status, wake those who wait.
     Finish(u32),
     /// Let everything go, publish TaskDelete with this status.
@@ -70,7 +86,10 @@ pub enum Role {
 
 /// Signals that end a guest: a guest has no handlers, so what matters is only whether the default
 /// action of the signal is to end. HUP, INT, QUIT, ABRT, KILL, TERM (signal(7)).
-const FATAL: [u32; 6] = [1, 2, 3, 6, 9, 15];
+const FATAL: [u32; 6] = [1, 2, 3, 6, SIGKILL, 15];
+
+/// The signal that nothing holds back.
+const SIGKILL: u32 = 9;
 
 /// The highest signal number on Linux.
 const SIGNAL_MAX: u32 = 64;
@@ -87,7 +106,7 @@ impl State {
     pub fn apply(&mut self, input: Input, role: Role) -> Result<Effect> {
         let (next, effect) = match (*self, input) {
             (State::Created, Input::Start) => (State::Starting, Effect::Launch),
-            (State::Starting | State::Running, Input::Start) => {
+            (State::Starting | State::Running | State::Paused, Input::Start) => {
                 return Err(Error::FailedPrecondition("the process has been started already".into()));
             }
             (State::Stopped(_), Input::Start) => {
@@ -95,19 +114,28 @@ impl State {
             }
 
             (State::Starting, Input::Started) => (State::Running, Effect::AnnounceStart),
-            (State::Created | State::Running | State::Stopped(_), Input::Started) => (*self, Effect::None),
+            (State::Created | State::Running | State::Paused | State::Stopped(_), Input::Started) => {
+                (*self, Effect::None)
+            }
 
             (_, Input::Kill(signal)) => return self.kill(signal, role),
 
-            (State::Starting | State::Running, Input::Exited(status)) => {
+            (State::Running, Input::Pause) => (State::Paused, Effect::Freeze),
+            (State::Created | State::Starting, Input::Pause) => return refused("has not started; start it first"),
+            (State::Paused, Input::Pause) => return refused("is paused already"),
+            (State::Stopped(_), Input::Pause | Input::Resume) => return refused("has ended"),
+            (State::Paused, Input::Resume) => (State::Running, Effect::Thaw),
+            (State::Created | State::Starting | State::Running, Input::Resume) => return refused("is not paused"),
+
+            (State::Starting | State::Running | State::Paused, Input::Exited(status)) => {
                 (State::Stopped(status), Effect::Finish(status))
             }
             (State::Created | State::Stopped(_), Input::Exited(_)) => (*self, Effect::None),
 
             (State::Created, Input::Delete) => (State::Stopped(NEVER_STARTED), Effect::Remove(NEVER_STARTED)),
             (State::Stopped(status), Input::Delete) => (*self, Effect::Remove(status)),
-            (State::Starting | State::Running, Input::Delete) => {
-                return Err(Error::FailedPrecondition("the process is running; kill it first".into()));
+            (State::Starting | State::Running | State::Paused, Input::Delete) => {
+                return refused("is running; kill it first");
             }
         };
         *self = next;
@@ -129,10 +157,15 @@ impl State {
                 *self = State::Stopped(status);
                 Ok(Effect::Finish(status))
             }
-            State::Starting | State::Running if fatal => Ok(Effect::Interrupt(status)),
-            State::Created | State::Starting | State::Running => Ok(Effect::None),
+            State::Paused if fatal && signal != SIGKILL => Ok(Effect::InterruptLater(status)),
+            State::Starting | State::Running | State::Paused if fatal => Ok(Effect::Interrupt(status)),
+            State::Created | State::Starting | State::Running | State::Paused => Ok(Effect::None),
         }
     }
+}
+
+fn refused(why: &str) -> Result<Effect> {
+    Err(Error::FailedPrecondition(format!("the process {why}")))
 }
 
 impl From<&State> for containerd_shim_protos::api::Status {
@@ -141,6 +174,7 @@ impl From<&State> for containerd_shim_protos::api::Status {
         match state {
             State::Created | State::Starting => Status::CREATED,
             State::Running => Status::RUNNING,
+            State::Paused => Status::PAUSED,
             State::Stopped(_) => Status::STOPPED,
         }
     }
@@ -191,6 +225,9 @@ mod tests {
             (Running, 28, Role::Init, ok(Effect::None)),
             (Running, 64, Role::Init, ok(Effect::None)),
             (Running, 65, Role::Init, Err(Code::INVALID_ARGUMENT)),
+            (Paused, 9, Role::Init, ok(Effect::Interrupt(137))),
+            (Paused, 15, Role::Init, ok(Effect::InterruptLater(143))),
+            (Paused, 28, Role::Exec, ok(Effect::None)),
             (Stopped(0), 9, Role::Init, Err(Code::NOT_FOUND)),
             (Stopped(0), 28, Role::Exec, Err(Code::NOT_FOUND)),
         ];
@@ -202,13 +239,33 @@ mod tests {
     }
 
     #[test]
+    fn only_what_runs_is_paused_and_only_what_is_paused_resumed() {
+        let (state, effects) =
+            after(&[Input::Start, Input::Started, Input::Pause, Input::Resume, Input::Pause, Input::Exited(3)]);
+        assert_eq!(state, State::Stopped(3));
+        let want = [Effect::Freeze, Effect::Thaw, Effect::Freeze, Effect::Finish(3)];
+        assert_eq!(effects[2..], want.map(Ok));
+        let refused = [
+            (Input::Pause, &[State::Created, State::Starting, State::Paused, State::Stopped(0)][..]),
+            (Input::Resume, &[State::Created, State::Starting, State::Running, State::Stopped(0)][..]),
+        ];
+        for (input, states) in refused {
+            for &from in states {
+                let mut state = from;
+                assert_eq!(state.apply(input, Role::Init).unwrap_err().code(), Code::FAILED_PRECONDITION);
+                assert_eq!(state, from);
+            }
+        }
+    }
+
+    #[test]
     fn start_only_from_created_and_delete_never_while_running() {
-        for from in [State::Starting, State::Running, State::Stopped(0)] {
+        for from in [State::Starting, State::Running, State::Paused, State::Stopped(0)] {
             let mut state = from;
             assert_eq!(state.apply(Input::Start, Role::Init).unwrap_err().code(), Code::FAILED_PRECONDITION);
             assert_eq!(state, from);
         }
-        for from in [State::Starting, State::Running] {
+        for from in [State::Starting, State::Running, State::Paused] {
             let mut state = from;
             assert_eq!(state.apply(Input::Delete, Role::Init).unwrap_err().code(), Code::FAILED_PRECONDITION);
         }

@@ -9,6 +9,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -142,10 +143,10 @@ pub struct Launch {
     pub partly_read_only: bool,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
-    /// Linear memories and tables of all the task's guests together, in bytes.
-    pub memory_limit: u64,
-    /// Where that is counted.
+    /// What the linear memories and tables of all the task's guests hold together, and may hold.
     pub memory: Arc<MemoryUse>,
+    /// Set while the last growth this guest asked for was refused.
+    pub starved: Arc<AtomicBool>,
     /// The scheduler's view of this guest.
     pub guest: Arc<Guest>,
     /// Its place.
@@ -252,9 +253,13 @@ impl Ready {
 }
 
 async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal> {
+    // The root lies below directories that only the daemon can enter, and the program in its store. From
+    // then on, the module's own start function being the first, it is the guest that acts.
+    launch.guest.act_as_daemon();
     let prepared = launch.program.prepared(&world.engines, launch.slot.allocation).map_err(Refusal::Final)?;
     let wasi = wasi_context(launch).map_err(Refusal::Final)?;
-    let limits = Limits::new(launch.memory_limit, launch.memory.clone());
+    launch.guest.act_as_itself().map_err(Refusal::Final)?;
+    let limits = Limits::new(launch.memory.clone(), launch.starved.clone());
     let refused_before = launch.memory.refused();
     let refused = |error: &wasmtime::Error| refused(launch, refused_before, error);
     let ready = Arc::new(Ready::default());
@@ -354,7 +359,7 @@ fn refused(launch: &Launch, refused_before: u64, error: &wasmtime::Error) -> Ref
     }
     let text = format!("{error:#}").replace('\n', " ");
     if launch.memory.refused() > refused_before {
-        return Refusal::Final(over_memory(launch.memory_limit, &text));
+        return Refusal::Final(over_memory(launch.memory.limit(), &text));
     }
     Refusal::Final(Error::FailedPrecondition(format!("the module cannot be instantiated: {text}")))
 }

@@ -5,7 +5,7 @@
 //! wasmtime-wasi would then *sleep* on the worker, preview 1's `poll_oneoff`, is replaced here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use wasmtime::component::{Linker as ComponentLinker, ResourceTable};
@@ -19,15 +19,41 @@ use crate::wasm::names::{self, Names};
 /// Bytes a table element takes on the host.
 pub const TABLE_ELEMENT_BYTES: u64 = 8;
 
-/// Memory of one task's guests, shared between their stores and those who ask for statistics.
-#[derive(Debug, Default)]
+/// Memory of one task's guests, shared between their stores and those who ask for statistics or change its
+/// limit.
+#[derive(Debug)]
 pub struct MemoryUse {
+    limit: AtomicU64,
     current: AtomicU64,
     peak: AtomicU64,
     refused: AtomicU64,
+    /// Want of it ended a guest.
+    fatal: AtomicBool,
 }
 
 impl MemoryUse {
+    /// Nothing yet, of at most `limit` bytes.
+    pub fn new(limit: u64) -> MemoryUse {
+        MemoryUse {
+            limit: AtomicU64::new(limit),
+            current: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            fatal: AtomicBool::new(false),
+        }
+    }
+
+    /// What it may be, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit for every growth from now on. A guest that holds more keeps it: memory cannot be
+    /// taken away from WebAssembly.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
     /// Linear memories and tables, in bytes.
     pub fn current(&self) -> u64 {
         self.current.load(Ordering::Relaxed)
@@ -43,8 +69,9 @@ impl MemoryUse {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Takes `more` bytes if all together stay within `limit`.
-    fn take(&self, more: u64, limit: u64) -> bool {
+    /// Takes `more` bytes if all together stay within the limit.
+    fn take(&self, more: u64) -> bool {
+        let limit = self.limit();
         let add = |held: u64| held.checked_add(more).filter(|sum| *sum <= limit);
         match self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
             Ok(before) => {
@@ -61,25 +88,36 @@ impl MemoryUse {
     fn give_back(&self, bytes: u64) {
         self.current.fetch_sub(bytes, Ordering::Relaxed);
     }
+
+    /// Notes that a guest ended for want of memory.
+    pub fn set_fatal(&self) {
+        self.fatal.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a guest ended for want of memory.
+    pub fn was_fatal(&self) -> bool {
+        self.fatal.load(Ordering::Relaxed)
+    }
 }
 
 /// Counts a guest's memory over all its memories and tables, and refuses what would take it and the
 /// other guests of its task over their limit. What it holds is given back when its store goes.
 pub struct Limits {
-    limit: u64,
     usage: Arc<MemoryUse>,
     held: u64,
+    starved: Arc<AtomicBool>,
 }
 
 impl Limits {
-    /// `limit` in bytes.
-    pub fn new(limit: u64, usage: Arc<MemoryUse>) -> Limits {
-        Limits { limit, usage, held: 0 }
+    /// Counts in `usage`; `starved` tells whether the last growth was refused.
+    pub fn new(usage: Arc<MemoryUse>, starved: Arc<AtomicBool>) -> Limits {
+        Limits { usage, held: 0, starved }
     }
 
     fn grow(&mut self, current: u64, desired: u64) -> bool {
         let more = desired.saturating_sub(current);
-        let taken = self.usage.take(more, self.limit);
+        let taken = self.usage.take(more);
+        self.starved.store(!taken, Ordering::Relaxed);
         if taken {
             self.held += more;
         }
@@ -295,8 +333,9 @@ mod tests {
 
     #[test]
     fn memory_is_counted_over_all_memories_and_refused_at_the_limit() {
-        let usage = Arc::new(MemoryUse::default());
-        let mut limits = Limits::new(200_000, usage.clone());
+        let usage = Arc::new(MemoryUse::new(200_000));
+        let starved = Arc::new(AtomicBool::new(false));
+        let mut limits = Limits::new(usage.clone(), starved.clone());
         assert!(limits.memory_growing(0, 65_536, None).unwrap());
         assert!(limits.memory_growing(0, 65_536, None).unwrap());
         assert!(limits.table_growing(0, 100, None).unwrap());
@@ -305,12 +344,19 @@ mod tests {
         assert_eq!((usage.current(), usage.refused()), (2 * 65_536 + 800, 1));
         assert!(!limits.memory_growing(0, 10, Some(5)).unwrap(), "over the module's own maximum");
         assert_eq!(usage.refused(), 1, "the module's own maximum is not the container's limit");
+        assert!(starved.load(Ordering::Relaxed));
+        usage.set_limit(300_000);
+        assert!(limits.memory_growing(65_536, 3 * 65_536, None).unwrap());
+        assert!(!starved.load(Ordering::Relaxed));
+        usage.set_limit(1);
+        assert!(!limits.memory_growing(0, 1, None).unwrap(), "what is held stays, more is refused");
+        assert_eq!((usage.current(), usage.limit()), (4 * 65_536 + 800, 1));
     }
 
     #[test]
     fn guests_of_one_task_share_its_limit_and_give_back_what_they_held() {
-        let usage = Arc::new(MemoryUse::default());
-        let [mut init, mut exec] = [(); 2].map(|()| Limits::new(200_000, usage.clone()));
+        let usage = Arc::new(MemoryUse::new(200_000));
+        let [mut init, mut exec] = [(); 2].map(|()| Limits::new(usage.clone(), Arc::default()));
         assert!(init.memory_growing(0, 65_536, None).unwrap());
         assert!(exec.memory_growing(0, 131_072, None).unwrap());
         assert!(!init.memory_growing(65_536, 131_072, None).unwrap());

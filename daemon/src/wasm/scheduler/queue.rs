@@ -1,0 +1,199 @@
+//! Who runs next.
+//!
+//! ```text
+//!   woken, and not ahead of its share ──▶ fresh: first come, first served ──┐ before spent, but for
+//!   woken, but ahead of its share ──┐                                       ├─▶ one pick in sixteen
+//!   used up its slice ──────────────┴──▶ spent: least virtual time first ───┘
+//! ```
+//!
+//! This is start-time fair queueing. Each guest has a virtual time that advances with what it uses,
+//! slower the more it weighs; the queue's is that of the last guest taken from `spent`. A guest that was
+//! away comes back at the queue's time: it has saved nothing up. One that comes back ahead of the queue's
+//! time has had more than its share since it was new; when it is more than a slice ahead, being woken is
+//! no longer a reason to go first. So a new guest never waits behind those that compute for longer than a
+//! tick, and a guest that sleeps for a moment whenever its slice ends gains nothing by it.
+//!
+//! With several workers one guest cannot use more than one of them, however much it weighs, so its
+//! virtual time may fall behind for ever. It may not fall further behind than [`LAG_SLICES`], which
+//! bounds for how long it could keep others waiting afterwards.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use async_task::Runnable;
+use crossbeam_deque::{Injector, Steal};
+use parking_lot::Mutex;
+
+use super::cpu::virtual_time;
+use super::guest::Guest;
+
+/// Every so many picks a guest that used up its slice goes first, so that a stream of woken guests
+/// cannot starve it.
+const SPENT_FIRST_EVERY: u32 = 16;
+
+/// How many slices of default weight a guest that computes may be behind the queue's virtual time.
+const LAG_SLICES: u64 = 10;
+
+/// The guests that can run.
+pub(super) struct RunQueue {
+    fresh: Injector<Runnable>,
+    spent: Mutex<BinaryHeap<Reverse<Spent>>>,
+    fresh_waiting: AtomicUsize,
+    spent_waiting: AtomicUsize,
+    picks: AtomicU32,
+    arrivals: AtomicU64,
+    virtual_ns: AtomicU64,
+    slice_ns: u64,
+}
+
+struct Spent {
+    /// Virtual time, then the order of arrival.
+    rank: (u64, u64),
+    runnable: Runnable,
+}
+
+impl PartialEq for Spent {
+    fn eq(&self, other: &Spent) -> bool {
+        self.rank == other.rank
+    }
+}
+
+impl Eq for Spent {}
+
+impl PartialOrd for Spent {
+    fn partial_cmp(&self, other: &Spent) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Spent {
+    fn cmp(&self, other: &Spent) -> std::cmp::Ordering {
+        self.rank.cmp(&other.rank)
+    }
+}
+
+/// Where a guest goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Fresh,
+    Spent,
+}
+
+/// Where a guest goes and its virtual time from then on. `own`: its virtual time so far.
+fn place(own: u64, queue: u64, weight: u64, slice_ns: u64, used_up_slice: bool) -> (Place, u64) {
+    if used_up_slice {
+        return (Place::Spent, own.max(queue.saturating_sub(LAG_SLICES * slice_ns)));
+    }
+    let ahead = own.saturating_sub(queue);
+    let place = if ahead <= virtual_time(slice_ns, weight) { Place::Fresh } else { Place::Spent };
+    (place, own.max(queue))
+}
+
+impl RunQueue {
+    pub(super) fn new(slice_ns: u64) -> RunQueue {
+        RunQueue {
+            fresh: Injector::new(),
+            spent: Mutex::default(),
+            fresh_waiting: AtomicUsize::new(0),
+            spent_waiting: AtomicUsize::new(0),
+            picks: AtomicU32::new(0),
+            arrivals: AtomicU64::new(0),
+            virtual_ns: AtomicU64::new(0),
+            slice_ns,
+        }
+    }
+
+    /// Adds a guest; `used_up_slice`: it gave way, rather than being woken.
+    pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) {
+        let queue = self.virtual_ns.load(Ordering::Relaxed);
+        let (place, at) = place(guest.virtual_ns(), queue, guest.weight(), self.slice_ns, used_up_slice);
+        // Nobody else writes it: a guest is in the queue once, and does not run meanwhile.
+        guest.set_virtual_ns(at);
+        match place {
+            Place::Fresh => {
+                self.fresh_waiting.fetch_add(1, Ordering::Relaxed);
+                self.fresh.push(runnable);
+            }
+            Place::Spent => {
+                self.spent_waiting.fetch_add(1, Ordering::Relaxed);
+                let rank = (at, self.arrivals.fetch_add(1, Ordering::Relaxed));
+                self.spent.lock().push(Reverse(Spent { rank, runnable }));
+            }
+        }
+    }
+
+    /// Takes the next guest.
+    pub(super) fn pop(&self) -> Option<Runnable> {
+        let spent_first = self.picks.fetch_add(1, Ordering::Relaxed).is_multiple_of(SPENT_FIRST_EVERY);
+        if spent_first {
+            self.pop_spent().or_else(|| self.pop_fresh())
+        } else {
+            self.pop_fresh().or_else(|| self.pop_spent())
+        }
+    }
+
+    fn pop_fresh(&self) -> Option<Runnable> {
+        loop {
+            match self.fresh.steal() {
+                Steal::Success(runnable) => {
+                    self.fresh_waiting.fetch_sub(1, Ordering::Relaxed);
+                    return Some(runnable);
+                }
+                Steal::Empty => return None,
+                Steal::Retry => {}
+            }
+        }
+    }
+
+    fn pop_spent(&self) -> Option<Runnable> {
+        if self.spent_waiting.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let Reverse(first) = self.spent.lock().pop()?;
+        self.spent_waiting.fetch_sub(1, Ordering::Relaxed);
+        self.virtual_ns.fetch_max(first.rank.0, Ordering::Relaxed);
+        Some(first.runnable)
+    }
+
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fresh.is_empty() && self.spent.lock().is_empty()
+    }
+
+    /// Whether somebody waits for whom those that compute give way at their next tick.
+    pub(super) fn someone_fresh_waits(&self) -> bool {
+        self.fresh_waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.fresh_waiting.load(Ordering::Relaxed) + self.spent_waiting.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLICE: u64 = 10;
+
+    #[test]
+    fn who_was_away_comes_back_at_the_queues_time_and_first() {
+        assert_eq!(place(0, 1_000, 1_024, SLICE, false), (Place::Fresh, 1_000));
+        assert_eq!(place(1_010, 1_000, 1_024, SLICE, false), (Place::Fresh, 1_010));
+    }
+
+    #[test]
+    fn who_is_ahead_of_its_share_waits_its_turn_even_when_woken() {
+        assert_eq!(place(1_011, 1_000, 1_024, SLICE, false), (Place::Spent, 1_011));
+        // A slice of a light guest's is long in virtual time.
+        assert_eq!(place(1_011, 1_000, 512, SLICE, false), (Place::Fresh, 1_011));
+    }
+
+    #[test]
+    fn who_computes_keeps_its_time_but_falls_behind_by_so_much_only() {
+        assert_eq!(place(990, 1_000, 1_024, SLICE, true), (Place::Spent, 990));
+        assert_eq!(place(0, 1_000, 1_024, SLICE, true), (Place::Spent, 1_000 - LAG_SLICES * SLICE));
+    }
+}

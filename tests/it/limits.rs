@@ -1,0 +1,202 @@
+//! Pause, CPU limits, updates, and guests that run out of memory.
+
+use std::time::{Duration, Instant};
+
+use hearth_tests::{Guest, SHORT, World, eventually};
+use serde_json::{Value, json};
+
+use crate::only_on_hearth;
+
+/// CPU use of a task, as `ctr task metrics` shows it.
+struct Cpu {
+    seconds: f64,
+    throttled_periods: u64,
+}
+
+fn metrics(world: &World, id: &str) -> Value {
+    let listed = world.ctr(["tasks", "metrics", "--format", "json", id]).ok().stdout();
+    serde_json::from_str(&listed).expect("it is JSON")
+}
+
+fn cpu(world: &World, id: &str) -> Cpu {
+    let metrics = metrics(world, id);
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    // The host's cgroup version decides the form: v1 counts nanoseconds, v2 microseconds.
+    match metrics["cpu"]["usage"]["total"].as_u64() {
+        Some(nanoseconds) => Cpu {
+            seconds: nanoseconds as f64 / 1e9,
+            throttled_periods: number(&metrics["cpu"]["throttling"]["throttled_periods"]),
+        },
+        None => Cpu {
+            seconds: number(&metrics["cpu"]["usage_usec"]) as f64 / 1e6,
+            throttled_periods: number(&metrics["cpu"]["nr_throttled"]),
+        },
+    }
+}
+
+fn is_computing(world: &World, id: &str) {
+    let before = cpu(world, id).seconds;
+    eventually("it computes", SHORT, || (cpu(world, id).seconds > before).then_some(()));
+}
+
+#[test]
+fn a_paused_task_stands_still_until_it_is_resumed() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::SPIN);
+    let events = world.events();
+    world.run(&image, "spin").detach().ok();
+    is_computing(&world, "spin");
+    world.ctr(["tasks", "pause", "spin"]).ok();
+    assert_eq!(world.task_status("spin").as_deref(), Some("PAUSED"));
+    // At its next tick at the latest; each look takes longer than that.
+    let settled = eventually("it has stopped", SHORT, || {
+        let before = cpu(&world, "spin").seconds;
+        (cpu(&world, "spin").seconds == before).then_some(before)
+    });
+    world.ctr(["tasks", "pause", "spin"]).run().assert_fault(&["paused already"]);
+    assert_eq!(cpu(&world, "spin").seconds, settled);
+    world.ctr(["tasks", "resume", "spin"]).ok();
+    assert_eq!(world.task_status("spin").as_deref(), Some("RUNNING"));
+    is_computing(&world, "spin");
+    world.ctr(["tasks", "resume", "spin"]).run().assert_fault(&["not paused"]);
+    world.kill("spin", "SIGKILL").ok();
+    assert_eq!(world.finish("spin"), 137);
+    events.wait_for_topic("/tasks/delete", "spin");
+    let topics = ["create", "start", "paused", "resumed", "exit", "delete"].map(|name| format!("/tasks/{name}"));
+    assert_eq!(events.task_topics("spin"), topics);
+}
+
+#[test]
+fn a_paused_task_is_killed_at_once_and_ended_by_other_signals_when_it_goes_on() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::SLEEP);
+    for id in ["kill", "term"] {
+        world.run(&image, id).args(["3600"]).detach().ok();
+        world.ctr(["tasks", "pause", id]).ok();
+    }
+    world.ctr(["tasks", "rm", "kill"]).run().assert_fault(&["kill"]);
+    world.kill("kill", "SIGKILL").ok();
+    assert_eq!(world.finish("kill"), 137);
+    world.kill("term", "SIGTERM").ok();
+    assert_eq!(world.task_status("term").as_deref(), Some("PAUSED"));
+    world.ctr(["tasks", "resume", "term"]).ok();
+    assert_eq!(world.finish("term"), 143);
+    // What does not run is not paused.
+    world.run(&image, "short").args(["0"]).detach().ok();
+    world.wait_for_status("short", "STOPPED");
+    world.ctr(["tasks", "pause", "short"]).run().assert_fault(&["ended"]);
+    world.remove("short");
+}
+
+/// Checks that a task uses no more than so many milliseconds of CPU time in each 100, and no less, until
+/// it has been throttled so many times more.
+#[track_caller]
+fn is_held_to(world: &World, id: &str, quota_ms: f64, periods: u64) {
+    let (before, began) = (cpu(world, id), Instant::now());
+    let now = eventually("it is throttled", SHORT, || {
+        let now = cpu(world, id);
+        (now.throttled_periods >= before.throttled_periods + periods).then_some(now)
+    });
+    let used = (now.seconds - before.seconds) * 1e3;
+    let passed = began.elapsed().as_secs_f64() * 1e3 / 100.0;
+    assert!(used <= 1.15 * quota_ms * passed, "{used} ms in {passed} periods");
+    // In a period that ends with a wait it has used all it may; a busy machine has fewer of those.
+    let throttled = (now.throttled_periods - before.throttled_periods - 1) as f64;
+    assert!(used >= 0.9 * quota_ms * throttled, "{used} ms, throttled {throttled} times");
+}
+
+#[test]
+fn a_quota_is_kept_and_can_be_changed() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::SPIN);
+    world.run(&image, "spin").flags(["--cpus", "0.1"]).detach().ok();
+    is_held_to(&world, "spin", 10.0, 20);
+    assert!(world.metrics().sum("hearth_guest_throttled_seconds_total", &[]) > 0.5);
+    let api = world.api();
+    api.update_task("spin", &json!({"cpu": {"quota": 30_000}})).expect("a quota is changed");
+    is_held_to(&world, "spin", 30.0, 20);
+    api.update_task("spin", &json!({"cpu": {"quota": -1}})).expect("a quota is taken away");
+    // What is wrong is named and changes nothing.
+    for (resources, field) in [
+        (json!({"cpu": {"quota": 10}}), "linux.resources.cpu.quota"),
+        (json!({"cpu": {"period": 5_000_000}}), "linux.resources.cpu.period"),
+        (json!({"memory": {"limit": -7}, "cpu": {"quota": 10_000}}), "linux.resources.memory.limit"),
+    ] {
+        let error = api.update_task("spin", &resources).expect_err("it is nonsense");
+        assert!(error.message().contains(field), "{error}");
+    }
+    let before = cpu(&world, "spin");
+    eventually("it computes", SHORT, || (cpu(&world, "spin").seconds > before.seconds + 0.5).then_some(()));
+    assert_eq!(cpu(&world, "spin").throttled_periods, before.throttled_periods, "nothing holds it back");
+}
+
+#[test]
+fn tasks_that_compute_share_by_their_weights() {
+    only_on_hearth!();
+    let world = World::configured("[scheduler]\nworkers = 1\n");
+    let image = world.program(&Guest::SPIN);
+    world.run(&image, "light").flags(["--cpu-shares", "512"]).detach().ok();
+    world.run(&image, "heavy").flags(["--cpu-shares", "1024"]).detach().ok();
+    let [light, heavy] = ["light", "heavy"].map(|id| cpu(&world, id).seconds);
+    let ratio = eventually("they have run for two seconds", SHORT + Duration::from_secs(10), || {
+        let heavy = cpu(&world, "heavy").seconds - heavy;
+        let light = cpu(&world, "light").seconds - light;
+        (heavy + light > 2.0).then_some(heavy / light)
+    });
+    assert!((1.8..=2.2).contains(&ratio), "{ratio}");
+    // A third one starts as if there were nobody.
+    world.run(&world.program(&Guest::HELLO), "hello").ok();
+}
+
+#[test]
+fn a_guest_that_aborts_for_want_of_memory_is_out_of_memory() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::GROW);
+    let events = world.events();
+    let limit = (32 << 20).to_string();
+    let arguments = ["1000000", "abort"];
+    world.run(&image, "starved").flags(["--memory-limit", &limit]).args(arguments).detach().ok();
+    world.wait_for_status("starved", "STOPPED");
+    let metrics = metrics(&world, "starved");
+    // v1 and v2, of which the host has one.
+    let kills = [&metrics["memory_oom_control"]["oom_kill"], &metrics["memory_events"]["oom_kill"]];
+    assert_eq!(kills.iter().filter_map(|value| value.as_u64()).sum::<u64>(), 1, "{metrics}");
+    assert_eq!(world.finish("starved"), 137);
+    events.wait_for_topic("/tasks/delete", "starved");
+    let topics = ["create", "start", "oom", "exit", "delete"].map(|name| format!("/tasks/{name}"));
+    assert_eq!(events.task_topics("starved"), topics);
+    assert_eq!(world.metrics().sum("hearth_oom_kills_total", &[]), 1.0);
+    // One that says itself what happened keeps its word.
+    world.run(&image, "polite").flags(["--memory-limit", &limit]).run().assert_code(9);
+    // A trap with memory to spare is a trap.
+    world.run(&world.program(&Guest::TRAP), "trap").run().assert_code(134);
+}
+
+#[test]
+fn a_memory_limit_is_changed_while_the_guest_runs() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::SLEEP);
+    let limit = |id: &str| {
+        let metrics = metrics(&world, id);
+        let v1 = metrics["memory"]["usage"]["limit"].as_u64();
+        v1.or_else(|| metrics["memory"]["usage_limit"].as_u64()).expect("there is one")
+    };
+    world.run(&image, "sleep").flags(["--memory-limit", "33554432"]).args(["3600"]).detach().ok();
+    assert_eq!(limit("sleep"), 32 << 20);
+    let api = world.api();
+    api.update_task("sleep", &json!({"memory": {"limit": 64 << 20}})).expect("a limit is raised");
+    assert_eq!(limit("sleep"), 64 << 20);
+    // Below what it holds: it keeps that, and is refused more.
+    api.update_task("sleep", &json!({"memory": {"limit": 1}})).expect("a limit is lowered");
+    assert_eq!(limit("sleep"), 1);
+    assert_eq!(world.task_status("sleep").as_deref(), Some("RUNNING"));
+    world.kill("sleep", "SIGKILL").ok();
+    world.wait_for_status("sleep", "STOPPED");
+    let error = api.update_task("sleep", &json!({"memory": {"limit": 7}})).expect_err("it has ended");
+    assert!(error.message().contains("ended"), "{error}");
+}

@@ -1,0 +1,128 @@
+//! Who a guest is: its rights to files, and its network.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use hearth_tests::process::Process;
+use hearth_tests::{Guest, Image, Imported, Layer, NewContainer, SHORT, World, api, eventually};
+
+use crate::only_on_hearth;
+
+/// An image with the `files` program, of this user.
+fn files(world: &World, user: &str) -> Imported {
+    let (program, name) = ("/bin/files", format!("hearth.test/files-{}:1", user.replace(':', "-")));
+    let layer = Layer::new().file(program, 0o755, Guest::FILES.bytes_for(world.runtime()));
+    world.import(&Image::scratch(&name).layer(layer).entrypoint([program]).user(user))
+}
+
+/// A directory all may write to, with a file of root's, one of user 1000's and one of group 3000's.
+fn volume(world: &World) -> PathBuf {
+    for (name, uid, gid, mode) in [("root", 0, 0, 0o600), ("own", 1_000, 0, 0o600), ("shared", 0, 3_000, 0o660)] {
+        let path = world.write(&format!("volume/{name}"), name.as_bytes());
+        chown(&path, Some(uid), Some(gid)).expect("the tests run as root");
+        fs::set_permissions(&path, Permissions::from_mode(mode)).expect("it is ours");
+    }
+    let volume = world.path("volume");
+    fs::set_permissions(&volume, Permissions::from_mode(0o777)).expect("it is ours");
+    volume
+}
+
+#[test]
+fn a_guest_reads_and_writes_what_its_user_may() {
+    let world = World::new();
+    let volume = volume(&world);
+    let mount = format!("type=bind,src={},dst=/data,options=rbind:rw", volume.display());
+    let cases: [(&str, (u32, u32), &[&str]); 3] = [
+        ("0:0", (0, 0), &["root", "own", "shared"]),
+        ("1000:1000", (1_000, 1_000), &["own"]),
+        ("2000:3000", (2_000, 3_000), &["shared"]),
+    ];
+    for (user, owner, readable) in cases {
+        let image = files(&world, user);
+        let id = user.replace(':', "-");
+        let run = |id: &str, arguments: &[&str]| {
+            world.run(&image, id).flags(["--mount", &mount]).args(arguments.iter().copied()).run()
+        };
+        for name in ["root", "own", "shared"] {
+            let output = run(&format!("{id}-{name}"), &["read", &format!("/data/{name}")]);
+            if readable.contains(&name) {
+                assert_eq!(output.assert_code(0).stdout(), name);
+            } else {
+                output.assert_fault(&["permission denied"]);
+            }
+        }
+        run(&format!("{id}-new"), &["write", &format!("/data/{id}"), "x"]).assert_code(0);
+        let made = fs::metadata(volume.join(&id)).expect("the guest made it");
+        assert_eq!((made.uid(), made.gid()), owner);
+        // The image's own files are root's.
+        let outcome = run(&format!("{id}-image"), &["write", "/bin/new", "x"]);
+        assert_eq!(outcome.status.success(), owner.0 == 0, "{outcome}");
+    }
+}
+
+/// As a pod's `fsGroup` is in its containers' spec.
+#[test]
+fn a_supplementary_group_gives_access() {
+    only_on_hearth!();
+    let world = World::new();
+    let api = world.api();
+    let root = volume(&world);
+    let program = world.write("volume/files.wasm", &Guest::FILES.wasm_bytes());
+    fs::set_permissions(program, Permissions::from_mode(0o600)).expect("it is ours");
+    for (id, groups, code) in [("within", vec![3_000], 0), ("without", vec![3_001], 2)] {
+        let mut spec = api::spec(&["/files.wasm", "append", "/shared", id], &[]);
+        spec["process"]["user"] = serde_json::json!({"uid": 1_000, "gid": 1_000, "additionalGids": groups});
+        spec["root"]["path"] = root.display().to_string().into();
+        let runtime = world.runtime().name();
+        api.create_container(NewContainer { id, runtime, spec: spec.to_string().into(), ..NewContainer::default() });
+        // 2: EACCES of preview 1.
+        assert_eq!(api.run_task(id, b"", SHORT).0, code, "{id}");
+        api.delete_container(id);
+    }
+    assert_eq!(fs::read(root.join("shared")).expect("it is there"), b"sharedwithin");
+}
+
+/// How many threads of the daemon are in the network namespace of a process.
+fn threads_in_network_of(world: &World, process: i32) -> usize {
+    let network = |path: String| fs::read_link(path).ok();
+    let wanted = network(format!("/proc/{process}/ns/net")).expect("the process runs");
+    let daemon = world.hearthd().pid().expect("hearthd runs");
+    let threads = fs::read_dir(format!("/proc/{daemon}/task")).expect("hearthd runs");
+    threads
+        .flatten()
+        .filter(|thread| network(format!("{}/ns/net", thread.path().display())).as_ref() == Some(&wanted))
+        .count()
+}
+
+#[test]
+fn a_guest_runs_in_the_network_its_spec_names() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::SPIN);
+    // A network with somebody in it, who says his pid on the machine.
+    let mut command = world.machine().command("/usr/bin/unshare");
+    command.args(["--net", "/bin/sh", "-c", "echo $$; exec sleep 3600"]).stdout(Stdio::piped());
+    let mut holder = Process::start("holder", &mut command);
+    let mut pid = String::new();
+    let stdout = holder.child().stdout.take().expect("stdout is a pipe");
+    BufReader::new(stdout).read_line(&mut pid).expect("it says its pid");
+    let network = format!("network:/proc/{}/ns/net", pid.trim());
+    let outside = holder.pid().expect("it runs");
+
+    world.run(&image, "spin").flags(["--with-ns", &network]).detach().ok();
+    eventually("a worker is in its network", SHORT, || (threads_in_network_of(&world, outside) == 1).then_some(()));
+    world.kill("spin", "SIGKILL").ok();
+    assert_eq!(world.finish("spin"), 137);
+    eventually("all threads are home", SHORT, || (threads_in_network_of(&world, outside) == 0).then_some(()));
+    for (id, path, word) in
+        [("gone", "/proc/1/ns/nothing", "No such file"), ("other", "/proc/1/ns/uts", "another kind")]
+    {
+        let namespace = format!("network:{path}");
+        let output = world.run(&image, id).flags(["--with-ns", &namespace]).run();
+        output.assert_fault(&["network namespace", path, word]);
+    }
+    holder.kill();
+}
