@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use hearth_tests::process::Process;
 use hearth_tests::{Guest, Image, Imported, Layer, Node, Runtime, SHORT, World, eventually};
 
-use crate::until_hearth_has;
 
 /// 128 + SIGTERM.
 const TERMINATED: i32 = 143;
@@ -317,7 +316,6 @@ fn the_memory_a_container_uses_is_told_within_five_per_cent() {
 
 #[test]
 fn files_belong_to_the_user_and_group_of_the_pod() {
-    until_hearth_has!("file access as the user of the spec");
     let node = Node::new();
     let files = node.program(&Guest::FILES);
     let (volume, private) = (node.path("owned"), node.path("private"));
@@ -347,7 +345,6 @@ fn files_belong_to_the_user_and_group_of_the_pod() {
 
 #[test]
 fn a_probe_runs_a_command_in_a_container() {
-    until_hearth_has!("exec");
     let node = Node::new();
     let runtime = node.runtime();
     let image = programs(&node, &[Guest::SLEEP, Guest::EXIT, Guest::HELLO]);
@@ -414,7 +411,6 @@ fn no_log_of_a_short_life_is_lost() {
 
 #[test]
 fn a_container_beyond_its_memory_is_shown_as_killed() {
-    until_hearth_has!("OOMKilled for a guest that outgrows its memory");
     let node = Node::new();
     let grow = node.program(&Guest::GROW);
     let pod = node.pod("greedy").run();
@@ -426,7 +422,6 @@ fn a_container_beyond_its_memory_is_shown_as_killed() {
 
 #[test]
 fn a_container_gets_no_more_than_its_share_of_a_core() {
-    until_hearth_has!("CPU limits");
     const NANOSECONDS: f64 = 1e9;
     let node = Node::new();
     let spin = node.program(&Guest::SPIN);
@@ -450,7 +445,6 @@ fn a_container_gets_no_more_than_its_share_of_a_core() {
 
 #[test]
 fn a_pod_serves_tcp_at_its_address() {
-    until_hearth_has!("sockets");
     let node = Node::new();
     let tcp = node.program(&Guest::TCP);
     let pod = node.pod("server").run();

@@ -59,9 +59,7 @@ impl NetNs {
         if rustix::fs::fstatfs(&fd)?.f_type as u64 != NSFS_MAGIC {
             return Ok(Err("no namespace"));
         }
-        // A namespace's file is a link that says its kind: net:[4026531840].
-        let kind = rustix::fs::readlink(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()), Vec::new())?;
-        if !kind.to_bytes().starts_with(b"net:[") {
+        if kind(&fd)? != libc::CLONE_NEWNET {
             return Ok(Err("a namespace of another kind"));
         }
         let stat = rustix::fs::fstat(&fd)?;
@@ -74,6 +72,20 @@ impl NetNs {
     /// As setns(2).
     pub fn enter(&self) -> io::Result<()> {
         Ok(rustix::thread::move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
+/// `NS_GET_NSTYPE` of linux/nsfs.h. (The link in procfs says the kind, too, but of a namespace that is
+/// mounted it gives the mount's path.)
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// The kind of a namespace, as the flag of clone(2).
+fn kind(namespace: &OwnedFd) -> io::Result<libc::c_int> {
+    #[allow(unsafe_code, reason = "ioctl(2)")]
+    // SAFETY: this request takes no argument and returns the kind; on another file it is an error.
+    match unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) } {
+        -1 => Err(io::Error::last_os_error()),
+        kind => Ok(kind),
     }
 }
 
