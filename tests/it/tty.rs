@@ -201,7 +201,8 @@ fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
     let world = World::new();
     let image = world.program(&Guest::TTY);
     let run = ["run", "--runtime", world.runtime().name(), "--tty", "--detach", &image.name, TASK];
-    world.ctr(run).on_terminal().ok();
+    // With its stdin open: `script` would type an end of file.
+    world.ctr(run).on_terminal().open_stdin().spawn().wait(SHORT).assert_code(0);
     for line in ["one", "two"] {
         let mut attached = world.ctr(["tasks", "attach", TASK]).on_terminal().open_stdin().spawn();
         attached.write(format!("{line}\r").as_bytes());
@@ -212,7 +213,7 @@ fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
         assert_eq!(world.task_status(TASK).as_deref(), Some("RUNNING"));
     }
     let mut attached = world.ctr(["tasks", "attach", TASK]).on_terminal().open_stdin().spawn();
-    attached.write(b"\x03");
-    attached.wait(SHORT).assert_code(130);
+    attached.write(b"\x04");
+    attached.wait(SHORT).assert_code(6);
     world.remove(TASK);
 }
