@@ -203,16 +203,20 @@ fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
     let run = ["run", "--runtime", world.runtime().name(), "--tty", "--detach", &image.name, TASK];
     // With its stdin open: `script` would type an end of file.
     world.ctr(run).on_terminal().open_stdin().spawn().wait(SHORT).assert_code(0);
-    for line in ["one", "two"] {
+    let attach = |line: &str| {
         let mut attached = world.ctr(["tasks", "attach", TASK]).on_terminal().open_stdin().spawn();
         attached.write(format!("{line}\r").as_bytes());
         attached.wait_for_stdout(&format!("got <{line}>"));
+        attached
+    };
+    for line in ["one", "two"] {
+        let attached = attach(line);
         // The client is gone, and the program goes on.
         attached.process().signal(rustix::process::Signal::KILL);
         attached.wait(SHORT);
         assert_eq!(world.task_status(TASK).as_deref(), Some("RUNNING"));
     }
-    let mut attached = world.ctr(["tasks", "attach", TASK]).on_terminal().open_stdin().spawn();
+    let mut attached = attach("three");
     attached.write(b"\x04");
     attached.wait(SHORT).assert_code(6);
     world.remove(TASK);
