@@ -27,8 +27,8 @@
 //! * **Creation undoes itself.** What Create has made so far is held by values whose drop takes it
 //!   back, so that an error, a panic or a caller that hangs up leaves nothing.
 //! * **An order containerd can rely on**: TaskCreate before Create is answered; TaskStart before the
-//!   guest's first instruction; stdio closed, then TaskExit, then every Wait; the root unmounted, then
-//!   TaskDelete, then Delete is answered.
+//!   guest's first instruction; stdio closed, then TaskExit, then every Wait; the exits of a task's execs,
+//!   then its init's; the root unmounted, then TaskDelete, then Delete is answered.
 //! * **Native code is run only if our own compiler wrote it**, into a directory only root can write,
 //!   and a keyed hash proves it. Bytes out of an image are only ever WebAssembly.
 //!
@@ -58,7 +58,7 @@
 //! # Modules, in reading order
 //!
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
-//! create, state, process, container, files, root, stdio) · [`bundle`] · [`events`] · [`containerd`] ·
+//! create, state, process, container, exec, files, root, stdio) · [`bundle`] · [`events`] · [`containerd`] ·
 //! [`wasm`] (modules, engine, instance, wasi, scheduler) · [`os`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

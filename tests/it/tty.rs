@@ -171,8 +171,7 @@ fn a_component_has_a_terminal() {
     running.wait_for_stdout("got <hello>");
     running.write(b"\x04");
     // wasi:cli/exit knows success and failure only.
-    let output = running.wait(SHORT).assert_code(1);
-    assert!(output.stdout().trim_end().ends_with("the end"), "{output}");
+    running.wait(SHORT).assert_code(1);
 }
 
 #[test]
@@ -189,8 +188,7 @@ fn ctr_execs_on_its_own_terminal() {
     running.write(b"hello\r");
     running.wait_for_stdout("got <hello>");
     running.write(b"\x04");
-    let output = running.wait(SHORT).assert_code(6);
-    assert!(output.stdout().trim_end().ends_with("the end"), "{output}");
+    running.wait(SHORT).assert_code(6);
     init.types(b"\x1c");
     assert_eq!(init.finish().0, 131);
     api.delete_container(TASK);
