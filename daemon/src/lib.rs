@@ -30,8 +30,8 @@
 //!   on the worker for its polls and its end, and takes them off before anything of the daemon runs there;
 //!   every thread of a runtime begins as the daemon, whoever's poll started it ([`os::identity`]).
 //! * **An order containerd can rely on**: TaskCreate before Create is answered; TaskStart before the
-//!   guest's first instruction; stdio closed, then TaskExit, then every Wait; the root unmounted, then
-//!   TaskDelete, then Delete is answered.
+//!   guest's first instruction; stdio closed, then TaskExit, then every Wait; the exits of a task's execs,
+//!   then its init's; the root unmounted, then TaskDelete, then Delete is answered.
 //! * **Native code is run only if our own compiler wrote it**, into a directory only root can write,
 //!   and a keyed hash proves it. Bytes out of an image are only ever WebAssembly.
 //!

@@ -266,3 +266,23 @@ fn execs_are_bounded_listed_and_share_the_tasks_memory() {
     }
     assert_eq!(world.finish(TASK), 137);
 }
+
+#[test]
+fn execs_that_begin_while_the_init_ends_all_end() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = tools(&world);
+    for round in 0..4 {
+        world.run(&image, TASK).args(["3600"]).detach().ok();
+        let running: Vec<_> =
+            (0..6).map(|index| exec(&world, &format!("x{round}-{index}"), &["sleep", "3600"]).spawn()).collect();
+        world.kill(TASK, "SIGKILL").ok();
+        for exec in running {
+            // It ran and was ended, or it was refused; what it never does is to stay.
+            let output = exec.wait(SHORT);
+            assert!(output.code() == 137 || !output.stderr().is_empty(), "{output}");
+        }
+        assert_eq!(world.finish(TASK), 137);
+        world.ctr(["containers", "rm", TASK]).ok();
+    }
+}

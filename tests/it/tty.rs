@@ -1,6 +1,6 @@
 //! Terminals: `ctr run -t`, `kubectl exec -it`.
 
-use hearth_tests::{Guest, NewContainer, World, api};
+use hearth_tests::{Guest, Image, NewContainer, SHORT, World, api};
 use serde_json::{Value, json};
 
 use crate::only_on_hearth;
@@ -157,5 +157,65 @@ fn ctr_runs_a_program_on_its_own_terminal() {
     running.write(b"hello\r");
     running.wait_for_stdout("got <hello>");
     running.write(b"\x03");
-    running.wait(hearth_tests::SHORT).assert_code(130);
+    running.wait(SHORT).assert_code(130);
+}
+
+#[test]
+fn a_component_has_a_terminal() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.import(&Image::of_file("component", "/tty.wasm", Guest::TTY.component_bytes()));
+    let mut running = world.run(&image, TASK).flags(["--tty"]).ctr().on_terminal().open_stdin().spawn();
+    running.wait_for_stdout("terminals 111");
+    running.write(b"hello\r");
+    running.wait_for_stdout("got <hello>");
+    running.write(b"\x04");
+    // wasi:cli/exit knows success and failure only.
+    running.wait(SHORT).assert_code(1);
+}
+
+#[test]
+fn ctr_execs_on_its_own_terminal() {
+    let world = World::new();
+    create_container(&world, &[Guest::SLEEP, Guest::TTY]);
+    let api = world.api();
+    let mut init = api.create_on_terminal(TASK).expect("it is created");
+    init.start();
+    init.wait_for("asleep\r\n");
+    let command = ["tasks", "exec", "--tty", "--exec-id", "x", TASK, "/bin/tty"];
+    let mut running = world.ctr(command).on_terminal().open_stdin().spawn();
+    running.wait_for_stdout("terminals 111");
+    running.write(b"hello\r");
+    running.wait_for_stdout("got <hello>");
+    running.write(b"\x04");
+    running.wait(SHORT).assert_code(6);
+    init.types(b"\x1c");
+    assert_eq!(init.finish().0, 131);
+    api.delete_container(TASK);
+}
+
+#[test]
+fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
+    let world = World::new();
+    let image = world.program(&Guest::TTY);
+    let run = ["run", "--runtime", world.runtime().name(), "--tty", "--detach", &image.name, TASK];
+    // With its stdin open: `script` would type an end of file.
+    world.ctr(run).on_terminal().open_stdin().spawn().wait(SHORT).assert_code(0);
+    let attach = |line: &str| {
+        let mut attached = world.ctr(["tasks", "attach", TASK]).on_terminal().open_stdin().spawn();
+        attached.write(format!("{line}\r").as_bytes());
+        attached.wait_for_stdout(&format!("got <{line}>"));
+        attached
+    };
+    for line in ["one", "two"] {
+        let attached = attach(line);
+        // The client is gone, and the program goes on.
+        attached.process().signal(rustix::process::Signal::KILL);
+        attached.wait(SHORT);
+        assert_eq!(world.task_status(TASK).as_deref(), Some("RUNNING"));
+    }
+    let mut attached = attach("three");
+    attached.write(b"\x04");
+    attached.wait(SHORT).assert_code(6);
+    world.remove(TASK);
 }

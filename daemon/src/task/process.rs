@@ -169,7 +169,11 @@ impl Process {
         let start_began = Instant::now();
         let (work, slot) = match self.role {
             Role::Init => self.begin_start(world)?,
-            Role::Exec => self.container.execs.begin(|| self.begin_start(world))?,
+            Role::Exec => {
+                let begun = self.container.execs.begin(|| self.begin_start(world));
+                // Its client waits for the end of its output before it says more.
+                begun.inspect_err(|_| self.abandon())?
+            }
         };
         self.gauge(State::Created, State::Starting);
         self.stdio.start(|| {
@@ -430,6 +434,13 @@ impl Process {
     /// # Errors
     /// `FailedPrecondition` while it runs.
     pub(super) async fn remove(&self) -> Result<Exit> {
+        self.end_unstarted()?;
+        // Its TaskExit comes before its TaskDelete, also for a Delete that comes in between.
+        self.wait().await
+    }
+
+    /// Ends a process that will not be started, without a word to anybody but those who wait for it.
+    fn end_unstarted(&self) -> Result<()> {
         let (before, effect) = {
             let mut inner = self.inner.lock();
             let before = inner.state;
@@ -440,8 +451,13 @@ impl Process {
             self.gauge(before, State::Stopped(status));
             self.exit.send_replace(Some(Exit { status, at: SystemTime::now() }));
         }
-        // Its TaskExit comes before its TaskDelete, also for a Delete that comes in between.
-        self.wait().await
+        Ok(())
+    }
+
+    /// Gives up a process whose start was refused.
+    fn abandon(&self) {
+        // One that runs already was started twice, and goes on.
+        let _ = self.end_unstarted();
     }
 
     /// Waits for the end.
