@@ -1,7 +1,7 @@
 //! The control socket: one framed question, one framed answer, then the connection closes.
 //!
 //! Only root may ask (mode 0600, and the peer's credentials are checked). A peer that sends nothing,
-//! too much or rubbish costs one bounded connection for [`QUESTION_TIME`].
+//! too much or rubbish costs one bounded connection for `QUESTION_TIME`.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -23,20 +23,21 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::watch;
 
-use crate::bundle::{Network, Role, SpecMount, TaskSpec};
+use crate::bundle::{Cpu, Network, Role, SpecMount, TaskSpec, User};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::events::{Create, Event};
+use crate::events::{Create, Event, Reservation};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::os::identity::Identity;
 use crate::os::netns::NetNs;
 use crate::server::instances::Instance;
 use crate::task::files::Files;
-use crate::task::map::TaskMap;
+use crate::task::map::{self, TaskMap};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
+use crate::task::sandbox;
 use crate::task::state::State;
 use crate::task::stdio::Stdio;
-use crate::task::{Inner, Prepared, StdioPaths, Task, pid};
+use crate::task::{Inner, Prepared, StdioPaths, Task, Work, pid};
 use crate::wasm::engine::Program;
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
@@ -77,6 +78,18 @@ struct Located {
     files: Arc<Files>,
 }
 
+/// What Create has seen to.
+struct Made {
+    work: Work,
+    network: Network,
+    guest: Guest,
+    cpu: Cpu,
+    memory_limit: u64,
+    stdio: Arc<Stdio>,
+    files: Arc<Files>,
+    events: Reservation,
+}
+
 impl Creator {
     /// A creator for one namespace.
     pub fn new(
@@ -103,6 +116,10 @@ impl Creator {
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
         let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
+        if spec.role == Role::Sandbox {
+            return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
+        }
+        let network = sandbox::network(map, &spec)?;
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
@@ -112,9 +129,45 @@ impl Creator {
             .check_entry(&self.world.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = self.memory_limit(&spec, &located.program)?;
-        let guest = Guest::new(identity(&spec)?, CpuLimits::of(&spec.cpu)?);
+        let guest = Guest::new(identity(&spec.user, &network)?, CpuLimits::of(&spec.cpu)?);
+        let cpu = spec.cpu;
         let stdio = Arc::new(Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?);
 
+        let prepared = Prepared {
+            program: located.program,
+            export: located.export,
+            args: spec.args,
+            env: spec.env,
+            cwd: spec.cwd,
+            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
+            source: located.source,
+            create_took: began.elapsed(),
+        };
+        let work = Work::Program(Box::new(prepared));
+        let made = Made { work, network, guest, cpu, memory_limit, stdio, files: located.files, events };
+        Ok(self.fill(reservation, self.task(request, made)))
+    }
+
+    /// A pod's sandbox: a record that holds the pod's network. Nothing of its image is looked at.
+    fn sandbox(&self, request: CreateRequest, spec: TaskSpec, events: Reservation) -> Result<(Arc<Task>, Create)> {
+        let network = sandbox::own_network(&spec)?;
+        // It does nothing in its network, but one that is none is the sandbox's fault, not its containers'.
+        let guest = Guest::new(identity(&spec.user, &network)?, CpuLimits::default());
+        let made = Made {
+            work: Work::Pause,
+            network,
+            guest,
+            cpu: spec.cpu,
+            memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
+            stdio: Arc::new(Stdio::none(&self.config.stdio)),
+            files: Files::none(self.runtime.clone()),
+            events,
+        };
+        Ok(self.task(request, made))
+    }
+
+    /// The task, and what containerd is told of it.
+    fn task(&self, request: CreateRequest, made: Made) -> (Arc<Task>, Create) {
         let id: Arc<str> = request.id.as_str().into();
         let create = Create {
             container_id: id.clone(),
@@ -127,41 +180,37 @@ impl Creator {
             checkpoint: String::new(),
             pid: pid(),
         };
-        let prepared = Prepared {
-            program: located.program,
-            export: located.export,
-            args: spec.args,
-            env: spec.env,
-            cwd: spec.cwd,
-            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
-            source: located.source,
-            create_took: began.elapsed(),
-        };
         let task = Arc::new(Task {
             id,
             namespace: self.namespace.clone(),
             bundle: request.bundle,
+            network: made.network,
             stdio_paths: request.stdio,
-            memory: Arc::new(MemoryUse::new(memory_limit)),
+            memory: Arc::new(MemoryUse::new(made.memory_limit)),
             memory_limit_max: self.config.engine.memory_bytes_max,
-            guest: Arc::new(guest),
-            stdio,
-            files: located.files,
-            events,
+            guest: Arc::new(made.guest),
+            stdio: made.stdio,
+            files: made.files,
+            events: made.events,
             metrics: self.world.metrics.clone(),
             inner: Mutex::new(Inner {
                 state: State::Created,
-                prepared: Some(prepared),
+                work: Some(made.work),
                 killed_with: None,
-                cpu: spec.cpu,
+                cpu: made.cpu,
                 pause: None,
             }),
             exit: watch::Sender::new(None),
         });
+        (task, create)
+    }
+
+    /// Makes the task known, to containerd first.
+    fn fill(&self, reservation: map::Reservation, (task, create): (Arc<Task>, Create)) -> Arc<Task> {
         self.world.metrics.tasks.with_label_values(&[super::driver::label(State::Created)]).inc();
         task.events.publish(&self.namespace, Event::Create(Box::new(create)));
         reservation.fill(task.clone());
-        Ok(task)
+        task
     }
 
     /// The container's limit, or the largest memory the engine gives.
@@ -306,16 +355,14 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
     })
 }
 
-/// Who the guest is: the spec's user, in the network that the spec names.
-///
-/// A container of a pod is in its sandbox's network, not in one of its own. One that asks for a new
-/// network has none to be in, and sockets are denied to it.
-fn identity(spec: &TaskSpec) -> Result<Identity> {
-    let network = match (&spec.network, &spec.role) {
-        (Network::Path(path), Role::Alone) => Some(NetNs::open(path)?),
-        (Network::Path(_) | Network::Host | Network::New, _) => None,
+/// Who the guest is: the spec's user, in this network. A task that asks for a new network has none to be
+/// in, and sockets are denied to it.
+fn identity(user: &User, network: &Network) -> Result<Identity> {
+    let network = match network {
+        Network::Path(path) => Some(NetNs::open(path)?),
+        Network::Host | Network::New => None,
     };
-    Identity::new(&spec.user, network)
+    Identity::new(user, network)
 }
 
 fn perform(plan: Plan, metrics: &Metrics) -> Result<Root> {

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::task::map::TaskMap;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
-use crate::task::{Exit, Prepared, Snapshot, Task, oom, pid};
+use crate::task::{Exit, Prepared, Snapshot, Task, Work, oom, pid};
 use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
 use crate::wasm::scheduler::{End, Throttling};
 
@@ -33,9 +33,16 @@ impl Task {
     /// instantiated.
     pub async fn start(self: &Arc<Self>, world: &Arc<World>) -> Result<u32> {
         let start_began = Instant::now();
-        let (prepared, slot) = self.begin_start(world)?;
+        let (work, slot) = self.begin_start(world)?;
         self.gauge(State::Created, State::Starting);
         self.stdio.start();
+        let (Work::Program(prepared), Some(slot)) = (work, slot) else {
+            self.started();
+            let task = self.clone();
+            let ended = move |end| task.ended(end, &Tell::default());
+            world.scheduler.spawn(self.guest.clone(), std::future::pending(), ended);
+            return Ok(pid());
+        };
         let sure = slot.is_sure(prepared.program.initial_memory(), self.memory.limit()) && self.files.is_ready();
         if sure {
             self.started();
@@ -43,7 +50,7 @@ impl Task {
         let (tell, told) = oneshot::channel();
         let tell = Arc::new(Mutex::new(Some(tell)));
         let (task, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
-        let guest = async move { task.run(world_of_guest, prepared, slot, start_began, ready).await };
+        let guest = async move { task.run(world_of_guest, *prepared, slot, start_began, ready).await };
         let task = self.clone();
         world.scheduler.spawn(self.guest.clone(), guest, move |end| task.ended(end, &tell));
         if sure {
@@ -58,17 +65,15 @@ impl Task {
 
     /// Takes a slot and what Start needs. Without a slot the task stays as it is and can be started
     /// later.
-    fn begin_start(&self, world: &Arc<World>) -> Result<(Prepared, Slot)> {
+    fn begin_start(&self, world: &Arc<World>) -> Result<(Work, Option<Slot>)> {
         let mut inner = self.inner.lock();
-        let slot = match (inner.state, &inner.prepared) {
-            (State::Created, Some(prepared)) => Some(world.slots.take(prepared.program.fits_pool())?),
+        let slot = match (inner.state, &inner.work) {
+            (State::Created, Some(Work::Program(prepared))) => Some(world.slots.take(prepared.program.fits_pool())?),
             _ => None,
         };
         inner.state.apply(Input::Start, Role::Init)?;
-        match (inner.prepared.take(), slot) {
-            (Some(prepared), Some(slot)) => Ok((prepared, slot)),
-            _ => Err(Error::Internal("a created task had nothing to start".into())),
-        }
+        let work = inner.work.take();
+        Ok((work.ok_or_else(|| Error::Internal("a created task had nothing to start".into()))?, slot))
     }
 
     /// The guest's future: waits for the root, then runs.

@@ -52,6 +52,16 @@ impl Files {
         })
     }
 
+    /// No root, for what runs nothing.
+    pub fn none(runtime: tokio::runtime::Handle) -> Arc<Files> {
+        Arc::new(Files {
+            phase: watch::Sender::new(MountPhase::Gone),
+            root: Mutex::new(Held::Released),
+            path: PathBuf::new(),
+            runtime,
+        })
+    }
+
     /// Begins to mount; returns at once. A root without mounts is ready at once.
     pub fn mount(plan: Plan, metrics: Arc<Metrics>, runtime: tokio::runtime::Handle) -> Arc<Files> {
         let bare = plan.is_bare();

@@ -2,6 +2,7 @@
 //!
 //! * [`state`]: the pure state machine of a process, with its diagram.
 //! * [`create`]: from a Create request to a task, in phases that undo themselves.
+//! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
 //! * [`driver`]: what happens to a task from then on; with [`control`] the only place that applies the
 //!   machine.
 //! * [`control`]: pause, resume, new limits.
@@ -21,6 +22,7 @@ pub mod files;
 pub mod map;
 pub mod oom;
 pub mod root;
+pub mod sandbox;
 pub mod state;
 pub mod stdio;
 
@@ -31,7 +33,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::bundle::Cpu;
+use crate::bundle::{Cpu, Network};
 use crate::events::Reservation;
 use crate::metrics::{Metrics, Source};
 use crate::wasm::engine::Program;
@@ -63,7 +65,15 @@ pub struct Exit {
     pub at: SystemTime,
 }
 
-/// What Start needs, taken by it.
+/// What a started task does.
+enum Work {
+    /// Runs a program.
+    Program(Box<Prepared>),
+    /// Nothing, until it is killed: a pod's sandbox.
+    Pause,
+}
+
+/// What a program's Start needs, taken by it.
 struct Prepared {
     program: Arc<Program>,
     export: Option<Arc<str>>,
@@ -83,6 +93,8 @@ pub struct Task {
     pub namespace: Arc<str>,
     /// The bundle.
     pub bundle: PathBuf,
+    /// The network it is in; of a pod's container, its sandbox's.
+    pub network: Network,
     /// As in the Create request.
     pub stdio_paths: StdioPaths,
     /// What its memories and tables hold, and may hold.
@@ -102,7 +114,8 @@ pub struct Task {
 /// What changes, guarded by one lock.
 struct Inner {
     state: State,
-    prepared: Option<Prepared>,
+    /// Taken by Start.
+    work: Option<Work>,
     /// The status the first fatal signal gives, once the scheduler has ended the guest.
     killed_with: Option<u32>,
     /// What the spec says of its CPU time, with all updates.

@@ -80,6 +80,19 @@ impl Stdio {
         Ok(Stdio { stdin, stdout, stderr, terminal: paths.terminal, log_programs: Mutex::new(log_programs) })
     }
 
+    /// No input, and nobody who wants output.
+    pub fn none(config: &config::Stdio) -> Stdio {
+        let runtime = Handle::current();
+        let nowhere = Output::discard(config.chunk_bytes, runtime.clone());
+        Stdio {
+            stdin: Input::none(runtime),
+            stdout: nowhere.clone(),
+            stderr: nowhere,
+            terminal: false,
+            log_programs: Mutex::default(),
+        }
+    }
+
     /// Has to be called when the process starts, before its guest runs: from then on the input does not
     /// end with its client but at CloseIO.
     pub fn start(&self) {

@@ -51,7 +51,7 @@ pub struct Plan {
     pub(super) base: Base,
     /// Where the root will be.
     pub(super) path: PathBuf,
-    /// Whether [`Plan::perform`] makes that directory and [`Root::unmount`] removes it.
+    /// Whether [`Plan::perform`] makes that directory and [`Root::unmount`](super::Root::unmount) removes it.
     pub(super) own: bool,
     /// Whether to turn the base read-only once the mount points are there.
     pub(super) seal: bool,
