@@ -31,16 +31,3 @@ macro_rules! only_on_hearth {
     };
 }
 pub(crate) use only_on_hearth;
-
-/// Leaves a story to the stock runtime alone, and says so, until the daemon has a feature; whoever works on
-/// that sets `HEARTH_TEST_ALL`.
-macro_rules! until_hearth_has {
-    ($feature:literal) => {
-        let all = std::env::var_os("HEARTH_TEST_ALL").is_some();
-        if hearth_tests::Runtime::chosen() == hearth_tests::Runtime::Hearth && !all {
-            eprintln!("NOT TOLD ON HEARTH, which does not have it yet: {}", $feature);
-            return;
-        }
-    };
-}
-pub(crate) use until_hearth_has;

@@ -97,26 +97,47 @@ fn threads_in_network_of(world: &World, process: i32) -> usize {
         .count()
 }
 
+/// A network namespace with a process in it, which it lives as long as.
+struct Network {
+    holder: Process,
+    /// The namespace's path on the machine.
+    path: String,
+}
+
+impl Network {
+    fn new(world: &World) -> Self {
+        let mut command = world.machine().command("/usr/bin/unshare");
+        // It says its pid as the machine sees it.
+        command.args(["--net", "/bin/sh", "-c", "echo $$; exec sleep 3600"]).stdout(Stdio::piped());
+        let mut holder = Process::start("holder", &mut command);
+        let mut pid = String::new();
+        let stdout = holder.child().stdout.take().expect("stdout is a pipe");
+        BufReader::new(stdout).read_line(&mut pid).expect("it says its pid");
+        Self { holder, path: format!("/proc/{}/ns/net", pid.trim()) }
+    }
+
+    /// Waits until so many threads of the daemon are in it.
+    #[track_caller]
+    fn wait_for_threads(&self, world: &World, count: usize) {
+        let holder = self.holder.pid().expect("it runs");
+        eventually(&format!("{count} threads are in the network"), SHORT, || {
+            (threads_in_network_of(world, holder) == count).then_some(())
+        });
+    }
+}
+
 #[test]
 fn a_guest_runs_in_the_network_its_spec_names() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::SPIN);
-    // A network with somebody in it, who says his pid on the machine.
-    let mut command = world.machine().command("/usr/bin/unshare");
-    command.args(["--net", "/bin/sh", "-c", "echo $$; exec sleep 3600"]).stdout(Stdio::piped());
-    let mut holder = Process::start("holder", &mut command);
-    let mut pid = String::new();
-    let stdout = holder.child().stdout.take().expect("stdout is a pipe");
-    BufReader::new(stdout).read_line(&mut pid).expect("it says its pid");
-    let network = format!("network:/proc/{}/ns/net", pid.trim());
-    let outside = holder.pid().expect("it runs");
-
-    world.run(&image, "spin").flags(["--with-ns", &network]).detach().ok();
-    eventually("a worker is in its network", SHORT, || (threads_in_network_of(&world, outside) == 1).then_some(()));
+    let network = Network::new(&world);
+    let flags = ["--with-ns".to_owned(), format!("network:{}", network.path)];
+    world.run(&image, "spin").flags(flags).detach().ok();
+    network.wait_for_threads(&world, 1);
     world.kill("spin", "SIGKILL").ok();
     assert_eq!(world.finish("spin"), 137);
-    eventually("all threads are home", SHORT, || (threads_in_network_of(&world, outside) == 0).then_some(()));
+    network.wait_for_threads(&world, 0);
     for (id, path, word) in
         [("gone", "/proc/1/ns/nothing", "No such file"), ("other", "/proc/1/ns/uts", "another kind")]
     {
@@ -124,5 +145,40 @@ fn a_guest_runs_in_the_network_its_spec_names() {
         let output = world.run(&image, id).flags(["--with-ns", &namespace]).run();
         output.assert_fault(&["network namespace", path, word]);
     }
-    holder.kill();
+    network.holder.kill();
+}
+
+#[test]
+fn a_pods_container_runs_in_its_sandboxs_network() {
+    only_on_hearth!();
+    let world = World::new();
+    let api = world.api();
+    let network = Network::new(&world);
+    let program = world.write("root/spin.wasm", &Guest::SPIN.wasm_bytes());
+    let root = program.parent().expect("a file is in a directory").display().to_string();
+    // As CRI writes them: the container's own path is the daemon's network, which is not meant.
+    let pod = [
+        ("pod", vec![("io.kubernetes.cri.container-type", "sandbox")], network.path.as_str()),
+        (
+            "spin",
+            vec![("io.kubernetes.cri.container-type", "container"), ("io.kubernetes.cri.sandbox-id", "pod")],
+            "/proc/self/ns/net",
+        ),
+    ];
+    for (id, annotations, path) in &pod {
+        let mut spec = api::spec(&["/spin.wasm"], annotations);
+        spec["root"]["path"] = root.as_str().into();
+        spec["linux"]["namespaces"] = serde_json::json!([{"type": "network", "path": path}]);
+        let runtime = world.runtime().name();
+        api.create_container(NewContainer { id, runtime, spec: spec.to_string().into(), ..NewContainer::default() });
+        world.ctr(["tasks", "start", "--detach", "--null-io", id]).ok();
+    }
+    network.wait_for_threads(&world, 1);
+    for id in ["spin", "pod"] {
+        world.kill(id, "SIGKILL").ok();
+        assert_eq!(world.finish(id), 137);
+        api.delete_container(id);
+    }
+    network.wait_for_threads(&world, 0);
+    network.holder.kill();
 }
