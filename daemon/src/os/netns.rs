@@ -59,9 +59,7 @@ impl NetNs {
         if rustix::fs::fstatfs(&fd)?.f_type as u64 != NSFS_MAGIC {
             return Ok(Err("no namespace"));
         }
-        // A namespace's file is a link that says its kind: net:[4026531840].
-        let kind = rustix::fs::readlink(format!("/proc/thread-self/fd/{}", fd.as_raw_fd()), Vec::new())?;
-        if !kind.to_bytes().starts_with(b"net:[") {
+        if kind(&fd)? != libc::CLONE_NEWNET {
             return Ok(Err("a namespace of another kind"));
         }
         let stat = rustix::fs::fstat(&fd)?;
@@ -74,6 +72,20 @@ impl NetNs {
     /// As setns(2).
     pub fn enter(&self) -> io::Result<()> {
         Ok(rustix::thread::move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+}
+
+/// `NS_GET_NSTYPE` of linux/nsfs.h. (The link in procfs says the kind, too, but of a namespace that is
+/// mounted it gives the mount's path.)
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// The kind of a namespace, as the flag of clone(2).
+fn kind(namespace: &OwnedFd) -> io::Result<libc::c_int> {
+    #[allow(unsafe_code, reason = "ioctl(2)")]
+    // SAFETY: this request takes no argument and returns the kind; on another file it is an error.
+    match unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_NSTYPE) } {
+        -1 => Err(io::Error::last_os_error()),
+        kind => Ok(kind),
     }
 }
 
@@ -96,6 +108,24 @@ mod tests {
             let error = NetNs::open(&path).unwrap_err();
             assert!(matches!(&error, Error::InvalidArgument(text) if text.contains(want)), "{error}");
         }
+    }
+
+    #[test]
+    fn a_mounted_namespace_is_one() {
+        use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net");
+        std::fs::write(&path, "").unwrap();
+        std::thread::spawn(move || {
+            #[allow(unsafe_code, reason = "unshare(2) of a namespace")]
+            // SAFETY: the table of descriptors stays shared.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            mount_bind("/proc/thread-self/ns/net", &path).unwrap();
+            assert_eq!(*NetNs::open(&path).unwrap(), NetNs::of_this_thread().unwrap());
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]
