@@ -111,6 +111,24 @@ mod tests {
     }
 
     #[test]
+    fn a_mounted_namespace_is_one() {
+        use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net");
+        std::fs::write(&path, "").unwrap();
+        std::thread::spawn(move || {
+            #[allow(unsafe_code, reason = "unshare(2) of a namespace")]
+            // SAFETY: the table of descriptors stays shared.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            mount_bind("/proc/thread-self/ns/net", &path).unwrap();
+            assert_eq!(*NetNs::open(&path).unwrap(), NetNs::of_this_thread().unwrap());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
     fn a_thread_enters_another_namespace_and_comes_back() {
         std::thread::spawn(|| {
             let home = NetNs::of_this_thread().unwrap();
