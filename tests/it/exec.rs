@@ -13,7 +13,8 @@ fn tools(world: &World) -> Imported {
     let runtime = world.runtime();
     let tool =
         |layer: Layer, guest: &Guest| layer.file(&format!("/bin/{}", guest.name()), 0o755, guest.bytes_for(runtime));
-    let guests = [Guest::SLEEP, Guest::EXIT, Guest::CAT, Guest::TALLY, Guest::HELLO, Guest::SPIN, Guest::GROW];
+    let guests =
+        [Guest::SLEEP, Guest::EXIT, Guest::CAT, Guest::TALLY, Guest::HELLO, Guest::SPIN, Guest::GROW, Guest::FILES];
     let layer = guests.iter().fold(Layer::new(), tool).file("/bin/text", 0o755, "no program\n");
     let image = Image::scratch("hearth.test/tools:1").layer(layer).env("PATH", "/bin").entrypoint(["/bin/sleep"]);
     world.import(&image)
@@ -285,4 +286,32 @@ fn execs_that_begin_while_the_init_ends_all_end() {
         assert_eq!(world.finish(TASK), 137);
         world.ctr(["containers", "rm", TASK]).ok();
     }
+}
+
+#[test]
+fn an_exec_is_of_its_own_user() {
+    let world = World::new();
+    start(&world);
+    exec(&world, "root", &["files", "write", "/roots", "x"]).ok();
+    let user =
+        ["tasks", "exec", "--exec-id", "user", "--user", "1000:1000", TASK, "/bin/files", "append", "/roots", "x"];
+    world.ctr(user).run().assert_fault(&["permission denied"]);
+}
+
+#[test]
+fn a_paused_task_takes_its_execs_along_and_no_new_ones() {
+    only_on_hearth!();
+    let world = World::new();
+    start(&world);
+    let mut tally = exec(&world, "tally", &["tally"]).open_stdin().spawn();
+    tally.write(b"a\n");
+    tally.wait_for_stdout("line 1\n");
+    world.ctr(["tasks", "pause", TASK]).ok();
+    exec(&world, "late", &["hello"]).run().assert_fault(&["paused"]);
+    tally.write(b"b\n");
+    assert_eq!(world.task_status(TASK).as_deref(), Some("PAUSED"));
+    world.ctr(["tasks", "resume", TASK]).ok();
+    tally.wait_for_stdout("line 2\n");
+    tally.close_stdin();
+    tally.wait(SHORT).assert_code(0);
 }
