@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// Everything an operator can set. Unknown keys are errors.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Sockets and scratch, gone at reboot. Sockets live below it, so it is at most
@@ -40,6 +40,10 @@ pub struct Config {
     pub native: Native,
 }
 
+/// The configuration file with every key commented out, beside what it is and its default: what
+/// `hearthd --print-default-config` prints and the package installs.
+pub const DEFAULT_FILE: &str = include_str!("../../deploy/config.toml");
+
 /// The longest `state_dir`, in bytes: a Unix socket's path holds 107 and ours add up to 45.
 pub const STATE_DIR_BYTES_MAX: usize = 60;
 
@@ -65,7 +69,7 @@ impl Default for Config {
 }
 
 /// How the log looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
@@ -77,7 +81,7 @@ pub enum LogFormat {
 }
 
 /// Logging.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// A `tracing` filter: `info`, or `hearthd=debug,ttrpc=warn`.
@@ -93,7 +97,7 @@ impl Default for Log {
 }
 
 /// The Prometheus endpoint.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
     /// `host:port`; port 0 takes a free one. The address bound is written to
@@ -110,7 +114,7 @@ impl Default for Metrics {
 }
 
 /// The Task API server.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rpc {
     /// Threads that serve requests.
@@ -187,7 +191,7 @@ impl Default for Engine {
 }
 
 /// The guest scheduler.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scheduler {
     /// Threads that run guests; 0: one per core.
@@ -209,7 +213,7 @@ impl Default for Scheduler {
 }
 
 /// The module store and the compiler.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Modules {
     /// The largest Wasm file, in bytes.
@@ -258,7 +262,7 @@ impl Default for Modules {
 }
 
 /// Events to containerd.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Events {
     /// Events waiting for one containerd. A task is refused while its events would not fit, so that
@@ -279,7 +283,7 @@ impl Default for Events {
 }
 
 /// Guests' stdio.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stdio {
     /// The most a guest may write or read in one call, in bytes.
@@ -301,7 +305,7 @@ impl Default for Stdio {
 }
 
 /// Guests' root file systems.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Files {
     /// Bind mounts and tmpfs of one task.
@@ -312,7 +316,7 @@ pub struct Files {
 }
 
 /// Guests' network.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
     /// Names that may be looked up at the same time, of all guests together; more wait.
@@ -328,7 +332,7 @@ impl Default for Network {
 }
 
 /// Native containers in a pod: init containers and sidecars that are no Wasm.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Native {
     /// containerd's shim that runs them; a name is looked for in `PATH`.
@@ -489,6 +493,85 @@ mod tests {
     fn the_default_is_right_and_an_empty_file_is_the_default() {
         Config::default().check().unwrap();
         assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    /// What [`DEFAULT_FILE`] has to be: made of this file's own documentation and `Config::default()`.
+    fn default_file() -> String {
+        let defaults = serde_json::to_value(Config::default()).unwrap();
+        let mut text = String::from(
+            "# /etc/hearth/config.toml: every setting of hearthd, with its default. Nothing needs to be set.\n\
+             # Made by hearthd --print-default-config; `hearthd --check-config` says whether a change is right.\n\n",
+        );
+        text += &section("Config", &defaults);
+        for (name, values) in defaults.as_object().unwrap().iter().filter(|(_, value)| value.is_object()) {
+            let mut kind = name.clone();
+            kind[..1].make_ascii_uppercase();
+            let about = documentation(&format!("pub struct {kind} {{"));
+            text += &format!("\n{about}[{name}]\n{}", section(&kind, values));
+        }
+        text
+    }
+
+    /// The keys of one structure, as its source has them in order.
+    fn section(kind: &str, values: &serde_json::Value) -> String {
+        let source = include_str!("config.rs");
+        let begin = source.find(&format!("pub struct {kind} {{")).unwrap();
+        let body = &source[begin..begin + source[begin..].find("\n}").unwrap()];
+        let fields = body.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
+        let mut text = String::new();
+        for (name, _) in fields {
+            let value = match &values[name] {
+                serde_json::Value::Object(_) => continue,
+                // The only one without a value of its own.
+                serde_json::Value::Null => "\"/run/hearth/control.sock\"".into(),
+                serde_json::Value::Number(number) => with_separators(&number.to_string()),
+                other => other.to_string(),
+            };
+            text += &documentation_in(body, &format!("    pub {name}:"));
+            text += &format!("# {name} = {value}\n");
+        }
+        text
+    }
+
+    fn documentation(of: &str) -> String {
+        documentation_in(include_str!("config.rs"), of)
+    }
+
+    /// The `///` lines above a line that begins with `of`, as comments.
+    fn documentation_in(source: &str, of: &str) -> String {
+        let before = &source[..source.find(&format!("\n{of}")).unwrap() + 1];
+        let lines = before.lines().rev().skip_while(|line| line.starts_with("#[")).map(str::trim_start);
+        let mut lines: Vec<_> = lines.map_while(|line| line.strip_prefix("///")).collect();
+        lines.reverse();
+        let limit = STATE_DIR_BYTES_MAX.to_string();
+        lines.iter().map(|line| format!("##{}\n", line.replace("[`STATE_DIR_BYTES_MAX`]", &limit))).collect()
+    }
+
+    fn with_separators(digits: &str) -> String {
+        let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap()).collect();
+        groups.join("_")
+    }
+
+    #[test]
+    fn the_default_file_has_every_key_with_its_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config.toml");
+        let want = default_file();
+        if std::env::var_os("HEARTH_WRITE_DEFAULT_CONFIG").is_some() {
+            std::fs::write(path, &want).unwrap();
+        } else {
+            assert!(
+                DEFAULT_FILE == want,
+                "deploy/config.toml is not as config.rs has it: run this test again with \
+                 HEARTH_WRITE_DEFAULT_CONFIG=1, which writes it. It has to be:\n{want}"
+            );
+        }
+        assert_eq!(Config::parse(&want).unwrap(), Config::default());
+        // And with each comment mark taken off.
+        let set: String = want.lines().map(|line| line.strip_prefix("# ").unwrap_or(line).to_owned() + "\n").collect();
+        let set = set.split_once("\n\n").unwrap().1;
+        let parsed = Config::parse(set).unwrap_or_else(|error| panic!("{error}\n{set}"));
+        let control = Some("/run/hearth/control.sock".into());
+        assert_eq!(parsed, Config { control_socket: control, ..Config::default() });
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! exit, the sockets go.
 
 use std::fs::File;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::os::identity;
+use crate::os::{activation, identity};
+use crate::service;
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::{control, http};
 use crate::task::Task;
@@ -36,6 +38,7 @@ const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
 /// What could not be set up, in one line with a remedy.
 pub fn run(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
+    let passed = activation::passed_listener().map_err(|e| format!("socket activation: {e}"))?;
     let state = StateDir::open(&config.state_dir)?;
     // Before the first thread: whose they all have to be.
     identity::remember_home().map_err(|e| e.to_string())?;
@@ -56,7 +59,7 @@ pub fn run(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
-    let result = runtime.block_on(serve(config, &state, runtime.handle().clone(), background.handle().clone()));
+    let result = runtime.block_on(serve(config, &state, passed, runtime.handle().clone(), background.handle().clone()));
     // Jobs stuck in a system call (a hung volume) end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     background.shutdown_background();
@@ -66,6 +69,7 @@ pub fn run(config: Config) -> Result<(), String> {
 async fn serve(
     config: Arc<Config>,
     state: &StateDir,
+    passed: Option<UnixListener>,
     runtime: tokio::runtime::Handle,
     background: tokio::runtime::Handle,
 ) -> Result<(), String> {
@@ -110,13 +114,16 @@ async fn serve(
         }
     };
     let path = config.control_socket();
-    let listener =
-        control::bind(&path).map_err(|e| format!("control_socket: cannot listen on {}: {e}", path.display()))?;
-    let questions = tokio::spawn(control::serve(listener, instances.clone()));
-    tell_service_manager("READY=1");
+    let socket = control::open(passed, &path)
+        .map_err(|e| format!("control_socket: cannot listen on {}: {e}", path.display()))?;
+    let passed = socket.ours.is_none();
+    let questions = tokio::spawn(control::serve(socket.listener, instances.clone()));
+    background.spawn(service::watchdog(runtime.clone(), world.scheduler.clone()));
+    service::ready();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         control_socket = %path.display(),
+        passed,
         took_ms = began.elapsed().as_millis() as u64,
         "hearthd is ready"
     );
@@ -126,9 +133,11 @@ async fn serve(
         _ = interrupt.recv() => "SIGINT",
     };
     tracing::info!(signal, "stopping");
-    tell_service_manager("STOPPING=1");
+    service::stopping();
     questions.abort();
-    let _ = std::fs::remove_file(&path);
+    if let Some(file) = socket.ours {
+        let _ = std::fs::remove_file(file);
+    }
     for native in instances.natives() {
         native.kill().await;
     }
@@ -160,17 +169,6 @@ async fn stop_guests(tasks: &[Arc<Task>]) {
     };
     if tokio::time::timeout(STOP_GUESTS_TIME, all).await.is_err() {
         tracing::warn!("some guests are stuck in a system call; they end with the process");
-    }
-}
-
-fn tell_service_manager(state: &str) {
-    let states = [match state {
-        "READY=1" => sd_notify::NotifyState::Ready,
-        _ => sd_notify::NotifyState::Stopping,
-    }];
-    // Nobody listens when it was started by hand.
-    if let Err(error) = sd_notify::notify(&states) {
-        tracing::debug!(%error, "cannot tell the service manager");
     }
 }
 

@@ -64,7 +64,7 @@
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
 //! create, state, process, container, control, oom, sandbox, files, root, stdio) · [`native`] · [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`os`] ·
-//! [`daemon`]
+//! [`service`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -78,5 +78,6 @@ pub mod metrics;
 pub mod native;
 pub mod os;
 pub mod server;
+pub mod service;
 pub mod task;
 pub mod wasm;

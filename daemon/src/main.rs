@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use hearthd::config::{Config, LogFormat};
+use hearthd::config::{Config, DEFAULT_FILE, LogFormat};
 use hearthd::{daemon, os, wasm};
 
 /// Keeps WebAssembly warm on a Kubernetes node: containerd's tasks of the `hearth` runtime run in
@@ -34,6 +34,9 @@ struct Args {
     /// Check the configuration, print it and exit
     #[arg(long)]
     check_config: bool,
+    /// Print a configuration file that has every key with its default, and exit
+    #[arg(long)]
+    print_default_config: bool,
 }
 
 /// Read if `--config` names no other and it exists.
@@ -54,6 +57,10 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Args) -> Result<(), String> {
+    if args.print_default_config {
+        print!("{DEFAULT_FILE}");
+        return Ok(());
+    }
     let config = configuration(&args)?;
     if args.check_config {
         println!("{config:#?}");

@@ -18,6 +18,7 @@ mod network;
 mod pods;
 mod programs;
 mod restarts;
+mod service;
 mod stdio;
 mod tty;
 mod users;

@@ -6,10 +6,11 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::machine::{Kind, Machine};
@@ -99,7 +100,8 @@ impl Layout {
         self.hearthd_state().join("control.sock")
     }
 
-    fn notify_socket(&self) -> PathBuf {
+    /// Where the daemon tells how it is.
+    pub fn notify_socket(&self) -> PathBuf {
         self.directory.join("notify.sock")
     }
 }
@@ -230,6 +232,10 @@ pub struct HearthdOptions {
     pub config: String,
     /// A tmpfs of so many bytes as its `root_dir`.
     pub module_store_bytes: Option<u64>,
+    /// A listening socket that it is passed as systemd passes one, for its control socket.
+    pub passed: Option<Arc<UnixListener>>,
+    /// The time systemd's watchdog would give it.
+    pub watchdog: Option<Duration>,
 }
 
 /// Starts the daemon and waits for `READY=1`. It makes its own mount namespace.
@@ -258,8 +264,21 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
     if let Some(bytes) = options.module_store_bytes {
         mount_module_store(machine, layout, bytes);
     }
-    let mut command = machine.command(paths::hearthd());
+    let mut command = match &options.passed {
+        None => machine.command(paths::hearthd()),
+        Some(listener) => {
+            // Descriptor 3, and the pid as the program itself sees it: both are the shell's.
+            const SCRIPT: &str = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@""#;
+            let mut command = machine.command("sh");
+            let listener = listener.try_clone().expect("a descriptor can be duplicated");
+            command.args(["-c", SCRIPT, "sh"]).arg(paths::hearthd()).stdin(OwnedFd::from(listener));
+            command
+        }
+    };
     command.arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
+    if let Some(time) = options.watchdog {
+        command.env("WATCHDOG_USEC", time.as_micros().to_string());
+    }
     let mut hearthd = Process::start("hearthd", logged(&mut command, &layout.hearthd_log()));
     let ready = notified(&notify, || hearthd.status().is_some());
     (hearthd, ready)

@@ -1,6 +1,7 @@
 //! The only place that makes system calls about namespaces, mounts, FIFOs, terminals and processes. One file
 //! per facility, RAII guards for what has to be undone.
 
+pub mod activation;
 pub mod confine;
 pub mod credentials;
 pub mod fifo;

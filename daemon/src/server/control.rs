@@ -4,7 +4,8 @@
 //! too much or rubbish costs one bounded connection for `QUESTION_TIME`.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +22,33 @@ const QUESTION_TIME: Duration = Duration::from_secs(5);
 /// Questions answered at once; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 256;
 
-/// Binds the control socket, root-only. A stale socket of a dead daemon is replaced: the caller holds
-/// the state directory's lock.
+/// The control socket, and who takes its file away.
+pub struct ControlSocket {
+    /// It listens.
+    pub listener: UnixListener,
+    /// Its file, if we have made it: a service manager's outlives us, so that whoever dials while nobody
+    /// serves waits for the next daemon.
+    pub ours: Option<PathBuf>,
+}
+
+/// The control socket, root-only: the one that was passed to us, else one that we bind.
 ///
 /// # Errors
 /// What the file system or the kernel says.
-pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
+pub fn open(passed: Option<StdUnixListener>, path: &Path) -> std::io::Result<ControlSocket> {
+    let Some(passed) = passed else {
+        return Ok(ControlSocket { listener: bind(path)?, ours: Some(path.to_owned()) });
+    };
+    let address = passed.local_addr()?;
+    if address.as_pathname() != Some(path) {
+        tracing::warn!(?address, control_socket = %path.display(), "the socket that was passed has another path; it counts");
+    }
+    passed.set_nonblocking(true)?;
+    Ok(ControlSocket { listener: UnixListener::from_std(passed)?, ours: None })
+}
+
+/// Binds it. A stale socket of a dead daemon is replaced: the caller holds the state directory's lock.
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }

@@ -35,7 +35,7 @@ mod workers;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_task::{ScheduleInfo, WithInfo};
@@ -50,6 +50,9 @@ use guarded::Guarded;
 pub use guest::Guest;
 use queue::RunQueue;
 use workers::{Shared, Ticker, Workers, spawn_worker};
+
+/// How often one who waits for a tick looks.
+const LOOK_AT_TICKS: Duration = Duration::from_millis(2);
 
 /// How a guest came to its end.
 #[derive(Debug)]
@@ -92,6 +95,7 @@ impl Scheduler {
             workers: Mutex::new(Workers::default()),
             ticker: Mutex::new(None),
             ticker_asleep: AtomicBool::new(false),
+            ticks: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             born: Instant::now(),
             slice_ns: config.slice_ms * 1_000_000,
@@ -148,6 +152,15 @@ impl Scheduler {
             } else {
                 Ok(UpdateDeadline::Continue(1))
             }
+        }
+    }
+
+    /// Waits until the ticker has gone round once more, asleep as it may be: it lives.
+    pub async fn ticked(&self) {
+        let before = self.shared.ticks.load(Ordering::Relaxed);
+        while self.shared.ticks.load(Ordering::Relaxed) == before {
+            self.shared.unpark_ticker();
+            tokio::time::sleep(LOOK_AT_TICKS).await;
         }
     }
 

@@ -590,3 +590,17 @@ mod identities {
         scheduler.stop();
     }
 }
+
+#[test]
+fn a_ticker_that_sleeps_is_seen_to_live_and_one_that_is_gone_is_not() {
+    let runtime = runtime();
+    let scheduler = scheduler(&runtime, 1);
+    for _ in 0..3 {
+        // Long enough for it to fall asleep, since there is no guest.
+        std::thread::sleep(Duration::from_millis(30));
+        runtime.block_on(async { tokio::time::timeout(SOON, scheduler.ticked()).await }).expect("it lives");
+    }
+    scheduler.stop();
+    let soon = Duration::from_millis(100);
+    runtime.block_on(async { tokio::time::timeout(soon, scheduler.ticked()).await }).expect_err("it is gone");
+}

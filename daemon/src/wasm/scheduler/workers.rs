@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) workers: Mutex<Workers>,
     pub(super) ticker: Mutex<Option<std::thread::Thread>>,
     pub(super) ticker_asleep: AtomicBool,
+    /// Rounds of the ticker.
+    pub(super) ticks: AtomicU64,
     pub(super) stop: AtomicBool,
     pub(super) born: Instant,
     pub(super) slice_ns: u64,
@@ -214,6 +216,7 @@ impl Ticker {
                 engine.increment_epoch();
             }
             self.look_after_workers();
+            shared.ticks.fetch_add(1, Ordering::Relaxed);
         }
     }
 

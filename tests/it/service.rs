@@ -1,0 +1,82 @@
+//! hearthd as a service: what systemd passes to it, and what it tells systemd.
+
+use std::fs;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_tests::daemons::{HearthdOptions, try_start_hearthd};
+use hearth_tests::{Guest, SHORT, World, eventually};
+
+use crate::only_on_hearth;
+
+#[test]
+fn a_passed_socket_outlives_the_daemon_and_a_start_waits_for_the_next() {
+    only_on_hearth!();
+    let mut world = World::new();
+    let hello = world.program(&Guest::HELLO);
+    world.stop_hearthd();
+    let path = world.layout().control_socket();
+    let listener = Arc::new(UnixListener::bind(&path).unwrap());
+    let options = HearthdOptions { passed: Some(listener), ..HearthdOptions::default() };
+    let start = || {
+        let (hearthd, ready) = try_start_hearthd(world.machine(), world.layout(), &options);
+        assert!(ready, "{}", world.hearthd_log());
+        hearthd
+    };
+    let hearthd = start();
+    world.run(&hello, "first").ok();
+    assert!(hearthd.stop().success());
+    assert!(path.exists(), "it is not the daemon's to remove");
+    // Nobody serves; as with systemd, the connection waits.
+    let waiting = world.run(&hello, "between").spawn();
+    eventually("the shim asks", SHORT, || {
+        let processes = world.machine().processes();
+        processes.iter().any(|(_, line)| line.contains("containerd-shim-hearth-v1")).then_some(())
+    });
+    let hearthd = start();
+    waiting.wait(SHORT).assert_code(0);
+    assert!(hearthd.stop().success());
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn what_is_passed_and_is_no_listener_is_refused() {
+    only_on_hearth!();
+    let mut world = World::new();
+    world.stop_hearthd();
+    let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let passed = Some(Arc::new(UnixListener::from(std::os::fd::OwnedFd::from(one))));
+    let options = HearthdOptions { passed, ..HearthdOptions::default() };
+    let (mut hearthd, ready) = try_start_hearthd(world.machine(), world.layout(), &options);
+    assert!(!ready);
+    assert!(!hearthd.wait(SHORT).expect("it ends").success());
+    let log = world.hearthd_log();
+    assert!(log.contains("LISTEN_FDS"), "{log}");
+}
+
+#[test]
+fn a_watchdog_is_fed_while_guests_compute_and_while_nothing_runs() {
+    only_on_hearth!();
+    let mut world = World::new();
+    let spin = world.program(&Guest::SPIN);
+    world.stop_hearthd();
+    let options = HearthdOptions { watchdog: Some(Duration::from_millis(300)), ..HearthdOptions::default() };
+    let (hearthd, ready) = try_start_hearthd(world.machine(), world.layout(), &options);
+    assert!(ready, "{}", world.hearthd_log());
+    fs::remove_file(world.layout().notify_socket()).unwrap();
+    let systemd = UnixDatagram::bind(world.layout().notify_socket()).unwrap();
+    systemd.set_read_timeout(Some(SHORT)).unwrap();
+    let signs = |count: usize| {
+        let mut message = [0; 256];
+        for _ in 0..count {
+            let length = systemd.recv(&mut message).expect("a sign of life");
+            assert_eq!(&message[..length], b"WATCHDOG=1");
+        }
+    };
+    signs(5);
+    world.run(&spin, "busy").detach().ok();
+    signs(5);
+    world.remove("busy");
+    assert!(hearthd.stop().success());
+}
