@@ -15,7 +15,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install the Debian packages that are missing (root, if any is)
@@ -64,6 +64,18 @@ deny: ## Check licences, sources and advisories of all dependencies (needs cargo
 		echo "cargo-deny is missing; compiling it takes minutes, so CI does not: cargo install --locked cargo-deny" >&2; \
 		exit 1; }
 	$(CARGO) deny --locked check
+
+.PHONY: deb
+deb: build shim ## Make the Debian package
+	@deploy/package.sh deb
+
+.PHONY: tarball
+tarball: build shim ## Make the archive with install.sh, for other systems
+	@deploy/package.sh tarball
+
+.PHONY: package-test
+package-test: build shim ## Check units, packages and manifests in private roots (root)
+	@deploy/check.sh
 
 .PHONY: bench
 bench: build ## Measure starts against an empty RPC pair in the same run

@@ -1,0 +1,182 @@
+#!/usr/bin/env bash
+# Checks what goes onto a node, on private copies: nothing of this machine changes, and nothing is started.
+#
+#   check.sh [STEP...]   units, deb, tarball, manifests; all of them if none is named
+#
+# The .deb is installed, upgraded and purged in an overlay over this machine's root, or over the unpacked
+# Debian that HEARTH_DEBIAN_ROOT names. A tool that is missing is told loudly, and its check left out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
+
+fail() {
+    echo "check: $*" >&2
+    exit 1
+}
+
+missing() {
+    echo "check: NOT CHECKED: $1 is missing${2:+ ($2)}" >&2
+    return 1
+}
+
+# The units are right, and as exposed as the documentation says.
+units() {
+    command -v systemd-analyze >/dev/null || missing systemd-analyze "the package systemd" || return 0
+    local unit score
+    for unit in deploy/systemd/*; do
+        sed "s|/usr/bin/hearthd|$(realpath "$target/release/hearthd")|" "$unit" >"$work/${unit##*/}"
+    done
+    # (A warning does not change its status.)
+    systemd-analyze verify --man=no "$work/hearthd.service" "$work/hearthd.socket" >"$work/verify" 2>&1 ||
+        fail "$(cat "$work/verify")"
+    ! grep -F "$work" "$work/verify" >&2 || fail "systemd-analyze verify has something to say, see above"
+    score=$(systemd-analyze security --offline=true --no-pager "$work/hearthd.service" 2>/dev/null |
+        sed -n 's/.*exposure level for hearthd.service: \([0-9.]*\).*/\1/p')
+    grep -qF "exposure level of $score" deploy/README.md ||
+        fail "deploy/README.md does not tell the exposure level, which is $score"
+    echo "check: the units are right; exposure level $score"
+}
+
+# What the scripts of the package have systemctl do, where systemd runs: a stand-in that writes it down.
+systemctl_stub() {
+    cat <<'EOF'
+#!/bin/sh
+echo "$*" >>/systemctl.log
+case "$*" in *"show -p LoadState"*) echo LoadState=loaded ;; *is-active*) exit "$(cat /is-active 2>/dev/null || echo 0)" ;; esac
+EOF
+}
+
+# In a mount namespace: installs OLD, upgrades to NEW, removes, purges. $3 is the Debian below.
+in_debian() {
+    local old=$1 new=$2 below=$3 root
+    mount -t tmpfs tmpfs /mnt
+    mkdir -p /mnt/{upper,work,root}
+    mount -t overlay -o "lowerdir=$below,upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root
+    root=/mnt/root
+    mkdir -p "$root"/{proc,run,dev}
+    mount -t proc proc "$root/proc"
+    mount -o remount,bind,ro "$root/proc" || true
+    mount -t tmpfs tmpfs "$root/run"
+    mount -t tmpfs tmpfs "$root/dev"
+    mknod -m 666 "$root/dev/null" c 1 3
+    cp "$old" "$root/run/old.deb"
+    cp "$new" "$root/run/new.deb"
+    export DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin
+    dpkg_() {
+        chroot "$root" dpkg --force-confold "$@" >/mnt/log 2>&1 || { cat /mnt/log >&2; fail "dpkg $*"; }
+    }
+    did() {
+        grep -qxF -- "$1" "$root/systemctl.log" || { cat "$root/systemctl.log" >&2; fail "systemctl was not told: $1"; }
+    }
+    # dpkg's own records are no concern of ours.
+    left() {
+        find /mnt/upper -not -type d -printf '/%P\n' |
+            grep -vE '^/var/(lib/dpkg|log|cache/(man|ldconfig|debconf))/|^/(systemctl.log|is-active)$|^/usr/bin/systemctl$' || true
+    }
+    if chroot "$root" dpkg-query --show hearth >/dev/null 2>&1; then
+        fail "$below has the package installed already"
+    fi
+
+    # Without systemd, as in an image.
+    dpkg_ --install /run/old.deb
+    chroot "$root" hearthd --check-config >/dev/null || fail "the installed hearthd does not like its configuration"
+    chroot "$root" containerd-shim-hearth-v1 -v >/dev/null || fail "the installed shim does not start"
+    [ -L "$root/etc/systemd/system/multi-user.target.wants/hearthd.service" ] || fail "hearthd.service is not enabled"
+    [ -L "$root/etc/systemd/system/sockets.target.wants/hearthd.socket" ] || fail "hearthd.socket is not enabled"
+    dpkg_ --purge hearth
+    [ -z "$(left)" ] || fail "left after a purge:"$'\n'"$(left)"
+
+    # With it.
+    mkdir -p "$root/run/systemd/system"
+    systemctl_stub >"$root/usr/bin/systemctl.stub"
+    chmod 0755 "$root/usr/bin/systemctl.stub"
+    mv "$root/usr/bin/systemctl.stub" "$root/usr/bin/systemctl"
+    dpkg_ --install /run/old.deb
+    did "--system daemon-reload"
+    did "start hearthd.socket hearthd.service"
+    sed -i 's/^# pool_slots = .*/pool_slots = 7/' "$root/etc/hearth/config.toml"
+    echo mine >"$root/etc/hearth/mine"
+    mkdir -p "$root/var/lib/hearth" && echo x >"$root/var/lib/hearth/module"
+    rm "$root/systemctl.log"
+    dpkg_ --install /run/new.deb
+    ! grep -qE 'start|stop' "$root/systemctl.log" || fail "an upgrade restarted the daemon, which ends pods"
+    grep -q "goes on with its pods" /mnt/log || fail "an upgrade does not say that the old daemon goes on"
+    grep -q '^pool_slots = 7' "$root/etc/hearth/config.toml" || fail "an upgrade lost the configuration"
+    # Disabled by the administrator, and upgraded: it stays disabled.
+    rm "$root/etc/systemd/system/multi-user.target.wants/hearthd.service"
+    dpkg_ --install /run/new.deb
+    [ ! -e "$root/etc/systemd/system/multi-user.target.wants/hearthd.service" ] || fail "an upgrade enabled what was disabled"
+    dpkg_ --remove hearth
+    did "stop hearthd.socket hearthd.service"
+    [ -e "$root/etc/hearth/config.toml" ] || fail "a removal took the configuration"
+    dpkg_ --purge hearth
+    [ "$(left)" = /etc/hearth/mine ] || fail "left after a purge, beside what is the user's:"$'\n'"$(left)"
+    echo "check: the package was installed, upgraded and purged, and left nothing but what is the user's"
+}
+
+deb() {
+    local package newer=$work/newer
+    [ "$(id -u)" -eq 0 ] || fail "installing into a private root needs root"
+    package=$(deploy/package.sh deb)
+    if command -v lintian >/dev/null; then
+        lintian --fail-on error,warning --allow-root "$package" || fail "lintian has something to say, see above"
+    else
+        missing lintian || true
+    fi
+    dpkg-deb --raw-extract "$package" "$newer"
+    sed -i 's/^Version: .*/&+1/' "$newer/DEBIAN/control"
+    dpkg-deb --root-owner-group -Znone --build "$newer" "$work/newer.deb" >/dev/null
+    rm -r "$newer"
+    export -f in_debian fail systemctl_stub
+    unshare --mount --propagation private bash -euo pipefail -c 'in_debian "$@"' in_debian \
+        "$package" "$work/newer.deb" "${HEARTH_DEBIAN_ROOT:-/}"
+}
+
+tarball() {
+    local archive root=$work/root unpacked=$work/unpacked left
+    archive=$(deploy/package.sh tarball)
+    mkdir -p "$unpacked" "$root"
+    tar -C "$unpacked" --strip-components=1 -xzf "$archive"
+    for prefix in /usr/local /opt/hearth; do
+        "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
+        "$root$prefix/bin/hearthd" --check-config --config "$root/etc/hearth/config.toml" >/dev/null
+        grep -q "^ExecStart=$prefix/bin/hearthd$" "$root/etc/systemd/system/hearthd.service" ||
+            fail "the unit does not start what was installed"
+        # An upgrade keeps the configuration, and takes away what the release does not have any more.
+        echo '# mine' >>"$root/etc/hearth/config.toml"
+        echo "$prefix/share/hearth/of-old" >>"$root$prefix/share/hearth/installed-files"
+        touch "$root$prefix/share/hearth/of-old"
+        "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
+        grep -q '^# mine' "$root/etc/hearth/config.toml" || fail "an upgrade lost the configuration"
+        [ ! -e "$root$prefix/share/hearth/of-old" ] || fail "an upgrade left an old file"
+        "$unpacked/install.sh" --root "$root" --prefix "$prefix" --uninstall >/dev/null
+        left=$(cd "$root" && find . -not -type d)
+        [ "$left" = ./etc/hearth/config.toml ] || fail "left after an uninstallation:"$'\n'"$left"
+        rm "$root/etc/hearth/config.toml"
+        "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
+        "$unpacked/install.sh" --root "$root" --prefix "$prefix" --uninstall >/dev/null
+        left=$(cd "$root" && find . -not -type d)
+        [ -z "$left" ] || fail "left after an uninstallation:"$'\n'"$left"
+    done
+    echo "check: the tarball was installed, upgraded and uninstalled, and left nothing but a changed configuration"
+}
+
+# Against the OpenAPI schema of Kubernetes.
+manifests() {
+    local tool=${KUBERNETES_VALIDATE:-kubernetes-validate} file
+    command -v "$tool" >/dev/null || missing kubernetes-validate "of PyPI; KUBERNETES_VALIDATE names it" || return 0
+    for file in deploy/kubernetes/runtimeclass.yaml deploy/kubernetes/examples/*.yaml; do
+        "$tool" --strict "$file" >"$work/said" 2>&1 || fail "$(cat "$work/said")"
+    done
+    echo "check: the manifests are right by the schema of Kubernetes"
+}
+
+[ $# -gt 0 ] || set -- units deb tarball manifests
+for step in "$@"; do
+    case $step in
+    units | deb | tarball | manifests) "$step" ;;
+    *) fail "unknown step $step: say units, deb, tarball or manifests" ;;
+    esac
+done

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Makes, from what `make build shim` has built, what goes onto a node:
+#
+#   package.sh deb       target/package/hearth_VERSION_amd64.deb
+#   package.sh tarball   target/package/hearth-VERSION-linux-amd64.tar.gz, with install.sh in it
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+out=$target/package
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# For an upgrade test: a later revision of the same.
+revision=${HEARTH_DEB_REVISION:-}
+hearthd=$target/release/hearthd
+shim=$target/x86_64-unknown-linux-gnu/shim/containerd-shim-hearth-v1
+# The same bytes from the same sources.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}
+umask 022
+
+fail() {
+    echo "package: $*" >&2
+    exit 1
+}
+
+# A manual page of `hearthd --help`: man NAME SECTION-TITLE < text
+manual() {
+    local date
+    date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%d)
+    awk -v date="$date" -v version="$version" '
+        function roff(s) { gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s); sub(/^[.\x27]/, "\\\\\\&&", s); return s }
+        BEGIN { print ".TH HEARTHD 8 " date " \"Hearth " version "\" \"System Administration\""
+                print ".SH NAME\nhearthd \\- keeps WebAssembly warm for containerd\n.SH SYNOPSIS\n.B hearthd\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION" }
+        /^Usage:/ || /^Options:/ { if (/^Options/) { options = 1; print ".SH OPTIONS" } next }
+        !options { if ($0 != "") print roff($0); next }
+        /^ +-/ { sub(/^ +/, ""); split($0, part, /  +/); print ".TP\n.B " roff(part[1]); if (part[2] != "") print roff(part[2]); next }
+        { sub(/^ +/, ""); if ($0 != "") print roff($0) }
+        END { print ".SH FILES\n.TP\n.I /etc/hearth/config.toml\nEvery setting with its default, as comments.\n.TP\n.I /run/hearth/control.sock\nWhat containerd\\-shim\\-hearth\\-v1 dials.\n.TP\n.I /var/lib/hearth\nThe module store."
+              print ".SH SIGNALS\nSIGTERM and SIGINT end the guests, tell containerd of each exit, and end the daemon.\n.SH SEE ALSO\n.BR containerd\\-shim\\-hearth\\-v1 (8)" }'
+}
+
+shim_manual() {
+    cat <<EOF
+.TH CONTAINERD\\-SHIM\\-HEARTH\\-V1 8 $(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%d) "Hearth $version" "System Administration"
+.SH NAME
+containerd\\-shim\\-hearth\\-v1 \\- tells containerd where hearthd serves
+.SH SYNOPSIS
+.B containerd\\-shim\\-hearth\\-v1
+[\\fIflags\\fR] start|delete
+.SH DESCRIPTION
+Started by containerd for the runtime io.containerd.hearth.v1; not meant to be run by hand.
+It has to be in containerd's PATH, or named by the runtime_path of containerd's configuration.
+.SH ENVIRONMENT
+.TP
+.B HEARTH_CONTROL_SOCKET
+The control socket of hearthd, if it is not /run/hearth/control.sock.
+.SH SEE ALSO
+.BR hearthd (8)
+EOF
+}
+
+# What both kinds of package have, below a prefix: stage ROOT PREFIX
+stage() {
+    local root=$1 prefix=$1$2 share=$1$2/share
+    [ -x "$hearthd" ] && [ -x "$shim" ] || fail "hearthd or the shim is missing: run \`make build shim\` first"
+    install -D -m 0755 "$hearthd" "$prefix/bin/hearthd"
+    install -D -m 0755 "$shim" "$prefix/bin/containerd-shim-hearth-v1"
+    strip --strip-unneeded --remove-section=.comment --remove-section=.note "$prefix/bin/hearthd"
+    mkdir -p "$share/hearth" "$share/man/man8"
+    cp -r --no-preserve=mode deploy/containerd deploy/kubernetes "$share/hearth/"
+    cp -r --no-preserve=mode dashboards "$share/hearth/"
+    "$hearthd" --help | manual | gzip -9n >"$share/man/man8/hearthd.8.gz"
+    shim_manual | gzip -9n >"$share/man/man8/containerd-shim-hearth-v1.8.gz"
+    find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+}
+
+deb() {
+    local root=$out/deb full=$version$revision size doc
+    rm -rf -- "$root"
+    stage "$root" /usr
+    doc=$root/usr/share/doc/hearth
+    install -D -m 0644 -t "$root/lib/systemd/system" deploy/systemd/*
+    install -D -m 0644 -t "$root/usr/lib/sysctl.d" deploy/sysctl/90-hearth.conf
+    install -D -m 0644 -t "$root/usr/share/lintian/overrides" deploy/debian/overrides
+    mv "$root/usr/share/lintian/overrides/overrides" "$root/usr/share/lintian/overrides/hearth"
+    mkdir -p "$root/etc/hearth" "$doc"
+    "$hearthd" --print-default-config >"$root/etc/hearth/config.toml"
+    install -m 0644 deploy/README.md deploy/pods.md deploy/debian/copyright "$doc/"
+    printf 'hearth (%s) unstable; urgency=medium\n\n  * Release.\n\n -- The Hearth developers <hearth@localhost.localdomain>  %s\n' \
+        "$full" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$doc/changelog.gz"
+
+    mkdir -p "$root/DEBIAN"
+    size=$(du -sk --exclude=DEBIAN "$root" | cut -f 1)
+    sed -e "s/@VERSION@/$full/" -e "s/@SIZE@/$size/" deploy/debian/control.in >"$root/DEBIAN/control"
+    echo /etc/hearth/config.toml >"$root/DEBIAN/conffiles"
+    install -m 0755 -t "$root/DEBIAN" deploy/debian/{postinst,prerm,postrm}
+    (cd "$root" && find . -type f -not -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
+    find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+    dpkg-deb --root-owner-group -Zxz --build "$root" "$out/hearth_${full}_amd64.deb" >&2
+    rm -rf -- "$root"
+    echo "$out/hearth_${full}_amd64.deb"
+}
+
+tarball() {
+    local name=hearth-$version-linux-amd64
+    local root=$out/$name
+    rm -rf -- "$root"
+    stage "$root" ""
+    install -m 0644 -t "$root/share/hearth" deploy/systemd/* deploy/sysctl/90-hearth.conf deploy/config.toml
+    install -D -m 0644 -t "$root/share/doc/hearth" LICENSE deploy/README.md deploy/pods.md
+    install -m 0755 deploy/install.sh "$root/"
+    find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+    tar -C "$out" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf - "$name" |
+        gzip -9n >"$out/$name.tar.gz"
+    rm -rf -- "$root"
+    echo "$out/$name.tar.gz"
+}
+
+[ "$(uname -m)" = x86_64 ] || fail "packages are made for amd64 only, and this is $(uname -m)"
+mkdir -p "$out"
+case ${1:-} in
+deb | tarball) "$1" ;;
+*) fail "say \`deb\` or \`tarball\`" ;;
+esac
