@@ -94,7 +94,7 @@ deb() {
     install -m 0755 -t "$root/DEBIAN" deploy/debian/{postinst,prerm,postrm}
     (cd "$root" && find . -type f -not -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
     find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
-    dpkg-deb --root-owner-group -Zxz --build "$root" "$out/hearth_${full}_amd64.deb" >&2
+    dpkg-deb --root-owner-group -Z"${HEARTH_DEB_COMPRESSION:-xz}" --build "$root" "$out/hearth_${full}_amd64.deb" >&2
     rm -rf -- "$root"
     echo "$out/hearth_${full}_amd64.deb"
 }

@@ -5,6 +5,7 @@
 //! then left out.
 
 mod artifacts;
+mod deploy;
 mod exec;
 mod faults;
 mod files;

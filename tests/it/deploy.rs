@@ -1,0 +1,149 @@
+//! What is in `deploy/`: the configuration of containerd, and what the documentation refers to.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hearth_tests::daemons::containerd_major;
+use hearth_tests::paths;
+
+/// The programs that containerd runs as handlers, what its sandboxes are made of and where its network is, after it
+/// has read `config`.
+struct Dump(String);
+
+impl Dump {
+    fn of(config: &Path) -> Dump {
+        let mut command = Command::new(paths::containerd("containerd"));
+        let output = command.arg("--config").arg(config).args(["config", "dump"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Dump(String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// The names in `[plugins.….containerd.runtimes.NAME]`.
+    fn handlers(&self) -> BTreeSet<&str> {
+        let names = self.0.lines().filter_map(|line| {
+            let name = line.trim().strip_prefix("[plugins.")?.strip_suffix(']')?.rsplit_once(".runtimes.")?.1;
+            (!name.contains('.')).then_some(name)
+        });
+        names.collect()
+    }
+
+    fn has(&self, text: &str) -> bool {
+        self.0.contains(text)
+    }
+}
+
+fn piece(name: &str) -> PathBuf {
+    let path = paths::repository().join("deploy/containerd").join(name);
+    assert!(path.exists(), "{} is missing", path.display());
+    path
+}
+
+/// A user's own configuration: a pause image, a network, a runtime with options, none of them the default.
+fn users(version: u32) -> String {
+    let (head, cri, images) = match version {
+        1 => ("", "plugins.cri", "[plugins.cri]\nsandbox_image = 'my/pause:1'\n"),
+        2 => (
+            "version = 2\n",
+            "plugins.'io.containerd.grpc.v1.cri'",
+            "[plugins.'io.containerd.grpc.v1.cri']\nsandbox_image = 'my/pause:1'\n",
+        ),
+        _ => (
+            "version = 3\n",
+            "plugins.'io.containerd.cri.v1.runtime'",
+            "[plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = 'my/pause:1'\n",
+        ),
+    };
+    format!(
+        "{head}{images}[{cri}.cni]\nconf_dir = '/my/cni'\n[{cri}.containerd]\ndefault_runtime_name = 'mine'\n\
+         [{cri}.containerd.runtimes.mine]\nruntime_type = 'io.containerd.runc.v2'\n"
+    )
+}
+
+fn assert_mine_and_hearth(dump: &Dump) {
+    let handlers = dump.handlers();
+    assert!(handlers.is_superset(&BTreeSet::from(["hearth", "mine"])), "{handlers:?}");
+    for text in ["my/pause:1", "/my/cni", "io.containerd.hearth.v1"] {
+        assert!(dump.has(text), "{text} is not in:\n{}", dump.0);
+    }
+}
+
+/// `imports` go before the first table.
+fn importing(config: &str, import: &Path) -> String {
+    format!("imports = [{import:?}]\n{config}")
+}
+
+#[test]
+fn the_runtime_is_added_to_a_configuration_of_containerd_1() {
+    if containerd_major() != 1 {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    let dump = |text: String| {
+        fs::write(&config, text).unwrap();
+        Dump::of(&config)
+    };
+    let read = |name: &str| fs::read_to_string(piece(name)).unwrap();
+    for version in [1, 2] {
+        let hearth = read(&format!("append-v{version}.toml"));
+        assert_mine_and_hearth(&dump(users(version) + &hearth));
+        // Where no runtime is named, there is one built in, until one is.
+        let head = if version == 1 { "" } else { "version = 2\n" };
+        assert_eq!(dump(head.to_owned()).handlers(), BTreeSet::from(["runc"]));
+        assert_eq!(dump(head.to_owned() + &hearth).handlers(), BTreeSet::from(["hearth"]));
+        let both = head.to_owned() + &hearth + &read(&format!("append-v{version}-runc.toml"));
+        assert_eq!(dump(both).handlers(), BTreeSet::from(["hearth", "runc"]));
+    }
+    // Why not by an import: it takes the place of all that the main file says about CRI.
+    let imported = dump(importing(&users(2), &piece("import-v2.toml")));
+    assert_eq!(imported.handlers(), BTreeSet::from(["hearth"]));
+    assert!(!imported.has("my/pause:1"));
+}
+
+#[test]
+fn the_runtime_is_imported_by_containerd_2() {
+    if containerd_major() < 2 {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    let dump = |text: String| {
+        fs::write(&config, text).unwrap();
+        Dump::of(&config)
+    };
+    for version in [2, 3] {
+        assert_mine_and_hearth(&dump(importing(&users(version), &piece(&format!("import-v{version}.toml")))));
+    }
+    let bare = dump(importing("version = 3\n", &piece("import-v3.toml")));
+    assert_eq!(bare.handlers(), BTreeSet::from(["hearth", "runc"]));
+    // Why the versions have to be the same.
+    let mixed = dump(importing(&users(2), &piece("import-v3.toml")));
+    assert!(!mixed.handlers().contains("mine"));
+    let mixed = dump(importing(&users(3), &piece("import-v2.toml")));
+    assert!(!mixed.handlers().contains("hearth"));
+}
+
+#[test]
+fn each_story_that_the_table_of_fields_names_exists() {
+    let table = fs::read_to_string(paths::repository().join("deploy/pods.md")).unwrap();
+    let mut named = 0;
+    for word in table.split('`').skip(1).step_by(2) {
+        let Some((module, story)) = word.split_once("::") else { continue };
+        let path = paths::repository().join("tests/it").join(module).with_extension("rs");
+        let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{word}: {}: {error}", path.display()));
+        assert!(source.contains(&format!("#[test]\nfn {story}()")), "{} has no story {story}", path.display());
+        named += 1;
+    }
+    assert!(named > 20, "only {named} stories are named");
+}
+
+#[test]
+fn the_unit_and_the_shim_agree_on_the_control_socket() {
+    let unit = fs::read_to_string(paths::repository().join("deploy/systemd/hearthd.socket")).unwrap();
+    let listens: Vec<_> = unit.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
+    assert_eq!(listens, ["/run/hearth/control.sock"]);
+    let shim = fs::read_to_string(paths::repository().join("shim-proxy/src/lib.rs")).unwrap();
+    assert!(shim.contains(&format!("CONTROL_SOCKET: &str = {:?}", listens[0])));
+}
