@@ -17,7 +17,9 @@ pub fn passed_listener() -> Result<Option<UnixListener>> {
     let Some(number) = numbers.next() else { return Ok(None) };
     if numbers.len() > 0 {
         let given = numbers.len() + 1;
-        return Err(Error::other(format!("{given} sockets were passed (LISTEN_FDS); hearthd takes its control socket")));
+        return Err(Error::other(format!(
+            "{given} sockets were passed (LISTEN_FDS); hearthd takes its control socket"
+        )));
     }
     // SAFETY: LISTEN_PID names this process, so whoever executed it left this descriptor open for it and
     // for nobody else in it; the caller calls once.
