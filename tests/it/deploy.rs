@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hearth_tests::daemons::containerd_major;
-use hearth_tests::paths;
+use hearth_tests::{ContainerOptions, Guest, Image, Node, paths};
+
+use crate::only_on_hearth;
 
 /// The programs that containerd runs as handlers, what its sandboxes are made of and where its network is, after it
 /// has read `config`.
@@ -146,4 +150,66 @@ fn the_unit_and_the_shim_agree_on_the_control_socket() {
     assert_eq!(listens, ["/run/hearth/control.sock"]);
     let shim = fs::read_to_string(paths::repository().join("shim-proxy/src/lib.rs")).unwrap();
     assert!(shim.contains(&format!("CONTROL_SOCKET: &str = {:?}", listens[0])));
+}
+
+/// One of the examples, which has to say what the story does.
+fn example(name: &str, words: &[&str]) {
+    let path = paths::repository().join("deploy/kubernetes/examples").join(name);
+    let text = fs::read_to_string(&path).unwrap();
+    for word in words {
+        assert!(text.contains(word), "{} does not say {word}", path.display());
+    }
+}
+
+#[test]
+fn the_containers_of_the_examples_run() {
+    only_on_hearth!();
+    let node = Node::new();
+
+    example("command.yaml", &[r#"["/hello.wasm"]"#, r#"["one", "two"]"#, "GREETING"]);
+    let pod = node.pod("hearth-command").run();
+    let hello = pod.container("hello", &node.program(&Guest::HELLO)).command(["/hello.wasm"]).args(["one", "two"]);
+    let hello = hello.options(|options| options.env.push(("GREETING".into(), "hello".into()))).start();
+    assert_eq!(hello.wait(), 0);
+    assert!(hello.stdout().contains("arg 2: two\n"), "{}", hello.stdout());
+
+    example(
+        "volumes.yaml",
+        &["initContainers", "runAsUser: 1000", "fsGroup: 2000", "readOnlyRootFilesystem: true", "memory: 64Mi"],
+    );
+    let (work, settings) = (node.path("work"), node.path("settings"));
+    fs::create_dir(&work).unwrap();
+    std::os::unix::fs::chown(&work, None, Some(2000)).unwrap();
+    fs::set_permissions(&work, fs::Permissions::from_mode(0o2770)).unwrap();
+    fs::create_dir(&settings).unwrap();
+    fs::write(settings.join("settings.toml"), "level = \"info\"\n").unwrap();
+    let native = node.import(&Image::of_file("busybox", "/files", Guest::FILES.native_bytes()));
+    let as_user = |options: &mut ContainerOptions| {
+        (options.user, options.group) = (Some(1000), Some(1000));
+        options.supplemental_groups = vec![2000];
+    };
+    let pod = node.pod("hearth-volumes").run();
+    let prepare = pod.container("prepare", &native).args(["write", "/work/prepared", "now"]).volume(&work, "/work");
+    let prepare = prepare.options(as_user).start();
+    assert_eq!(prepare.wait(), 0, "{:?}", prepare.log());
+    let files = node.program(&Guest::FILES);
+    let reading = |name: &str, path: &str| {
+        let plan = pod.container(name, &files).command(["/files.wasm"]).args(["read", path]).volume(&work, "/work");
+        let plan = plan.read_only_volume(&settings, "/etc/app").options(as_user).options(|options| {
+            options.read_only_root = true;
+            options.resources.memory_limit_in_bytes = 64 << 20;
+            (options.resources.cpu_quota, options.resources.cpu_period) = (25_000, 100_000);
+        });
+        let container = plan.start();
+        (container.wait(), container.stdout())
+    };
+    assert_eq!(reading("files", "/work/prepared"), (0, "now".to_owned()));
+    assert_eq!(reading("settings", "/etc/app/settings.toml"), (0, "level = \"info\"\n".to_owned()));
+
+    example("tcp.yaml", &[r#"["/tcp.wasm"]"#, r#"["8080"]"#]);
+    let pod = node.pod("hearth-tcp").run();
+    let plan = pod.container("server", &node.program(&Guest::TCP)).command(["/tcp.wasm"]).args(["8080"]);
+    plan.start().wait_for_stdout("listening");
+    let address = format!("{}:8080", pod.ip());
+    node.machine().in_network(|| TcpStream::connect(&address)).expect("kubelet's probe connects");
 }
