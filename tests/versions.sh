@@ -22,6 +22,9 @@ smoke=(
     pods::a_restart_of_containerd_loses_no_pod
     pods::the_memory_a_container_uses_is_told_within_five_per_cent
     pods::what_is_typed_reaches_a_containers_stdin
+    deploy::the_runtime_is_added_to_a_configuration_of_containerd_1
+    deploy::the_runtime_is_imported_by_containerd_2
+    service::a_passed_socket_outlives_the_daemon_and_a_start_waits_for_the_next
 )
 
 results=()
