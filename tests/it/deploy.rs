@@ -122,6 +122,11 @@ fn the_runtime_is_imported_by_containerd_2() {
     }
     let bare = dump(importing("version = 3\n", &piece("import-v3.toml")));
     assert_eq!(bare.handlers(), BTreeSet::from(["hearth", "runc"]));
+    // What 2.x makes of a file of version 1, and what is to be done about it.
+    assert!(!dump(users(1)).handlers().contains("mine"));
+    let rewritten = users(1).replace("plugins.cri", "plugins.'io.containerd.grpc.v1.cri'");
+    let rewritten = format!("version = 2\n{rewritten}");
+    assert_mine_and_hearth(&dump(importing(&rewritten, &piece("import-v2.toml"))));
     // Why the versions have to be the same.
     let mixed = dump(importing(&users(2), &piece("import-v3.toml")));
     assert!(!mixed.handlers().contains("mine"));
