@@ -319,11 +319,14 @@ pub struct Network {
     pub lookups_max: usize,
     /// How long one look-up may take, in milliseconds, waiting included, whatever its resolv.conf says.
     pub lookup_timeout_ms: u64,
+    /// Network namespaces made in advance, each a small process, for tasks that ask for a new one (`ctr run`
+    /// without `--net-host`; pods do not); from the first such task on.
+    pub holders_warm: usize,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { lookups_max: 256, lookup_timeout_ms: 60_000 }
+        Network { lookups_max: 256, lookup_timeout_ms: 60_000, holders_warm: 2 }
     }
 }
 

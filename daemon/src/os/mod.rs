@@ -4,6 +4,7 @@
 pub mod confine;
 pub mod credentials;
 pub mod fifo;
+pub mod holder;
 pub mod identity;
 pub mod in_root;
 pub mod memfd;

@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::os::namespaces::Shared;
 use crate::task::execs::Execs;
 use crate::task::files::Files;
+use crate::task::pid;
 use crate::task::sandbox::Joined;
 use crate::wasm::wasi::MemoryUse;
 
@@ -41,4 +42,11 @@ pub struct Container {
     pub execs: Execs,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,
+}
+
+impl Container {
+    /// The pid containerd is told: the daemon's, or that of the process that holds its network namespace.
+    pub fn pid(&self) -> u32 {
+        self.network.holder.as_ref().map_or_else(pid, |holder| holder.pid())
+    }
 }

@@ -117,7 +117,7 @@ impl Creator {
         if spec.role == bundle::Role::Sandbox {
             return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
         }
-        let network = sandbox::network(map, &spec)?;
+        let network = sandbox::network(map, &spec, &self.world.holders).await?;
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
@@ -186,7 +186,7 @@ impl Creator {
             stderr: request.stdio.stderr.clone(),
             terminal: request.stdio.terminal,
             checkpoint: String::new(),
-            pid: pid(),
+            pid: made.network.holder.as_ref().map_or_else(pid, |holder| holder.pid()),
         };
         let container = Arc::new(Container {
             id: id.clone(),
