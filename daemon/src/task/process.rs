@@ -320,6 +320,9 @@ impl Process {
         if let Some(text) = note {
             tracing::debug!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, trap = %text, "a guest trapped");
             self.stdio.write_stderr(&format!("hearth: {text}\n"));
+            if self.role == Role::Init && !out_of_memory {
+                self.container.note_end(&text);
+            }
         }
         let status = if out_of_memory { self.out_of_memory() } else { status };
         let (before, effect) = {
@@ -341,8 +344,10 @@ impl Process {
     fn out_of_memory(&self) -> u32 {
         let memory = &self.container.memory;
         self.container.metrics.oom_kills.inc();
-        self.stdio.write_stderr(&format!("hearth: out of memory: its limit is {} bytes\n", memory.limit()));
+        let text = format!("out of memory: its limit is {} bytes", memory.limit());
+        self.stdio.write_stderr(&format!("hearth: {text}\n"));
         if self.role == Role::Init {
+            self.container.note_end(&text);
             memory.set_fatal();
             self.publish(Event::Oom { container_id: self.container.id.clone() });
         }
