@@ -414,7 +414,6 @@ fn a_container_beyond_its_memory_is_shown_as_killed() {
     let grow = node.program(&Guest::GROW);
     let pod = node.pod("greedy").run();
     let limit = |bytes| pod.container("grow", &grow).options(move |o| o.resources.memory_limit_in_bytes = bytes);
-    // A guest is told that it gets no more, and ends as most programs then do; a native one is not asked.
     let status = limit(64 << 20).args(["256", "abort"]).start().ended();
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
     assert_eq!(limit(64 << 20).args(["32"]).start().wait(), 0);

@@ -215,7 +215,7 @@ impl Process {
         }
     }
 
-    /// Takes a slot and what Start needs. Without a slot the process stays as it is and can be started
+    /// Takes a slot and what Start needs. Without a slot the process stays as it is; an init can be started
     /// later.
     fn begin_start(&self, world: &Arc<World>) -> Result<(Work, Option<Slot>)> {
         let mut inner = self.inner.lock();
@@ -297,15 +297,17 @@ impl Process {
     /// The guest is gone; called by its worker.
     fn ended(self: &Arc<Self>, end: End<Outcome>, tell: &Tell) {
         let out_of_memory = oom::ended_by(self.starved.load(Ordering::Relaxed), &end);
+        let mut refusal = None;
         let (status, note) = match end {
             End::Completed(Outcome::Exited(status)) => (status, None),
             End::Completed(Outcome::NotStarted(error)) => {
                 if self.role == Role::Init {
                     self.container.metrics.starts_failed.inc();
                 }
-                let text = error.to_string();
                 // Start's caller shows it; where Start has been answered, the container's output does.
-                (NEVER_STARTED, (!answer(tell, Err(error))).then_some(text))
+                let note = (!is_awaited(tell)).then(|| error.to_string());
+                refusal = Some(error);
+                (NEVER_STARTED, note)
             }
             End::Completed(Outcome::Trapped(text)) => {
                 self.container.metrics.traps.inc();
@@ -330,6 +332,10 @@ impl Process {
         };
         if let Ok(Effect::Finish(status)) = effect {
             self.finish(before, status);
+        }
+        if let Some(error) = refusal {
+            // Its caller may look at the state, or delete it, at once.
+            answer(tell, Err(error));
         }
     }
 
@@ -475,10 +481,16 @@ impl Process {
         self.stdio.close_stdin();
     }
 
-    /// Where the process is.
+    /// Where the process is. For others it has stopped once its exit is told, and no sooner: a status
+    /// without its exit code would be taken for a 0.
     pub fn snapshot(&self) -> Snapshot {
-        let state = self.inner.lock().state;
-        Snapshot { state, exit: *self.exit.borrow() }
+        // In this order: one that has told its exit has stopped.
+        let exit = *self.exit.borrow();
+        let state = match (self.inner.lock().state, exit) {
+            (State::Stopped(_), None) => State::Running,
+            (state, _) => state,
+        };
+        Snapshot { state, exit }
     }
 
     /// Sets the size of its terminal, if it has one.
@@ -519,6 +531,11 @@ type Tell = Arc<Mutex<Option<oneshot::Sender<Result<()>>>>>;
 /// Answers Start; `false` if nobody waits.
 fn answer(tell: &Tell, result: Result<()>) -> bool {
     tell.lock().take().is_some_and(|tell| tell.send(result).is_ok())
+}
+
+/// Whether somebody waits for Start's answer.
+fn is_awaited(tell: &Tell) -> bool {
+    tell.lock().as_ref().is_some_and(|tell| !tell.is_closed())
 }
 
 /// The value of the metric's label.
