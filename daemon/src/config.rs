@@ -296,11 +296,20 @@ pub struct Stdio {
     /// How long output that a task has left behind waits for its reader after the task's end, in
     /// milliseconds. Only a slow or absent reader makes it wait at all.
     pub linger_ms: u64,
+    /// How long, in milliseconds, what is in a task's FIFO when it ends is kept for a reader that has not
+    /// opened it yet (a client is late, or containerd restarts).
+    pub unread_ms: u64,
 }
 
 impl Default for Stdio {
     fn default() -> Self {
-        Stdio { chunk_bytes: 64 << 10, log_binary_timeout_ms: 10_000, log_binary_drain_ms: 10_000, linger_ms: 2_000 }
+        Stdio {
+            chunk_bytes: 64 << 10,
+            log_binary_timeout_ms: 10_000,
+            log_binary_drain_ms: 10_000,
+            linger_ms: 2_000,
+            unread_ms: 60_000,
+        }
     }
 }
 
@@ -323,11 +332,14 @@ pub struct Network {
     pub lookups_max: usize,
     /// How long one look-up may take, in milliseconds, waiting included, whatever its resolv.conf says.
     pub lookup_timeout_ms: u64,
+    /// Network namespaces made in advance, each a small process, for tasks that ask for a new one (`ctr run`
+    /// without `--net-host`; pods do not); from the first such task on.
+    pub holders_warm: usize,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Network { lookups_max: 256, lookup_timeout_ms: 60_000 }
+        Network { lookups_max: 256, lookup_timeout_ms: 60_000, holders_warm: 2 }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::server::instances::{Instances, Runtimes};
 use crate::server::{control, http};
 use crate::service;
 use crate::task::Task;
+use crate::task::holders::Holders;
 use crate::wasm::engine::Engines;
 use crate::wasm::instance::{Slots, World};
 use crate::wasm::modules::ModuleStore;
@@ -84,6 +85,7 @@ async fn serve(
         engines,
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
+        holders: Holders::new(config.network.holders_warm, runtime.clone()),
         resolvers: Resolvers::new(&config.network, background.clone()),
         metrics: metrics.clone(),
     });
@@ -148,6 +150,7 @@ async fn serve(
         scrape.abort();
         let _ = std::fs::remove_file(config.state_dir.join("metrics.address"));
     }
+    world.holders.close();
     world.scheduler.stop();
     tracing::info!("stopped");
     Ok(())

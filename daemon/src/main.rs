@@ -46,6 +46,9 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == wasm::modules::compile::SUBCOMMAND) {
         return wasm::modules::compile::child_main();
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == os::holder::SUBCOMMAND) {
+        return os::holder::child_main();
+    }
     let args = Args::parse();
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,8 +6,9 @@
 //!  State, Kill, Exec, … ──▶ id is native? ──▶ passed on as they are            events: by runc's shim itself
 //! ```
 //!
-//! * containerd knows one bundle, ours. runc's shim gets a bundle inside it, `native/<id>`, so that
-//!   neither overwrites the other's files and both go together.
+//! * containerd knows one bundle, ours. runc's shim gets one inside that of the pod's sandbox,
+//!   `native/<id>`, so that neither overwrites the other's files. The sandbox's, because containerd 2.1 and
+//!   later run our shim's `delete` for that alone when the daemon has died.
 //! * CRI writes `/proc/<the sandbox's pid>/ns/…` into the specs of a pod's containers. The sandbox's pid is
 //!   the daemon's, and a container must never join the daemon's namespaces: every such path is
 //!   replaced by the pod's, or refused.
@@ -135,11 +136,11 @@ impl Natives {
         let taken = self.tasks.reserve(&id)?;
         let room = self.instance.events.reserve()?;
         let outer = PathBuf::from(&create.bundle);
-        let bundle = outer.join(NATIVE_BUNDLES).join(&id);
         let tasks = self.tasks.clone();
-        let prepared = bundle.clone();
-        let prepare = move || prepare_bundle(&outer, &prepared, &tasks);
-        let sandbox = tokio::task::spawn_blocking(prepare).await.map_err(|e| Error::Internal(e.to_string()))??;
+        let name = id.clone();
+        let prepare = move || prepare_bundle(&outer, &name, &tasks);
+        let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|e| Error::Internal(e.to_string()))?;
+        let (bundle, sandbox) = prepared?;
         let undo = |error: Error| async {
             self.delete_by_exec(&id, &bundle).await;
             let _ = std::fs::remove_dir_all(&bundle);
@@ -388,8 +389,8 @@ fn bootstrap(said: &str) -> (String, u64) {
     (address.unwrap_or(said).to_string(), version.unwrap_or(2))
 }
 
-/// Makes the bundle of runc's shim inside ours. Gives the pod's sandbox.
-fn prepare_bundle(outer: &Path, bundle: &Path, tasks: &TaskMap) -> Result<Arc<Task>> {
+/// Makes the bundle of runc's shim inside that of the pod's sandbox. Gives both.
+fn prepare_bundle(outer: &Path, native: &str, tasks: &TaskMap) -> Result<(PathBuf, Arc<Task>)> {
     let path = outer.join("config.json");
     let wrong = |why: String| Error::InvalidArgument(format!("{}: {why}", path.display()));
     let text = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
@@ -401,11 +402,16 @@ fn prepare_bundle(outer: &Path, bundle: &Path, tasks: &TaskMap) -> Result<Arc<Ta
         ))
     })?;
     rewrite_namespaces(&mut spec, &sandbox).map_err(|e| e.context("linux.namespaces"))?;
+    // The bundles of a namespace lie side by side.
+    let bundle = outer.with_file_name(&id).join(NATIVE_BUNDLES).join(native);
     std::fs::create_dir_all(bundle.join("rootfs"))
         .and_then(|()| std::fs::write(bundle.join("config.json"), spec.to_string()))
         .and_then(|()| std::fs::write(bundle.join(SHIM_LOG), ""))
-        .map_err(|e| Error::Internal(format!("cannot make the bundle {}: {e}", bundle.display())))?;
-    Ok(sandbox)
+        .map_err(|e| {
+            let _ = std::fs::remove_dir_all(&bundle);
+            Error::Internal(format!("cannot make the bundle {}: {e}", bundle.display()))
+        })?;
+    Ok((bundle, sandbox))
 }
 
 /// Points namespaces of the sandbox's process, which is the daemon, to the pod's own.

@@ -1,6 +1,6 @@
 //! What a dead daemon left of a native container: runc's shim, which still runs, and its container.
 //!
-//! The daemon gives runc's shim the bundle `<bundle>/native/<id>` and writes the shim's address and Task
+//! The daemon gives runc's shim the bundle `<the sandbox's bundle>/native/<id>` and writes the shim's address and Task
 //! API version into [`NATIVE_ADDRESS_FILE`] there; it removes the directory when the container is deleted in
 //! good order. So if there is one, nobody looks after that container any more.
 

@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 
-use hearth_tests::{Guest, Imported, SHORT, World};
+use hearth_tests::{Guest, Imported, SHORT, World, eventually};
 
 use crate::only_on_hearth;
 
@@ -59,11 +60,38 @@ fn what_cannot_be_reached_is_the_guests_own_error() {
 }
 
 #[test]
-fn without_a_network_there_is_none() {
+fn a_task_that_asks_for_a_network_of_its_own_gets_one_others_can_find() {
     only_on_hearth!();
     let world = World::new();
     let image = net(&world);
-    let output = world.run(&image, "alone").args(["fetch", "127.0.0.1", &free_port().to_string()]).run();
-    assert_ne!(output.code(), 0);
-    assert!(output.stderr().contains("access denied") || output.stderr().contains("refused"), "{output}");
+    // The same port, twice and without a clash.
+    for id in ["first", "second"] {
+        let log = world.path(&format!("{id}.log"));
+        let uri = format!("file://{}", log.display());
+        world.run(&image, id).flags(["--log-uri", &uri]).args(["listen", "8080", id]).detach().ok();
+        eventually("it listens", SHORT, || std::fs::read_to_string(&log).ok()?.contains("listening").then_some(()));
+    }
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).is_err(), "it is not in the node's network");
+    let pids = ["first", "second"].map(|id| {
+        let list = world.ctr(["task", "ls"]).ok().stdout();
+        let line = list.lines().find(|line| line.starts_with(id)).expect("it is listed").to_owned();
+        line.split_whitespace().nth(1).and_then(|pid| pid.parse::<u32>().ok()).expect("it has a pid")
+    });
+    assert_ne!(pids[0], pids[1]);
+    for (id, pid) in ["first", "second"].into_iter().zip(pids) {
+        // As CNI's plugins, which `ctr run --cni` calls, enter it.
+        let namespace = format!("/proc/{}/root/proc/{pid}/ns/net", world.machine().init());
+        let namespace = std::fs::File::open(namespace).expect("the task's process is there");
+        let answer = std::thread::spawn(move || {
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).expect("root may enter it");
+            let mut peer = TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).expect("its loopback is up");
+            peer.write_all(b"x").expect("the guest reads");
+            let mut answer = String::new();
+            peer.read_to_string(&mut answer).map(|_| answer)
+        });
+        assert_eq!(answer.join().expect("it does not panic").expect("UTF-8"), format!("{id}: x\n"));
+        world.kill(id, "SIGKILL").ok();
+        world.wait_for_status(id, "STOPPED");
+    }
 }

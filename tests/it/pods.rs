@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use hearth_tests::process::Process;
 use hearth_tests::{Guest, Image, Imported, Layer, Node, Runtime, SHORT, World, eventually};
 
+use crate::only_on_hearth;
+
 /// 128 + SIGTERM.
 const TERMINATED: i32 = 143;
 
@@ -414,6 +416,7 @@ fn a_container_beyond_its_memory_is_shown_as_killed() {
     let grow = node.program(&Guest::GROW);
     let pod = node.pod("greedy").run();
     let limit = |bytes| pod.container("grow", &grow).options(move |o| o.resources.memory_limit_in_bytes = bytes);
+    // A guest is told that it gets no more, and ends as most programs then do; a native one is not asked.
     let status = limit(64 << 20).args(["256", "abort"]).start().ended();
     assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"));
     assert_eq!(limit(64 << 20).args(["32"]).start().wait(), 0);
@@ -455,4 +458,23 @@ fn a_pod_serves_tcp_at_its_address() {
         TcpStream::connect(&address).and_then(|mut stream| stream.read_to_string(&mut text)).map(|_| text)
     });
     assert_eq!(greeting.unwrap(), "hello over TCP\n");
+}
+
+#[test]
+fn why_a_container_ended_is_in_its_termination_message() {
+    only_on_hearth!();
+    let node = Node::new();
+    let image = programs(&node, &[Guest::TRAP, Guest::GROW, Guest::FILES]);
+    let pod = node.pod("unlucky").run();
+    let ended = |name: &str, guest: &Guest, arguments: &[&str]| {
+        let message = node.write(&format!("messages/{name}"), b"");
+        let command: Vec<_> =
+            [program(guest, node.runtime())].into_iter().chain(arguments.iter().map(|&a| a.into())).collect();
+        let plan = pod.container(name, &image).command(command).volume(&message, "/dev/termination-log");
+        plan.options(|o| o.resources.memory_limit_in_bytes = 64 << 20).start().wait();
+        fs::read_to_string(&message).unwrap()
+    };
+    assert!(ended("trap", &Guest::TRAP, &[]).contains("unreachable"));
+    assert!(ended("memory", &Guest::GROW, &["256", "abort"]).starts_with("out of memory"));
+    assert_eq!(ended("own", &Guest::FILES, &["write", "/dev/termination-log", "my own"]), "my own");
 }

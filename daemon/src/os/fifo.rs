@@ -76,6 +76,39 @@ pub fn hold_open(input: BorrowedFd) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// What is in a FIFO that its reader may not have come for yet; see [`keep_unread`].
+#[derive(Debug)]
+pub struct Unread(OwnedFd);
+
+/// For the end of an output that [`open_output`] opened: if something in it is unread, a descriptor that
+/// keeps it. The caller closes `output` then, and may let go of this one as soon as
+/// [`Unread::is_safe`].
+///
+/// Data in a FIFO is lost when the last descriptor of it is closed, and a client that opens its end a
+/// moment late (containerd's do it in the background) finds nothing. As `output` is a reader itself,
+/// only a descriptor for writing alone can tell whether there is another.
+///
+/// # Errors
+/// As open(2).
+pub fn keep_unread(output: BorrowedFd) -> Result<Option<Unread>, Errno> {
+    // A pipe to a log program, which has been there from the start, is no FIFO of that kind.
+    if rustix::io::ioctl_fionread(output)? == 0 || !rustix::fs::fcntl_getfl(output)?.contains(OFlags::RDWR) {
+        return Ok(None);
+    }
+    hold_open(output).map(|writer| Some(Unread(writer)))
+}
+
+impl Unread {
+    /// Whether a reader has it, or has read it all.
+    pub fn is_safe(&self) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::OUT)];
+        let polled = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })));
+        // On a writer's side an error means that nobody reads.
+        let has_reader = polled.is_ok() && !fds[0].revents().contains(PollFlags::ERR);
+        has_reader || rustix::io::ioctl_fionread(&self.0).is_ok_and(|unread| unread == 0)
+    }
+}
+
 /// What reading would find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
@@ -160,6 +193,26 @@ pub(crate) mod tests {
         assert_eq!(read(&reader).unwrap(), b"early");
         drop(reader);
         assert_eq!(rustix::io::write(&output, b"late"), Ok(4), "a reader that left is no broken pipe");
+    }
+
+    #[test]
+    fn what_nobody_has_come_for_is_kept_until_somebody_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = make_fifo(dir.path(), "f");
+        let output = open_output(&path).unwrap();
+        assert!(keep_unread(output.as_fd()).unwrap().is_none(), "there is nothing in it");
+        rustix::io::write(&output, b"early").unwrap();
+        let unread = keep_unread(output.as_fd()).unwrap().unwrap();
+        drop(output);
+        assert!(!unread.is_safe());
+        let reader = open(&path, OFlags::RDONLY).unwrap();
+        assert!(unread.is_safe());
+        drop(unread);
+        assert_eq!(read(&reader).unwrap(), b"early");
+        assert_eq!(read(&reader).unwrap(), b"");
+        let (_theirs, ours) = pipe_to_program().unwrap();
+        rustix::io::write(&ours, b"x").unwrap();
+        assert!(keep_unread(ours.as_fd()).unwrap().is_none(), "a log program is there");
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod activation;
 pub mod confine;
 pub mod credentials;
 pub mod fifo;
+pub mod holder;
 pub mod identity;
 pub mod in_root;
 pub mod memfd;

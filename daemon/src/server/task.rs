@@ -115,7 +115,7 @@ impl TaskApi for TaskService {
                 }
             })?;
             tracing::debug!(task = %task.id(), "created");
-            Ok(CreateTaskResponse { pid: pid(), ..Default::default() })
+            Ok(CreateTaskResponse { pid: task.container.pid(), ..Default::default() })
         };
         let result = created.await;
         match &result {
@@ -169,13 +169,15 @@ impl TaskApi for TaskService {
 
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
         let began = Instant::now();
-        let result = match self.tasks.get(&request.id) {
+        let task = self.tasks.get(&request.id);
+        let pid = task.as_ref().map_or(0, |task| task.container.pid());
+        let result = match task {
             Ok(task) if task.is_init(&request.exec_id) => task.delete(&self.tasks).await,
             Ok(task) => task.delete_exec(&request.exec_id).await,
             Err(error) => Err(error),
         };
         let result = result.map(|exit| DeleteResponse {
-            pid: pid(),
+            pid,
             exit_status: exit.status,
             exited_at: convert::timestamp(exit.at),
             ..Default::default()
@@ -212,9 +214,9 @@ impl TaskApi for TaskService {
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
         let began = Instant::now();
-        let result = self.tasks.get(&request.id).map(|_| ConnectResponse {
+        let result = self.tasks.get(&request.id).map(|task| ConnectResponse {
             shim_pid: pid(),
-            task_pid: pid(),
+            task_pid: task.container.pid(),
             version: env!("CARGO_PKG_VERSION").into(),
             ..Default::default()
         });
@@ -299,7 +301,7 @@ fn state_response(process: &Process) -> StateResponse {
     let mut response = StateResponse {
         id: process.id.to_string(),
         bundle: process.container().bundle.display().to_string(),
-        pid: pid(),
+        pid: process.container().pid(),
         status: EnumOrUnknown::new(status),
         stdin: process.stdio_paths.stdin.clone(),
         stdout: process.stdio_paths.stdout.clone(),
@@ -317,11 +319,11 @@ fn state_response(process: &Process) -> StateResponse {
 /// One entry for the init, so that it is never empty for a live task (a restarting containerd deletes a
 /// container without pids), and one for each exec that runs, named in its details.
 fn pids(task: &Task) -> Result<PidsResponse> {
-    let mut processes = vec![ProcessInfo { pid: pid(), ..Default::default() }];
+    let mut processes = vec![ProcessInfo { pid: task.container.pid(), ..Default::default() }];
     for exec in task.container.execs.all() {
         if exec.is_running() {
             let info = MessageField::some(convert::process_details(&exec.id)?);
-            processes.push(ProcessInfo { pid: pid(), info, ..Default::default() });
+            processes.push(ProcessInfo { pid: task.container.pid(), info, ..Default::default() });
         }
     }
     Ok(PidsResponse { processes, ..Default::default() })

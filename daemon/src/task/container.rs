@@ -1,15 +1,18 @@
 //! What all processes of a task share.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::bundle::Cpu;
 use crate::metrics::Metrics;
 use crate::os::namespaces::Shared;
 use crate::task::execs::Execs;
 use crate::task::files::Files;
+use crate::task::pid;
 use crate::task::sandbox::Joined;
 use crate::wasm::wasi::MemoryUse;
 
@@ -37,8 +40,45 @@ pub struct Container {
     pub memory_limit_max: u64,
     /// What the spec says of CPU time, with all updates. It holds for each process by itself.
     pub cpu: Mutex<Cpu>,
+    /// The file on the node that kubelet shows of, if it is given one.
+    pub termination_log: Option<PathBuf>,
     /// The processes beside the init.
     pub execs: Execs,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,
+}
+
+/// Where Kubernetes mounts the file whose text `kubectl describe` shows for a container that ended
+/// (`terminationMessagePath`, unless a pod says otherwise).
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// The most of it that kubelet shows, in bytes.
+const TERMINATION_TEXT_BYTES_MAX: usize = 4096;
+
+impl Container {
+    /// Writes why it ended into the termination log, unless the guest has said something there itself.
+    /// A few system calls on a file of kubelet's.
+    pub fn note_end(&self, text: &str) {
+        let Some(path) = &self.termination_log else { return };
+        let text = &text.as_bytes()[..text.len().min(TERMINATION_TEXT_BYTES_MAX)];
+        // The guest cannot put another file in its place, since it only has this one; all the same
+        // nothing but a file is written to.
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let write = || -> std::io::Result<()> {
+            let file = rustix::fs::open(path, flags, Mode::empty())?;
+            let stat = rustix::fs::fstat(&file)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0 {
+                std::fs::File::from(file).write_all(text)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = write() {
+            tracing::debug!(task = %self.id, %error, "the termination log was not written");
+        }
+    }
+
+    /// The pid containerd is told: the daemon's, or that of the process that holds its network namespace.
+    pub fn pid(&self) -> u32 {
+        self.network.holder.as_ref().map_or_else(pid, |holder| holder.pid())
+    }
 }

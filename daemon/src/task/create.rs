@@ -29,7 +29,7 @@ use crate::events::{Create, Event, Reservation};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::os::identity::Identity;
 use crate::server::instances::Instance;
-use crate::task::container::Container;
+use crate::task::container::{Container, TERMINATION_LOG};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::map::{self, TaskMap};
@@ -83,6 +83,7 @@ struct Located {
 struct Made {
     work: Work,
     network: Joined,
+    termination_log: Option<PathBuf>,
     hostname: String,
     partly_read_only: bool,
     guest: Guest,
@@ -117,7 +118,7 @@ impl Creator {
         if spec.role == bundle::Role::Sandbox {
             return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
         }
-        let network = sandbox::network(map, &spec)?;
+        let network = sandbox::network(map, &spec, &self.world.holders).await?;
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
@@ -145,6 +146,7 @@ impl Creator {
         let made = Made {
             work: Work::Program(Box::new(prepared)),
             network,
+            termination_log: termination_log(&spec.mounts),
             hostname: spec.hostname,
             partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
             guest,
@@ -162,6 +164,7 @@ impl Creator {
         let made = Made {
             work: Work::Pause,
             network: sandbox::own_network(&spec)?,
+            termination_log: None,
             hostname: spec.hostname,
             guest: Guest::default(),
             cpu: spec.cpu,
@@ -186,7 +189,7 @@ impl Creator {
             stderr: request.stdio.stderr.clone(),
             terminal: request.stdio.terminal,
             checkpoint: String::new(),
-            pid: pid(),
+            pid: made.network.holder.as_ref().map_or_else(pid, |holder| holder.pid()),
         };
         let container = Arc::new(Container {
             id: id.clone(),
@@ -194,6 +197,7 @@ impl Creator {
             bundle: request.bundle,
             network: made.network,
             hostname: made.hostname,
+            termination_log: made.termination_log,
             shared: OnceLock::new(),
             files: made.files,
             partly_read_only: made.partly_read_only,
@@ -360,6 +364,11 @@ pub(super) fn check_memory(program: &Program, limit: u64) -> Result<()> {
 pub(super) fn wanted(spec: &ProcessSpec) -> Option<Wanted> {
     let program = spec.args.first()?.clone();
     Some(Wanted { program, path: spec.path().map(str::to_string), cwd: spec.cwd.clone() })
+}
+
+fn termination_log(mounts: &[SpecMount]) -> Option<PathBuf> {
+    let log = mounts.iter().find(|mount| mount.destination == Path::new(TERMINATION_LOG))?;
+    Some(log.source.clone().into()).filter(|source: &PathBuf| source.is_absolute())
 }
 
 fn snapshot_place(request: &CreateRequest, spec: &TaskSpec, wanted: &Wanted) -> Option<Place> {

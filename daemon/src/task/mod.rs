@@ -4,6 +4,7 @@
 //! * [`create`]: from a Create request to a task, in phases that undo themselves.
 //! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
 //! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
+//! * [`holders`]: network namespaces for tasks that ask for a new one.
 //! * [`container`]: what the processes of a task share.
 //! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
 //! * [`control`]: pause, resume, new limits; [`oom`]: when a guest counts as ended for want of memory.
@@ -21,6 +22,7 @@ pub mod create;
 pub mod exec;
 pub mod execs;
 pub mod files;
+pub mod holders;
 pub mod map;
 pub mod oom;
 pub mod process;
@@ -107,7 +109,7 @@ impl Task {
             container.metrics.tasks.with_label_values(&[stopped]).dec();
             self.init.publish(Event::Delete {
                 container_id: container.id.clone(),
-                pid: pid(),
+                pid: container.pid(),
                 exit_status: exit.status,
                 exited_at: exit.at,
             });
@@ -137,7 +139,8 @@ impl Task {
     }
 }
 
-/// Every process of a guest is this one: the daemon's.
+/// The daemon's. Every guest is a part of this process, and it is what containerd is told for all tasks
+/// without a holder.
 pub fn pid() -> u32 {
     /// glibc makes a system call each time.
     static PID: LazyLock<u32> = LazyLock::new(std::process::id);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use crate::bundle::{Network, ProcessSpec};
+use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation};
 use crate::metrics::Source;
@@ -24,7 +24,7 @@ use crate::os::pty::Size;
 use crate::task::container::Container;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
 use crate::task::stdio::Stdio;
-use crate::task::{StdioPaths, oom, pid};
+use crate::task::{StdioPaths, oom};
 use crate::wasm::engine::{Kind, Program};
 use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
 use crate::wasm::names::Names;
@@ -190,7 +190,7 @@ impl Process {
             let process = self.clone();
             let ended = move |end| process.ended(end, &Tell::default());
             world.scheduler.spawn(self.guest.clone(), std::future::pending(), ended);
-            return Ok(pid());
+            return Ok(self.container.pid());
         };
         // An exec shares the memory limit with others, who may take what is left of it at any moment.
         let sure = self.role == Role::Init
@@ -206,10 +206,10 @@ impl Process {
         let process = self.clone();
         world.scheduler.spawn(self.guest.clone(), guest, move |end| process.ended(end, &tell));
         if sure {
-            return Ok(pid());
+            return Ok(self.container.pid());
         }
         match told.await {
-            Ok(Ok(())) => Ok(pid()),
+            Ok(Ok(())) => Ok(self.container.pid()),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::FailedPrecondition("the process was killed before it had started".into())),
         }
@@ -246,10 +246,8 @@ impl Process {
             start_began,
         });
         let root = self.container.files.path().to_path_buf();
-        // Only components have sockets, and with a network namespace yet to be made there is nothing
-        // to reach.
-        let reaches = prepared.program.kind() == Kind::Component && self.container.network.named != Network::New;
-        let names = reaches.then(|| Names {
+        // Only components have sockets.
+        let names = (prepared.program.kind() == Kind::Component).then(|| Names {
             resolvers: world.resolvers.clone(),
             root: root.clone(),
             identity: self.guest.identity().clone(),
@@ -285,9 +283,9 @@ impl Process {
             let event = match self.role {
                 Role::Init => {
                     self.container.metrics.starts_ok.inc();
-                    Event::Start { container_id, pid: pid() }
+                    Event::Start { container_id, pid: self.container.pid() }
                 }
-                Role::Exec => Event::ExecStarted { container_id, exec_id: self.id.clone(), pid: pid() },
+                Role::Exec => Event::ExecStarted { container_id, exec_id: self.id.clone(), pid: self.container.pid() },
             };
             self.gauge(State::Starting, State::Running);
             self.publish(event);
@@ -322,6 +320,9 @@ impl Process {
         if let Some(text) = note {
             tracing::debug!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, trap = %text, "a guest trapped");
             self.stdio.write_stderr(&format!("hearth: {text}\n"));
+            if self.role == Role::Init && !out_of_memory {
+                self.container.note_end(&text);
+            }
         }
         let status = if out_of_memory { self.out_of_memory() } else { status };
         let (before, effect) = {
@@ -343,8 +344,10 @@ impl Process {
     fn out_of_memory(&self) -> u32 {
         let memory = &self.container.memory;
         self.container.metrics.oom_kills.inc();
-        self.stdio.write_stderr(&format!("hearth: out of memory: its limit is {} bytes\n", memory.limit()));
+        let text = format!("out of memory: its limit is {} bytes", memory.limit());
+        self.stdio.write_stderr(&format!("hearth: {text}\n"));
         if self.role == Role::Init {
+            self.container.note_end(&text);
             memory.set_fatal();
             self.publish(Event::Oom { container_id: self.container.id.clone() });
         }
@@ -378,7 +381,7 @@ impl Process {
         self.publish(Event::Exit {
             container_id: self.container.id.clone(),
             id: self.id.clone(),
-            pid: pid(),
+            pid: self.container.pid(),
             exit_status: exit.status,
             exited_at: exit.at,
         });

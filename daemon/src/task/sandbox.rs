@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use crate::bundle::{Network, Role, TaskSpec};
 use crate::error::{Error, Result};
+use crate::os::holder::Holder;
 use crate::os::namespaces::Shared;
 use crate::os::netns::NetNs;
 use crate::task::Task;
+use crate::task::holders::Holders;
 use crate::task::map::TaskMap;
 
 impl Task {
@@ -35,8 +37,10 @@ impl Task {
 pub struct Joined {
     /// As the spec of the pod's sandbox, or the task's own, has it.
     pub named: Network,
-    /// The namespace, kept alive; none for the node's, and for one that is yet to be made.
+    /// The namespace, kept alive; none for the node's.
     pub namespace: Option<Arc<NetNs>>,
+    /// The process that has it, if it was made for this task.
+    pub holder: Option<Arc<Holder>>,
 }
 
 impl Joined {
@@ -45,7 +49,7 @@ impl Joined {
             Network::Path(path) => Some(NetNs::open(path)?),
             Network::Host | Network::New => None,
         };
-        Ok(Joined { named: named.clone(), namespace })
+        Ok(Joined { named: named.clone(), namespace, holder: None })
     }
 }
 
@@ -68,8 +72,8 @@ pub fn own_network(spec: &TaskSpec) -> Result<Joined> {
 ///
 /// # Errors
 /// `FailedPrecondition` if the pod's sandbox is not among `tasks`, `InvalidArgument` if what the spec names
-/// is no network namespace.
-pub fn network(tasks: &TaskMap, spec: &TaskSpec) -> Result<Joined> {
+/// is no network namespace, `Internal` if none can be made.
+pub async fn network(tasks: &TaskMap, spec: &TaskSpec, holders: &Arc<Holders>) -> Result<Joined> {
     match (&spec.role, &spec.network) {
         (Role::InSandbox(id), Network::Path(_) | Network::New) => {
             let sandbox = tasks.get(id).map_err(|_| {
@@ -78,6 +82,11 @@ pub fn network(tasks: &TaskMap, spec: &TaskSpec) -> Result<Joined> {
                 ))
             })?;
             Ok(sandbox.container.network.clone())
+        }
+        (_, Network::New) => {
+            let holder = holders.take().await?;
+            let namespace = Some(holder.namespace().clone());
+            Ok(Joined { named: Network::New, namespace, holder: Some(Arc::new(holder)) })
         }
         (_, own) => Joined::open(own),
     }

@@ -227,7 +227,7 @@ impl Opener<'_> {
     async fn output(&self, name: &str, target: Target, leases: &mut Vec<Lease>) -> Result<Arc<Output>> {
         match target {
             Target::Null => Ok(Output::discard(self.config.chunk_bytes, self.runtime.clone())),
-            Target::Fifo(path) => Ok(self.pipe(fifo::open_output(&path).map_err(|e| fifo_failed(name, &path, e))?)),
+            Target::Fifo(path) => Ok(self.fifo(fifo::open_output(&path).map_err(|e| fifo_failed(name, &path, e))?)),
             Target::File(path) => {
                 let open = move || {
                     let failed = |e| format!("{}: {e}", path.display());
@@ -244,6 +244,11 @@ impl Opener<'_> {
                 Ok(self.pipe(program.stderr))
             }
         }
+    }
+
+    fn fifo(&self, fd: OwnedFd) -> Arc<Output> {
+        let [linger, unread] = [self.config.linger_ms, self.config.unread_ms].map(Duration::from_millis);
+        Output::fifo(fd, self.config.chunk_bytes, linger, unread, self.runtime.clone())
     }
 
     fn pipe(&self, fd: OwnedFd) -> Arc<Output> {
@@ -531,6 +536,7 @@ mod tests {
         log_binary_timeout_ms: 30_000,
         log_binary_drain_ms: 30_000,
         linger_ms: 5_000,
+        unread_ms: 60_000,
     };
 
     #[tokio::test(flavor = "multi_thread")]

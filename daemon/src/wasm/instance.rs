@@ -20,6 +20,7 @@ use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, Phase, Source};
+use crate::task::holders::Holders;
 use crate::task::stdio::Stdio;
 use crate::wasm::engine::{Allocation, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
 use crate::wasm::names::{Names, Resolvers};
@@ -119,6 +120,8 @@ pub struct World {
     pub scheduler: Arc<Scheduler>,
     /// Places for guests.
     pub slots: Arc<Slots>,
+    /// Network namespaces for tasks that ask for a new one.
+    pub holders: Arc<Holders>,
     /// Look-ups of names.
     pub resolvers: Arc<Resolvers>,
     /// Metrics.

@@ -7,7 +7,8 @@
 //! ```text
 //!   write ──▶ fits ──────────────────────────────▶ done
 //!        └──▶ EAGAIN ──▶ pending ──▶ writable ──▶ flushed     ready() waits here; a kill drops it
-//!   close ──▶ nothing pending ──▶ closed
+//!   close ──▶ nothing pending ──▶ closed; but what a FIFO holds that has no reader yet is kept for one,
+//!        │                        up to stdio.unread_ms
 //!        └──▶ pending ──▶ lingers, up to stdio.linger_ms ──▶ closed
 //! ```
 //!
@@ -31,6 +32,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::channel::Channel;
 use super::wakers::Wakers;
+use crate::os::fifo::{self, Unread};
 
 /// Permits a guest may collect by opening its stdout several times, before using any of them.
 const PERMITS_MAX: usize = 16;
@@ -41,6 +43,8 @@ pub(super) struct Output {
     wakers: Arc<Wakers>,
     chunk_bytes: usize,
     linger: Duration,
+    /// How long what nobody has come for is kept after the end.
+    unread: Duration,
     runtime: Handle,
 }
 
@@ -67,7 +71,8 @@ enum Refused {
 
 impl Output {
     fn new(sink: Sink, chunk_bytes: usize, linger: Duration, runtime: Handle) -> Arc<Output> {
-        Arc::new(Output { sink: Mutex::new(sink), wakers: Arc::default(), chunk_bytes, linger, runtime })
+        let unread = Duration::ZERO;
+        Arc::new(Output { sink: Mutex::new(sink), wakers: Arc::default(), chunk_bytes, linger, unread, runtime })
     }
 
     /// Throws everything away, without a system call.
@@ -80,7 +85,20 @@ impl Output {
         Output::new(Sink::File(Arc::new(file)), chunk_bytes, Duration::ZERO, runtime)
     }
 
-    /// Writes to a non-blocking FIFO or pipe.
+    /// Writes to a FIFO that [`fifo::open_output`] opened. What is in it at the end is kept for `unread` if
+    /// there is no reader yet.
+    pub(super) fn fifo(
+        fd: OwnedFd,
+        chunk_bytes: usize,
+        linger: Duration,
+        unread: Duration,
+        runtime: Handle,
+    ) -> Arc<Output> {
+        let sink = Mutex::new(Sink::Pipe(Pipe::new(fd)));
+        Arc::new(Output { sink, wakers: Arc::default(), chunk_bytes, linger, unread, runtime })
+    }
+
+    /// Writes to a non-blocking pipe, whose reader is there.
     pub(super) fn pipe(fd: OwnedFd, chunk_bytes: usize, linger: Duration, runtime: Handle) -> Arc<Output> {
         Output::new(Sink::Pipe(Pipe::new(fd)), chunk_bytes, linger, runtime)
     }
@@ -163,9 +181,16 @@ impl Output {
             std::mem::replace(&mut *sink, Sink::Closed)
         };
         self.wakers.wake_by_ref();
+        let (most, unread, runtime) = (self.linger, self.unread, self.runtime.clone());
         if last.is_pending() {
-            let (most, runtime) = (self.linger, self.runtime.clone());
-            self.runtime.spawn(async move { last.linger(most, &runtime).await });
+            self.runtime.spawn(async move {
+                last.linger(most, &runtime).await;
+                if let Some(kept) = last.keep_unread(unread) {
+                    wait_for_reader(kept, unread).await;
+                }
+            });
+        } else if let Some(kept) = last.keep_unread(unread) {
+            self.runtime.spawn(wait_for_reader(kept, unread));
         }
     }
 }
@@ -229,12 +254,42 @@ impl Sink {
         }
     }
 
+    /// Closes it. Gives what keeps its content for a reader that is yet to come.
+    fn keep_unread(self, unread: Duration) -> Option<Unread> {
+        let Sink::Pipe(pipe) = self else { return None };
+        if unread.is_zero() {
+            return None;
+        }
+        let kept = fifo::keep_unread(pipe.channel.as_fd()).unwrap_or_else(|error| {
+            tracing::debug!(%error, "what is in an output's FIFO cannot be kept");
+            None
+        })?;
+        // Ours, which reads too, has to be gone before another reader can be told.
+        drop(pipe);
+        (!kept.is_safe()).then_some(kept)
+    }
+
     /// Writes what is left, for as long as a reader may need that is slow rather than gone.
     async fn linger(&mut self, most: Duration, runtime: &Handle) {
         let flushed = std::future::poll_fn(|cx| self.poll(|pipe| pipe.poll_flush(|| cx.waker().clone(), runtime), ()));
         if tokio::time::timeout(most, flushed).await.is_err() {
             tracing::debug!("a task's last output was dropped, since nobody read it");
         }
+    }
+}
+
+/// How often to look whether a reader has come: the kernel wakes nobody who polls for that.
+const READER_LOOK: Duration = Duration::from_millis(20);
+
+/// Keeps a FIFO's content until somebody reads it.
+async fn wait_for_reader(kept: Unread, most: Duration) {
+    let come = async {
+        while !kept.is_safe() {
+            tokio::time::sleep(READER_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(most, come).await.is_err() {
+        tracing::debug!("a task's output was dropped, since nobody came for it");
     }
 }
 
@@ -412,7 +467,7 @@ pub(super) mod tests {
     use tokio::runtime::Runtime;
 
     use super::*;
-    use crate::os::fifo::{self, tests::make_fifo};
+    use crate::os::fifo::tests::make_fifo;
 
     pub(in super::super) const CHUNK: usize = 64 << 10;
     const LINGER: Duration = Duration::from_secs(20);
@@ -650,5 +705,19 @@ pub(super) mod tests {
         output.note("nobody hears it");
         output.close();
         assert!(matches!(stream.check_write(), Err(StreamError::Closed)));
+    }
+
+    #[test]
+    fn a_reader_that_comes_after_the_end_finds_everything() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = make_fifo(dir.path(), "f");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let fd = fifo::open_output(&path).unwrap();
+        let output = Output::fifo(fd, CHUNK, LINGER, LINGER, runtime.handle().clone());
+        run(Writer(output.clone()).blocking_write_and_flush(Bytes::from_static(b"short life"))).unwrap();
+        output.close();
+        let mut text = String::new();
+        std::fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "short life");
     }
 }

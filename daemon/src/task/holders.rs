@@ -1,0 +1,61 @@
+//! A few holders in advance, so that a task that asks for a network namespace of its own need not wait
+//! for the kernel to make one. Pods need none: CRI makes theirs.
+//!
+//! There are none before the first task that asks.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use crate::error::{Error, Result};
+use crate::os::holder::Holder;
+
+/// The supply.
+pub struct Holders {
+    /// How many to keep.
+    warm: usize,
+    ready: Mutex<Vec<Holder>>,
+    runtime: Handle,
+}
+
+impl Holders {
+    /// Keeps `warm` of them once the first has been asked for.
+    pub fn new(warm: usize, runtime: Handle) -> Arc<Holders> {
+        Arc::new(Holders { warm, ready: Mutex::default(), runtime })
+    }
+
+    /// One of the supply, or a new one.
+    ///
+    /// # Errors
+    /// As [`Holder::start`].
+    pub async fn take(self: &Arc<Self>) -> Result<Holder> {
+        let ready = self.ready.lock().pop();
+        self.refill();
+        match ready {
+            Some(holder) => Ok(holder),
+            None => {
+                let runtime = self.runtime.clone();
+                let started = self.runtime.spawn_blocking(move || Holder::start(runtime)).await;
+                started.map_err(|e| Error::Internal(format!("making a network namespace ended early: {e}")))?
+            }
+        }
+    }
+
+    fn refill(self: &Arc<Self>) {
+        let holders = self.clone();
+        self.runtime.spawn_blocking(move || {
+            while holders.ready.lock().len() < holders.warm {
+                match Holder::start(holders.runtime.clone()) {
+                    Ok(holder) => holders.ready.lock().push(holder),
+                    Err(error) => return tracing::warn!(%error, "no network namespace in advance"),
+                }
+            }
+        });
+    }
+
+    /// Lets the supply go; for a stop of the daemon.
+    pub fn close(&self) {
+        self.ready.lock().clear();
+    }
+}
