@@ -13,10 +13,11 @@ use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
+use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::os::identity;
 use crate::server::instances::{Instances, Runtimes};
-use crate::server::{control, http};
+use crate::server::{control, http as scrapes};
 use crate::task::Task;
 use crate::wasm::engine::Engines;
 use crate::wasm::instance::{Slots, World};
@@ -56,19 +57,40 @@ pub fn run(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
-    let result = runtime.block_on(serve(config, &state, runtime.handle().clone(), background.handle().clone()));
+    // Strangers' requests do not delay containerd's.
+    let threads = match config.http.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    let http = tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(identity::settle)
+        .worker_threads(threads)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start the runtime: {e}"))?;
+    let handles = Handles {
+        answering: runtime.handle().clone(),
+        background: background.handle().clone(),
+        http: http.handle().clone(),
+    };
+    let result = runtime.block_on(serve(config, &state, handles));
+    http.shutdown_timeout(Duration::from_millis(100));
     // Jobs stuck in a system call (a hung volume) end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     background.shutdown_background();
     result
 }
 
-async fn serve(
-    config: Arc<Config>,
-    state: &StateDir,
-    runtime: tokio::runtime::Handle,
+/// The runtimes.
+struct Handles {
+    answering: tokio::runtime::Handle,
     background: tokio::runtime::Handle,
-) -> Result<(), String> {
+    http: tokio::runtime::Handle,
+}
+
+async fn serve(config: Arc<Config>, state: &StateDir, handles: Handles) -> Result<(), String> {
+    let Handles { answering: runtime, background, http: serving } = handles;
     let began = Instant::now();
     let metrics = Arc::new(Metrics::new());
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
@@ -80,6 +102,7 @@ async fn serve(
         engines,
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
+        http: Http::new(config.http.clone(), serving),
         resolvers: Resolvers::new(&config.network, background.clone()),
         metrics: metrics.clone(),
     });
@@ -94,7 +117,7 @@ async fn serve(
             let bound = {
                 // The listener belongs to the runtime that is entered when it is made.
                 let (address, state_dir) = (address.to_string(), config.state_dir.clone());
-                background.spawn(async move { http::bind(&address, &state_dir).await }).await
+                background.spawn(async move { scrapes::bind(&address, &state_dir).await }).await
             };
             let listener = bound
                 .map_err(std::io::Error::other)
@@ -106,7 +129,7 @@ async fn serve(
                 world.slots.observe();
                 metrics.render()
             };
-            Some(background.spawn(http::serve(listener, config.metrics.connections_max, render)))
+            Some(background.spawn(scrapes::serve(listener, config.metrics.connections_max, render)))
         }
     };
     let path = config.control_socket();

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use crate::bundle::Cpu;
+use crate::http::requests::Requests;
 use crate::metrics::Metrics;
 use crate::os::namespaces::Shared;
 use crate::task::execs::Execs;
@@ -39,6 +40,8 @@ pub struct Container {
     pub cpu: Mutex<Cpu>,
     /// The processes beside the init.
     pub execs: Execs,
+    /// The requests it serves; of an HTTP component only.
+    pub requests: Option<Arc<Requests>>,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,
 }

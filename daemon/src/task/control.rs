@@ -56,6 +56,9 @@ impl Task {
         init.guest.resume();
         drop(inner);
         container.execs.resume();
+        if let Some(requests) = &container.requests {
+            requests.wake();
+        }
         Ok(())
     }
 
@@ -76,6 +79,10 @@ impl Task {
             self.init.guest.set_cpu(limits);
             for exec in container.execs.all() {
                 exec.guest.set_cpu(limits);
+            }
+            // They have their init's.
+            if let Some(requests) = &container.requests {
+                requests.wake();
             }
         }
         if let Some(limit) = update.memory_limit {

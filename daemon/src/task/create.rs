@@ -39,7 +39,7 @@ use crate::task::sandbox::{self, Joined};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task, pid};
-use crate::wasm::engine::Program;
+use crate::wasm::engine::{Entry, Program};
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
 use crate::wasm::modules::origin::{Digest, Origin};
@@ -125,7 +125,7 @@ impl Creator {
             (Error::Native(text), bundle::Role::Alone | bundle::Role::Sandbox) => Error::InvalidArgument(text),
             (error, _) => error,
         })?;
-        located
+        let entry = located
             .program
             .check_entry(&self.world.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
@@ -143,7 +143,10 @@ impl Creator {
             create_took: began.elapsed(),
         };
         let made = Made {
-            work: Work::Program(Box::new(prepared)),
+            work: match entry {
+                Entry::Run => Work::Program(Box::new(prepared)),
+                Entry::Serve => Work::Serve(Box::new(prepared)),
+            },
             network,
             hostname: spec.hostname,
             partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
@@ -201,6 +204,7 @@ impl Creator {
             memory_limit_max: self.config.engine.memory_bytes_max,
             cpu: Mutex::new(made.cpu),
             execs: Execs::new(self.config.rpc.execs_per_task_max),
+            requests: matches!(made.work, Work::Serve(_)).then(Arc::default),
             metrics: self.world.metrics.clone(),
         });
         let init = NewProcess {
