@@ -8,6 +8,7 @@ mod artifacts;
 mod exec;
 mod faults;
 mod files;
+mod http;
 mod hygiene;
 mod lifecycle;
 mod limits;
