@@ -84,11 +84,13 @@ struct answer {
     handle body, output;
 };
 
-/* Sends the head. */
-static struct answer answer(handle out, int status) {
+/* Sends the head; `trailer`: what follows the body, if anything. */
+static struct answer answer_with(handle out, int status, const char *trailer) {
     int32_t result[2];
     handle fields = new_fields();
     field(fields, "content-type", "text/plain");
+    if (trailer)
+        field(fields, "trailer", trailer);
     handle response = new_response(fields);
     set_status(response, status);
     struct answer answer;
@@ -99,6 +101,8 @@ static struct answer answer(handle out, int status) {
     set_response(out, 0, response, 0, 0, 0, 0, 0, 0);
     return answer;
 }
+
+static struct answer answer(handle out, int status) { return answer_with(out, status, 0); }
 
 /* In pieces of what one call may write. */
 static int put(handle output, const char *bytes, size_t length) {
@@ -172,7 +176,7 @@ static void upload(handle request, handle out) {
 
 static void mirror(handle request, handle out) {
     handle input = input_of(request);
-    struct answer given = answer(out, 200);
+    struct answer given = answer_with(out, 200, "x-trailer");
     size_t kept = taken;
     for (struct piece piece;;) {
         taken = kept;

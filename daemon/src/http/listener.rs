@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind as bind_socket, l
 
 use crate::error::{Error, Result};
 use crate::http::Http;
-use crate::os::identity::{self, ComeHome, Identity};
+use crate::os::identity::{self, Identity};
 
 /// The environment variable with the port.
 pub const PORT: &str = "HEARTH_HTTP_PORT";
@@ -56,10 +56,8 @@ fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
 pub async fn bind(http: &Http, env: &[(String, String)], identity: &Identity) -> Result<Vec<TcpListener>> {
     let (addresses, identity) = (addresses(env)?, identity.clone());
     let job = move || {
-        let _home = ComeHome;
-        identity::wear(&identity)
-            .map_err(|e| Error::Internal(format!("cannot take on the container's identity: {e}")))?;
-        listen_on(&addresses)
+        identity::bind_as(&identity, || listen_on(&addresses))
+            .map_err(|e| Error::Internal(format!("cannot take on the container's identity: {e}")))?
     };
     let bound = http.runtime.spawn_blocking(job).await;
     bound.map_err(|e| Error::Internal(format!("binding ended early: {e}")))?

@@ -450,12 +450,11 @@ impl Body for GuestsBody {
             }
             Some(Err(_)) => Poll::Ready(Some(Err(Cut("its guest gave it up")))),
             None => match this.hold.take() {
-                Some(hold) if hold.exchange.failed.load(Ordering::Acquire) => {
-                    Poll::Ready(Some(Err(Cut("its guest ended"))))
-                }
                 Some(hold) => {
+                    let failed = hold.exchange.failed.load(Ordering::Acquire);
+                    // It ends by itself, and its end tells why.
                     hold.let_go();
-                    Poll::Ready(None)
+                    Poll::Ready(failed.then_some(Err(Cut("its guest ended"))))
                 }
                 None => Poll::Ready(None),
             },

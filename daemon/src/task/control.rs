@@ -74,7 +74,8 @@ impl Task {
         {
             let mut cpu = container.cpu.lock();
             let changed = update.cpu(*cpu);
-            let limits = CpuLimits::of(&changed)?;
+            let serves = container.requests.is_some();
+            let limits = if serves { CpuLimits::of_many(&changed)? } else { CpuLimits::of(&changed)? };
             *cpu = changed;
             self.init.guest.set_cpu(limits);
             for exec in container.execs.all() {

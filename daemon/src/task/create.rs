@@ -132,7 +132,11 @@ impl Creator {
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
         check_memory(&located.program, memory_limit)?;
         let identity = Identity::new(&spec.process.user, network.namespace.clone())?;
-        let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
+        let limits = match entry {
+            Entry::Run => CpuLimits::of(&spec.cpu)?,
+            Entry::Serve => CpuLimits::of_many(&spec.cpu)?,
+        };
+        let guest = Guest::new(identity, limits);
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
         let prepared = Prepared {
