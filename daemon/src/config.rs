@@ -330,12 +330,14 @@ impl Default for Network {
     }
 }
 
-/// HTTP components: those that the daemon serves. All limits are per container.
+/// HTTP components: those that the daemon serves. Limits are per container where they do not say otherwise.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
     /// Threads that move bytes between clients and guests, for all containers; 0: one per core.
     pub threads: usize,
+    /// Requests at once of all containers together, so that they leave room in the pool for others.
+    pub instances_max: usize,
     /// Connections at once; more wait in the kernel's queue.
     pub connections_max: usize,
     /// Requests at once, each an instance.
@@ -359,6 +361,7 @@ impl Default for Http {
     fn default() -> Self {
         Http {
             threads: 0,
+            instances_max: 512,
             connections_max: 1_024,
             requests_max: 256,
             queued_max: 1_024,
@@ -496,6 +499,7 @@ impl Config {
             ("stdio.log_binary_drain_ms", self.stdio.log_binary_drain_ms),
             ("network.lookups_max", self.network.lookups_max as u64),
             ("network.lookup_timeout_ms", self.network.lookup_timeout_ms),
+            ("http.instances_max", self.http.instances_max as u64),
             ("http.connections_max", self.http.connections_max as u64),
             ("http.requests_max", self.http.requests_max as u64),
             ("http.header_timeout_ms", self.http.header_timeout_ms),

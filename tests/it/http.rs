@@ -116,7 +116,7 @@ fn free_port() -> SocketAddr {
     listener.local_addr().expect("it is bound")
 }
 
-fn start<'a>(world: &'a World, image: &Imported, id: &str, at: SocketAddr, flags: &[&str]) -> Running {
+fn start(world: &World, image: &Imported, id: &str, at: SocketAddr, flags: &[&str]) -> Running {
     let port = format!("HEARTH_HTTP_PORT={}", at.port());
     let flags = [&["--net-host", "--env", &port], flags].concat();
     let server = world.run(image, id).flags(flags).spawn();

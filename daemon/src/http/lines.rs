@@ -1,6 +1,6 @@
 //! A request's stdout and stderr, in whole lines: requests run side by side and share the container's.
 //!
-//! What has no line feed yet waits here, up to [`LINE_BYTES_MAX`]; the end of the request completes it.
+//! What has no line feed yet waits here, up to 16 KiB; the end of the request completes it.
 
 use std::sync::Arc;
 

@@ -44,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::config;
 use crate::task::stdio::Stdio;
@@ -59,12 +60,15 @@ pub struct Http {
     pub config: config::Http,
     /// Where connections are served.
     pub runtime: Handle,
+    /// Places for the requests of all containers.
+    pub places: Arc<Semaphore>,
 }
 
 impl Http {
     /// Connections are served on `runtime`.
     pub fn new(config: config::Http, runtime: Handle) -> Http {
-        Http { config, runtime }
+        let places = Arc::new(Semaphore::new(config.instances_max));
+        Http { config, runtime, places }
     }
 }
 

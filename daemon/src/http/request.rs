@@ -1,7 +1,8 @@
 //! One request: from its head to its guest's end.
 //!
 //! The client's side runs on the `http` threads, the guest's on the scheduler; between them are the
-//! response's head, the two bodies, which are channels with room for two pieces, and [`Exchange`].
+//! response's head, the two bodies, which are channels with room for two pieces, and an exchange of
+//! what each has to know of the other.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,12 +17,11 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use wasmtime::component::ResourceTable;
 use wasmtime::{PoolConcurrencyLimitError, Store};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpView};
 
 use crate::error::Error;
 use crate::http::Service;
@@ -30,7 +30,14 @@ use crate::http::outgoing::Outgoing;
 use crate::wasm::engine::{Allocation, Prepared};
 use crate::wasm::instance::{Slot, Surroundings};
 use crate::wasm::scheduler::{End, Guest};
-use crate::wasm::wasi::{ComponentState, Limits};
+use crate::wasm::wasi::{ComponentState, Limits, fields, resources};
+
+/// Handles a request's guest may have at once: headers, bodies, streams, files.
+const RESOURCES_MAX: usize = 1_024;
+
+/// The largest set of headers a request's guest may make, in bytes. With the former it bounds what a guest
+/// makes the daemon keep.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
 
 /// The most of a request's path that a message shows, in characters.
 const PATH_SHOWN_MAX: usize = 200;
@@ -107,7 +114,13 @@ async fn handle(service: Arc<Service>, mut request: Request<Incoming>) -> Result
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
     }
     let timeout = Duration::from_millis(service.world.http.config.request_timeout_ms);
-    let turn = tokio::time::timeout(timeout, service.turns.take()).await.ok().flatten().ok_or(BUSY)?;
+    let place = async {
+        let turn = service.turns.take().await?;
+        // Never closed. Those that wait here have their turns: there are so many of each container.
+        let place = service.world.http.places.clone().acquire_owned().await.ok()?;
+        Some((turn, place))
+    };
+    let place = tokio::time::timeout(timeout, place).await.ok().flatten().ok_or(BUSY)?;
     let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY)?;
     let guest = Arc::new(Guest::member(&service.guest));
     let member = service.requests.begin(&guest).ok_or(ENDING)?;
@@ -127,7 +140,7 @@ async fn handle(service: Arc<Service>, mut request: Request<Incoming>) -> Result
         move |end| {
             let _ = tell.send(service.ended(end, &name));
             service.world.metrics.http_in_flight.dec();
-            drop(turn);
+            drop(place);
             // Last: the container may end with it.
             drop(member);
         }
@@ -379,10 +392,10 @@ impl Service {
         guest.act_as_itself().map_err(Verdict::NotStarted)?;
         let state = ComponentState {
             ctx: wasi.build(),
-            table: ResourceTable::new(),
+            table: resources(RESOURCES_MAX),
             limits: Limits::new(self.memory.clone(), Arc::default()),
             names: self.names.clone(),
-            http: WasiHttpCtx::new(),
+            http: fields(FIELDS_BYTES_MAX),
             outgoing: Outgoing,
         };
         let mut store = Store::new(pre.engine(), state);

@@ -13,11 +13,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{self, ResourceTable};
+use wasmtime::component;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Val};
 use wasmtime_wasi::cli::StdoutStream;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder};
-use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -28,10 +27,16 @@ use crate::task::stdio::Stdio;
 use crate::wasm::engine::{Allocation, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
 use crate::wasm::names::{Names, Resolvers};
 use crate::wasm::scheduler::{Guest, Scheduler};
-use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse};
+use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse, fields, resources};
 
 /// Exit status of a guest that trapped: 128 + SIGABRT, as `wasmtime run` has it.
 pub const TRAP_STATUS: u32 = 134;
+
+/// Handles a component may have at once.
+const RESOURCES_MAX: usize = 65_536;
+
+/// The largest set of HTTP headers a command may make, in bytes: it has nobody to send them to.
+const FIELDS_BYTES_MAX: usize = 4 << 10;
 
 /// Counts guests against the pool and the room beyond it, so that a full node is a clear answer to
 /// Start and not a trap.
@@ -296,10 +301,10 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
             let mut wasi = wasi;
             let state = ComponentState {
                 ctx: wasi.build(),
-                table: ResourceTable::new(),
+                table: resources(RESOURCES_MAX),
                 limits,
                 names: launch.names.clone(),
-                http: WasiHttpCtx::new(),
+                http: fields(FIELDS_BYTES_MAX),
                 outgoing: Outgoing,
             };
             let mut store = store(world, launch, pre.engine(), state, &ready);

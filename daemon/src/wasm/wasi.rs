@@ -180,6 +180,20 @@ pub struct ComponentState {
     pub outgoing: Outgoing,
 }
 
+/// A table for at most so many resources.
+pub fn resources(max: usize) -> ResourceTable {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(max);
+    table
+}
+
+/// `wasi:http` with sets of headers of at most so many bytes.
+pub fn fields(bytes_max: usize) -> WasiHttpCtx {
+    let mut http = WasiHttpCtx::new();
+    http.set_field_size_limit(bytes_max);
+    http
+}
+
 impl WasiHttpView for ComponentState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
