@@ -36,6 +36,8 @@ pub struct Config {
     pub files: Files,
     /// Guests' network.
     pub network: Network,
+    /// HTTP components.
+    pub http: Http,
     /// Native containers in a pod.
     pub native: Native,
 }
@@ -63,6 +65,7 @@ impl Default for Config {
             stdio: Stdio::default(),
             files: Files::default(),
             network: Network::default(),
+            http: Http::default(),
             native: Native::default(),
         }
     }
@@ -343,6 +346,49 @@ impl Default for Network {
     }
 }
 
+/// HTTP components: those that the daemon serves. Limits are per container where they do not say otherwise.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Threads that move bytes between clients and guests, for all containers; 0: one per core.
+    pub threads: usize,
+    /// Requests at once of all containers together, so that they leave room in the pool for others.
+    pub instances_max: usize,
+    /// Connections at once; more wait in the kernel's queue.
+    pub connections_max: usize,
+    /// Requests at once, each an instance.
+    pub requests_max: usize,
+    /// Requests that wait for their turn; more are answered with 503.
+    pub queued_max: usize,
+    /// The largest head of a request, in bytes; a larger one is answered with 431.
+    pub header_bytes_max: usize,
+    /// How long a client may take for a request's head, in milliseconds; over HTTP/1 also how long a
+    /// connection is kept between two requests.
+    pub header_timeout_ms: u64,
+    /// How long a guest may take until its response's head, and again after its response's end, in
+    /// milliseconds.
+    pub request_timeout_ms: u64,
+    /// After how long without a byte in either direction a connection is closed, in milliseconds. Time
+    /// in which it waits for its guest's response does not count.
+    pub idle_timeout_ms: u64,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http {
+            threads: 0,
+            instances_max: 512,
+            connections_max: 1_024,
+            requests_max: 256,
+            queued_max: 1_024,
+            header_bytes_max: 64 << 10,
+            header_timeout_ms: 30_000,
+            request_timeout_ms: 60_000,
+            idle_timeout_ms: 60_000,
+        }
+    }
+}
+
 /// Native containers in a pod: init containers and sidecars that are no Wasm.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -364,6 +410,9 @@ impl Default for Files {
         Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
     }
 }
+
+/// The least that hyper reads a head into, in bytes.
+const HEADER_BYTES_LEAST: usize = 8_192;
 
 /// Why a configuration is refused: file, key, and what to write instead, in one line.
 #[derive(Debug, thiserror::Error)]
@@ -466,6 +515,12 @@ impl Config {
             ("stdio.log_binary_drain_ms", self.stdio.log_binary_drain_ms),
             ("network.lookups_max", self.network.lookups_max as u64),
             ("network.lookup_timeout_ms", self.network.lookup_timeout_ms),
+            ("http.instances_max", self.http.instances_max as u64),
+            ("http.connections_max", self.http.connections_max as u64),
+            ("http.requests_max", self.http.requests_max as u64),
+            ("http.header_timeout_ms", self.http.header_timeout_ms),
+            ("http.request_timeout_ms", self.http.request_timeout_ms),
+            ("http.idle_timeout_ms", self.http.idle_timeout_ms),
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
             ("files.volumes_max", self.files.volumes_max as u64),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
@@ -489,6 +544,9 @@ impl Config {
         }
         if self.events.retry_max_ms < self.events.retry_ms {
             return fail("events.retry_max_ms", format!("must be at least events.retry_ms ({})", self.events.retry_ms));
+        }
+        if self.http.header_bytes_max < HEADER_BYTES_LEAST {
+            return fail("http.header_bytes_max", format!("must be at least {HEADER_BYTES_LEAST}"));
         }
         if self.modules.compile_uid == 0 {
             return fail("modules.compile_uid", "the compiler reads strangers' bytes: it must not be root".into());
@@ -602,6 +660,7 @@ mod tests {
             ("scheduler.blocked_after_ms = 1", "scheduler.blocked_after_ms"),
             ("events.queue_max = 4", "events.queue_max: must be at least 5"),
             ("events.retry_max_ms = 9", "events.retry_max_ms"),
+            ("http.header_bytes_max = 99", "http.header_bytes_max: must be at least 8192"),
             ("modules.compile_uid = 0", "modules.compile_uid"),
         ];
         for (text, want) in cases {

@@ -14,10 +14,11 @@ use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
+use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::os::{activation, identity};
 use crate::server::instances::{Instances, Runtimes};
-use crate::server::{control, http};
+use crate::server::{control, http as scrapes};
 use crate::service;
 use crate::task::Task;
 use crate::task::holders::Holders;
@@ -60,20 +61,45 @@ pub fn run(config: Config) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
-    let result = runtime.block_on(serve(config, &state, passed, runtime.handle().clone(), background.handle().clone()));
+    // Strangers' requests do not delay containerd's.
+    let threads = match config.http.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    let http = tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(identity::settle)
+        .worker_threads(threads)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start the runtime: {e}"))?;
+    let handles = Handles {
+        answering: runtime.handle().clone(),
+        background: background.handle().clone(),
+        http: http.handle().clone(),
+    };
+    let result = runtime.block_on(serve(config, &state, passed, handles));
+    http.shutdown_timeout(Duration::from_millis(100));
     // Jobs stuck in a system call (a hung volume) end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     background.shutdown_background();
     result
 }
 
+/// The runtimes.
+struct Handles {
+    answering: tokio::runtime::Handle,
+    background: tokio::runtime::Handle,
+    http: tokio::runtime::Handle,
+}
+
 async fn serve(
     config: Arc<Config>,
     state: &StateDir,
     passed: Option<UnixListener>,
-    runtime: tokio::runtime::Handle,
-    background: tokio::runtime::Handle,
+    handles: Handles,
 ) -> Result<(), String> {
+    let Handles { answering: runtime, background, http: serving } = handles;
     let began = Instant::now();
     let metrics = Arc::new(Metrics::new());
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
@@ -86,6 +112,7 @@ async fn serve(
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
         holders: Holders::new(config.network.holders_warm, runtime.clone()),
+        http: Http::new(config.http.clone(), serving),
         resolvers: Resolvers::new(&config.network, background.clone()),
         metrics: metrics.clone(),
     });
@@ -100,7 +127,7 @@ async fn serve(
             let bound = {
                 // The listener belongs to the runtime that is entered when it is made.
                 let (address, state_dir) = (address.to_string(), config.state_dir.clone());
-                background.spawn(async move { http::bind(&address, &state_dir).await }).await
+                background.spawn(async move { scrapes::bind(&address, &state_dir).await }).await
             };
             let listener = bound
                 .map_err(std::io::Error::other)
@@ -112,7 +139,7 @@ async fn serve(
                 world.slots.observe();
                 metrics.render()
             };
-            Some(background.spawn(http::serve(listener, config.metrics.connections_max, render)))
+            Some(background.spawn(scrapes::serve(listener, config.metrics.connections_max, render)))
         }
     };
     let path = config.control_socket();

@@ -40,6 +40,7 @@
 //! | | how many | what |
 //! |---|---|---|
 //! | `rpc` | `rpc.threads` | sockets and timers; the guests' timers and readiness too |
+//! | `http` | `http.threads` | connections of HTTP components' clients |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
 //! | `compile` | `modules.compiles_max` | one beside each compile process, which dies with its thread |
@@ -63,7 +64,7 @@
 //!
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
 //! create, state, process, container, control, oom, sandbox, files, root, stdio) · [`native`] · [`bundle`] ·
-//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`os`] ·
+//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
@@ -74,6 +75,7 @@ pub mod containerd;
 pub mod daemon;
 pub mod error;
 pub mod events;
+pub mod http;
 pub mod metrics;
 pub mod native;
 pub mod os;

@@ -82,6 +82,9 @@ pub const METHODS: [&str; 17] = [
     "shutdown",
 ];
 
+/// Classes of HTTP status codes, as labels.
+const HTTP_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
 /// Every metric.
 pub struct Metrics {
     registry: Registry,
@@ -147,6 +150,19 @@ pub struct Metrics {
     pub guest_throttled_seconds: prometheus::Counter,
     /// Guests that ended for want of memory.
     pub oom_kills: IntCounter,
+    http_requests: [IntCounter; HTTP_CLASSES.len()],
+    /// Time from an HTTP request's head to its response's head.
+    pub http_request_seconds: Histogram,
+    /// Time to make an HTTP request's instance.
+    pub http_instantiate_seconds: Histogram,
+    /// HTTP requests that have an instance.
+    pub http_in_flight: IntGauge,
+    /// HTTP requests that wait for their turn.
+    pub http_queued: IntGauge,
+    /// HTTP requests refused for a limit.
+    pub http_refused: IntCounter,
+    /// HTTP requests whose guest trapped.
+    pub http_traps: IntCounter,
 }
 
 impl Metrics {
@@ -181,6 +197,11 @@ impl Metrics {
             "hearth_task_starts_total",
             "Starts by result; a Create that fails counts as an error.",
             "result",
+        );
+        let http_requests = declare.counters(
+            "hearth_http_requests_total",
+            "HTTP requests by the class of the answer's status code.",
+            "code",
         );
         let build = IntGaugeVec::new(
             Opts::new("hearth_build_info", "Constant 1, labelled by version."),
@@ -248,6 +269,24 @@ impl Metrics {
                 "hearth_guest_throttled_seconds_total",
                 "Time that guests waited for their CPU quotas, in seconds.",
             ),
+            http_requests: HTTP_CLASSES.map(|class| http_requests.with_label_values(&[class])),
+            http_request_seconds: declare.histogram(
+                "hearth_http_request_seconds",
+                "Time from an HTTP request's head to its response's head, in seconds.",
+                PHASE_BUCKETS,
+            ),
+            http_instantiate_seconds: declare.histogram(
+                "hearth_http_instantiate_seconds",
+                "Time to make the instance for an HTTP request, in seconds.",
+                PHASE_BUCKETS,
+            ),
+            http_in_flight: declare.gauge("hearth_http_requests_in_flight", "HTTP requests that have an instance now."),
+            http_queued: declare.gauge("hearth_http_requests_queued", "HTTP requests that wait for their turn."),
+            http_refused: declare.counter(
+                "hearth_http_requests_refused_total",
+                "HTTP requests answered with 503 for a limit of the node's.",
+            ),
+            http_traps: declare.counter("hearth_http_traps_total", "HTTP requests whose guest trapped."),
             oom_kills: declare.counter(
                 "hearth_oom_kills_total",
                 "Guests that ended because they were refused memory over their limit.",
@@ -290,6 +329,12 @@ impl Metrics {
     /// Counts a look-up.
     pub fn lookup(&self, source: Source) {
         self.lookups[source as usize].inc();
+    }
+
+    /// Counts an HTTP response.
+    pub fn http_request(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, HTTP_CLASSES.len()) - 1;
+        self.http_requests[class].inc();
     }
 
     /// The latency histogram of `METHODS[method]`.

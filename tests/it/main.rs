@@ -9,6 +9,7 @@ mod deploy;
 mod exec;
 mod faults;
 mod files;
+mod http;
 mod hygiene;
 mod lifecycle;
 mod limits;

@@ -8,12 +8,14 @@ use wit_parser::{ManglingAndAbi, Resolve};
 /// # Panics
 /// If the module is not one.
 pub fn from_command(module: &[u8]) -> Vec<u8> {
-    use wasi_preview1_component_adapter_provider::{
-        WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER as ADAPTER,
-    };
+    from_adapted(module, wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)
+}
+
+fn from_adapted(module: &[u8], adapter: &[u8]) -> Vec<u8> {
+    use wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as NAME;
     ComponentEncoder::default()
         .module(module)
-        .and_then(|encoder| encoder.adapter(NAME, ADAPTER))
+        .and_then(|encoder| encoder.adapter(NAME, adapter))
         .and_then(|mut encoder| encoder.encode())
         .unwrap_or_else(|error| panic!("cannot make a component: {error:#}"))
 }
@@ -23,6 +25,19 @@ pub fn from_command(module: &[u8]) -> Vec<u8> {
 /// # Panics
 /// If the text is not WIT, or the module calls what the world does not import.
 pub fn from_command_in(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
+    from_command(&embedded(module, wit, world))
+}
+
+/// A component of the given world from a preview-1 reactor module that exports what the world does.
+///
+/// # Panics
+/// As [`from_command_in`].
+pub fn from_reactor_in(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
+    let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
+    from_adapted(&embedded(module, wit, world), adapter)
+}
+
+fn embedded(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
     let mut module = module.to_vec();
     let mut embed = || {
         let mut resolve = Resolve::default();
@@ -31,7 +46,7 @@ pub fn from_command_in(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
     };
     embed().unwrap_or_else(|error| panic!("cannot make a component of world {world}: {error:#}"));
-    from_command(&module)
+    module
 }
 
 /// A component of the given world whose functions do nothing but trap.

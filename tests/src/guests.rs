@@ -37,6 +37,8 @@ enum Source {
     C(&'static str, &'static [&'static str]),
     /// C that calls what a world imports: WIT and the world. It becomes a component.
     CInWorld(&'static str, &'static str, &'static str),
+    /// The same for what is not started but called: it exports what the world does.
+    CService(&'static str, &'static str, &'static str),
     Wat(&'static str),
     /// WIT and the world to export.
     Wit(&'static str, &'static str),
@@ -113,6 +115,11 @@ impl Guest {
     pub const CALCULATOR: Self = wit!("calculator", "calculator");
     /// A component that exports `wasi:http/incoming-handler`.
     pub const HTTP_PROXY: Self = wit!("http-proxy", "proxy");
+    /// An HTTP service: see its source for what it does by path.
+    pub const HTTP: Self = Self {
+        name: "http",
+        source: Source::CService(include_str!("../guests/http.c"), include_str!("../guests/http.wit"), "service"),
+    };
     /// A native program only: what is around it in a pod.
     pub const PEER: Self = c!("peer");
     /// A TCP server, a client, and look-ups of names: see its source for the verbs.
@@ -141,6 +148,13 @@ impl Guest {
                 let module = compiled(&format!("{}-module", self.name), "wasm", source, WASM_FLAGS);
                 let key = module.display().to_string();
                 let make = || components::from_command_in(&read(&module), wit, world);
+                built(self.name, "wasm", &[&key, wit, world], make)
+            }
+            Source::CService(source, wit, world) => {
+                let flags: Vec<&str> = WASM_FLAGS.iter().copied().chain(["-mexec-model=reactor"]).collect();
+                let module = compiled(&format!("{}-module", self.name), "wasm", source, &flags);
+                let key = module.display().to_string();
+                let make = || components::from_reactor_in(&read(&module), wit, world);
                 built(self.name, "wasm", &[&key, wit, world], make)
             }
             Source::Wat(source) => built(self.name, "wasm", &[source], || {

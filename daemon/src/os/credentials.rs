@@ -86,6 +86,11 @@ impl Credentials {
         Credentials { uid: NO_ID, gid: 4_000, groups: vec![Gid::from_raw(5_000)], umask: 0o77 }
     }
 
+    /// Whether it is root.
+    pub fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+
     /// The mode bits new files do not get.
     pub fn umask(&self) -> u32 {
         self.umask

@@ -202,6 +202,34 @@ fn lost(error: &io::Error) -> ! {
     std::process::abort();
 }
 
+/// Does `work`, which binds sockets, as this identity. A guest's user is one for files only; who is not
+/// root has no privileged ports either.
+///
+/// # Errors
+/// If the thread cannot be the identity; then nothing is done.
+pub fn bind_as<T>(identity: &Identity, work: impl FnOnce() -> T) -> io::Result<T> {
+    let _home = ComeHome;
+    wear(identity)?;
+    if identity.credentials.as_deref().is_none_or(Credentials::is_root) {
+        return Ok(work());
+    }
+    let before = credentials::capabilities()?;
+    let _regain = Regain(before);
+    credentials::set_capabilities(before - CapabilitySet::NET_BIND_SERVICE)?;
+    Ok(work())
+}
+
+/// Gives the thread its capabilities back when it is dropped.
+struct Regain(CapabilitySet);
+
+impl Drop for Regain {
+    fn drop(&mut self) {
+        if let Err(error) = credentials::set_capabilities(self.0) {
+            lost(&error);
+        }
+    }
+}
+
 /// Brings the thread home when it is dropped, also by a panic.
 #[derive(Debug)]
 pub struct ComeHome;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::bundle::Cpu;
+use crate::http::requests::Requests;
 use crate::metrics::Metrics;
 use crate::os::namespaces::Shared;
 use crate::task::execs::Execs;
@@ -44,6 +45,8 @@ pub struct Container {
     pub termination_log: Option<PathBuf>,
     /// The processes beside the init.
     pub execs: Execs,
+    /// The requests it serves; of an HTTP component only.
+    pub requests: Option<Arc<Requests>>,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,
 }

@@ -56,6 +56,9 @@ impl Task {
         init.guest.resume();
         drop(inner);
         container.execs.resume();
+        if let Some(requests) = &container.requests {
+            requests.wake();
+        }
         Ok(())
     }
 
@@ -71,11 +74,16 @@ impl Task {
         {
             let mut cpu = container.cpu.lock();
             let changed = update.cpu(*cpu);
-            let limits = CpuLimits::of(&changed)?;
+            let serves = container.requests.is_some();
+            let limits = if serves { CpuLimits::of_many(&changed)? } else { CpuLimits::of(&changed)? };
             *cpu = changed;
             self.init.guest.set_cpu(limits);
             for exec in container.execs.all() {
                 exec.guest.set_cpu(limits);
+            }
+            // They have their init's.
+            if let Some(requests) = &container.requests {
+                requests.wake();
             }
         }
         if let Some(limit) = update.memory_limit {

@@ -39,7 +39,7 @@ use crate::task::sandbox::{self, Joined};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task, pid};
-use crate::wasm::engine::Program;
+use crate::wasm::engine::{Entry, Program};
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
 use crate::wasm::modules::origin::{Digest, Origin};
@@ -126,14 +126,18 @@ impl Creator {
             (Error::Native(text), bundle::Role::Alone | bundle::Role::Sandbox) => Error::InvalidArgument(text),
             (error, _) => error,
         })?;
-        located
+        let entry = located
             .program
             .check_entry(&self.world.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
         check_memory(&located.program, memory_limit)?;
         let identity = Identity::new(&spec.process.user, network.namespace.clone())?;
-        let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
+        let limits = match entry {
+            Entry::Run => CpuLimits::of(&spec.cpu)?,
+            Entry::Serve => CpuLimits::of_many(&spec.cpu)?,
+        };
+        let guest = Guest::new(identity, limits);
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
         let prepared = Prepared {
@@ -144,7 +148,10 @@ impl Creator {
             create_took: began.elapsed(),
         };
         let made = Made {
-            work: Work::Program(Box::new(prepared)),
+            work: match entry {
+                Entry::Run => Work::Program(Box::new(prepared)),
+                Entry::Serve => Work::Serve(Box::new(prepared)),
+            },
             network,
             termination_log: termination_log(&spec.mounts),
             hostname: spec.hostname,
@@ -205,6 +212,7 @@ impl Creator {
             memory_limit_max: self.config.engine.memory_bytes_max,
             cpu: Mutex::new(made.cpu),
             execs: Execs::new(self.config.rpc.execs_per_task_max),
+            requests: matches!(made.work, Work::Serve(_)).then(Arc::default),
             metrics: self.world.metrics.clone(),
         });
         let init = NewProcess {

@@ -20,6 +20,7 @@ use crate::task::process::{NewProcess, Prepared, Process, Work};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task};
+use crate::wasm::engine::Entry;
 use crate::wasm::modules::Loaded;
 use crate::wasm::modules::origin::Origin;
 use crate::wasm::scheduler::{CpuLimits, Guest};
@@ -86,7 +87,12 @@ impl Creator {
         files.wait_ready().await?;
         let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;
         let loaded = self.modules.load(Origin::File(found), None).await.map_err(only_wasm)?;
-        loaded.program.check_entry(&self.world.engines, loaded.export.as_deref()).map_err(only_wasm)?;
+        let entry = loaded.program.check_entry(&self.world.engines, loaded.export.as_deref()).map_err(only_wasm)?;
+        if entry == Entry::Serve {
+            return Err(only_wasm(Error::InvalidArgument(
+                "the component is an HTTP service: only a container's first process can serve".into(),
+            )));
+        }
         check_memory(&loaded.program, task.container.memory.limit()).map_err(only_wasm)?;
         Ok(loaded)
     }

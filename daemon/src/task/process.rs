@@ -9,6 +9,7 @@
 //! A task's first process is its *init*, later ones are *execs*. What they share is their
 //! [`Container`].
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,6 +20,8 @@ use tokio::sync::{oneshot, watch};
 use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation};
+use crate::http::requests::Requests;
+use crate::http::{self, Service};
 use crate::metrics::Source;
 use crate::os::pty::Size;
 use crate::task::container::Container;
@@ -32,6 +35,9 @@ use crate::wasm::scheduler::{End, Guest, Throttling};
 
 /// Status of a guest that was ended without a signal of containerd's (its task's init has ended).
 const KILLED_STATUS: u32 = 137;
+
+/// SIGTERM, of `kill(2)`.
+const SIGTERM: u32 = 15;
 
 /// A process of a container.
 pub struct Process {
@@ -74,6 +80,8 @@ pub struct NewProcess {
 pub enum Work {
     /// Runs a program.
     Program(Box<Prepared>),
+    /// Serves HTTP with a program.
+    Serve(Box<Prepared>),
     /// Nothing, until it is killed: a pod's sandbox.
     Pause,
 }
@@ -185,6 +193,9 @@ impl Process {
                 }
             }
         });
+        if let Work::Serve(prepared) = work {
+            return self.start_serving(world, *prepared).await;
+        }
         let (Work::Program(prepared), Some(slot)) = (work, slot) else {
             self.started();
             let process = self.clone();
@@ -208,6 +219,11 @@ impl Process {
         if sure {
             return Ok(self.container.pid());
         }
+        self.hear(told).await
+    }
+
+    /// What became of the start.
+    async fn hear(&self, told: oneshot::Receiver<Result<()>>) -> Result<u32> {
         match told.await {
             Ok(Ok(())) => Ok(self.container.pid()),
             Ok(Err(error)) => Err(error),
@@ -246,12 +262,7 @@ impl Process {
             start_began,
         });
         let root = self.container.files.path().to_path_buf();
-        // Only components have sockets.
-        let names = (prepared.program.kind() == Kind::Component).then(|| Names {
-            resolvers: world.resolvers.clone(),
-            root: root.clone(),
-            identity: self.guest.identity().clone(),
-        });
+        let names = self.names(&world, &prepared.program, &root);
         let launch = Launch {
             program: prepared.program,
             export: prepared.export,
@@ -274,6 +285,65 @@ impl Process {
             answer(&tell, Ok(()));
         })
         .await
+    }
+
+    /// How the guest looks up names. Only components have sockets, and with a network namespace yet to be
+    /// made there is nothing to reach.
+    fn names(&self, world: &World, program: &Program, root: &Path) -> Option<Names> {
+        // Only components have sockets.
+        (program.kind() == Kind::Component).then(|| Names {
+            resolvers: world.resolvers.clone(),
+            root: root.to_path_buf(),
+            identity: self.guest.identity().clone(),
+        })
+    }
+
+    /// Starts a service: its guest is a listener, whose end is the process's. Returns once the port is
+    /// bound, or why it is not.
+    async fn start_serving(self: &Arc<Self>, world: &Arc<World>, prepared: Prepared) -> Result<u32> {
+        let (tell, told) = oneshot::channel();
+        let tell = Arc::new(Mutex::new(Some(tell)));
+        let (process, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
+        let listening = async move { process.serve(world_of_guest, prepared, ready).await };
+        let process = self.clone();
+        world.scheduler.spawn(self.guest.clone(), listening, move |end| process.ended(end, &tell));
+        self.hear(told).await
+    }
+
+    /// The future of a service's own guest.
+    async fn serve(self: Arc<Self>, world: Arc<World>, prepared: Prepared, tell: Tell) -> Outcome {
+        if let Err(error) = self.container.files.wait_ready().await {
+            return Outcome::NotStarted(error);
+        }
+        let Some(requests) = self.container.requests.clone() else {
+            return Outcome::NotStarted(Error::Internal("a service has nowhere to keep its requests".into()));
+        };
+        let root = self.container.files.path().to_path_buf();
+        let listeners = match http::listener::bind(&world.http, &prepared.spec.env, self.guest.identity()).await {
+            Ok(listeners) => listeners,
+            Err(error) => return Outcome::NotStarted(error),
+        };
+        let service = Service {
+            names: self.names(&world, &prepared.program, &root),
+            program: prepared.program,
+            args: prepared.spec.args,
+            env: prepared.spec.env,
+            cwd: prepared.spec.cwd,
+            root,
+            stdio: self.stdio.clone(),
+            memory: self.container.memory.clone(),
+            guest: self.guest.clone(),
+            requests: requests.clone(),
+            turns: http::turns::Turns::new(&world.http.config, world.metrics.clone()),
+            notes: http::notes::Notes::default(),
+            world,
+        };
+        // Before the first request's first instruction.
+        self.started();
+        answer(&tell, Ok(()));
+        http::connection::serve(Arc::new(service), listeners);
+        requests.drained().await;
+        Outcome::Exited(0)
     }
 
     fn started(&self) {
@@ -361,7 +431,14 @@ impl Process {
         match self.role {
             Role::Init => {
                 let process = self.clone();
-                self.container.execs.close(move || process.close(exit));
+                let afterwards = move || {
+                    let init = process.clone();
+                    process.container.execs.close(move || init.close(exit));
+                };
+                match &self.container.requests {
+                    Some(requests) => requests.close(afterwards),
+                    None => afterwards(),
+                }
             }
             Role::Exec => self.close(exit),
         }
@@ -409,6 +486,15 @@ impl Process {
         let (before, effect) = {
             let mut inner = self.inner.lock();
             let before = inner.state;
+            // A service has a handler for this one: it ends once the requests under way have ended.
+            if signal == SIGTERM
+                && matches!(before, State::Running | State::Paused)
+                && let Some(requests) = self.requests()
+            {
+                drop(inner);
+                requests.drain();
+                return Ok(());
+            }
             let effect = inner.state.apply(Input::Kill(signal), self.role)?;
             match effect {
                 Effect::Interrupt(status) => {
@@ -435,6 +521,11 @@ impl Process {
             | Effect::Remove(_) => {}
         }
         Ok(())
+    }
+
+    /// Those it serves.
+    fn requests(&self) -> Option<&Arc<Requests>> {
+        self.container.requests.as_ref().filter(|_| self.role == Role::Init)
     }
 
     /// The Delete call: the process must not run any more. Once this returns its exit has been told, its

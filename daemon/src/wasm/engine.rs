@@ -18,6 +18,7 @@ use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig,
 };
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -167,12 +168,11 @@ impl Room {
                 let path = format!("/proc/self/fd/{}", artifact.as_raw_fd());
                 // SAFETY: passed on from our caller.
                 let component = unsafe { Component::deserialize_file(&self.engine, path) }.map_err(code)?;
-                let pre = self
-                    .component
-                    .instantiate_pre(&component)
-                    .map_err(|e| Refusal::Import(unlinked(&component, &e)))?;
+                let pre =
+                    self.component.instantiate_pre(&component).map_err(|e| Refusal::Import(unknown_import(&e)))?;
                 let command = CommandPre::new(pre.clone()).ok();
-                Ok(Prepared::Component { pre, command })
+                let service = if command.is_none() { ProxyPre::new(pre.clone()).ok() } else { None };
+                Ok(Prepared::Component { pre, command, service })
             }
         }
     }
@@ -206,7 +206,18 @@ pub enum Prepared {
         pre: ComponentPre<ComponentState>,
         /// Set if it exports `wasi:cli/run`.
         command: Option<CommandPre<ComponentState>>,
+        /// Set if it exports `wasi:http/incoming-handler` and is no command.
+        service: Option<ProxyPre<ComponentState>>,
     },
+}
+
+/// What there is to call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// A function that is called once.
+    Run,
+    /// `wasi:http/incoming-handler`, called for each request.
+    Serve,
 }
 
 impl Program {
@@ -277,15 +288,16 @@ impl Program {
     ///
     /// # Errors
     /// `InvalidArgument` naming what the module exports instead.
-    pub fn check_entry(&self, engines: &Engines, export: Option<&str>) -> Result<()> {
+    pub fn check_entry(&self, engines: &Engines, export: Option<&str>) -> Result<Entry> {
         let allocation = if self.fits_pool() { Allocation::Pooling } else { Allocation::OnDemand };
         match self.prepared(engines, allocation)? {
-            Prepared::Core(pre) => check_core_entry(pre.module(), export),
-            Prepared::Component { pre, command } => match (export, command) {
-                (None, Some(_)) => Ok(()),
+            Prepared::Core(pre) => check_core_entry(pre.module(), export).map(|()| Entry::Run),
+            Prepared::Component { pre, command, service } => match (export, command) {
+                (None, Some(_)) => Ok(Entry::Run),
+                (None, None) if service.is_some() => Ok(Entry::Serve),
                 (None, None) => Err(unsupported_world(pre.component())),
                 (Some(name), _) => match pre.component().get_export(None, name) {
-                    Some((wasmtime::component::types::ComponentItem::ComponentFunc(_), _)) => Ok(()),
+                    Some((wasmtime::component::types::ComponentItem::ComponentFunc(_), _)) => Ok(Entry::Run),
                     _ => Err(Error::InvalidArgument(format!(
                         "the component exports no function {name:?}; it exports: {}",
                         component_exports(pre.component())
@@ -333,9 +345,6 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// What the names of an HTTP service's exports begin with.
-const HTTP: &str = "wasi:http/";
-
 fn component_exports(component: &Component) -> String {
     let names: Vec<_> =
         component.component_type().exports(component.engine()).map(|(name, _)| name.to_string()).collect();
@@ -344,26 +353,16 @@ fn component_exports(component: &Component) -> String {
 
 fn unsupported_world(component: &Component) -> Error {
     let exports = component_exports(component);
-    let what = if exports.contains(HTTP) {
-        "an HTTP service (world wasi:http/proxy), which this version of Hearth does not serve"
-    } else {
-        "not a command (world wasi:cli/command)"
-    };
     Error::InvalidArgument(format!(
-        "the component is {what}: it exports {exports}; a command exports wasi:cli/run; call a function of it as FILE.wasm#EXPORT"
+        "the component is neither a command (world wasi:cli/command) nor an HTTP service (world wasi:http/proxy): it exports {exports}; a command exports wasi:cli/run, a service wasi:http/incoming-handler 0.2; call a function of it as FILE.wasm#EXPORT"
     ))
-}
-
-/// Why a component's imports cannot be satisfied: an HTTP service's never can.
-fn unlinked(component: &Component, error: &wasmtime::Error) -> Error {
-    if component_exports(component).contains(HTTP) { unsupported_world(component) } else { unknown_import(error) }
 }
 
 /// wasmtime's text about an import, with what to do about it.
 fn unknown_import(error: &wasmtime::Error) -> Error {
     let text = format!("{error:#}").replace('\n', " ");
     Error::InvalidArgument(format!(
-        "the module cannot be linked: {text}; Hearth offers WASI preview 1 to modules and the imports of wasi:cli/command 0.2 to components"
+        "the module cannot be linked: {text}; Hearth offers WASI preview 1 to modules and the imports of wasi:cli/command and wasi:http/proxy 0.2 to components"
     ))
 }
 

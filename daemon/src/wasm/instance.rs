@@ -7,28 +7,37 @@
 //! has already passed, so that the check every function begins with calls [`Scheduler::tick`]'s
 //! wrapper here, once, before any other instruction.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{self, ResourceTable};
+use wasmtime::component;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Val};
+use wasmtime_wasi::cli::StdoutStream;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder};
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::http::Http;
+use crate::http::outgoing::Outgoing;
 use crate::metrics::{Metrics, Phase, Source};
 use crate::task::holders::Holders;
 use crate::task::stdio::Stdio;
 use crate::wasm::engine::{Allocation, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
 use crate::wasm::names::{Names, Resolvers};
 use crate::wasm::scheduler::{Guest, Scheduler};
-use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse};
+use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse, fields, resources};
 
 /// Exit status of a guest that trapped: 128 + SIGABRT, as `wasmtime run` has it.
 pub const TRAP_STATUS: u32 = 134;
+
+/// Handles a component may have at once.
+const RESOURCES_MAX: usize = 65_536;
+
+/// The largest set of HTTP headers a command may make, in bytes: it has nobody to send them to.
+const FIELDS_BYTES_MAX: usize = 4 << 10;
 
 /// Counts guests against the pool and the room beyond it, so that a full node is a clear answer to
 /// Start and not a trap.
@@ -69,7 +78,11 @@ impl Slots {
         self.take_on_demand()
     }
 
-    fn take_on_demand(self: &Arc<Self>) -> Result<Slot> {
+    /// Takes a slot beyond the pool.
+    ///
+    /// # Errors
+    /// As [`Slots::take`].
+    pub fn take_on_demand(self: &Arc<Self>) -> Result<Slot> {
         if self.on_demand.take() {
             return Ok(Slot { slots: self.clone(), allocation: Allocation::OnDemand });
         }
@@ -95,6 +108,11 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Where its instance is made.
+    pub fn allocation(&self) -> Allocation {
+        self.allocation
+    }
+
     /// Whether instantiating a program that needs at most this much memory can be taken for granted:
     /// a slot is ours, and its memory is within the limit.
     pub fn is_sure(&self, needs: Option<InitialMemory>, memory_limit: u64) -> bool {
@@ -122,6 +140,8 @@ pub struct World {
     pub slots: Arc<Slots>,
     /// Network namespaces for tasks that ask for a new one.
     pub holders: Arc<Holders>,
+    /// Where requests are served.
+    pub http: Http,
     /// Look-ups of names.
     pub resolvers: Arc<Resolvers>,
     /// Metrics.
@@ -280,10 +300,16 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
             let instance = pre.instantiate_async(&mut store).await.map_err(|e| refused(&e))?;
             Callable::Core(store, instance)
         }
-        Prepared::Component { pre, command } => {
+        Prepared::Component { pre, command, .. } => {
             let mut wasi = wasi;
-            let state =
-                ComponentState { ctx: wasi.build(), table: ResourceTable::new(), limits, names: launch.names.clone() };
+            let state = ComponentState {
+                ctx: wasi.build(),
+                table: resources(RESOURCES_MAX),
+                limits,
+                names: launch.names.clone(),
+                http: fields(FIELDS_BYTES_MAX),
+                outgoing: Outgoing,
+            };
             let mut store = store(world, launch, pre.engine(), state, &ready);
             store.limiter(|state| &mut state.limits);
             match (&launch.export, command) {
@@ -326,26 +352,62 @@ fn store<T: 'static>(world: &World, launch: &Launch, engine: &Engine, state: T, 
 }
 
 fn wasi_context(launch: &Launch) -> Result<WasiCtxBuilder> {
-    let mut wasi = WasiCtx::builder();
-    wasi.allow_blocking_current_thread(true)
-        .args(&launch.args)
-        .envs(&launch.env)
-        .initial_cwd(&launch.cwd)
-        .stdin(launch.stdio.stdin())
-        .stdout(launch.stdio.stdout())
-        .stderr(launch.stdio.stderr());
+    let surroundings = Surroundings {
+        args: &launch.args,
+        env: &launch.env,
+        cwd: &launch.cwd,
+        root: &launch.root,
+        networked: launch.names.is_some(),
+    };
+    let mut wasi = surroundings.context(launch.stdio.stdout(), launch.stdio.stderr())?;
+    wasi.stdin(launch.stdio.stdin());
     if launch.program.kind() == crate::wasm::engine::Kind::Core && !launch.env.iter().any(|(name, _)| name == "PWD") {
         wasi.env("PWD", &launch.cwd);
     }
-    if launch.names.is_some() {
-        // The network itself is where the worker is while it runs this guest; what may be reached is
-        // decided there, as for any process of the pod.
-        wasi.allow_tcp(true).allow_udp(true).socket_addr_check(|_, _| Box::pin(std::future::ready(true)));
-    }
-    // A read-only root is one by its mount, which leaves the volumes in it as they are.
-    wasi.preopened_dir(&launch.root, "/", FsPerms::ReadWrite)
-        .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", launch.root.display())))?;
     Ok(wasi)
+}
+
+/// What a guest finds around it.
+pub struct Surroundings<'a> {
+    /// `argv`.
+    pub args: &'a [String],
+    /// The environment.
+    pub env: &'a [(String, String)],
+    /// The working directory.
+    pub cwd: &'a str,
+    /// `/`, on the host.
+    pub root: &'a Path,
+    /// Whether it has a network.
+    pub networked: bool,
+}
+
+impl Surroundings<'_> {
+    /// All of it, with an empty standard input. For the daemon: the root lies where only it can enter.
+    ///
+    /// # Errors
+    /// If the root cannot be opened.
+    pub fn context(
+        &self,
+        stdout: impl StdoutStream + 'static,
+        stderr: impl StdoutStream + 'static,
+    ) -> Result<WasiCtxBuilder> {
+        let mut wasi = WasiCtx::builder();
+        wasi.allow_blocking_current_thread(true)
+            .args(self.args)
+            .envs(self.env)
+            .initial_cwd(self.cwd)
+            .stdout(stdout)
+            .stderr(stderr);
+        if self.networked {
+            // The network itself is where the worker is while it runs this guest; what may be reached is
+            // decided there, as for any process of the pod.
+            wasi.allow_tcp(true).allow_udp(true).socket_addr_check(|_, _| Box::pin(std::future::ready(true)));
+        }
+        // A read-only root is one by its mount, which leaves the volumes in it as they are.
+        wasi.preopened_dir(self.root, "/", FsPerms::ReadWrite)
+            .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", self.root.display())))?;
+        Ok(wasi)
+    }
 }
 
 fn wasi_p1(mut wasi: WasiCtxBuilder) -> wasmtime_wasi::p1::WasiP1Ctx {

@@ -12,8 +12,10 @@ use wasmtime::component::{Linker as ComponentLinker, ResourceTable};
 use wasmtime::{AsContextMut, Caller, Engine, Extern, Linker, ResourceLimiter};
 use wasmtime_wasi::p1::{self, WasiP1Ctx, wasi_snapshot_preview1};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wiggle::GuestMemory;
 
+use crate::http::outgoing::Outgoing;
 use crate::wasm::names::{self, Names};
 
 /// Bytes a table element takes on the host.
@@ -114,6 +116,11 @@ impl Limits {
         Limits { usage, held: 0, starved }
     }
 
+    /// Whether the last growth was refused.
+    pub fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
+    }
+
     fn grow(&mut self, current: u64, desired: u64) -> bool {
         let more = desired.saturating_sub(current);
         let taken = self.usage.take(more);
@@ -167,6 +174,30 @@ pub struct ComponentState {
     pub limits: Limits,
     /// Its names; none if it may not ask.
     pub names: Option<Names>,
+    /// `wasi:http`.
+    pub http: WasiHttpCtx,
+    /// What becomes of its requests to others.
+    pub outgoing: Outgoing,
+}
+
+/// A table for at most so many resources.
+pub fn resources(max: usize) -> ResourceTable {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(max);
+    table
+}
+
+/// `wasi:http` with sets of headers of at most so many bytes.
+pub fn fields(bytes_max: usize) -> WasiHttpCtx {
+    let mut http = WasiHttpCtx::new();
+    http.set_field_size_limit(bytes_max);
+    http
+}
+
+impl WasiHttpView for ComponentState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
+    }
 }
 
 impl WasiView for ComponentState {
@@ -236,13 +267,14 @@ fn tell_read_only(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// The linker of components: what `wasi:cli/command` imports.
+/// The linker of components: what `wasi:cli/command` and `wasi:http/proxy` import.
 ///
 /// # Errors
 /// None in practice: names are added once.
 pub fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<ComponentState>> {
     let mut linker = ComponentLinker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     names::replace(&mut linker)?;
     Ok(linker)
 }

@@ -139,7 +139,7 @@ impl Origin {
             Ok(())
         });
         let scanned = match scanned {
-            Err(Error::InvalidArgument(_) | Error::ResourceExhausted(_)) => return Err(changed()),
+            Err(Error::InvalidArgument(_) | Error::Native(_) | Error::ResourceExhausted(_)) => return Err(changed()),
             scanned => scanned?,
         };
         if digest != scanned.digest {

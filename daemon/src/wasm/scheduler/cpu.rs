@@ -37,7 +37,7 @@ pub struct CpuLimits {
 /// So much in each period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// CPU time, in nanoseconds; less than the period.
+    /// CPU time, in nanoseconds; less than the period for one guest alone.
     pub budget_ns: u64,
     /// In nanoseconds.
     pub period_ns: u64,
@@ -56,6 +56,17 @@ impl CpuLimits {
     /// # Errors
     /// `InvalidArgument` naming a field that the kernel would refuse for a cgroup, too.
     pub fn of(cpu: &Cpu) -> Result<CpuLimits> {
+        let limits = CpuLimits::of_many(cpu)?;
+        let quota = limits.quota.filter(|quota| quota.budget_ns < quota.period_ns);
+        Ok(CpuLimits { quota, ..limits })
+    }
+
+    /// The same for guests that use them up together: on several threads, so that no quota is too large to
+    /// matter.
+    ///
+    /// # Errors
+    /// As [`CpuLimits::of`].
+    pub fn of_many(cpu: &Cpu) -> Result<CpuLimits> {
         let weight = cpu.shares.map_or(WEIGHT_DEFAULT, |shares| shares.clamp(WEIGHTS.0, WEIGHTS.1));
         let period = cpu.period.unwrap_or(PERIOD_DEFAULT_US);
         let (least, most) = PERIODS_US;
@@ -69,10 +80,9 @@ impl CpuLimits {
                 "linux.resources.cpu.quota: {quota} is under {QUOTA_MIN_US} microseconds"
             )));
         }
-        let quota = cpu.quota.filter(|&quota| quota < period);
         Ok(CpuLimits {
             weight,
-            quota: quota.map(|quota| Quota { budget_ns: quota * 1_000, period_ns: period * 1_000 }),
+            quota: cpu.quota.map(|quota| Quota { budget_ns: quota * 1_000, period_ns: period * 1_000 }),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! One guest, as the scheduler and those who control it see it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use crate::os::identity::{self, Identity};
 #[derive(Debug, Default)]
 pub struct Guest {
     identity: Identity,
+    /// Whose CPU limits, CPU time and pauses are also this one's; `None`: its own.
+    group: Option<Arc<Guest>>,
     /// Its future is in the part that runs as [`Guest::identity`], not as the daemon.
     acts: AtomicBool,
     killed: AtomicBool,
@@ -44,6 +47,22 @@ impl Guest {
         let guest = Guest { identity, ..Guest::default() };
         guest.set_cpu(cpu);
         guest
+    }
+
+    /// One more guest of the same container: it is who `leader` is, uses up what the leader may use,
+    /// and is paused with it. It is killed by itself; who changes the leader's limits or resumes it wakes
+    /// the members with [`Guest::wake`].
+    pub fn member(leader: &Arc<Guest>) -> Guest {
+        Guest { identity: leader.identity.clone(), group: Some(leader.clone()), ..Guest::default() }
+    }
+
+    fn group(&self) -> &Guest {
+        self.group.as_deref().unwrap_or(self)
+    }
+
+    /// Lets it look at what has changed.
+    pub fn wake(&self) {
+        self.waker.wake();
     }
 
     /// Who it is.
@@ -126,35 +145,37 @@ impl Guest {
     }
 
     pub(super) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Acquire)
+        self.group().paused.load(Ordering::Acquire)
     }
 
     /// Whether it may run now, if it has a quota.
     pub(super) fn allowance(&self, now_ns: u64) -> Option<Allowance> {
-        if !self.has_quota.load(Ordering::Acquire) {
+        let group = self.group();
+        if !group.has_quota.load(Ordering::Acquire) {
             return None;
         }
-        let cpu = &mut *self.cpu.lock();
+        let cpu = &mut *group.cpu.lock();
         cpu.limits.quota.map(|quota: Quota| cpu.account.ask(now_ns, quota))
     }
 
     /// Its wait for its budget, if it was in one, is over.
     pub(super) fn waits_no_more(&self, now_ns: u64) {
-        self.cpu.lock().account.run(now_ns);
+        self.group().cpu.lock().account.run(now_ns);
     }
 
     /// Writes down the CPU time of a poll.
     pub(super) fn charge(&self, used_ns: u64) {
-        self.cpu_ns.fetch_add(used_ns, Ordering::Relaxed);
-        // Only its own poll writes this while it runs.
-        self.set_virtual_ns(self.virtual_ns().saturating_add(virtual_time(used_ns, self.weight())));
-        if self.has_quota.load(Ordering::Acquire) {
-            self.cpu.lock().account.charge(used_ns);
+        let group = self.group();
+        group.cpu_ns.fetch_add(used_ns, Ordering::Relaxed);
+        // Guests of one group run side by side.
+        group.virtual_ns.fetch_add(virtual_time(used_ns, self.weight()), Ordering::Relaxed);
+        if group.has_quota.load(Ordering::Acquire) {
+            group.cpu.lock().account.charge(used_ns);
         }
     }
 
     pub(super) fn weight(&self) -> u64 {
-        match self.weight.load(Ordering::Relaxed) {
+        match self.group().weight.load(Ordering::Relaxed) {
             // By `Default`.
             0 => super::cpu::WEIGHT_DEFAULT,
             weight => weight,
@@ -162,10 +183,10 @@ impl Guest {
     }
 
     pub(super) fn virtual_ns(&self) -> u64 {
-        self.virtual_ns.load(Ordering::Relaxed)
+        self.group().virtual_ns.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_virtual_ns(&self, at: u64) {
-        self.virtual_ns.store(at, Ordering::Relaxed);
+        self.group().virtual_ns.fetch_max(at, Ordering::Relaxed);
     }
 }

@@ -108,7 +108,7 @@ impl RunQueue {
     pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) {
         let queue = self.virtual_ns.load(Ordering::Relaxed);
         let (place, at) = place(guest.virtual_ns(), queue, guest.weight(), self.slice_ns, used_up_slice);
-        // Nobody else writes it: a guest is in the queue once, and does not run meanwhile.
+        // It only ever grows: guests of one group share it.
         guest.set_virtual_ns(at);
         match place {
             Place::Fresh => {

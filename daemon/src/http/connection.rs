@@ -1,0 +1,287 @@
+//! Accepting connections, and one client's connection.
+//!
+//! All that a client can hold is bounded: connections by `http.connections_max`, a head by
+//! `http.header_bytes_max` and `http.header_timeout_ms`, a connection on which nothing moves by
+//! `http.idle_timeout_ms`. Bodies are never collected: a guest that does not read stops its client, a client
+//! that does not read stops its guest.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::config;
+use crate::http::requests::Member;
+use crate::http::{Service, request};
+
+/// Requests at once on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+
+/// How long accepting rests after a failure: the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a service listens with. The sockets are closed before anybody hears of the end.
+struct Listening {
+    listeners: Vec<StdListener>,
+    _member: Member,
+}
+
+/// Serves until the container drains or ends.
+pub fn serve(service: Arc<Service>, listeners: Vec<StdListener>) {
+    // It has ended meanwhile.
+    let Some(member) = service.requests.begin_listening() else { return };
+    let listening = Listening { listeners, _member: member };
+    let requests = service.requests.clone();
+    let task = service.world.http.runtime.clone().spawn(accept(service, listening));
+    requests.set_listener(task.abort_handle());
+}
+
+async fn accept(service: Arc<Service>, mut listening: Listening) {
+    let mut connections = JoinSet::new();
+    let mut draining = service.requests.draining();
+    {
+        let listeners = listening.listeners.drain(..).map(TcpListener::from_std).collect::<io::Result<Vec<_>>>();
+        let listeners = match listeners {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                tracing::error!(%error, "a bound port cannot be served");
+                return;
+            }
+        };
+        let places = Arc::new(Semaphore::new(service.world.http.config.connections_max));
+        loop {
+            tokio::select! {
+                () = until(&mut draining) => break,
+                (place, accepted) = accept_one(&listeners, &places) => match accepted {
+                    Ok(stream) => {
+                        connections.spawn(connection(service.clone(), stream, place));
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot accept a connection for an HTTP component");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Waits until nothing new is to be let in.
+async fn until(draining: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the service.
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// Waits for a place and for who takes it.
+async fn accept_one(
+    listeners: &[TcpListener],
+    places: &Arc<Semaphore>,
+) -> (Option<OwnedSemaphorePermit>, io::Result<TcpStream>) {
+    // Never closed.
+    let place = places.clone().acquire_owned().await.ok();
+    let accepted = std::future::poll_fn(|cx| {
+        for listener in listeners {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(accepted.map(|(stream, _)| stream));
+            }
+        }
+        Poll::Pending
+    });
+    (place, accepted.await)
+}
+
+async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<OwnedSemaphorePermit>) {
+    let config = service.world.http.config.clone();
+    // Answers are written whole; waiting for more to write only delays them.
+    let _ = stream.set_nodelay(true);
+    let activity = Arc::new(Activity::new());
+    let io = TokioIo::new(Watched { stream, activity: activity.clone() });
+    let mut draining = service.requests.draining();
+    let answering = {
+        let activity = activity.clone();
+        service_fn(move |request| {
+            let (service, busy) = (service.clone(), activity.wait());
+            async move {
+                let response = request::answer(service, request).await;
+                drop(busy);
+                Ok::<_, Infallible>(response)
+            }
+        })
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(config.header_timeout_ms))
+        .max_buf_size(config.header_bytes_max);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX));
+    let mut serving = pin!(builder.serve_connection(io, answering));
+    let mut idle = pin!(activity.idle(&config));
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            served = serving.as_mut() => {
+                if let Err(error) = served {
+                    tracing::debug!(%error, "a client's connection ended early");
+                }
+                return;
+            }
+            () = until(&mut draining), if !asked => {
+                asked = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            () = idle.as_mut() => return,
+        }
+    }
+}
+
+/// What moves on a connection.
+struct Activity {
+    began: Instant,
+    /// When a byte last moved, in milliseconds since then.
+    moved_ms: AtomicU64,
+    /// Requests that wait for their response's head.
+    waiting: AtomicUsize,
+    /// Whether there was a request.
+    asked: AtomicBool,
+}
+
+impl Activity {
+    fn new() -> Activity {
+        Activity {
+            began: Instant::now(),
+            moved_ms: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            asked: AtomicBool::new(false),
+        }
+    }
+
+    fn moved(&self) {
+        self.moved_ms.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn wait(self: &Arc<Self>) -> Busy {
+        self.asked.store(true, Ordering::Relaxed);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Until when it may stay as it is, in milliseconds since it began.
+    fn ends_ms(&self, config: &config::Http, now_ms: u64) -> u64 {
+        if !self.asked.load(Ordering::Relaxed) {
+            // However slowly it sends its first head, and whatever HTTP that is.
+            return config.header_timeout_ms;
+        }
+        let since =
+            if self.waiting.load(Ordering::Relaxed) > 0 { now_ms } else { self.moved_ms.load(Ordering::Relaxed) };
+        since + config.idle_timeout_ms
+    }
+
+    /// Waits until it has been idle for too long.
+    async fn idle(&self, config: &config::Http) {
+        loop {
+            let now_ms = self.began.elapsed().as_millis() as u64;
+            let ends_ms = self.ends_ms(config, now_ms);
+            if now_ms >= ends_ms {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(ends_ms - now_ms)).await;
+        }
+    }
+}
+
+/// A request that waits for its response's head.
+struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.moved();
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client's socket, watched.
+struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.activity.moved();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.activity.moved();
+        }
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        if written.is_ready() {
+            self.activity.moved();
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_has_its_time_for_a_head_and_then_for_each_byte() {
+        let config = config::Http { header_timeout_ms: 10, idle_timeout_ms: 100, ..config::Http::default() };
+        let activity = Arc::new(Activity::new());
+        activity.moved_ms.store(9, Ordering::Relaxed);
+        assert_eq!(activity.ends_ms(&config, 9), 10, "bytes that are no head gain nothing");
+        let busy = activity.wait();
+        assert_eq!(activity.ends_ms(&config, 500), 600, "it waits for its guest");
+        drop(busy);
+        activity.moved_ms.store(20, Ordering::Relaxed);
+        assert_eq!(activity.ends_ms(&config, 500), 120);
+    }
+}

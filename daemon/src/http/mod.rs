@@ -1,0 +1,103 @@
+//! HTTP components: a listener in the pod's network, and an instance for each request.
+//!
+//! ```text
+//!  Start ─▶ listener::bind ─▶ connection::serve ──▶ a task per connection (hyper, on the `http` threads)
+//!             in the pod's                              │ head of a request
+//!             network                                   ▼
+//!                                        request::answer: refuse, or a turn and a slot
+//!                                                       │ a guest of its own, on the scheduler
+//!                                                       ▼
+//!                              instance ─▶ handle(request, response) ─▶ body, streamed ─▶ store dropped
+//! ```
+//!
+//! At rest a service is its sockets and one task. Requests share nothing but the container: its
+//! files, its memory limit, its CPU time (they are members of its guest's group, see
+//! [`Guest::member`](crate::wasm::scheduler::Guest::member)), its stdio, its pauses and its end.
+//!
+//! How it ends: SIGTERM closes the sockets, lets requests under way finish and then ends with 0
+//! ([`requests::Requests::drain`]); any other fatal signal ends all at once.
+//!
+//! Failure paths: what a client does wrong is answered with 4xx, by hyper for what is no HTTP; a limit
+//! of ours with 503; a guest that traps or says nothing with 500, and one that is too slow with 504. Once
+//! the head is out, the connection is closed instead, so that no cut response looks whole. A client
+//! that goes away ends its guest.
+//!
+//! * [`listener`]: which port, and binding it.
+//! * [`connection`]: accepting, and one client.
+//! * [`request`]: one request, from its head to its guest's end.
+//! * [`turns`]: how many at once.
+//! * [`requests`]: those under way, for who controls the container.
+//! * [`lines`]: stdout and stderr in whole lines.
+//! * [`notes`]: the daemon's own words in the container's stderr, at a bounded rate.
+//! * [`outgoing`]: requests of guests to others, which are refused.
+
+pub mod connection;
+pub mod lines;
+pub mod listener;
+pub mod notes;
+pub mod outgoing;
+pub mod request;
+pub mod requests;
+pub mod turns;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::config;
+use crate::task::stdio::Stdio;
+use crate::wasm::engine::Program;
+use crate::wasm::instance::World;
+use crate::wasm::names::Names;
+use crate::wasm::scheduler::Guest;
+use crate::wasm::wasi::MemoryUse;
+
+/// What all services of the daemon share.
+pub struct Http {
+    /// Limits.
+    pub config: config::Http,
+    /// Where connections are served.
+    pub runtime: Handle,
+    /// Places for the requests of all containers.
+    pub places: Arc<Semaphore>,
+}
+
+impl Http {
+    /// Connections are served on `runtime`.
+    pub fn new(config: config::Http, runtime: Handle) -> Http {
+        let places = Arc::new(Semaphore::new(config.instances_max));
+        Http { config, runtime, places }
+    }
+}
+
+/// A container that serves.
+pub struct Service {
+    /// The component.
+    pub program: Arc<Program>,
+    /// `argv` of each instance.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Its working directory.
+    pub cwd: String,
+    /// Its `/`, on the host.
+    pub root: PathBuf,
+    /// How it looks up names; none without a network.
+    pub names: Option<Names>,
+    /// The container's stdio.
+    pub stdio: Arc<Stdio>,
+    /// The container's memory.
+    pub memory: Arc<MemoryUse>,
+    /// The leader of the requests' guests: the listener's.
+    pub guest: Arc<Guest>,
+    /// Those under way.
+    pub requests: Arc<requests::Requests>,
+    /// How many at once.
+    pub turns: turns::Turns,
+    /// The daemon's words.
+    pub notes: notes::Notes,
+    /// What all guests share.
+    pub world: Arc<World>,
+}

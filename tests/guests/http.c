@@ -1,0 +1,254 @@
+/* An HTTP service, by wasi:http itself; the path says what it does.
+ *
+ *   /echo      method, path and headers, one a line
+ *   /count     how many requests this instance has had: always 1
+ *   /upload    the number of bytes of the body
+ *   /download  10 MB
+ *   /mirror    the body, piece by piece, and a trailer
+ *   /empty     204, without a body
+ *   /trap      traps before it answers
+ *   /cut       traps in the middle of its answer
+ *   /mute      returns without an answer
+ *   /spin      computes for ever
+ *   /slow      answers after a second
+ *   /say       prints a line in three pieces, and one to stderr
+ *   /grow      takes memory until it is refused, and traps
+ *
+ * The imports are written as the component model's canonical ABI has them; see http.wit for the types.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#define TYPES "wasi:http/types@0.2.0"
+#define STREAMS "wasi:io/streams@0.2.0"
+
+typedef int32_t handle;
+
+IMPORT(TYPES, "[method]incoming-request.method") void request_method(handle, void *result);
+IMPORT(TYPES, "[method]incoming-request.path-with-query") void request_path(handle, void *result);
+IMPORT(TYPES, "[method]incoming-request.headers") handle request_headers(handle);
+IMPORT(TYPES, "[method]incoming-request.consume") void request_body(handle, void *result);
+IMPORT(TYPES, "[method]incoming-body.stream") void body_input(handle, void *result);
+IMPORT(TYPES, "[constructor]fields") handle new_fields(void);
+IMPORT(TYPES, "[method]fields.append") void append_field(handle, const char *, size_t, const char *, size_t, void *result);
+IMPORT(TYPES, "[method]fields.entries") void field_entries(handle, void *result);
+IMPORT(TYPES, "[constructor]outgoing-response") handle new_response(handle fields);
+IMPORT(TYPES, "[method]outgoing-response.set-status-code") int32_t set_status(handle, int32_t);
+IMPORT(TYPES, "[method]outgoing-response.body") void response_body(handle, void *result);
+/* The response or an error-code, flattened: which, then the larger of both. */
+IMPORT(TYPES, "[static]response-outparam.set")
+void set_response(handle out, int32_t failed, int32_t, int32_t, int64_t, int32_t, int32_t, int32_t, int32_t);
+IMPORT(TYPES, "[method]outgoing-body.write") void body_output(handle, void *result);
+IMPORT(TYPES, "[static]outgoing-body.finish") void finish_body(handle, int32_t has_trailers, handle, void *result);
+IMPORT(STREAMS, "[method]input-stream.blocking-read") void read_some(handle, int64_t, void *result);
+IMPORT(STREAMS, "[method]output-stream.blocking-write-and-flush") void write_all(handle, const char *, size_t, void *result);
+IMPORT(STREAMS, "[resource-drop]output-stream") void drop_output(handle);
+
+/* The host's lists, and the adapter's own state, which comes first and lives on. */
+static char arena[1 << 18];
+static size_t taken;
+
+__attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
+    taken = (taken + align - 1) & ~(align - 1);
+    if (size > sizeof arena - taken)
+        __builtin_trap();
+    void *new = arena + taken;
+    taken += size;
+    if (old)
+        memcpy(new, old, old_size < size ? old_size : size);
+    return new;
+}
+
+static const char *const methods[] = {"GET",     "HEAD",    "POST",  "PUT",  "DELETE",
+                                      "CONNECT", "OPTIONS", "TRACE", "PATCH"};
+
+/* result<handle>. */
+static handle made(const int32_t *result) {
+    if (result[0] & 0xff)
+        __builtin_trap();
+    return result[1];
+}
+
+static void field(handle fields, const char *name, const char *value) {
+    uint8_t result[2];
+    append_field(fields, name, strlen(name), value, strlen(value), result);
+    if (result[0])
+        __builtin_trap();
+}
+
+struct answer {
+    handle body, output;
+};
+
+/* Sends the head; `trailer`: what follows the body, if anything. */
+static struct answer answer_with(handle out, int status, const char *trailer) {
+    int32_t result[2];
+    handle fields = new_fields();
+    field(fields, "content-type", "text/plain");
+    if (trailer)
+        field(fields, "trailer", trailer);
+    handle response = new_response(fields);
+    set_status(response, status);
+    struct answer answer;
+    response_body(response, result);
+    answer.body = made(result);
+    body_output(answer.body, result);
+    answer.output = made(result);
+    set_response(out, 0, response, 0, 0, 0, 0, 0, 0);
+    return answer;
+}
+
+static struct answer answer(handle out, int status) { return answer_with(out, status, 0); }
+
+/* In pieces of what one call may write. */
+static int put(handle output, const char *bytes, size_t length) {
+    while (length) {
+        int32_t result[3];
+        size_t piece = length < 4096 ? length : 4096;
+        write_all(output, bytes, piece, result);
+        if (result[0] & 0xff)
+            return -1;
+        bytes += piece;
+        length -= piece;
+    }
+    return 0;
+}
+
+static void finish(struct answer answer, handle trailers) {
+    _Alignas(8) uint8_t result[64];
+    drop_output(answer.output);
+    finish_body(answer.body, trailers != 0, trailers, result);
+}
+
+static void say(handle out, int status, const char *text) {
+    struct answer given = answer(out, status);
+    put(given.output, text, strlen(text));
+    finish(given, 0);
+}
+
+static void echo(handle request, handle out, const char *path) {
+    struct { uint32_t which; const char *other; size_t length; } method;
+    struct { const struct { const char *name; size_t name_length; const char *value; size_t length; } *all; size_t count; } fields;
+    static char text[1 << 16];
+    request_method(request, &method);
+    size_t size = 0;
+#define ADD(...) (size += (size_t)snprintf(text + size, sizeof text - size, __VA_ARGS__))
+    if ((method.which & 0xff) < 9)
+        ADD("%s %s\n", methods[method.which & 0xff], path);
+    else
+        ADD("%.*s %s\n", (int)method.length, method.other, path);
+    field_entries(request_headers(request), &fields);
+    for (size_t i = 0; i < fields.count; i++)
+        ADD("%.*s: %.*s\n", (int)fields.all[i].name_length, fields.all[i].name, (int)fields.all[i].length, fields.all[i].value);
+    say(out, 200, text);
+}
+
+static handle input_of(handle request) {
+    int32_t result[2];
+    request_body(request, result);
+    body_input(made(result), result);
+    return made(result);
+}
+
+struct piece {
+    int32_t failed;
+    const char *bytes;
+    size_t length;
+};
+
+static void upload(handle request, handle out) {
+    handle input = input_of(request);
+    char text[64];
+    size_t total = 0, kept = taken;
+    for (struct piece piece;; total += piece.length) {
+        taken = kept;
+        read_some(input, 65536, &piece);
+        if (piece.failed & 0xff)
+            break;
+    }
+    snprintf(text, sizeof text, "%zu bytes\n", total);
+    say(out, 200, text);
+}
+
+static void mirror(handle request, handle out) {
+    handle input = input_of(request);
+    struct answer given = answer_with(out, 200, "x-trailer");
+    size_t kept = taken;
+    for (struct piece piece;;) {
+        taken = kept;
+        read_some(input, 65536, &piece);
+        if (piece.failed & 0xff || put(given.output, piece.bytes, piece.length))
+            break;
+    }
+    handle trailers = new_fields();
+    field(trailers, "x-trailer", "the end");
+    finish(given, trailers);
+}
+
+static void download(handle out) {
+    static char block[4096];
+    memset(block, 'x', sizeof block);
+    struct answer given = answer(out, 200);
+    for (size_t left = 10000000; left;) {
+        size_t piece = left < sizeof block ? left : sizeof block;
+        if (put(given.output, block, piece))
+            return;
+        left -= piece;
+    }
+    finish(given, 0);
+}
+
+static int requests;
+
+__attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void serve(handle request, handle out) {
+    struct { uint32_t some; const char *at; size_t length; } asked;
+    char path[256] = "", text[64];
+    request_path(request, &asked);
+    if (asked.some & 0xff)
+        snprintf(path, sizeof path, "%.*s", (int)asked.length, asked.at);
+#define IS(name) (!strncmp(path, name, strlen(name)))
+    requests++;
+    if (IS("/echo")) {
+        echo(request, out, path);
+    } else if (IS("/count")) {
+        snprintf(text, sizeof text, "%d\n", requests);
+        say(out, 200, text);
+    } else if (IS("/upload")) {
+        upload(request, out);
+    } else if (IS("/download")) {
+        download(out);
+    } else if (IS("/mirror")) {
+        mirror(request, out);
+    } else if (IS("/empty")) {
+        finish(answer(out, 204), 0);
+    } else if (IS("/trap")) {
+        __builtin_trap();
+    } else if (IS("/cut")) {
+        put(answer(out, 200).output, "half", 4);
+        __builtin_trap();
+    } else if (IS("/mute")) {
+        return;
+    } else if (IS("/spin")) {
+        for (volatile int forever = 1; forever;)
+            continue;
+    } else if (IS("/slow")) {
+        usleep(1000000);
+        say(out, 200, "slow\n");
+    } else if (IS("/say")) {
+        write(1, "one ", 4);
+        write(1, "two ", 4);
+        write(1, "three\n", 6);
+        fprintf(stderr, "to stderr\n");
+        say(out, 200, "said\n");
+    } else if (IS("/grow")) {
+        while (__builtin_wasm_memory_grow(0, 16) != (size_t)-1)
+            continue;
+        __builtin_trap();
+    } else {
+        say(out, 404, "no such path\n");
+    }
+}

@@ -1,0 +1,450 @@
+//! HTTP components, served by the daemon.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use hearth_tests::{Guest, Image, Imported, Layer, Node, Pod, Running, SHORT, World};
+
+use crate::only_on_hearth;
+
+/// The size of the guest's download, in bytes.
+const DOWNLOAD: usize = 10_000_000;
+
+/// A client's connection.
+struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+/// What was answered.
+#[derive(Debug)]
+struct Response {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+    /// What followed a body in pieces.
+    trailers: String,
+    /// The body came to its end.
+    whole: bool,
+}
+
+impl Response {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("it is text")
+    }
+}
+
+impl Client {
+    fn connect(at: SocketAddr) -> Self {
+        let stream = TcpStream::connect(at).expect("the service listens");
+        stream.set_read_timeout(Some(SHORT)).expect("it is a socket");
+        Client { reader: BufReader::new(stream) }
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.reader.get_mut().write_all(bytes).expect("the service reads");
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).expect("the service answers");
+        line
+    }
+
+    /// One response; `None` if there is none any more.
+    fn receive(&mut self, to_head: bool) -> Option<Response> {
+        let first = self.line();
+        let status = first.split(' ').nth(1)?.parse().expect("a status line");
+        let mut response = Response { status, head: first, body: Vec::new(), trailers: String::new(), whole: true };
+        loop {
+            let line = self.line();
+            if line == "\r\n" || line.is_empty() {
+                break;
+            }
+            response.head += &line.to_ascii_lowercase();
+        }
+        let length = response.head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if to_head || matches!(status, 100 | 204 | 304) {
+            return Some(response);
+        }
+        if let Some(length) = length {
+            response.body = vec![0; length.trim().parse().expect("a length")];
+            self.reader.read_exact(&mut response.body).expect("the service sends all of it");
+        } else if response.head.contains("transfer-encoding: chunked") {
+            self.chunks(&mut response);
+        }
+        Some(response)
+    }
+
+    fn chunks(&mut self, response: &mut Response) {
+        loop {
+            let line = self.line();
+            let Ok(size) = usize::from_str_radix(line.trim(), 16) else {
+                response.whole = false;
+                return;
+            };
+            if size == 0 {
+                break;
+            }
+            let begin = response.body.len();
+            response.body.resize(begin + size, 0);
+            self.reader.read_exact(&mut response.body[begin..]).expect("a whole piece");
+            self.line();
+        }
+        loop {
+            let line = self.line();
+            if line.trim().is_empty() {
+                return;
+            }
+            response.trailers += &line;
+        }
+    }
+
+    fn get(&mut self, path: &str) -> Response {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n").as_bytes());
+        self.receive(false).expect("an answer")
+    }
+}
+
+fn get(at: SocketAddr, path: &str) -> Response {
+    Client::connect(at).get(path)
+}
+
+/// A port nobody has right now, on the loopback.
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
+    listener.local_addr().expect("it is bound")
+}
+
+fn start(world: &World, image: &Imported, id: &str, at: SocketAddr, flags: &[&str]) -> Running {
+    let port = format!("HEARTH_HTTP_PORT={}", at.port());
+    let flags = [&["--net-host", "--env", &port], flags].concat();
+    let server = world.run(image, id).flags(flags).spawn();
+    let end = Instant::now() + SHORT;
+    while TcpStream::connect(at).is_err() {
+        assert!(Instant::now() < end, "nobody listens at {at}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    server
+}
+
+#[test]
+fn a_service_answers_in_every_way() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    let mut client = Client::connect(at);
+
+    client.send(b"PUT /echo?a=b HTTP/1.1\r\nHost: here\r\nX-One: 1\r\nContent-Length: 0\r\n\r\n");
+    let echo = client.receive(false).expect("an answer");
+    assert_eq!(echo.status, 200);
+    assert!(echo.text().starts_with("PUT /echo?a=b\n") && echo.text().contains("\nx-one: 1\n"), "{echo:?}");
+
+    client.send(b"HEAD /echo HTTP/1.1\r\nHost: here\r\n\r\n");
+    assert_eq!(client.receive(true).expect("a head").status, 200);
+    assert_eq!(client.get("/empty").status, 204);
+    assert_eq!(client.get("/nowhere").status, 404);
+
+    // Each has an instance of its own, on one connection.
+    for _ in 0..1_000 {
+        assert_eq!(client.get("/count").text(), "1\n");
+    }
+
+    client.send(b"POST /upload HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.receive(false).expect("a word to go on").status, 100);
+    client.send(b"hello");
+    assert_eq!(client.receive(false).expect("an answer").text(), "5 bytes\n");
+
+    client.send(b"POST /mirror HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let mirror = client.receive(false).expect("an answer");
+    assert_eq!((mirror.text(), mirror.trailers.as_str()), ("hello", "x-trailer: the end\r\n"));
+
+    assert_eq!(client.get("/say").text(), "said\n");
+    world.kill("service", "SIGTERM").ok();
+    let output = server.wait(SHORT).assert_code(0);
+    assert_eq!(output.stdout(), "one two three\n");
+    assert!(output.stderr().contains("to stderr\n"), "{output}");
+    let metrics = world.metrics();
+    assert!(metrics.sum("hearth_http_requests_total", &[("code", "2xx")]) >= 1_006.0);
+    assert_eq!(metrics.sum("hearth_http_requests_total", &[("code", "4xx")]), 1.0);
+    assert_eq!(metrics.sum("hearth_http_requests_in_flight", &[]), 0.0);
+}
+
+#[test]
+fn bodies_are_streamed_both_ways() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    assert_eq!(get(at, "/download").body.len(), DOWNLOAD);
+
+    let mut client = Client::connect(at);
+    client.send(format!("POST /upload HTTP/1.1\r\nHost: here\r\nContent-Length: {DOWNLOAD}\r\n\r\n").as_bytes());
+    client.send(&vec![b'y'; DOWNLOAD]);
+    assert_eq!(client.receive(false).expect("an answer").text(), format!("{DOWNLOAD} bytes\n"));
+
+    // What comes back has been through the guest's 4 KiB at a time; nothing holds all of it.
+    client.send(format!("POST /mirror HTTP/1.1\r\nHost: here\r\nContent-Length: {DOWNLOAD}\r\n\r\n").as_bytes());
+    let mut sender = client.reader.get_ref().try_clone().expect("it is a socket");
+    let sent = std::thread::spawn(move || sender.write_all(&vec![b'z'; DOWNLOAD]));
+    let mirror = client.receive(false).expect("an answer");
+    sent.join().expect("it does not panic").expect("the service reads");
+    assert!(mirror.body.len() == DOWNLOAD && mirror.body.iter().all(|byte| *byte == b'z'));
+    world.kill("service", "SIGKILL").ok();
+    server.wait(SHORT).assert_code(137);
+}
+
+#[test]
+fn a_request_that_fails_harms_no_other() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &["--memory-limit", "33554432"]);
+    let mut client = Client::connect(at);
+    assert_eq!(client.get("/trap").status, 500);
+    assert_eq!(client.get("/count").text(), "1\n");
+    assert_eq!(client.get("/mute").status, 500);
+    assert_eq!(client.get("/grow").status, 500);
+    assert_eq!(client.get("/count").text(), "1\n");
+    // Its head may be out by then, or not.
+    client.send(b"GET /cut HTTP/1.1\r\nHost: here\r\n\r\n");
+    let cut = client.receive(false);
+    assert!(cut.as_ref().is_none_or(|cut| cut.status == 200 && !cut.whole), "{cut:?}");
+    assert_eq!(get(at, "/count").text(), "1\n");
+    wait_for(&world, "hearth_http_traps_total", 3.0);
+
+    for (request, status) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", 501),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: a miracle\r\n\r\n", 417),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"no HTTP at all\r\n\r\n", 400),
+    ] {
+        let mut client = Client::connect(at);
+        client.send(request);
+        let response = client.receive(false).expect("an answer");
+        assert_eq!(response.status, status, "{}: {response:?}", String::from_utf8_lossy(request));
+    }
+    world.kill("service", "SIGTERM").ok();
+    let output = server.wait(SHORT).assert_code(0);
+    assert!(output.stderr().contains("hearth: GET /trap: ") && output.stderr().contains("unreachable"), "{output}");
+    assert!(output.stderr().contains("hearth: GET /grow: out of memory"), "{output}");
+}
+
+#[test]
+fn a_drain_lets_requests_finish_and_a_kill_does_not() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "drained", at, &[]);
+    let mut slow = Client::connect(at);
+    slow.send(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n");
+    wait_for_flight(&world, 1.0);
+    world.kill("drained", "SIGTERM").ok();
+    let end = Instant::now() + SHORT;
+    while TcpStream::connect(at).is_ok() {
+        assert!(Instant::now() < end, "it still accepts");
+    }
+    let answer = slow.receive(false).expect("an answer");
+    assert_eq!((answer.status, answer.text()), (200, "slow\n"));
+    server.wait(SHORT).assert_code(0);
+
+    // The port is free at once.
+    let server = start(&world, &image, "killed", at, &[]);
+    let mut spinning = Client::connect(at);
+    spinning.send(b"GET /spin HTTP/1.1\r\nHost: here\r\n\r\n");
+    wait_for_flight(&world, 1.0);
+    world.kill("killed", "SIGTERM").ok();
+    world.kill("killed", "SIGKILL").ok();
+    server.wait(SHORT).assert_code(137);
+    let mut rest = Vec::new();
+    match spinning.reader.read_to_end(&mut rest) {
+        Ok(_) => assert!(!rest.starts_with(b"HTTP/1.1 2"), "{}", String::from_utf8_lossy(&rest)),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+    wait_for_flight(&world, 0.0);
+}
+
+/// Waits until so many requests have an instance.
+fn wait_for_flight(world: &World, count: f64) {
+    wait_for(world, "hearth_http_requests_in_flight", count);
+}
+
+fn wait_for(world: &World, metric: &str, value: f64) {
+    let end = Instant::now() + SHORT;
+    while world.metrics().sum(metric, &[]) != value {
+        assert!(Instant::now() < end, "{metric} is {} rather than {value}", world.metrics().sum(metric, &[]));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_ends_its_guest() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    let mut spinning = Client::connect(at);
+    spinning.send(b"GET /spin HTTP/1.1\r\nHost: here\r\n\r\n");
+    wait_for_flight(&world, 1.0);
+    drop(spinning);
+    wait_for_flight(&world, 0.0);
+    // One that never reads its answer stops its guest, and ends it by leaving.
+    let mut deaf = Client::connect(at);
+    deaf.send(b"GET /download HTTP/1.1\r\nHost: here\r\n\r\n");
+    wait_for_flight(&world, 1.0);
+    assert_eq!(get(at, "/count").text(), "1\n");
+    drop(deaf);
+    wait_for_flight(&world, 0.0);
+    world.kill("service", "SIGTERM").ok();
+    server.wait(SHORT).assert_code(0);
+}
+
+#[test]
+fn what_a_client_can_hold_is_bounded() {
+    only_on_hearth!();
+    let limits =
+        "requests_max = 1\nqueued_max = 1\nheader_timeout_ms = 300\nrequest_timeout_ms = 3000\nidle_timeout_ms = 3000";
+    let world = World::configured(&format!("[http]\n{limits}\n"));
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+
+    // A head that does not come to its end; and no byte at all.
+    for begun in [&b"GET / HTTP/1.1\r\nHost: "[..], b""] {
+        let mut client = Client::connect(at);
+        client.send(begun);
+        let mut rest = Vec::new();
+        client.reader.read_to_end(&mut rest).expect("it is closed");
+    }
+    // A head that is too large.
+    let mut client = Client::connect(at);
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(80 << 10)).as_bytes());
+    assert_eq!(client.receive(false).expect("an answer").status, 431);
+    // A body without end keeps its guest for no longer than the guest may take.
+    let mut endless = Client::connect(at);
+    endless.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut sender = endless.reader.get_ref().try_clone().expect("it is a socket");
+    let sending = std::thread::spawn(move || while sender.write_all(b"5\r\nhello\r\n").is_ok() {});
+    let waiting = std::thread::spawn(move || get(at, "/count"));
+    wait_for(&world, "hearth_http_requests_queued", 1.0);
+    let refused = get(at, "/count");
+    assert_eq!(refused.status, 503);
+    assert!(refused.head.contains("retry-after: "), "{refused:?}");
+    drop(endless);
+    assert!(matches!(waiting.join().expect("it does not panic").status, 200 | 503));
+    sending.join().expect("it does not panic");
+    wait_for_flight(&world, 0.0);
+    // A guest that takes too long.
+    assert_eq!(get(at, "/spin").status, 504);
+    assert_eq!(get(at, "/count").status, 200);
+    world.kill("service", "SIGTERM").ok();
+    let output = server.wait(SHORT).assert_code(0);
+    assert!(output.stderr().contains("http.request_timeout_ms"), "{output}");
+    assert!(world.metrics().sum("hearth_http_requests_refused_total", &[]) >= 1.0);
+}
+
+#[test]
+fn http_2_is_understood_by_prior_knowledge() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let _server = start(&world, &image, "service", at, &[]);
+    let mut client = Client::connect(at);
+    // The preface, an empty SETTINGS, and as HEADERS of stream 1: GET, http, `/count` as a literal, and `a` as
+    // the authority (RFC 9113, RFC 7541).
+    let block = b"\x82\x86\x04\x06/count\x01\x01a";
+    let head = [0, 0, block.len() as u8, 1, 5, 0, 0, 0, 1];
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    client.send(&[&head[..], block].concat());
+    // Frames until the data of the answer.
+    loop {
+        let mut head = [0; 9];
+        client.reader.read_exact(&mut head).expect("a frame");
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        client.reader.read_exact(&mut payload).expect("all of it");
+        if head[3] == 0 {
+            assert_eq!(payload, b"1\n");
+            break;
+        }
+    }
+    world.kill("service", "SIGKILL").ok();
+}
+
+#[test]
+fn a_paused_service_answers_when_it_is_resumed() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    world.ctr(["task", "pause", "service"]).ok();
+    let asked = std::thread::spawn(move || get(at, "/count"));
+    wait_for_flight(&world, 1.0);
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!asked.is_finished());
+    world.ctr(["task", "resume", "service"]).ok();
+    assert_eq!(asked.join().expect("it does not panic").text(), "1\n");
+    world.kill("service", "SIGTERM").ok();
+    server.wait(SHORT).assert_code(0);
+}
+
+#[test]
+fn pods_serve_on_the_same_port_each_in_its_network() {
+    only_on_hearth!();
+    let node = Node::new();
+    let image = node.program(&Guest::HTTP);
+    let (first, second) = (node.pod("first").run(), node.pod("second").run());
+    let serve = |pod: &Pod| pod.container("service", &image).start();
+    let containers = [serve(&first), serve(&second)];
+    let count = |pod: &Pod, port: u16| {
+        let at = SocketAddr::new(pod.ip().parse().expect("an address"), port);
+        let answer = node.machine().in_network(|| get(at, "/count"));
+        assert_eq!(answer.body, b"1\n", "{answer:?}");
+    };
+    count(&first, 8080);
+    count(&second, 8080);
+    let nearby = node.machine().in_network(|| TcpStream::connect((Ipv4Addr::LOCALHOST, 8080)).map(drop));
+    assert!(nearby.is_err(), "it is not in the node's network");
+    // Another container of a pod needs another port.
+    let refused = first.container("same", &image).create().try_start().expect_err("the port is taken");
+    assert!(refused.to_string().contains("8080"), "{refused}");
+    let other = first.container("other", &image);
+    let other = other.options(|options| options.env.push(("HEARTH_HTTP_PORT".into(), "8081".into()))).start();
+    count(&first, 8081);
+    assert!(other.stats().cpu.and_then(|cpu| cpu.usage_core_nano_seconds).is_some_and(|used| used.value > 0));
+    for container in &containers {
+        container.stop(SHORT.as_secs() as i64);
+        assert_eq!(container.wait(), 0);
+    }
+    count(&first, 8081);
+}
+
+#[test]
+fn a_port_that_cannot_be_had_is_named() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let held = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a port can be had");
+    let port = held.local_addr().expect("it is bound").port().to_string();
+    let variable = format!("HEARTH_HTTP_PORT={port}");
+    let taken = world.run(&image, "taken").flags(["--net-host", "--env", &variable]).run();
+    taken.assert_fault(&[&port, "in use", "HEARTH_HTTP_PORT"]);
+    let layer = Layer::new().file("/http.wasm", 0o755, Guest::HTTP.wasm_bytes());
+    let of_user =
+        Image::scratch("hearth.test/http-of-user:1").layer(layer).entrypoint(["/http.wasm"]).user("1000:1000");
+    let of_user = world.import(&of_user);
+    let privileged = ["--net-host", "--env", "WASMTIME_HTTP_PROXY_SOCKET_ADDR=127.0.0.1:1"];
+    world.run(&of_user, "privileged").flags(privileged).run().assert_fault(&["127.0.0.1:1", "denied"]);
+    let nonsense = ["--net-host", "--env", "HEARTH_HTTP_PORT=http"];
+    world.run(&image, "nonsense").flags(nonsense).run().assert_fault(&["HEARTH_HTTP_PORT", "not a port"]);
+}
