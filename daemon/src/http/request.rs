@@ -171,14 +171,15 @@ impl Service {
     fn respond(&self, method: &Method, response: Response<HyperOutgoingBody>, hold: Hold) -> Response<ResponseBody> {
         let (parts, body) = response.into_parts();
         let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let body = GuestsBody { body, left: length, hold: Some(hold) };
         let has_body = method != Method::HEAD
             && parts.status != StatusCode::NO_CONTENT
             && parts.status != StatusCode::NOT_MODIFIED;
         if has_body {
+            let body = GuestsBody { body, left: length, hold: Some(hold) };
             return Response::from_parts(parts, ResponseBody::Guests(Box::new(body)));
         }
-        // The guest need not know that nobody wants it.
+        // The guest need not know that nobody wants it. Its time runs, since no client's does.
+        hold.let_go();
         self.world.http.runtime.spawn(async move {
             let mut body = body;
             while let Some(Ok(_)) = body.frame().await {}
