@@ -113,8 +113,6 @@ impl Guest {
     pub const NO_ENTRY: Self = wat!("no-entry");
     /// A component of a world that is no command.
     pub const CALCULATOR: Self = wit!("calculator", "calculator");
-    /// A component that exports `wasi:http/incoming-handler`.
-    pub const HTTP_PROXY: Self = wit!("http-proxy", "proxy");
     /// An HTTP service: see its source for what it does by path.
     pub const HTTP: Self = Self {
         name: "http",
