@@ -26,13 +26,6 @@ pub struct SpecMount {
     pub options: Vec<String>,
 }
 
-impl SpecMount {
-    /// Whether the guest may not write to it.
-    pub fn is_read_only(&self) -> bool {
-        self.options.iter().any(|option| option == "ro" || option == "rro")
-    }
-}
-
 /// What is said about a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessSpec {

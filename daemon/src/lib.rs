@@ -63,7 +63,7 @@
 //! # Modules, in reading order
 //!
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
-//! create, state, process, container, control, oom, sandbox, files, root, stdio) · [`native`] · [`bundle`] ·
+//! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
 #![deny(unsafe_code)]

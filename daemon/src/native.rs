@@ -17,7 +17,7 @@
 //! When it goes wrong: if runc's shim dies, its containers are reported as ended (137) and cleaned up
 //! by its own `delete`. If the daemon dies, our shim's `delete` does that.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -25,15 +25,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteRequest, DeleteResponse, ShutdownRequest, StateRequest, StateResponse, Status,
-    WaitRequest, WaitResponse,
+    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, ShutdownRequest, StateRequest,
+    StateResponse, Status, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::{EnumOrUnknown, Message};
 use hearth_shim::{NATIVE_ADDRESS_FILE, NATIVE_BUNDLES};
 use parking_lot::Mutex;
 use serde_json::Value;
 use ttrpc::Code;
-use ttrpc::r#async::Client;
+use ttrpc::r#async::{Client, TtrpcContext};
 use ttrpc::proto::{Request, Response};
 
 use crate::bundle::Network;
@@ -50,8 +50,11 @@ use crate::task::{Task, pid};
 /// does not start without one, but takes a file as well, which waits for no reader.
 const SHIM_LOG: &str = "log";
 
+/// The signal that ends a container at once.
+const SIGKILL: u32 = 9;
+
 /// Status of a container whose shim died: as if killed.
-const LOST_STATUS: u32 = 137;
+const LOST_STATUS: u32 = 128 + SIGKILL;
 
 /// The native containers of one containerd instance and namespace.
 pub struct Natives {
@@ -60,8 +63,6 @@ pub struct Natives {
     config: config::Native,
     tasks: Arc<TaskMap>,
     known: Mutex<HashMap<String, Arc<Native>>>,
-    /// Creates that were found to be of a native program.
-    wanted: Mutex<HashSet<String>>,
 }
 
 /// A native container.
@@ -84,6 +85,8 @@ struct Shim {
     service: String,
     /// The bundle it was given for this container.
     bundle: PathBuf,
+    /// How long it may take to answer what nobody but us asks.
+    timeout: Duration,
 }
 
 impl Natives {
@@ -95,18 +98,7 @@ impl Natives {
             config: config.clone(),
             tasks,
             known: Mutex::default(),
-            wanted: Mutex::default(),
         })
-    }
-
-    /// A Create was refused since the program is native: it comes back here with its request.
-    pub fn want(&self, id: &str) {
-        self.wanted.lock().insert(id.to_string());
-    }
-
-    /// Whether a Create of this id was, asked once.
-    pub fn take_wanted(&self, id: &str) -> bool {
-        self.wanted.lock().remove(id)
     }
 
     /// The native container of this id.
@@ -129,9 +121,11 @@ impl Natives {
     /// # Errors
     /// `InvalidArgument` for what a native container of a pod of ours cannot have, and whatever runc's
     /// shim says. Nothing is left then.
-    pub async fn create(self: &Arc<Self>, request: Request) -> Result<Response> {
-        let mut create = CreateTaskRequest::parse_from_bytes(&request.payload)
-            .map_err(|e| Error::InvalidArgument(format!("the Create request: {e}")))?;
+    pub async fn create(
+        self: &Arc<Self>,
+        context: &TtrpcContext,
+        mut create: CreateTaskRequest,
+    ) -> ttrpc::Result<CreateTaskResponse> {
         let id = create.id.clone();
         let taken = self.tasks.reserve(&id)?;
         let room = self.instance.events.reserve()?;
@@ -141,26 +135,15 @@ impl Natives {
         let prepare = move || prepare_bundle(&outer, &name, &tasks);
         let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|e| Error::Internal(e.to_string()))?;
         let (bundle, sandbox) = prepared?;
-        let undo = |error: Error| async {
-            self.delete_by_exec(&id, &bundle).await;
-            let _ = std::fs::remove_dir_all(&bundle);
-            error
-        };
-        let shim = match self.start_shim(&id, &bundle).await {
-            Ok(shim) => shim,
-            Err(error) => return Err(undo(error).await),
-        };
         create.bundle = bundle.display().to_string();
-        let payload = create.write_to_bytes().map_err(|e| Error::Internal(e.to_string()))?;
-        let response = match shim.pass(Request { payload, ..request }).await {
-            Ok(response) => response,
-            Err(error) => return Err(undo(Error::Unavailable(format!("containerd-shim-runc-v2: {error}"))).await),
+        let (shim, answer) = match self.create_in_shim(context, &bundle, &create).await {
+            Ok(created) => created,
+            Err(error) => {
+                self.delete_by_exec(&id, &bundle).await;
+                let _ = std::fs::remove_dir_all(&bundle);
+                return Err(error);
+            }
         };
-        if !is_ok(&response) {
-            shim.shut_down(&id).await;
-            undo(Error::Internal(String::new())).await;
-            return Ok(response);
-        }
         let native = Arc::new(Native {
             id: id.as_str().into(),
             shim,
@@ -171,7 +154,30 @@ impl Natives {
         });
         self.known.lock().insert(id, native.clone());
         tokio::spawn(self.clone().watch(native));
-        Ok(response)
+        Ok(answer)
+    }
+
+    async fn create_in_shim(
+        &self,
+        context: &TtrpcContext,
+        bundle: &Path,
+        create: &CreateTaskRequest,
+    ) -> ttrpc::Result<(Shim, CreateTaskResponse)> {
+        let shim = self.start_shim(&create.id, bundle).await?;
+        let request = Request {
+            // Who calls, and for how long: as with the calls that are passed on.
+            metadata: ttrpc::context::to_pb(context.metadata.clone()),
+            timeout_nano: context.timeout_nano,
+            ..call("Create", create)?
+        };
+        let response = shim.pass(request).await.map_err(|e| unreachable_shim(&e))?;
+        if !is_ok(&response) {
+            shim.shut_down(&create.id).await;
+            return Err(ttrpc::Error::RpcStatus(response.status.unwrap_or_default()));
+        }
+        let answer = CreateTaskResponse::parse_from_bytes(&response.payload)
+            .map_err(|e| Error::Internal(format!("containerd-shim-runc-v2: Create: {e}")))?;
+        Ok((shim, answer))
     }
 
     /// Passes a call on.
@@ -189,15 +195,14 @@ impl Natives {
                 }
                 response
             }
-            Err(error) => failure(&Error::Unavailable(format!("containerd-shim-runc-v2: {error}"))),
+            Err(error) => failure(&unreachable_shim(&error)),
         }
     }
 
     /// Waits for its end, or for that of its shim, which would otherwise never be told.
     async fn watch(self: Arc<Self>, native: Arc<Native>) {
         let wait = WaitRequest { id: native.id.to_string(), ..Default::default() };
-        let Ok(payload) = wait.write_to_bytes() else { return };
-        let request = Request { method: "Wait".into(), payload, ..Default::default() };
+        let Ok(request) = call("Wait", &wait) else { return };
         if native.shim.pass(request).await.is_ok() {
             return;
         }
@@ -237,7 +242,8 @@ impl Natives {
             .await
             .map_err(|e| Error::Unavailable(format!("containerd-shim-runc-v2 at {path}: {e}")))?;
         let service = format!("containerd.task.v{version}.Task");
-        Ok(Shim { client: Client::new(stream.into()), service, bundle: bundle.to_path_buf() })
+        let timeout = Duration::from_millis(self.config.shim_timeout_ms);
+        Ok(Shim { client: Client::new(stream.into()), service, bundle: bundle.to_path_buf(), timeout })
     }
 
     /// Has runc's shim binary remove whatever there is of a container, without its daemon.
@@ -296,29 +302,27 @@ impl Shim {
         }
     }
 
+    /// Asks for ourselves. Whatever comes of it is as good as it gets.
+    async fn tell(&self, method: &str, message: &impl Message) {
+        if let Ok(request) = call(method, message) {
+            let timeout_nano = i64::try_from(self.timeout.as_nanos()).unwrap_or(i64::MAX);
+            if let Err(error) = self.pass(Request { timeout_nano, ..request }).await {
+                tracing::debug!(method, %error, "containerd-shim-runc-v2 did not answer");
+            }
+        }
+    }
+
     /// Lets the shim go if this was its last container.
     async fn shut_down(&self, id: &str) {
-        let shutdown = ShutdownRequest { id: id.into(), ..Default::default() };
-        if let Ok(payload) = shutdown.write_to_bytes() {
-            let request = Request { method: "Shutdown".into(), payload, ..Default::default() };
-            let _ = self.pass(request).await;
-        }
+        self.tell("Shutdown", &ShutdownRequest { id: id.into(), ..Default::default() }).await;
     }
 }
 
 impl Native {
     /// Ends the container; for a stop of the daemon.
     pub async fn kill(&self) {
-        let kill = containerd_shim_protos::api::KillRequest {
-            id: self.id.to_string(),
-            signal: 9,
-            all: true,
-            ..Default::default()
-        };
-        if let Ok(payload) = kill.write_to_bytes() {
-            let request = Request { method: "Kill".into(), payload, ..Default::default() };
-            let _ = self.shim.pass(request).await;
-        }
+        let kill = KillRequest { id: self.id.to_string(), signal: SIGKILL, all: true, ..Default::default() };
+        self.shim.tell("Kill", &kill).await;
     }
 
     /// What its shim would say.
@@ -359,15 +363,25 @@ impl Native {
     }
 }
 
+/// A call of the Task API.
+fn call(method: &str, message: &impl Message) -> Result<Request> {
+    let payload = message.write_to_bytes().map_err(|e| Error::Internal(format!("{method}: {e}")))?;
+    Ok(Request { method: method.into(), payload, ..Default::default() })
+}
+
+fn unreachable_shim(error: &ttrpc::Error) -> Error {
+    Error::Unavailable(format!("containerd-shim-runc-v2: {error}"))
+}
+
 /// An error as an answer.
-pub fn failure(error: &Error) -> Response {
+fn failure(error: &Error) -> Response {
     let mut response = Response::new();
     response.set_status(ttrpc::get_status(error.code(), error.to_string()));
     response
 }
 
 /// Whether an answer is no error.
-pub fn is_ok(response: &Response) -> bool {
+fn is_ok(response: &Response) -> bool {
     response.status.as_ref().is_none_or(|status| status.code() == Code::OK)
 }
 

@@ -84,7 +84,7 @@ pub struct Service {
     pub cwd: String,
     /// Its `/`, on the host.
     pub root: PathBuf,
-    /// How it looks up names; none without a network.
+    /// How it looks up names.
     pub names: Option<Names>,
     /// The container's stdio.
     pub stdio: Arc<Stdio>,

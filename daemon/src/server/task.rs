@@ -101,30 +101,27 @@ fn unimplemented<T>(what: &str) -> Result<T> {
 
 #[async_trait]
 impl TaskApi for TaskService {
-    async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
+    async fn create(&self, context: &TtrpcContext, request: CreateTaskRequest) -> ttrpc::Result<CreateTaskResponse> {
         let began = Instant::now();
+        // For runc's shim, should the program be native.
+        let again = request.clone();
         let created = async {
             if !request.checkpoint.is_empty() {
                 return unimplemented("restoring a checkpoint");
             }
-            let id = request.id.clone();
-            let created = self.creator.create(&self.tasks, create_request(request), began).await;
-            let task = created.inspect_err(|error| {
-                if matches!(error, Error::Native(_)) {
-                    self.natives.want(&id);
-                }
-            })?;
+            let task = self.creator.create(&self.tasks, create_request(request), began).await?;
             tracing::debug!(task = %task.id(), "created");
             Ok(CreateTaskResponse { pid: task.container.pid(), ..Default::default() })
         };
         let result = created.await;
-        match &result {
-            // It goes on in `native`.
-            Err(Error::Native(_)) | Ok(_) => {}
-            Err(error) => {
-                self.metrics.starts_failed.inc();
-                tracing::info!(%error, "a task was refused");
-            }
+        if let Err(Error::Native(_)) = result {
+            let id = again.id.clone();
+            let created = self.natives.create(context, again).await;
+            return created.inspect_err(|error| tracing::info!(task = id, %error, "a native container was refused"));
+        }
+        if let Err(error) = &result {
+            self.metrics.starts_failed.inc();
+            tracing::info!(%error, "a task was refused");
         }
         self.answer(Method::Create, began, result)
     }

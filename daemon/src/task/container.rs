@@ -13,7 +13,6 @@ use crate::metrics::Metrics;
 use crate::os::namespaces::Shared;
 use crate::task::execs::Execs;
 use crate::task::files::Files;
-use crate::task::pid;
 use crate::task::sandbox::Joined;
 use crate::wasm::wasi::MemoryUse;
 
@@ -82,6 +81,6 @@ impl Container {
 
     /// The pid containerd is told: the daemon's, or that of the process that holds its network namespace.
     pub fn pid(&self) -> u32 {
-        self.network.holder.as_ref().map_or_else(pid, |holder| holder.pid())
+        self.network.pid()
     }
 }

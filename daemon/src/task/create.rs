@@ -38,7 +38,7 @@ use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
 use crate::task::sandbox::{self, Joined};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
-use crate::task::{StdioPaths, Task, pid};
+use crate::task::{StdioPaths, Task};
 use crate::wasm::engine::{Entry, Program};
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
@@ -120,6 +120,7 @@ impl Creator {
         }
         let network = sandbox::network(map, &spec, &self.world.holders).await?;
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
+        let partly_read_only = plan.is_partly_read_only();
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
         let located = self.locate(&request, &spec, plan).await.map_err(|error| match (error, &spec.role) {
@@ -155,7 +156,7 @@ impl Creator {
             network,
             termination_log: termination_log(&spec.mounts),
             hostname: spec.hostname,
-            partly_read_only: spec.read_only || spec.mounts.iter().any(SpecMount::is_read_only),
+            partly_read_only,
             guest,
             cpu: spec.cpu,
             memory_limit,
@@ -196,7 +197,7 @@ impl Creator {
             stderr: request.stdio.stderr.clone(),
             terminal: request.stdio.terminal,
             checkpoint: String::new(),
-            pid: made.network.holder.as_ref().map_or_else(pid, |holder| holder.pid()),
+            pid: made.network.pid(),
         };
         let container = Arc::new(Container {
             id: id.clone(),

@@ -16,13 +16,15 @@ pub struct Holders {
     /// How many to keep.
     warm: usize,
     ready: Mutex<Vec<Holder>>,
+    /// Held by the one who refills: many at once would each make what is missing.
+    refilling: Mutex<()>,
     runtime: Handle,
 }
 
 impl Holders {
     /// Keeps `warm` of them once the first has been asked for.
     pub fn new(warm: usize, runtime: Handle) -> Arc<Holders> {
-        Arc::new(Holders { warm, ready: Mutex::default(), runtime })
+        Arc::new(Holders { warm, ready: Mutex::default(), refilling: Mutex::default(), runtime })
     }
 
     /// One of the supply, or a new one.
@@ -45,10 +47,14 @@ impl Holders {
     fn refill(self: &Arc<Self>) {
         let holders = self.clone();
         self.runtime.spawn_blocking(move || {
+            let Some(_refilling) = holders.refilling.try_lock() else { return };
             while holders.ready.lock().len() < holders.warm {
                 match Holder::start(holders.runtime.clone()) {
                     Ok(holder) => holders.ready.lock().push(holder),
-                    Err(error) => return tracing::warn!(%error, "no network namespace in advance"),
+                    Err(error) => {
+                        tracing::warn!(%error, "no network namespace in advance");
+                        return;
+                    }
                 }
             }
         });

@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::os::holder::Holder;
 use crate::os::namespaces::Shared;
 use crate::os::netns::NetNs;
-use crate::task::Task;
 use crate::task::holders::Holders;
 use crate::task::map::TaskMap;
+use crate::task::{Task, pid};
 
 impl Task {
     /// The IPC and UTS namespaces of the pod whose sandbox this is, for its native containers.
@@ -50,6 +50,11 @@ impl Joined {
             Network::Host | Network::New => None,
         };
         Ok(Joined { named: named.clone(), namespace, holder: None })
+    }
+
+    /// The pid by which others find it: its holder's, else the daemon's.
+    pub fn pid(&self) -> u32 {
+        self.holder.as_ref().map_or_else(pid, |holder| holder.pid())
     }
 }
 

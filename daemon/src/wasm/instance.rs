@@ -174,7 +174,7 @@ pub struct Launch {
     pub guest: Arc<Guest>,
     /// Its place.
     pub slot: Slot,
-    /// How it looks up names; none if it has no network.
+    /// How it looks up names; none for a core module, which has no sockets.
     pub names: Option<Names>,
     /// For the metrics of a task's start; none for an exec.
     pub clock: Option<StartClock>,

@@ -35,7 +35,7 @@ use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress, Networ
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 
 use crate::config;
-use crate::os::identity::{self, ComeHome, Identity};
+use crate::os::identity::{self, Identity};
 use crate::os::in_root::RootDir;
 use crate::wasm::wasi::ComponentState;
 
@@ -196,12 +196,7 @@ impl InNetwork {
         identity: Identity,
         make: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let job = move || {
-            let _home = ComeHome;
-            identity::wear(&identity)?;
-            make()
-        };
-        tokio::task::spawn_blocking(job).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || identity::bind_as(&identity, make)?).await.map_err(io::Error::other)?
     }
 }
 

@@ -326,6 +326,19 @@ impl Plan {
         &self.path
     }
 
+    /// Whether the root, or a volume in it, refuses writes.
+    pub fn is_partly_read_only(&self) -> bool {
+        let base = match &self.base {
+            Base::Bare | Base::Scratch { .. } => MountFlags::empty(),
+            Base::Bind { flags, .. } | Base::Overlay { flags, .. } | Base::FileSystem { flags, .. } => *flags,
+        };
+        let volume = |volume: &Volume| match volume {
+            Volume::Bind { options, .. } => options.flags | options.tree_flags,
+            Volume::Tmpfs { flags, .. } => *flags,
+        };
+        self.seal || self.volumes.iter().map(volume).chain([base]).any(|flags| flags.contains(MountFlags::RDONLY))
+    }
+
     /// Whether nothing is to be mounted, so that performing it takes no time.
     pub fn is_bare(&self) -> bool {
         matches!(self.base, Base::Bare)

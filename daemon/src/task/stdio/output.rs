@@ -70,19 +70,18 @@ enum Refused {
 }
 
 impl Output {
-    fn new(sink: Sink, chunk_bytes: usize, linger: Duration, runtime: Handle) -> Arc<Output> {
-        let unread = Duration::ZERO;
+    fn new(sink: Sink, chunk_bytes: usize, linger: Duration, unread: Duration, runtime: Handle) -> Arc<Output> {
         Arc::new(Output { sink: Mutex::new(sink), wakers: Arc::default(), chunk_bytes, linger, unread, runtime })
     }
 
     /// Throws everything away, without a system call.
     pub(super) fn discard(chunk_bytes: usize, runtime: Handle) -> Arc<Output> {
-        Output::new(Sink::Discard, chunk_bytes, Duration::ZERO, runtime)
+        Output::new(Sink::Discard, chunk_bytes, Duration::ZERO, Duration::ZERO, runtime)
     }
 
     /// Appends to a file. A write that waits for the disk holds the guest's thread.
     pub(super) fn file(file: OwnedFd, chunk_bytes: usize, runtime: Handle) -> Arc<Output> {
-        Output::new(Sink::File(Arc::new(file)), chunk_bytes, Duration::ZERO, runtime)
+        Output::new(Sink::File(Arc::new(file)), chunk_bytes, Duration::ZERO, Duration::ZERO, runtime)
     }
 
     /// Writes to a FIFO that [`fifo::open_output`] opened. What is in it at the end is kept for `unread` if
@@ -94,13 +93,12 @@ impl Output {
         unread: Duration,
         runtime: Handle,
     ) -> Arc<Output> {
-        let sink = Mutex::new(Sink::Pipe(Pipe::new(fd)));
-        Arc::new(Output { sink, wakers: Arc::default(), chunk_bytes, linger, unread, runtime })
+        Output::new(Sink::Pipe(Pipe::new(fd)), chunk_bytes, linger, unread, runtime)
     }
 
     /// Writes to a non-blocking pipe, whose reader is there.
     pub(super) fn pipe(fd: OwnedFd, chunk_bytes: usize, linger: Duration, runtime: Handle) -> Arc<Output> {
-        Output::new(Sink::Pipe(Pipe::new(fd)), chunk_bytes, linger, runtime)
+        Output::new(Sink::Pipe(Pipe::new(fd)), chunk_bytes, linger, Duration::ZERO, runtime)
     }
 
     /// The file, if it is one: it is written to without the lock, because a disk may take its time and
