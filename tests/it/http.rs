@@ -332,6 +332,8 @@ fn what_a_client_can_hold_is_bounded() {
     // A body without end keeps its guest for no longer than the guest may take.
     let mut endless = Client::connect(at);
     endless.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+    // It has the only turn before the next asks for one.
+    wait_for_flight(&world, 1.0);
     let mut sender = endless.reader.get_ref().try_clone().expect("it is a socket");
     let sending = std::thread::spawn(move || while sender.write_all(b"5\r\nhello\r\n").is_ok() {});
     let waiting = std::thread::spawn(move || get(at, "/count"));
