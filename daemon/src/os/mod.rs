@@ -14,5 +14,4 @@ pub mod namespaces;
 pub mod netns;
 pub mod process;
 pub mod pty;
-pub mod resolve;
 pub mod spawn;
