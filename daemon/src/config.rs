@@ -322,6 +322,9 @@ impl Default for Stdio {
 pub struct Files {
     /// Bind mounts and tmpfs of one task.
     pub volumes_max: usize,
+    /// Files and directories that one preview 1 guest may have open, if its spec's `RLIMIT_NOFILE` is not
+    /// less. They are the daemon's descriptors, of which it has `LimitNOFILE`.
+    pub open_max: u32,
     /// The size of a tmpfs whose options name none, in bytes: the kernel's own default is half of the
     /// node's memory.
     pub tmpfs_bytes_default: u64,
@@ -407,7 +410,7 @@ impl Default for Native {
 
 impl Default for Files {
     fn default() -> Self {
-        Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
+        Files { volumes_max: 256, open_max: 4_096, tmpfs_bytes_default: 64 << 20 }
     }
 }
 
@@ -523,6 +526,7 @@ impl Config {
             ("http.idle_timeout_ms", self.http.idle_timeout_ms),
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
             ("files.volumes_max", self.files.volumes_max as u64),
+            ("files.open_max", u64::from(self.files.open_max)),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
         ];
         for (key, value) in at_least_one {

@@ -64,7 +64,7 @@
 //!
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
 //! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
-//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
+//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, files, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]

@@ -24,6 +24,7 @@ mod service;
 mod stdio;
 mod tty;
 mod users;
+mod volumes;
 
 /// Leaves a story out where it makes no sense on the stock runtime.
 macro_rules! only_on_hearth {

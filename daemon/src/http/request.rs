@@ -122,7 +122,7 @@ async fn handle(service: Arc<Service>, mut request: Request<Incoming>) -> Result
     };
     let place = tokio::time::timeout(timeout, place).await.ok().flatten().ok_or(BUSY)?;
     let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY)?;
-    let guest = Arc::new(Guest::member(&service.guest));
+    let guest = Arc::new(Guest::member(&service.guest, service.guest.identity().clone()));
     let member = service.requests.begin(&guest).ok_or(ENDING)?;
 
     let method = request.method().clone();
@@ -395,6 +395,7 @@ impl Service {
             ctx: wasi.build(),
             table: resources(RESOURCES_MAX),
             limits: Limits::new(self.memory.clone(), Arc::default()),
+            partly_read_only: self.partly_read_only,
             names: self.names.clone(),
             http: fields(FIELDS_BYTES_MAX),
             outgoing: Outgoing,

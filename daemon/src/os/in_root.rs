@@ -113,9 +113,7 @@ impl<Fd: AsFd> RootDir<Fd> {
     /// end asks for a directory.
     pub fn look_up(&self, path: &OsStr) -> LookedUp {
         match self.open_path(path, ResolveFlags::NO_XDEV) {
-            Err(Errno::XDEV) => {
-                LookedUp { file: self.open_path(path, ResolveFlags::empty()), on_root_mount: false }
-            }
+            Err(Errno::XDEV) => LookedUp { file: self.open_path(path, ResolveFlags::empty()), on_root_mount: false },
             file => LookedUp { file, on_root_mount: true },
         }
     }
@@ -150,11 +148,14 @@ impl<Fd: AsFd> RootDir<Fd> {
                 }
             }
             let name = name.unwrap_or(".");
-            let directory = self.open_path(OsStr::new(if parent.is_empty() { "." } else { parent }), ResolveFlags::empty())?;
-            let beside = |name: &str| Ok(match self.text_of(&directory)?.as_str() {
-                "." => name.to_owned(),
-                directory => format!("{directory}/{name}"),
-            });
+            let directory =
+                self.open_path(OsStr::new(if parent.is_empty() { "." } else { parent }), ResolveFlags::empty())?;
+            let beside = |name: &str| {
+                Ok(match self.text_of(&directory)?.as_str() {
+                    "." => name.to_owned(),
+                    directory => format!("{directory}/{name}"),
+                })
+            };
             if last == Last::Itself {
                 return beside(name);
             }
@@ -395,12 +396,9 @@ mod tests {
             assert_eq!(place(&root, &found.file.unwrap()), want, "{path}");
             assert!(found.on_root_mount, "{path}");
         }
-        for (path, want) in [
-            ("/usr/up", Errno::NOENT),
-            ("/file/", Errno::NOTDIR),
-            ("/file/..", Errno::NOTDIR),
-            ("/loop", Errno::LOOP),
-        ] {
+        for (path, want) in
+            [("/usr/up", Errno::NOENT), ("/file/", Errno::NOTDIR), ("/file/..", Errno::NOTDIR), ("/loop", Errno::LOOP)]
+        {
             let found = opened.look_up(OsStr::new(path));
             assert_eq!((found.file.unwrap_err(), found.on_root_mount), (want, true), "{path}");
         }
