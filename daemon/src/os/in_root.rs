@@ -8,6 +8,7 @@
 //!
 //! * [`RootDir::resolve`], [`RootDir::make`]: files of the pod, and mount points.
 //! * [`RootDir::look_up`]: programs, with whether the root's own mount alone decided.
+//! * [`RootDir::read_link`]: what a guest's link says.
 //! * [`RootDir::without_links`]: a guest's path, for a library that opens only what has no link out.
 //!
 //! procfs' own links, which lead to other processes' files, are never followed.
@@ -148,8 +149,7 @@ impl<Fd: AsFd> RootDir<Fd> {
                 }
             }
             let name = name.unwrap_or(".");
-            let directory =
-                self.open_path(OsStr::new(if parent.is_empty() { "." } else { parent }), ResolveFlags::empty())?;
+            let directory = self.open_path(directory_of(parent), ResolveFlags::empty())?;
             let beside = |name: &str| {
                 Ok(match self.text_of(&directory)?.as_str() {
                     "." => name.to_owned(),
@@ -170,6 +170,17 @@ impl<Fd: AsFd> RootDir<Fd> {
             };
         }
         Err(Errno::LOOP)
+    }
+
+    /// What the link at `path` says; links on the way to it are followed.
+    ///
+    /// # Errors
+    /// As [`RootDir::resolve`]; `EINVAL` if it is no link, `EILSEQ` if its target is not UTF-8.
+    pub fn read_link(&self, path: &str) -> Result<String> {
+        let (parent, name) = split(path);
+        let name = name.filter(|name| !name.ends_with('/')).ok_or(Errno::INVAL)?;
+        let directory = self.open_path(directory_of(parent), ResolveFlags::empty())?;
+        rustix::fs::readlinkat(&directory, name, Vec::new())?.into_string().map_err(|_| Errno::ILSEQ)
     }
 
     /// Where `fd`, opened in this tree, is now.
@@ -200,6 +211,11 @@ impl<Fd: AsFd> RootDir<Fd> {
 fn kernels_name(fd: BorrowedFd<'_>) -> Result<PathBuf> {
     let path = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
     Ok(OsString::from_vec(path.into_bytes()).into())
+}
+
+/// A directory part, for the kernel.
+fn directory_of(parent: &str) -> &OsStr {
+    OsStr::new(if parent.is_empty() { "." } else { parent })
 }
 
 /// The directory part, empty for the root, and the name in it with any slashes behind it; no name if the
@@ -448,6 +464,23 @@ mod tests {
                 let got = opened.without_links(path, last);
                 assert_eq!(got.as_deref().map_err(|e| *e), want, "{path} {last:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_links_own_text_is_read_wherever_it_leads() {
+        let (_dir, _root, opened) = tree();
+        for (path, want) in [
+            ("abs", Ok("/usr")),
+            ("abs/up", Ok("../../../../outside")),
+            ("../loop", Ok("/loop")),
+            ("abs/", Err(Errno::INVAL)),
+            ("abs/share", Err(Errno::INVAL)),
+            ("..", Err(Errno::INVAL)),
+            ("loop/x", Err(Errno::LOOP)),
+            ("abs/none", Err(Errno::NOENT)),
+        ] {
+            assert_eq!(opened.read_link(path).as_deref().map_err(|e| *e), want, "{path}");
         }
     }
 

@@ -315,7 +315,8 @@ impl Sleep {
     }
 }
 
-fn put(memory: &mut [u8], at: i32, bytes: &[u8]) -> bool {
+/// Writes into a guest's memory; `false` if that ends before.
+pub(super) fn put(memory: &mut [u8], at: i32, bytes: &[u8]) -> bool {
     let at = at as u32 as usize;
     match at.checked_add(bytes.len()).and_then(|end| memory.get_mut(at..end)) {
         Some(place) => {

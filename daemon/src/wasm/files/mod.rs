@@ -17,6 +17,9 @@
 //! The file is thus always opened by a call that cannot leave the root. Who swaps a link in between the two
 //! makes the second one fail, which resolves anew.
 //!
+//! wasmtime-wasi also refuses to tell what an absolute link says, which programs that resolve paths
+//! themselves ask: for such a path from `/` it is read here.
+//!
 //! Any *other* directory that a guest has open stays what WASI promises: a capability that nothing leads out
 //! of. A program may hand one to a part of itself that it does not trust.
 //!
@@ -57,6 +60,10 @@ impl Route {
         self.resolved.as_deref().unwrap_or(&self.given)
     }
 
+    fn is_absolute(&self) -> bool {
+        self.given.starts_with('/')
+    }
+
     /// For a path from `root` that was not permitted: finds another text for it. `false`: there is none,
     /// the refusal stands.
     ///
@@ -64,7 +71,7 @@ impl Route {
     /// Where it leads is not there, is no directory, goes in circles.
     fn resolve(&mut self, root: impl AsFd) -> Result<bool, Errno> {
         // WASI has no absolute paths; its libraries make them relative to a directory.
-        if self.given.starts_with('/') || self.attempts == ATTEMPTS_MAX {
+        if self.is_absolute() || self.attempts == ATTEMPTS_MAX {
             return Ok(false);
         }
         self.attempts += 1;

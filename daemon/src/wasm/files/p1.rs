@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use wasmtime::{AsContextMut, Caller, Extern, Linker};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -16,7 +17,8 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wiggle::GuestMemory;
 
 use super::Route;
-use crate::wasm::wasi::CoreState;
+use crate::os::in_root::RootDir;
+use crate::wasm::wasi::{CoreState, put};
 
 const SUCCESS: i32 = 0;
 const FAULT: i32 = Preview1::Fault as i32;
@@ -33,12 +35,8 @@ const EXCLUSIVE: i32 = 4;
 
 /// Sizes of preview 1's types, in bytes.
 const FD_BYTES: usize = 4;
-const SIZE_BYTES: usize = 4;
 const PRESTAT_BYTES: usize = 8;
 const FILESTAT_BYTES: usize = 64;
-
-/// The longest target a link can have, in bytes (`PATH_MAX`).
-const TARGET_BYTES_MAX: usize = 4096;
 
 /// Puts the calls in the place of wasmtime-wasi's own.
 ///
@@ -47,6 +45,7 @@ const TARGET_BYTES_MAX: usize = 4096;
 pub fn replace(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     replace_calls(linker)?;
+    read_links(linker)?;
     count_closes(linker)?;
     linker.allow_shadowing(false);
     Ok(())
@@ -110,7 +109,7 @@ macro_rules! calls {
                         let mut texts = places.iter().map(|place| place.route.text());
                         $(let ($path, $length) = own.put(texts.next());)*
                         debug_assert!(texts.next().is_none(), "a path is not passed on");
-                        $(let $given = own.room(memory, $given, $bytes);)*
+                        $(let $given = own.room($given, $bytes);)*
                         let owns = &mut GuestMemory::Unshared(own.memory());
                         errno = preview1::$name(&mut state.wasi, owns, $($argument),*).await?;
                         if errno == SUCCESS {
@@ -138,8 +137,6 @@ fn replace_calls(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
             from [fd path length links & SYMLINK_FOLLOW != 0] gives [status FILESTAT_BYTES] changes false;
         path_filestat_set_times(fd: i32, links: i32, path: i32, length: i32, accessed: i64, modified: i64, which: i32)
             from [fd path length links & SYMLINK_FOLLOW != 0] gives [] changes true;
-        path_readlink(fd: i32, path: i32, length: i32, target: i32, target_length: i32, written: i32)
-            from [fd path length false] gives [target target_bytes(target_length), written SIZE_BYTES] changes false;
         path_create_directory(fd: i32, path: i32, length: i32) from [fd path length false] gives [] changes true;
         path_remove_directory(fd: i32, path: i32, length: i32) from [fd path length false] gives [] changes true;
         path_unlink_file(fd: i32, path: i32, length: i32) from [fd path length false] gives [] changes true;
@@ -154,8 +151,37 @@ fn replace_calls(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-fn target_bytes(length: i32) -> usize {
-    (length as u32 as usize).min(TARGET_BYTES_MAX)
+/// `path_readlink`, also of links that wasmtime-wasi does not tell.
+fn read_links(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "path_readlink",
+        |mut caller: Caller<'_, CoreState>,
+         (fd, path, length, target, room, written): (i32, i32, i32, i32, i32, i32)| {
+            Box::new(async move {
+                let Call { state, memory } = &mut Call::of(&mut caller)?;
+                let guests = &mut GuestMemory::Unshared(&mut **memory);
+                let wasi = &mut state.wasi;
+                let errno = preview1::path_readlink(wasi, guests, fd, path, length, target, room, written).await?;
+                if errno != PERM {
+                    return Ok(errno);
+                }
+                let place = Place::read(wasi, memory, fd, path, length, false)?;
+                let Some(root) = root(wasi).filter(|_| place.at_root && !place.route.is_absolute()) else {
+                    return Ok(PERM);
+                };
+                Ok(match RootDir::of(&root).read_link(place.route.text()) {
+                    Ok(text) => {
+                        let text = &text.as_bytes()[..text.len().min(room as u32 as usize)];
+                        let length = (text.len() as u32).to_le_bytes();
+                        if put(memory, target, text) && put(memory, written, &length) { SUCCESS } else { FAULT }
+                    }
+                    Err(error) => number(error),
+                })
+            })
+        },
+    )?;
+    Ok(())
 }
 
 /// What a call works on.
@@ -212,7 +238,7 @@ fn resolve(wasi: &mut WasiP1Ctx, places: &mut [Place], errno: &mut i32) -> bool 
         match place.route.resolve(&root) {
             Ok(found) => new |= found,
             Err(error) => {
-                *errno = Preview1::from(ErrorCode::from(std::io::Error::from(error))) as i32;
+                *errno = number(error);
                 return false;
             }
         }
@@ -228,6 +254,11 @@ fn root(wasi: &mut WasiP1Ctx) -> Option<Arc<File>> {
         Descriptor::Dir(directory) => Some(directory.dir),
         Descriptor::File(_) => None,
     }
+}
+
+/// Preview 1's for the kernel's.
+fn number(errno: Errno) -> i32 {
+    Preview1::from(ErrorCode::from(std::io::Error::from(errno))) as i32
 }
 
 fn slice(memory: &[u8], at: i32, length: usize) -> Option<&[u8]> {
@@ -266,12 +297,8 @@ impl Own {
     }
 
     /// Adds room for what goes to `at` in the guest's memory; its address.
-    fn room(&mut self, guests: &[u8], at: i32, bytes: usize) -> i32 {
+    fn room(&mut self, at: i32, bytes: usize) -> i32 {
         let here = self.put_room(bytes) as usize;
-        // Of a target's room only the beginning may be written.
-        if let Some(present) = slice(guests, at, bytes) {
-            self.bytes[here..].copy_from_slice(present);
-        }
         self.given.push((here, at, bytes));
         here as i32
     }
@@ -287,11 +314,9 @@ impl Own {
     /// Gives the guest what the call wrote.
     fn give(&self, guests: &mut [u8]) -> i32 {
         for &(here, at, bytes) in &self.given {
-            let at = at as u32 as usize;
-            let Some(place) = at.checked_add(bytes).and_then(|end| guests.get_mut(at..end)) else {
+            if !put(guests, at, &self.aligned[self.start + here..][..bytes]) {
                 return FAULT;
-            };
-            place.copy_from_slice(&self.aligned[self.start + here..][..bytes]);
+            }
         }
         SUCCESS
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
@@ -14,6 +15,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
 use super::Route;
+use crate::os::in_root::RootDir;
 use crate::wasm::wasi::ComponentState;
 
 /// Puts the interface in the place of wasmtime-wasi's own.
@@ -64,8 +66,7 @@ impl Place {
 impl Files<'_> {
     /// Whether to do it again, after `result`, with the places as they are then.
     fn after<T>(&mut self, result: FsResult<T>, places: &mut [&mut Place]) -> ControlFlow<FsResult<T>> {
-        let refused = |error: &FsError| matches!(error.downcast_ref(), Some(ErrorCode::NotPermitted));
-        if !result.as_ref().is_err_and(refused) {
+        if !refused(&result) {
             return ControlFlow::Break(result);
         }
         let Some(root) = self.root() else {
@@ -76,7 +77,7 @@ impl Files<'_> {
             if self.is(&root, place.directory()) {
                 match place.route.resolve(&root) {
                     Ok(found) => new |= found,
-                    Err(errno) => return ControlFlow::Break(Err(ErrorCode::from(std::io::Error::from(errno)).into())),
+                    Err(errno) => return ControlFlow::Break(Err(code(errno).into())),
                 }
             }
         }
@@ -106,6 +107,14 @@ impl Files<'_> {
             result => result,
         }
     }
+}
+
+fn refused<T>(result: &FsResult<T>) -> bool {
+    result.as_ref().is_err_and(|error| matches!(error.downcast_ref(), Some(ErrorCode::NotPermitted)))
+}
+
+fn code(errno: Errno) -> ErrorCode {
+    ErrorCode::from(std::io::Error::from(errno))
 }
 
 /// Does `$call` until there is no reason to do it again.
@@ -233,8 +242,17 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn readlink_at(&mut self, fd: Handle, path: String) -> FsResult<String> {
-        let mut at = Place::new(&fd, path, false);
-        from_root!(self, [at], self.wasi.readlink_at(at.directory(), at.path()))
+        let at = Place::new(&fd, path, false);
+        let result = self.wasi.readlink_at(at.directory(), at.path()).await;
+        if !refused(&result) || at.route.is_absolute() {
+            return result;
+        }
+        match self.root() {
+            Some(root) if self.is(&root, at.directory()) => {
+                RootDir::of(&root).read_link(at.route.text()).map_err(|errno| code(errno).into())
+            }
+            _ => result,
+        }
     }
 
     async fn remove_directory_at(&mut self, fd: Handle, path: String) -> FsResult<()> {
@@ -287,7 +305,7 @@ impl Host for Files<'_> {
     fn filesystem_error_code(&mut self, error: Resource<wasmtime::Error>) -> wasmtime::Result<Option<ErrorCode>> {
         let read_only = |error: &wasmtime::Error| {
             let of_os = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-            of_os == Some(rustix::io::Errno::ROFS.raw_os_error())
+            of_os == Some(Errno::ROFS.raw_os_error())
         };
         if read_only(self.wasi.table.get(&error)?) {
             return Ok(Some(ErrorCode::ReadOnly));
