@@ -12,7 +12,7 @@ use containerd_client::tonic::transport::Channel;
 use tokio::runtime::Runtime;
 use tonic::{Request, Response, Status};
 
-use crate::wait::{SHORT, within};
+use crate::wait::{LONG, SHORT, within};
 
 use v1::image_service_client::ImageServiceClient;
 use v1::runtime_service_client::RuntimeServiceClient;
@@ -152,7 +152,8 @@ impl Cri {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         // Longer than any grace a story gives a container.
-        const DEADLINE: Duration = Duration::from_secs(2 * SHORT.as_secs());
+        // As kubelet does: a large module may have to be compiled first.
+        const DEADLINE: Duration = LONG;
         let mut request = Request::new(message);
         request.set_timeout(DEADLINE);
         let answer = self.runtime.block_on(make(request));
