@@ -151,8 +151,7 @@ impl Cri {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        // Longer than any grace a story gives a container.
-        // As kubelet does: a large module may have to be compiled first.
+        // Longer than any grace a story gives a container, and than compiling a large module.
         const DEADLINE: Duration = LONG;
         let mut request = Request::new(message);
         request.set_timeout(DEADLINE);
