@@ -92,7 +92,7 @@ fn what_is_wrong_is_said_with_the_remedy_and_an_exit_status() {
     // Nobody.
     world.stop_hearthd();
     world.hearthctl(["status"]).run().assert_code(3).assert_fault(&["not running", "systemctl start hearthd"]);
-    let _stale = UnixListener::bind(&socket).map(drop).unwrap();
+    drop(UnixListener::bind(&socket).unwrap());
     world.hearthctl(["status"]).run().assert_code(3).assert_fault(&["nobody listens", "systemctl start hearthd"]);
     std::fs::remove_file(&socket).unwrap();
 
