@@ -85,12 +85,13 @@ fn count_closes(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
 }
 
 /// `name(arguments) from [each path: its directory, address, length, and whether a link at its end is
-/// followed] gives [each thing the call writes: its address and bytes] changes (whether it writes to files)`.
+/// followed] gives [each thing the call writes: its address and bytes] changes (whether it writes to files),
+/// opens (how many files), reads (another text: its address and length)`.
 macro_rules! calls {
     ($linker:ident: $($name:ident($($argument:ident: $type:ty),*)
         from [$($fd:ident $path:ident $length:ident $followed:expr),*]
         gives [$($given:ident $bytes:expr),*]
-        changes $changes:expr $(, opens $one:literal)?;)*) => {$(
+        changes $changes:expr $(, opens $one:literal)? $(, reads $text:ident $bytes_of:ident)?;)*) => {$(
         $linker.func_wrap_async(
             "wasi_snapshot_preview1",
             stringify!($name),
@@ -108,6 +109,7 @@ macro_rules! calls {
                         let mut own = Own::default();
                         let mut texts = places.iter().map(|place| place.route.text());
                         $(let ($path, $length) = own.put(texts.next());)*
+                        $(let ($text, $bytes_of) = own.copy(memory, $text, $bytes_of);)?
                         debug_assert!(texts.next().is_none(), "a path is not passed on");
                         $(let $given = own.room($given, $bytes);)*
                         let owns = &mut GuestMemory::Unshared(own.memory());
@@ -141,7 +143,7 @@ fn replace_calls(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         path_remove_directory(fd: i32, path: i32, length: i32) from [fd path length false] gives [] changes true;
         path_unlink_file(fd: i32, path: i32, length: i32) from [fd path length false] gives [] changes true;
         path_symlink(target: i32, target_length: i32, fd: i32, path: i32, length: i32)
-            from [fd path length false] gives [] changes true;
+            from [fd path length false] gives [] changes true, reads target target_length;
         path_rename(fd: i32, path: i32, length: i32, new_fd: i32, new: i32, new_length: i32)
             from [fd path length false, new_fd new new_length false] gives [] changes true;
         path_link(fd: i32, links: i32, path: i32, length: i32, new_fd: i32, new: i32, new_length: i32)
@@ -287,6 +289,13 @@ impl Own {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(text.as_bytes());
         (at as i32, text.len() as i32)
+    }
+
+    /// Adds what is at `at` in the guest's memory; its address and length.
+    fn copy(&mut self, guests: &[u8], at: i32, length: i32) -> (i32, i32) {
+        let here = self.bytes.len();
+        self.bytes.extend_from_slice(slice(guests, at, length as u32 as usize).unwrap_or_default());
+        (here as i32, length)
     }
 
     /// Adds room for something; its address.
