@@ -25,13 +25,20 @@
 //!
 //! * [`p1`]: preview 1, whose calls name the path in the guest's memory.
 //! * [`p2`]: `wasi:filesystem` 0.2.
+//! * [`p3`]: `wasi:filesystem` 0.3.
 
 pub mod p1;
 pub mod p2;
+pub mod p3;
 
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::io::Errno;
+use wasmtime::component::Resource;
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
+use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 
 use crate::os::in_root::{Last, RootDir};
 
@@ -80,4 +87,59 @@ impl Route {
         self.resolved = Some(found);
         Ok(new)
     }
+}
+
+/// The guest's `/`, the one directory it is given.
+fn root(files: &mut WasiFilesystemCtxView<'_>) -> Option<Arc<File>> {
+    let (directory, _) = files.get_directories().ok()?.pop()?;
+    match files.table.delete(directory).ok()? {
+        Descriptor::Dir(directory) => Some(directory.dir),
+        Descriptor::File(_) => None,
+    }
+}
+
+/// A component's descriptor, and a path from it.
+struct Place {
+    directory: u32,
+    route: Route,
+}
+
+impl Place {
+    fn new(directory: &Resource<Descriptor>, path: String, followed: bool) -> Place {
+        Place { directory: directory.rep(), route: Route::new(path, followed) }
+    }
+
+    fn directory(&self) -> Resource<Descriptor> {
+        Resource::new_borrow(self.directory)
+    }
+
+    fn path(&self) -> String {
+        self.route.text().to_owned()
+    }
+
+    fn is_from(&self, root: &Arc<File>, files: &WasiFilesystemCtxView<'_>) -> bool {
+        let directory = files.table.get(&self.directory());
+        matches!(directory, Ok(Descriptor::Dir(directory)) if Arc::ptr_eq(&directory.dir, root))
+    }
+
+    /// What the link there says, which wasmtime-wasi has refused to tell; none if the refusal stands.
+    fn read_link(&self, files: &mut WasiFilesystemCtxView<'_>) -> Option<Result<String, Errno>> {
+        let root = root(files).filter(|root| !self.route.is_absolute() && self.is_from(root, files))?;
+        Some(RootDir::of(root).read_link(self.route.text()))
+    }
+}
+
+/// Finds other texts for places that were not permitted. `false`: there are none, the refusal stands.
+///
+/// # Errors
+/// As [`Route::resolve`].
+fn resolve(files: &mut WasiFilesystemCtxView<'_>, places: &mut [&mut Place]) -> Result<bool, Errno> {
+    let Some(root) = root(files) else {
+        return Ok(false);
+    };
+    let mut new = false;
+    for place in places.iter_mut().filter(|place| place.is_from(&root, files)) {
+        new |= place.route.resolve(&root)?;
+    }
+    Ok(new)
 }

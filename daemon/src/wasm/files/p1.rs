@@ -3,20 +3,16 @@
 //! Its calls read the path from the guest's memory. To try again with another text, they are given a memory
 //! of their own that holds that text, and what they write there goes to where the guest wanted it.
 
-use std::fs::File;
-use std::sync::Arc;
-
 use rustix::io::Errno;
 use wasmtime::{AsContextMut, Caller, Extern, Linker};
-use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView};
+use wasmtime_wasi::filesystem::WasiFilesystemView;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::types::Errno as Preview1;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as preview1, WasiSnapshotPreview1};
-use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wiggle::GuestMemory;
 
-use super::Route;
+use super::{Route, root};
 use crate::os::in_root::RootDir;
 use crate::wasm::wasi::{CoreState, put};
 
@@ -169,7 +165,8 @@ fn read_links(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
                     return Ok(errno);
                 }
                 let place = Place::read(wasi, memory, fd, path, length, false)?;
-                let Some(root) = root(wasi).filter(|_| place.at_root && !place.route.is_absolute()) else {
+                let Some(root) = root(&mut wasi.filesystem()).filter(|_| place.at_root && !place.route.is_absolute())
+                else {
                     return Ok(PERM);
                 };
                 Ok(match RootDir::of(&root).read_link(place.route.text()) {
@@ -232,7 +229,7 @@ impl Place {
 
 /// Finds other texts for places that were not permitted; `false`, and what to answer, if there are none.
 fn resolve(wasi: &mut WasiP1Ctx, places: &mut [Place], errno: &mut i32) -> bool {
-    let Some(root) = root(wasi) else {
+    let Some(root) = root(&mut wasi.filesystem()) else {
         return false;
     };
     let mut new = false;
@@ -246,16 +243,6 @@ fn resolve(wasi: &mut WasiP1Ctx, places: &mut [Place], errno: &mut i32) -> bool 
         }
     }
     new
-}
-
-/// The guest's `/`, the one directory it is given.
-fn root(wasi: &mut WasiP1Ctx) -> Option<Arc<File>> {
-    let mut files = wasi.filesystem();
-    let (directory, _) = files.get_directories().ok()?.pop()?;
-    match files.table.delete(directory).ok()? {
-        Descriptor::Dir(directory) => Some(directory.dir),
-        Descriptor::File(_) => None,
-    }
 }
 
 /// Preview 1's for the kernel's.

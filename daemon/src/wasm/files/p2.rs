@@ -1,21 +1,17 @@
 //! `wasi:filesystem` 0.2, as wasmtime-wasi has it, with paths as in [`super`].
 
-use std::fs::File;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use rustix::io::Errno;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView};
-use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, DirectoryEntryStream, ErrorCode,
     Filesize, Host, HostDescriptor, HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
-use super::Route;
-use crate::os::in_root::RootDir;
+use super::Place;
 use crate::wasm::wasi::ComponentState;
 
 /// Puts the interface in the place of wasmtime-wasi's own.
@@ -43,58 +39,17 @@ impl HasData for Files<'static> {
     type Data<'a> = Files<'a>;
 }
 
-/// A descriptor of the guest's and a path from it.
-struct Place {
-    directory: u32,
-    route: Route,
-}
-
-impl Place {
-    fn new(directory: &Resource<Descriptor>, path: String, followed: bool) -> Place {
-        Place { directory: directory.rep(), route: Route::new(path, followed) }
-    }
-
-    fn directory(&self) -> Resource<Descriptor> {
-        Resource::new_borrow(self.directory)
-    }
-
-    fn path(&self) -> String {
-        self.route.text().to_owned()
-    }
-}
-
 impl Files<'_> {
     /// Whether to do it again, after `result`, with the places as they are then.
     fn after<T>(&mut self, result: FsResult<T>, places: &mut [&mut Place]) -> ControlFlow<FsResult<T>> {
         if !refused(&result) {
             return ControlFlow::Break(result);
         }
-        let Some(root) = self.root() else {
-            return ControlFlow::Break(result);
-        };
-        let mut new = false;
-        for place in places {
-            if self.is(&root, place.directory()) {
-                match place.route.resolve(&root) {
-                    Ok(found) => new |= found,
-                    Err(errno) => return ControlFlow::Break(Err(code(errno).into())),
-                }
-            }
+        match super::resolve(&mut self.wasi, places) {
+            Ok(true) => ControlFlow::Continue(()),
+            Ok(false) => ControlFlow::Break(result),
+            Err(errno) => ControlFlow::Break(Err(code(errno).into())),
         }
-        if new { ControlFlow::Continue(()) } else { ControlFlow::Break(result) }
-    }
-
-    /// The guest's `/`, the one directory it is given.
-    fn root(&mut self) -> Option<Arc<File>> {
-        let (directory, _) = self.wasi.get_directories().ok()?.pop()?;
-        match self.wasi.table.delete(directory).ok()? {
-            Descriptor::Dir(directory) => Some(directory.dir),
-            Descriptor::File(_) => None,
-        }
-    }
-
-    fn is(&self, root: &Arc<File>, directory: Resource<Descriptor>) -> bool {
-        matches!(self.wasi.table.get(&directory), Ok(Descriptor::Dir(directory)) if Arc::ptr_eq(&directory.dir, root))
     }
 
     /// wasmtime-wasi 48 does not know the kernel's `EROFS` and says that an input or output failed. Where
@@ -243,15 +198,10 @@ impl HostDescriptor for Files<'_> {
 
     async fn readlink_at(&mut self, fd: Handle, path: String) -> FsResult<String> {
         let at = Place::new(&fd, path, false);
-        let result = self.wasi.readlink_at(at.directory(), at.path()).await;
-        if !refused(&result) || at.route.is_absolute() {
-            return result;
-        }
-        match self.root() {
-            Some(root) if self.is(&root, at.directory()) => {
-                RootDir::of(&root).read_link(at.route.text()).map_err(|errno| code(errno).into())
-            }
-            _ => result,
+        let result = self.wasi.readlink_at(fd, at.path()).await;
+        match refused(&result).then(|| at.read_link(&mut self.wasi)).flatten() {
+            Some(read) => read.map_err(|errno| code(errno).into()),
+            None => result,
         }
     }
 
