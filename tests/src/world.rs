@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api::Api;
-use crate::ctr::Ctr;
+use crate::call::Call;
 use crate::daemons::{self, HearthdOptions, Layout};
 use crate::events::Events;
 use crate::guests::Guest;
@@ -185,16 +185,16 @@ impl World {
     // --- containerd's client ---------------------------------------------------------------------
 
     /// `ctr` with these arguments, in [`NAMESPACE`].
-    pub fn ctr<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
+    pub fn ctr<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Call<'_> {
         self.ctr_in(NAMESPACE, arguments)
     }
 
     /// `ctr` with these arguments, in another namespace.
-    pub fn ctr_in<S: Into<String>>(&self, namespace: &str, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
+    pub fn ctr_in<S: Into<String>>(&self, namespace: &str, arguments: impl IntoIterator<Item = S>) -> Call<'_> {
         let socket = self.layout.containerd_socket().display().to_string();
         let mut all = vec!["--address".into(), socket, "--namespace".into(), namespace.into()];
         all.extend(arguments.into_iter().map(Into::into));
-        Ctr::new(&self.machine, all)
+        Call::new(&self.machine, paths::containerd("ctr"), all)
     }
 
     /// Imports a guest as an image of one file, in the form the runtime runs.
@@ -261,7 +261,7 @@ impl World {
     }
 
     /// `ctr task kill --signal`.
-    pub fn kill(&self, id: &str, signal: &str) -> Ctr<'_> {
+    pub fn kill(&self, id: &str, signal: &str) -> Call<'_> {
         self.ctr(["tasks", "kill", "--signal", signal, id])
     }
 

@@ -1,23 +1,24 @@
-//! `ctr`, containerd's own client: run to the end with a deadline, or in the background.
+//! A client's program, such as `ctr` or `kubectl`: run to the end with a deadline, or in the background.
 //!
 //! Failure paths: a command that outlives its deadline is killed and is a panic with what it printed.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::{ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::machine::Machine;
-use crate::paths;
 use crate::process::{self, Process};
 use crate::wait::SHORT;
 
-/// A call of `ctr`, not yet made.
+/// A call of a program, not yet made.
 #[must_use = "nothing runs before `run` or `spawn`"]
 #[derive(Debug)]
-pub struct Ctr<'a> {
+pub struct Call<'a> {
     machine: &'a Machine,
+    program: PathBuf,
     arguments: Vec<String>,
     stdin: Stdin,
     stdout_is_read: bool,
@@ -44,7 +45,7 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
-/// A `ctr` in the background. Dropping it kills it.
+/// A program in the background. Dropping it kills it.
 #[derive(Debug)]
 pub struct Running {
     command: String,
@@ -56,9 +57,11 @@ pub struct Running {
     seen: Vec<u8>,
 }
 
-impl<'a> Ctr<'a> {
-    pub(crate) fn new(machine: &'a Machine, arguments: Vec<String>) -> Self {
-        Self { machine, arguments, stdin: Stdin::Closed, stdout_is_read: true, on_terminal: false, deadline: SHORT }
+impl<'a> Call<'a> {
+    /// A call of `program` on the machine.
+    pub fn new(machine: &'a Machine, program: impl Into<PathBuf>, arguments: Vec<String>) -> Self {
+        let (program, stdin) = (program.into(), Stdin::Closed);
+        Self { machine, program, arguments, stdin, stdout_is_read: true, on_terminal: false, deadline: SHORT }
     }
 
     /// Feeds stdin with `bytes`, then closes it. Without this and [`Self::open_stdin`] it is `/dev/null`.
@@ -112,15 +115,15 @@ impl<'a> Ctr<'a> {
 
     /// Starts it in the background.
     pub fn spawn(self) -> Running {
-        let ctr = paths::containerd("ctr");
+        let name = self.program.file_name().unwrap_or_default().display().to_string();
         let mut command = if self.on_terminal {
-            let words = std::iter::once(ctr.display().to_string()).chain(self.arguments.iter().cloned());
+            let words = std::iter::once(self.program.display().to_string()).chain(self.arguments.iter().cloned());
             let line: Vec<_> = words.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
             let mut command = self.machine.command("script");
             command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
             command
         } else {
-            let mut command = self.machine.command(ctr);
+            let mut command = self.machine.command(&self.program);
             command.args(&self.arguments);
             command
         };
@@ -131,7 +134,7 @@ impl<'a> Ctr<'a> {
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut process = Process::start("ctr", &mut command);
+        let mut process = Process::start(&name, &mut command);
         let child = process.child();
         let mut stdin = child.stdin.take();
         let (sender, chunks) = channel();
@@ -143,7 +146,7 @@ impl<'a> Ctr<'a> {
             std::thread::spawn(move || pipe.write_all(&bytes));
         }
         Running {
-            command: self.arguments.join(" "),
+            command: format!("{name} {}", self.arguments.join(" ")),
             process,
             stdin,
             stdout: stdout.map(|stdout| {
@@ -185,8 +188,8 @@ impl Running {
     /// If stdin is not open, or nobody reads it.
     pub fn write(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("made with open_stdin, not yet closed");
-        stdin.write_all(bytes).expect("ctr reads its stdin");
-        stdin.flush().expect("ctr reads its stdin");
+        stdin.write_all(bytes).expect("the program reads its stdin");
+        stdin.flush().expect("the program reads its stdin");
     }
 
     /// Closes its stdin.
@@ -206,7 +209,7 @@ impl Running {
             match self.chunks.recv_timeout(left) {
                 Ok(chunk) => self.seen.extend(chunk),
                 Err(error) => panic!(
-                    "`ctr {}` did not print {text:?} ({error}), but {:?}",
+                    "`{}` did not print {text:?} ({error}), but {:?}",
                     self.command,
                     String::from_utf8_lossy(&self.seen)
                 ),
@@ -283,7 +286,7 @@ impl std::fmt::Display for Output {
 fn describe(command: &str, status: &str, stdout: &[u8], stderr: &[u8]) -> String {
     const SHOWN_BYTES: usize = 4096;
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned();
-    format!("`ctr {command}` ended with {status}\n--- stdout\n{}\n--- stderr\n{}", text(stdout), text(stderr))
+    format!("`{command}` ended with {status}\n--- stdout\n{}\n--- stderr\n{}", text(stdout), text(stderr))
 }
 
 /// Reads a pipe to its end on a thread of its own, so that neither pipe of a command fills up.
