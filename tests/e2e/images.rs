@@ -49,6 +49,7 @@ fn images(programs: &Path) -> Vec<Image> {
     ];
     let files = |layer, (name, guest): &(&str, Guest)| program(layer, name, guest);
     let web = [("service", Guest::HTTP), ("files", Guest::FILES), ("sleep", Guest::SLEEP)];
+    let site = [("service", Guest::HTTP), ("sleep", Guest::SLEEP)];
     let worker = [("worker", Guest::SLEEP), ("check", Guest::HELLO)];
     let native = Layer::new().file("/tcp", 0o755, Guest::TCP.native_bytes());
     let one = |name: &str, program: &str, guest: Guest| {
@@ -64,7 +65,9 @@ fn images(programs: &Path) -> Vec<Image> {
         one(TCP, "tcp", Guest::TCP),
         one("registry.example/hello:1", "hello", Guest::HELLO),
         one("registry.example/files:1", "files", Guest::FILES),
-        one("registry.example/hello-http:1", "service", Guest::HTTP),
+        Image::scratch("registry.example/hello-http:1")
+            .layer(site.iter().fold(Layer::new(), files))
+            .entrypoint(["/service.wasm"]),
     ]
 }
 

@@ -51,7 +51,7 @@ spec:
     env: [{name: COLOUR, value: red}]
     volumeMounts: [{name: work, mountPath: /work}]
     # The probe is a Wasm program, too: it fails until the file is there.
-    readinessProbe: {exec: {command: [files, read, /work/ready]}, periodSeconds: 1}
+    readinessProbe: {exec: {command: [files, read, /work/ready]}, periodSeconds: 1, timeoutSeconds: 10}
     lifecycle:
       postStart: {exec: {command: [files, write, /work/started, "yes"]}}
   volumes: [{name: work, emptyDir: {}}]

@@ -76,7 +76,7 @@ spec:
   - name: sidecar
     image: busybox:1
     command: [sh, -c, "while sleep 0.2; do wget -q -O- http://localhost:8080/file/work/text && echo; done"]
-    livenessProbe: {exec: {command: [sh, -c, "true"]}, periodSeconds: 2}
+    livenessProbe: {exec: {command: [sh, -c, "true"]}, periodSeconds: 2, timeoutSeconds: 10}
     resources: {limits: {memory: 32Mi}}
   volumes: [{name: work, emptyDir: {}}]
 "#,
@@ -132,7 +132,7 @@ spec:
     image: e2e.test/web:1
     env: [{name: HEARTH_HTTP_PORT, value: "18081"}, {name: VERSION, value: on the node}]
     ports: [{containerPort: 18081}]
-    readinessProbe: {httpGet: {path: /count, port: 18081}, periodSeconds: 1}
+    readinessProbe: {httpGet: {path: /count, port: 18081}, periodSeconds: 1, timeoutSeconds: 10}
 "#,
     );
     story.wait_ready("pod/on-the-node");
@@ -154,7 +154,7 @@ spec:
   - name: httpd
     image: busybox:1
     command: [sh, -c, "mkdir /www && echo plain >/www/index.html && exec httpd -f -p 8080 -h /www"]
-    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
 ---
 apiVersion: v1
 kind: Pod

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hearth_tests::LONG;
+use hearth_tests::{LONG, SHORT, eventually};
 use serde_json::Value;
 
 use crate::story::{Story, fetch, items, number, text};
@@ -31,9 +31,9 @@ spec:
         ports: [{{name: http, containerPort: 8080}}]
         env: [{{name: VERSION, value: {version}}}]
         volumeMounts: [{{name: work, mountPath: /work}}]
-        startupProbe: {{httpGet: {{path: /env/VERSION, port: http}}, periodSeconds: 1, failureThreshold: 30}}
-        readinessProbe: {{exec: {{command: [files, list, /work]}}, periodSeconds: 1, failureThreshold: 1}}
-        livenessProbe: {{httpGet: {{path: /count, port: http}}, periodSeconds: 2}}
+        startupProbe: {{httpGet: {{path: /env/VERSION, port: http}}, periodSeconds: 1, failureThreshold: 30, timeoutSeconds: 10}}
+        readinessProbe: {{exec: {{command: [files, list, /work]}}, periodSeconds: 1, failureThreshold: 1, timeoutSeconds: 10}}
+        livenessProbe: {{httpGet: {{path: /count, port: http}}, periodSeconds: 2, timeoutSeconds: 10}}
         lifecycle: {{preStop: {{exec: {{command: [sleep, "3"]}}}}}}
         resources: {{limits: {{memory: 64Mi}}}}
       volumes:
@@ -71,15 +71,16 @@ fn ask(address: &str, seen: &Seen) {
     }
 }
 
-/// Does `work` while two clients ask for the version; they must get an answer each time. How many they got.
-pub fn while_asked(story: &Story<'_>, address: &str, work: impl FnOnce()) -> u64 {
+/// Does `work` while two clients ask for the version; they must get an answer each time. `work` sees, and the
+/// result is, how many they got.
+pub fn while_asked(story: &Story<'_>, address: &str, work: impl FnOnce(&AtomicU64)) -> u64 {
     let seen = Seen::default();
     std::thread::scope(|scope| {
         let machine = story.cluster.node().machine();
         for _ in 0..2 {
             scope.spawn(|| machine.in_network(|| ask(address, &seen)));
         }
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&seen.answers)));
         seen.stop.store(true, Ordering::Relaxed);
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
@@ -157,7 +158,7 @@ pub fn a_rollout_and_a_rollback_fail_no_request(story: &mut Story<'_>) {
     story.said(["rollout", "status", "deployment/site", "--timeout=150s"]);
     let address = format!("{}:80", story.service("site"));
     story.wait_fetch(&address, "/env/VERSION", "one");
-    let answers = while_asked(story, &address, || {
+    let answers = while_asked(story, &address, |_| {
         story.said(["set", "env", "deployment/site", "VERSION=two"]);
         story.said(["rollout", "status", "deployment/site", "--timeout=150s"]);
         only(story, &address, "two");
@@ -232,9 +233,10 @@ spec:
     story.wait_fetch(&address, "/count", "1");
     let machine = story.cluster.node().machine();
     let took = std::thread::scope(|scope| {
-        // Answered one after another: the last is asked for long before the pod ends, and answered within it.
         let asked = (0..4).map(|_| scope.spawn(|| machine.in_network(|| fetch(&address, "/slow")))).collect::<Vec<_>>();
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        eventually("all are under way", SHORT, || {
+            (story.cluster.node().metrics().sum("hearth_http_requests_in_flight", &[]) == 4.0).then_some(())
+        });
         let begun = std::time::Instant::now();
         story.kubectl(["delete", "pod", "slow"]).deadline(LONG).ok();
         let took = begun.elapsed();

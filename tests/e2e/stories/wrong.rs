@@ -1,6 +1,7 @@
 //! Daemons that stop and die under a Deployment of 50 pods.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -28,7 +29,7 @@ spec:
       - name: service
         image: e2e.test/web:1
         env: [{name: VERSION, value: many}]
-        readinessProbe: {httpGet: {path: /env/VERSION, port: 8080}, periodSeconds: 1}
+        readinessProbe: {httpGet: {path: /env/VERSION, port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
 ---
 apiVersion: v1
 kind: Service
@@ -65,12 +66,11 @@ pub fn a_restart_of_containerd_fails_no_request_of_50_pods(story: &mut Story<'_>
     let address = serve(story);
     let before = restarts(story);
     story.cluster.node_mut().stop_containerd();
-    let answers = while_asked(story, &address, || {
-        // Without containerd, too: some time for the clients.
-        std::thread::sleep(std::time::Duration::from_secs(2));
+    let answers = while_asked(story, &address, |answers| {
+        story.wait("many requests are answered without containerd", || (answers.load(Relaxed) >= 300).then_some(()));
     });
     story.cluster.node_mut().start_containerd();
-    let more = while_asked(story, &address, || {
+    let more = while_asked(story, &address, |_| {
         story.cluster.node().cri().wait_until_ready();
         // kubelet has asked containerd again, and seen what it knew.
         story.kubectl(["exec", "deployment/many", "--", "files", "list", "/"]).ok();
