@@ -348,6 +348,11 @@ impl Cluster {
     pub fn empty(&self) {
         self.kubectl(["delete", "all", "--all", "--all-namespaces", "--grace-period=1", "--wait=false"]).run();
         self.wait("all pods are gone from containerd", || self.node.pods().is_empty().then_some(()));
+        let table = format!("/proc/{}/mountinfo", self.node.machine().init());
+        let volumes = self.node.path("kubelet/pods").display().to_string();
+        self.wait("kubelet has unmounted all volumes", || {
+            (!fs::read_to_string(&table).ok()?.contains(&volumes)).then_some(())
+        });
     }
 }
 
