@@ -18,7 +18,7 @@ use std::time::Duration;
 use hearth_tests::daemons::{self, HearthdOptions};
 use hearth_tests::process::Process;
 use hearth_tests::wait::looking_every;
-use hearth_tests::{Call, LONG, Node};
+use hearth_tests::{Call, Node};
 use serde_json::{Value, json};
 
 use crate::certificates::Authority;
@@ -34,6 +34,9 @@ const PODS_MAX: u32 = 250;
 
 /// How long to rest between two looks by kubectl, which takes a tenth of a second of a core.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// How long anything of Kubernetes may take: a story is about what happens, on a machine with other work, too.
+pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Where the API server listens.
 const SERVER: &str = "https://127.0.0.1:6443";
@@ -287,7 +290,7 @@ impl Cluster {
     }
 
     fn wait_for_server(&mut self) {
-        let ready = looking_every(PAUSE, LONG, || {
+        let ready = looking_every(PAUSE, DEADLINE, || {
             for (name, process) in &mut self.parts {
                 let log = self.node.path(&format!("{name}.log"));
                 assert!(process.status().is_none(), "{name} has ended:\n{}", daemons::tail(&log));
@@ -303,7 +306,7 @@ impl Cluster {
     /// kubectl with these arguments.
     pub fn kubectl<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Call<'_> {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        call(&self.node, &self.programs, &self.admin, arguments).deadline(LONG)
+        call(&self.node, &self.programs, &self.admin, arguments).deadline(DEADLINE)
     }
 
     /// `kubectl get … -o json`; `None` if there is no such thing.
@@ -315,10 +318,11 @@ impl Cluster {
     /// Looks by kubectl until there is a value.
     ///
     /// # Panics
-    /// With `what` after [`LONG`].
+    /// With `what` after [`DEADLINE`].
     #[track_caller]
     pub fn wait<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
-        looking_every(PAUSE, LONG, condition).unwrap_or_else(|| panic!("not within {} s: {what}", LONG.as_secs()))
+        looking_every(PAUSE, DEADLINE, condition)
+            .unwrap_or_else(|| panic!("not within {} s: {what}", DEADLINE.as_secs()))
     }
 
     // --- the end ---------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use hearth_tests::wait::looking_every;
-use hearth_tests::{Call, LONG, SHORT};
+use hearth_tests::{Call, SHORT};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, condition};
+use crate::cluster::{Cluster, DEADLINE, condition};
 
 /// How long a server may take to answer, or to take a connection.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -85,14 +85,14 @@ impl<'a> Story<'a> {
     #[track_caller]
     pub fn wait_ready(&self, pods: &str) {
         let which = if pods.starts_with("--") { vec!["pod", pods] } else { vec![pods] };
-        self.kubectl([&["wait", "--for=condition=Ready", "--timeout=150s"][..], &which].concat()).ok();
+        self.kubectl([&["wait", "--for=condition=Ready", "--timeout=280s"][..], &which].concat()).ok();
     }
 
     /// Waits until a pod is in this phase, and gives it.
     #[track_caller]
     pub fn wait_phase(&self, pod: &str, phase: &str) -> Value {
         let mut last = Value::Null;
-        let found = looking_every(Duration::from_millis(250), LONG, || {
+        let found = looking_every(Duration::from_millis(250), DEADLINE, || {
             last = self.get(&["pod", pod])?;
             (last.pointer("/status/phase")? == phase).then(|| last.clone())
         });
@@ -103,7 +103,7 @@ impl<'a> Story<'a> {
     #[track_caller]
     pub fn wait_said(&self, arguments: &[&str], text: &str) -> String {
         let mut last = String::new();
-        let found = looking_every(Duration::from_millis(500), LONG, || {
+        let found = looking_every(Duration::from_millis(500), DEADLINE, || {
             let output = self.kubectl(arguments.iter().copied()).run();
             last = output.stdout() + &output.stderr();
             last.contains(text).then(|| last.clone())
@@ -153,7 +153,7 @@ impl<'a> Story<'a> {
     #[track_caller]
     pub fn wait_fetch(&self, address: &str, path: &str, text: &str) {
         let mut last = String::new();
-        let found = looking_every(Duration::from_millis(100), LONG, || {
+        let found = looking_every(Duration::from_millis(100), DEADLINE, || {
             let answer = self.fetch(address, path);
             last = format!("{answer:?}");
             answer.is_ok_and(|(status, body)| status == 200 && body.contains(text)).then_some(())

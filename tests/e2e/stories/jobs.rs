@@ -25,7 +25,7 @@ spec:
         command: [files, write, /dev/termination-log, all is well]
 "#,
     );
-    story.said(["wait", "--for=condition=Complete", "--timeout=120s", "job/greet"]);
+    story.said(["wait", "--for=condition=Complete", "--timeout=280s", "job/greet"]);
     let log = story.said(["logs", "job/greet", "--container=greet"]);
     for line in ["hello from C", "arg 2: two", "env GREETING=hi", "hello on stderr"] {
         assert!(log.contains(line), "{log}");
@@ -67,7 +67,7 @@ spec:
         command: [sh, -c, exit 4]
 "#,
     );
-    story.said(["wait", "--for=condition=Failed", "--timeout=150s", "job/fail"]);
+    story.said(["wait", "--for=condition=Failed", "--timeout=280s", "job/fail"]);
     let described = story.said(["describe", "job", "fail"]);
     assert!(described.contains("BackoffLimitExceeded") && described.contains("2 Failed"), "{described}");
     let pods = story.known(&["pods", "--selector=job-name=fail"]);

@@ -195,7 +195,7 @@ metadata: {name: movable}
 spec: {minAvailable: 1, selector: {matchLabels: {app: movable}}}
 "#,
     );
-    story.said(["rollout", "status", "deployment/movable", "--timeout=150s"]);
+    story.said(["rollout", "status", "deployment/movable", "--timeout=280s"]);
     story.wait("the budget is known", || {
         (number(&story.get(&["pdb", "movable"])?, "/status/disruptionsAllowed") == 2).then_some(())
     });
@@ -211,6 +211,6 @@ spec: {minAvailable: 1, selector: {matchLabels: {app: movable}}}
     let pending = items(&pods).filter(|pod| text(pod, "/status/phase") == "Pending").count();
     assert_eq!(pending, 3, "{:#}", pods["items"]);
     story.said(["uncordon", NODE]);
-    story.said(["rollout", "status", "deployment/movable", "--timeout=150s"]);
+    story.said(["rollout", "status", "deployment/movable", "--timeout=280s"]);
     assert_eq!(story.ready("app=movable"), 3);
 }

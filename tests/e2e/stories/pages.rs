@@ -31,8 +31,8 @@ fn apply(story: &Story<'_>, manifest: &str) {
         let (kind, name) = object.split_once('/').unwrap_or_else(|| panic!("not a name: {object:?}"));
         match kind {
             "pod" => settled(story, name),
-            "job.batch" => drop(story.said(["wait", "--for=condition=Complete", "--timeout=150s", object])),
-            "deployment.apps" => drop(story.said(["rollout", "status", "--timeout=150s", object])),
+            "job.batch" => drop(story.said(["wait", "--for=condition=Complete", "--timeout=280s", object])),
+            "deployment.apps" => drop(story.said(["rollout", "status", "--timeout=280s", object])),
             "configmap" | "secret" | "service" | "runtimeclass.node.k8s.io" => {}
             other => panic!("nobody has said what a {other} of a page is for"),
         }

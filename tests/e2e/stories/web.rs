@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use hearth_tests::{LONG, SHORT, eventually};
+use hearth_tests::{SHORT, eventually};
 use serde_json::Value;
 
 use crate::story::{Story, fetch, items, number, text};
@@ -105,7 +105,7 @@ fn endpoints(story: &Story<'_>) -> Vec<String> {
 
 pub fn a_service_of_http_components_answers(story: &mut Story<'_>) {
     story.apply(&site(2, "one"));
-    story.said(["rollout", "status", "deployment/site", "--timeout=150s"]);
+    story.said(["rollout", "status", "deployment/site", "--timeout=280s"]);
     let address = format!("{}:80", story.service("site"));
     story.wait_fetch(&address, "/env/VERSION", "one");
     assert_eq!(endpoints(story).len(), 2);
@@ -134,7 +134,7 @@ pub fn probes_take_a_pod_out_of_its_service_and_restart_it(story: &mut Story<'_>
                    >/work/ready; echo yes >/work/alive'], volumeMounts: [{name: work, mountPath: /work}]}\n      \
                    containers:\n      - name: service";
     story.apply(&manifest.replace("      containers:\n      - name: service", prepare));
-    story.said(["rollout", "status", "deployment/site", "--timeout=150s"]);
+    story.said(["rollout", "status", "deployment/site", "--timeout=280s"]);
     story.wait("both pods are behind the service", || (endpoints(story).len() == 2).then_some(()));
     let pods = story.pods("app=site");
     let (pod, other) = (pods[0].as_str(), story.address(&pods[1]));
@@ -155,15 +155,15 @@ pub fn probes_take_a_pod_out_of_its_service_and_restart_it(story: &mut Story<'_>
 
 pub fn a_rollout_and_a_rollback_fail_no_request(story: &mut Story<'_>) {
     story.apply(&site(3, "one"));
-    story.said(["rollout", "status", "deployment/site", "--timeout=150s"]);
+    story.said(["rollout", "status", "deployment/site", "--timeout=280s"]);
     let address = format!("{}:80", story.service("site"));
     story.wait_fetch(&address, "/env/VERSION", "one");
     let answers = while_asked(story, &address, |_| {
         story.said(["set", "env", "deployment/site", "VERSION=two"]);
-        story.said(["rollout", "status", "deployment/site", "--timeout=150s"]);
+        story.said(["rollout", "status", "deployment/site", "--timeout=280s"]);
         only(story, &address, "two");
         story.said(["rollout", "undo", "deployment/site"]);
-        story.said(["rollout", "status", "deployment/site", "--timeout=150s"]);
+        story.said(["rollout", "status", "deployment/site", "--timeout=280s"]);
         only(story, &address, "one");
     });
     story.notes.push(format!("a rollout and a rollback of 3 pods: {answers} requests answered, none failed"));
@@ -238,7 +238,7 @@ spec:
             (story.cluster.node().metrics().sum("hearth_http_requests_in_flight", &[]) == 4.0).then_some(())
         });
         let begun = std::time::Instant::now();
-        story.kubectl(["delete", "pod", "slow"]).deadline(LONG).ok();
+        story.kubectl(["delete", "pod", "slow"]).ok();
         let took = begun.elapsed();
         for answer in asked {
             let answer = answer.join().expect("it does not panic");

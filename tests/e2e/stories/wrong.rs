@@ -37,7 +37,7 @@ metadata: {name: many}
 spec: {selector: {app: many}, ports: [{port: 80, targetPort: 8080}]}
 "#,
     );
-    story.said(["rollout", "status", "deployment/many", "--timeout=170s"]);
+    story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
     let address = format!("{}:80", story.service("many"));
     story.wait_fetch(&address, "/env/VERSION", "many");
     address
@@ -74,7 +74,7 @@ pub fn a_restart_of_containerd_fails_no_request_of_50_pods(story: &mut Story<'_>
         story.cluster.node().cri().wait_until_ready();
         // kubelet has asked containerd again, and seen what it knew.
         story.kubectl(["exec", "deployment/many", "--", "files", "list", "/"]).ok();
-        story.said(["rollout", "status", "deployment/many", "--timeout=100s"]);
+        story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
     });
     story
         .notes
@@ -83,7 +83,7 @@ pub fn a_restart_of_containerd_fails_no_request_of_50_pods(story: &mut Story<'_>
     assert_eq!(restarts(story), before, "no container was restarted, no pod replaced");
     // containerd still starts and ends pods.
     story.said(["scale", "deployment/many", "--replicas=52"]);
-    story.said(["rollout", "status", "deployment/many", "--timeout=100s"]);
+    story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
 }
 
 pub fn a_killed_daemon_is_replaced_and_50_pods_heal(story: &mut Story<'_>) {
@@ -114,5 +114,5 @@ pub fn a_killed_daemon_is_replaced_and_50_pods_heal(story: &mut Story<'_>) {
     assert!(events.contains("SandboxChanged"), "{events}");
     // Nothing of the old daemon's is in the way of a new pod.
     story.said(["scale", "deployment/many", "--replicas=52"]);
-    story.said(["rollout", "status", "deployment/many", "--timeout=100s"]);
+    story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
 }
