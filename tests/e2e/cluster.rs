@@ -56,7 +56,12 @@ const KERNEL_PARAMETERS: [(&str, &str); 6] = [
 /// directories that kubelet has no setting for.
 const PREPARE: &str = r#"
 set -eu
-ip link add node0 type dummy && ip addr add "$1/24" dev node0 && ip link set node0 up
+# (A bridge without ports: not every kernel has dummies.)
+ip link add node0 type bridge
+ip addr add "$1/24" dev node0
+ip link set node0 up
+# Addresses of services are nowhere: kube-proxy's rules change them on the way out, if there is one.
+ip route add default dev node0
 mount -t tmpfs tmpfs /var/log
 mkdir -p /run/parameters
 shift

@@ -44,7 +44,7 @@ quietly() {
 }
 
 build() {
-    local deb program version flags package=k8s.io/component-base/version
+    local deb program version flags package=k8s.io/kubernetes/vendor/k8s.io/component-base/version
     local root=$work/root tree=$work/go/src/k8s.io/kubernetes
     mkdir -p "$root" "$work/bin" "$work/go/src/k8s.io"
     for deb in "$work"/deb/*.deb; do

@@ -100,7 +100,7 @@ fn report(told: &[Told], time: Duration) {
     for Told { name, time, failure, notes } in told {
         let result = if failure.is_some() { "FAILED" } else { "passed" };
         println!("{name:width$}  {:8.1}  {result}", time.as_secs_f64());
-        for line in failure.iter().flat_map(|failure| failure.lines().take(3)).chain(notes.iter().map(String::as_str)) {
+        for line in failure.iter().flat_map(|failure| failure.lines().take(12)).chain(notes.iter().map(String::as_str)) {
             println!("    {line}");
         }
     }

@@ -176,6 +176,15 @@ pub fn container<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
         .find(|status| status["name"] == name)
 }
 
+/// Checks that kubectl's text has each of these lines, however it aligns them.
+#[track_caller]
+pub fn assert_shows(text: &str, lines: &[&str]) {
+    let squeezed = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for line in lines {
+        assert!(squeezed.contains(line), "no {line:?} in:\n{text}");
+    }
+}
+
 /// Text at a path of an object; empty if there is none.
 pub fn text(object: &Value, pointer: &str) -> String {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::story::{Story, container, items, number, text};
+use crate::story::{Story, assert_shows, container, items, number, text};
 
 pub fn a_job_succeeds(story: &mut Story<'_>) {
     story.apply(
@@ -31,10 +31,7 @@ spec:
         assert!(log.contains(line), "{log}");
     }
     let described = story.said(["describe", "pods", "--selector=job-name=greet"]);
-    for line in ["Status:         Succeeded", "Reason:       Completed", "Message:      all is well", "Exit Code:    0"]
-    {
-        assert!(described.contains(line), "no {line:?} in:\n{described}");
-    }
+    assert_shows(&described, &["Status: Succeeded", "Reason: Completed", "Message: all is well", "Exit Code: 0"]);
     let described = story.said(["describe", "job", "greet"]);
     assert!(described.contains("0 Running / 1 Succeeded / 0 Failed"), "{described}");
 }
@@ -86,9 +83,7 @@ spec:
     assert!(code != 0 && reason.ends_with("Error"), "{code} {reason}");
     assert!(message.contains("/no-such.wasm"), "{message}");
     let described = story.said(["describe", "pod", &name(pod)]);
-    for line in ["Exit Code:    134", "unreachable", "Exit Code:    3", "/no-such.wasm"] {
-        assert!(described.contains(line), "no {line:?} in:\n{described}");
-    }
+    assert_shows(&described, &["Exit Code: 134", "unreachable", "Exit Code: 3", "/no-such.wasm"]);
 }
 
 fn name(pod: &Value) -> String {

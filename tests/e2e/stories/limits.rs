@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cluster::NODE;
-use crate::story::{Story, container, items, number, text};
+use crate::story::{Story, assert_shows, container, items, number, text};
 
 pub fn a_guest_beyond_its_memory_is_oom_killed(story: &mut Story<'_>) {
     story.apply(
@@ -27,7 +27,7 @@ spec:
     assert_eq!((text(&greedy, "/reason").as_str(), number(&greedy, "/exitCode")), ("OOMKilled", 137), "{greedy:#}");
     assert_eq!(number(&ended("modest"), "/exitCode"), 0);
     let described = story.said(["describe", "pod", "greedy"]);
-    assert!(described.contains("Reason:       OOMKilled"), "{described}");
+    assert_shows(&described, &["Reason: OOMKilled", "Exit Code: 137"]);
 }
 
 /// kubelet's summary of a container's use.

@@ -120,7 +120,7 @@ pub fn a_service_of_http_components_answers(story: &mut Story<'_>) {
     // From another pod, natively, by the service's address.
     let from = format!("http://{address}/env/VERSION");
     let asked = ["run", "client", "--image=busybox:1", "--restart=Never", "--rm", "--attach", "--quiet", "--command"];
-    let said = story.said(asked.into_iter().chain(["--", "wget", "-q", "-O-", "-T", "10", from.as_str()]));
+    let said = story.said(asked.into_iter().chain(["--", "wget", "-q", "-O-", from.as_str()]));
     assert!(said.contains("one"), "{said}");
 }
 
