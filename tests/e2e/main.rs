@@ -66,7 +66,7 @@ fn tell(cluster: &mut Cluster, name: &'static str, tale: Tale) -> Told {
     let went = catch_unwind(AssertUnwindSafe(|| {
         let mut story = Story::begin(cluster, name);
         tale(&mut story);
-        story.end()
+        story.notes
     }));
     match went {
         Ok(of_story) => notes = of_story,
@@ -77,7 +77,9 @@ fn tell(cluster: &mut Cluster, name: &'static str, tale: Tale) -> Told {
             println!("e2e: {name} FAILED; all logs are in {}", kept.display());
         }
     }
-    Told { name, time: begun.elapsed(), failure, notes }
+    let time = begun.elapsed();
+    story::end(cluster, name);
+    Told { name, time, failure, notes }
 }
 
 /// Stops everything; what is left, if anything. After a failure, what is left is no news.
@@ -100,7 +102,8 @@ fn report(told: &[Told], time: Duration) {
     for Told { name, time, failure, notes } in told {
         let result = if failure.is_some() { "FAILED" } else { "passed" };
         println!("{name:width$}  {:8.1}  {result}", time.as_secs_f64());
-        for line in failure.iter().flat_map(|failure| failure.lines().take(12)).chain(notes.iter().map(String::as_str)) {
+        for line in failure.iter().flat_map(|failure| failure.lines().take(12)).chain(notes.iter().map(String::as_str))
+        {
             println!("    {line}");
         }
     }

@@ -29,21 +29,16 @@ impl<'a> Story<'a> {
     /// # Panics
     /// If there is none with a service account in time.
     pub fn begin(cluster: &'a mut Cluster, name: &str) -> Self {
-        // A name of a namespace has at most 63 characters, of which none is an underscore.
-        let mut namespace = name.replace("::", "-").replace('_', "-");
-        namespace.truncate(50);
-        let namespace = namespace.trim_end_matches('-').to_owned();
-        let story = Self { cluster, namespace, notes: Vec::new() };
+        let story = Self { cluster, namespace: namespace(name), notes: Vec::new() };
         story.cluster.kubectl(["create", "namespace", &story.namespace]).ok();
         // Without it no pod is admitted.
         story.cluster.wait("the namespace has its service account", || story.get(&["serviceaccount", "default"]));
         story
     }
 
-    /// Ends it: its namespace goes, and all that is in it.
-    pub fn end(self) -> Vec<String> {
-        self.cluster.kubectl(["delete", "namespace", &self.namespace, "--wait=false"]).run();
-        self.notes
+    /// The story's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// kubectl in the story's namespace.
@@ -160,6 +155,18 @@ impl<'a> Story<'a> {
         });
         assert!(found.is_some(), "http://{address}{path} does not answer with {text:?}, but: {last}");
     }
+}
+
+/// Ends a story, however it went: its namespace goes, and all that is in it.
+pub fn end(cluster: &Cluster, name: &str) {
+    cluster.kubectl(["delete", "namespace", &namespace(name), "--wait=false"]).run();
+}
+
+/// The namespace of a story: a name of at most 63 characters, of which none is an underscore.
+fn namespace(story: &str) -> String {
+    let mut namespace = story.replace("::", "-").replace('_', "-");
+    namespace.truncate(50);
+    namespace.trim_end_matches('-').to_owned()
 }
 
 /// The objects of a list.

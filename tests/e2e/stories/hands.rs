@@ -22,7 +22,7 @@ spec:
     );
     story.wait_ready("pod/counter");
     let mut log = story.kubectl(["logs", "--follow", "counter"]).spawn();
-    let mut attached = story.kubectl(["attach", "--stdin", "--quiet", "counter"]).open_stdin().spawn();
+    let mut attached = story.kubectl(["attach", "--stdin", "counter"]).open_stdin().spawn();
     for line in 1..=3 {
         attached.write(b"a line\n");
         // Each line is there before the next is asked for.

@@ -168,9 +168,10 @@ spec:
     let farewell = std::fs::read_to_string(story.cluster.node().path("said/farewell"));
     assert_eq!(farewell.expect("the hook has run"), "goodbye");
     story.said(["delete", "pod", "forced", "--grace-period=0", "--force"]);
+    let of_story = format!("labels.\"io.kubernetes.pod.namespace\"=={}", story.namespace());
     story.wait("containerd has none of them", || {
-        let listed = story.cluster.node().ctr_in("k8s.io", ["tasks", "ls"]).ok().stdout();
-        (listed.lines().count() <= 1).then_some(())
+        let listed = story.cluster.node().ctr_in("k8s.io", ["containers", "ls", "--quiet", &of_story]).ok().stdout();
+        listed.trim().is_empty().then_some(())
     });
 }
 
