@@ -18,7 +18,7 @@ use std::time::Duration;
 use hearth_tests::daemons::{self, HearthdOptions};
 use hearth_tests::process::Process;
 use hearth_tests::wait::looking_every;
-use hearth_tests::{Call, Node};
+use hearth_tests::{Ctr, Node};
 use serde_json::{Value, json};
 
 use crate::certificates::Authority;
@@ -309,7 +309,7 @@ impl Cluster {
     // --- kubectl ---------------------------------------------------------------------------------
 
     /// kubectl with these arguments.
-    pub fn kubectl<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Call<'_> {
+    pub fn kubectl<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
         let arguments = arguments.into_iter().map(Into::into).collect();
         call(&self.node, &self.programs, &self.admin, arguments).deadline(DEADLINE)
     }
@@ -377,11 +377,11 @@ impl Drop for Cluster {
     }
 }
 
-fn call<'a>(node: &'a Node, programs: &Path, admin: &str, arguments: Vec<String>) -> Call<'a> {
+fn call<'a>(node: &'a Node, programs: &Path, admin: &str, arguments: Vec<String>) -> Ctr<'a> {
     let cache = node.path("kubectl").display().to_string();
     let mut all = vec!["--kubeconfig".into(), admin.to_owned(), "--cache-dir".into(), cache];
     all.extend(arguments);
-    Call::new(node.machine(), programs.join("kubectl"), all)
+    Ctr::program(node.machine(), programs.join("kubectl"), all)
 }
 
 /// The status of a condition: `True`, `False` or `Unknown`.

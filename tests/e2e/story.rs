@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use hearth_tests::wait::looking_every;
-use hearth_tests::{Call, SHORT};
+use hearth_tests::{Ctr, SHORT};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, DEADLINE, condition};
@@ -42,7 +42,7 @@ impl<'a> Story<'a> {
     }
 
     /// kubectl in the story's namespace.
-    pub fn kubectl<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Call<'_> {
+    pub fn kubectl<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
         let namespace = ["--namespace".to_owned(), self.namespace.clone()];
         self.cluster.kubectl(namespace.into_iter().chain(arguments.into_iter().map(Into::into)))
     }

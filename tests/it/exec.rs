@@ -1,6 +1,6 @@
 //! More programs in a running task: `ctr task exec`, `kubectl exec`.
 
-use hearth_tests::{Call, Guest, Image, Imported, Layer, Output, SHORT, World};
+use hearth_tests::{Ctr, Guest, Image, Imported, Layer, Output, SHORT, World};
 
 use crate::only_on_hearth;
 use crate::stdio::bare_container;
@@ -26,7 +26,7 @@ fn start(world: &World) {
 }
 
 /// `ctr task exec`, not yet made.
-fn exec<'a>(world: &'a World, exec_id: &str, command: &[&str]) -> Call<'a> {
+fn exec<'a>(world: &'a World, exec_id: &str, command: &[&str]) -> Ctr<'a> {
     world.ctr([&["tasks", "exec", "--exec-id", exec_id, TASK], command].concat())
 }
 

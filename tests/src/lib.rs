@@ -5,7 +5,7 @@
 //!        │                       │        ├ containerd             a private /run, one directory
 //!        │ nsenter               │        ├ hearthd     world.rs: both daemons, started, stopped,
 //!        └───────────────────────┼──────▶ ├ ctr                   killed, started again
-//!                                │        └ …           call.rs, events.rs, metrics.rs: what is asked
+//!                                │        └ …           ctr.rs, events.rs, metrics.rs: what is asked
 //!                                └ removes the directory when init is gone
 //!
 //!   A story about pods adds: a network of the machine's own (machine.rs), containerd's CRI plugin with
@@ -19,15 +19,15 @@
 //! * Nothing is shared with a containerd or a hearthd of the machine the tests run on.
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
-//! Reading order: [`machine`], [`process`], [`world`], [`call`], [`task`], [`api`], [`terminal`], [`events`],
+//! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`terminal`], [`events`],
 //! [`metrics`], [`cri`], [`pods`], [`attach`], then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
 pub mod api;
 pub mod attach;
-pub mod call;
 pub mod components;
 pub mod cri;
+pub mod ctr;
 pub mod daemons;
 pub mod events;
 pub mod guests;
@@ -44,7 +44,7 @@ pub mod wait;
 pub mod world;
 
 pub use api::NewContainer;
-pub use call::{Call, Output, Running};
+pub use ctr::{Ctr, Output, Running};
 pub use guests::Guest;
 pub use images::{Image, Layer};
 pub use pods::{Container, ContainerOptions, Node, Pod, PodOptions};

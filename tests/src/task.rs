@@ -1,6 +1,6 @@
 //! `ctr run`, as a story says it.
 
-use crate::call::{Call, Output, Running};
+use crate::ctr::{Ctr, Output, Running};
 use crate::world::{Imported, Runtime, World};
 
 /// A run, not yet made. Unless [`Self::detach`] is called the container is removed at its end.
@@ -47,7 +47,7 @@ impl<'a> Run<'a> {
     }
 
     /// The call of `ctr`, for its stdin or another deadline.
-    pub fn ctr(self) -> Call<'a> {
+    pub fn ctr(self) -> Ctr<'a> {
         let runtime = self.world.runtime();
         let mut all = vec!["run", "--runtime", runtime.name()];
         if runtime == Runtime::Runc {

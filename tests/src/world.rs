@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::api::Api;
-use crate::call::Call;
+use crate::ctr::Ctr;
 use crate::daemons::{self, HearthdOptions, Layout};
 use crate::events::Events;
 use crate::guests::Guest;
@@ -185,16 +185,16 @@ impl World {
     // --- containerd's client ---------------------------------------------------------------------
 
     /// `ctr` with these arguments, in [`NAMESPACE`].
-    pub fn ctr<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Call<'_> {
+    pub fn ctr<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
         self.ctr_in(NAMESPACE, arguments)
     }
 
     /// `ctr` with these arguments, in another namespace.
-    pub fn ctr_in<S: Into<String>>(&self, namespace: &str, arguments: impl IntoIterator<Item = S>) -> Call<'_> {
+    pub fn ctr_in<S: Into<String>>(&self, namespace: &str, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
         let socket = self.layout.containerd_socket().display().to_string();
         let mut all = vec!["--address".into(), socket, "--namespace".into(), namespace.into()];
         all.extend(arguments.into_iter().map(Into::into));
-        Call::new(&self.machine, paths::containerd("ctr"), all)
+        Ctr::new(&self.machine, all)
     }
 
     /// Imports a guest as an image of one file, in the form the runtime runs.
@@ -261,7 +261,7 @@ impl World {
     }
 
     /// `ctr task kill --signal`.
-    pub fn kill(&self, id: &str, signal: &str) -> Call<'_> {
+    pub fn kill(&self, id: &str, signal: &str) -> Ctr<'_> {
         self.ctr(["tasks", "kill", "--signal", signal, id])
     }
 
@@ -276,6 +276,23 @@ impl World {
     pub fn remove(&self, id: &str) {
         self.ctr(["tasks", "rm", "--force", id]).run();
         self.ctr(["containers", "rm", id]).ok();
+    }
+
+    /// `hearthctl` with these arguments.
+    pub fn hearthctl<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        let control = self.layout.control_socket();
+        Ctr::program(&self.machine, paths::hearthctl(), arguments).env("HEARTH_CONTROL_SOCKET", control)
+    }
+
+    /// What `hearthctl ARGUMENTS --json` answers.
+    ///
+    /// # Panics
+    /// If it fails, or the answer is no JSON.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> serde_json::Value {
+        let answer = self.hearthctl(arguments.iter().copied().chain(["--json"])).ok();
+        serde_json::from_slice(&answer.stdout).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
 
     // --- the daemon's surface ---------------------------------------------------------------------

@@ -1,28 +1,32 @@
-//! A client's program, such as `ctr` or `kubectl`: run to the end with a deadline, or in the background.
+//! `ctr`, containerd's own client, and `hearthctl`, ours: run to the end with a deadline, or in the background.
 //!
 //! Failure paths: a command that outlives its deadline is killed and is a panic with what it printed.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::machine::Machine;
+use crate::paths;
 use crate::process::{self, Process};
 use crate::wait::SHORT;
 
-/// A call of a program, not yet made.
+/// A call of `ctr`, or of another program on the machine, not yet made.
 #[must_use = "nothing runs before `run` or `spawn`"]
 #[derive(Debug)]
-pub struct Call<'a> {
+pub struct Ctr<'a> {
     machine: &'a Machine,
     program: PathBuf,
+    environment: Vec<(String, OsString)>,
     arguments: Vec<String>,
     stdin: Stdin,
     stdout_is_read: bool,
     on_terminal: bool,
+    user: Option<u32>,
     deadline: Duration,
 }
 
@@ -45,7 +49,7 @@ pub struct Output {
     pub stderr: Vec<u8>,
 }
 
-/// A program in the background. Dropping it kills it.
+/// A `ctr` in the background. Dropping it kills it.
 #[derive(Debug)]
 pub struct Running {
     command: String,
@@ -57,11 +61,25 @@ pub struct Running {
     seen: Vec<u8>,
 }
 
-impl<'a> Call<'a> {
-    /// A call of `program` on the machine.
-    pub fn new(machine: &'a Machine, program: impl Into<PathBuf>, arguments: Vec<String>) -> Self {
-        let (program, stdin) = (program.into(), Stdin::Closed);
-        Self { machine, program, arguments, stdin, stdout_is_read: true, on_terminal: false, deadline: SHORT }
+impl<'a> Ctr<'a> {
+    pub(crate) fn new(machine: &'a Machine, arguments: Vec<String>) -> Self {
+        Self::program(machine, paths::containerd("ctr"), arguments)
+    }
+
+    /// A call of another program.
+    pub fn program(machine: &'a Machine, program: PathBuf, arguments: Vec<String>) -> Self {
+        let environment = Vec::new();
+        Self {
+            machine,
+            program,
+            environment,
+            arguments,
+            stdin: Stdin::Closed,
+            stdout_is_read: true,
+            on_terminal: false,
+            user: None,
+            deadline: SHORT,
+        }
     }
 
     /// Feeds stdin with `bytes`, then closes it. Without this and [`Self::open_stdin`] it is `/dev/null`.
@@ -86,6 +104,18 @@ impl<'a> Call<'a> {
     /// then on the other side of it.
     pub fn on_terminal(mut self) -> Self {
         self.on_terminal = true;
+        self
+    }
+
+    /// One more variable in its environment.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// As another user, without any privilege.
+    pub fn as_user(mut self, user: u32) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -115,12 +145,18 @@ impl<'a> Call<'a> {
 
     /// Starts it in the background.
     pub fn spawn(self) -> Running {
-        let name = self.program.file_name().unwrap_or_default().display().to_string();
         let mut command = if self.on_terminal {
             let words = std::iter::once(self.program.display().to_string()).chain(self.arguments.iter().cloned());
             let line: Vec<_> = words.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
             let mut command = self.machine.command("script");
             command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+            command
+        } else if let Some(user) = self.user {
+            // By descriptor: the user may have no way into the directory.
+            const SCRIPT: &str = r#"user=$1; exec 3<"$2"; shift 2
+                exec setpriv --reuid="$user" --regid="$user" --clear-groups /proc/self/fd/3 "$@""#;
+            let mut command = self.machine.command("sh");
+            command.args(["-c", SCRIPT, "sh", &user.to_string()]).arg(&self.program).args(&self.arguments);
             command
         } else {
             let mut command = self.machine.command(&self.program);
@@ -128,13 +164,14 @@ impl<'a> Call<'a> {
             command
         };
         command
+            .envs(self.environment)
             .stdin(match self.stdin {
                 Stdin::Closed => Stdio::null(),
                 Stdin::Bytes(_) | Stdin::Open => Stdio::piped(),
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut process = Process::start(&name, &mut command);
+        let mut process = Process::start("the program", &mut command);
         let child = process.child();
         let mut stdin = child.stdin.take();
         let (sender, chunks) = channel();
@@ -146,7 +183,7 @@ impl<'a> Call<'a> {
             std::thread::spawn(move || pipe.write_all(&bytes));
         }
         Running {
-            command: format!("{name} {}", self.arguments.join(" ")),
+            command: format!("{} {}", name_of(&self.program), self.arguments.join(" ")),
             process,
             stdin,
             stdout: stdout.map(|stdout| {
@@ -188,8 +225,8 @@ impl Running {
     /// If stdin is not open, or nobody reads it.
     pub fn write(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("made with open_stdin, not yet closed");
-        stdin.write_all(bytes).expect("the program reads its stdin");
-        stdin.flush().expect("the program reads its stdin");
+        stdin.write_all(bytes).expect("ctr reads its stdin");
+        stdin.flush().expect("ctr reads its stdin");
     }
 
     /// Closes its stdin.
@@ -281,6 +318,10 @@ impl std::fmt::Display for Output {
         let status = self.status.to_string();
         f.write_str(&describe(&self.command, &status, &self.stdout, &self.stderr))
     }
+}
+
+fn name_of(program: &Path) -> String {
+    program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn describe(command: &str, status: &str, stdout: &[u8], stderr: &[u8]) -> String {
