@@ -276,7 +276,11 @@ impl Cluster {
             // What later versions have as defaults; 1.20 has 5 and 10, which is what 100 pods would wait for.
             "kubeAPIQPS": 50,
             "kubeAPIBurst": 100,
-            "eventRecordQPS": 0,
+            "eventRecordQPS": 50,
+            "eventBurst": 500,
+            // There is no such server; without one, each look at a pod is an event that says so.
+            "clusterDNS": ["10.96.0.10"],
+            "clusterDomain": "cluster.local",
             // A running guest sees a changed ConfigMap after at most so long and the cache's time.
             "syncFrequency": "5s",
             "volumePluginDir": self.directory("volume-plugins"),

@@ -38,6 +38,7 @@ struct Turn {
 }
 
 pub fn a_hundred_pods_come_and_go(story: &mut Story<'_>) {
+    story.wait("nothing else runs", || story.cluster.node().pods().is_empty().then_some(()));
     // The first of each compiles, unpacks and warms up.
     for (name, class, image) in RUNTIMES {
         turn(story, name, class, image, 1);

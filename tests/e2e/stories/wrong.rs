@@ -73,7 +73,7 @@ pub fn a_restart_of_containerd_fails_no_request_of_50_pods(story: &mut Story<'_>
     let more = while_asked(story, &address, |_| {
         story.cluster.node().cri().wait_until_ready();
         // kubelet has asked containerd again, and seen what it knew.
-        story.kubectl(["exec", "deployment/many", "--", "files", "list", "/"]).ok();
+        story.wait_said(&["exec", "deployment/many", "--", "files", "list", "/"], "service.wasm");
         story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
     });
     story
@@ -110,8 +110,7 @@ pub fn a_killed_daemon_is_replaced_and_50_pods_heal(story: &mut Story<'_>) {
         assert!(number(status, "/restartCount") >= 1, "{status:#}");
         assert_ne!(number(status, "/lastState/terminated/exitCode"), 0, "{status:#}");
     }
-    let events = story.said(["get", "events", "--field-selector=involvedObject.kind=Pod"]);
-    assert!(events.contains("SandboxChanged"), "{events}");
+    story.wait_said(&["get", "events", "--field-selector=reason=SandboxChanged"], "will be killed and re-created");
     // Nothing of the old daemon's is in the way of a new pod.
     story.said(["scale", "deployment/many", "--replicas=52"]);
     story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
