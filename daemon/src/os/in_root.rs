@@ -453,7 +453,7 @@ mod tests {
             ("abs/new/", Ok("usr/new/"), Ok("usr/new/")),
             ("usr/no-file", Ok("usr/none"), Ok("usr/no-file")),
             ("no-directory", Err(Errno::NOENT), Ok("no-directory")),
-            ("usr/up", Err(Errno::NOENT), Ok("usr/up")),
+            ("usr/up", Ok("outside"), Ok("usr/up")),
             ("dangling", Err(Errno::NOENT), Ok("dangling")),
             ("loop", Err(Errno::LOOP), Ok("loop")),
             ("file/x", Err(Errno::NOTDIR), Err(Errno::NOTDIR)),

@@ -15,3 +15,4 @@ pub mod netns;
 pub mod process;
 pub mod pty;
 pub mod spawn;
+pub mod sysctl;
