@@ -72,6 +72,15 @@ impl Identity {
         Ok(Identity { credentials: (!own).then(|| Arc::new(credentials)), network })
     }
 
+    /// The daemon itself, in this network; `None` for the host's.
+    ///
+    /// # Errors
+    /// `Internal` if the daemon's own identity cannot be read.
+    pub fn daemon_in(network: Option<Arc<NetNs>>) -> Result<Identity> {
+        let home = home().map_err(|e| Error::Internal(e.to_string()))?;
+        Ok(Identity { credentials: None, network: network.filter(|network| **network != home.network) })
+    }
+
     /// One that the kernel refuses.
     #[cfg(test)]
     pub(crate) fn impossible() -> Identity {
