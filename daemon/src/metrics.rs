@@ -152,6 +152,8 @@ pub struct Metrics {
     pub oom_kills: IntCounter,
     http_requests: [IntCounter; HTTP_CLASSES.len()],
     /// Time from an HTTP request's head to its response's head.
+    pub http_first_byte_seconds: Histogram,
+    /// Time from an HTTP request's head to its response's end.
     pub http_request_seconds: Histogram,
     /// Time to make an HTTP request's instance.
     pub http_instantiate_seconds: Histogram,
@@ -163,6 +165,11 @@ pub struct Metrics {
     pub http_refused: IntCounter,
     /// HTTP requests whose guest trapped.
     pub http_traps: IntCounter,
+    http_outgoing: [IntCounter; HTTP_CLASSES.len()],
+    /// Guests' own HTTP requests that got no response.
+    pub http_outgoing_failed: IntCounter,
+    /// Connections of guests' own HTTP requests.
+    pub http_outgoing_connections: IntGauge,
 }
 
 impl Metrics {
@@ -201,6 +208,11 @@ impl Metrics {
         let http_requests = declare.counters(
             "hearth_http_requests_total",
             "HTTP requests by the class of the answer's status code.",
+            "code",
+        );
+        let http_outgoing = declare.counters(
+            "hearth_http_outgoing_requests_total",
+            "HTTP requests that guests sent, by the class of the answer's status code, or failed.",
             "code",
         );
         let build = IntGaugeVec::new(
@@ -270,9 +282,14 @@ impl Metrics {
                 "Time that guests waited for their CPU quotas, in seconds.",
             ),
             http_requests: HTTP_CLASSES.map(|class| http_requests.with_label_values(&[class])),
+            http_first_byte_seconds: declare.histogram(
+                "hearth_http_first_byte_seconds",
+                "Time from an HTTP request's head to its response's head, in seconds.",
+                PHASE_BUCKETS,
+            ),
             http_request_seconds: declare.histogram(
                 "hearth_http_request_seconds",
-                "Time from an HTTP request's head to its response's head, in seconds.",
+                "Time from an HTTP request's head to its response's end, in seconds.",
                 PHASE_BUCKETS,
             ),
             http_instantiate_seconds: declare.histogram(
@@ -287,6 +304,12 @@ impl Metrics {
                 "HTTP requests answered with 503 for a limit of the node's.",
             ),
             http_traps: declare.counter("hearth_http_traps_total", "HTTP requests whose guest trapped."),
+            http_outgoing: HTTP_CLASSES.map(|class| http_outgoing.with_label_values(&[class])),
+            http_outgoing_failed: http_outgoing.with_label_values(&["failed"]),
+            http_outgoing_connections: declare.gauge(
+                "hearth_http_outgoing_connections",
+                "Connections open for HTTP requests of guests, idle ones included.",
+            ),
             oom_kills: declare.counter(
                 "hearth_oom_kills_total",
                 "Guests that ended because they were refused memory over their limit.",
@@ -333,8 +356,12 @@ impl Metrics {
 
     /// Counts an HTTP response.
     pub fn http_request(&self, status: u16) {
-        let class = usize::from(status / 100).clamp(1, HTTP_CLASSES.len()) - 1;
-        self.http_requests[class].inc();
+        self.http_requests[http_class(status)].inc();
+    }
+
+    /// Counts the response to a guest's own HTTP request.
+    pub fn http_outgoing(&self, status: u16) {
+        self.http_outgoing[http_class(status)].inc();
     }
 
     /// The latency histogram of `METHODS[method]`.
@@ -355,6 +382,11 @@ impl Default for Metrics {
     fn default() -> Self {
         Metrics::new()
     }
+}
+
+/// Which of [`HTTP_CLASSES`] a status code is.
+fn http_class(status: u16) -> usize {
+    usize::from(status / 100).clamp(1, HTTP_CLASSES.len()) - 1
 }
 
 /// Declares metrics in a registry.

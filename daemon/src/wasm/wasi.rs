@@ -166,7 +166,7 @@ pub struct CoreState {
 
 /// The state of a component's store.
 pub struct ComponentState {
-    /// Preview 2.
+    /// WASI 0.2 and 0.3.
     pub ctx: WasiCtx,
     /// Its resources.
     pub table: ResourceTable,
@@ -267,7 +267,8 @@ fn tell_read_only(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// The linker of components: what `wasi:cli/command` and `wasi:http/proxy` import.
+/// The linker of components: what `wasi:cli/command` and `wasi:http/proxy` (0.2) or `wasi:http/service` (0.3)
+/// import.
 ///
 /// # Errors
 /// None in practice: names are added once.
@@ -275,6 +276,8 @@ pub fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<Com
     let mut linker = ComponentLinker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     names::replace(&mut linker)?;
     Ok(linker)
 }
