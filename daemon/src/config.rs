@@ -108,11 +108,14 @@ pub struct Metrics {
     pub address: String,
     /// Concurrent scrapes.
     pub connections_max: usize,
+    /// Whether there are metrics of each pod that serves HTTP, by namespace, name and container: about 80
+    /// series each.
+    pub pods: bool,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Metrics { address: "127.0.0.1:9469".into(), connections_max: 16 }
+        Metrics { address: "127.0.0.1:9469".into(), connections_max: 16, pods: false }
     }
 }
 

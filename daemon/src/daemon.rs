@@ -116,6 +116,7 @@ async fn serve(
         http: Http::new(config.http.clone(), serving, metrics.clone()),
         resolvers: Resolvers::new(&config.network, background.clone()),
         metrics: metrics.clone(),
+        by_pod: config.metrics.pods,
     });
     let runtimes = Runtimes { answering: runtime.clone(), background: background.clone() };
     let instances = Instances::new(config.clone(), world.clone(), modules.clone(), state.generation.clone(), runtimes);

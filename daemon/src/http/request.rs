@@ -81,10 +81,6 @@ fn check(request: &Request<Incoming>) -> Result<(), Refused> {
     {
         return Err(Refused(StatusCode::EXPECTATION_FAILED, "the expectation is unknown"));
     }
-    // Which of the two an intermediary believes decides where the next request begins (RFC 9112, 6.1).
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(Refused(StatusCode::BAD_REQUEST, "both Transfer-Encoding and Content-Length"));
-    }
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(Refused(StatusCode::BAD_REQUEST, "more than one Host")),

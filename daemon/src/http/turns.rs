@@ -61,7 +61,7 @@ mod tests {
     #[tokio::test]
     async fn beyond_the_turns_some_wait_and_the_rest_is_refused() {
         let config = config::Http { requests_max: 1, queued_max: 1, ..config::Http::default() };
-        let counts = Arc::new(Counts::new(Arc::new(Metrics::new())));
+        let counts = Arc::new(Counts::new(Arc::new(Metrics::new()), None));
         let turns = Arc::new(Turns::new(&config));
         let first = turns.take(&counts).await.unwrap();
         let mut second = Box::pin(turns.take(&counts));

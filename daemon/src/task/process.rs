@@ -335,6 +335,8 @@ impl Process {
             Ok(listeners) => listeners,
             Err(error) => return Outcome::NotStarted(error),
         };
+        let named = self.container.about.pod.as_ref().filter(|_| world.by_pod);
+        let pod = named.map(|pod| world.metrics.http_pod([&pod.namespace, &pod.name, &pod.container]));
         let names = self.names(&world, &prepared.program, &root);
         let client = names.clone().map(|names| Client::new(world.http.clone(), names, env));
         let service = Service {
@@ -342,7 +344,7 @@ impl Process {
             outgoing: Outgoing::new(client),
             workers,
             marks: http::lines::Marks::of(env),
-            counts: Arc::new(Counts::new(world.metrics.clone())),
+            counts: Arc::new(Counts::new(world.metrics.clone(), pod)),
             program: prepared.program,
             args: prepared.spec.args,
             env: prepared.spec.env,

@@ -159,6 +159,8 @@ pub struct World {
     pub resolvers: Arc<Resolvers>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Whether there are metrics of each pod.
+    pub by_pod: bool,
 }
 
 /// All that one guest needs to run.

@@ -84,7 +84,6 @@ fn what_goes_wrong_with_a_fetch_has_its_name() {
     });
     fails(&endless, &[], "HTTP-response-header-section-size");
 
-    let closed = Server::greets().at.port();
     let unused = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     let unused = unused.expect("the loopback is up").to_string();
     assert_eq!(fetch.run(&[], &["http", &unused, "/"]).stdout(), "error connection-refused\n");
@@ -92,8 +91,8 @@ fn what_goes_wrong_with_a_fetch_has_its_name() {
     let resolv = fetch.world.write("resolv.conf", b"");
     let mounts = [("hosts", &hosts), ("resolv.conf", &resolv)]
         .map(|(name, source)| format!("type=bind,src={},dst=/etc/{name},options=bind:ro", source.display()));
-    let unknown = ["--mount", &mounts[0], "--mount", &mounts[1]];
-    let unknown = fetch.run(&unknown, &["http", &format!("no-such-name:{closed}"), "/"]);
+    let unknown = ["--with-ns", "network:/proc/1/ns/net", "--mount", &mounts[0], "--mount", &mounts[1]];
+    let unknown = fetch.world.run(&fetch.image, "unknown").flags(unknown).args(["http", "no-such-name:80", "/"]).run();
     assert!(unknown.stdout().starts_with("error DNS-"), "{unknown}");
     assert_eq!(fetch.run(&[], &["http", "user@localhost", "/"]).stdout(), "error HTTP-request-URI-invalid\n");
 }

@@ -18,7 +18,7 @@ fn a_command_runs_with_the_pods_names_and_files() {
     let mounts = [("hosts", &hosts), ("resolv.conf", &resolv)]
         .map(|(name, source)| format!("type=bind,src={},dst=/etc/{name},options=bind:ro", source.display()));
     let run = |id: &str, env: &[&str]| {
-        let mut flags = vec!["--net-host", "--mount", &mounts[0], "--mount", &mounts[1]];
+        let mut flags = vec!["--with-ns", "network:/proc/1/ns/net", "--mount", &mounts[0], "--mount", &mounts[1]];
         env.iter().for_each(|variable| flags.extend(["--env", variable]));
         world.run(&image, id).flags(flags).run()
     };

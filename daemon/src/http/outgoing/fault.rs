@@ -5,6 +5,7 @@ use std::io;
 
 use tokio_rustls::rustls;
 use wasmtime_wasi_http::Error;
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
 use crate::wasm::names::Unresolved;
 
@@ -73,6 +74,17 @@ pub fn exchanging(error: &hyper::Error) -> Error {
     } else {
         Error::HttpProtocolError
     }
+}
+
+/// What WASI 0.2 calls an error in the middle of a response's body.
+pub fn of_body(error: &Error) -> Option<ErrorCode> {
+    Some(match error {
+        Error::ConnectionReadTimeout => ErrorCode::ConnectionReadTimeout,
+        Error::HttpResponseIncomplete => ErrorCode::HttpResponseIncomplete,
+        Error::HttpProtocolError => ErrorCode::HttpProtocolError,
+        Error::TlsProtocolError => ErrorCode::TlsProtocolError,
+        _ => return None,
+    })
 }
 
 /// The first cause of this kind.
