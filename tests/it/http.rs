@@ -1,7 +1,12 @@
 //! HTTP components, served by the daemon.
 
 mod client;
+mod drain;
+mod hostile;
 mod languages;
+mod outgoing;
+mod p3;
+mod server;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
