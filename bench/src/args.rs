@@ -14,7 +14,7 @@ use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Scenario};
 use crate::scratch::{BundleStore, Scratch};
 use crate::signals::Signals;
-use crate::{namespaces, shim, start};
+use crate::{density, floor, namespaces, node, shim, signals, start, storm};
 
 /// Measures how fast hearthd starts a guest, beside the floor of the same machine.
 #[derive(Debug, Parser)]
@@ -32,11 +32,20 @@ pub enum Command {
     Start(StartArgs),
     /// Exec → exit of the shim's -v, start and delete, beside /bin/true
     Shim(ShimArgs),
+    /// Thousands of idle pods on one daemon, and starts beside them (as root)
+    Density(DensityArgs),
+    /// A thousand starts at once; starts while guests spin and modules compile (as root)
+    Storm(StormArgs),
+    /// The same workload through a private containerd, by Hearth, by nothing, and by other runtimes (as root)
+    Node(NodeArgs),
     /// Serve empty Create, Start, Wait and Delete replies on a socket until SIGTERM
     NullServer {
         /// Path of the Unix socket to make
         socket: PathBuf,
     },
+    /// Serve tasks that do nothing, for containerd-shim-floor-v1
+    #[command(hide = true)]
+    FloorDaemon { directory: PathBuf, short: String, long: String },
     /// Become a program that dies with its parent
     #[command(hide = true)]
     ExecTied {
@@ -56,6 +65,9 @@ pub struct StartArgs {
     /// The daemon's binary [default: hearthd beside this program]
     #[arg(long, value_name = "PATH")]
     hearthd: Option<PathBuf>,
+    /// Another build of the daemon, to be measured in turn with the first
+    #[arg(long, value_name = "PATH", conflicts_with = "floor_only")]
+    against: Option<PathBuf>,
     /// Measure the floor without a daemon
     #[arg(long, conflicts_with = "hearthd")]
     floor_only: bool,
@@ -89,6 +101,66 @@ pub struct ShimArgs {
     common: CommonArgs,
 }
 
+/// Arguments of `density`.
+#[derive(Debug, clap::Args)]
+pub struct DensityArgs {
+    /// Pods of the daemon that has many
+    #[arg(long, default_value_t = 10_000)]
+    pods: usize,
+    /// Give each pod FIFOs for stdout and stderr
+    #[arg(long)]
+    stdio: bool,
+    /// Starts measured at each of the two daemons
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    starts: u32,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `storm`.
+#[derive(Debug, clap::Args)]
+pub struct StormArgs {
+    /// Tasks started at once
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    tasks: u32,
+    /// How often
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    bursts: u32,
+    /// Starts measured in each state of the machine
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    starts: u32,
+    /// The module that is compiled meanwhile [default: one of 1.3 MB that the tests make]
+    #[arg(long, value_name = "PATH")]
+    large: Option<PathBuf>,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `node`.
+#[derive(Debug, clap::Args)]
+pub struct NodeArgs {
+    /// Fewer of everything, for a look: the tails mean nothing
+    #[arg(long)]
+    quick: bool,
+    /// A component (wasi:cli/command) to start beside the other programs
+    #[arg(long, value_name = "PATH")]
+    component: Option<PathBuf>,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    /// The floor's shim [default: containerd-shim-floor-v1 beside this program]
+    #[arg(long, value_name = "PATH")]
+    floor_shim: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
 #[derive(Debug, clap::Args)]
 struct CommonArgs {
     /// Write the report to this JSON file, too
@@ -108,8 +180,7 @@ impl StartArgs {
         let scenarios = Scenario::matching(&self.scenarios).map_err(anyhow::Error::msg)?;
         let hearthd = match (self.floor_only, self.hearthd) {
             (true, _) => None,
-            (false, Some(path)) => Some(existing(path)?),
-            (false, None) => Some(beside_this_program("hearthd", "--hearthd or --floor-only")?),
+            (false, path) => Some(hearthd(path)?),
         };
         let module = match &self.module {
             Some(path) => Module::read(path)?,
@@ -124,7 +195,8 @@ impl StartArgs {
             true => BundleStore::Memory,
             false => BundleStore::Disk,
         };
-        let options = start::Options { scenarios, hearthd, module, quick: self.quick, store };
+        let against = self.against.map(existing).transpose()?;
+        let options = start::Options { scenarios, hearthd, against, module, quick: self.quick, store };
         self.common.run(store, async |scratch: &Scratch, runtimes: &Runtimes| {
             let report = start::run(&options, scratch, runtimes).await?;
             let text = report.markdown();
@@ -153,6 +225,76 @@ impl ShimArgs {
             let text = report.markdown();
             Ok((report, text))
         })
+    }
+}
+
+impl DensityArgs {
+    /// The `density` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let hearthd = hearthd(self.hearthd)?;
+        namespaces::enter_private_mount_namespace()?;
+        let options = density::Options { hearthd, pods: self.pods, stdio: self.stdio, starts: self.starts as usize };
+        self.common.run(BundleStore::Memory, async |scratch: &Scratch, _: &Runtimes| {
+            let report = density::run(&options, scratch).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
+    }
+}
+
+impl StormArgs {
+    /// The `storm` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let hearthd = hearthd(self.hearthd)?;
+        let large = self.large.unwrap_or_else(|| hearth_tests::Guest::BIG.wasm());
+        namespaces::enter_private_mount_namespace()?;
+        let options = storm::Options {
+            hearthd,
+            tasks: self.tasks as usize,
+            bursts: self.bursts as usize,
+            starts: self.starts as usize,
+            large: Module::read(&large)?,
+        };
+        self.common.run(BundleStore::Memory, async |scratch: &Scratch, runtimes: &Runtimes| {
+            let report = storm::run(&options, scratch, runtimes.for_clients(usize::MAX)).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
+    }
+}
+
+impl NodeArgs {
+    /// The `node` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let json = self.common.json.as_deref().map(JsonFile::at).transpose()?;
+        let floor_shim = match self.floor_shim {
+            Some(path) => existing(path)?,
+            None => beside_this_program(floor::SHIM, "--floor-shim")?,
+        };
+        let scratch = Scratch::create(self.common.scratch.as_deref(), BundleStore::Disk)?;
+        signals::remove_and_exit_on_signal(scratch.path().to_owned())?;
+        let options = node::Options {
+            hearthd: hearthd(self.hearthd)?,
+            floor_shim,
+            floor_directory: scratch.bundles().to_owned(),
+            component: self.component.map(existing).transpose()?,
+            plan: if self.quick { node::Plan::QUICK } else { node::Plan::FULL },
+        };
+        let report = node::run(&options);
+        let removed = scratch.remove();
+        let report = report?;
+        print!("{}", report.markdown());
+        json.map_or(Ok(()), |json| json.write(&report))?;
+        removed
     }
 }
 
@@ -185,6 +327,10 @@ async fn until_interrupted<R>(work: impl Future<Output = Result<R>>) -> Result<R
         interrupted = signals.first() => Err(interrupted.into()),
         result = work => result,
     }
+}
+
+fn hearthd(path: Option<PathBuf>) -> Result<PathBuf> {
+    path.map_or_else(|| beside_this_program("hearthd", "--hearthd"), existing)
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf> {

@@ -6,6 +6,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use containerd_shim_protos::api::{CreateTaskRequest, Mount};
@@ -44,7 +45,9 @@ impl Image {
 /// network namespace.
 pub struct Pod {
     dir: PathBuf,
-    network: PodNetwork,
+    network: Arc<PodNetwork>,
+    /// The task id of its sandbox, if it has one.
+    sandbox: Option<String>,
 }
 
 impl Pod {
@@ -65,7 +68,31 @@ impl Pod {
         make_dir(&dir.join("secret"))?;
         write(&dir.join("secret/token"), &[b'x'; 1024])?;
         write(&dir.join("secret/namespace"), b"default")?;
-        Ok(Pod { dir, network: PodNetwork::new()? })
+        Ok(Pod { dir, network: Arc::new(PodNetwork::new()?), sandbox: None })
+    }
+
+    /// Another pod with these files and this network, whose sandbox is the task `id`.
+    pub fn with_sandbox(&self, id: &str) -> Pod {
+        Pod { dir: self.dir.clone(), network: self.network.clone(), sandbox: Some(id.to_owned()) }
+    }
+
+    /// The bundle of its sandbox, in a new directory, and the Create request for it.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn sandbox_bundle(&self, dir: &Path) -> Result<CreateTaskRequest> {
+        make_dir(dir)?;
+        let id = self.sandbox.clone().unwrap_or_default();
+        let spec = json!({
+            "ociVersion": "1.1.0",
+            "process": { "user": { "uid": 65_535, "gid": 65_535 }, "args": ["/pause"], "cwd": "/" },
+            "root": { "path": "rootfs", "readonly": true },
+            "hostname": "bench",
+            "annotations": { CONTAINER_TYPE: "sandbox", SANDBOX_ID: id },
+            "linux": { "namespaces": [{ "type": "network", "path": self.network.path() }] },
+        });
+        write_json(&dir.join("config.json"), &spec)?;
+        Ok(CreateTaskRequest { id, bundle: text(dir), ..CreateTaskRequest::default() })
     }
 
     /// The six binds that CRI makes for a container, in its order. The shared memory's source is a
@@ -87,6 +114,10 @@ impl Pod {
         ]
     }
 }
+
+/// Annotations of containerd's CRI plugin.
+const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
 /// The reading ends of a task's FIFOs.
 pub struct Stdio {
@@ -159,7 +190,11 @@ impl Bundle {
             make_dir(&inside(name))?;
         }
         let volumes = pod.volumes();
-        let spec = cri_spec(&self.create.id, &volumes, pod.network.path());
+        let mut spec = cri_spec(&self.create.id, &volumes, pod.network.path());
+        if let Some(sandbox) = &pod.sandbox {
+            spec["annotations"][CONTAINER_TYPE] = "container".into();
+            spec["annotations"][SANDBOX_ID] = sandbox.as_str().into();
+        }
         write_json(&inside("config.json"), &spec)?;
         let options = vec![
             "index=off".to_owned(),
@@ -182,6 +217,14 @@ impl Bundle {
         self.stdio = Some(Stdio { stdout: make_fifo(stdout)?, _stderr: make_fifo(stderr)? });
         self.floor = Some(FloorPlan { root, fifos });
         Ok(())
+    }
+
+    /// The same without standard streams.
+    pub fn without_stdio(mut self) -> Bundle {
+        (self.stdio, self.floor) = (None, None);
+        self.create.stdout.clear();
+        self.create.stderr.clear();
+        self
     }
 
     /// Removes the bundle and hands its image back.

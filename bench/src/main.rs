@@ -56,13 +56,17 @@
 
 mod args;
 mod bundle;
+mod crowd;
+mod density;
 mod events;
+mod floor;
 mod guest;
 mod hearthd;
 mod lane;
 mod machine;
 mod metrics;
 mod namespaces;
+mod node;
 mod null_server;
 mod output;
 mod process;
@@ -76,6 +80,7 @@ mod shim;
 mod signals;
 mod start;
 mod stats;
+mod storm;
 mod table;
 
 use std::process::ExitCode;
@@ -90,6 +95,10 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Start(arguments) => arguments.run(),
         Command::Shim(arguments) => arguments.run(),
+        Command::Density(arguments) => arguments.run(),
+        Command::Storm(arguments) => arguments.run(),
+        Command::Node(arguments) => arguments.run(),
+        Command::FloorDaemon { directory, short, long } => floor::serve(&directory, &short, &long),
         Command::NullServer { socket } => null_server::serve(&socket),
         Command::ExecTied { parent, program, arguments } => process::exec_tied(parent, &program, &arguments),
     };

@@ -109,11 +109,11 @@ impl Layout {
 /// Starts containerd and waits until it answers.
 ///
 /// `path` is its `PATH`: where it finds shims.
-pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr) -> Process {
+pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, handlers: &[Handler]) -> Process {
     let config = layout.directory.join("containerd.toml");
     let text = match machine.kind() {
         Kind::Tasks => containerd_config(layout, CRI_PLUGINS),
-        Kind::Pods => containerd_config(layout, &[]) + &cri_config(layout),
+        Kind::Pods => containerd_config(layout, &[]) + &cri_config(layout, handlers),
     };
     fs::write(&config, text).expect("the machine's directory is writable");
     let log = layout.containerd_log();
@@ -157,16 +157,22 @@ fn containerd_config(layout: &Layout, without: &[&str]) -> String {
 ///
 /// The machine the tests run on may be a container itself: it may have no right to lower an
 /// `oom_score_adj`, nor AppArmor's profiles.
-fn cri_config(layout: &Layout) -> String {
+fn cri_config(layout: &Layout, more: &[Handler]) -> String {
     let conf = layout.directory.join("cni");
     fs::create_dir_all(&conf).expect("the machine's directory is writable");
     fs::write(conf.join("10-hearth.conflist"), network(layout)).expect("the machine's directory is writable");
     let handlers = |table: &str| {
-        [("hearth", "io.containerd.hearth.v1"), ("runc", "io.containerd.runc.v2")]
-            .map(|(handler, name)| {
-                format!("[plugins.{table}.containerd.runtimes.{handler}]\nruntime_type = {name:?}\n")
-            })
-            .concat()
+        let ours = [("hearth", "io.containerd.hearth.v1"), ("runc", "io.containerd.runc.v2")];
+        let entry = |(handler, name): (&str, &str)| {
+            format!("[plugins.{table}.containerd.runtimes.{handler}]\nruntime_type = {name:?}\n")
+        };
+        let other = |handler: &Handler| {
+            let binary = handler.binary.as_ref().map(|binary| {
+                format!("[plugins.{table}.containerd.runtimes.{}.options]\nBinaryName = {binary:?}\n", handler.name)
+            });
+            entry((&handler.name, &handler.runtime)) + &binary.unwrap_or_default()
+        };
+        ours.into_iter().map(entry).chain(more.iter().map(other)).collect::<String>()
     };
     let both = "restrict_oom_score_adj = true\ndisable_apparmor = true\n";
     let server = "disable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n";
@@ -236,6 +242,30 @@ pub struct HearthdOptions {
     pub passed: Option<Arc<UnixListener>>,
     /// The time systemd's watchdog would give it.
     pub watchdog: Option<Duration>,
+    /// Another program than the one that was built.
+    pub program: Option<PathBuf>,
+    /// What containerd is asked beyond its defaults.
+    pub containerd: ContainerdOptions,
+}
+
+/// What containerd is asked beyond its defaults.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerdOptions {
+    /// Directories in which it finds more shims, before all others.
+    pub path: Vec<PathBuf>,
+    /// More runtime handlers for pods.
+    pub handlers: Vec<Handler>,
+}
+
+/// A runtime handler, as a RuntimeClass names it.
+#[derive(Clone, Debug)]
+pub struct Handler {
+    /// Its name.
+    pub name: String,
+    /// containerd's name of the runtime.
+    pub runtime: String,
+    /// What it runs instead of runc, for runc's shim.
+    pub binary: Option<String>,
 }
 
 /// Starts the daemon and waits for `READY=1`. It makes its own mount namespace.
@@ -264,14 +294,15 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
     if let Some(bytes) = options.module_store_bytes {
         mount_module_store(machine, layout, bytes);
     }
+    let program = options.program.clone().unwrap_or_else(paths::hearthd);
     let mut command = match &options.passed {
-        None => machine.command(paths::hearthd()),
+        None => machine.command(&program),
         Some(listener) => {
             // Descriptor 3, and the pid as the program itself sees it: both are the shell's.
             const SCRIPT: &str = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@""#;
             let mut command = machine.command("sh");
             let listener = listener.try_clone().expect("a descriptor can be duplicated");
-            command.args(["-c", SCRIPT, "sh"]).arg(paths::hearthd()).stdin(OwnedFd::from(listener));
+            command.args(["-c", SCRIPT, "sh"]).arg(&program).stdin(OwnedFd::from(listener));
             command
         }
     };

@@ -126,14 +126,16 @@ impl World {
     /// Starts containerd, on the same directories as before.
     pub fn start_containerd(&mut self) {
         // containerd's own shims are of its version; runc is the machine's.
-        let mut directories: Vec<PathBuf> = paths::containerd_directory().into_iter().collect();
+        let options = &self.hearthd_options.containerd;
+        let mut directories = options.path.clone();
+        directories.extend(paths::containerd_directory());
         if self.runtime == Runtime::Hearth {
             directories.push(paths::shim_directory());
         }
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         directories.extend(std::env::split_paths(&inherited));
         let path = std::env::join_paths(directories).expect("none has a colon: they were split at it, or made by us");
-        let containerd = daemons::start_containerd(&self.machine, &self.layout, &path);
+        let containerd = daemons::start_containerd(&self.machine, &self.layout, &path, &options.handlers);
         self.containerd = Some(containerd);
     }
 
