@@ -14,7 +14,7 @@ use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Scenario};
 use crate::scratch::{BundleStore, Scratch};
 use crate::signals::Signals;
-use crate::{density, floor, namespaces, node, shim, signals, start, storm};
+use crate::{density, floor, namespaces, node, shim, signals, start, storm, suite};
 
 /// Measures how fast hearthd starts a guest, beside the floor of the same machine.
 #[derive(Debug, Parser)]
@@ -28,6 +28,10 @@ pub struct Args {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Everything below but `shim`, in a few minutes: a report, and the README's numbers (as root)
+    All(AllArgs),
+    /// Show the report of an earlier `all` again
+    Show(ShowArgs),
     /// Create + Start → first guest instruction, at hearthd and at the floor in turn (as root)
     Start(StartArgs),
     /// Exec → exit of the shim's -v, start and delete, beside /bin/true
@@ -54,6 +58,47 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+}
+
+/// Arguments of `all`.
+#[derive(Debug, clap::Args)]
+pub struct AllArgs {
+    /// Fewer of everything, under five minutes: the tails mean nothing
+    #[arg(long)]
+    quick: bool,
+    /// A component (wasi:cli/command) of several megabytes, to start and to compile
+    #[arg(long, value_name = "PATH")]
+    component: Option<PathBuf>,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    /// The floor's shim [default: containerd-shim-floor-v1 beside this program]
+    #[arg(long, value_name = "PATH")]
+    floor_shim: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    shown: ShownArgs,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// What `all --json` wrote
+    report: PathBuf,
+    #[command(flatten)]
+    shown: ShownArgs,
+}
+
+/// What a report is made into beside text.
+#[derive(Debug, clap::Args)]
+struct ShownArgs {
+    /// Draw charts into this directory
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Put the numbers between this file's two marks
+    #[arg(long, value_name = "PATH")]
+    readme: Option<PathBuf>,
 }
 
 /// Arguments of `start`.
@@ -169,6 +214,48 @@ struct CommonArgs {
     /// Directory to work in [default: the system's temporary directory]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+}
+
+impl AllArgs {
+    /// The `all` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let json = self.common.json.as_deref().map(JsonFile::at).transpose()?;
+        let options = suite::Options {
+            quick: self.quick,
+            hearthd: self.hearthd.map(existing).transpose()?,
+            component: self.component.map(existing).transpose()?,
+            floor_shim: self.floor_shim.map(existing).transpose()?,
+            scratch: self.common.scratch,
+        };
+        let suite = suite::run(&options)?;
+        json.map_or(Ok(()), |json| json.write(&suite))?;
+        self.shown.show(&suite)
+    }
+}
+
+impl ShowArgs {
+    /// The `show` command.
+    ///
+    /// # Errors
+    /// If the report cannot be read.
+    pub fn run(self) -> Result<()> {
+        let path = self.report.display().to_string();
+        let text = std::fs::read_to_string(&self.report).with_context(|| path.clone())?;
+        let suite =
+            serde_json::from_str(&text).with_context(|| format!("{path} is no report of `hearth-bench all`"))?;
+        self.shown.show(&suite)
+    }
+}
+
+impl ShownArgs {
+    fn show(&self, suite: &suite::Suite) -> Result<()> {
+        print!("{}", suite.markdown());
+        self.plots.as_deref().map_or(Ok(()), |directory| suite.plots(directory))?;
+        self.readme.as_deref().map_or(Ok(()), |readme| suite.write_readme(readme))
+    }
 }
 
 impl StartArgs {

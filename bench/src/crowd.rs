@@ -97,7 +97,7 @@ impl Pods {
     /// Of the file system, or if nothing listens at `address`.
     pub async fn new(address: &str, dir: PathBuf, image: Image, stdio: bool) -> Result<Pods> {
         make_dir(&dir)?;
-        let files = Pod::create(dir.join("files"))?;
+        let files = Pod::in_host_network(dir.join("files"))?;
         Ok(Pods { clients: connect(address, 4).await?, dir, image, files, stdio, bundles: Vec::new() })
     }
 

@@ -4,7 +4,8 @@
 //! both in turn, so that what differs is the crowd alone.
 //!
 //! Each pod is two tasks, as CRI makes them: a sandbox, and a container in it with an overlay, a tmpfs, six
-//! binds and a memory limit, whose guest has written a byte and sleeps.
+//! binds and a memory limit, whose guest has written a byte and sleeps. They are in the node's network: a
+//! network namespace for each would measure the kernel.
 //!
 //! Failure paths: before anything is started, limits of the machine that so many pods would run into are
 //! named, with what to set.
@@ -156,7 +157,9 @@ impl Side {
         let path = |what: &str| dir.join(format!("{name}-{what}"));
         let idle = crowd::image(dir, &format!("{name}-idle"), &Module::idle()?)?;
         let pods = Pods::new(&daemon.task_address, path("pods"), idle, options.stdio).await?;
-        let hello = |what: &str| Ok::<_, anyhow::Error>(Images::Same(crowd::image(dir, &format!("{name}-{what}"), &Module::hello()?)?));
+        let hello = |what: &str| {
+            Ok::<_, anyhow::Error>(Images::Same(crowd::image(dir, &format!("{name}-{what}"), &Module::hello()?)?))
+        };
         let address = &daemon.task_address;
         let bare = Probe::new(address, path("bare"), hello("hello")?, Recipe::Bare).await?;
         let pod = Pod::create(path("pod"))?;

@@ -84,7 +84,11 @@ const SIGNALLED: u32 = 128;
 
 #[async_trait]
 impl Task for Floor {
-    async fn create(&self, _: &TtrpcContext, request: api::CreateTaskRequest) -> ttrpc::Result<api::CreateTaskResponse> {
+    async fn create(
+        &self,
+        _: &TtrpcContext,
+        request: api::CreateTaskRequest,
+    ) -> ttrpc::Result<api::CreateTaskResponse> {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.insert(request.id, watch::Sender::new(State::Created));
         Ok(api::CreateTaskResponse { pid: std::process::id(), ..Default::default() })

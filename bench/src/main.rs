@@ -69,6 +69,7 @@ mod namespaces;
 mod node;
 mod null_server;
 mod output;
+mod plot;
 mod process;
 mod progress;
 mod report;
@@ -81,6 +82,7 @@ mod signals;
 mod start;
 mod stats;
 mod storm;
+mod suite;
 mod table;
 
 use std::process::ExitCode;
@@ -93,6 +95,8 @@ use crate::signals::Interrupted;
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::All(arguments) => arguments.run(),
+        Command::Show(arguments) => arguments.run(),
         Command::Start(arguments) => arguments.run(),
         Command::Shim(arguments) => arguments.run(),
         Command::Density(arguments) => arguments.run(),

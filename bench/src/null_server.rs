@@ -85,7 +85,10 @@ pub fn spawn(socket: &Path) -> Result<Tied> {
 /// If the parent is gone.
 pub fn say_ready(word: &str) -> Result<()> {
     let mut stdout = std::io::stdout();
-    stdout.write_all(word.as_bytes()).and_then(|()| stdout.flush()).context("cannot tell the parent that this server listens")
+    stdout
+        .write_all(word.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot tell the parent that this server listens")
 }
 
 /// The first line a server prints; empty if it ended before.

@@ -274,7 +274,8 @@ impl Report {
     }
 
     fn comparison(&self) -> Table {
-        let headings = ["scenario", "this p50", "p99", "other p50", "p99", "this ÷ other p50", "p99", "byte ÷ byte p50"];
+        let headings =
+            ["scenario", "this p50", "p99", "other p50", "p99", "this ÷ other p50", "p99", "byte ÷ byte p50"];
         let mut table = Table::new(1, &headings);
         for scenario in &self.scenarios {
             let (Some(this), Some(other)) = (&scenario.hearthd, &scenario.against) else {

@@ -294,6 +294,13 @@ fn replies(samples: &[Sample]) -> Result<Summary> {
     Summary::of(samples.iter().map(|sample| sample.reply)).context("no starts were measured")
 }
 
+/// The middle one; 0 of none.
+pub fn median(rates: &[f64]) -> f64 {
+    let mut rates = rates.to_vec();
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or_default()
+}
+
 impl Report {
     /// The report as Markdown.
     pub fn markdown(&self) -> String {
@@ -318,11 +325,6 @@ impl Report {
         row(format!("{SPINNERS} guests spin"), &self.spinning, &self.idle);
         row("nothing compiles".into(), &self.quiet, &self.quiet);
         row(format!("a module of {:.1} MB compiles", self.large_bytes as f64 / 1e6), &self.compiling, &self.quiet);
-        let median = |rates: &[f64]| {
-            let mut rates = rates.to_vec();
-            rates.sort_by(f64::total_cmp);
-            rates.get(rates.len() / 2).copied().unwrap_or_default()
-        };
         format!(
             "{} starts at once: {:.0} starts/s (median of {} bursts); the floor: {:.0} pairs/s.\n\n{table}",
             self.tasks,

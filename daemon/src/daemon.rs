@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::ahead::Ahead;
 use crate::config::Config;
 use crate::http::Http;
 use crate::metrics::Metrics;
-use crate::os::{activation, identity};
+use crate::os::{activation, capacity, identity};
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::{control, http as scrapes};
 use crate::service;
@@ -101,6 +102,9 @@ async fn serve(
 ) -> Result<(), String> {
     let Handles { answering: runtime, background, http: serving } = handles;
     let began = Instant::now();
+    for lacking in capacity::warnings(&config) {
+        tracing::warn!("{lacking}");
+    }
     let metrics = Arc::new(Metrics::new());
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
     let modules = ModuleStore::open(&config, engines.clone(), metrics.clone(), runtime.clone())
@@ -116,6 +120,8 @@ async fn serve(
         resolvers: Resolvers::new(&config.network, background.clone()),
         metrics: metrics.clone(),
     });
+    let ahead = Ahead::new(&config, modules.clone(), metrics.clone(), runtime.clone(), &state.generation);
+    let following = ahead.follow(&background);
     let runtimes = Runtimes { answering: runtime.clone(), background: background.clone() };
     let instances = Instances::new(config.clone(), world.clone(), modules.clone(), state.generation.clone(), runtimes);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
@@ -164,6 +170,9 @@ async fn serve(
     tracing::info!(signal, "stopping");
     service::stopping();
     questions.abort();
+    if let Some(following) = following {
+        following.abort();
+    }
     if let Some(file) = socket.ours {
         let _ = std::fs::remove_file(file);
     }

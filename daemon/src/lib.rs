@@ -43,7 +43,7 @@
 //! | `http` | `http.threads` | connections of HTTP components' clients |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
-//! | `compile` | `modules.compiles_max` | one beside each compile process, which dies with its thread |
+//! | `compile` | `modules.compiles_max`, and one for what is compiled ahead | one beside each compile process, which dies with its thread |
 //! | `guest-worker` | one per core, more while some are blocked | guests |
 //! | `guest-ticker` | 1 | the epoch; finds workers stuck in system calls |
 //!
@@ -64,11 +64,12 @@
 //!
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
 //! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
-//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
+//! [`events`] · [`containerd`] · [`ahead`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod ahead;
 pub mod bundle;
 pub mod config;
 pub mod containerd;

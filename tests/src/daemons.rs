@@ -242,6 +242,8 @@ pub struct HearthdOptions {
     pub passed: Option<Arc<UnixListener>>,
     /// The time systemd's watchdog would give it.
     pub watchdog: Option<Duration>,
+    /// containerd's namespaces whose images are compiled ahead.
+    pub ahead: Vec<String>,
     /// Another program than the one that was built.
     pub program: Option<PathBuf>,
     /// What containerd is asked beyond its defaults.
@@ -286,7 +288,7 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
         fs::create_dir_all(directory).expect("the machine's directory is writable");
     }
     let config = layout.hearthd_config();
-    let text = hearthd_config(layout) + &options.config;
+    let text = hearthd_config(layout, &options.ahead) + &options.config;
     fs::write(&config, text).expect("the machine's directory is writable");
     let _ = fs::remove_file(layout.notify_socket());
     let notify = UnixDatagram::bind(layout.notify_socket()).expect("the path is short enough");
@@ -324,7 +326,7 @@ fn mount_module_store(machine: &Machine, layout: &Layout, bytes: u64) {
     assert!(mounted.is_some_and(|status| status.success()), "cannot mount a tmpfs as the module store");
 }
 
-fn hearthd_config(layout: &Layout) -> String {
+fn hearthd_config(layout: &Layout, ahead: &[String]) -> String {
     format!(
         "state_dir = {state:?}\n\
          root_dir = {root:?}\n\
@@ -332,7 +334,11 @@ fn hearthd_config(layout: &Layout) -> String {
          [metrics]\n\
          address = \"127.0.0.1:0\"\n\
          [log]\n\
-         level = \"debug\"\n",
+         level = \"debug\"\n\
+         [ahead]\n\
+         namespaces = {ahead:?}\n\
+         containerd = {containerd:?}\n",
+        containerd = layout.containerd_socket(),
         state = layout.hearthd_state(),
         root = layout.hearthd_root(),
         control = layout.control_socket(),

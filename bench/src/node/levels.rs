@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
-use containerd_client::services::v1::snapshots::{
-    PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
-};
+use containerd_client::services::v1::snapshots::{PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest};
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
@@ -62,7 +60,8 @@ impl Tasks {
             let info = SnapshotsClient::new(channel.clone()).stat(request(stat)).await?.into_inner().info;
             Ok::<_, tonic::Status>((template, info))
         })?;
-        let (template, parent) = template.zip(parent.map(|info| info.parent)).context("containerd forgot the template")?;
+        let (template, parent) =
+            template.zip(parent.map(|info| info.parent)).context("containerd forgot the template")?;
         Ok(Tasks { runtime, channel, template, parent, turn: 0 })
     }
 

@@ -90,12 +90,8 @@ pub(crate) struct Workload {
 /// What containerd answers.
 pub fn run(options: &Options) -> Result<Report> {
     let machine = Machine::here();
-    let floor = FloorShim::start(
-        &options.floor_shim,
-        options.floor_directory.clone(),
-        TASKS_NAMESPACE,
-        PODS_NAMESPACE,
-    )?;
+    let floor =
+        FloorShim::start(&options.floor_shim, options.floor_directory.clone(), TASKS_NAMESPACE, PODS_NAMESPACE)?;
     let mut peers = peers::installed();
     let node = Node::with(HearthdOptions {
         program: Some(options.hearthd.clone()),
@@ -174,7 +170,8 @@ fn measure_tasks(node: &Node, peers: &[Peer], workloads: &[Workload], plan: Plan
 }
 
 fn measure_ctr(node: &Node, peers: &[Peer], workload: &Workload, plan: Plan) -> Result<Vec<Row>> {
-    let mut lanes: Vec<_> = peers.iter().filter_map(|peer| Some((peer, Ctr::new(peer, peer.image(workload)?), Vec::new()))).collect();
+    let mut lanes: Vec<_> =
+        peers.iter().filter_map(|peer| Some((peer, Ctr::new(peer, peer.image(workload)?), Vec::new()))).collect();
     for run in 0..plan.ctr {
         progress(&format!("ctr run --rm: {} of {}", run + 1, plan.ctr));
         for (_, ctr, samples) in &mut lanes {
@@ -182,13 +179,18 @@ fn measure_ctr(node: &Node, peers: &[Peer], workload: &Workload, plan: Plan) -> 
         }
     }
     progress_done();
-    Ok(lanes.into_iter().filter_map(|(peer, _, samples)| Row::of("ctr run --rm", workload.name, peer.name, samples)).collect())
+    Ok(lanes
+        .into_iter()
+        .filter_map(|(peer, _, samples)| Row::of("ctr run --rm", workload.name, peer.name, samples))
+        .collect())
 }
 
 fn measure_pods(node: &Node, peers: &[Peer], workload: &Workload, plan: Plan, host_network: bool) -> Result<Vec<Row>> {
     let level = if host_network { "pod, node's network" } else { "pod, own network" };
-    let mut lanes: Vec<_> =
-        peers.iter().filter_map(|peer| Some((peer, Pods::new(peer, peer.image(workload)?, host_network), Vec::new()))).collect();
+    let mut lanes: Vec<_> = peers
+        .iter()
+        .filter_map(|peer| Some((peer, Pods::new(peer, peer.image(workload)?, host_network), Vec::new())))
+        .collect();
     for run in 0..plan.pods {
         progress(&format!("{level}: {} of {}", run + 1, plan.pods));
         for (_, pods, samples) in &mut lanes {

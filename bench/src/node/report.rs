@@ -48,12 +48,7 @@ pub struct Row {
 
 impl Row {
     /// None without samples.
-    pub fn of(
-        level: &str,
-        workload: &str,
-        runtime: &str,
-        samples: impl IntoIterator<Item = Duration>,
-    ) -> Option<Row> {
+    pub fn of(level: &str, workload: &str, runtime: &str, samples: impl IntoIterator<Item = Duration>) -> Option<Row> {
         let took = Summary::of(samples)?;
         Some(Row { level: level.to_owned(), workload: workload.to_owned(), runtime: runtime.to_owned(), took })
     }
