@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +19,7 @@ use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::os::{activation, capacity, identity};
 use crate::server::instances::{Instances, Runtimes};
+use crate::server::operator::{self, Operator};
 use crate::server::{control, http as scrapes};
 use crate::service;
 use crate::task::Task;
@@ -152,7 +153,16 @@ async fn serve(
     let socket = control::open(passed, &path)
         .map_err(|e| format!("control_socket: cannot listen on {}: {e}", path.display()))?;
     let passed = socket.ours.is_none();
-    let questions = tokio::spawn(control::serve(socket.listener, instances.clone()));
+    let operator = Arc::new(Operator {
+        config: config.clone(),
+        world: world.clone(),
+        modules,
+        instances: instances.clone(),
+        generation: operator::generation_name(&state.generation),
+        started_at: SystemTime::now(),
+        background: background.clone(),
+    });
+    let questions = tokio::spawn(control::serve(socket.listener, instances.clone(), operator));
     background.spawn(service::watchdog(runtime.clone(), world.scheduler.clone()));
     service::ready();
     tracing::info!(
@@ -184,7 +194,7 @@ async fn serve(
     instances.close().await;
     if let Some(scrape) = scrape {
         scrape.abort();
-        let _ = std::fs::remove_file(config.state_dir.join("metrics.address"));
+        let _ = std::fs::remove_file(config.state_dir.join(operator::METRICS_ADDRESS));
     }
     world.holders.close();
     world.scheduler.stop();

@@ -62,10 +62,12 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
+//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, operator) · [`task`] (map,
 //! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
 //! [`events`] · [`containerd`] · [`ahead`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
+//!
+//! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -73,12 +75,14 @@ pub mod ahead;
 pub mod bundle;
 pub mod config;
 pub mod containerd;
+pub mod ctl;
 pub mod daemon;
 pub mod error;
 pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod native;
+pub mod operator;
 pub mod os;
 pub mod server;
 pub mod service;

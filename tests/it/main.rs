@@ -18,6 +18,7 @@ mod load;
 mod modules;
 mod native;
 mod network;
+mod operator;
 mod pods;
 mod programs;
 mod restarts;

@@ -23,6 +23,14 @@ pub fn hearthd() -> PathBuf {
     built(target().join("release/hearthd"), "make build")
 }
 
+/// The operator's tool as `make build` leaves it.
+///
+/// # Panics
+/// If it has not been built.
+pub fn hearthctl() -> PathBuf {
+    built(target().join("release/hearthctl"), "make build")
+}
+
 /// The directory of `containerd-shim-hearth-v1` as `make shim` leaves it, for containerd's `PATH`.
 ///
 /// # Panics

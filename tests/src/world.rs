@@ -280,6 +280,23 @@ impl World {
         self.ctr(["containers", "rm", id]).ok();
     }
 
+    /// `hearthctl` with these arguments.
+    pub fn hearthctl<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        let control = self.layout.control_socket();
+        Ctr::program(&self.machine, paths::hearthctl(), arguments).env("HEARTH_CONTROL_SOCKET", control)
+    }
+
+    /// What `hearthctl ARGUMENTS --json` answers.
+    ///
+    /// # Panics
+    /// If it fails, or the answer is no JSON.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> serde_json::Value {
+        let answer = self.hearthctl(arguments.iter().copied().chain(["--json"])).ok();
+        serde_json::from_slice(&answer.stdout).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
     // --- the daemon's surface ---------------------------------------------------------------------
 
     /// The daemon's metrics now.

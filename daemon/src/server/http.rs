@@ -16,19 +16,21 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::server::operator::METRICS_ADDRESS;
+
 /// How long a client may take for its request's head.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
 /// How long one connection may last.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
 
-/// Binds the endpoint and writes the address it got to `<state_dir>/metrics.address`.
+/// Binds the endpoint and writes the address it got to [`METRICS_ADDRESS`].
 ///
 /// # Errors
 /// The address is taken or not ours, or the file cannot be written.
 pub async fn bind(address: &str, state_dir: &Path) -> std::io::Result<TcpListener> {
     let listener = TcpListener::bind(address).await?;
-    std::fs::write(state_dir.join("metrics.address"), format!("{}\n", listener.local_addr()?))?;
+    std::fs::write(state_dir.join(METRICS_ADDRESS), format!("{}\n", listener.local_addr()?))?;
     Ok(listener)
 }
 

@@ -29,6 +29,7 @@ use crate::events::{Create, Event, Reservation};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::os::identity::Identity;
 use crate::server::instances::Instance;
+use crate::task::about::About;
 use crate::task::container::{Container, TERMINATION_LOG};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
@@ -74,6 +75,7 @@ pub struct Creator {
 /// A program with its root.
 struct Located {
     program: Arc<Program>,
+    digest: Digest,
     export: Option<Arc<str>>,
     source: Source,
     files: Arc<Files>,
@@ -92,6 +94,7 @@ struct Made {
     stdio: Stdio,
     files: Arc<Files>,
     events: Reservation,
+    about: About,
 }
 
 impl Creator {
@@ -116,7 +119,7 @@ impl Creator {
         let events = self.instance.events.reserve()?;
         let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
         if spec.role == bundle::Role::Sandbox {
-            return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
+            return Ok(self.fill(reservation, self.sandbox(request, spec, events, began)?));
         }
         let network = sandbox::network(map, &spec, &self.world.holders).await?;
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
@@ -141,6 +144,8 @@ impl Creator {
         let guest = Guest::new(identity, limits);
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
+        let program = spec.process.args.first().map_or("", String::as_str);
+        let about = About::new(spec.names, program, Some(located.digest), began);
         let prepared = Prepared {
             program: located.program,
             export: located.export,
@@ -163,12 +168,19 @@ impl Creator {
             stdio,
             files: located.files,
             events,
+            about,
         };
         Ok(self.fill(reservation, self.task(request, made)))
     }
 
     /// A pod's sandbox: a record that holds the pod's network. Nothing of its image is looked at.
-    fn sandbox(&self, request: CreateRequest, spec: TaskSpec, events: Reservation) -> Result<(Arc<Task>, Create)> {
+    fn sandbox(
+        &self,
+        request: CreateRequest,
+        spec: TaskSpec,
+        events: Reservation,
+        began: Instant,
+    ) -> Result<(Arc<Task>, Create)> {
         let made = Made {
             work: Work::Pause,
             network: sandbox::own_network(&spec)?,
@@ -181,6 +193,7 @@ impl Creator {
             files: Files::none(self.runtime.clone()),
             partly_read_only: false,
             events,
+            about: About::new(spec.names, "", None, began),
         };
         Ok(self.task(request, made))
     }
@@ -202,6 +215,7 @@ impl Creator {
         let container = Arc::new(Container {
             id: id.clone(),
             namespace: self.namespace.clone(),
+            about: made.about,
             bundle: request.bundle,
             network: made.network,
             hostname: made.hostname,
@@ -401,5 +415,5 @@ fn perform(plan: Plan, metrics: &Metrics) -> Result<Root> {
 }
 
 fn located(loaded: Loaded, files: Arc<Files>) -> Located {
-    Located { program: loaded.program, export: loaded.export, source: loaded.source, files }
+    Located { program: loaded.program, digest: loaded.digest, export: loaded.export, source: loaded.source, files }
 }

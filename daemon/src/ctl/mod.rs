@@ -1,0 +1,117 @@
+//! `hearthctl`: what an operator types. One file for each command; each asks the daemon over its control
+//! socket ([`client`]) and shows the answer ([`output`]).
+//!
+//! | exit status | means |
+//! |---:|---|
+//! | 0 | done; of `check`: nothing failed |
+//! | 1 | hearthd refused, or what was looked for is not there, or a check failed |
+//! | 2 | the command line is wrong |
+//! | 3 | hearthd cannot be asked |
+
+pub mod client;
+pub mod output;
+
+mod modules;
+mod ps;
+mod status;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use client::Client;
+use output::{ColorChoice, Output};
+
+/// Looks into the node's hearthd: what runs, what it costs, why a start was slow.
+#[derive(Parser)]
+#[command(name = "hearthctl", version, max_term_width = 110)]
+#[command(
+    after_help = "Exit status: 0 done, 1 refused or not found or a check failed, 2 wrong usage, 3 hearthd cannot be asked."
+)]
+struct Args {
+    /// The control socket of hearthd; several times for several of them [default: HEARTH_CONTROL_SOCKET, else
+    /// /run/hearth/control.sock]
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Vec<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to use colours
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ColorChoice::Auto, global = true)]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// How the daemon is: tasks, pool, modules, workers
+    Status,
+    /// List the tasks
+    Ps(ps::Args),
+    /// What is compiled, and what is kept
+    #[command(subcommand)]
+    Modules(modules::Command),
+}
+
+/// What a command cannot do, in one line with the remedy.
+#[derive(Debug)]
+pub enum Failure {
+    /// hearthd refused, or it is not there: exit status 1.
+    Refused(String),
+    /// hearthd cannot be asked: exit status 3.
+    Unreachable(String),
+    /// The answer cannot be shown.
+    Output(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Output(error)
+    }
+}
+
+/// The exit status of a command line that was understood and carried out, or not.
+type Outcome = Result<ExitCode, Failure>;
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args) {
+        Ok(code) => code,
+        // Who reads has seen enough: `hearthctl ps | head -1`.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) => fail(&format!("cannot print: {error}"), 1),
+        Err(Failure::Refused(text)) => fail(&text, 1),
+        Err(Failure::Unreachable(text)) => fail(&text, 3),
+    }
+}
+
+fn fail(text: &str, code: u8) -> ExitCode {
+    eprintln!("hearthctl: {text}");
+    ExitCode::from(code)
+}
+
+fn run(args: Args) -> Outcome {
+    let mut output = Output::stdout(args.json, args.color);
+    let client = || Client::open(&args.socket);
+    match args.command {
+        Command::Status => status::run(&client()?, &mut output)?,
+        Command::Ps(command) => ps::run(&command, &client()?, &mut output)?,
+        Command::Modules(command) => modules::run(&command, &client()?, &mut output)?,
+    }
+    output.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Args::command().debug_assert();
+    }
+}
