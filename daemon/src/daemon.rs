@@ -157,6 +157,7 @@ async fn serve(
         config: config.clone(),
         world: world.clone(),
         modules,
+        ahead: ahead.clone(),
         instances: instances.clone(),
         generation: operator::generation_name(&state.generation),
         started_at: SystemTime::now(),

@@ -18,11 +18,13 @@
 //! is logged once and left to its first start, which says it to whom it concerns.
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::fs::{FileType, Mode, OFlags};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -32,9 +34,10 @@ use crate::config::{self, Config};
 use crate::containerd::{Containerd, Entry, Runnable, SnapshotMount};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use crate::operator::{Warm, Warmed};
 use crate::task::create::open_root;
 use crate::task::root::{self, FsMount, Root, RootSpec};
-use crate::wasm::modules::lookup::Wanted;
+use crate::wasm::modules::lookup::{Found, Wanted};
 use crate::wasm::modules::origin::{Digest, Origin};
 use crate::wasm::modules::places::Place;
 use crate::wasm::modules::{Loaded, ModuleStore};
@@ -53,6 +56,9 @@ const UNPACK_RETRY: Duration = Duration::from_millis(100);
 
 /// The longest such pause.
 const UNPACK_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Where an operator means an image to be, if the configuration follows none.
+const DEFAULT_NAMESPACE: &str = "k8s.io";
 
 /// Where a view's layers are mounted, below the daemon's own directory.
 const MOUNT_POINT: &str = "ahead";
@@ -94,12 +100,9 @@ struct Waiting {
 }
 
 /// What became of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
-    /// It was compiled.
-    Compiled,
-    /// It had been before.
-    Known,
+    /// Its program is prepared.
+    Loaded(Loaded),
     /// It runs no WebAssembly, as far as its description tells.
     NotWasm,
     /// Its layers are not unpacked.
@@ -242,6 +245,61 @@ impl Ahead {
         });
     }
 
+    /// Compiles what an image runs, or a file, since an operator says so.
+    ///
+    /// # Errors
+    /// What containerd, the file or the compiler says.
+    pub async fn warm(&self, what: &Warm) -> Result<Warmed> {
+        let began = Instant::now();
+        let done = match what {
+            Warm::Image { namespace, name } => {
+                let own = self.config.namespaces.first().map(String::as_str);
+                let namespace = namespace.as_deref().or(own).unwrap_or(DEFAULT_NAMESPACE);
+                self.image(namespace, name).await?
+            }
+            Warm::File { path } => {
+                let loaded = self.modules.load_ahead(Origin::File(self.open(path).await?), None).await?;
+                Done::Loaded(loaded)
+            }
+        };
+        let loaded = match done {
+            Done::Loaded(loaded) => loaded,
+            Done::NotWasm => {
+                return Err(Error::InvalidArgument(
+                    "the image runs no WebAssembly, as far as its description tells: neither is it a Wasm artifact nor has its entry point .wasm in its name".into(),
+                ));
+            }
+            Done::NotUnpacked => {
+                return Err(Error::FailedPrecondition(format!(
+                    "the image's layers are not unpacked for the snapshotter {} (ahead.snapshotter): pull it, or import it, with that",
+                    self.config.snapshotter
+                )));
+            }
+        };
+        Ok(Warmed {
+            module: loaded.digest.to_string(),
+            compiled: loaded.compile_time.is_some(),
+            seconds: began.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// A file of the node's own.
+    async fn open(&self, path: &str) -> Result<Found> {
+        let path = path.to_owned();
+        self.blocking(move || {
+            let cannot = |what: &dyn Display| Error::InvalidArgument(format!("cannot compile {path}: {what}"));
+            // Without waiting for whoever writes to a FIFO.
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| cannot(&e))?;
+            let stat = rustix::fs::fstat(&file).map_err(|e| cannot(&e))?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                return Err(cannot(&"it is no regular file"));
+            }
+            Ok(Found { file: file.into(), path: path.clone(), export: None, on_root_mount: false })
+        })
+        .await
+    }
+
     /// Compiles what an image runs, if that is WebAssembly and not compiled yet.
     ///
     /// # Errors
@@ -251,8 +309,8 @@ impl Ahead {
             return Ok(Done::NotWasm);
         };
         let place = Place::of_image(&manifest);
-        if self.modules.known(&place).await?.is_some() {
-            return Ok(Done::Known);
+        if let Some(loaded) = self.modules.known(&place).await? {
+            return Ok(Done::Loaded(loaded));
         }
         let loaded = match program {
             Entry::Layer(digest) => self.layer(namespace, name, &digest, place).await?,
@@ -269,7 +327,7 @@ impl Ahead {
                 loaded?
             }
         };
-        Ok(if loaded.compile_time.is_some() { Done::Compiled } else { Done::Known })
+        Ok(Done::Loaded(loaded))
     }
 
     /// A Wasm artifact.
@@ -278,7 +336,7 @@ impl Ahead {
             .ok_or_else(|| Error::InvalidArgument(format!("{image}: {digest:?} is not a SHA-256 digest")))?;
         let bytes = self.containerd.read_blob(namespace, digest, self.module_bytes_max).await?;
         let origin = Origin::Layer { name: image.to_owned(), digest: wanted, bytes: bytes.into() };
-        self.modules.load_ahead(origin, place).await
+        self.modules.load_ahead(origin, Some(place)).await
     }
 
     /// A program in an image's layers.
@@ -304,7 +362,7 @@ impl Ahead {
 
     async fn mounted(&self, root: &Root, wanted: Wanted, place: Place) -> Result<Loaded> {
         let found = self.modules.find(open_root(root.path())?, wanted).await?;
-        self.modules.load_ahead(Origin::File(found), place).await
+        self.modules.load_ahead(Origin::File(found), Some(place)).await
     }
 
     async fn blocking<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

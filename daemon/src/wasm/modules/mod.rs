@@ -248,8 +248,8 @@ impl ModuleStore {
     ///
     /// # Errors
     /// As [`ModuleStore::load`].
-    pub async fn load_ahead(&self, origin: Origin, place: Place) -> Result<Loaded> {
-        self.load_with(origin, Some(place), Urgency::Ahead).await
+    pub async fn load_ahead(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
+        self.load_with(origin, place, Urgency::Ahead).await
     }
 
     async fn load_with(&self, origin: Origin, place: Option<Place>, urgency: Urgency) -> Result<Loaded> {
