@@ -26,7 +26,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, OFlags};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -63,6 +63,9 @@ const DEFAULT_NAMESPACE: &str = "k8s.io";
 /// Where a view's layers are mounted, below the daemon's own directory.
 const MOUNT_POINT: &str = "ahead";
 
+/// Digits of a manifest's digest in the name of a view.
+const DIGITS: usize = 16;
+
 /// Follows one containerd's images.
 pub struct Ahead {
     config: config::Ahead,
@@ -74,6 +77,10 @@ pub struct Ahead {
     /// Where files are read and mounts are made.
     runtime: Handle,
     mount_point: PathBuf,
+    /// This life of the daemon, for names that no other has taken.
+    generation: String,
+    /// For who mounts there: an operator may ask while an image has its turn.
+    mounting: Semaphore,
     queue: Mutex<Queue>,
     wake: Notify,
 }
@@ -128,6 +135,8 @@ impl Ahead {
             metrics,
             runtime,
             mount_point: directory.join(MOUNT_POINT),
+            generation: directory.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            mounting: Semaphore::new(1),
             queue: Mutex::default(),
             wake: Notify::new(),
         })
@@ -215,15 +224,12 @@ impl Ahead {
                 }
                 "late"
             }
-            Ok(Done::Compiled) => {
-                tracing::info!(
-                    namespace = &*image.namespace,
-                    image = &*image.name,
-                    "compiled ahead of its first start"
-                );
+            Ok(Done::Loaded(Loaded { compile_time: Some(took), .. })) => {
+                let (namespace, image, took_ms) = (&*image.namespace, &*image.name, took.as_millis() as u64);
+                tracing::info!(namespace, image, took_ms, "compiled ahead of its first start");
                 "compiled"
             }
-            Ok(Done::Known) => "known",
+            Ok(Done::Loaded(_)) => "known",
             Ok(Done::NotWasm) => "not_wasm",
             Err(error) => {
                 tracing::info!(namespace = &*image.namespace, image = &*image.name, %error, "not compiled ahead");
@@ -315,8 +321,10 @@ impl Ahead {
         let loaded = match program {
             Entry::Layer(digest) => self.layer(namespace, name, &digest, place).await?,
             Entry::File { chain, wanted } => {
-                // One name for each: who comes twice is told that it exists.
-                let key = format!("hearth-ahead-{}", &manifest[manifest.len().saturating_sub(16)..]);
+                // It is never closed.
+                let _mounting = self.mounting.acquire().await;
+                let tail = &manifest[manifest.len().saturating_sub(DIGITS)..];
+                let key = format!("hearth-ahead-{}-{tail}", self.generation);
                 let view = self.containerd.view(namespace, &self.config.snapshotter, &chain, &key).await?;
                 let Some(mounts) = view else { return Ok(Done::NotUnpacked) };
                 let loaded = self.file(mounts, wanted, place).await;
