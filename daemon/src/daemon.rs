@@ -17,7 +17,8 @@ use crate::ahead::Ahead;
 use crate::config::Config;
 use crate::http::Http;
 use crate::metrics::Metrics;
-use crate::os::{activation, capacity, identity};
+use crate::os::process::Share;
+use crate::os::{activation, capacity, identity, process};
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::{self, Operator};
 use crate::server::{control, http as scrapes};
@@ -48,16 +49,17 @@ pub fn run(config: Config) -> Result<(), String> {
     identity::remember_home().map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One may be started in the middle of a guest's poll, with the guest's identity.
-        .on_thread_start(identity::settle)
+        .on_thread_start(|| begin_thread(Share::Usual))
         .worker_threads(config.rpc.threads)
         .max_blocking_threads(config.rpc.blocking_threads_max)
         .thread_name("rpc")
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
-    // What no caller waits for stays off the threads that answer.
+    // What no caller waits for stays off the threads that answer, and steps back where they need the processors:
+    // in a burst of starts, telling containerd of them takes as much as the starts themselves.
     let background = tokio::runtime::Builder::new_multi_thread()
-        .on_thread_start(identity::settle)
+        .on_thread_start(|| begin_thread(Share::Less))
         .worker_threads(1)
         .thread_name("background")
         .enable_all()
@@ -69,7 +71,7 @@ pub fn run(config: Config) -> Result<(), String> {
         threads => threads,
     };
     let http = tokio::runtime::Builder::new_multi_thread()
-        .on_thread_start(identity::settle)
+        .on_thread_start(|| begin_thread(Share::Usual))
         .worker_threads(threads)
         .thread_name("http")
         .enable_all()
@@ -86,6 +88,12 @@ pub fn run(config: Config) -> Result<(), String> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     background.shutdown_background();
     result
+}
+
+/// What every thread of a runtime does first.
+fn begin_thread(share: Share) {
+    identity::settle();
+    process::take_share(share);
 }
 
 /// The runtimes.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, getpriority_process, setpriority_pgrp};
+use rustix::process::{Pid, getpid, getpriority_process, setpriority_pgrp};
 use tokio::sync::Notify;
 
 /// Who waits for a module.
@@ -86,7 +86,7 @@ impl Pace {
 
 /// The daemon's own nice value.
 fn own() -> i32 {
-    getpriority_process(None).unwrap_or_default()
+    getpriority_process(Some(getpid())).unwrap_or_default()
 }
 
 /// For all of its threads, and those to come.
