@@ -119,6 +119,10 @@ fn the_runtime_is_imported_by_containerd_2() {
     };
     for version in [2, 3] {
         assert_mine_and_hearth(&dump(importing(&users(version), &piece(&format!("import-v{version}.toml")))));
+        let with_sandboxer = dump(importing(&users(version), &piece(&format!("import-v{version}-sandboxer.toml"))));
+        assert_mine_and_hearth(&with_sandboxer);
+        // The default of hearthd, in its default state directory.
+        assert!(with_sandboxer.has("sandboxer = 'hearth'") && with_sandboxer.has("/run/hearth/sandboxer.sock"));
     }
     let bare = dump(importing("version = 3\n", &piece("import-v3.toml")));
     assert_eq!(bare.handlers(), BTreeSet::from(["hearth", "runc"]));
@@ -138,11 +142,17 @@ fn the_runtime_is_imported_by_containerd_2() {
 fn each_story_that_the_table_of_fields_names_exists() {
     let table = fs::read_to_string(paths::repository().join("deploy/pods.md")).unwrap();
     let mut named = 0;
+    let tests = paths::repository().join("tests");
     for word in table.split('`').skip(1).step_by(2) {
-        let Some((module, story)) = word.split_once("::") else { continue };
-        let path = paths::repository().join("tests/it").join(module).with_extension("rs");
+        let Some((module, story)) = word.rsplit_once("::") else { continue };
+        // Those on a real Kubernetes, and those on containerd alone.
+        let (path, function) = match module.strip_prefix("e2e::") {
+            Some(module) => (tests.join("e2e/stories").join(module), format!("\npub fn {story}(")),
+            None => (tests.join("it").join(module), format!("#[test]\nfn {story}()")),
+        };
+        let path = path.with_extension("rs");
         let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{word}: {}: {error}", path.display()));
-        assert!(source.contains(&format!("#[test]\nfn {story}()")), "{} has no story {story}", path.display());
+        assert!(source.contains(&function), "{} has no story {story}", path.display());
         named += 1;
     }
     assert!(named > 20, "only {named} stories are named");
