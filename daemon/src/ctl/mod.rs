@@ -14,6 +14,7 @@ pub mod output;
 mod modules;
 mod ps;
 mod status;
+mod warm;
 
 use std::io;
 use std::path::PathBuf;

@@ -5,6 +5,7 @@ use clap::Subcommand;
 use crate::ctl::Failure;
 use crate::ctl::client::Client;
 use crate::ctl::output::{Cell, Output, Table, Tone, age, age_since, bytes, printable};
+use crate::ctl::warm;
 use crate::operator::{Modules, Question};
 
 /// What to do with modules.
@@ -12,6 +13,8 @@ use crate::operator::{Modules, Question};
 pub enum Command {
     /// List compiled modules, and those that cannot be compiled
     List(List),
+    /// Compile what an image runs, or a file, before a start of it
+    Warm(warm::Args),
 }
 
 /// Which modules.
@@ -25,6 +28,7 @@ pub struct List {
 pub fn run(command: &Command, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::List(args) => list(args, client, output),
+        Command::Warm(args) => warm::run(args, client, output),
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use crate::ahead::Ahead;
 use crate::config::Config;
 use crate::operator::{ModuleInfo, Modules, Question, Status, TaskCounts, TaskInfo};
 use crate::server::instances::Instances;
@@ -28,6 +29,8 @@ pub struct Operator {
     pub world: Arc<World>,
     /// Its modules.
     pub modules: Arc<ModuleStore>,
+    /// What it compiles before a start.
+    pub ahead: Arc<Ahead>,
     /// Its tasks.
     pub instances: Arc<Instances>,
     /// Which life of the daemon this is.
@@ -50,6 +53,9 @@ impl Operator {
                 env!("CARGO_PKG_VERSION")
             )
         })?;
+        if let Question::Warm(what) = &question {
+            return encode(&self.ahead.warm(what).await.map_err(|error| error.to_string())?);
+        }
         let operator = self.clone();
         let look = self.background.spawn_blocking(move || operator.look(&question));
         look.await.map_err(|error| format!("the question was not answered: {error}"))?
@@ -60,6 +66,7 @@ impl Operator {
             Question::Status => encode(&self.status()),
             Question::Tasks => encode(&self.tasks()),
             Question::Modules => encode(&self.inventory()),
+            Question::Warm(_) => Err("compiling is no look".into()),
         }
     }
 
