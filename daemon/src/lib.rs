@@ -62,7 +62,7 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, operator) · [`task`] (map,
+//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`otel`] · [`server`] (control, instances, task, operator, endpoint) · [`task`] (map,
 //! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
@@ -79,11 +79,14 @@ pub mod daemon;
 pub mod error;
 pub mod events;
 pub mod http;
+pub mod logging;
 pub mod metrics;
 pub mod native;
 pub mod operator;
 pub mod os;
+pub mod otel;
 pub mod server;
 pub mod service;
+pub mod starts;
 pub mod task;
 pub mod wasm;

@@ -47,6 +47,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::config;
+use crate::starts::About;
 use crate::task::stdio::Stdio;
 use crate::wasm::engine::Program;
 use crate::wasm::instance::World;
@@ -98,6 +99,8 @@ pub struct Service {
     pub turns: turns::Turns,
     /// The daemon's words.
     pub notes: notes::Notes,
+    /// The container, for those who look.
+    pub about: Arc<About>,
     /// What all guests share.
     pub world: Arc<World>,
 }

@@ -27,6 +27,8 @@ use crate::error::Error;
 use crate::http::Service;
 use crate::http::lines::Lines;
 use crate::http::outgoing::Outgoing;
+use crate::logging;
+use crate::operator::EndKind;
 use crate::wasm::engine::{Allocation, Prepared};
 use crate::wasm::instance::{Slot, Surroundings};
 use crate::wasm::scheduler::{End, Guest};
@@ -187,6 +189,15 @@ impl Service {
         Response::from_parts(parts, ResponseBody::Ours(Full::default()))
     }
 
+    /// Counts a guest's trap, and has it remembered.
+    fn trapped(&self, kind: EndKind, text: &str) {
+        let (metrics, about) = (&self.world.metrics, &self.about);
+        metrics.http_traps.inc();
+        about.traps.fetch_add(1, Ordering::Relaxed);
+        self.world.recent.ended(about, kind, FAILED.0.as_u16().into(), text);
+        tracing::info!(target: logging::GUEST, namespace = %about.namespace, task = %about.id, text, "the guest of a request trapped");
+    }
+
     /// Tells of a guest's end, and what to answer if it left no response.
     fn ended(&self, end: End<Verdict>, name: &str) -> Refused {
         let (note, refused) = match end {
@@ -198,13 +209,13 @@ impl Service {
             }
             End::Completed(Verdict::NotStarted(error)) => (Some(error.to_string()), FAILED),
             End::Completed(Verdict::Trapped(text)) => {
-                self.world.metrics.http_traps.inc();
+                self.trapped(EndKind::Request, &text);
                 (Some(text), FAILED)
             }
             End::Killed => (None, ENDING),
             End::Panicked(text) => {
                 tracing::error!(panic = %text, "a host function panicked; only this request ends");
-                self.world.metrics.http_traps.inc();
+                self.trapped(EndKind::Panic, &text);
                 (Some(format!("hearthd failed in a host function: {text}")), FAILED)
             }
         };

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_shim::TaskSocketRequest;
 use parking_lot::Mutex;
@@ -44,6 +45,8 @@ pub struct Instances {
     modules: Arc<ModuleStore>,
     runtimes: Runtimes,
     count: Arc<TaskCount>,
+    /// No new tasks are taken.
+    draining: Arc<AtomicBool>,
     /// Where this generation's sockets lie.
     dir: PathBuf,
     known: Mutex<Known>,
@@ -86,7 +89,16 @@ impl Instances {
         runtimes: Runtimes,
     ) -> Arc<Instances> {
         let count = TaskCount::new(config.rpc.tasks_max);
-        Arc::new(Instances { config, world, modules, runtimes, count, dir, known: Mutex::default() })
+        Arc::new(Instances {
+            config,
+            world,
+            modules,
+            runtimes,
+            count,
+            draining: Arc::default(),
+            dir,
+            known: Mutex::default(),
+        })
     }
 
     /// The address of the socket for this containerd and namespace, made at the first question, and
@@ -164,7 +176,8 @@ impl Instances {
                 self.world.clone(),
                 self.runtimes.answering.clone(),
             );
-            let service = TaskService::new(creator, tasks.clone(), natives.clone(), self.world.clone());
+            let draining = self.draining.clone();
+            let service = TaskService::new(creator, tasks.clone(), natives.clone(), self.world.clone(), draining);
             let server = ttrpc::r#async::Server::new().add_listener(listener).register_service(service.services());
             let address = format!("unix://{}", path.display());
             known.namespaces.insert(entry, Namespace { address, tasks, natives, server: None });
@@ -181,6 +194,18 @@ impl Instances {
         Ok(address)
     }
 
+    /// Takes no new tasks from now on, or takes them again. Those there are go on, and may be exec'ed into.
+    pub fn drain(&self, on: bool) {
+        self.draining.store(on, Ordering::Relaxed);
+        self.world.metrics.draining.set(on.into());
+        tracing::info!(on, "draining");
+    }
+
+    /// Whether no new tasks are taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// The containerds served, by their gRPC sockets.
     pub fn containerds(&self) -> Vec<String> {
         let mut sockets: Vec<_> = self.known.lock().containerds.keys().map(|(grpc, _)| grpc.clone()).collect();
@@ -191,6 +216,17 @@ impl Instances {
     /// How many namespaces have a task socket.
     pub fn namespaces(&self) -> usize {
         self.known.lock().namespaces.len()
+    }
+
+    /// The image of a container, as its containerd has it; none if that does not say.
+    pub async fn image(&self, namespace: &str, id: &str) -> Option<String> {
+        let instances: Vec<_> = self.known.lock().containerds.values().cloned().collect();
+        for instance in instances {
+            if let Ok(Some(image)) = instance.containerd.image(namespace, id).await {
+                return Some(image);
+            }
+        }
+        None
     }
 
     /// Every task of this daemon.
