@@ -1,8 +1,10 @@
 //! Every metric of the daemon: name, help, labels, buckets. Nothing else registers one.
 //!
 //! Labels are bounded enumerations; each child is looked up once, here, so that touching a metric on
-//! the start path is one atomic operation. Series of single tasks are in [`tasks`].
+//! the start path is one atomic operation. Series of single tasks are in [`tasks`],
+//! those of the process itself in [`process`].
 
+pub mod process;
 pub mod tasks;
 
 use std::time::Duration;
@@ -389,8 +391,6 @@ impl Metrics {
             ),
             registry: registry.clone(),
         };
-        let process = prometheus::process_collector::ProcessCollector::for_self();
-        registry.register(Box::new(process)).expect("one name each");
         metrics.fill();
         metrics
     }
@@ -569,7 +569,8 @@ mod tests {
         metrics.engine("x");
         let families = metrics.registry.gather();
         let tasks = tasks::FAMILIES.iter().map(|family| family.name.to_string());
-        families.iter().map(|family| family.name().to_string()).chain(tasks).collect()
+        let process = process::FAMILIES.iter().map(|family| family.name.to_string());
+        families.iter().map(|family| family.name().to_string()).chain(tasks).chain(process).collect()
     }
 
     #[test]

@@ -70,11 +70,13 @@ impl Traces {
         exporter.set_resource(&resource);
         let (sender, spans) = mpsc::channel(queue_max);
         background.spawn(sending.run(exporter, spans));
-        let queue = Queue { spans: sender, dropped: metrics.spans_dropped.clone() };
-        let provider = SdkTracerProvider::builder().with_resource(resource).with_span_processor(queue).build();
-        let tracer = provider.tracer("hearthd");
         tracing::info!("starts are traced, by OTLP");
-        Ok(Some(Traces { tracer, _provider: provider }))
+        Ok(Some(Traces::new(Queue { spans: sender, dropped: metrics.spans_dropped.clone() }, resource)))
+    }
+
+    fn new(queue: Queue, resource: Resource) -> Traces {
+        let provider = SdkTracerProvider::builder().with_resource(resource).with_span_processor(queue).build();
+        Traces { tracer: provider.tracer("hearthd"), _provider: provider }
     }
 
     /// Makes the trace of a start that has come to its end.
@@ -247,5 +249,46 @@ mod tests {
         let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
         assert!(asked(&[endpoint, http]).unwrap_err().contains("grpc"));
         assert_eq!(asked(&[http]), Ok(false), "it asks for nothing");
+    }
+
+    #[test]
+    fn a_start_is_a_span_below_its_callers_with_its_phases_below_it() {
+        use crate::bundle::CriNames;
+        use crate::metrics::{Phase, Source};
+        use crate::starts::{Asked, TraceParent};
+
+        let metrics = Metrics::new();
+        let (sender, mut spans) = mpsc::channel(4);
+        let dropped = metrics.spans_dropped.clone();
+        let traces = Traces::new(Queue { spans: sender, dropped }, Resource::builder_empty().build());
+        let parent = TraceParent { trace: 7, span: 9, sampled: true };
+        let began = std::time::Instant::now();
+        let about = About::new(Asked {
+            namespace: "k8s.io".into(),
+            id: "a".into(),
+            names: CriNames { pod: Some("web".into()), ..CriNames::default() },
+            program: "/app.wasm".into(),
+            began,
+            bundle_written_at: None,
+            snapshot: None,
+            parent: Some(parent),
+        });
+        about.phase(&metrics, Phase::Lookup, began, Duration::from_millis(1));
+        about.created(Source::Warm, Duration::from_millis(2));
+        about.started(&metrics);
+        traces.record(&Finished { about: about.clone(), error: Some("no".into()) });
+        let all: Vec<_> = std::iter::from_fn(|| spans.try_recv().ok()).collect();
+        let names: Vec<_> = all.iter().map(|span| span.name.as_ref()).collect();
+        assert_eq!(names, ["create", "start", "lookup", "hearth.start"]);
+        let root = &all[3];
+        assert_eq!((root.span_context.trace_id(), root.parent_span_id), (TraceId::from(7u128), SpanId::from(9u64)));
+        assert!(all[..3].iter().all(|span| span.parent_span_id == root.span_context.span_id()));
+        assert!(matches!(&root.status, Status::Error { description } if description == "no"));
+        assert!(root.attributes.contains(&KeyValue::new("k8s.pod.name", "web")));
+        assert_eq!(about.start_info("g").trace_id.as_deref(), Some("00000000000000000000000000000007"));
+        // The next finds no room for all of its spans.
+        traces.record(&Finished { about: about.clone(), error: None });
+        traces.record(&Finished { about, error: None });
+        assert_eq!(metrics.spans_dropped.get(), 4);
     }
 }

@@ -23,8 +23,10 @@ mod programs;
 mod restarts;
 mod service;
 mod stdio;
+mod traces;
 mod tty;
 mod users;
+mod watch;
 
 /// Leaves a story out where it makes no sense on the stock runtime.
 macro_rules! only_on_hearth {

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::config::Config;
 use crate::logging::Logging;
+use crate::metrics::process;
 use crate::operator::{LogLevel, ModuleInfo, Modules, Question, Status, TaskCounts, TaskDetails, TaskInfo};
 use crate::server::endpoint::page::Page;
 use crate::server::instances::Instances;
@@ -164,6 +165,7 @@ impl Operator {
         let tasks = self.instances.tasks();
         let each = tasks.iter().map(|task| (task.info(""), task.container.seat.is_own()));
         world.task_series.render(each, &mut text);
+        process::render(&mut text);
         text
     }
 

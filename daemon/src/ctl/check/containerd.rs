@@ -16,7 +16,6 @@ use tonic_prost::ProstCodec;
 use super::Finding;
 use crate::config;
 use crate::containerd::Containerd;
-use crate::ctl::client::default_socket;
 
 /// The runtime that a handler names.
 const RUNTIME: &str = "io.containerd.hearth.v1";
@@ -162,9 +161,6 @@ fn shim(socket: &Path, path: Option<&Path>, control: &Path) -> Finding {
     let dialled = variable(&environment, CONTROL_SOCKET_ENV).filter(|path| !path.is_empty());
     let dialled =
         dialled.map_or_else(|| hearth_shim::CONTROL_SOCKET.into(), |path| PathBuf::from(OsStr::from_bytes(path)));
-    if dialled != control && control != default_socket() {
-        return Finding::ok(NAME, format!("{}, for the hearthd at {}", found.display(), dialled.display()));
-    }
     match dialled == control {
         true => Finding::ok(NAME, format!("{}, for {}", found.display(), control.display())),
         false => Finding::fail(
