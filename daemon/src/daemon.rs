@@ -19,7 +19,6 @@ use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::metrics::tasks::TaskSeries;
 use crate::os::{activation, identity};
-use crate::otel::Traces;
 use crate::server::control;
 use crate::server::endpoint::listen::Listener;
 use crate::server::endpoint::{self, Endpoint};
@@ -111,8 +110,7 @@ async fn serve(
     let began = Instant::now();
     metrics.tasks_limit.set(i64::try_from(config.rpc.tasks_max).unwrap_or(i64::MAX));
     metrics.store_limit_bytes.set(i64::try_from(config.modules.store_bytes_max).unwrap_or(i64::MAX));
-    let traces = Traces::from_environment(&metrics, &background)?;
-    let recorder = recorder::start(traces, metrics.clone(), &background);
+    let recorder = recorder::start(metrics.clone(), &background);
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
     let modules = ModuleStore::open(&config, engines.clone(), metrics.clone(), runtime.clone())
         .map_err(|e| format!("the module store: {e}"))?;

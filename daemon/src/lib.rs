@@ -62,7 +62,7 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`otel`] · [`server`] (control, instances, task, operator, endpoint) · [`task`] (map,
+//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`server`] (control, instances, task, operator, endpoint) · [`task`] (map,
 //! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
@@ -84,7 +84,6 @@ pub mod metrics;
 pub mod native;
 pub mod operator;
 pub mod os;
-pub mod otel;
 pub mod server;
 pub mod service;
 pub mod starts;

@@ -171,10 +171,6 @@ pub struct Metrics {
     container_starts: [Histogram; SOURCES.len()],
     /// Starts that were not looked at afterwards, for want of room in the queue.
     pub start_records_dropped: IntCounter,
-    /// Spans that an OpenTelemetry collector has taken.
-    pub spans_exported: IntCounter,
-    /// Spans that no collector has taken, or for which there was no room.
-    pub spans_dropped: IntCounter,
     log_lines: [IntCounter; LOG_LEVELS.len()],
     /// Lines that guests triggered faster than they are logged.
     pub log_lines_suppressed: IntCounter,
@@ -343,12 +339,6 @@ impl Metrics {
             start_records_dropped: declare.counter(
                 "hearth_start_records_dropped_total",
                 "Starts that were neither measured from their container's making nor traced, for want of room in a queue.",
-            ),
-            spans_exported: declare
-                .counter("hearth_otel_spans_exported_total", "Spans that the OpenTelemetry collector has taken."),
-            spans_dropped: declare.counter(
-                "hearth_otel_spans_dropped_total",
-                "Spans dropped because the OpenTelemetry collector did not take them, or too slowly.",
             ),
             log_lines: LOG_LEVELS.map(|level| log_lines.with_label_values(&[level])),
             log_lines_suppressed: declare.counter(

@@ -4,7 +4,7 @@
 //!   Create ─▶ About (one for each container) ─ phases, as they end ─▶ first instruction ─▶ Recent ─▶ page,
 //!                                                     │                                     │     hearthctl
 //!                                                     ▼                                     ▼
-//!                                                 histograms                     exporter (OpenTelemetry)
+//!                                                 histograms                     recorder
 //! ```
 //!
 //! Writing a phase down is a few atomic stores; a start that has come to its end is one entry of a bounded
@@ -91,8 +91,6 @@ pub struct About {
     started_ns: AtomicU64,
     /// Traps of all its guests.
     pub traps: AtomicU64,
-    /// Its OpenTelemetry trace.
-    trace_id: OnceLock<u128>,
 }
 
 /// When something began, from Create's request, and how long it took; in nanoseconds, 0 for never.
@@ -150,7 +148,6 @@ impl About {
             start_began_ns: AtomicU64::new(0),
             started_ns: AtomicU64::new(0),
             traps: AtomicU64::new(0),
-            trace_id: OnceLock::new(),
         })
     }
 
@@ -200,24 +197,6 @@ impl About {
         SOURCES.iter().map(|(known, _)| *known).find(|known| *known as u8 == source)
     }
 
-    /// It is in this OpenTelemetry trace.
-    pub fn traced(&self, trace: u128) {
-        // Of two, the first.
-        let _ = self.trace_id.set(trace);
-    }
-
-    /// What lasted for a while: the two calls and the phases, each with its beginning and duration.
-    pub fn lapses(&self) -> Vec<(&'static str, SystemTime, Duration)> {
-        let nanos = |number: &AtomicU64| Duration::from_nanos(number.load(Ordering::Relaxed));
-        let (create, start, started) =
-            (nanos(&self.create_took_ns), nanos(&self.start_began_ns), nanos(&self.started_ns));
-        let mut all = vec![("create", Duration::ZERO, create), ("start", start, started.saturating_sub(start))];
-        let phases = PHASES.iter().zip(&self.phases);
-        all.extend(phases.map(|((_, name), lapse)| (*name, nanos(&lapse.began_ns), nanos(&lapse.took_ns))));
-        all.retain(|(_, _, took)| !took.is_zero());
-        all.into_iter().map(|(name, began, took)| (name, self.created_at + began, took)).collect()
-    }
-
     /// When its guest was at its first instruction, if it was.
     pub fn started_at(&self) -> Option<SystemTime> {
         let started_ns = self.started_ns.load(Ordering::Relaxed);
@@ -249,7 +228,7 @@ impl About {
             started_seconds: set(started_ns as f64 / 1e9),
             own_seconds: (started_ns > 0).then(|| self.own_ns(started_ns) as f64 / 1e9),
             phases: phases.collect(),
-            trace_id: self.trace_id.get().map(|trace| format!("{trace:032x}")),
+            trace_id: None,
             error: None,
         }
     }
@@ -279,18 +258,18 @@ pub struct Recent {
     max: usize,
     starts: Mutex<VecDeque<Finished>>,
     ends: Mutex<VecDeque<End>>,
-    exporter: Option<tokio::sync::mpsc::Sender<Finished>>,
+    recorder: Option<tokio::sync::mpsc::Sender<Finished>>,
     metrics: Arc<Metrics>,
 }
 
 impl Recent {
-    /// Keeps `max` of either (`metrics.recent_max`), and passes starts on to `exporter`.
+    /// Keeps `max` of either (`metrics.recent_max`), and passes starts on to `recorder`.
     pub fn new(
         max: usize,
         metrics: Arc<Metrics>,
-        exporter: Option<tokio::sync::mpsc::Sender<Finished>>,
+        recorder: Option<tokio::sync::mpsc::Sender<Finished>>,
     ) -> Arc<Recent> {
-        Arc::new(Recent { max, starts: Mutex::default(), ends: Mutex::default(), exporter, metrics })
+        Arc::new(Recent { max, starts: Mutex::default(), ends: Mutex::default(), recorder, metrics })
     }
 
     /// The guest is at its first instruction, or the service has its port.
@@ -305,8 +284,8 @@ impl Recent {
     }
 
     fn finished(&self, start: Finished) {
-        if let Some(exporter) = &self.exporter
-            && exporter.try_send(start.clone()).is_err()
+        if let Some(recorder) = &self.recorder
+            && recorder.try_send(start.clone()).is_err()
         {
             self.metrics.start_records_dropped.inc();
         }

@@ -23,7 +23,6 @@ mod programs;
 mod restarts;
 mod service;
 mod stdio;
-mod traces;
 mod tty;
 mod users;
 mod watch;

@@ -1,5 +1,5 @@
 //! What is found out about a start after its end, when nobody waits for it: how long it took from the
-//! container's making, and its trace.
+//! container's making.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,21 +8,17 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
-use crate::otel::Traces;
 use crate::starts::{About, Finished};
 
 /// Starts that wait to be looked at; more are dropped and counted.
 const QUEUE_MAX: usize = 4_096;
 
 /// Starts it. Ends when the sender is dropped.
-pub fn start(traces: Option<Traces>, metrics: Arc<Metrics>, background: &Handle) -> mpsc::Sender<Finished> {
+pub fn start(metrics: Arc<Metrics>, background: &Handle) -> mpsc::Sender<Finished> {
     let (sender, mut starts) = mpsc::channel::<Finished>(QUEUE_MAX);
     let blocking = background.clone();
     background.spawn(async move {
         while let Some(start) = starts.recv().await {
-            if let Some(traces) = &traces {
-                traces.record(&start);
-            }
             let (about, metrics) = (start.about, metrics.clone());
             let (Some(source), Some(started)) = (about.source(), about.started_at()) else { continue };
             let measure = move || {
