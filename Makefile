@@ -53,6 +53,16 @@ test-page: deps build shim ## Look at the status page in Chromium, which is inst
 	@command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
 	$(CARGO) test $(BUILD) --test it -- watch::a_browser
 
+.PHONY: e2e-deps
+e2e-deps:
+	@tests/e2e/install-deps.sh
+
+.PHONY: e2e
+e2e: e2e-deps build shim ## Drive pods on a real Kubernetes with kubectl; STORIES=word for some (root, 20 minutes)
+	@HEARTH_E2E_KUBERNETES=$$(tests/e2e/kubernetes.sh) && export HEARTH_E2E_KUBERNETES && \
+		$(TARGET)/release/e2e $(STORIES)
+	@$(TARGET)/release/leftovers
+
 .PHONY: lint
 lint: ## Check format, clippy and rustdoc, all warnings denied
 	$(CARGO) fmt --all --check
