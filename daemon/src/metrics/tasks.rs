@@ -1,18 +1,23 @@
 //! Series of single tasks, and how many there may be.
 //!
 //! A task gets series of its own when it is made, if fewer than `metrics.task_series_max` tasks have some, and
-//! keeps them until it is deleted. The others are folded into the series `task="other"`, for all their lives
-//! and after, so that its counters only ever grow. How many are folded is a metric, too.
+//! keeps them until [`LINGER`] after it was deleted: CRI deletes a task as soon as it has ended, and somebody
+//! has to see what became of it. The others are folded into the series `task="other"`, for all their lives and
+//! after, so that its counters only ever grow. How many are folded is a metric, too.
 //!
 //! The text is written here and not by the registry: thousands of series are rendered in a few milliseconds.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::operator::{TaskInfo, TaskKind};
+
+/// How long a task's series are shown after it was deleted: a few scrapes.
+const LINGER: Duration = Duration::from_secs(300);
 
 /// A task's name on the node: containerd's namespace and its id.
 type Key = (Arc<str>, Arc<str>);
@@ -28,10 +33,19 @@ pub struct TaskSeries {
 struct Inner {
     own: HashSet<Key>,
     folded: usize,
+    /// Tasks with series of their own that are gone; as many as there may be of those that live.
+    ended: VecDeque<Ended>,
     /// Of the folded tasks that are gone.
     gone: Totals,
     /// The most that was shown: a task that goes while it is looked at must not make a counter fall.
     shown: Totals,
+}
+
+/// A task that is gone.
+struct Ended {
+    at: Instant,
+    key: Key,
+    row: Row,
 }
 
 /// What is counted of a task.
@@ -97,6 +111,9 @@ impl TaskSeries {
         let mut inner = self.inner.lock();
         // (Two containerds may have one of the same name: a series is one task's.)
         let own = inner.own.len() < self.max && inner.own.insert(key.clone());
+        if own {
+            inner.ended.retain(|ended| ended.key != key);
+        }
         if !own {
             inner.folded += 1;
         }
@@ -122,12 +139,7 @@ impl TaskSeries {
         other.totals = self.inner.lock().gone;
         for (task, own) in tasks.filter(|(task, _)| task.kind != TaskKind::Sandbox) {
             match own {
-                true => rows.push(Row {
-                    labels: self.labels(&task),
-                    totals: Totals::from(&task),
-                    memory_bytes: task.memory_bytes,
-                    memory_limit_bytes: Some(task.memory_limit_bytes),
-                }),
+                true => rows.push(self.row(&task)),
                 false => {
                     other.totals.add(Totals::from(&task));
                     other.memory_bytes += task.memory_bytes;
@@ -137,6 +149,12 @@ impl TaskSeries {
         other.totals = {
             let mut inner = self.inner.lock();
             inner.shown = inner.shown.max(other.totals);
+            let now = Instant::now();
+            inner.ended.retain(|ended| now.duration_since(ended.at) < LINGER);
+            // One that went while this was looked at is among the living already.
+            let living: HashSet<_> = rows.iter().map(|row| row.labels.clone()).collect();
+            let ended = inner.ended.iter().map(|ended| &ended.row);
+            rows.extend(ended.filter(|row| !living.contains(&row.labels)).cloned());
             inner.shown
         };
         rows.push(other);
@@ -148,6 +166,15 @@ impl TaskSeries {
                     let _ = writeln!(text, "{}{{{}}} {value}", family.name, row.labels);
                 }
             }
+        }
+    }
+
+    fn row(&self, task: &TaskInfo) -> Row {
+        Row {
+            labels: self.labels(task),
+            totals: Totals::from(task),
+            memory_bytes: task.memory_bytes,
+            memory_limit_bytes: Some(task.memory_limit_bytes),
         }
     }
 
@@ -175,11 +202,20 @@ impl Seat {
         self.0.as_ref().is_some_and(|claim| claim.own)
     }
 
-    /// The task is deleted: what was counted of a folded one stays in the sum.
-    pub fn retire(&self, totals: Totals) {
-        if let Some(claim) = self.0.as_ref().filter(|claim| !claim.own) {
-            claim.series.inner.lock().gone.add(totals);
+    /// The task is deleted: what was counted of it is shown for a while, of a folded one for ever, in the sum.
+    pub fn retire(&self, task: &TaskInfo) {
+        let Some(claim) = &self.0 else { return };
+        let series = &claim.series;
+        let row = Row { memory_bytes: 0, ..series.row(task) };
+        let mut inner = series.inner.lock();
+        if !claim.own {
+            inner.gone.add(row.totals);
+            return;
         }
+        if inner.ended.len() >= series.max {
+            inner.ended.pop_front();
+        }
+        inner.ended.push_back(Ended { at: Instant::now(), key: claim.key.clone(), row });
     }
 }
 
@@ -194,7 +230,7 @@ impl Drop for Claim {
 }
 
 /// A task's values, or those of the folded ones together.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Row {
     labels: String,
     totals: Totals,
@@ -299,13 +335,21 @@ mod tests {
                 "hearth_task_cpu_seconds_total{task=\"other\"} 5"
             ]
         );
-        second.retire(Totals::from(&task("b", 2.0)));
+        second.retire(&task("b", 2.0));
         drop(second);
         let shown = lines(&series, vec![(task("c", 3.0), false)], "hearth_task_cpu_seconds_total{");
         assert_eq!(shown, ["hearth_task_cpu_seconds_total{task=\"other\"} 5"]);
-        // A place that is given back is the next one's, not a folded one's.
+        // A place that is given back is the next one's, not a folded one's; who had it is shown for a while.
+        first.retire(&task("a", 1.5));
         drop(first);
-        assert_eq!((seat("d").is_own(), third.is_own()), (true, false));
+        let next = seat("d");
+        assert_eq!((next.is_own(), third.is_own()), (true, false));
+        let shown = lines(&series, vec![(task("d", 4.0), true)], "hearth_task_cpu_seconds_total{containerd");
+        assert!(shown.len() == 2 && shown[0].ends_with(" 4") && shown[1].ends_with(" 1.5"), "{shown:?}");
+        // Not beside one of the same name.
+        drop(next);
+        let _again = seat("a");
+        assert_eq!(lines(&series, vec![(task("a", 9.0), true)], "hearth_task_cpu_seconds_total{containerd").len(), 1);
     }
 
     #[test]
