@@ -40,6 +40,8 @@ pub struct Config {
     pub http: Http,
     /// Native containers in a pod.
     pub native: Native,
+    /// The sandbox controller for containerd 2.x.
+    pub sandboxer: Sandboxer,
 }
 
 /// The configuration file with every key commented out, beside what it is and its default: what
@@ -67,6 +69,7 @@ impl Default for Config {
             network: Network::default(),
             http: Http::default(),
             native: Native::default(),
+            sandboxer: Sandboxer::default(),
         }
     }
 }
@@ -443,6 +446,36 @@ impl Default for Native {
     }
 }
 
+/// The sandbox controller: a containerd 2.x that has it as a proxy plugin starts no process for a pod.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sandboxer {
+    /// For each containerd on the node a socket that only root can open, below `state_dir` unless the path is
+    /// absolute, and that containerd's own gRPC socket; its ttrpc socket is beside it (`.ttrpc`), unless `ttrpc`
+    /// names another. Nobody has to use it.
+    pub sockets: Vec<SandboxerSocket>,
+}
+
+/// Where a containerd finds the sandbox controller.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxerSocket {
+    /// The socket.
+    pub listen: PathBuf,
+    /// That containerd's gRPC socket.
+    pub containerd: PathBuf,
+    /// Its ttrpc socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttrpc: Option<PathBuf>,
+}
+
+impl Default for Sandboxer {
+    fn default() -> Self {
+        let (listen, containerd) = ("sandboxer.sock".into(), "/run/containerd/containerd.sock".into());
+        Sandboxer { sockets: vec![SandboxerSocket { listen, containerd, ttrpc: None }] }
+    }
+}
+
 impl Default for Files {
     fn default() -> Self {
         Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
@@ -501,6 +534,21 @@ impl Config {
         }
         if self.control_socket().as_os_str().len() > 107 {
             return fail("control_socket", "a Unix socket's path holds at most 107 bytes".into());
+        }
+        let mut listening = std::collections::BTreeSet::from([self.control_socket()]);
+        for socket in &self.sandboxer.sockets {
+            let listen = self.state_dir.join(&socket.listen);
+            if listen.as_os_str().len() > 107 {
+                return fail("sandboxer.sockets", "listen: a Unix socket's path holds at most 107 bytes".into());
+            }
+            for path in [Some(&socket.containerd), socket.ttrpc.as_ref()].into_iter().flatten() {
+                if !path.is_absolute() {
+                    return fail("sandboxer.sockets", format!("{} is not an absolute path", path.display()));
+                }
+            }
+            if !listening.insert(listen) {
+                return fail("sandboxer.sockets", format!("{} is there twice", socket.listen.display()));
+            }
         }
         if !self.metrics.address.is_empty() && self.metrics.address.parse::<std::net::SocketAddr>().is_err() {
             return fail(
@@ -638,12 +686,21 @@ mod tests {
                 // The only one without a value of its own.
                 serde_json::Value::Null => "\"/run/hearth/control.sock\"".into(),
                 serde_json::Value::Number(number) => with_separators(&number.to_string()),
+                serde_json::Value::Array(tables) => {
+                    let tables: Vec<_> = tables.iter().map(inline_table).collect();
+                    format!("[{}]", tables.join(", "))
+                }
                 other => other.to_string(),
             };
             text += &documentation_in(body, &format!("    pub {name}:"));
             text += &format!("# {name} = {value}\n");
         }
         text
+    }
+
+    fn inline_table(table: &serde_json::Value) -> String {
+        let pairs: Vec<_> = table.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        format!("{{ {} }}", pairs.join(", "))
     }
 
     fn documentation(of: &str) -> String {
@@ -705,6 +762,11 @@ mod tests {
             ("events.retry_max_ms = 9", "events.retry_max_ms"),
             ("http.header_bytes_max = 99", "http.header_bytes_max: must be at least 8192"),
             ("modules.compile_uid = 0", "modules.compile_uid"),
+            ("sandboxer.sockets = [{listen='a',containerd='b'}]", "sandboxer.sockets: b is not an absolute path"),
+            (
+                "sandboxer.sockets = [{listen='a',containerd='/b'},{listen='/run/hearth/a',containerd='/c'}]",
+                "sandboxer.sockets: /run/hearth/a is there twice",
+            ),
         ];
         for (text, want) in cases {
             let error = Config::parse(text).unwrap().check().unwrap_err().to_string();

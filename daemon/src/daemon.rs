@@ -16,10 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Config;
 use crate::http::Http;
 use crate::metrics::Metrics;
+use crate::native;
 use crate::os::{activation, identity};
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::{self, Operator};
-use crate::server::{control, http as scrapes};
+use crate::server::{control, http as scrapes, sandboxer};
 use crate::service;
 use crate::task::Task;
 use crate::task::holders::Holders;
@@ -31,6 +32,9 @@ use crate::wasm::scheduler::Scheduler;
 
 /// How long the end of a guest may take at a stop; one stuck in a system call does not hold us up.
 const STOP_GUESTS_TIME: Duration = Duration::from_secs(5);
+
+/// How long a containerd may take to hear that its pods have ended.
+const STOP_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
 /// How long containerd may take to hear of the last exits at a stop.
 const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
@@ -144,6 +148,8 @@ async fn serve(
             Some(background.spawn(scrapes::serve(listener, config.metrics.connections_max, render)))
         }
     };
+    let (left, shim) = (native::leftovers(&config), config.native.shim.clone());
+    runtime.spawn_blocking(move || native::end_leftovers(&shim, left));
     let path = config.control_socket();
     let socket = control::open(passed, &path)
         .map_err(|e| format!("control_socket: cannot listen on {}: {e}", path.display()))?;
@@ -158,6 +164,8 @@ async fn serve(
         background: background.clone(),
     });
     let questions = tokio::spawn(control::serve(socket.listener, instances.clone(), operator));
+    let controllers = sandboxer::serve_all(&config, &instances)
+        .map_err(|(path, e)| format!("sandboxer.sockets: cannot listen on {}: {e}", path.display()))?;
     background.spawn(service::watchdog(runtime.clone(), world.scheduler.clone()));
     service::ready();
     tracing::info!(
@@ -182,6 +190,8 @@ async fn serve(
         native.kill().await;
     }
     stop_guests(&instances.tasks()).await;
+    instances.end_pods();
+    controllers.close(tokio::time::Instant::now() + STOP_ANSWERS_TIME).await;
     instances.flush_events(tokio::time::Instant::now() + STOP_EVENTS_TIME).await;
     instances.close().await;
     if let Some(scrape) = scrape {

@@ -15,6 +15,9 @@
 //!                                             wasm::engine (prepared) ────────▶ wasm::instance
 //! ```
 //!
+//! On containerd 2.x a pod's sandbox can be made without any shim: containerd asks [`server::sandboxer`] for it by
+//! gRPC, and is told the task socket in the answer.
+//!
 //! # What holds, everywhere
 //!
 //! * **One owner.** A process's state changes only in [`task::process`], by the pure machine of
@@ -62,8 +65,9 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, operator) · [`task`] (map,
-//! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
+//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, sandboxer, operator) · [`task`] (map,
+//! create, state, process, container, exec, control, oom, sandbox, pods, holders, files, root, stdio) · [`native`] ·
+//! [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
 //!

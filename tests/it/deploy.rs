@@ -119,6 +119,10 @@ fn the_runtime_is_imported_by_containerd_2() {
     };
     for version in [2, 3] {
         assert_mine_and_hearth(&dump(importing(&users(version), &piece(&format!("import-v{version}.toml")))));
+        let with_sandboxer = dump(importing(&users(version), &piece(&format!("import-v{version}-sandboxer.toml"))));
+        assert_mine_and_hearth(&with_sandboxer);
+        // The default of hearthd, in its default state directory.
+        assert!(with_sandboxer.has("sandboxer = 'hearth'") && with_sandboxer.has("/run/hearth/sandboxer.sock"));
     }
     let bare = dump(importing("version = 3\n", &piece("import-v3.toml")));
     assert_eq!(bare.handlers(), BTreeSet::from(["hearth", "runc"]));

@@ -156,7 +156,9 @@ impl Names {
             .map_err(|error| failed(name, &error))?;
         resolver.set_hosts(Arc::new(files.hosts));
         let found = resolver.lookup_ip(name).await.map_err(|error| failed(name, &error))?;
-        Ok(found.iter().map(|address| address.to_canonical()).collect())
+        let found: Vec<_> = found.iter().map(|address| address.to_canonical()).collect();
+        // It has none of one kind, and no answer came for the other.
+        if found.is_empty() { Err(ErrorCode::TemporaryResolverFailure) } else { Ok(found) }
     }
 }
 
