@@ -18,12 +18,13 @@ use crate::http::Http;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::metrics::tasks::TaskSeries;
+use crate::native;
 use crate::os::{activation, identity};
-use crate::server::control;
 use crate::server::endpoint::listen::Listener;
 use crate::server::endpoint::{self, Endpoint};
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::{self, Operator};
+use crate::server::{control, sandboxer};
 use crate::service;
 use crate::starts::{Recent, recorder};
 use crate::task::Task;
@@ -36,6 +37,9 @@ use crate::wasm::scheduler::Scheduler;
 
 /// How long the end of a guest may take at a stop; one stuck in a system call does not hold us up.
 const STOP_GUESTS_TIME: Duration = Duration::from_secs(5);
+
+/// How long a containerd may take to hear that its pods have ended.
+const STOP_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
 /// How long containerd may take to hear of the last exits at a stop.
 const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
@@ -121,11 +125,12 @@ async fn serve(
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
         holders: Holders::new(config.network.holders_warm, runtime.clone(), metrics.clone()),
-        http: Http::new(config.http.clone(), serving),
+        http: Http::new(config.http.clone(), serving, metrics.clone()),
         resolvers: Resolvers::new(&config.network, background.clone()),
         task_series: TaskSeries::new(config.metrics.task_series_max, config.metrics.pod_labels),
         recent: Recent::new(config.metrics.recent_max, metrics.clone(), Some(recorder)),
         metrics: metrics.clone(),
+        by_pod: config.metrics.pods,
     });
     metrics.engine(world.engines.fingerprint());
     let runtimes = Runtimes { answering: runtime.clone(), background: background.clone() };
@@ -135,6 +140,8 @@ async fn serve(
 
     // What is wrong with its address or certificate is said before anything is served.
     let listener = bind_endpoint(&config, &background).await?;
+    let (left, shim) = (native::leftovers(&config), config.native.shim.clone());
+    runtime.spawn_blocking(move || native::end_leftovers(&shim, left));
     let path = config.control_socket();
     let socket = control::open(passed, &path)
         .map_err(|e| format!("control_socket: cannot listen on {}: {e}", path.display()))?;
@@ -157,6 +164,8 @@ async fn serve(
         background.spawn(endpoint::serve(listener, endpoint))
     });
     let questions = tokio::spawn(control::serve(socket.listener, instances.clone(), operator));
+    let controllers = sandboxer::serve_all(&config, &instances)
+        .map_err(|(path, e)| format!("sandboxer.sockets: cannot listen on {}: {e}", path.display()))?;
     background.spawn(service::watchdog(runtime.clone(), world.scheduler.clone()));
     service::ready();
     tracing::info!(
@@ -181,6 +190,8 @@ async fn serve(
         native.kill().await;
     }
     stop_guests(&instances.tasks()).await;
+    instances.end_pods();
+    controllers.close(tokio::time::Instant::now() + STOP_ANSWERS_TIME).await;
     instances.flush_events(tokio::time::Instant::now() + STOP_EVENTS_TIME).await;
     instances.close().await;
     if let Some(scrape) = scrape {

@@ -15,7 +15,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use containerd_shim_protos::api::Mount;
@@ -34,9 +34,10 @@ use crate::task::container::{Container, TERMINATION_LOG};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::map::{self, TaskMap};
+use crate::task::pods::{Membership, Sandboxes};
 use crate::task::process::{self, NewProcess, Prepared, Process, Work};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
-use crate::task::sandbox::{self, Joined};
+use crate::task::sandbox::{self, Joined, Sandbox, SandboxSpec};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task};
@@ -71,6 +72,7 @@ pub struct Creator {
     pub(super) config: Arc<Config>,
     pub(super) modules: Arc<ModuleStore>,
     pub(super) world: Arc<World>,
+    sandboxes: Arc<Sandboxes>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -87,8 +89,8 @@ struct Located {
 struct Made {
     work: Work,
     network: Joined,
+    pod: Membership,
     termination_log: Option<PathBuf>,
-    hostname: String,
     partly_read_only: bool,
     guest: Guest,
     cpu: Cpu,
@@ -107,9 +109,10 @@ impl Creator {
         config: Arc<Config>,
         modules: Arc<ModuleStore>,
         world: Arc<World>,
+        sandboxes: Arc<Sandboxes>,
         runtime: tokio::runtime::Handle,
     ) -> Creator {
-        Creator { namespace: namespace.into(), instance, config, modules, world, runtime }
+        Creator { namespace: namespace.into(), instance, config, modules, world, sandboxes, runtime }
     }
 
     /// Makes a task and puts it into `map`. `began`: when the request arrived.
@@ -122,10 +125,10 @@ impl Creator {
         let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
         if spec.role == bundle::Role::Sandbox {
             let about = self.about(&request, &spec, began);
-            return Ok(self.fill(reservation, self.sandbox(request, spec, events, about)?));
+            return Ok(self.fill(reservation, self.sandbox(request, spec, events, about).await?));
         }
         let about = self.about(&request, &spec, began);
-        self.create_container(map, request, (spec, about.clone()), (reservation, events), began).await.inspect_err(
+        self.create_container(request, (spec, about.clone()), (reservation, events), began).await.inspect_err(
             |error| {
                 // One that is native is passed on, and starts elsewhere.
                 if !matches!(error, Error::Native(_)) {
@@ -152,13 +155,18 @@ impl Creator {
 
     async fn create_container(
         &self,
-        map: &Arc<TaskMap>,
         request: CreateRequest,
-        (spec, about): (TaskSpec, Arc<About>),
+        (mut spec, about): (TaskSpec, Arc<About>),
         (reservation, events): (map::Reservation, Reservation),
         began: Instant,
     ) -> Result<Arc<Task>> {
-        let network = sandbox::network(map, &spec, &self.world.holders).await?;
+        let pod = sandbox::of(&spec, &self.sandboxes)?;
+        if let Some(pod) = &pod {
+            let more =
+                pod.mounts(spec.read_only, |path| spec.mounts.iter().any(|m| m.destination == Path::new(path)))?;
+            spec.mounts.extend(more);
+        }
+        let network = sandbox::network(&spec, pod.as_ref(), &self.world.holders).await?;
         let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
         let partly_read_only = plan.is_partly_read_only();
         about.phase(&self.world.metrics, Phase::Bundle, began, began.elapsed());
@@ -191,8 +199,8 @@ impl Creator {
                 Entry::Serve => Work::Serve(Box::new(prepared)),
             },
             network,
+            pod: pod.map_or(Membership::Alone, Membership::In),
             termination_log: termination_log(&spec.mounts),
-            hostname: spec.hostname,
             partly_read_only,
             guest,
             cpu: spec.cpu,
@@ -206,21 +214,25 @@ impl Creator {
     }
 
     /// A pod's sandbox: a record that holds the pod's network. Nothing of its image is looked at.
-    fn sandbox(
+    async fn sandbox(
         &self,
         request: CreateRequest,
         spec: TaskSpec,
         events: Reservation,
         about: Arc<About>,
     ) -> Result<(Arc<Task>, Create)> {
+        let TaskSpec { network, hostname, scopes, sysctls, cpu, memory_limit, .. } = spec;
+        let (sandbox, runtime) = (SandboxSpec { network, hostname, scopes, sysctls }, self.runtime.clone());
+        let made = self.runtime.spawn_blocking(move || Sandbox::new(sandbox, None, runtime)).await;
+        let sandbox = Arc::new(made.map_err(|e| Error::Internal(format!("making a sandbox ended early: {e}")))??);
         let made = Made {
             work: Work::Pause,
-            network: sandbox::own_network(&spec)?,
+            network: sandbox.network.clone(),
+            pod: Membership::Sandbox(sandbox),
             termination_log: None,
-            hostname: spec.hostname,
             guest: Guest::default(),
-            cpu: spec.cpu,
-            memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
+            cpu,
+            memory_limit: memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
             stdio: Stdio::none(&self.config.stdio),
             files: Files::none(self.runtime.clone()),
             partly_read_only: false,
@@ -254,9 +266,8 @@ impl Creator {
             about: made.about,
             bundle: request.bundle,
             network: made.network,
-            hostname: made.hostname,
+            pod: made.pod,
             termination_log: made.termination_log,
-            shared: OnceLock::new(),
             files: made.files,
             partly_read_only: made.partly_read_only,
             memory: Arc::new(MemoryUse::new(made.memory_limit)),
