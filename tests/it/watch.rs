@@ -425,7 +425,7 @@ fn rules() -> Vec<(String, String)> {
 #[test]
 fn prometheus_finds_data_for_every_panel_and_every_rule_of_a_loaded_node() {
     only_on_hearth!();
-    let options = HearthdOptions { metrics: "pod_labels = true".into(), ..HearthdOptions::default() };
+    let options = HearthdOptions { metrics: "pod_labels = true\npods = true".into(), ..HearthdOptions::default() };
     let node = Node::with(options);
     for file in ["recording-rules.yaml", "alert-rules.yaml"] {
         let path = dashboards().join(file).display().to_string();
@@ -458,13 +458,15 @@ impl Load {
         let (spin, grow) = (node.program(&Guest::SPIN), node.program(&Guest::GROW));
         let pods: Vec<_> = ["shop", "blog", "jobs"].iter().map(|name| node.pod(name).run()).collect();
         let mut containers = Vec::new();
-        for number in 0..43 {
+        for number in 0..42 {
             let pod = &pods[number % 2];
             containers.push(pod.container(&format!("sleeper-{number}"), &sleep).args(["3600"]).start());
         }
         for number in 0..5 {
             containers.push(pods[2].container(&format!("crasher-{number}"), &trap).start());
         }
+        // Its metrics by pod are there before its first request.
+        containers.push(pods[0].container("web", &node.program(&Guest::HTTP)).start());
         let limited = pods[2].container("throttled", &spin).options(|options| {
             options.resources.cpu_period = 100_000;
             options.resources.cpu_quota = 20_000;

@@ -128,14 +128,12 @@ impl Creator {
             return Ok(self.fill(reservation, self.sandbox(request, spec, events, about).await?));
         }
         let about = self.about(&request, &spec, began);
-        self.create_container(request, (spec, about.clone()), (reservation, events), began).await.inspect_err(
-            |error| {
-                // One that is native is passed on, and starts elsewhere.
-                if !matches!(error, Error::Native(_)) {
-                    self.world.recent.failed(&about, &error.to_string());
-                }
-            },
-        )
+        self.create_container(request, (spec, about.clone()), (reservation, events), began).await.inspect_err(|error| {
+            // One that is native is passed on, and starts elsewhere.
+            if !matches!(error, Error::Native(_)) {
+                self.world.recent.failed(&about, &error.to_string());
+            }
+        })
     }
 
     /// What those who look see of it.
