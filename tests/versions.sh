@@ -74,7 +74,6 @@ all)
     filter=()
     sandboxer_filter=("${pods[@]}")
     missing_fails=1
-    export HEARTH_TEST_PODS=100
     stories "the machine's own"
     ;;
 *)
