@@ -1,8 +1,6 @@
 //! HTTP components, served by the daemon.
 
 mod client;
-mod drain;
-mod hostile;
 mod languages;
 mod outgoing;
 mod p3;

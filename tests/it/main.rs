@@ -29,6 +29,7 @@ mod stdio;
 mod tty;
 mod users;
 mod volumes;
+mod watch;
 
 /// Leaves a story out where it makes no sense on the stock runtime.
 macro_rules! only_on_hearth {

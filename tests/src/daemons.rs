@@ -274,6 +274,8 @@ pub fn with_sandboxer() -> bool {
 pub struct HearthdOptions {
     /// Lines of TOML appended to the configuration.
     pub config: String,
+    /// Lines of TOML for its section `metrics`.
+    pub metrics: String,
     /// A tmpfs of so many bytes as its `root_dir`.
     pub module_store_bytes: Option<u64>,
     /// A listening socket that it is passed as systemd passes one, for its control socket.
@@ -284,6 +286,8 @@ pub struct HearthdOptions {
     pub ahead: Vec<String>,
     /// Another program than the one that was built.
     pub program: Option<PathBuf>,
+    /// More variables of its environment.
+    pub environment: Vec<(String, String)>,
     /// What containerd is asked beyond its defaults.
     pub containerd: ContainerdOptions,
 }
@@ -326,7 +330,7 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
         fs::create_dir_all(directory).expect("the machine's directory is writable");
     }
     let config = layout.hearthd_config();
-    let text = hearthd_config(layout, &options.ahead) + &options.config;
+    let text = hearthd_config(layout, &options.metrics, &options.ahead) + &options.config;
     fs::write(&config, text).expect("the machine's directory is writable");
     let _ = fs::remove_file(layout.notify_socket());
     let notify = UnixDatagram::bind(layout.notify_socket()).expect("the path is short enough");
@@ -347,6 +351,7 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
         }
     };
     command.arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
+    command.envs(options.environment.iter().map(|(name, value)| (name, value)));
     if let Some(time) = options.watchdog {
         command.env("WATCHDOG_USEC", time.as_micros().to_string());
     }
@@ -364,7 +369,7 @@ fn mount_module_store(machine: &Machine, layout: &Layout, bytes: u64) {
     assert!(mounted.is_some_and(|status| status.success()), "cannot mount a tmpfs as the module store");
 }
 
-fn hearthd_config(layout: &Layout, ahead: &[String]) -> String {
+fn hearthd_config(layout: &Layout, metrics: &str, ahead: &[String]) -> String {
     format!(
         "state_dir = {state:?}\n\
          root_dir = {root:?}\n\
@@ -372,6 +377,7 @@ fn hearthd_config(layout: &Layout, ahead: &[String]) -> String {
          sandboxer.sockets = [{{ listen = \"sandboxer.sock\", containerd = {containerd:?} }}]\n\
          [metrics]\n\
          address = \"127.0.0.1:0\"\n\
+         {metrics}\n\
          [log]\n\
          level = \"debug\"\n\
          [ahead]\n\

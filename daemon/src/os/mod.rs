@@ -3,6 +3,7 @@
 
 pub mod activation;
 pub mod capacity;
+pub mod clock;
 pub mod confine;
 pub mod credentials;
 pub mod fifo;
