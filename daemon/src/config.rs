@@ -111,11 +111,14 @@ pub struct Metrics {
     pub address: String,
     /// Concurrent scrapes.
     pub connections_max: usize,
+    /// Whether there are metrics of each pod that serves HTTP, by namespace, name and container: about 80
+    /// series each.
+    pub pods: bool,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Metrics { address: "127.0.0.1:9469".into(), connections_max: 16 }
+        Metrics { address: "127.0.0.1:9469".into(), connections_max: 16, pods: false }
     }
 }
 
@@ -377,6 +380,34 @@ pub struct Http {
     /// After how long without a byte in either direction a connection is closed, in milliseconds. Time
     /// in which it waits for its guest's response does not count.
     pub idle_timeout_ms: u64,
+    /// Connections that a container's guests may have open for requests of their own, idle ones included.
+    pub outgoing_connections_max: usize,
+    /// Connections of those that are kept for the next request.
+    pub outgoing_idle_max: usize,
+    /// How long they are kept, in milliseconds.
+    pub outgoing_idle_timeout_ms: u64,
+    /// How long a guest may wait for a connection, in milliseconds: its name looked up, TLS and all. A guest
+    /// may ask for less of this and of what follows.
+    pub outgoing_connect_timeout_ms: u64,
+    /// How long a guest may wait for a response's head once its request is sent, in milliseconds.
+    pub outgoing_first_byte_timeout_ms: u64,
+    /// How long a guest may wait for each piece of a response's body, in milliseconds.
+    pub outgoing_between_bytes_timeout_ms: u64,
+    /// Whose certificates guests' requests trust: those of the container's `image`, of the `node`, or the
+    /// image's and the node's where it has none (`image-or-node`).
+    pub tls_roots: TlsRoots,
+}
+
+/// Whose certificates are trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsRoots {
+    /// The image's.
+    Image,
+    /// The node's.
+    Node,
+    /// The image's, or the node's if it has none.
+    ImageOrNode,
 }
 
 impl Default for Http {
@@ -391,6 +422,13 @@ impl Default for Http {
             header_timeout_ms: 30_000,
             request_timeout_ms: 60_000,
             idle_timeout_ms: 60_000,
+            outgoing_connections_max: 256,
+            outgoing_idle_max: 32,
+            outgoing_idle_timeout_ms: 30_000,
+            outgoing_connect_timeout_ms: 30_000,
+            outgoing_first_byte_timeout_ms: 60_000,
+            outgoing_between_bytes_timeout_ms: 60_000,
+            tls_roots: TlsRoots::ImageOrNode,
         }
     }
 }
@@ -572,6 +610,11 @@ impl Config {
             ("http.header_timeout_ms", self.http.header_timeout_ms),
             ("http.request_timeout_ms", self.http.request_timeout_ms),
             ("http.idle_timeout_ms", self.http.idle_timeout_ms),
+            ("http.outgoing_connections_max", self.http.outgoing_connections_max as u64),
+            ("http.outgoing_idle_timeout_ms", self.http.outgoing_idle_timeout_ms),
+            ("http.outgoing_connect_timeout_ms", self.http.outgoing_connect_timeout_ms),
+            ("http.outgoing_first_byte_timeout_ms", self.http.outgoing_first_byte_timeout_ms),
+            ("http.outgoing_between_bytes_timeout_ms", self.http.outgoing_between_bytes_timeout_ms),
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
             ("files.volumes_max", self.files.volumes_max as u64),
             ("files.open_max", u64::from(self.files.open_max)),

@@ -117,9 +117,10 @@ async fn serve(
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
         holders: Holders::new(config.network.holders_warm, runtime.clone()),
-        http: Http::new(config.http.clone(), serving),
+        http: Http::new(config.http.clone(), serving, metrics.clone()),
         resolvers: Resolvers::new(&config.network, background.clone()),
         metrics: metrics.clone(),
+        by_pod: config.metrics.pods,
     });
     let runtimes = Runtimes { answering: runtime.clone(), background: background.clone() };
     let instances = Instances::new(config.clone(), world.clone(), modules.clone(), state.generation.clone(), runtimes);

@@ -43,7 +43,7 @@
 //! | | how many | what |
 //! |---|---|---|
 //! | `rpc` | `rpc.threads` | sockets and timers; the guests' timers and readiness too |
-//! | `http` | `http.threads` | connections of HTTP components' clients |
+//! | `http` | `http.threads` | connections of HTTP components' clients, and of guests' own requests |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
 //! | `compile` | `modules.compiles_max` | one beside each compile process, which dies with its thread |

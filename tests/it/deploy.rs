@@ -227,4 +227,11 @@ fn the_containers_of_the_examples_run() {
     plan.start().wait_for_stdout("listening");
     let address = format!("{}:8080", pod.ip());
     node.machine().in_network(|| TcpStream::connect(&address)).expect("kubelet's probe connects");
+
+    example("http.yaml", &[r#"["/http.wasm"]"#, "HEARTH_HTTP_PORT", "httpGet", "memory: 64Mi"]);
+    let pod = node.pod("hearth-http").run();
+    let plan = pod.container("server", &node.program(&Guest::HTTP)).command(["/http.wasm"]);
+    let _server = plan.options(|options| options.env.push(("HEARTH_HTTP_PORT".into(), "8080".into()))).start();
+    let address = format!("{}:8080", pod.ip());
+    node.machine().in_network(|| TcpStream::connect(&address)).expect("the service listens once it is started");
 }
