@@ -158,7 +158,7 @@ fn read_links(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
          (fd, path, length, target, room, written): (i32, i32, i32, i32, i32, i32)| {
             Box::new(async move {
                 let Call { state, memory } = &mut Call::of(&mut caller)?;
-                let guests = &mut GuestMemory::Unshared(&mut **memory);
+                let guests = &mut GuestMemory::Unshared(memory);
                 let wasi = &mut state.wasi;
                 let errno = preview1::path_readlink(wasi, guests, fd, path, length, target, room, written).await?;
                 if errno != PERM {
