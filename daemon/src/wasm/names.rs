@@ -158,7 +158,7 @@ impl Names {
         let found = resolver.lookup_ip(name).await.map_err(|error| failed(name, &error))?;
         let found: Vec<_> = found.iter().map(|address| address.to_canonical()).collect();
         // It has none of one kind, and no answer came for the other.
-        if found.is_empty() { Err(ErrorCode::TemporaryResolverFailure) } else { Ok(found) }
+        if found.is_empty() { Err(Unresolved::Temporary) } else { Ok(found) }
     }
 }
 
