@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -63,6 +64,8 @@ pub struct TaskSpec {
     pub role: Role,
     /// What CRI calls it, for those who look.
     pub names: CriNames,
+    /// When the file was written.
+    pub written_at: Option<SystemTime>,
     /// `hostname`; may be empty.
     pub hostname: String,
     /// Which other namespaces it has of its own.
@@ -346,12 +349,14 @@ impl TaskSpec {
         let path = bundle.join("config.json");
         let wrong = |what: String| Error::InvalidArgument(format!("{}: {what}", path.display()));
         let file = File::open(&path).map_err(|e| wrong(format!("cannot open: {e}")))?;
+        let written_at = file.metadata().and_then(|metadata| metadata.modified()).ok();
         let mut bytes = Vec::with_capacity(16 << 10);
         file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| wrong(format!("cannot read: {e}")))?;
         if bytes.len() as u64 > bytes_max {
             return Err(wrong(format!("is over {bytes_max} bytes (rpc.spec_bytes_max)")));
         }
-        TaskSpec::parse(&bytes, bundle).map_err(|e| wrong(e.to_string()))
+        let spec = TaskSpec::parse(&bytes, bundle).map_err(|e| wrong(e.to_string()))?;
+        Ok(TaskSpec { written_at, ..spec })
     }
 
     /// Parses the bytes of a config.json that lies in `bundle`.
@@ -386,6 +391,7 @@ impl TaskSpec {
             network: network(&namespaces)?,
             role: annotations.role(),
             names,
+            written_at: None,
             hostname: no_nul(raw.hostname, "hostname")?,
             scopes: scopes(&namespaces),
             sysctls: linux.sysctl.unwrap_or_default(),

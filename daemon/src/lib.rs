@@ -43,7 +43,7 @@
 //! | | how many | what |
 //! |---|---|---|
 //! | `rpc` | `rpc.threads` | sockets and timers; the guests' timers and readiness too |
-//! | `http` | `http.threads` | connections of HTTP components' clients |
+//! | `http` | `http.threads` | connections of HTTP components' clients, and of guests' own requests |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
 //! | `compile` | `modules.compiles_max` | one beside each compile process, which dies with its thread |
@@ -65,8 +65,9 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, sandboxer, operator) · [`task`] (map,
-//! create, state, process, container, exec, control, oom, sandbox, pods, holders, files, root, stdio) · [`native`] ·
+//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`server`] (control, instances, task, sandboxer,
+//! operator, endpoint) · [`task`] (map, create, state, process, container, exec, control, oom, sandbox, pods, holders,
+//! files, root, stdio) · [`native`] ·
 //! [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
@@ -83,11 +84,13 @@ pub mod daemon;
 pub mod error;
 pub mod events;
 pub mod http;
+pub mod logging;
 pub mod metrics;
 pub mod native;
 pub mod operator;
 pub mod os;
 pub mod server;
 pub mod service;
+pub mod starts;
 pub mod task;
 pub mod wasm;

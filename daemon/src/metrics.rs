@@ -1,10 +1,17 @@
 //! Every metric of the daemon: name, help, labels, buckets. Nothing else registers one.
 //!
 //! Labels are bounded enumerations; each child is looked up once, here, so that touching a metric on
-//! the start path is one atomic operation.
+//! the start path is one atomic operation. Series of single tasks are in [`tasks`],
+//! those of the process itself in [`process`].
 
+pub mod process;
+pub mod tasks;
+
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -152,6 +159,8 @@ pub struct Metrics {
     pub oom_kills: IntCounter,
     http_requests: [IntCounter; HTTP_CLASSES.len()],
     /// Time from an HTTP request's head to its response's head.
+    pub http_first_byte_seconds: Histogram,
+    /// Time from an HTTP request's head to its response's end.
     pub http_request_seconds: Histogram,
     /// Time to make an HTTP request's instance.
     pub http_instantiate_seconds: Histogram,
@@ -163,7 +172,46 @@ pub struct Metrics {
     pub http_refused: IntCounter,
     /// HTTP requests whose guest trapped.
     pub http_traps: IntCounter,
+    /// From the container's making by containerd to the guest's first instruction, by source.
+    container_starts: [Histogram; SOURCES.len()],
+    /// Starts that were not looked at afterwards, for want of room in the queue.
+    pub start_records_dropped: IntCounter,
+    log_lines: [IntCounter; LOG_LEVELS.len()],
+    /// Lines that guests triggered faster than they are logged.
+    pub log_lines_suppressed: IntCounter,
+    /// 1 while no new tasks are taken.
+    pub draining: IntGauge,
+    /// As many tasks as there may be.
+    pub tasks_limit: IntGauge,
+    /// Tasks with metrics of their own, and without.
+    pub task_series: IntGaugeVec,
+    /// Native containers in pods.
+    pub native_containers: IntGauge,
+    /// Polls of guests that went on for long after the end of their slice.
+    pub slice_overruns: IntCounter,
+    /// Workers that were replaced because they were blocked.
+    pub workers_replaced: IntCounter,
+    /// Network namespaces made in advance.
+    pub holders_ready: IntGauge,
+    /// Processes started to hold a network namespace.
+    pub holders_started: IntCounter,
+    /// Compile processes that run.
+    pub compiles_running: IntGauge,
+    /// Modules that cannot be compiled, remembered for a while.
+    pub modules_rejected: IntGauge,
+    /// Bytes that artifacts may take on disk.
+    pub store_limit_bytes: IntGauge,
+    engine: IntGaugeVec,
+    http_outgoing: [IntCounter; HTTP_CLASSES.len()],
+    /// Guests' own HTTP requests that got no response.
+    pub http_outgoing_failed: IntCounter,
+    /// Connections of guests' own HTTP requests.
+    pub http_outgoing_connections: IntGauge,
+    http_pods: Arc<HttpPods>,
 }
+
+/// Levels of log lines, as labels.
+const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 impl Metrics {
     /// Declares every metric.
@@ -181,7 +229,7 @@ impl Metrics {
         );
         let starts = declare.histograms(
             "hearth_start_seconds",
-            "Time hearthd needed from Create to the guest's first instruction (without the caller's time between Create and Start), in seconds, by where the module came from.",
+            "Time hearthd needed from Create to the guest's first instruction, or to an HTTP component's port (without the caller's time between Create and Start), in seconds, by where the module came from.",
             "source",
             PHASE_BUCKETS,
         );
@@ -198,9 +246,21 @@ impl Metrics {
             "Starts by result; a Create that fails counts as an error.",
             "result",
         );
+        let container_starts = declare.histograms(
+            "hearth_container_start_seconds",
+            "Time from the container's making by containerd (a pod's: of its snapshot, in CRI's CreateContainer; else of its bundle) to the guest's first instruction, in seconds, by where the module came from.",
+            "source",
+            PHASE_BUCKETS,
+        );
+        let log_lines = declare.counters("hearth_log_lines_total", "Lines of the daemon's log by level.", "level");
         let http_requests = declare.counters(
             "hearth_http_requests_total",
             "HTTP requests by the class of the answer's status code.",
+            "code",
+        );
+        let http_outgoing = declare.counters(
+            "hearth_http_outgoing_requests_total",
+            "HTTP requests that guests sent, by the class of the answer's status code, or failed.",
             "code",
         );
         let build = IntGaugeVec::new(
@@ -270,9 +330,14 @@ impl Metrics {
                 "Time that guests waited for their CPU quotas, in seconds.",
             ),
             http_requests: HTTP_CLASSES.map(|class| http_requests.with_label_values(&[class])),
+            http_first_byte_seconds: declare.histogram(
+                "hearth_http_first_byte_seconds",
+                "Time from an HTTP request's head to its response's head, in seconds.",
+                PHASE_BUCKETS,
+            ),
             http_request_seconds: declare.histogram(
                 "hearth_http_request_seconds",
-                "Time from an HTTP request's head to its response's head, in seconds.",
+                "Time from an HTTP request's head to its response's end, in seconds.",
                 PHASE_BUCKETS,
             ),
             http_instantiate_seconds: declare.histogram(
@@ -287,9 +352,60 @@ impl Metrics {
                 "HTTP requests answered with 503 for a limit of the node's.",
             ),
             http_traps: declare.counter("hearth_http_traps_total", "HTTP requests whose guest trapped."),
+            http_outgoing: HTTP_CLASSES.map(|class| http_outgoing.with_label_values(&[class])),
+            http_outgoing_failed: http_outgoing.with_label_values(&["failed"]),
+            http_outgoing_connections: declare.gauge(
+                "hearth_http_outgoing_connections",
+                "Connections open for HTTP requests of guests, idle ones included.",
+            ),
+            http_pods: Arc::new(HttpPods::new(&declare)),
             oom_kills: declare.counter(
                 "hearth_oom_kills_total",
                 "Guests that ended because they were refused memory over their limit.",
+            ),
+            container_starts: SOURCES.map(|(_, name)| container_starts.with_label_values(&[name])),
+            start_records_dropped: declare.counter(
+                "hearth_start_records_dropped_total",
+                "Starts that were neither measured from their container's making nor traced, for want of room in a queue.",
+            ),
+            log_lines: LOG_LEVELS.map(|level| log_lines.with_label_values(&[level])),
+            log_lines_suppressed: declare.counter(
+                "hearth_log_lines_suppressed_total",
+                "Lines left out of the daemon's log because guests triggered too many of them.",
+            ),
+            draining: declare.gauge("hearth_draining", "1 while the daemon takes no new tasks (hearthctl drain)."),
+            tasks_limit: declare.gauge("hearth_tasks_limit", "As many tasks as there may be (rpc.tasks_max)."),
+            task_series: declare.gauges(
+                "hearth_task_series",
+                "Tasks with hearth_task metrics of their own, and those folded into task=\"other\" (metrics.task_series_max).",
+                "kind",
+            ),
+            native_containers: declare.gauge("hearth_native_containers", "Native containers in pods of this runtime."),
+            slice_overruns: declare.counter(
+                "hearth_guest_slice_overruns_total",
+                "Times that a guest was in one poll for long after the end of its slice: in a system call, or on a starved node.",
+            ),
+            workers_replaced: declare.counter(
+                "hearth_workers_replaced_total",
+                "Workers replaced because they were blocked in a guest's system call.",
+            ),
+            holders_ready: declare
+                .gauge("hearth_network_holders_ready", "Network namespaces made in advance, each with its process."),
+            holders_started: declare.counter(
+                "hearth_network_holders_started_total",
+                "Processes started to hold a network namespace for a task.",
+            ),
+            compiles_running: declare.gauge("hearth_compiles_running", "Compile processes that run now."),
+            modules_rejected: declare
+                .gauge("hearth_modules_rejected", "Modules that cannot be compiled, remembered for a while."),
+            store_limit_bytes: declare.gauge(
+                "hearth_module_store_limit_bytes",
+                "Bytes that compiled artifacts may take on disk (modules.store_bytes_max).",
+            ),
+            engine: declare.gauges(
+                "hearth_engine_info",
+                "Constant 1, labelled by the engine's fingerprint: artifacts of another are compiled again.",
+                "fingerprint",
             ),
             registry: registry.clone(),
         };
@@ -314,6 +430,27 @@ impl Metrics {
         for method in METHODS {
             self.rpc_errors.with_label_values(&[method]);
         }
+        for kind in ["own", "folded"] {
+            self.task_series.with_label_values(&[kind]);
+        }
+    }
+
+    /// Notes which engine this daemon has.
+    pub fn engine(&self, fingerprint: &str) {
+        self.engine.with_label_values(&[fingerprint]).set(1);
+    }
+
+    /// Counts a line of the log.
+    pub fn log_line(&self, level: tracing::Level) {
+        let level = crate::logging::level(level);
+        if let Some(index) = LOG_LEVELS.iter().position(|known| *known == level) {
+            self.log_lines[index].inc();
+        }
+    }
+
+    /// Notes how long a container took from its making to its guest's first instruction.
+    pub fn container_start(&self, source: Source, took: Duration) {
+        self.container_starts[source as usize].observe(took.as_secs_f64());
     }
 
     /// Notes how long a phase took.
@@ -333,8 +470,18 @@ impl Metrics {
 
     /// Counts an HTTP response.
     pub fn http_request(&self, status: u16) {
-        let class = usize::from(status / 100).clamp(1, HTTP_CLASSES.len()) - 1;
-        self.http_requests[class].inc();
+        self.http_requests[http_class(status)].inc();
+    }
+
+    /// Counts the response to a guest's own HTTP request.
+    pub fn http_outgoing(&self, status: u16) {
+        self.http_outgoing[http_class(status)].inc();
+    }
+
+    /// The metrics of a pod's container that serves HTTP: its namespace, its name, the container's. They are
+    /// gone when the last one who has them drops them.
+    pub fn http_pod(&self, labels: [&str; 3]) -> HttpPod {
+        HttpPods::get(&self.http_pods, labels)
     }
 
     /// The latency histogram of `METHODS[method]`.
@@ -355,6 +502,149 @@ impl Default for Metrics {
     fn default() -> Self {
         Metrics::new()
     }
+}
+
+/// Labels of what is told of a pod.
+const POD_LABELS: [&str; 3] = ["namespace", "pod", "container"];
+
+/// Buckets of a pod's request times, in seconds: fewer than elsewhere, as there are many pods.
+const POD_BUCKETS: &[f64] = &[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+
+/// Metrics of HTTP components by pod; there is nothing in them unless `metrics.pods` asks for it.
+struct HttpPods {
+    requests: IntCounterVec,
+    first_byte: HistogramVec,
+    request: HistogramVec,
+    instantiate: HistogramVec,
+    in_flight: IntGaugeVec,
+    queued: IntGaugeVec,
+    refused: IntCounterVec,
+    traps: IntCounterVec,
+    /// How many have each: a container and the one that follows it may for a moment be of one name.
+    held: Mutex<HashMap<[String; 3], usize>>,
+}
+
+impl HttpPods {
+    fn new(declare: &Declare<'_>) -> HttpPods {
+        let with_code = [&POD_LABELS[..], &["code"]].concat();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            declare.add(IntCounterVec::new(Opts::new(name, help), labels).expect("constant options"))
+        };
+        let gauge = |name: &str, help: &str| {
+            declare.add(IntGaugeVec::new(Opts::new(name, help), &POD_LABELS).expect("constant options"))
+        };
+        let histogram = |name: &str, help: &str| {
+            let options = HistogramOpts::new(name, help).buckets(POD_BUCKETS.to_vec());
+            declare.add(HistogramVec::new(options, &POD_LABELS).expect("constant options"))
+        };
+        HttpPods {
+            requests: counter(
+                "hearth_http_pod_requests_total",
+                "HTTP requests by pod and the class of the answer's status code.",
+                &with_code,
+            ),
+            first_byte: histogram(
+                "hearth_http_pod_first_byte_seconds",
+                "Time from an HTTP request's head to its response's head, in seconds, by pod.",
+            ),
+            request: histogram(
+                "hearth_http_pod_request_seconds",
+                "Time from an HTTP request's head to its response's end, in seconds, by pod.",
+            ),
+            instantiate: histogram(
+                "hearth_http_pod_instantiate_seconds",
+                "Time to make the instance for an HTTP request, in seconds, by pod.",
+            ),
+            in_flight: gauge("hearth_http_pod_requests_in_flight", "HTTP requests that have an instance now, by pod."),
+            queued: gauge("hearth_http_pod_requests_queued", "HTTP requests that wait for their turn, by pod."),
+            refused: counter(
+                "hearth_http_pod_requests_refused_total",
+                "HTTP requests answered with 503 for a limit, by pod.",
+                &POD_LABELS,
+            ),
+            traps: counter("hearth_http_pod_traps_total", "HTTP requests whose guest trapped, by pod.", &POD_LABELS),
+            held: Mutex::default(),
+        }
+    }
+
+    fn get(pods: &Arc<HttpPods>, labels: [&str; 3]) -> HttpPod {
+        *pods.held.lock().entry(labels.map(str::to_string)).or_default() += 1;
+        let code = |class| pods.requests.with_label_values(&[labels[0], labels[1], labels[2], class]);
+        HttpPod {
+            requests: HTTP_CLASSES.map(code),
+            first_byte_seconds: pods.first_byte.with_label_values(&labels),
+            request_seconds: pods.request.with_label_values(&labels),
+            instantiate_seconds: pods.instantiate.with_label_values(&labels),
+            in_flight: pods.in_flight.with_label_values(&labels),
+            queued: pods.queued.with_label_values(&labels),
+            refused: pods.refused.with_label_values(&labels),
+            traps: pods.traps.with_label_values(&labels),
+            labels: labels.map(str::to_string),
+            pods: pods.clone(),
+        }
+    }
+
+    fn give_back(&self, labels: &[String; 3]) {
+        let mut held = self.held.lock();
+        let Some(count) = held.get_mut(labels) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        held.remove(labels);
+        let labels = [labels[0].as_str(), labels[1].as_str(), labels[2].as_str()];
+        for class in HTTP_CLASSES {
+            let _ = self.requests.remove_label_values(&[labels[0], labels[1], labels[2], class]);
+        }
+        for histogram in [&self.first_byte, &self.request, &self.instantiate] {
+            let _ = histogram.remove_label_values(&labels);
+        }
+        for gauge in [&self.in_flight, &self.queued] {
+            let _ = gauge.remove_label_values(&labels);
+        }
+        for counter in [&self.refused, &self.traps] {
+            let _ = counter.remove_label_values(&labels);
+        }
+    }
+}
+
+/// The metrics of one container that serves HTTP; gone when this is dropped.
+pub struct HttpPod {
+    requests: [IntCounter; HTTP_CLASSES.len()],
+    /// As [`Metrics::http_first_byte_seconds`].
+    pub first_byte_seconds: Histogram,
+    /// As [`Metrics::http_request_seconds`].
+    pub request_seconds: Histogram,
+    /// As [`Metrics::http_instantiate_seconds`].
+    pub instantiate_seconds: Histogram,
+    /// As [`Metrics::http_in_flight`].
+    pub in_flight: IntGauge,
+    /// As [`Metrics::http_queued`].
+    pub queued: IntGauge,
+    /// As [`Metrics::http_refused`].
+    pub refused: IntCounter,
+    /// As [`Metrics::http_traps`].
+    pub traps: IntCounter,
+    labels: [String; 3],
+    pods: Arc<HttpPods>,
+}
+
+impl HttpPod {
+    /// Counts a response.
+    pub fn request(&self, status: u16) {
+        self.requests[http_class(status)].inc();
+    }
+}
+
+impl Drop for HttpPod {
+    fn drop(&mut self) {
+        self.pods.give_back(&self.labels);
+    }
+}
+
+/// Which of [`HTTP_CLASSES`] a status code is.
+fn http_class(status: u16) -> usize {
+    usize::from(status / 100).clamp(1, HTTP_CLASSES.len()) - 1
 }
 
 /// Declares metrics in a registry.
@@ -427,18 +717,85 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_is_on_the_dashboard_and_nothing_else_is() {
-        let dashboard = include_str!("../../dashboards/hearth.json");
-        let declared: BTreeSet<String> =
-            Metrics::new().registry.gather().iter().map(|family| family.name().to_string()).collect();
-        let mut shown = BTreeSet::new();
-        for (at, _) in dashboard.match_indices("hearth_") {
-            let name: String = dashboard[at..]
-                .chars()
-                .take_while(|c| c.is_ascii_lowercase() || matches!(c, '_' | '0'..='9'))
-                .collect();
-            shown.insert(name.strip_suffix("_bucket").unwrap_or(&name).to_string());
+    fn a_pods_metrics_go_with_the_last_who_has_them() {
+        let metrics = Metrics::new();
+        let [one, other] = [(); 2].map(|()| metrics.http_pod(["default", "web", "server"]));
+        one.request(204);
+        drop(one);
+        let series =
+            "hearth_http_pod_requests_total{code=\"2xx\",container=\"server\",namespace=\"default\",pod=\"web\"} 1";
+        assert!(metrics.render().contains(series), "{}", metrics.render());
+        drop(other);
+        assert!(!metrics.render().contains("pod=\"web\""), "{}", metrics.render());
+    }
+
+    /// The repository's directory of this name.
+    fn directory(name: &str) -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    /// All files below a directory whose names end so, as one text each.
+    fn texts(directory: &std::path::Path, endings: &[&str]) -> Vec<String> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                all.extend(texts(&path, endings));
+            } else if endings.iter().any(|ending| path.to_string_lossy().ends_with(ending)) {
+                all.push(std::fs::read_to_string(path).unwrap());
+            }
         }
-        assert_eq!(declared, shown);
+        all
+    }
+
+    fn declared() -> BTreeSet<String> {
+        let metrics = Metrics::new();
+        metrics.engine("x");
+        // Without a pod there would be none of its metrics.
+        let _pod = metrics.http_pod(["default", "pod", "container"]);
+        let families = metrics.registry.gather();
+        let tasks = tasks::FAMILIES.iter().map(|family| family.name.to_string());
+        let process = process::FAMILIES.iter().map(|family| family.name.to_string());
+        families.iter().map(|family| family.name().to_string()).chain(tasks).chain(process).collect()
+    }
+
+    #[test]
+    fn every_metric_is_on_a_dashboard_or_in_a_rule_and_nothing_else_is() {
+        let mut shown = BTreeSet::new();
+        let directory = directory("../dashboards");
+        for text in texts(&directory, &[".json", ".yaml"]) {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+            for name in
+                text.split(|c| !is_name(c)).filter(|word| word.starts_with("hearth_") || word.starts_with("process_"))
+            {
+                let name = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+                shown.insert(name.to_string());
+            }
+        }
+        let declared = declared();
+        let missing: Vec<_> = declared.difference(&shown).collect();
+        assert!(missing.is_empty(), "on no dashboard: {missing:?}");
+        let unknown: Vec<_> = shown.difference(&declared).filter(|name| !name.ends_with("_info")).collect();
+        assert!(unknown.is_empty(), "declared nowhere: {unknown:?}");
+    }
+
+    #[test]
+    fn every_metric_is_touched_somewhere() {
+        let source = include_str!("metrics.rs");
+        let body = &source[source.find("pub struct Metrics {").unwrap()..source.find("impl Metrics {").unwrap()];
+        let fields = body.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
+        let own = |text: &String| text.contains("pub struct Metrics {");
+        let others: Vec<_> = texts(&directory("src"), &[".rs"]).into_iter().filter(|text| !own(text)).collect();
+        for (field, _) in fields {
+            let touched = format!("metrics.{field}");
+            let split = format!(".{field}");
+            let is_touched = |text: &String| {
+                text.contains(&touched) || text.lines().any(|line| line.trim_start().starts_with(&split))
+            };
+            assert!(others.iter().any(is_touched), "{field} is declared and never touched");
+        }
+        for method in ["phase", "start", "lookup", "http_request", "rpc", "engine", "log_line", "container_start"] {
+            assert!(others.iter().any(|text| text.contains(&format!("{method}("))), "{method} is never called");
+        }
     }
 }

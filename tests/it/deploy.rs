@@ -148,7 +148,7 @@ fn each_story_that_the_table_of_fields_names_exists() {
         // Those on a real Kubernetes, and those on containerd alone.
         let (path, function) = match module.strip_prefix("e2e::") {
             Some(module) => (tests.join("e2e/stories").join(module), format!("\npub fn {story}(")),
-            None => (tests.join("it").join(module), format!("#[test]\nfn {story}()")),
+            None => (tests.join("it").join(module.replace("::", "/")), format!("#[test]\nfn {story}()")),
         };
         let path = path.with_extension("rs");
         let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{word}: {}: {error}", path.display()));
@@ -227,4 +227,11 @@ fn the_containers_of_the_examples_run() {
     plan.start().wait_for_stdout("listening");
     let address = format!("{}:8080", pod.ip());
     node.machine().in_network(|| TcpStream::connect(&address)).expect("kubelet's probe connects");
+
+    example("http.yaml", &[r#"["/http.wasm"]"#, "HEARTH_HTTP_PORT", "httpGet", "memory: 64Mi"]);
+    let pod = node.pod("hearth-http").run();
+    let plan = pod.container("server", &node.program(&Guest::HTTP)).command(["/http.wasm"]);
+    let _server = plan.options(|options| options.env.push(("HEARTH_HTTP_PORT".into(), "8080".into()))).start();
+    let address = format!("{}:8080", pod.ip());
+    node.machine().in_network(|| TcpStream::connect(&address)).expect("the service listens once it is started");
 }

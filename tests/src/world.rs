@@ -291,6 +291,15 @@ impl World {
         Ctr::program(&self.machine, paths::hearthctl(), arguments).env("HEARTH_CONTROL_SOCKET", control)
     }
 
+    /// Any program of the host's, on the machine.
+    pub fn program_on_machine<S: Into<String>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Ctr<'_> {
+        Ctr::program(&self.machine, program.into(), arguments.into_iter().map(Into::into).collect())
+    }
+
     /// What `hearthctl ARGUMENTS --json` answers.
     ///
     /// # Panics

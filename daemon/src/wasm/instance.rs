@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wasmtime::component;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Val};
@@ -22,11 +22,14 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::http::Http;
 use crate::http::outgoing::Outgoing;
-use crate::metrics::{Metrics, Phase, Source};
+use crate::http::outgoing::client::Client;
+use crate::metrics::tasks::TaskSeries;
+use crate::metrics::{Metrics, Phase};
 use crate::operator;
+use crate::starts::{About, Recent};
 use crate::task::holders::Holders;
 use crate::task::stdio::Stdio;
-use crate::wasm::engine::{Allocation, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
+use crate::wasm::engine::{Allocation, CommandPre, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
 use crate::wasm::names::{Names, Resolvers};
 use crate::wasm::scheduler::{Guest, Scheduler};
 use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse, fields, resources};
@@ -37,8 +40,8 @@ pub const TRAP_STATUS: u32 = 134;
 /// Handles a component may have at once.
 const RESOURCES_MAX: usize = 65_536;
 
-/// The largest set of HTTP headers a command may make, in bytes: it has nobody to send them to.
-const FIELDS_BYTES_MAX: usize = 4 << 10;
+/// The largest set of HTTP headers a command may make, in bytes.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
 
 /// Counts guests against the pool and the room beyond it, so that a full node is a clear answer to
 /// Start and not a trap.
@@ -153,11 +156,17 @@ pub struct World {
     /// Network namespaces for tasks that ask for a new one.
     pub holders: Arc<Holders>,
     /// Where requests are served.
-    pub http: Http,
+    pub http: Arc<Http>,
     /// Look-ups of names.
     pub resolvers: Arc<Resolvers>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Which tasks have metrics of their own.
+    pub task_series: Arc<TaskSeries>,
+    /// The last starts and ends.
+    pub recent: Arc<Recent>,
+    /// Whether there are metrics of each pod.
+    pub by_pod: bool,
 }
 
 /// All that one guest needs to run.
@@ -188,19 +197,8 @@ pub struct Launch {
     pub slot: Slot,
     /// How it looks up names; none for a core module, which has no sockets.
     pub names: Option<Names>,
-    /// For the metrics of a task's start; none for an exec.
-    pub clock: Option<StartClock>,
-}
-
-/// Measures one start.
-#[derive(Debug, Clone, Copy)]
-pub struct StartClock {
-    /// Where the module came from.
-    pub source: Source,
-    /// How long Create took.
-    pub create_took: Duration,
-    /// When Start arrived.
-    pub start_began: Instant,
+    /// Whose start it is; none for an exec.
+    pub about: Option<Arc<About>>,
 }
 
 /// How a guest that ran came to its end by itself.
@@ -252,17 +250,25 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() +
             };
         }
     };
-    world.metrics.phase(Phase::Instantiate, began.elapsed());
+    phase(launch.about.as_deref(), &world.metrics, Phase::Instantiate, began);
     instance.ready.set(Instant::now());
     started();
     match instance.call {
         Callable::Core(store, instance) => call_core(store, instance, launch.export.as_deref()).await,
-        Callable::Command(mut store, command) => match command.wasi_cli_run().call_run(&mut store).await {
-            Ok(Ok(())) => Outcome::Exited(0),
-            Ok(Err(())) => Outcome::Exited(1),
-            Err(error) => ended(&error),
-        },
+        Callable::Command(mut store, command) => ran(command.wasi_cli_run().call_run(&mut store).await),
+        Callable::CommandP3(mut store, command) => {
+            let run = store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await);
+            ran(run.await.flatten())
+        }
         Callable::Export(store, function) => call_component(store, function).await,
+    }
+}
+
+/// A phase has ended; of an exec only the metrics hear.
+fn phase(about: Option<&About>, metrics: &Metrics, phase: Phase, began: Instant) {
+    match about {
+        Some(about) => about.phase(metrics, phase, began, began.elapsed()),
+        None => metrics.phase(phase, began.elapsed()),
     }
 }
 
@@ -274,6 +280,7 @@ struct Instance {
 enum Callable {
     Core(Store<CoreState>, wasmtime::Instance),
     Command(Store<ComponentState>, wasmtime_wasi::p2::bindings::Command),
+    CommandP3(Store<ComponentState>, wasmtime_wasi::p3::bindings::Command),
     Export(Store<ComponentState>, component::Func),
 }
 
@@ -320,14 +327,18 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
                 limits,
                 names: launch.names.clone(),
                 http: fields(FIELDS_BYTES_MAX),
-                outgoing: Outgoing,
+                outgoing: outgoing(world, launch),
             };
             let mut store = store(world, launch, pre.engine(), state, &ready);
             store.limiter(|state| &mut state.limits);
             match (&launch.export, command) {
-                (None, Some(command)) => {
+                (None, Some(CommandPre::P2(command))) => {
                     let command = command.instantiate_async(&mut store).await.map_err(|e| refused(&e))?;
                     Callable::Command(store, command)
+                }
+                (None, Some(CommandPre::P3(command))) => {
+                    let command = command.instantiate_async(&mut store).await.map_err(|e| refused(&e))?;
+                    Callable::CommandP3(store, command)
                 }
                 (export, _) => {
                     let name = export.as_deref().unwrap_or("run");
@@ -343,19 +354,25 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
     Ok(Instance { call, ready })
 }
 
+/// How it sends requests of its own: from the network it is in, if any.
+fn outgoing(world: &World, launch: &Launch) -> Outgoing {
+    Outgoing::new(launch.names.clone().map(|names| Client::new(world.http.clone(), names, &launch.env)))
+}
+
 fn store<T: 'static>(world: &World, launch: &Launch, engine: &Engine, state: T, ready: &Arc<Ready>) -> Store<T> {
     let mut store = Store::new(engine, state);
     store.set_epoch_deadline(0);
     let mut tick = world.scheduler.tick(&launch.guest);
-    let (metrics, ready, clock) = (world.metrics.clone(), ready.clone(), launch.clock);
+    let (metrics, recent) = (world.metrics.clone(), world.recent.clone());
+    let (ready, about) = (ready.clone(), launch.about.clone());
     let mut first = true;
     store.epoch_deadline_callback(move |_| {
         if std::mem::take(&mut first) {
             if let Some(ready) = ready.0.get() {
-                metrics.phase(Phase::FirstCall, ready.elapsed());
+                phase(about.as_deref(), &metrics, Phase::FirstCall, *ready);
             }
-            if let Some(clock) = clock {
-                metrics.start(clock.source, clock.create_took + clock.start_began.elapsed());
+            if let Some(about) = &about {
+                recent.started(about);
             }
         }
         tick()
@@ -475,6 +492,15 @@ async fn call_component(mut store: Store<ComponentState>, function: component::F
     let mut results = vec![component::Val::Bool(false); ty.results().len()];
     match function.call_async(&mut store, &[], &mut results).await {
         Ok(()) => Outcome::Exited(u32::from(matches!(results.first(), Some(component::Val::Result(Err(_)))))),
+        Err(error) => ended(&error),
+    }
+}
+
+/// How a command's `run` ended.
+fn ran(result: wasmtime::Result<std::result::Result<(), ()>>) -> Outcome {
+    match result {
+        Ok(Ok(())) => Outcome::Exited(0),
+        Ok(Err(())) => Outcome::Exited(1),
         Err(error) => ended(&error),
     }
 }
