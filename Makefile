@@ -48,6 +48,11 @@ test-matrix: deps build shim ## Run every story on containerd 1.6, 1.7 and 2.x (
 	@CARGO="$(CARGO)" tests/versions.sh all
 	@$(TARGET)/release/leftovers
 
+.PHONY: test-page
+test-page: deps build shim ## Look at the status page in Chromium, which is installed for it (root)
+	@command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
+	$(CARGO) test $(BUILD) --test it -- watch::a_browser
+
 .PHONY: e2e-deps
 e2e-deps:
 	@tests/e2e/install-deps.sh

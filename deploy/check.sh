@@ -91,6 +91,7 @@ in_debian() {
     # Without systemd, as in an image.
     dpkg_ --install /run/old.deb
     chroot "$root" hearthd --check-config >/dev/null || fail "the installed hearthd does not like its configuration"
+    chroot "$root" hearthctl --version >/dev/null || fail "the installed hearthctl does not start"
     chroot "$root" containerd-shim-hearth-v1 -v >/dev/null || fail "the installed shim does not start"
     [ -L "$root/etc/systemd/system/multi-user.target.wants/hearthd.service" ] || fail "hearthd.service is not enabled"
     [ -L "$root/etc/systemd/system/sockets.target.wants/hearthd.socket" ] || fail "hearthd.socket is not enabled"
@@ -154,6 +155,7 @@ tarball() {
     for prefix in /usr/local /opt/hearth; do
         "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
         "$root$prefix/bin/hearthd" --check-config --config "$root/etc/hearth/config.toml" >/dev/null
+        "$root$prefix/bin/hearthctl" completion bash | cmp - "$root$prefix/share/bash-completion/completions/hearthctl"
         grep -q "^ExecStart=$prefix/bin/hearthd$" "$root/etc/systemd/system/hearthd.service" ||
             fail "the unit does not start what was installed"
         # An upgrade keeps the configuration, and takes away what the release does not have any more.

@@ -184,6 +184,14 @@ impl Containerd {
         Ok(bytes)
     }
 
+    /// The name of a container's image; none if it has none.
+    ///
+    /// # Errors
+    /// See the module's head.
+    pub async fn image(&self, namespace: &str, container_id: &str) -> Result<Option<String>> {
+        self.image_of(&self.connection(), namespace, container_id).await
+    }
+
     /// The name of a container's image.
     async fn image_of(&self, connection: &Channel, namespace: &str, id: &str) -> Result<Option<String>> {
         let what = format!("container {id:?} of namespace {namespace:?}");
@@ -229,7 +237,7 @@ impl Containerd {
     }
 
     /// A new connection, dialled by its first request.
-    fn connection(&self) -> Channel {
+    pub fn connection(&self) -> Channel {
         // Fails only for bytes that are not UTF-8.
         Endpoint::from_shared(format!("unix://{}", self.address))
             .expect("a string")

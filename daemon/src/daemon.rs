@@ -15,13 +15,18 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::http::Http;
+use crate::logging::Logging;
 use crate::metrics::Metrics;
+use crate::metrics::tasks::TaskSeries;
 use crate::native;
 use crate::os::{activation, identity};
+use crate::server::endpoint::listen::Listener;
+use crate::server::endpoint::{self, Endpoint};
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::{self, Operator};
-use crate::server::{control, http as scrapes, sandboxer};
+use crate::server::{control, sandboxer};
 use crate::service;
+use crate::starts::{Recent, recorder};
 use crate::task::Task;
 use crate::task::holders::Holders;
 use crate::wasm::engine::Engines;
@@ -43,7 +48,7 @@ const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What could not be set up, in one line with a remedy.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(config: Config, metrics: Arc<Metrics>, logging: Arc<Logging>) -> Result<(), String> {
     let config = Arc::new(config);
     let passed = activation::passed_listener().map_err(|e| format!("socket activation: {e}"))?;
     let state = StateDir::open(&config.state_dir)?;
@@ -83,7 +88,7 @@ pub fn run(config: Config) -> Result<(), String> {
         background: background.handle().clone(),
         http: http.handle().clone(),
     };
-    let result = runtime.block_on(serve(config, &state, passed, handles));
+    let result = runtime.block_on(serve(config, &state, passed, handles, (metrics, logging)));
     http.shutdown_timeout(Duration::from_millis(100));
     // Jobs stuck in a system call (a hung volume) end with the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -103,10 +108,13 @@ async fn serve(
     state: &StateDir,
     passed: Option<UnixListener>,
     handles: Handles,
+    (metrics, logging): (Arc<Metrics>, Arc<Logging>),
 ) -> Result<(), String> {
     let Handles { answering: runtime, background, http: serving } = handles;
     let began = Instant::now();
-    let metrics = Arc::new(Metrics::new());
+    metrics.tasks_limit.set(i64::try_from(config.rpc.tasks_max).unwrap_or(i64::MAX));
+    metrics.store_limit_bytes.set(i64::try_from(config.modules.store_bytes_max).unwrap_or(i64::MAX));
+    let recorder = recorder::start(metrics.clone(), &background);
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
     let modules = ModuleStore::open(&config, engines.clone(), metrics.clone(), runtime.clone())
         .map_err(|e| format!("the module store: {e}"))?;
@@ -116,38 +124,22 @@ async fn serve(
         engines,
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
-        holders: Holders::new(config.network.holders_warm, runtime.clone()),
+        holders: Holders::new(config.network.holders_warm, runtime.clone(), metrics.clone()),
         http: Http::new(config.http.clone(), serving, metrics.clone()),
         resolvers: Resolvers::new(&config.network, background.clone()),
+        task_series: TaskSeries::new(config.metrics.task_series_max, config.metrics.pod_labels),
+        recent: Recent::new(config.metrics.recent_max, metrics.clone(), Some(recorder)),
         metrics: metrics.clone(),
         by_pod: config.metrics.pods,
     });
+    metrics.engine(world.engines.fingerprint());
     let runtimes = Runtimes { answering: runtime.clone(), background: background.clone() };
     let instances = Instances::new(config.clone(), world.clone(), modules.clone(), state.generation.clone(), runtimes);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
 
-    let scrape = match config.metrics.address.as_str() {
-        "" => None,
-        address => {
-            let bound = {
-                // The listener belongs to the runtime that is entered when it is made.
-                let (address, state_dir) = (address.to_string(), config.state_dir.clone());
-                background.spawn(async move { scrapes::bind(&address, &state_dir).await }).await
-            };
-            let listener = bound
-                .map_err(std::io::Error::other)
-                .flatten()
-                .map_err(|e| format!("metrics.address: cannot listen on {address}: {e}"))?;
-            let world = world.clone();
-            let render = move || {
-                world.scheduler.observe();
-                world.slots.observe();
-                metrics.render()
-            };
-            Some(background.spawn(scrapes::serve(listener, config.metrics.connections_max, render)))
-        }
-    };
+    // What is wrong with its address or certificate is said before anything is served.
+    let listener = bind_endpoint(&config, &background).await?;
     let (left, shim) = (native::leftovers(&config), config.native.shim.clone());
     runtime.spawn_blocking(move || native::end_leftovers(&shim, left));
     let path = config.control_socket();
@@ -159,9 +151,17 @@ async fn serve(
         world: world.clone(),
         modules,
         instances: instances.clone(),
+        logging,
         generation: operator::generation_name(&state.generation),
         started_at: SystemTime::now(),
+        answering: runtime.clone(),
         background: background.clone(),
+    });
+    let scrape = listener.map(|listener| {
+        let token_file = Some(config.metrics.token_file.clone()).filter(|path| !path.as_os_str().is_empty());
+        let connections_max = config.metrics.connections_max;
+        let endpoint = Endpoint { operator: operator.clone(), token_file, connections_max };
+        background.spawn(endpoint::serve(listener, endpoint))
     });
     let questions = tokio::spawn(control::serve(socket.listener, instances.clone(), operator));
     let controllers = sandboxer::serve_all(&config, &instances)
@@ -202,6 +202,21 @@ async fn serve(
     world.scheduler.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The endpoint's socket, unless the configuration wants none.
+async fn bind_endpoint(config: &Arc<Config>, background: &tokio::runtime::Handle) -> Result<Option<Listener>, String> {
+    if config.metrics.address.is_empty() {
+        return Ok(None);
+    }
+    if !config.metrics.token_file.as_os_str().is_empty() {
+        let path = &config.metrics.token_file;
+        endpoint::read_token(path).map_err(|e| format!("metrics.token_file: {}: {e}", path.display()))?;
+    }
+    // The listener belongs to the runtime that is entered when it is made.
+    let config = config.clone();
+    let bound = background.spawn(async move { Listener::bind(&config.metrics, &config.state_dir).await });
+    bound.await.map_err(|e| e.to_string())?.map(Some)
 }
 
 /// SIGKILL of `kill(2)`, for containerd's eyes: 128 + 9.

@@ -65,10 +65,11 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, sandboxer, operator) · [`task`] (map,
-//! create, state, process, container, exec, control, oom, sandbox, pods, holders, files, root, stdio) · [`native`] ·
+//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`server`] (control, instances, task, sandboxer,
+//! operator, endpoint) · [`task`] (map, create, state, process, container, exec, control, oom, sandbox, pods, holders,
+//! files, root, stdio) · [`native`] ·
 //! [`bundle`] ·
-//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
+//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, files, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
 //!
 //! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].
@@ -83,11 +84,13 @@ pub mod daemon;
 pub mod error;
 pub mod events;
 pub mod http;
+pub mod logging;
 pub mod metrics;
 pub mod native;
 pub mod operator;
 pub mod os;
 pub mod server;
 pub mod service;
+pub mod starts;
 pub mod task;
 pub mod wasm;

@@ -1,11 +1,13 @@
 //! `hearthd`: arguments, configuration, logging, namespace, runtime, run, exit code.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
-use hearthd::config::{Config, DEFAULT_FILE, LogFormat};
+use hearthd::config::{Config, DEFAULT_FILE};
+use hearthd::logging::Logging;
+use hearthd::metrics::Metrics;
 use hearthd::{daemon, os, wasm};
 
 /// Keeps WebAssembly warm on a Kubernetes node: containerd's tasks of the `hearth` runtime run in
@@ -72,12 +74,13 @@ fn start(args: Args) -> Result<(), String> {
         println!("{config:#?}");
         return Ok(());
     }
-    log(&config)?;
+    let metrics = Arc::new(Metrics::new());
+    let logging = Logging::start(&config.log, &metrics)?;
     // Before the first thread: every thread shares the namespace it is born in.
     os::mount::enter_private_namespace()
         .map_err(|e| format!("cannot make a private mount namespace (is this root?): {e}"))?;
     os::process::raise_descriptor_limit();
-    daemon::run(config)
+    daemon::run(config, metrics, logging)
 }
 
 fn configuration(args: &Args) -> Result<Config, String> {
@@ -105,22 +108,4 @@ fn configuration(args: &Args) -> Result<Config, String> {
     }
     config.check().map_err(|e| e.to_string())?;
     Ok(config)
-}
-
-fn log(config: &Config) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level)
-        .map_err(|e| format!("log.level: {:?} is not a filter like info or hearthd=debug: {e}", config.log.level))?;
-    let terminal = std::io::stderr().is_terminal();
-    let text = match config.log.format {
-        LogFormat::Auto => terminal,
-        LogFormat::Text => true,
-        LogFormat::Json => false,
-    };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
-    if text {
-        builder.init()
-    } else {
-        builder.json().flatten_event(true).init()
-    }
-    Ok(())
 }

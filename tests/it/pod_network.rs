@@ -274,28 +274,28 @@ fn make_cgroup(node: &Node) {
 }
 
 #[test]
-fn many_pods_serve_at_their_addresses_and_leave_nothing() {
+fn a_hundred_pods_serve_at_their_addresses_and_leave_nothing() {
     // All at once there would be hundreds of processes of CNI's.
     const THREADS: usize = 8;
-    let count: usize = std::env::var("HEARTH_TEST_PODS").ok().and_then(|text| text.parse().ok()).unwrap_or(30);
+    const PODS: usize = 100;
     let node = Node::new();
     let tcp = node.program(&Guest::TCP);
     let each = |work: &(dyn Fn(usize) + Sync)| {
         std::thread::scope(|scope| {
             for thread in 0..THREADS {
-                scope.spawn(move || (thread..count).step_by(THREADS).for_each(work));
+                scope.spawn(move || (thread..PODS).step_by(THREADS).for_each(work));
             }
         });
     };
-    let pods: Vec<std::sync::Mutex<Option<Pod>>> = (0..count).map(|_| std::sync::Mutex::default()).collect();
+    let pods: Vec<std::sync::Mutex<Option<Pod>>> = (0..PODS).map(|_| std::sync::Mutex::default()).collect();
     each(&|index| {
         let pod = serving(&node, &tcp, index);
         *pods[index].lock().expect("nobody panics in here") = Some(pod);
     });
     let addresses: std::collections::BTreeSet<String> =
         pods.iter().map(|pod| pod.lock().unwrap().as_ref().unwrap().ip()).collect();
-    assert_eq!(addresses.len(), count);
-    assert!(node.pods().len() == count && node.pods().values().all(|ready| *ready));
+    assert_eq!(addresses.len(), PODS);
+    assert!(node.pods().len() == PODS && node.pods().values().all(|ready| *ready));
     for address in &addresses {
         assert_eq!(greeting(&node, &format!("{address}:8080")).unwrap(), GREETING, "{address}");
     }

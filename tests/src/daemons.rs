@@ -269,12 +269,16 @@ pub fn with_sandboxer() -> bool {
 pub struct HearthdOptions {
     /// Lines of TOML appended to the configuration.
     pub config: String,
+    /// Lines of TOML for its section `metrics`.
+    pub metrics: String,
     /// A tmpfs of so many bytes as its `root_dir`.
     pub module_store_bytes: Option<u64>,
     /// A listening socket that it is passed as systemd passes one, for its control socket.
     pub passed: Option<Arc<UnixListener>>,
     /// The time systemd's watchdog would give it.
     pub watchdog: Option<Duration>,
+    /// More variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Starts the daemon and waits for `READY=1`. It makes its own mount namespace.
@@ -295,7 +299,7 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
         fs::create_dir_all(directory).expect("the machine's directory is writable");
     }
     let config = layout.hearthd_config();
-    let text = hearthd_config(layout) + &options.config;
+    let text = hearthd_config(layout, &options.metrics) + &options.config;
     fs::write(&config, text).expect("the machine's directory is writable");
     let _ = fs::remove_file(layout.notify_socket());
     let notify = UnixDatagram::bind(layout.notify_socket()).expect("the path is short enough");
@@ -315,6 +319,7 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
         }
     };
     command.arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
+    command.envs(options.environment.iter().map(|(name, value)| (name, value)));
     if let Some(time) = options.watchdog {
         command.env("WATCHDOG_USEC", time.as_micros().to_string());
     }
@@ -332,7 +337,7 @@ fn mount_module_store(machine: &Machine, layout: &Layout, bytes: u64) {
     assert!(mounted.is_some_and(|status| status.success()), "cannot mount a tmpfs as the module store");
 }
 
-fn hearthd_config(layout: &Layout) -> String {
+fn hearthd_config(layout: &Layout, metrics: &str) -> String {
     format!(
         "state_dir = {state:?}\n\
          root_dir = {root:?}\n\
@@ -340,6 +345,7 @@ fn hearthd_config(layout: &Layout) -> String {
          sandboxer.sockets = [{{ listen = \"sandboxer.sock\", containerd = {containerd:?} }}]\n\
          [metrics]\n\
          address = \"127.0.0.1:0\"\n\
+         {metrics}\n\
          [log]\n\
          level = \"debug\"\n",
         state = layout.hearthd_state(),

@@ -153,6 +153,14 @@ impl World {
         self.containerd.take().expect("containerd runs").kill();
     }
 
+    /// containerd's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn containerd(&self) -> &Process {
+        self.containerd.as_ref().expect("containerd runs")
+    }
+
     /// Starts the daemon, on the same directories as before. (Nothing to start for [`Runtime::Runc`].)
     pub fn start_hearthd(&mut self) {
         if self.runtime == Runtime::Hearth {
@@ -289,6 +297,15 @@ impl World {
         let arguments = arguments.into_iter().map(Into::into).collect();
         let control = self.layout.control_socket();
         Ctr::program(&self.machine, paths::hearthctl(), arguments).env("HEARTH_CONTROL_SOCKET", control)
+    }
+
+    /// Any program of the host's, on the machine.
+    pub fn program_on_machine<S: Into<String>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Ctr<'_> {
+        Ctr::program(&self.machine, program.into(), arguments.into_iter().map(Into::into).collect())
     }
 
     /// What `hearthctl ARGUMENTS --json` answers.

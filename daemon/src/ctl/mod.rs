@@ -11,15 +11,23 @@
 pub mod client;
 pub mod output;
 
+mod check;
+mod drain;
+mod generate;
+mod inspect;
+mod logs;
 mod modules;
 mod ps;
 mod status;
+mod top;
+mod trace;
+mod traps;
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use client::Client;
 use output::{ColorChoice, Output};
@@ -51,9 +59,30 @@ enum Command {
     Status,
     /// List the tasks
     Ps(ps::Args),
+    /// Look again and again at the tasks that use the node
+    Top(top::Args),
+    /// All that is known of one task
+    Inspect(inspect::Name),
+    /// What a start did, phase by phase; without a task, the last starts
+    Trace(trace::Args),
+    /// The last guests that trapped, ran out of memory or could not be started
+    Traps(traps::Args),
+    /// The daemon's log, of all or about one task
+    Logs(logs::Args),
+    /// What the daemon's log lets through, and changing that
+    LogLevel(logs::LevelArgs),
     /// What is compiled, and what is kept
     #[command(subcommand)]
     Modules(modules::Command),
+    /// Is this node right? Kernel, limits, sockets, containerd, clock
+    Check(check::Args),
+    /// Take no new tasks; those that run go on
+    Drain(drain::Args),
+    /// Print completions for a shell
+    Completion(generate::Completion),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Manual(generate::Manual),
 }
 
 /// What a command cannot do, in one line with the remedy.
@@ -101,6 +130,20 @@ fn run(args: Args) -> Outcome {
         Command::Status => status::run(&client()?, &mut output)?,
         Command::Ps(command) => ps::run(&command, &client()?, &mut output)?,
         Command::Modules(command) => modules::run(&command, &client()?, &mut output)?,
+        Command::Top(command) => top::run(&command, &client()?, &mut output)?,
+        Command::Inspect(name) => inspect::run(&name, &client()?, &mut output)?,
+        Command::Trace(command) => trace::run(&command, &client()?, &mut output)?,
+        Command::Traps(command) => traps::run(&command, &client()?, &mut output)?,
+        Command::Logs(command) => logs::logs(&command, &client()?, &mut output)?,
+        Command::LogLevel(command) => logs::level(&command, &client()?, &mut output)?,
+        Command::Check(command) => {
+            let code = check::run(&command, &args.socket, &mut output)?;
+            output.finish()?;
+            return Ok(code);
+        }
+        Command::Drain(command) => drain::run(&command, &client()?, &mut output)?,
+        Command::Completion(command) => generate::completion(&command, Args::command())?,
+        Command::Manual(command) => generate::manual(&command, Args::command())?,
     }
     output.finish()?;
     Ok(ExitCode::SUCCESS)

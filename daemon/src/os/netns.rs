@@ -130,7 +130,7 @@ mod tests {
             let namespace = NetNs::open(&path).unwrap();
             assert_eq!(*namespace, NetNs::of_this_thread().unwrap());
             assert!(namespace.is_at(&path));
-            rustix::mount::unmount(&path, rustix::mount::UnmountFlags::empty()).unwrap();
+            rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH).unwrap();
             assert!(!namespace.is_at(&path), "a file like any other");
         })
         .join()

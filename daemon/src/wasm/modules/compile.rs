@@ -177,7 +177,10 @@ impl Job {
             .spawn()
             .map(Process)
             .map_err(failed("start"))?;
-        let end = process.wait(began.checked_add(self.wall)).map_err(failed("wait for"))?;
+        self.metrics.compiles_running.inc();
+        let end = process.wait(began.checked_add(self.wall));
+        self.metrics.compiles_running.dec();
+        let end = end.map_err(failed("wait for"))?;
         self.metrics.compile_seconds.observe(began.elapsed().as_secs_f64());
         // Before a byte of it is believed: whoever might still hold the file cannot change it now.
         let verdict = verdict(&end, &self.order, self.wall).and_then(|()| {

@@ -106,6 +106,8 @@ struct Rooms {
     prepared: Mutex<LruCache<Digest, Prepared>>,
     rejected: Mutex<LruCache<Digest, (Instant, Error)>>,
     flights: Mutex<HashMap<(Digest, Depth), Flight>>,
+    /// What is being compiled, or waits for it: its name, and since when.
+    compiling: Mutex<HashMap<Digest, (String, Instant)>>,
     module_bytes_max: u64,
     metrics: Arc<Metrics>,
 }
@@ -180,6 +182,7 @@ impl ModuleStore {
             prepared: Mutex::new(LruCache::sparse(NonZeroUsize::new(limits.prepared_max).unwrap_or(NonZeroUsize::MIN))),
             rejected: Mutex::new(LruCache::sparse(REJECTED_MAX)),
             flights: Mutex::default(),
+            compiling: Mutex::default(),
             module_bytes_max: limits.module_bytes_max,
             engines,
             compiler,
@@ -314,6 +317,22 @@ async fn blocking<T: Send + 'static>(runtime: &Handle, job: impl FnOnce() -> Res
     runtime.spawn_blocking(job).await.map_err(ended)?
 }
 
+/// A module's place in the list of those that are being compiled; taken off on drop.
+struct Compiling<'a>(&'a Rooms, Digest);
+
+impl Compiling<'_> {
+    fn list(rooms: &Rooms, digest: Digest, name: impl std::fmt::Display) -> Compiling<'_> {
+        rooms.compiling.lock().insert(digest, (name.to_string(), Instant::now()));
+        Compiling(rooms, digest)
+    }
+}
+
+impl Drop for Compiling<'_> {
+    fn drop(&mut self) {
+        self.0.compiling.lock().remove(&self.1);
+    }
+}
+
 /// What a look at an origin told.
 struct Read {
     digest: Digest,
@@ -393,7 +412,10 @@ impl Rooms {
             return Err(error);
         }
         let began = Instant::now();
-        let compiled = self.compiler.compile(self.wasm(runtime, digest, material)).await;
+        let compiled = {
+            let _listed = Compiling::list(self, digest, material.origin.name());
+            self.compiler.compile(self.wasm(runtime, digest, material)).await
+        };
         // Only of the compiler's own finding: `wasm` says nothing of this kind.
         let (artifact, kind) = compiled.inspect_err(|error| {
             if matches!(error, Error::InvalidArgument(_)) {
