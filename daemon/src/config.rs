@@ -387,6 +387,9 @@ impl Default for Stdio {
 pub struct Files {
     /// Bind mounts and tmpfs of one task.
     pub volumes_max: usize,
+    /// Files and directories that one preview 1 guest may have open, if its spec's `RLIMIT_NOFILE` is not
+    /// less. They are the daemon's descriptors, of which it has `LimitNOFILE`.
+    pub open_max: u32,
     /// The size of a tmpfs whose options name none, in bytes: the kernel's own default is half of the
     /// node's memory.
     pub tmpfs_bytes_default: u64,
@@ -537,7 +540,7 @@ impl Default for Sandboxer {
 
 impl Default for Files {
     fn default() -> Self {
-        Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
+        Files { volumes_max: 256, open_max: 4_096, tmpfs_bytes_default: 64 << 20 }
     }
 }
 
@@ -668,6 +671,7 @@ impl Config {
             ("http.outgoing_between_bytes_timeout_ms", self.http.outgoing_between_bytes_timeout_ms),
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
             ("files.volumes_max", self.files.volumes_max as u64),
+            ("files.open_max", u64::from(self.files.open_max)),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
         ];
         for (key, value) in at_least_one {

@@ -69,7 +69,7 @@
 //! operator, endpoint) · [`task`] (map, create, state, process, container, exec, control, oom, sandbox, pods, holders,
 //! files, root, stdio) · [`native`] ·
 //! [`bundle`] ·
-//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
+//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, files, names, scheduler) · [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
 //!
 //! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].

@@ -27,6 +27,7 @@ mod service;
 mod stdio;
 mod tty;
 mod users;
+mod volumes;
 mod watch;
 
 /// Leaves a story out where it makes no sense on the stock runtime.

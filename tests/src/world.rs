@@ -153,6 +153,14 @@ impl World {
         self.containerd.take().expect("containerd runs").kill();
     }
 
+    /// containerd's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn containerd(&self) -> &Process {
+        self.containerd.as_ref().expect("containerd runs")
+    }
+
     /// Starts the daemon, on the same directories as before. (Nothing to start for [`Runtime::Runc`].)
     pub fn start_hearthd(&mut self) {
         if self.runtime == Runtime::Hearth {

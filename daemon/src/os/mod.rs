@@ -15,6 +15,5 @@ pub mod namespaces;
 pub mod netns;
 pub mod process;
 pub mod pty;
-pub mod resolve;
 pub mod spawn;
 pub mod sysctl;
