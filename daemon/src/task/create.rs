@@ -186,12 +186,9 @@ impl Creator {
         // Of nobody else.
         let _ = about.module.set(located.digest);
         about.created(located.source, began.elapsed());
-        let prepared = Prepared {
-            program: located.program,
-            export: located.export,
-            open_files_max: self.open_files_max(&spec.process),
-            spec: spec.process,
-        };
+        let open_files_max = self.open_files_max(&spec.process);
+        let prepared =
+            Prepared { program: located.program, export: located.export, spec: spec.process, open_files_max };
         let made = Made {
             work: match entry {
                 Entry::Run => Work::Program(Box::new(prepared)),

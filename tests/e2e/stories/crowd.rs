@@ -58,16 +58,16 @@ pub fn a_hundred_pods_come_and_go(story: &mut Story<'_>) {
             let cpu =
                 turn.cpu.iter().take(8).map(|(name, time)| format!("{name} {time:.1}")).collect::<Vec<_>>().join(", ");
             let [applied, all, gone] = [turn.applied, turn.ready, turn.gone].map(|time| time.as_secs_f64());
-            story.notes.push(format!(
+            story.note(format!(
                 "{PODS} pods on {name}: applied in {applied:.1} s, all Ready {all:.1} s after the apply, reached by \
                  address, gone {gone:.1} s after the deletion"
             ));
-            story.notes.push(format!("  kubelet's calls, mean: {calls}"));
-            story.notes.push(format!("  CPU seconds until all were Ready: {cpu}"));
+            story.note(format!("  kubelet's calls, mean: {calls}"));
+            story.note(format!("  CPU seconds until all were Ready: {cpu}"));
         }
     }
     let mean = |name: &str| ready[name].iter().sum::<f64>() / TURNS as f64;
-    story.notes.push(format!("all Ready, hearth to runc: {:.2}", mean("hearth") / mean("runc")));
+    story.note(format!("all Ready, hearth to runc: {:.2}", mean("hearth") / mean("runc")));
 }
 
 fn turn(story: &Story<'_>, name: &str, class: &str, image: &str, pods: usize) -> Turn {
