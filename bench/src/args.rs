@@ -66,9 +66,12 @@ pub struct AllArgs {
     /// Fewer of everything, under five minutes: the tails mean nothing
     #[arg(long)]
     quick: bool,
-    /// A component (wasi:cli/command) of several megabytes, to start and to compile
+    /// A component (wasi:cli/command) of several megabytes, to start through containerd
     #[arg(long, value_name = "PATH")]
     component: Option<PathBuf>,
+    /// The module that is compiled beside starts [default: one of 1.7 MB that the tests make]
+    #[arg(long, value_name = "PATH")]
+    large: Option<PathBuf>,
     /// The daemon's binary [default: hearthd beside this program]
     #[arg(long, value_name = "PATH")]
     hearthd: Option<PathBuf>,
@@ -177,7 +180,7 @@ pub struct StormArgs {
     /// Starts measured in each state of the machine
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     starts: u32,
-    /// The module that is compiled meanwhile [default: one of 1.3 MB that the tests make]
+    /// The module that is compiled meanwhile [default: one of 1.7 MB that the tests make]
     #[arg(long, value_name = "PATH")]
     large: Option<PathBuf>,
     /// The daemon's binary [default: hearthd beside this program]
@@ -193,6 +196,9 @@ pub struct NodeArgs {
     /// Fewer of everything, for a look: the tails mean nothing
     #[arg(long)]
     quick: bool,
+    /// Idle pods at once, for their memory [default: 50, or 10 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    idle_pods: Option<u32>,
     /// A component (wasi:cli/command) to start beside the other programs
     #[arg(long, value_name = "PATH")]
     component: Option<PathBuf>,
@@ -227,6 +233,7 @@ impl AllArgs {
             quick: self.quick,
             hearthd: self.hearthd.map(existing).transpose()?,
             component: self.component.map(existing).transpose()?,
+            large: self.large.map(existing).transpose()?,
             floor_shim: self.floor_shim.map(existing).transpose()?,
             scratch: self.common.scratch,
         };
@@ -369,12 +376,16 @@ impl NodeArgs {
         };
         let scratch = Scratch::create(self.common.scratch.as_deref(), BundleStore::Disk)?;
         signals::remove_and_exit_on_signal(scratch.path().to_owned())?;
+        let mut plan = if self.quick { node::Plan::QUICK } else { node::Plan::FULL };
+        if let Some(pods) = self.idle_pods {
+            plan.idle_pods = pods as usize;
+        }
         let options = node::Options {
             hearthd: hearthd(self.hearthd)?,
             floor_shim,
             floor_directory: scratch.bundles().to_owned(),
             component: self.component.map(existing).transpose()?,
-            plan: if self.quick { node::Plan::QUICK } else { node::Plan::FULL },
+            plan,
         };
         let report = node::run(&options);
         let removed = scratch.remove();

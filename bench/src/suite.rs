@@ -32,6 +32,8 @@ pub struct Options {
     pub hearthd: Option<PathBuf>,
     /// A component of several megabytes (`wasi:cli/command`).
     pub component: Option<PathBuf>,
+    /// The module that is compiled beside starts.
+    pub large: Option<PathBuf>,
     /// The floor's shim.
     pub floor_shim: Option<PathBuf>,
     /// Directory to work in.
@@ -65,8 +67,9 @@ pub fn run(options: &Options) -> Result<Suite> {
     let quick: &[&str] = if options.quick { &["--quick"] } else { &[] };
     let scenarios: &[&str] = &["--scenario", "warm", "--scenario", "disk/1", "--scenario", "cold/1"];
     let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-    let (component, floor_shim) = (text(&options.component), text(&options.floor_shim));
-    let component = |flag: &'static str| component.as_deref().map_or_else(Vec::new, |path| vec![flag, path]);
+    let (component, large, floor_shim) = (text(&options.component), text(&options.large), text(&options.floor_shim));
+    let component = component.as_deref().map_or_else(Vec::new, |path| vec!["--component", path]);
+    let large = large.as_deref().map_or_else(Vec::new, |path| vec!["--large", path]);
     let floor_shim = floor_shim.as_deref().map_or_else(Vec::new, |path| vec!["--floor-shim", path]);
     let pods = PODS[usize::from(options.quick)].to_string();
     let fewer = |few: &'static [&'static str]| if options.quick { few } else { &[] };
@@ -74,9 +77,9 @@ pub fn run(options: &Options) -> Result<Suite> {
         schema: SCHEMA,
         quick: options.quick,
         start: measure(at, "start", &[quick, scenarios].concat())?,
-        storm: measure(at, "storm", &[fewer(&["--bursts", "4", "--starts", "100"]), &component("--large")].concat())?,
+        storm: measure(at, "storm", &[fewer(&["--bursts", "4", "--starts", "100"]), &large].concat())?,
         density: measure(at, "density", &[&["--pods", &pods], fewer(&["--starts", "100"])].concat())?,
-        node: measure(at, "node", &[quick, &component("--component"), &floor_shim].concat())?,
+        node: measure(at, "node", &[quick, &component, &floor_shim].concat())?,
     })
 }
 

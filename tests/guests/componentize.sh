@@ -2,7 +2,6 @@
 # Makes a component of an HTTP service in JavaScript or Python, and prints its path:
 #
 #   componentize.sh javascript    componentize/service.js, wasi:http 0.2 (13 MB, SpiderMonkey)
-#   componentize.sh javascript-command    componentize/hello.js, wasi:cli/command 0.2 (12 MB), for the bench
 #   componentize.sh python        componentize/service.py, wasi:http 0.2 (18 MB, CPython)
 #   componentize.sh python-p3     componentize/service_p3.py, wasi:http 0.3
 #
@@ -29,7 +28,7 @@ digest() {
     sha256sum | cut -c -16
 }
 
-# The interfaces of wasi:http, or of a command: wit 0.2|0.3|command DIRECTORY, with the world `service`.
+# The interfaces of wasi:http: wit 0.2 DIRECTORY or wit 0.3 DIRECTORY, with the world `service`.
 wit() {
     local version=$1 to=$2 manifest crate deps world file
     manifest=$(cargo metadata --format-version 1 --locked --filter-platform x86_64-unknown-linux-gnu \
@@ -39,7 +38,6 @@ wit() {
     case $version in
     0.2) deps=$crate/wit/deps world=wasi:http/proxy@0.2.10 ;;
     0.3) deps=$crate/src/p3/wit/deps world=wasi:http/service@0.3.0 ;;
-    command) deps=$crate/wit/deps world=wasi:cli/command@0.2.10 ;;
     esac
     mkdir -p "$to/deps"
     echo "package hearth:guests; world service { include $world; }" >"$to/world.wit"
@@ -78,14 +76,13 @@ pypi_tool() {
     echo "$directory/packages"
 }
 
-# javascript SOURCE INTERFACES OUTPUT
 javascript() {
-    local source=$1 interfaces=$2 output=$3 tool
+    local output=$1 tool
     tool=$(npm_tool)
     # A module is looked for from where the importing one is.
     cp "$sources/componentize.mjs" "$tool/"
-    wit "$interfaces" "$work/wit"
-    (cd "$sources" && node "$tool/componentize.mjs" "$source" "$work/wit" service "$output") >&2
+    wit 0.2 "$work/wit"
+    (cd "$sources" && node "$tool/componentize.mjs" service.js "$work/wit" service "$output") >&2
 }
 
 python() {
@@ -99,11 +96,10 @@ python() {
 kind=${1:-}
 case $kind in
 javascript) inputs=(service.js componentize.mjs) ;;
-javascript-command) inputs=(hello.js componentize.mjs) ;;
 python) inputs=(service.py) ;;
 python-p3) inputs=(service_p3.py) ;;
 *)
-    echo "usage: componentize.sh javascript|javascript-command|python|python-p3" >&2
+    echo "usage: componentize.sh javascript|python|python-p3" >&2
     exit 2
     ;;
 esac
@@ -118,8 +114,7 @@ if [ ! -f "$component" ]; then
     work=$(mktemp -d "$cache/work.XXXXXX")
     trap 'rm -rf -- "$work"' EXIT
     case $kind in
-    javascript) javascript service.js 0.2 "$work/component.wasm" ;;
-    javascript-command) javascript hello.js command "$work/component.wasm" ;;
+    javascript) javascript "$work/component.wasm" ;;
     python) python service 0.2 "$work/component.wasm" ;;
     python-p3) python service_p3 0.3 "$work/component.wasm" ;;
     esac

@@ -1,5 +1,0 @@
-export const run = {
-  run() {
-    console.log("hello from JavaScript");
-  },
-};
