@@ -25,11 +25,9 @@
 //!
 //! * [`p1`]: preview 1, whose calls name the path in the guest's memory.
 //! * [`p2`]: `wasi:filesystem` 0.2.
-//! * [`p3`]: `wasi:filesystem` 0.3.
 
 pub mod p1;
 pub mod p2;
-pub mod p3;
 
 use std::fs::File;
 use std::os::fd::AsFd;
