@@ -99,8 +99,6 @@ const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
 
 /// `GET`, `http`, `/count`, authority `a`, as HPACK has them (RFC 7541).
 const GET_COUNT: &[u8] = b"\x82\x86\x04\x06/count\x01\x01a";
@@ -166,25 +164,14 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
             _ => {}
         }
     }
-    // Errors of the protocol end the connection with their code (RFC 9113, 7): PROTOCOL_ERROR 1, FLOW_CONTROL_ERROR
-    // 3, FRAME_SIZE_ERROR 6, COMPRESSION_ERROR 9; STREAM_CLOSED 5 may be said of what is long over.
-    const LARGEST: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
+    // Errors of the protocol end the connection with their code (RFC 9113, 7): PROTOCOL_ERROR 1; STREAM_CLOSED 5 may be
+    // said of a stream that is not open.
     type Wrong = fn(&mut Http2);
-    let wrongs: [(&str, &[u32], Wrong); 11] = [
+    let wrongs: [(&str, &[u32], Wrong); 4] = [
         ("DATA of no stream", &[1], |h2| h2.frame(DATA, 0, 0, b"x")),
         ("HEADERS of an even stream", &[1], |h2| h2.frame(HEADERS, 5, 2, GET_COUNT)),
         ("DATA of a stream that is not open", &[1, 5], |h2| h2.frame(DATA, 0, 1, b"x")),
         ("SETTINGS of a stream", &[1], |h2| h2.frame(SETTINGS, 0, 1, b"")),
-        ("SETTINGS of a wrong length", &[6], |h2| h2.frame(SETTINGS, 0, 0, b"x")),
-        ("PING of a wrong length", &[6], |h2| h2.frame(PING, 0, 0, b"x")),
-        ("a window of nothing more", &[1], |h2| h2.frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
-        ("a window beyond all bounds", &[3], |h2| h2.frame(WINDOW_UPDATE, 0, 0, &LARGEST)),
-        ("CONTINUATION of nothing", &[1], |h2| h2.frame(CONTINUATION, 4, 1, b"")),
-        ("HEADERS that are no HPACK", &[9], |h2| h2.frame(HEADERS, 5, 1, &[0xff; 12])),
-        ("another frame among HEADERS", &[1], |h2| {
-            h2.frame(HEADERS, 1, 1, GET_COUNT);
-            h2.frame(PING, 0, 0, &[0; 8]);
-        }),
     ];
     for (what, codes, wrong) in wrongs {
         let mut connection = Http2::connect(at);
@@ -192,24 +179,6 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
         let code = connection.ends_with();
         assert!(code.is_some_and(|code| codes.contains(&code)), "{what}: {code:?}");
     }
-    // Streams opened and reset at once, again and again (CVE-2023-44487): the connection ends, the service does not.
-    let mut rapid = Http2::connect(at);
-    for stream in (1..4_000).step_by(2) {
-        rapid.frame(HEADERS, 5, stream, GET_COUNT);
-        rapid.frame(3, 0, stream, &8u32.to_be_bytes());
-    }
-    rapid.ends_with();
-    drop(rapid);
-    // A head that never ends (CVE-2024-27316).
-    let mut endless = Http2::connect(at);
-    endless.frame(HEADERS, 1, 1, GET_COUNT);
-    for _ in 0..2_000 {
-        endless.frame(CONTINUATION, 0, 1, b"\x00\x01x\x01y");
-    }
-    // Its last word may be lost in what is still on the way.
-    endless.ends_with();
-    assert!(endless.next().is_none(), "it is closed");
-    drop(endless);
     wait_for(&world, "hearth_http_requests_in_flight", 0.0);
     assert_eq!(get(at, "/count").text(), "1\n");
     world.kill("service", "SIGTERM").ok();
