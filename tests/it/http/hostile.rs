@@ -74,8 +74,11 @@ fn no_request_is_smuggled_in_another() {
         assert!(responses(&answer) <= 1 && !answer.contains("no such path"), "{size}: {answer:?}");
     }
     // Lines that end in LF alone are lines (RFC 9112, 2.2), and what follows them is a request of its own.
-    let answer = all_of(at, b"GET /count HTTP/1.1\nHost: a\n\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(responses(&answer), 2, "{answer:?}");
+    let mut client = Client::connect(at);
+    client.send(b"GET /count HTTP/1.1\nHost: a\n\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n");
+    for _ in 0..2 {
+        assert_eq!(client.receive(false).expect("an answer").text(), "1\n");
+    }
     // Fields without end, and a path without end.
     for begun in ["GET /echo HTTP/1.1\r\nHost: a\r\nX: ", "GET /"] {
         let answer = all_of(at, format!("{begun}{}", "x".repeat(200 << 10)).as_bytes());
