@@ -4,6 +4,7 @@
 //! programs as native code: it shows that a story itself is right. Those about Wasm or the daemon are
 //! then left out.
 
+mod ahead;
 mod artifacts;
 mod deploy;
 mod exec;

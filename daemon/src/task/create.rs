@@ -461,7 +461,7 @@ fn snapshot_place(request: &CreateRequest, spec: &TaskSpec, wanted: &Wanted) -> 
 }
 
 /// Opens a root's directory, to look something up in it.
-pub(super) fn open_root(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
         Error::InvalidArgument(format!("root.path: cannot open {}: {e}; is the bundle complete?", path.display()))
     })

@@ -247,6 +247,7 @@ pub fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<Com
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     names::replace(&mut linker)?;
     files::p2::replace(&mut linker)?;
+    files::p3::replace(&mut linker)?;
     tell_http_errors(&mut linker)?;
     Ok(linker)
 }
