@@ -92,9 +92,27 @@ tarball: build shim ## Make the archive with install.sh, for other systems
 package-test: build shim ## Check units, packages and manifests in private roots (root)
 	@deploy/check.sh
 
+# A floor is the least there is: its shim is built as ours is.
+FLOOR_SHIM := $(TARGET)/$(SHIM_TARGET)/shim/containerd-shim-floor-v1
+BENCH := $(TARGET)/release/hearth-bench
+
+.PHONY: bench-build
+bench-build: deps build shim
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" $(CARGO) build --locked --profile shim \
+		--target $(SHIM_TARGET) -p hearth-bench-floor
+
 .PHONY: bench
-bench: build ## Measure starts against an empty RPC pair in the same run
-	@$(TARGET)/release/hearth-bench
+bench: bench-build ## Measure everything, beside the floor and other runtimes; write the README's numbers (root)
+	@$(BENCH) all --floor-shim $(FLOOR_SHIM) --large "$$(tests/guests/componentize.sh javascript)" \
+		--json $(TARGET)/bench.json --plots bench/plots --readme README.md
+
+.PHONY: bench-quick
+bench-quick: bench-build ## The same in a few minutes, for a look (root)
+	@$(BENCH) all --quick --floor-shim $(FLOOR_SHIM) --json $(TARGET)/bench-quick.json
+
+.PHONY: bench-hot
+bench-hot: ## Measure the pure parts of the start path with Criterion
+	$(CARGO) bench --locked -p hearthd --bench hot
 
 .PHONY: clean
 clean: ## Remove all that was built

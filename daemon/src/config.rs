@@ -28,6 +28,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     /// The module store and the compiler.
     pub modules: Modules,
+    /// Compiling what images will run, before a pod is started of them.
+    pub ahead: Ahead,
     /// Events to containerd.
     pub events: Events,
     /// Guests' stdio.
@@ -63,6 +65,7 @@ impl Default for Config {
             engine: Engine::default(),
             scheduler: Scheduler::default(),
             modules: Modules::default(),
+            ahead: Ahead::default(),
             events: Events::default(),
             stdio: Stdio::default(),
             files: Files::default(),
@@ -329,6 +332,38 @@ impl Default for Modules {
     }
 }
 
+/// Compiling what images will run, before a pod is started of them.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ahead {
+    /// containerd's namespaces whose images are compiled when they are pulled or imported, and, those that
+    /// were meanwhile, when the daemon starts. Empty: none; each module is compiled at its first start.
+    pub namespaces: Vec<String>,
+    /// The gRPC socket of the containerd that has them.
+    pub containerd: PathBuf,
+    /// containerd's snapshotter that unpacks them.
+    pub snapshotter: String,
+    /// Images that wait for their turn; more are left to their first start.
+    pub images_max: usize,
+    /// How long after its pull an image may take to be unpacked, in milliseconds.
+    pub unpack_timeout_ms: u64,
+    /// The nice value of such a compile, until a start waits for it: 19 leaves it what nobody else wants.
+    pub nice: i32,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Ahead {
+            namespaces: vec!["k8s.io".into()],
+            containerd: "/run/containerd/containerd.sock".into(),
+            snapshotter: "overlayfs".into(),
+            images_max: 4_096,
+            unpack_timeout_ms: 120_000,
+            nice: 19,
+        }
+    }
+}
+
 /// Events to containerd.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -387,6 +422,9 @@ impl Default for Stdio {
 pub struct Files {
     /// Bind mounts and tmpfs of one task.
     pub volumes_max: usize,
+    /// Files and directories that one preview 1 guest may have open, if its spec's `RLIMIT_NOFILE` is not
+    /// less. They are the daemon's descriptors, of which it has `LimitNOFILE`.
+    pub open_max: u32,
     /// The size of a tmpfs whose options name none, in bytes: the kernel's own default is half of the
     /// node's memory.
     pub tmpfs_bytes_default: u64,
@@ -537,7 +575,7 @@ impl Default for Sandboxer {
 
 impl Default for Files {
     fn default() -> Self {
-        Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
+        Files { volumes_max: 256, open_max: 4_096, tmpfs_bytes_default: 64 << 20 }
     }
 }
 
@@ -648,6 +686,8 @@ impl Config {
             ("modules.compile_queue_max", self.modules.compile_queue_max as u64),
             ("modules.compile_seconds_max", self.modules.compile_seconds_max),
             ("modules.compile_cpu_seconds_max", self.modules.compile_cpu_seconds_max),
+            ("ahead.images_max", self.ahead.images_max as u64),
+            ("ahead.unpack_timeout_ms", self.ahead.unpack_timeout_ms),
             ("events.retry_ms", self.events.retry_ms),
             ("events.timeout_ms", self.events.timeout_ms),
             ("stdio.chunk_bytes", self.stdio.chunk_bytes as u64),
@@ -668,6 +708,7 @@ impl Config {
             ("http.outgoing_between_bytes_timeout_ms", self.http.outgoing_between_bytes_timeout_ms),
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
             ("files.volumes_max", self.files.volumes_max as u64),
+            ("files.open_max", u64::from(self.files.open_max)),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
         ];
         for (key, value) in at_least_one {
@@ -692,6 +733,9 @@ impl Config {
         }
         if self.http.header_bytes_max < HEADER_BYTES_LEAST {
             return fail("http.header_bytes_max", format!("must be at least {HEADER_BYTES_LEAST}"));
+        }
+        if !(0..=19).contains(&self.ahead.nice) {
+            return fail("ahead.nice", format!("{} is not from 0 to 19", self.ahead.nice));
         }
         if self.modules.compile_uid == 0 {
             return fail("modules.compile_uid", "the compiler reads strangers' bytes: it must not be root".into());
@@ -819,6 +863,7 @@ mod tests {
             ("events.retry_max_ms = 9", "events.retry_max_ms"),
             ("http.header_bytes_max = 99", "http.header_bytes_max: must be at least 8192"),
             ("modules.compile_uid = 0", "modules.compile_uid"),
+            ("ahead.nice = -1", "ahead.nice: -1 is not from 0 to 19"),
             ("sandboxer.sockets = [{listen='a',containerd='b'}]", "sandboxer.sockets: b is not an absolute path"),
             (
                 "sandboxer.sockets = [{listen='a',containerd='/b'},{listen='/run/hearth/a',containerd='/c'}]",

@@ -13,13 +13,15 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::ahead::Ahead;
 use crate::config::Config;
 use crate::http::Http;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::metrics::tasks::TaskSeries;
 use crate::native;
-use crate::os::{activation, identity};
+use crate::os::process::Share;
+use crate::os::{activation, capacity, identity, process};
 use crate::server::endpoint::listen::Listener;
 use crate::server::endpoint::{self, Endpoint};
 use crate::server::instances::{Instances, Runtimes};
@@ -56,16 +58,17 @@ pub fn run(config: Config, metrics: Arc<Metrics>, logging: Arc<Logging>) -> Resu
     identity::remember_home().map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // One may be started in the middle of a guest's poll, with the guest's identity.
-        .on_thread_start(identity::settle)
+        .on_thread_start(|| begin_thread(Share::Usual))
         .worker_threads(config.rpc.threads)
         .max_blocking_threads(config.rpc.blocking_threads_max)
         .thread_name("rpc")
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))?;
-    // What no caller waits for stays off the threads that answer.
+    // What no caller waits for stays off the threads that answer, and steps back where they need the processors:
+    // in a burst of starts, telling containerd of them takes as much as the starts themselves.
     let background = tokio::runtime::Builder::new_multi_thread()
-        .on_thread_start(identity::settle)
+        .on_thread_start(|| begin_thread(Share::Less))
         .worker_threads(1)
         .thread_name("background")
         .enable_all()
@@ -77,7 +80,7 @@ pub fn run(config: Config, metrics: Arc<Metrics>, logging: Arc<Logging>) -> Resu
         threads => threads,
     };
     let http = tokio::runtime::Builder::new_multi_thread()
-        .on_thread_start(identity::settle)
+        .on_thread_start(|| begin_thread(Share::Usual))
         .worker_threads(threads)
         .thread_name("http")
         .enable_all()
@@ -96,6 +99,12 @@ pub fn run(config: Config, metrics: Arc<Metrics>, logging: Arc<Logging>) -> Resu
     result
 }
 
+/// What every thread of a runtime does first.
+fn begin_thread(share: Share) {
+    identity::settle();
+    process::take_share(share);
+}
+
 /// The runtimes.
 struct Handles {
     answering: tokio::runtime::Handle,
@@ -112,6 +121,9 @@ async fn serve(
 ) -> Result<(), String> {
     let Handles { answering: runtime, background, http: serving } = handles;
     let began = Instant::now();
+    for lacking in capacity::warnings(&config) {
+        tracing::warn!("{lacking}");
+    }
     metrics.tasks_limit.set(i64::try_from(config.rpc.tasks_max).unwrap_or(i64::MAX));
     metrics.store_limit_bytes.set(i64::try_from(config.modules.store_bytes_max).unwrap_or(i64::MAX));
     let recorder = recorder::start(metrics.clone(), &background);
@@ -132,6 +144,8 @@ async fn serve(
         metrics: metrics.clone(),
         by_pod: config.metrics.pods,
     });
+    let ahead = Ahead::new(&config, modules.clone(), metrics.clone(), runtime.clone(), &state.generation);
+    let following = ahead.follow(&background);
     metrics.engine(world.engines.fingerprint());
     let runtimes = Runtimes { answering: runtime.clone(), background: background.clone() };
     let instances = Instances::new(config.clone(), world.clone(), modules.clone(), state.generation.clone(), runtimes);
@@ -150,6 +164,7 @@ async fn serve(
         config: config.clone(),
         world: world.clone(),
         modules,
+        ahead: ahead.clone(),
         instances: instances.clone(),
         logging,
         generation: operator::generation_name(&state.generation),
@@ -183,6 +198,9 @@ async fn serve(
     tracing::info!(signal, "stopping");
     service::stopping();
     questions.abort();
+    if let Some(following) = following {
+        following.abort();
+    }
     if let Some(file) = socket.ours {
         let _ = std::fs::remove_file(file);
     }

@@ -46,7 +46,7 @@
 //! | `http` | `http.threads` | connections of HTTP components' clients, and of guests' own requests |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
-//! | `compile` | `modules.compiles_max` | one beside each compile process, which dies with its thread |
+//! | `compile` | `modules.compiles_max`, and one for what is compiled ahead | one beside each compile process, which dies with its thread |
 //! | `guest-worker` | one per core, more while some are blocked | guests |
 //! | `guest-ticker` | 1 | the epoch; finds workers stuck in system calls |
 //!
@@ -69,13 +69,15 @@
 //! operator, endpoint) · [`task`] (map, create, state, process, container, exec, control, oom, sandbox, pods, holders,
 //! files, root, stdio) · [`native`] ·
 //! [`bundle`] ·
-//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
+//! [`events`] · [`containerd`] · [`ahead`] · [`wasm`] (modules, engine, instance, wasi, files, names, scheduler) ·
+//! [`http`] · [`os`] ·
 //! [`service`] · [`daemon`]
 //!
 //! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod ahead;
 pub mod bundle;
 pub mod config;
 pub mod containerd;

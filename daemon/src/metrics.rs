@@ -121,6 +121,8 @@ pub struct Metrics {
     pub compile_seconds: Histogram,
     /// Compiles running or waiting.
     pub compiles_pending: IntGauge,
+    /// Images looked at before their first start, by what became of them.
+    pub images_ahead: IntCounterVec,
     /// Module files opened and read (a warm start opens none).
     pub module_reads: IntCounter,
     /// Artifacts on disk.
@@ -289,6 +291,11 @@ impl Metrics {
                 "Duration of compile processes in seconds.",
                 PHASE_BUCKETS,
             ),
+            images_ahead: declare.counters(
+                "hearth_images_ahead_total",
+                "Images looked at before a start of theirs, by what became of them: compiled, known already, not WebAssembly, late (not unpacked in time), failed.",
+                "result",
+            ),
             compiles_pending: declare.gauge("hearth_compiles_pending", "Compiles running or waiting for their turn."),
             module_reads: declare
                 .counter("hearth_module_reads_total", "Module files opened and read; a warm start opens none."),
@@ -426,6 +433,9 @@ impl Metrics {
         }
         for result in ["ok", "invalid", "limit", "crashed", "failed"] {
             self.compiles.with_label_values(&[result]);
+        }
+        for result in ["compiled", "known", "not_wasm", "late", "failed"] {
+            self.images_ahead.with_label_values(&[result]);
         }
         for method in METHODS {
             self.rpc_errors.with_label_values(&[method]);

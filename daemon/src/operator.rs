@@ -29,6 +29,8 @@ pub enum Question {
     Ends,
     /// What it knows of modules: [`Modules`].
     Modules,
+    /// Compiles what an image runs, or a file, before a start of it: [`Warmed`].
+    Warm(Warm),
     /// Check every artifact on disk; those that are no good are removed: [`Verified`].
     VerifyModules,
     /// Remove artifacts from the disk: [`Pruned`].
@@ -55,6 +57,36 @@ pub enum Question {
         /// Which of the two.
         on: bool,
     },
+}
+
+/// What is to be compiled.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Warm {
+    /// What an image of the daemon's own containerd (`ahead.containerd`) runs.
+    Image {
+        /// containerd's namespace; none: the first of `ahead.namespaces`.
+        namespace: Option<String>,
+        /// Its name.
+        name: String,
+    },
+    /// A WebAssembly file.
+    File {
+        /// Its absolute path.
+        path: String,
+    },
+}
+
+/// What became of that.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Warmed {
+    /// The SHA-256 digest of the module, in hex.
+    pub module: String,
+    /// Whether it was compiled now; if not, it had been before.
+    pub compiled: bool,
+    /// How long that took.
+    pub seconds: f64,
 }
 
 /// How a daemon is.

@@ -4,6 +4,7 @@
 //! programs as native code: it shows that a story itself is right. Those about Wasm or the daemon are
 //! then left out.
 
+mod ahead;
 mod artifacts;
 mod deploy;
 mod exec;
@@ -27,6 +28,7 @@ mod service;
 mod stdio;
 mod tty;
 mod users;
+mod volumes;
 mod watch;
 
 /// Leaves a story out where it makes no sense on the stock runtime.

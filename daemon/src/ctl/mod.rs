@@ -22,6 +22,7 @@ mod status;
 mod top;
 mod trace;
 mod traps;
+mod warm;
 
 use std::io;
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use crate::ctl::Failure;
 use crate::ctl::client::Client;
 use crate::ctl::output::{Cell, Output, Table, Tone, age, age_since, bytes, printable};
+use crate::ctl::warm;
 use crate::operator::{Modules, Pruned, Question, Verified};
 
 /// How long reading the whole store may take.
@@ -17,6 +18,8 @@ const LONG: Duration = Duration::from_secs(600);
 pub enum Command {
     /// List compiled modules, and those that are not compiled yet or cannot be
     List(List),
+    /// Compile what an image runs, or a file, before a start of it
+    Warm(warm::Args),
     /// Check every compiled module on disk; those that are no good are removed
     Verify,
     /// Remove compiled modules from the disk: those of other engines
@@ -42,6 +45,7 @@ pub struct List {
 pub fn run(command: &Command, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::List(args) => list(args, client, output),
+        Command::Warm(args) => warm::run(args, client, output),
         Command::Verify => verify(client, output),
         Command::Prune(args) => prune(args, client, output),
     }

@@ -102,6 +102,8 @@ pub struct Service {
     pub cwd: String,
     /// Its `/`, on the host.
     pub root: PathBuf,
+    /// Whether its `/`, or a volume in it, refuses writes.
+    pub partly_read_only: bool,
     /// How it looks up names.
     pub names: Option<Names>,
     /// The container's stdio.

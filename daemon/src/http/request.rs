@@ -143,7 +143,7 @@ fn alone(
     places: Places,
 ) -> Result<Begun, Refused> {
     let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY)?;
-    let guest = Arc::new(Guest::member(&service.guest));
+    let guest = Arc::new(Guest::member(&service.guest, service.guest.identity().clone()));
     let member = service.requests.begin(&guest).ok_or(ENDING)?;
     let exchange = Arc::new(Exchange::default());
     // From here on its client's leaving ends it.
@@ -176,7 +176,7 @@ fn together(
     let Given { occupied, told, new } = workers.give(request, send_head, exchange.clone(), name, places);
     let mut hold = Hold { guest: None, exchange, occupied: Some(occupied), armed: true };
     let Some((worker, queue)) = new else { return Ok((hold, told)) };
-    let guest = Arc::new(Guest::member(&service.guest));
+    let guest = Arc::new(Guest::member(&service.guest, service.guest.identity().clone()));
     let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY);
     let begun = slot.and_then(|slot| Ok((slot, service.requests.begin(&guest).ok_or(ENDING)?)));
     let (slot, member) = match begun {

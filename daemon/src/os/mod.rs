@@ -2,6 +2,7 @@
 //! per facility, RAII guards for what has to be undone.
 
 pub mod activation;
+pub mod capacity;
 pub mod clock;
 pub mod confine;
 pub mod credentials;
@@ -15,6 +16,5 @@ pub mod namespaces;
 pub mod netns;
 pub mod process;
 pub mod pty;
-pub mod resolve;
 pub mod spawn;
 pub mod sysctl;

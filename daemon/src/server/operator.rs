@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use crate::ahead::Ahead;
 use crate::config::Config;
 use crate::logging::Logging;
 use crate::metrics::process;
@@ -33,6 +34,8 @@ pub struct Operator {
     pub world: Arc<World>,
     /// Its modules.
     pub modules: Arc<ModuleStore>,
+    /// What it compiles before a start.
+    pub ahead: Arc<Ahead>,
     /// Its tasks.
     pub instances: Arc<Instances>,
     /// Which life of the daemon this is.
@@ -59,6 +62,9 @@ impl Operator {
                 env!("CARGO_PKG_VERSION")
             )
         })?;
+        if let Question::Warm(what) = &question {
+            return encode(&self.ahead.warm(what).await.map_err(|error| error.to_string())?);
+        }
         let operator = self.clone();
         let look = self.background.spawn_blocking(move || operator.look(&question));
         look.await.map_err(|error| format!("the question was not answered: {error}"))?
@@ -72,6 +78,7 @@ impl Operator {
             Question::Starts => encode(&self.world.recent.starts(&self.generation)),
             Question::Ends => encode(&self.world.recent.ends(&self.generation)),
             Question::Modules => encode(&self.inventory()),
+            Question::Warm(_) => Err("compiling is no look".into()),
             Question::VerifyModules => encode(&self.modules.verify()),
             Question::PruneModules { unused } => encode(&self.modules.prune(*unused, &self.modules_in_use())),
             Question::Logs { task, after } => encode(&self.logging.lines(task.as_deref(), *after)),

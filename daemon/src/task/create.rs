@@ -180,17 +180,15 @@ impl Creator {
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
         check_memory(&located.program, memory_limit)?;
         let identity = Identity::new(&spec.process.user, network.namespace.clone())?;
-        let limits = match entry {
-            Entry::Run => CpuLimits::of(&spec.cpu)?,
-            Entry::Serve => CpuLimits::of_many(&spec.cpu)?,
-        };
-        let guest = Guest::new(identity, limits);
+        let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
 
         // Of nobody else.
         let _ = about.module.set(located.digest);
         about.created(located.source, began.elapsed());
-        let prepared = Prepared { program: located.program, export: located.export, spec: spec.process };
+        let open_files_max = self.open_files_max(&spec.process);
+        let prepared =
+            Prepared { program: located.program, export: located.export, spec: spec.process, open_files_max };
         let made = Made {
             work: match entry {
                 Entry::Run => Work::Program(Box::new(prepared)),
@@ -238,6 +236,12 @@ impl Creator {
             about,
         };
         Ok(self.task(request, made))
+    }
+
+    /// Files that a process may have open.
+    pub(super) fn open_files_max(&self, spec: &ProcessSpec) -> u32 {
+        let max = self.config.files.open_max;
+        spec.open_files.and_then(|soft| u32::try_from(soft).ok()).map_or(max, |soft| soft.min(max))
     }
 
     /// The task, and what containerd is told of it.
@@ -457,7 +461,7 @@ fn snapshot_place(request: &CreateRequest, spec: &TaskSpec, wanted: &Wanted) -> 
 }
 
 /// Opens a root's directory, to look something up in it.
-pub(super) fn open_root(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
         Error::InvalidArgument(format!("root.path: cannot open {}: {e}; is the bundle complete?", path.display()))
     })

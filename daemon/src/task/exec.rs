@@ -22,7 +22,7 @@ use crate::task::{StdioPaths, Task};
 use crate::wasm::engine::Entry;
 use crate::wasm::modules::Loaded;
 use crate::wasm::modules::origin::Origin;
-use crate::wasm::scheduler::{CpuLimits, Guest};
+use crate::wasm::scheduler::Guest;
 
 /// An Exec call.
 #[derive(Debug)]
@@ -60,8 +60,9 @@ impl Creator {
         let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.stdio).await?;
 
         let identity = Identity::new(&spec.user, container.network.namespace.clone())?;
-        let guest = Guest::new(identity, CpuLimits::of(&container.cpu.lock())?);
-        let prepared = Prepared { program, export, spec };
+        let guest = Guest::member(&task.init.guest, identity);
+        let open_files_max = self.open_files_max(&spec);
+        let prepared = Prepared { program, export, spec, open_files_max };
         let work = Work::Program(Box::new(prepared));
         let id: Arc<str> = exec_id.into();
         let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, guest, events, work };

@@ -135,7 +135,7 @@ impl Task {
 
     /// CPU time of all its processes so far.
     pub fn cpu_time(&self) -> Duration {
-        self.init.cpu_time() + self.container.execs.cpu_time()
+        self.init.cpu_time()
     }
 
     /// Waits until the root is unmounted; only once the init has ended.

@@ -98,6 +98,8 @@ pub struct Prepared {
     pub export: Option<Arc<str>>,
     /// Arguments, environment, working directory, user.
     pub spec: ProcessSpec,
+    /// Files it may have open.
+    pub open_files_max: u32,
 }
 
 /// What changes, guarded by one lock.
@@ -264,6 +266,7 @@ impl Process {
             root,
             names,
             partly_read_only: self.container.partly_read_only,
+            open_files_max: prepared.open_files_max,
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
             starved: self.starved.clone(),
@@ -339,6 +342,7 @@ impl Process {
             env: prepared.spec.env,
             cwd: prepared.spec.cwd,
             root,
+            partly_read_only: self.container.partly_read_only,
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
             guest: self.guest.clone(),
@@ -628,12 +632,12 @@ impl Process {
         matches!(self.inner.lock().state, State::Starting | State::Running | State::Paused)
     }
 
-    /// CPU time of the guest so far.
+    /// CPU time so far: of an init, that of its execs and requests, too.
     pub fn cpu_time(&self) -> Duration {
         self.guest.cpu_time()
     }
 
-    /// How the guest was held back by its CPU quota so far.
+    /// How its CPU quota has held it back so far: of an init, its execs and requests, too.
     pub fn throttling(&self) -> Throttling {
         self.guest.throttling()
     }

@@ -185,6 +185,8 @@ pub struct Launch {
     pub root: PathBuf,
     /// Whether `/`, or a volume in it, refuses writes.
     pub partly_read_only: bool,
+    /// Files a module may have open.
+    pub open_files_max: u32,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
     /// What the linear memories and tables of all the task's guests hold together, and may hold.
@@ -312,7 +314,13 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
                 world,
                 launch,
                 pre.module().engine(),
-                CoreState { wasi, limits, partly_read_only: launch.partly_read_only },
+                CoreState {
+                    wasi,
+                    limits,
+                    partly_read_only: launch.partly_read_only,
+                    open_files: 0,
+                    open_files_max: launch.open_files_max,
+                },
                 &ready,
             );
             store.limiter(|state| &mut state.limits);
@@ -325,6 +333,7 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
                 ctx: wasi.build(),
                 table: resources(RESOURCES_MAX),
                 limits,
+                partly_read_only: launch.partly_read_only,
                 names: launch.names.clone(),
                 http: fields(FIELDS_BYTES_MAX),
                 outgoing: outgoing(world, launch),
