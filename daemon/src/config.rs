@@ -784,9 +784,9 @@ mod tests {
                 // The only one without a value of its own.
                 serde_json::Value::Null => "\"/run/hearth/control.sock\"".into(),
                 serde_json::Value::Number(number) => with_separators(&number.to_string()),
-                serde_json::Value::Array(tables) => {
-                    let tables: Vec<_> = tables.iter().map(inline_table).collect();
-                    format!("[{}]", tables.join(", "))
+                serde_json::Value::Array(values) => {
+                    let values: Vec<_> = values.iter().map(inline).collect();
+                    format!("[{}]", values.join(", "))
                 }
                 other => other.to_string(),
             };
@@ -796,8 +796,9 @@ mod tests {
         text
     }
 
-    fn inline_table(table: &serde_json::Value) -> String {
-        let pairs: Vec<_> = table.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    fn inline(value: &serde_json::Value) -> String {
+        let Some(table) = value.as_object() else { return value.to_string() };
+        let pairs: Vec<_> = table.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         format!("{{ {} }}", pairs.join(", "))
     }
 

@@ -498,7 +498,8 @@ impl Load {
         assert!(top[0]["throttled_seconds"].as_f64() > Some(0.0), "{top}");
         // Is the pool about to be full?
         has("hearth:pool_used:ratio > 0");
-        assert!(node.ask(&["status"])[0]["pool"]["used"].as_u64() >= Some(45));
+        // All but those that crashed, and the service, which has no instance at rest.
+        assert!(node.ask(&["status"])[0]["pool"]["used"].as_u64() >= Some(44));
         // Which images are not compiled yet?
         has("sum(hearth_compiles_pending) == 0");
         assert_eq!(node.ask(&["modules", "list"])["compiling"], serde_json::json!([]));
