@@ -200,6 +200,7 @@ fn ask_task_socket(home: &Home, events: &EventSink) -> Result<String> {
             id: "bench".into(),
             containerd_version: String::new(),
             accepts_version_3: false,
+            bundle: String::new(),
         };
         let question = Request { body: Some(request::Body::TaskSocket(question)) };
         hearth_shim::write_frame(&mut control, &question)?;

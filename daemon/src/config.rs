@@ -40,6 +40,8 @@ pub struct Config {
     pub http: Http,
     /// Native containers in a pod.
     pub native: Native,
+    /// One hearthd after another.
+    pub upgrade: Upgrade,
 }
 
 /// The configuration file with every key commented out, beside what it is and its default: what
@@ -67,6 +69,7 @@ impl Default for Config {
             network: Network::default(),
             http: Http::default(),
             native: Native::default(),
+            upgrade: Upgrade::default(),
         }
     }
 }
@@ -405,6 +408,23 @@ impl Default for Native {
     }
 }
 
+/// One hearthd after another: the new one takes new pods, the old one serves those it has.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// How long an old hearthd may serve its tasks beside a new one, in seconds; then it ends them. 0: until
+    /// the last of them has ended.
+    pub drain_seconds_max: u64,
+    /// Old ones and the new one together; one more does not start.
+    pub generations_max: usize,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Upgrade { drain_seconds_max: 0, generations_max: 16 }
+    }
+}
+
 impl Default for Files {
     fn default() -> Self {
         Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
@@ -522,6 +542,7 @@ impl Config {
             ("http.request_timeout_ms", self.http.request_timeout_ms),
             ("http.idle_timeout_ms", self.http.idle_timeout_ms),
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
+            ("upgrade.generations_max", self.upgrade.generations_max as u64),
             ("files.volumes_max", self.files.volumes_max as u64),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
         ];

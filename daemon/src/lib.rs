@@ -35,6 +35,12 @@
 //! * **Native code is run only if our own compiler wrote it**, into a directory only root can write,
 //!   and a keyed hash proves it. Bytes out of an image are only ever WebAssembly.
 //!
+//! # Generations
+//!
+//! A new daemon takes over the control socket while the old one serves its tasks until the last has ended:
+//! [`generation`]. So a task socket belongs to one daemon, and whoever asks for a task of an older one is told
+//! that one's.
+//!
 //! # Threads
 //!
 //! | | how many | what |
@@ -65,7 +71,7 @@
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
 //! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
-//! [`service`] · [`daemon`]
+//! [`generation`] · [`service`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -75,6 +81,7 @@ pub mod containerd;
 pub mod daemon;
 pub mod error;
 pub mod events;
+pub mod generation;
 pub mod http;
 pub mod metrics;
 pub mod native;

@@ -31,6 +31,9 @@ struct Args {
     /// What is logged, e.g. info or hearthd=debug (over the file's log.level)
     #[arg(long, value_name = "FILTER")]
     log_level: Option<String>,
+    /// Take over from a hearthd that runs: it serves the tasks it has until the last has ended, and leaves
+    #[arg(long)]
+    replace: bool,
     /// Check the configuration, print it and exit
     #[arg(long)]
     check_config: bool,
@@ -48,6 +51,9 @@ fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).is_some_and(|word| word == os::holder::SUBCOMMAND) {
         return os::holder::child_main();
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == os::stand_in::SUBCOMMAND) {
+        return os::stand_in::child_main();
     }
     let args = Args::parse();
     match start(args) {
@@ -74,7 +80,7 @@ fn start(args: Args) -> Result<(), String> {
     os::mount::enter_private_namespace()
         .map_err(|e| format!("cannot make a private mount namespace (is this root?): {e}"))?;
     os::process::raise_descriptor_limit();
-    daemon::run(config)
+    daemon::run(daemon::Setup { config, replace: args.replace })
 }
 
 fn configuration(args: &Args) -> Result<Config, String> {

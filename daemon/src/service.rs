@@ -21,6 +21,16 @@ pub fn ready() {
     tell(NotifyState::Ready);
 }
 
+/// Another process is the service's main one from now on; what this one says is not heard any more.
+pub fn main_process_is(pid: u32) {
+    tell(NotifyState::MainPid(pid));
+}
+
+/// Whether a service manager listens at all.
+pub fn is_managed() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// The daemon is about to end its guests.
 pub fn stopping() {
     tell(NotifyState::Stopping);

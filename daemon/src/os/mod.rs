@@ -16,3 +16,4 @@ pub mod process;
 pub mod pty;
 pub mod resolve;
 pub mod spawn;
+pub mod stand_in;

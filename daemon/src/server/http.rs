@@ -4,6 +4,7 @@
 //! at most `metrics.connections_max` are served at once.
 
 use std::convert::Infallible;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,20 +23,31 @@ const HEAD_TIME: Duration = Duration::from_secs(5);
 /// How long one connection may last.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
 
-/// Binds the endpoint and writes the address it got to `<state_dir>/metrics.address`.
+/// Binds the endpoint, unless `passed` is it, and writes the address it got to `<state_dir>/metrics.address`.
 ///
 /// # Errors
 /// The address is taken or not ours, or the file cannot be written.
-pub async fn bind(address: &str, state_dir: &Path) -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await?;
+pub async fn bind(address: &str, passed: Option<OwnedFd>, state_dir: &Path) -> std::io::Result<TcpListener> {
+    let passed = passed.map(std::net::TcpListener::from).filter(|passed| is_at(passed, address));
+    let listener = match passed {
+        Some(passed) => TcpListener::from_std(passed)?,
+        None => TcpListener::bind(address).await?,
+    };
     std::fs::write(state_dir.join("metrics.address"), format!("{}\n", listener.local_addr()?))?;
     Ok(listener)
 }
 
+/// Whether a listener is the one we want; port 0 wants any.
+fn is_at(listener: &std::net::TcpListener, address: &str) -> bool {
+    let (Ok(is), Ok(wanted)) = (listener.local_addr(), address.parse::<std::net::SocketAddr>()) else { return false };
+    is.ip() == wanted.ip() && (wanted.port() == 0 || is.port() == wanted.port())
+}
+
 /// Serves for ever; cancel by dropping. `render` makes the text of a scrape.
-pub async fn serve<F>(listener: TcpListener, connections_max: usize, render: F)
+pub async fn serve<F, R>(listener: TcpListener, connections_max: usize, render: F)
 where
-    F: Fn() -> String + Send + Sync + 'static,
+    F: Fn() -> R + Send + Sync + 'static,
+    R: Future<Output = String> + Send,
 {
     let render = Arc::new(render);
     let places = Arc::new(Semaphore::new(connections_max));
@@ -54,7 +66,7 @@ where
             let _place = place;
             let service = service_fn(move |request| {
                 let render = render.clone();
-                async move { Ok::<_, Infallible>(answer(&request, || render())) }
+                async move { Ok::<_, Infallible>(answer(&request, || render()).await) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -67,10 +79,10 @@ where
     }
 }
 
-fn answer(request: &Request<Incoming>, render: impl Fn() -> String) -> Response<Full<Bytes>> {
+async fn answer<R: Future<Output = String>>(request: &Request<Incoming>, render: impl Fn() -> R) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", render())
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", render().await)
         }
         // The endpoint is served once everything else is.
         (&Method::GET | &Method::HEAD, "/healthz" | "/readyz") => {

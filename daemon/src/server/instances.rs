@@ -13,8 +13,11 @@ use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::containerd::Containerd;
+use crate::bundle::{Role, TaskSpec};
 use crate::error::{Error, Result};
 use crate::events::EventQueue;
+use crate::generation::peers::Peers;
+use crate::generation::wire::Owner;
 use crate::native::{Native, Natives};
 use crate::server::task::TaskService;
 use crate::task::Task;
@@ -44,6 +47,8 @@ pub struct Instances {
     modules: Arc<ModuleStore>,
     runtimes: Runtimes,
     count: Arc<TaskCount>,
+    /// The older generations.
+    peers: Arc<Peers>,
     /// Where this generation's sockets lie.
     dir: PathBuf,
     known: Mutex<Known>,
@@ -83,10 +88,16 @@ impl Instances {
         world: Arc<World>,
         modules: Arc<ModuleStore>,
         dir: PathBuf,
+        peers: Arc<Peers>,
         runtimes: Runtimes,
     ) -> Arc<Instances> {
         let count = TaskCount::new(config.rpc.tasks_max);
-        Arc::new(Instances { config, world, modules, runtimes, count, dir, known: Mutex::default() })
+        Arc::new(Instances { config, world, modules, runtimes, count, peers, dir, known: Mutex::default() })
+    }
+
+    /// How many tasks there are.
+    pub fn count(&self) -> &Arc<TaskCount> {
+        &self.count
     }
 
     /// The address of the socket for this containerd and namespace, made at the first question, and
@@ -104,12 +115,41 @@ impl Instances {
         let key = (plain(&ask.grpc_address), plain(&ask.ttrpc_address));
         let instance = self.instance(&key);
         let version = version(ask, &instance.containerd).await;
+        if let Some(address) = self.address_of_older(&key, ask).await {
+            return Ok((address, version));
+        }
+        self.count.expect(&ask.id);
         let known = self.address(&key, &ask.namespace);
         let address = match known {
             Some(address) => address,
             None => self.make(key, &ask.namespace, instance).await?,
         };
         Ok((address, version))
+    }
+
+    /// The task socket of the older generation that has the sandbox of the pod this container is for.
+    async fn address_of_older(&self, key: &Key, ask: &TaskSocketRequest) -> Option<String> {
+        if self.peers.is_empty() || ask.bundle.is_empty() {
+            return None;
+        }
+        let (bundle, bytes_max) = (PathBuf::from(&ask.bundle), self.config.rpc.spec_bytes_max);
+        // (Where containerd starts a shim for a sandbox there may be no spec yet; and Create tells what is wrong.)
+        let read = self.runtimes.answering.spawn_blocking(move || TaskSpec::read(&bundle, bytes_max));
+        let Ok(Ok(TaskSpec { role: Role::InSandbox(id), .. })) = read.await else { return None };
+        let (grpc_address, ttrpc_address) = key.clone();
+        let sandbox = Owner { grpc_address, ttrpc_address, namespace: ask.namespace.clone(), id };
+        if self.address_of_task(&sandbox).is_some() {
+            return None;
+        }
+        self.peers.owner(&sandbox).await
+    }
+
+    /// The task socket of a task that is here.
+    pub fn address_of_task(&self, task: &Owner) -> Option<String> {
+        let key = (task.grpc_address.clone(), task.ttrpc_address.clone());
+        let known = self.known.lock();
+        let namespace = known.namespaces.get(&(key, task.namespace.clone()))?;
+        namespace.tasks.get(&task.id).ok().map(|_| namespace.address.clone())
     }
 
     fn instance(&self, key: &Key) -> Arc<Instance> {
