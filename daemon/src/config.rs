@@ -2,7 +2,9 @@
 //! bound. Every limit of the daemon is named here, its unit last.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 /// Everything an operator can set. Unknown keys are errors.
@@ -42,6 +44,27 @@ pub struct Config {
     pub native: Native,
     /// One hearthd after another.
     pub upgrade: Upgrade,
+}
+
+/// The configuration in force: a reload puts another in its place.
+#[derive(Debug)]
+pub struct Live(ArcSwap<Config>);
+
+impl Live {
+    /// The first.
+    pub fn new(config: Config) -> Arc<Live> {
+        Arc::new(Live(ArcSwap::from_pointee(config)))
+    }
+
+    /// The one in force now.
+    pub fn now(&self) -> Arc<Config> {
+        self.0.load_full()
+    }
+
+    /// Puts another in force.
+    pub fn replace(&self, config: Config) {
+        self.0.store(Arc::new(config));
+    }
 }
 
 /// The configuration file with every key commented out, beside what it is and its default: what
@@ -455,7 +478,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str) -> Result<Config, ConfigError> {
-        toml::from_str(text).map_err(|e| ConfigError(e.to_string()))
+        toml::from_str(text).map_err(|e| ConfigError(explain(text, &e)))
     }
 
     /// Where the shim dials.
@@ -576,6 +599,36 @@ impl Config {
     }
 }
 
+/// How alike a key has to be to one that there is for it to be meant, from 0 to 1.
+const ALIKE: f64 = 0.8;
+
+/// What is wrong with a file, in one line: where, and what may have been meant.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+    let message = error.message().trim().replace('\n', " ");
+    let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let Some((key, rest)) = unknown else { return format!("{place}{message}") };
+    // "expected one of `a`, `b`, `c`"
+    let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+    let likeness = |known: &str| strsim::jaro_winkler(known, key);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    if let Some(nearest) = nearest.filter(|nearest| likeness(nearest) >= ALIKE) {
+        return format!("{place}unknown key {key}; did you mean {nearest}?");
+    }
+    match section_with(key) {
+        Some(section) => format!("{place}unknown key {key} here; did you mean the one in [{section}]?"),
+        None => format!("{place}unknown key {key}; there are {}", known.join(", ")),
+    }
+}
+
+/// The section that has a key of this name.
+fn section_with(key: &str) -> Option<String> {
+    let Ok(serde_json::Value::Object(all)) = serde_json::to_value(Config::default()) else { return None };
+    let has = |value: &serde_json::Value| value.as_object().is_some_and(|section| section.contains_key(key));
+    all.into_iter().find_map(|(name, value)| has(&value).then_some(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -668,7 +721,12 @@ mod tests {
     #[test]
     fn a_wrong_key_is_named() {
         let error = Config::parse("[engine]\npool_slot = 3\n").unwrap_err().to_string();
-        assert!(error.contains("pool_slot") && error.contains("pool_slots"), "{error}");
+        assert_eq!(error, "line 2: unknown key pool_slot; did you mean pool_slots?");
+        let error = |text: &str| Config::parse(text).unwrap_err().to_string();
+        assert_eq!(error("pool_slots = 3\n"), "line 1: unknown key pool_slots here; did you mean the one in [engine]?");
+        assert!(error("\n[log]\ncolour = 'red'\n").ends_with("line 3: unknown key colour; there are level, format"));
+        assert!(error("\n\n[engine]\npool_slots = 'x'\n").starts_with("line 4: invalid type"));
+        assert!(!error("a = \n").contains('\n'));
     }
 
     #[test]

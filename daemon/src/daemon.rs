@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::generation::charge::{self, Charge, Got, Held};
 use crate::generation::client::HandedOver;
 use crate::generation::directory::{self, Dead, Directory};
@@ -31,6 +31,7 @@ use crate::generation::wire::Passed;
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::os::{activation, identity, stand_in};
+use crate::reload;
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::{control, http as scrapes};
 use crate::service;
@@ -60,6 +61,10 @@ pub struct Setup {
     pub config: Config,
     /// Whether to take over from a hearthd that runs.
     pub replace: bool,
+    /// Reads the configuration again.
+    pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    /// Changes what is logged.
+    pub set_log_level: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
 }
 
 /// Runs until SIGTERM or SIGINT, or until another has taken over and the last task has ended.
@@ -67,7 +72,7 @@ pub struct Setup {
 /// # Errors
 /// What could not be set up, in one line with a remedy.
 pub fn run(setup: Setup) -> Result<(), String> {
-    let config = Arc::new(setup.config);
+    let config = setup.config.clone();
     let passed = activation::passed_listener().map_err(|e| format!("socket activation: {e}"))?;
     let free = charge::try_free(&config.state_dir)?;
     if free.is_none() && !setup.replace {
@@ -94,7 +99,7 @@ pub fn run(setup: Setup) -> Result<(), String> {
     };
     let http = self::runtime("http", threads, BLOCKING_THREADS)?;
     let begin = Begin {
-        config,
+        setup,
         passed,
         free,
         ours: found.ours,
@@ -141,7 +146,7 @@ fn tell_of_the_dead(dead: &[Dead]) {
 
 /// What there is before anything is served.
 struct Begin {
-    config: Arc<Config>,
+    setup: Setup,
     passed: Option<UnixListener>,
     free: Option<File>,
     ours: Directory,
@@ -152,11 +157,13 @@ struct Begin {
 }
 
 async fn serve(begin: Begin) -> Result<(), String> {
-    let Begin { config, passed, free, ours, living, answering, background, http } = begin;
+    let Begin { setup, passed, free, ours, living, answering, background, http } = begin;
     let began = Instant::now();
+    let config = &setup.config;
+    let live = Live::new(config.clone());
     let metrics = Arc::new(Metrics::new());
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
-    let modules = ModuleStore::open(&config, engines.clone(), metrics.clone(), answering.clone())
+    let modules = ModuleStore::open(config, engines.clone(), metrics.clone(), answering.clone())
         .map_err(|e| format!("the module store: {e}"))?;
     let scheduler = Scheduler::start(&config.scheduler, engines.each(), metrics.clone(), answering.clone())
         .map_err(|e| format!("cannot start the guests' threads: {e}"))?;
@@ -176,7 +183,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
     });
     let runtimes = Runtimes { answering: answering.clone(), background: background.clone() };
     let instances =
-        Instances::new(config.clone(), world.clone(), modules.clone(), ours.path.clone(), peers.clone(), runtimes);
+        Instances::new(live.clone(), world.clone(), modules.clone(), ours.path.clone(), peers.clone(), runtimes);
     let signals = Signals::new().map_err(|e| e.to_string())?;
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
     let charge = Arc::new(Charge::default());
@@ -191,9 +198,9 @@ async fn serve(begin: Begin) -> Result<(), String> {
     });
     let asking = tokio::spawn(server.serve(asked));
 
-    let mut got = take_charge(&config, &ours.id, free).await?;
-    let scrape = scrapes(&config, &world, &peers, &background, &mut got).await?;
-    let (held, questions) = control(&config, passed, got.lock, &mut got.handed_over, &scrape, &instances)?;
+    let mut got = take_charge(config, &ours.id, free).await?;
+    let scrape = scrapes(config, &world, &peers, &background, &mut got).await?;
+    let (held, questions) = control(config, passed, got.lock, &mut got.handed_over, &scrape, &instances)?;
     let control_file = held.control_file.clone();
     let passed = control_file.is_none();
     charge.hold(held);
@@ -214,7 +221,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
         took_ms = began.elapsed().as_millis() as u64,
         "hearthd is ready"
     );
-    let daemon = Daemon { config, ours, world, instances, charge, questions, scrape, watchdog, asking };
+    let daemon = Daemon { setup, live, ours, world, instances, charge, questions, scrape, watchdog, asking };
     daemon.run(signals, ordered).await
 }
 
@@ -332,7 +339,9 @@ impl Signals {
 
 /// A daemon that serves.
 struct Daemon {
-    config: Arc<Config>,
+    /// As it was at the start.
+    setup: Setup,
+    live: Arc<Live>,
     ours: Directory,
     world: Arc<World>,
     instances: Arc<Instances>,
@@ -375,7 +384,7 @@ impl Daemon {
                     let _ = done.send(self.stand_in().await);
                 }
                 Order::Reload(done) => {
-                    let _ = done.send(Err("not yet".into()));
+                    let _ = done.send(self.reload());
                 }
             }
         };
@@ -393,9 +402,32 @@ impl Daemon {
         }
         self.charge.release();
         let tasks = self.instances.count().used();
-        let drain = Drain::new(&self.config);
+        let drain = Drain::new(&self.live.now());
         tracing::info!(tasks, "another hearthd has taken over; this one leaves with its last task");
         drain
+    }
+
+    /// Reads the configuration again and puts it in force, or says why not.
+    fn reload(&self) -> Result<(), String> {
+        let reloaded = || {
+            let new = (self.setup.reread)()?;
+            let changed = reload::changes(&self.live.now(), &new)?;
+            (self.setup.set_log_level)(&new.log.level)?;
+            self.instances.count().set_limit(new.rpc.tasks_max);
+            self.live.replace(new);
+            Ok(changed)
+        };
+        match reloaded() {
+            Ok(changed) => {
+                tracing::info!(changed = changed.join(" "), "the configuration was read again");
+                Ok(())
+            }
+            Err(error) => {
+                let error: String = error;
+                tracing::error!(error, "the configuration was not read again");
+                Err(error)
+            }
+        }
     }
 
     /// Has the service manager take another process for the service's main one, so that it stops that when it
@@ -431,7 +463,7 @@ impl Daemon {
         self.instances.close().await;
         if let Some(scrape) = self.scrape {
             scrape.serving.abort();
-            let _ = std::fs::remove_file(self.config.state_dir.join("metrics.address"));
+            let _ = std::fs::remove_file(self.setup.config.state_dir.join("metrics.address"));
         }
         self.asking.abort();
         self.world.holders.close();

@@ -71,7 +71,7 @@
 //! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
 //! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
-//! [`generation`] · [`service`] · [`daemon`]
+//! [`generation`] · [`reload`] · [`service`] · [`daemon`]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -86,6 +86,7 @@ pub mod http;
 pub mod metrics;
 pub mod native;
 pub mod os;
+pub mod reload;
 pub mod server;
 pub mod service;
 pub mod task;

@@ -45,6 +45,17 @@ struct Args {
 /// Read if `--config` names no other and it exists.
 const DEFAULT_CONFIG: &str = "/etc/hearth/config.toml";
 
+/// Exit status for a configuration that is wrong (EX_CONFIG of sysexits.h): a service manager need not try again.
+const CONFIG_IS_WRONG: u8 = 78;
+
+/// Why the daemon ended, in one line with a remedy.
+enum Failure {
+    /// What is configured cannot be.
+    Config(String),
+    /// Anything else.
+    Other(String),
+}
+
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == wasm::modules::compile::SUBCOMMAND) {
         return wasm::modules::compile::child_main();
@@ -58,29 +69,36 @@ fn main() -> ExitCode {
     let args = Args::parse();
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failure::Config(error)) => {
+            eprintln!("hearthd: {error}");
+            ExitCode::from(CONFIG_IS_WRONG)
+        }
+        Err(Failure::Other(error)) => {
             eprintln!("hearthd: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn start(args: Args) -> Result<(), String> {
+fn start(args: Args) -> Result<(), Failure> {
     if args.print_default_config {
         print!("{DEFAULT_FILE}");
         return Ok(());
     }
-    let config = configuration(&args)?;
+    let config = configuration(&args).map_err(Failure::Config)?;
     if args.check_config {
+        filter(&config.log.level).map_err(Failure::Config)?;
         println!("{config:#?}");
         return Ok(());
     }
-    log(&config)?;
+    let set_log_level = log(&config).map_err(Failure::Config)?;
     // Before the first thread: every thread shares the namespace it is born in.
     os::mount::enter_private_namespace()
-        .map_err(|e| format!("cannot make a private mount namespace (is this root?): {e}"))?;
+        .map_err(|e| Failure::Other(format!("cannot make a private mount namespace (is this root?): {e}")))?;
     os::process::raise_descriptor_limit();
-    daemon::run(daemon::Setup { config, replace: args.replace })
+    let replace = args.replace;
+    let reread = Box::new(move || configuration(&args));
+    daemon::run(daemon::Setup { config, replace, reread, set_log_level }).map_err(Failure::Other)
 }
 
 fn configuration(args: &Args) -> Result<Config, String> {
@@ -110,20 +128,33 @@ fn configuration(args: &Args) -> Result<Config, String> {
     Ok(config)
 }
 
-fn log(config: &Config) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.level)
-        .map_err(|e| format!("log.level: {:?} is not a filter like info or hearthd=debug: {e}", config.log.level))?;
+/// Begins to log; gives what changes the level.
+fn log(config: &Config) -> Result<Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>, String> {
+    let filter = filter(&config.log.level)?;
     let terminal = std::io::stderr().is_terminal();
     let text = match config.log.format {
         LogFormat::Auto => terminal,
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_env_filter(filter)
+        .with_filter_reloading();
     if text {
-        builder.init()
+        let handle = builder.reload_handle();
+        builder.init();
+        Ok(Box::new(move |level| handle.reload(self::filter(level)?).map_err(|e| format!("log.level: {e}"))))
     } else {
-        builder.json().flatten_event(true).init()
+        let builder = builder.json().flatten_event(true);
+        let handle = builder.reload_handle();
+        builder.init();
+        Ok(Box::new(move |level| handle.reload(self::filter(level)?).map_err(|e| format!("log.level: {e}"))))
     }
-    Ok(())
+}
+
+fn filter(level: &str) -> Result<tracing_subscriber::EnvFilter, String> {
+    tracing_subscriber::EnvFilter::try_new(level)
+        .map_err(|e| format!("log.level: {level:?} is not a filter like info or hearthd=debug: {e}"))
 }

@@ -23,6 +23,7 @@ mod restarts;
 mod service;
 mod stdio;
 mod tty;
+mod upgrade;
 mod users;
 
 /// Leaves a story out where it makes no sense on the stock runtime.

@@ -236,6 +236,8 @@ pub struct HearthdOptions {
     pub passed: Option<Arc<UnixListener>>,
     /// The time systemd's watchdog would give it.
     pub watchdog: Option<Duration>,
+    /// Whether it is to take over from one that runs.
+    pub replaces: bool,
 }
 
 /// Starts the daemon and waits for `READY=1`. It makes its own mount namespace.
@@ -276,6 +278,9 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
         }
     };
     command.arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
+    if options.replaces {
+        command.arg("--replace");
+    }
     if let Some(time) = options.watchdog {
         command.env("WATCHDOG_USEC", time.as_micros().to_string());
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use hearth_shim::TaskSocketRequest;
 use parking_lot::Mutex;
 
-use crate::config::Config;
+use crate::config::Live;
 use crate::containerd::Containerd;
 use crate::bundle::{Role, TaskSpec};
 use crate::error::{Error, Result};
@@ -42,7 +42,7 @@ pub struct Runtimes {
 
 /// All task sockets of this daemon.
 pub struct Instances {
-    config: Arc<Config>,
+    config: Arc<Live>,
     world: Arc<World>,
     modules: Arc<ModuleStore>,
     runtimes: Runtimes,
@@ -84,14 +84,14 @@ struct Namespace {
 impl Instances {
     /// No sockets yet; they will be made in `dir`, which exists.
     pub fn new(
-        config: Arc<Config>,
+        config: Arc<Live>,
         world: Arc<World>,
         modules: Arc<ModuleStore>,
         dir: PathBuf,
         peers: Arc<Peers>,
         runtimes: Runtimes,
     ) -> Arc<Instances> {
-        let count = TaskCount::new(config.rpc.tasks_max);
+        let count = TaskCount::new(config.now().rpc.tasks_max);
         Arc::new(Instances { config, world, modules, runtimes, count, peers, dir, known: Mutex::default() })
     }
 
@@ -132,7 +132,7 @@ impl Instances {
         if self.peers.is_empty() || ask.bundle.is_empty() {
             return None;
         }
-        let (bundle, bytes_max) = (PathBuf::from(&ask.bundle), self.config.rpc.spec_bytes_max);
+        let (bundle, bytes_max) = (PathBuf::from(&ask.bundle), self.config.now().rpc.spec_bytes_max);
         // (Where containerd starts a shim for a sandbox there may be no spec yet; and Create tells what is wrong.)
         let read = self.runtimes.answering.spawn_blocking(move || TaskSpec::read(&bundle, bytes_max));
         let Ok(Ok(TaskSpec { role: Role::InSandbox(id), .. })) = read.await else { return None };
@@ -158,11 +158,11 @@ impl Instances {
             Arc::new(Instance {
                 events: EventQueue::new(
                     &key.1,
-                    &self.config.events,
+                    &self.config.now().events,
                     self.world.metrics.clone(),
                     &self.runtimes.background,
                 ),
-                containerd: Containerd::new(&key.0, &self.config.rpc),
+                containerd: Containerd::new(&key.0, &self.config.now().rpc),
                 addresses: key.clone(),
             })
         };
@@ -185,7 +185,7 @@ impl Instances {
             if let Some(found) = known.namespaces.get(&entry) {
                 return Ok(found.address.clone());
             }
-            if known.namespaces.len() >= self.config.rpc.namespaces_max {
+            if known.namespaces.len() >= self.config.now().rpc.namespaces_max {
                 return Err(Error::ResourceExhausted(format!(
                     "{} namespaces have a task socket, as many as may (rpc.namespaces_max)",
                     known.namespaces.len()
@@ -195,7 +195,7 @@ impl Instances {
             let listener =
                 ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(e.to_string()))?;
             let tasks = TaskMap::new(self.count.clone());
-            let natives = Natives::new(namespace, instance.clone(), &self.config.native, tasks.clone());
+            let natives = Natives::new(namespace, instance.clone(), &self.config.now().native, tasks.clone());
             let creator = Creator::new(
                 namespace,
                 instance,

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
 use crate::bundle::{self, Cpu, ProcessSpec, SpecMount, TaskSpec};
-use crate::config::Config;
+use crate::config::Live;
 use crate::error::{Error, Result};
 use crate::events::{Create, Event, Reservation};
 use crate::metrics::{Metrics, Phase, Source};
@@ -65,7 +65,7 @@ pub struct CreateRequest {
 pub struct Creator {
     pub(super) namespace: Arc<str>,
     pub(super) instance: Arc<Instance>,
-    pub(super) config: Arc<Config>,
+    pub(super) config: Arc<Live>,
     pub(super) modules: Arc<ModuleStore>,
     pub(super) world: Arc<World>,
     runtime: tokio::runtime::Handle,
@@ -99,7 +99,7 @@ impl Creator {
     pub fn new(
         namespace: &str,
         instance: Arc<Instance>,
-        config: Arc<Config>,
+        config: Arc<Live>,
         modules: Arc<ModuleStore>,
         world: Arc<World>,
         runtime: tokio::runtime::Handle,
@@ -114,12 +114,12 @@ impl Creator {
     pub async fn create(&self, map: &Arc<TaskMap>, request: CreateRequest, began: Instant) -> Result<Arc<Task>> {
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
-        let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
+        let spec = TaskSpec::read(&request.bundle, self.config.now().rpc.spec_bytes_max)?;
         if spec.role == bundle::Role::Sandbox {
             return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
         }
         let network = sandbox::network(map, &spec, &self.world.holders).await?;
-        let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
+        let plan = root::plan(root_spec(&request, &spec), &self.config.now().files)?;
         let partly_read_only = plan.is_partly_read_only();
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
 
@@ -131,7 +131,7 @@ impl Creator {
             .program
             .check_entry(&self.world.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
-        let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
+        let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.now().engine.memory_bytes_max);
         check_memory(&located.program, memory_limit)?;
         let identity = Identity::new(&spec.process.user, network.namespace.clone())?;
         let limits = match entry {
@@ -139,7 +139,7 @@ impl Creator {
             Entry::Serve => CpuLimits::of_many(&spec.cpu)?,
         };
         let guest = Guest::new(identity, limits);
-        let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
+        let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.now().stdio).await?;
 
         let prepared = Prepared {
             program: located.program,
@@ -176,8 +176,8 @@ impl Creator {
             hostname: spec.hostname,
             guest: Guest::default(),
             cpu: spec.cpu,
-            memory_limit: spec.memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
-            stdio: Stdio::none(&self.config.stdio),
+            memory_limit: spec.memory_limit.unwrap_or(self.config.now().engine.memory_bytes_max),
+            stdio: Stdio::none(&self.config.now().stdio),
             files: Files::none(self.runtime.clone()),
             partly_read_only: false,
             events,
@@ -210,9 +210,9 @@ impl Creator {
             files: made.files,
             partly_read_only: made.partly_read_only,
             memory: Arc::new(MemoryUse::new(made.memory_limit)),
-            memory_limit_max: self.config.engine.memory_bytes_max,
+            memory_limit_max: self.config.now().engine.memory_bytes_max,
             cpu: Mutex::new(made.cpu),
-            execs: Execs::new(self.config.rpc.execs_per_task_max),
+            execs: Execs::new(self.config.now().rpc.execs_per_task_max),
             requests: matches!(made.work, Work::Serve(_)).then(Arc::default),
             metrics: self.world.metrics.clone(),
         });
@@ -329,7 +329,7 @@ impl Creator {
         let loaded = match self.modules.known_digest(digest).await? {
             Some(loaded) => loaded,
             None => {
-                let limit = self.config.modules.module_bytes_max;
+                let limit = self.config.now().modules.module_bytes_max;
                 let bytes = containerd.read_blob(&self.namespace, &artifact.digest, limit).await?;
                 let origin = Origin::Layer { name: artifact.image, digest, bytes: bytes.into() };
                 self.modules.load(origin, None).await?
