@@ -14,6 +14,10 @@ packages=(
     clang lld wasi-libc libclang-rt-dev-wasm32   # guests in C
 )
 
+# By program, as they often come from elsewhere than Debian: guests in JavaScript and in Python.
+command -v npm >/dev/null || packages+=(nodejs npm)
+python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+
 # The Rust that the workspace asks for (rust-version in Cargo.toml); Debian's is older.
 rust_wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
 

@@ -12,7 +12,7 @@ use containerd_client::tonic::transport::Channel;
 use tokio::runtime::Runtime;
 use tonic::{Request, Response, Status};
 
-use crate::wait::{SHORT, within};
+use crate::wait::{LONG, SHORT, within};
 
 use v1::image_service_client::ImageServiceClient;
 use v1::runtime_service_client::RuntimeServiceClient;
@@ -151,8 +151,8 @@ impl Cri {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        // Longer than any grace a story gives a container.
-        const DEADLINE: Duration = Duration::from_secs(2 * SHORT.as_secs());
+        // Longer than any grace a story gives a container, and than compiling a large module.
+        const DEADLINE: Duration = LONG;
         let mut request = Request::new(message);
         request.set_timeout(DEADLINE);
         let answer = self.runtime.block_on(make(request));

@@ -45,6 +45,8 @@ enum Source {
     Generated(fn() -> Vec<u8>),
     /// A bash script that writes to the path it is given: a real program, whose source is not ours.
     Script(&'static str),
+    /// In a language that `componentize.sh` knows by this name.
+    Componentized(&'static str),
 }
 
 macro_rules! c {
@@ -118,6 +120,12 @@ impl Guest {
         name: "http",
         source: Source::CService(include_str!("../guests/http.c"), include_str!("../guests/http.wit"), "service"),
     };
+    /// An HTTP service in JavaScript (componentize-js, 13 MB): see `componentize/service.js`.
+    pub const JAVASCRIPT: Self = Self { name: "javascript", source: Source::Componentized("javascript") };
+    /// An HTTP service in Python (componentize-py, 18 MB): see `componentize/service.py`.
+    pub const PYTHON: Self = Self { name: "python", source: Source::Componentized("python") };
+    /// An HTTP service of WASI 0.3 in Python (componentize-py, 22 MB): see `componentize/service_p3.py`.
+    pub const PYTHON_P3: Self = Self { name: "python-p3", source: Source::Componentized("python-p3") };
     /// A native program only: what is around it in a pod.
     pub const PEER: Self = c!("peer");
     /// A TCP server, a client, and look-ups of names: see its source for the verbs.
@@ -161,6 +169,7 @@ impl Guest {
             Source::Wit(source, world) => {
                 built(self.name, "wasm", &[source, world], || components::from_wit(source, world))
             }
+            Source::Componentized(language) => componentized(language),
             Source::Script(script) => built(self.name, "wasm", &[script], || run_script(self.name, script)),
             Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests.rs")], make),
         }
@@ -224,6 +233,15 @@ fn compile(input: &Path, output: &Path, flags: &[&str]) {
         flags.join(" "),
         String::from_utf8_lossy(&compiler.stderr)
     );
+}
+
+/// What `componentize.sh` makes; it keeps that by itself, outside of the repository.
+fn componentized(language: &str) -> PathBuf {
+    let script = paths::repository().join("tests/guests/componentize.sh");
+    let run = Command::new(&script).arg(language).output().expect("bash starts");
+    let log = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{} {language} (does `make deps` install all it needs?):\n{log}", script.display());
+    PathBuf::from(String::from_utf8_lossy(&run.stdout).trim_end())
 }
 
 /// Runs a script that builds a guest.

@@ -1,0 +1,52 @@
+//! Services in real languages, in pods.
+
+use std::net::SocketAddr;
+
+use hearth_tests::{Guest, Node};
+
+use super::client::{Client, Response, get};
+use crate::only_on_hearth;
+
+/// The size of the body that comes back, in bytes.
+const BODY: usize = 1_000_000;
+
+/// Serves `guest` in a pod of its own, on the pod's address, and has a look at it.
+fn in_a_pod(guest: &Guest, look: impl FnOnce(SocketAddr) + Send) {
+    let node = Node::new();
+    let image = node.program(guest);
+    let pod = node.pod("service").run();
+    let container = pod.container("service", &image).start();
+    let at = SocketAddr::new(pod.ip().parse().expect("an address"), 8080);
+    node.machine().in_network(|| look(at));
+    container.stop(5);
+    assert_eq!(container.wait(), 0, "{}", container.stderr());
+}
+
+fn mirror(at: SocketAddr) -> Response {
+    let mut client = Client::connect(at);
+    client.send(format!("POST /mirror HTTP/1.1\r\nHost: here\r\nContent-Length: {BODY}\r\n\r\n").as_bytes());
+    client.send(&vec![b'x'; BODY]);
+    client.receive(false).expect("an answer")
+}
+
+#[test]
+fn a_service_in_javascript_answers_in_a_pod() {
+    only_on_hearth!();
+    in_a_pod(&Guest::JAVASCRIPT, |at| {
+        let hello = get(at, "/");
+        assert_eq!((hello.status, hello.text()), (200, "hello from JavaScript\n"));
+        assert_eq!(get(at, "/nowhere").status, 404);
+        assert_eq!(mirror(at).body.len(), BODY);
+    });
+}
+
+#[test]
+fn a_service_in_python_answers_in_a_pod() {
+    only_on_hearth!();
+    in_a_pod(&Guest::PYTHON, |at| {
+        let hello = get(at, "/a/path?and=query");
+        assert_eq!(hello.status, 200);
+        assert!(hello.text().starts_with("hello from Python 3."), "{hello:?}");
+        assert!(hello.text().ends_with(": /a/path?and=query\n"), "{hello:?}");
+    });
+}
