@@ -137,17 +137,14 @@ fn log(config: &Config) -> Result<Box<dyn Fn(&str) -> Result<(), String> + Send 
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal)
-        .with_env_filter(filter)
-        .with_filter_reloading();
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(terminal);
     if text {
+        let builder = builder.with_env_filter(filter).with_filter_reloading();
         let handle = builder.reload_handle();
         builder.init();
         Ok(Box::new(move |level| handle.reload(self::filter(level)?).map_err(|e| format!("log.level: {e}"))))
     } else {
-        let builder = builder.json().flatten_event(true);
+        let builder = builder.json().flatten_event(true).with_env_filter(filter).with_filter_reloading();
         let handle = builder.reload_handle();
         builder.init();
         Ok(Box::new(move |level| handle.reload(self::filter(level)?).map_err(|e| format!("log.level: {e}"))))
