@@ -210,6 +210,6 @@ fn ask_task_socket(home: &Home, events: &EventSink) -> Result<String> {
     match answer.body {
         Some(reply::Body::TaskSocket(task_socket)) => Ok(task_socket.address),
         Some(reply::Body::Error(text)) => bail!("hearthd gave no task socket: {text}"),
-        None => bail!("hearthd gave an empty answer for the task socket"),
+        Some(reply::Body::Operator(_)) | None => bail!("hearthd gave an empty answer for the task socket"),
     }
 }

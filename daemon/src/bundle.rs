@@ -60,6 +60,8 @@ pub struct TaskSpec {
     pub network: Network,
     /// What CRI says the container is.
     pub role: Role,
+    /// What CRI calls it, for those who look.
+    pub names: CriNames,
     /// `hostname`; may be empty.
     pub hostname: String,
 }
@@ -110,6 +112,19 @@ pub enum Role {
     Sandbox,
     /// A container in the pod whose sandbox has this id.
     InSandbox(String),
+}
+
+/// What CRI calls a container and its pod, by containerd's annotations; some versions leave some out.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CriNames {
+    /// The pod's namespace.
+    pub namespace: Option<String>,
+    /// The pod's name.
+    pub pod: Option<String>,
+    /// The container's name.
+    pub container: Option<String>,
+    /// The image's name.
+    pub image: Option<String>,
 }
 
 /// What an Update call changes; what it does not name stays as it is.
@@ -198,6 +213,14 @@ struct RawAnnotations {
     container_type: Option<String>,
     #[serde(rename = "io.kubernetes.cri.sandbox-id", default)]
     sandbox_id: Option<String>,
+    #[serde(rename = "io.kubernetes.cri.sandbox-namespace", default)]
+    pod_namespace: Option<String>,
+    #[serde(rename = "io.kubernetes.cri.sandbox-name", default)]
+    pod_name: Option<String>,
+    #[serde(rename = "io.kubernetes.cri.container-name", default)]
+    container_name: Option<String>,
+    #[serde(rename = "io.kubernetes.cri.image-name", default)]
+    image_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -322,7 +345,8 @@ impl TaskSpec {
         let mounts = raw.mounts.into_iter().map(SpecMount::from_raw).collect::<Result<_>>()?;
         let (resources, namespaces) = raw.linux.map_or((None, None), |linux| (linux.resources, linux.namespaces));
         let (memory, cpu) = resources.map_or((None, None), |resources| (resources.memory, resources.cpu));
-        let annotations = raw.annotations.unwrap_or_default();
+        let mut annotations = raw.annotations.unwrap_or_default();
+        let names = annotations.names();
         Ok(TaskSpec {
             process,
             root,
@@ -332,6 +356,7 @@ impl TaskSpec {
             cpu: cpu.unwrap_or_default().into(),
             network: network(namespaces.unwrap_or_default())?,
             role: annotations.role(),
+            names,
             hostname: no_nul(raw.hostname, "hostname")?,
         })
     }
@@ -409,6 +434,15 @@ fn network(namespaces: Vec<RawNamespace>) -> Result<Network> {
 }
 
 impl RawAnnotations {
+    fn names(&mut self) -> CriNames {
+        CriNames {
+            namespace: self.pod_namespace.take(),
+            pod: self.pod_name.take(),
+            container: self.container_name.take(),
+            image: self.image_name.take(),
+        }
+    }
+
     fn role(self) -> Role {
         match (self.container_type.as_deref(), self.sandbox_id) {
             (Some("sandbox"), _) => Role::Sandbox,

@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::os::{activation, identity, stand_in};
 use crate::reload;
 use crate::server::instances::{Instances, Runtimes};
+use crate::server::operator::{METRICS_ADDRESS, Operator};
 use crate::server::{control, http as scrapes};
 use crate::service;
 use crate::task::Task;
@@ -198,9 +199,24 @@ async fn serve(begin: Begin) -> Result<(), String> {
     });
     let asking = tokio::spawn(server.serve(asked));
 
+    let operator = Arc::new(Operator {
+        config: live.clone(),
+        world: world.clone(),
+        modules: modules.clone(),
+        instances: instances.clone(),
+        peers: peers.clone(),
+        generation: ours.id.clone(),
+        started_at: SystemTime::now(),
+        background: background.clone(),
+    });
+    let answers = Answers { instances: instances.clone(), operator };
+    let own = control::open(None, &ours.path.join(directory::CONTROL))
+        .map_err(|e| format!("state_dir: cannot listen in it: {e}"))?;
+    let own = answers.serve(own.listener);
+
     let mut got = take_charge(config, &ours.id, free).await?;
     let scrape = scrapes(config, &world, &peers, &background, &mut got).await?;
-    let (held, questions) = control(config, passed, got.lock, &mut got.handed_over, &scrape, &instances)?;
+    let (held, questions) = control(config, passed, got.lock, &mut got.handed_over, &scrape, &answers)?;
     let control_file = held.control_file.clone();
     let passed = control_file.is_none();
     charge.hold(held);
@@ -221,7 +237,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
         took_ms = began.elapsed().as_millis() as u64,
         "hearthd is ready"
     );
-    let daemon = Daemon { setup, live, ours, world, instances, charge, questions, scrape, watchdog, asking };
+    let daemon = Daemon { setup, live, ours, world, instances, charge, questions, scrape, watchdog, serving: [asking, own] };
     daemon.run(signals, ordered).await
 }
 
@@ -295,6 +311,18 @@ async fn scrapes(
     Ok(Some(Scrape { serving, listener }))
 }
 
+/// What questions on a control socket are answered from.
+struct Answers {
+    instances: Arc<Instances>,
+    operator: Arc<Operator>,
+}
+
+impl Answers {
+    fn serve(&self, listener: tokio::net::UnixListener) -> JoinHandle<()> {
+        tokio::spawn(control::serve(listener, self.instances.clone(), self.operator.clone()))
+    }
+}
+
 /// Opens the control socket and serves it.
 fn control(
     config: &Config,
@@ -302,7 +330,7 @@ fn control(
     lock: File,
     handed_over: &mut Option<HandedOver>,
     scrape: &Option<Scrape>,
-    instances: &Arc<Instances>,
+    answers: &Answers,
 ) -> Result<(Held, JoinHandle<()>), String> {
     let path = config.control_socket();
     let cannot = |e: std::io::Error| format!("control_socket: cannot listen on {}: {e}", path.display());
@@ -316,7 +344,7 @@ fn control(
     let socket = socket.map_err(cannot)?;
     let copy = socket.listener.as_fd().try_clone_to_owned().map_err(cannot)?;
     let metrics = scrape.as_ref().map(|scrape| scrape.listener.try_clone()).transpose().map_err(cannot)?;
-    let questions = tokio::spawn(control::serve(socket.listener, instances.clone()));
+    let questions = answers.serve(socket.listener);
     Ok((Held { lock, control: copy, control_file: socket.ours, metrics }, questions))
 }
 
@@ -349,7 +377,8 @@ struct Daemon {
     questions: JoinHandle<()>,
     scrape: Option<Scrape>,
     watchdog: JoinHandle<()>,
-    asking: JoinHandle<()>,
+    /// The generation's own sockets.
+    serving: [JoinHandle<()>; 2],
 }
 
 impl Daemon {
@@ -463,9 +492,9 @@ impl Daemon {
         self.instances.close().await;
         if let Some(scrape) = self.scrape {
             scrape.serving.abort();
-            let _ = std::fs::remove_file(self.setup.config.state_dir.join("metrics.address"));
+            let _ = std::fs::remove_file(self.setup.config.state_dir.join(METRICS_ADDRESS));
         }
-        self.asking.abort();
+        self.serving.iter().for_each(JoinHandle::abort);
         self.world.holders.close();
         self.world.scheduler.stop();
         drop((held, self.ours));

@@ -68,23 +68,29 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task) · [`task`] (map,
+//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, operator) · [`task`] (map,
 //! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
-//! [`generation`] · [`reload`] · [`service`] · [`daemon`]
+//! [`generation`] · [`reload`] · [`service`] · [`daemon`] · [`command`]; for tests, [`faults`]
+//!
+//! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod bundle;
+pub mod command;
 pub mod config;
 pub mod containerd;
+pub mod ctl;
 pub mod daemon;
 pub mod error;
 pub mod events;
+pub mod faults;
 pub mod generation;
 pub mod http;
 pub mod metrics;
 pub mod native;
+pub mod operator;
 pub mod os;
 pub mod reload;
 pub mod server;

@@ -64,7 +64,9 @@ pub fn task_socket(
     match exchange(stream, question).map_err(classify)?.body {
         Some(reply::Body::TaskSocket(reply)) => Ok(reply),
         Some(reply::Body::Error(text)) => Err(failed(ErrorKind::Rejected(text))),
-        None => Err(failed(ErrorKind::NotAReply("a reply without a body this shim knows".into()))),
+        Some(reply::Body::Operator(_)) | None => {
+            Err(failed(ErrorKind::NotAReply("a reply without a body this shim knows".into())))
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// The body.
-    #[prost(oneof = "request::Body", tags = "1")]
+    #[prost(oneof = "request::Body", tags = "1, 2")]
     pub body: Option<request::Body>,
 }
 
@@ -43,6 +43,9 @@ pub mod request {
         /// The address of the task socket for a containerd instance and namespace.
         #[prost(message, tag = "1")]
         TaskSocket(super::TaskSocketRequest),
+        /// An operator's question (`hearthctl`): JSON of the daemon's own. The shim never asks one.
+        #[prost(bytes, tag = "2")]
+        Operator(Vec<u8>),
     }
 }
 
@@ -79,7 +82,7 @@ pub struct TaskSocketRequest {
 #[derive(Clone, PartialEq, Message)]
 pub struct Reply {
     /// The body.
-    #[prost(oneof = "reply::Body", tags = "1, 2")]
+    #[prost(oneof = "reply::Body", tags = "1, 2, 3")]
     pub body: Option<reply::Body>,
 }
 
@@ -94,6 +97,10 @@ pub mod reply {
         /// Answer to [`super::TaskSocketRequest`].
         #[prost(message, tag = "2")]
         TaskSocket(super::TaskSocketReply),
+        /// A piece of the answer to an operator's question. More replies follow on the same connection, each
+        /// a frame, until an empty piece: an answer may be longer than [`super::MAX_FRAME_BYTES`].
+        #[prost(bytes, tag = "3")]
+        Operator(Vec<u8>),
     }
 }
 

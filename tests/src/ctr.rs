@@ -1,8 +1,10 @@
-//! `ctr`, containerd's own client: run to the end with a deadline, or in the background.
+//! `ctr`, containerd's own client, and `hearthctl`, ours: run to the end with a deadline, or in the background.
 //!
 //! Failure paths: a command that outlives its deadline is killed and is a panic with what it printed.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -13,15 +15,18 @@ use crate::paths;
 use crate::process::{self, Process};
 use crate::wait::SHORT;
 
-/// A call of `ctr`, not yet made.
+/// A call of `ctr`, or of another program on the machine, not yet made.
 #[must_use = "nothing runs before `run` or `spawn`"]
 #[derive(Debug)]
 pub struct Ctr<'a> {
     machine: &'a Machine,
+    program: PathBuf,
+    environment: Vec<(String, OsString)>,
     arguments: Vec<String>,
     stdin: Stdin,
     stdout_is_read: bool,
     on_terminal: bool,
+    user: Option<u32>,
     deadline: Duration,
 }
 
@@ -58,7 +63,22 @@ pub struct Running {
 
 impl<'a> Ctr<'a> {
     pub(crate) fn new(machine: &'a Machine, arguments: Vec<String>) -> Self {
-        Self { machine, arguments, stdin: Stdin::Closed, stdout_is_read: true, on_terminal: false, deadline: SHORT }
+        Self::program(machine, paths::containerd("ctr"), arguments)
+    }
+
+    pub(crate) fn program(machine: &'a Machine, program: PathBuf, arguments: Vec<String>) -> Self {
+        let environment = Vec::new();
+        Self {
+            machine,
+            program,
+            environment,
+            arguments,
+            stdin: Stdin::Closed,
+            stdout_is_read: true,
+            on_terminal: false,
+            user: None,
+            deadline: SHORT,
+        }
     }
 
     /// Feeds stdin with `bytes`, then closes it. Without this and [`Self::open_stdin`] it is `/dev/null`.
@@ -83,6 +103,18 @@ impl<'a> Ctr<'a> {
     /// then on the other side of it.
     pub fn on_terminal(mut self) -> Self {
         self.on_terminal = true;
+        self
+    }
+
+    /// One more variable in its environment.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// As another user, without any privilege.
+    pub fn as_user(mut self, user: u32) -> Self {
+        self.user = Some(user);
         self
     }
 
@@ -112,26 +144,33 @@ impl<'a> Ctr<'a> {
 
     /// Starts it in the background.
     pub fn spawn(self) -> Running {
-        let ctr = paths::containerd("ctr");
         let mut command = if self.on_terminal {
-            let words = std::iter::once(ctr.display().to_string()).chain(self.arguments.iter().cloned());
+            let words = std::iter::once(self.program.display().to_string()).chain(self.arguments.iter().cloned());
             let line: Vec<_> = words.map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
             let mut command = self.machine.command("script");
             command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
             command
+        } else if let Some(user) = self.user {
+            // By descriptor: the user may have no way into the directory.
+            const SCRIPT: &str = r#"user=$1; exec 3<"$2"; shift 2
+                exec setpriv --reuid="$user" --regid="$user" --clear-groups /proc/self/fd/3 "$@""#;
+            let mut command = self.machine.command("sh");
+            command.args(["-c", SCRIPT, "sh", &user.to_string()]).arg(&self.program).args(&self.arguments);
+            command
         } else {
-            let mut command = self.machine.command(ctr);
+            let mut command = self.machine.command(&self.program);
             command.args(&self.arguments);
             command
         };
         command
+            .envs(self.environment)
             .stdin(match self.stdin {
                 Stdin::Closed => Stdio::null(),
                 Stdin::Bytes(_) | Stdin::Open => Stdio::piped(),
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut process = Process::start("ctr", &mut command);
+        let mut process = Process::start("the program", &mut command);
         let child = process.child();
         let mut stdin = child.stdin.take();
         let (sender, chunks) = channel();
@@ -143,7 +182,7 @@ impl<'a> Ctr<'a> {
             std::thread::spawn(move || pipe.write_all(&bytes));
         }
         Running {
-            command: self.arguments.join(" "),
+            command: format!("{} {}", name_of(&self.program), self.arguments.join(" ")),
             process,
             stdin,
             stdout: stdout.map(|stdout| {
@@ -206,7 +245,7 @@ impl Running {
             match self.chunks.recv_timeout(left) {
                 Ok(chunk) => self.seen.extend(chunk),
                 Err(error) => panic!(
-                    "`ctr {}` did not print {text:?} ({error}), but {:?}",
+                    "`{}` did not print {text:?} ({error}), but {:?}",
                     self.command,
                     String::from_utf8_lossy(&self.seen)
                 ),
@@ -280,10 +319,14 @@ impl std::fmt::Display for Output {
     }
 }
 
+fn name_of(program: &Path) -> String {
+    program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 fn describe(command: &str, status: &str, stdout: &[u8], stderr: &[u8]) -> String {
     const SHOWN_BYTES: usize = 4096;
     let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned();
-    format!("`ctr {command}` ended with {status}\n--- stdout\n{}\n--- stderr\n{}", text(stdout), text(stderr))
+    format!("`{command}` ended with {status}\n--- stdout\n{}\n--- stderr\n{}", text(stdout), text(stderr))
 }
 
 /// Reads a pipe to its end on a thread of its own, so that neither pipe of a command fills up.

@@ -238,6 +238,10 @@ pub struct HearthdOptions {
     pub watchdog: Option<Duration>,
     /// Whether it is to take over from one that runs.
     pub replaces: bool,
+    /// Another build of it.
+    pub program: Option<PathBuf>,
+    /// More environment variables.
+    pub environment: Vec<(String, String)>,
 }
 
 /// Starts the daemon and waits for `READY=1`. It makes its own mount namespace.
@@ -266,18 +270,20 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
     if let Some(bytes) = options.module_store_bytes {
         mount_module_store(machine, layout, bytes);
     }
+    let program = options.program.clone().unwrap_or_else(paths::hearthd);
     let mut command = match &options.passed {
-        None => machine.command(paths::hearthd()),
+        None => machine.command(program),
         Some(listener) => {
             // Descriptor 3, and the pid as the program itself sees it: both are the shell's.
             const SCRIPT: &str = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@""#;
             let mut command = machine.command("sh");
             let listener = listener.try_clone().expect("a descriptor can be duplicated");
-            command.args(["-c", SCRIPT, "sh"]).arg(paths::hearthd()).stdin(OwnedFd::from(listener));
+            command.args(["-c", SCRIPT, "sh"]).arg(program).stdin(OwnedFd::from(listener));
             command
         }
     };
     command.arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
+    command.envs(options.environment.iter().map(|(name, value)| (name, value)));
     if options.replaces {
         command.arg("--replace");
     }

@@ -159,6 +159,11 @@ impl World {
         }
     }
 
+    /// Starts a daemon with other options, one that a story sees to itself; whether it got ready.
+    pub fn try_start_hearthd(&self, options: &HearthdOptions) -> (Process, bool) {
+        daemons::try_start_hearthd(&self.machine, &self.layout, options)
+    }
+
     /// Starts another daemon that takes over from the one that runs, which goes on with its tasks.
     pub fn upgrade_hearthd(&self) {
         let (mut hearthd, ready) = self.try_upgrade_hearthd(&self.hearthd_options);
@@ -313,6 +318,23 @@ impl World {
         self.ctr(["containers", "rm", id]).ok();
     }
 
+    /// `hearthctl` with these arguments.
+    pub fn hearthctl<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> Ctr<'_> {
+        let arguments = arguments.into_iter().map(Into::into).collect();
+        let control = self.layout.control_socket();
+        Ctr::program(&self.machine, paths::hearthctl(), arguments).env("HEARTH_CONTROL_SOCKET", control)
+    }
+
+    /// What `hearthctl ARGUMENTS --json` answers.
+    ///
+    /// # Panics
+    /// If it fails, or the answer is no JSON.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> serde_json::Value {
+        let answer = self.hearthctl(arguments.iter().copied().chain(["--json"])).ok();
+        serde_json::from_slice(&answer.stdout).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
     // --- the daemon's surface ---------------------------------------------------------------------
 
     /// The daemon's metrics now.
@@ -338,6 +360,11 @@ impl World {
         let directory = format!("/proc/{}/root/run/netns", self.machine.init());
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// The mount points on the machine, outside of the daemon's namespace, that lie in the machine's directory.
+    pub fn machine_mounts(&self) -> BTreeSet<String> {
+        self.mounts_of(self.machine.init())
     }
 
     fn mounts_of(&self, pid: i32) -> BTreeSet<String> {

@@ -6,15 +6,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::ctl::client::default_socket;
 use crate::generation::wire::{Nothing, Status, question};
 use crate::generation::{client, directory};
 
 /// Where the generations are.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The state_dir of hearthd
-    #[arg(long, value_name = "DIR", default_value = "/run/hearth")]
+    /// The state_dir of hearthd [default: where HEARTH_CONTROL_SOCKET is, else /run/hearth]
+    #[arg(long, value_name = "DIR", default_value_os_t = state_dir(), hide_default_value = true)]
     pub state_dir: PathBuf,
+}
+
+fn state_dir() -> PathBuf {
+    let mut directory = default_socket();
+    directory.pop();
+    directory
 }
 
 /// `stop`.
@@ -25,6 +32,19 @@ pub struct Stop {
     /// Only this one, as `generations` names it
     #[arg(long, value_name = "NAME")]
     pub generation: Option<String>,
+}
+
+/// `before-stop`.
+#[derive(Debug, clap::Args)]
+pub struct BeforeStop {
+    #[command(flatten)]
+    pub at: Args,
+    /// The unit
+    #[arg(long, value_name = "NAME")]
+    pub unit: String,
+    /// Its main process
+    #[arg(long, value_name = "PID")]
+    pub main_pid: Option<u32>,
 }
 
 /// How long a generation may take to end its guests, to tell containerd, and to go.
@@ -106,22 +126,22 @@ fn end(state_dir: &Path, generations: &[Status]) -> Result<(), String> {
     Ok(())
 }
 
-/// What the unit does before systemd ends its main process `main_pid`: where it is about to be restarted, the
+/// What the unit does before systemd ends its main process: where it is about to be restarted, the
 /// hearthd that is that process gets another to stand in for it, and goes on until the next takes over; where it
 /// is to stop, the older generations are ended, too.
 ///
 /// # Errors
 /// One line. systemd goes on with the stop.
-pub fn before_stop(args: &Args, unit: &str, main_pid: Option<u32>) -> Result<(), String> {
-    let all = all(&args.state_dir)?;
-    let (main, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|status| Some(status.pid) == main_pid);
-    if is_restarting(unit)? {
+pub fn before_stop(args: &BeforeStop) -> Result<(), String> {
+    let all = all(&args.at.state_dir)?;
+    let (main, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|status| Some(status.pid) == args.main_pid);
+    if is_restarting(&args.unit)? {
         for status in main {
-            client::ask_status(&args.state_dir, &status.generation, question::Body::StandIn(Nothing {}))?;
+            client::ask_status(&args.at.state_dir, &status.generation, question::Body::StandIn(Nothing {}))?;
         }
         return Ok(());
     }
-    end(&args.state_dir, &others)
+    end(&args.at.state_dir, &others)
 }
 
 /// Whether systemd has a job to restart the unit: it is that while the unit stops.

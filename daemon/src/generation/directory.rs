@@ -3,7 +3,7 @@
 //! ```text
 //! <state_dir>/lock               held by the generation in charge; handed on with the control socket
 //! <state_dir>/looking            held while somebody looks through s/
-//! <state_dir>/s/<generation>/    task sockets, generation.sock
+//! <state_dir>/s/<generation>/    task sockets, generation.sock, control.sock
 //! <state_dir>/s/<generation>/alive   held by that generation for as long as it lives
 //! ```
 //!
@@ -21,6 +21,9 @@ const GENERATIONS: &str = "s";
 
 /// In a generation's directory: the socket on which generations talk to each other.
 pub const SOCKET: &str = "generation.sock";
+
+/// In a generation's directory: its own control socket, which stays its when another has taken over the node's.
+pub const CONTROL: &str = "control.sock";
 
 const ALIVE: &str = "alive";
 const LOOKING: &str = "looking";
@@ -59,6 +62,11 @@ pub struct Dead {
 /// Where the socket of a generation is.
 pub fn socket(state_dir: &Path, id: &str) -> PathBuf {
     state_dir.join(GENERATIONS).join(id).join(SOCKET)
+}
+
+/// Where the control socket of a generation itself is.
+pub fn control_socket(state_dir: &Path, id: &str) -> PathBuf {
+    state_dir.join(GENERATIONS).join(id).join(CONTROL)
 }
 
 /// Makes this process's directory, finds the others, and removes those of the dead.

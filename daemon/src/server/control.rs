@@ -1,4 +1,5 @@
-//! The control socket: one framed question, one framed answer, then the connection closes.
+//! The control socket: one framed question, one framed answer, then the connection closes. The answer to
+//! an operator's question comes in pieces, each a frame: it may be long.
 //!
 //! Only root may ask (mode 0600, and the peer's credentials are checked). A peer that sends nothing,
 //! too much or rubbish costs one bounded connection for `QUESTION_TIME`.
@@ -9,15 +10,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_shim::{Reply, Request, TaskSocketReply, reply, request};
+use hearth_shim::{Reply, Request, TaskSocketReply, TaskSocketRequest, reply, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use crate::server::instances::Instances;
+use crate::server::operator::Operator;
 
 /// How long a peer may take to ask.
 const QUESTION_TIME: Duration = Duration::from_secs(5);
+
+/// How long an operator may take to read one piece of an answer.
+const PIECE_TIME: Duration = Duration::from_secs(10);
+
+/// How much of an answer is in one frame, in bytes.
+const PIECE_BYTES: usize = 32 << 10;
 
 /// Questions answered at once; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -80,17 +88,17 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 /// Serves until the listener fails for good; cancel by dropping.
-pub async fn serve(listener: UnixListener, instances: Arc<Instances>) {
+pub async fn serve(listener: UnixListener, instances: Arc<Instances>, operator: Arc<Operator>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let instances = instances.clone();
+                let (instances, operator) = (instances.clone(), operator.clone());
                 tokio::spawn(async move {
                     let _place = place;
-                    if let Err(error) = answer(stream, &instances).await {
+                    if let Err(error) = answer(stream, &instances, &operator).await {
                         tracing::debug!(%error, "a question on the control socket failed");
                     }
                 });
@@ -104,15 +112,35 @@ pub async fn serve(listener: UnixListener, instances: Arc<Instances>) {
     }
 }
 
-async fn answer(mut stream: UnixStream, instances: &Instances) -> std::io::Result<()> {
+async fn answer(mut stream: UnixStream, instances: &Instances, operator: &Arc<Operator>) -> std::io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let reply = if peer == 0 {
         let question = tokio::time::timeout(QUESTION_TIME, read(&mut stream)).await??;
-        reply_to(question, instances).await
+        match question.body {
+            Some(request::Body::Operator(question)) => match operator.answer(&question).await {
+                Ok(answer) => return write_pieces(&mut stream, &answer).await,
+                Err(text) => error(text),
+            },
+            Some(request::Body::TaskSocket(ask)) => task_socket(&ask, instances).await,
+            None => error(format!(
+                "this hearthd ({}) does not know the question; it is older than who asks: upgrade it",
+                env!("CARGO_PKG_VERSION")
+            )),
+        }
     } else {
         error(format!("only root may use hearthd's control socket, not user {peer}"))
     };
     stream.write_all(&hearth_shim::encode_frame(&reply)?).await
+}
+
+/// Writes an operator's answer, and the empty piece that ends it.
+async fn write_pieces(stream: &mut UnixStream, answer: &[u8]) -> std::io::Result<()> {
+    for piece in answer.chunks(PIECE_BYTES).chain([&[][..]]) {
+        let reply = Reply { body: Some(reply::Body::Operator(piece.to_vec())) };
+        let frame = hearth_shim::encode_frame(&reply)?;
+        tokio::time::timeout(PIECE_TIME, stream.write_all(&frame)).await??;
+    }
+    Ok(())
 }
 
 async fn read(stream: &mut UnixStream) -> std::io::Result<Request> {
@@ -123,18 +151,10 @@ async fn read(stream: &mut UnixStream) -> std::io::Result<Request> {
     hearth_shim::decode(&bytes)
 }
 
-async fn reply_to(question: Request, instances: &Instances) -> Reply {
-    match question.body {
-        Some(request::Body::TaskSocket(ask)) => match instances.task_socket(&ask).await {
-            Ok((address, version)) => {
-                Reply { body: Some(reply::Body::TaskSocket(TaskSocketReply { address, version })) }
-            }
-            Err(e) => error(e.to_string()),
-        },
-        None => error(format!(
-            "this hearthd ({}) does not know the question; it is older than the shim: upgrade it",
-            env!("CARGO_PKG_VERSION")
-        )),
+async fn task_socket(ask: &TaskSocketRequest, instances: &Instances) -> Reply {
+    match instances.task_socket(ask).await {
+        Ok((address, version)) => Reply { body: Some(reply::Body::TaskSocket(TaskSocketReply { address, version })) },
+        Err(e) => error(e.to_string()),
     }
 }
 

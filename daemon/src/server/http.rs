@@ -17,13 +17,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::server::operator::METRICS_ADDRESS;
+
 /// How long a client may take for its request's head.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
 /// How long one connection may last.
 const CONNECTION_TIME: Duration = Duration::from_secs(60);
 
-/// Binds the endpoint, unless `passed` is it, and writes the address it got to `<state_dir>/metrics.address`.
+/// Binds the endpoint, unless `passed` is it, and writes the address it got to [`METRICS_ADDRESS`].
 ///
 /// # Errors
 /// The address is taken or not ours, or the file cannot be written.
@@ -33,7 +35,7 @@ pub async fn bind(address: &str, passed: Option<OwnedFd>, state_dir: &Path) -> s
         Some(passed) => TcpListener::from_std(passed)?,
         None => TcpListener::bind(address).await?,
     };
-    std::fs::write(state_dir.join("metrics.address"), format!("{}\n", listener.local_addr()?))?;
+    std::fs::write(state_dir.join(METRICS_ADDRESS), format!("{}\n", listener.local_addr()?))?;
     Ok(listener)
 }
 

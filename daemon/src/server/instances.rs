@@ -221,6 +221,18 @@ impl Instances {
         Ok(address)
     }
 
+    /// The containerds served, by their gRPC sockets.
+    pub fn containerds(&self) -> Vec<String> {
+        let mut sockets: Vec<_> = self.known.lock().containerds.keys().map(|(grpc, _)| grpc.clone()).collect();
+        sockets.sort();
+        sockets
+    }
+
+    /// How many namespaces have a task socket.
+    pub fn namespaces(&self) -> usize {
+        self.known.lock().namespaces.len()
+    }
+
     /// Every task of this daemon.
     pub fn tasks(&self) -> Vec<Arc<Task>> {
         let maps: Vec<_> = self.known.lock().namespaces.values().map(|n| n.tasks.clone()).collect();

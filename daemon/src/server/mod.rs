@@ -5,11 +5,13 @@
 //! * [`task`]: the Task API.
 //! * [`passing`]: which of its calls are for native containers.
 //! * [`convert`]: between our types and the wire's.
+//! * [`operator`]: what `hearthctl` asks.
 //! * [`http`]: the Prometheus endpoint.
 
 pub mod control;
 pub mod convert;
 pub mod http;
 pub mod instances;
+pub mod operator;
 pub mod passing;
 pub mod task;

@@ -11,6 +11,7 @@ use crate::bundle::Cpu;
 use crate::http::requests::Requests;
 use crate::metrics::Metrics;
 use crate::os::namespaces::Shared;
+use crate::task::about::About;
 use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::sandbox::Joined;
@@ -22,6 +23,8 @@ pub struct Container {
     pub id: Arc<str>,
     /// containerd's namespace.
     pub namespace: Arc<str>,
+    /// What those who look at the node see of it.
+    pub about: About,
     /// The bundle.
     pub bundle: PathBuf,
     /// The network it is in; of a pod's container, its sandbox's.

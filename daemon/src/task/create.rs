@@ -26,9 +26,11 @@ use crate::bundle::{self, Cpu, ProcessSpec, SpecMount, TaskSpec};
 use crate::config::Live;
 use crate::error::{Error, Result};
 use crate::events::{Create, Event, Reservation};
+use crate::faults::{self, Point};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::os::identity::Identity;
 use crate::server::instances::Instance;
+use crate::task::about::About;
 use crate::task::container::{Container, TERMINATION_LOG};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
@@ -74,6 +76,7 @@ pub struct Creator {
 /// A program with its root.
 struct Located {
     program: Arc<Program>,
+    digest: Digest,
     export: Option<Arc<str>>,
     source: Source,
     files: Arc<Files>,
@@ -92,6 +95,7 @@ struct Made {
     stdio: Stdio,
     files: Arc<Files>,
     events: Reservation,
+    about: About,
 }
 
 impl Creator {
@@ -114,11 +118,13 @@ impl Creator {
     pub async fn create(&self, map: &Arc<TaskMap>, request: CreateRequest, began: Instant) -> Result<Arc<Task>> {
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
+        faults::at(Point::Reserved);
         let spec = TaskSpec::read(&request.bundle, self.config.now().rpc.spec_bytes_max)?;
         if spec.role == bundle::Role::Sandbox {
-            return Ok(self.fill(reservation, self.sandbox(request, spec, events)?));
+            return Ok(self.fill(reservation, self.sandbox(request, spec, events, began)?));
         }
         let network = sandbox::network(map, &spec, &self.world.holders).await?;
+        faults::at(Point::Joined);
         let plan = root::plan(root_spec(&request, &spec), &self.config.now().files)?;
         let partly_read_only = plan.is_partly_read_only();
         self.world.metrics.phase(Phase::Bundle, began.elapsed());
@@ -127,6 +133,7 @@ impl Creator {
             (Error::Native(text), bundle::Role::Alone | bundle::Role::Sandbox) => Error::InvalidArgument(text),
             (error, _) => error,
         })?;
+        faults::at(Point::Located);
         let entry = located
             .program
             .check_entry(&self.world.engines, located.export.as_deref())
@@ -140,7 +147,10 @@ impl Creator {
         };
         let guest = Guest::new(identity, limits);
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.now().stdio).await?;
+        faults::at(Point::Opened);
 
+        let program = spec.process.args.first().map_or("", String::as_str);
+        let about = About::new(spec.names, program, Some(located.digest), began);
         let prepared = Prepared {
             program: located.program,
             export: located.export,
@@ -163,12 +173,19 @@ impl Creator {
             stdio,
             files: located.files,
             events,
+            about,
         };
         Ok(self.fill(reservation, self.task(request, made)))
     }
 
     /// A pod's sandbox: a record that holds the pod's network. Nothing of its image is looked at.
-    fn sandbox(&self, request: CreateRequest, spec: TaskSpec, events: Reservation) -> Result<(Arc<Task>, Create)> {
+    fn sandbox(
+        &self,
+        request: CreateRequest,
+        spec: TaskSpec,
+        events: Reservation,
+        began: Instant,
+    ) -> Result<(Arc<Task>, Create)> {
         let made = Made {
             work: Work::Pause,
             network: sandbox::own_network(&spec)?,
@@ -181,6 +198,7 @@ impl Creator {
             files: Files::none(self.runtime.clone()),
             partly_read_only: false,
             events,
+            about: About::new(spec.names, "", None, began),
         };
         Ok(self.task(request, made))
     }
@@ -202,6 +220,7 @@ impl Creator {
         let container = Arc::new(Container {
             id: id.clone(),
             namespace: self.namespace.clone(),
+            about: made.about,
             bundle: request.bundle,
             network: made.network,
             hostname: made.hostname,
@@ -234,6 +253,7 @@ impl Creator {
         self.world.metrics.tasks.with_label_values(&[process::label(State::Created)]).inc();
         task.init.publish(Event::Create(Box::new(create)));
         reservation.fill(task.clone());
+        faults::at(Point::Created);
         task
     }
 
@@ -284,6 +304,7 @@ impl Creator {
         let metrics = self.world.metrics.clone();
         let root = self.runtime.spawn_blocking(move || perform(plan, &metrics)).await;
         let root = root.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))??;
+        faults::at(Point::Mounted);
         let began = Instant::now();
         let found = match wanted.clone() {
             Some(wanted) => self.modules.find(open_root(root.path())?, wanted).await,
@@ -401,5 +422,5 @@ fn perform(plan: Plan, metrics: &Metrics) -> Result<Root> {
 }
 
 fn located(loaded: Loaded, files: Arc<Files>) -> Located {
-    Located { program: loaded.program, export: loaded.export, source: loaded.source, files }
+    Located { program: loaded.program, digest: loaded.digest, export: loaded.export, source: loaded.source, files }
 }

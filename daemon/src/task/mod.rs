@@ -5,7 +5,7 @@
 //! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
 //! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
 //! * [`holders`]: network namespaces for tasks that ask for a new one.
-//! * [`container`]: what the processes of a task share.
+//! * [`container`]: what the processes of a task share; [`about`]: what those who look see of it.
 //! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
 //! * [`control`]: pause, resume, new limits; [`oom`]: when a guest counts as ended for want of memory.
 //! * [`files`]: the life of a task's root file system.
@@ -16,6 +16,7 @@
 //! A process's lock guards its state for a few instructions; it is never held across an await, a mount
 //! or a guest's poll.
 
+pub mod about;
 pub mod container;
 pub mod control;
 pub mod create;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::faults::{self, Point};
 use crate::task::container::Container;
 use crate::task::map::TaskMap;
 use crate::task::process::{Exit, Process};
@@ -103,6 +105,7 @@ impl Task {
         }
         container.files.release();
         container.files.wait_gone().await;
+        faults::at(Point::Deleted);
         // Of two Deletes at once, one removes and tells; both are answered.
         if map.remove(self) {
             let stopped = process::label(State::Stopped(exit.status));

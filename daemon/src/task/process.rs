@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation};
+use crate::faults::{self, Point};
 use crate::http::requests::Requests;
 use crate::http::{self, Service};
 use crate::metrics::Source;
@@ -183,6 +184,7 @@ impl Process {
                 begun.inspect_err(|_| self.abandon())?
             }
         };
+        faults::at(Point::Starting);
         self.gauge(State::Created, State::Starting);
         self.stdio.start(|| {
             let process = Arc::downgrade(self);
@@ -256,6 +258,7 @@ impl Process {
         if let Err(error) = self.container.files.wait_ready().await {
             return Outcome::NotStarted(error);
         }
+        faults::at(Point::Instantiating);
         let clock = (self.role == Role::Init).then_some(StartClock {
             source: prepared.source,
             create_took: prepared.create_took,
@@ -282,6 +285,7 @@ impl Process {
         let process = self.clone();
         instance::run(world, launch, move || {
             process.started();
+            faults::at(Point::Started);
             answer(&tell, Ok(()));
         })
         .await
@@ -364,6 +368,7 @@ impl Process {
 
     /// The guest is gone; called by its worker.
     fn ended(self: &Arc<Self>, end: End<Outcome>, tell: &Tell) {
+        faults::at(Point::Ended);
         let out_of_memory = oom::ended_by(self.starved.load(Ordering::Relaxed), &end);
         let mut refusal = None;
         let (status, note) = match end {

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::http::Http;
 use crate::http::outgoing::Outgoing;
 use crate::metrics::{Metrics, Phase, Source};
+use crate::operator;
 use crate::task::holders::Holders;
 use crate::task::stdio::Stdio;
 use crate::wasm::engine::{Allocation, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
@@ -90,6 +91,17 @@ impl Slots {
             "the node runs as many Wasm guests as it may: {} in the pool (engine.pool_slots) and {} beyond it (engine.on_demand_max); stop some or raise a limit",
             self.pool.limit, self.on_demand.limit
         )))
+    }
+
+    /// How many guests there are.
+    pub fn usage(&self) -> operator::Pool {
+        let used = |room: &Room| u64::from(room.used.load(Ordering::Relaxed));
+        operator::Pool {
+            used: used(&self.pool),
+            slots: self.pool.limit.into(),
+            on_demand: used(&self.on_demand),
+            on_demand_limit: self.on_demand.limit.into(),
+        }
     }
 
     /// Brings the gauges up to date; called before a scrape.

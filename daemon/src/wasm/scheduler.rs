@@ -44,6 +44,7 @@ use wasmtime::{Engine, UpdateDeadline};
 
 use crate::config;
 use crate::metrics::Metrics;
+use crate::operator;
 use crate::os::{identity, process};
 pub use cpu::{CpuLimits, Quota, Throttling};
 use guarded::Guarded;
@@ -164,19 +165,29 @@ impl Scheduler {
         }
     }
 
-    /// Brings the gauges up to date; called before a scrape.
-    pub fn observe(&self) {
+    /// What the threads do now.
+    pub fn usage(&self) -> operator::Workers {
         let shared = &self.shared;
-        shared.metrics.run_queue.set(shared.queue.waiting() as i64);
         let workers = shared.workers.lock();
         let blocked = workers.slots.iter().filter(|s| s.blocked.load(Ordering::Relaxed)).count();
         let polling = workers.slots.iter().filter(|s| s.poll_began_ns.load(Ordering::Relaxed) != 0).count();
         let total = workers.slots.len();
         drop(workers);
-        let gauge = |state: &str, value: usize| shared.metrics.workers.with_label_values(&[state]).set(value as i64);
-        gauge("blocked", blocked);
-        gauge("running", polling.saturating_sub(blocked));
-        gauge("idle", total.saturating_sub(polling));
+        operator::Workers {
+            idle: total.saturating_sub(polling) as u64,
+            running: polling.saturating_sub(blocked) as u64,
+            blocked: blocked as u64,
+            run_queue: shared.queue.waiting() as u64,
+        }
+    }
+
+    /// Brings the gauges up to date; called before a scrape.
+    pub fn observe(&self) {
+        let (metrics, now) = (&self.shared.metrics, self.usage());
+        metrics.run_queue.set(now.run_queue as i64);
+        for (state, count) in [("blocked", now.blocked), ("running", now.running), ("idle", now.idle)] {
+            metrics.workers.with_label_values(&[state]).set(count as i64);
+        }
     }
 
     /// Ends the threads that are not stuck in a system call. Guests still queued are dropped with the

@@ -32,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::metrics::Metrics;
 use crate::os::memfd;
 use crate::wasm::engine::Kind;
@@ -177,6 +178,7 @@ impl Job {
             .spawn()
             .map(Process)
             .map_err(failed("start"))?;
+        faults::at(Point::Compiling);
         let end = process.wait(began.checked_add(self.wall)).map_err(failed("wait for"))?;
         self.metrics.compile_seconds.observe(began.elapsed().as_secs_f64());
         // Before a byte of it is believed: whoever might still hold the file cannot change it now.

@@ -13,6 +13,7 @@
 //! * [`lookup`] finds the file inside its root, [`identify`] tells what it is, [`origin`] reads it.
 //! * [`places`] are what a start can know without reading, [`known`] what was learnt about them.
 //! * [`store`] keeps artifacts in a [`directory`] of root's own.
+//! * [`inventory`] is what those who look at the node see of it.
 //! * [`compile`] is the daemon's side of the compile process, [`child`] its inside.
 //!
 //! One *flight* for each digest does all the work below the digest; whoever needs the same waits for
@@ -52,6 +53,7 @@ pub mod child;
 pub mod compile;
 pub mod directory;
 pub mod identify;
+pub mod inventory;
 pub mod known;
 pub mod lookup;
 pub mod origin;
@@ -85,6 +87,8 @@ pub struct ModuleStore {
 pub struct Loaded {
     /// The program, shared with every other task that runs it.
     pub program: Arc<Program>,
+    /// Of its WebAssembly.
+    pub digest: Digest,
     /// The export to call, if the program's name had one.
     pub export: Option<Arc<str>>,
     /// Where it came from.
@@ -109,6 +113,7 @@ struct Rooms {
 /// A program kept in memory.
 #[derive(Clone)]
 struct Prepared {
+    digest: Digest,
     program: Arc<Program>,
     used: Arc<Used>,
 }
@@ -351,6 +356,7 @@ impl Rooms {
         self.metrics.lookup(landed.source);
         Loaded {
             program: landed.prepared.program,
+            digest: landed.prepared.digest,
             export: None,
             source: landed.source,
             compile_time: landed.compile_time,
@@ -457,7 +463,7 @@ impl Rooms {
             }
             error => error,
         })?;
-        let prepared = Prepared { program: Arc::new(program), used };
+        let prepared = Prepared { digest, program: Arc::new(program), used };
         let (kept, evicted) = {
             let mut all = self.prepared.lock();
             // A flight to the disk and one to the compiler may both have been under way.

@@ -94,7 +94,8 @@ impl Used {
         self.0.store(micros(SystemTime::now()), Ordering::Relaxed);
     }
 
-    fn time(&self) -> SystemTime {
+    /// When that was.
+    pub fn time(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 }
@@ -129,6 +130,21 @@ pub struct Verified {
     pub used: Arc<Used>,
 }
 
+/// An artifact, for those who look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Of what it was compiled from.
+    pub digest: Digest,
+    /// What that was.
+    pub kind: Kind,
+    /// Its length.
+    pub bytes: u64,
+    /// When it was used last.
+    pub used: SystemTime,
+    /// Whether our own engine compiled it.
+    pub current: bool,
+}
+
 /// An artifact's name, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 struct Name<'a> {
@@ -155,7 +171,8 @@ impl Name<'_> {
     }
 }
 
-fn kind_name(kind: Kind) -> &'static str {
+/// `core` or `component`.
+pub(super) fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Core => "core",
         Kind::Component => "component",
@@ -389,6 +406,28 @@ impl Store {
         if let (Some(directory), Some(artifact)) = (&self.directory, self.forget(digest)) {
             self.damaged(directory, &artifact.name, why);
         }
+    }
+
+    /// All artifacts on the disk, those of other engines too, in no order.
+    pub fn list(&self) -> Vec<Listed> {
+        let index = self.index.lock();
+        let ours = index.artifacts.iter().map(|(&digest, artifact)| Listed {
+            digest,
+            kind: artifact.kind,
+            bytes: artifact.bytes,
+            used: artifact.used.time(),
+            current: true,
+        });
+        let foreign = index.foreign.iter().filter_map(|entry| {
+            let name = Name::parse(&entry.name)?;
+            Some(Listed { digest: name.digest, kind: name.kind, bytes: entry.bytes, used: entry.used, current: false })
+        });
+        ours.chain(foreign).collect()
+    }
+
+    /// What the artifacts may take, in bytes.
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
     }
 
     /// Writes the times of use that the disk does not know yet. Blocks.

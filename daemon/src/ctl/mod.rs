@@ -1,0 +1,161 @@
+//! `hearthctl`: what an operator types. One file for each command; each asks the daemon over its control
+//! socket ([`client`]) and shows the answer ([`output`]).
+//!
+//! | exit status | means |
+//! |---:|---|
+//! | 0 | done; of `check`: nothing failed |
+//! | 1 | hearthd refused, or what was looked for is not there, or a check failed |
+//! | 2 | the command line is wrong |
+//! | 3 | hearthd cannot be asked |
+
+pub mod client;
+pub mod output;
+
+mod containerd;
+mod generate;
+mod generations;
+mod modules;
+mod ps;
+mod status;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use client::Client;
+use containerd::Action;
+use output::{ColorChoice, Output};
+
+/// Looks into the node's hearthd: what runs, what it costs, why a start was slow.
+#[derive(Parser)]
+#[command(name = "hearthctl", version, max_term_width = 110)]
+#[command(
+    after_help = "Exit status: 0 done, 1 refused or not found or a check failed, 2 wrong usage, 3 hearthd cannot be asked."
+)]
+struct Args {
+    /// The control socket of hearthd; several times for several of them [default: HEARTH_CONTROL_SOCKET, else
+    /// /run/hearth/control.sock]
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Vec<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to use colours
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ColorChoice::Auto, global = true)]
+    color: ColorChoice,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// How the daemon is: tasks, pool, modules, workers
+    Status,
+    /// List the tasks
+    Ps(ps::Args),
+    /// What is compiled, and what is kept
+    #[command(subcommand)]
+    Modules(modules::Command),
+    /// List the hearthds that live: the one that takes new pods, and those that serve theirs until the last has ended
+    Generations(generations::Args),
+    /// Have hearthd read its configuration again
+    Reload(generations::Args),
+    /// End hearthd and its pods, on this node all of them
+    Stop(generations::Stop),
+    /// Put Hearth into another program's configuration
+    #[command(subcommand)]
+    Install(Into),
+    /// Take Hearth out of another program's configuration
+    #[command(subcommand)]
+    Uninstall(Into),
+    /// What the unit does before systemd stops it
+    #[command(hide = true)]
+    BeforeStop(generations::BeforeStop),
+    /// Write man pages and completions into a directory
+    #[command(hide = true)]
+    Generate(generate::Args),
+}
+
+/// The other program.
+#[derive(Subcommand)]
+enum Into {
+    /// containerd's configuration: the runtime handler
+    Containerd(containerd::Args),
+}
+
+/// What a command cannot do, in one line with the remedy.
+#[derive(Debug)]
+pub enum Failure {
+    /// hearthd refused, or it is not there: exit status 1.
+    Refused(String),
+    /// hearthd cannot be asked: exit status 3.
+    Unreachable(String),
+    /// The answer cannot be shown.
+    Output(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Output(error)
+    }
+}
+
+/// The exit status of a command line that was understood and carried out, or not.
+type Outcome = Result<ExitCode, Failure>;
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args) {
+        Ok(code) => code,
+        // Who reads has seen enough: `hearthctl ps | head -1`.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(error)) => fail(&format!("cannot print: {error}"), 1),
+        Err(Failure::Refused(text)) => fail(&text, 1),
+        Err(Failure::Unreachable(text)) => fail(&text, 3),
+    }
+}
+
+fn fail(text: &str, code: u8) -> ExitCode {
+    eprintln!("hearthctl: {text}");
+    ExitCode::from(code)
+}
+
+fn run(args: Args) -> Outcome {
+    let mut output = Output::stdout(args.json, args.color);
+    let client = || Client::open(&args.socket);
+    match args.command {
+        Command::Status => status::run(&client()?, &mut output)?,
+        Command::Ps(command) => ps::run(&command, &client()?, &mut output)?,
+        Command::Modules(command) => modules::run(&command, &client()?, &mut output)?,
+        Command::Generations(args) => print(|out| generations::list(&args, out))?,
+        Command::Reload(args) => print(|out| generations::reload(&args, out))?,
+        Command::Stop(args) => generations::stop(&args).map_err(Failure::Refused)?,
+        Command::Install(Into::Containerd(args)) => print(|out| containerd::run(Action::Install, &args, out))?,
+        Command::Uninstall(Into::Containerd(args)) => print(|out| containerd::run(Action::Uninstall, &args, out))?,
+        Command::BeforeStop(args) => generations::before_stop(&args).map_err(Failure::Refused)?,
+        Command::Generate(args) => generate::run(Args::command(), &args)?,
+    }
+    output.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what a command has done so far, also if it fails.
+fn print(command: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    let result = command(&mut text);
+    io::stdout().lock().write_all(&text)?;
+    result.map_err(Failure::Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+}
