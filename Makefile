@@ -79,6 +79,10 @@ deb: build shim ## Make the Debian package
 tarball: build shim ## Make the archive with install.sh, for other systems
 	@deploy/package.sh tarball
 
+.PHONY: image
+image: build shim ## Make the OCI image of the node installer (needs busybox-static)
+	@deploy/image.sh
+
 .PHONY: package-test
 package-test: build shim ## Check units, packages and manifests in private roots (root)
 	@deploy/check.sh

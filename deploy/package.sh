@@ -11,6 +11,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 # For an upgrade test: a later revision of the same.
 revision=${HEARTH_DEB_REVISION:-}
 hearthd=$target/release/hearthd
+hearthctl=$target/release/hearthctl
 shim=$target/x86_64-unknown-linux-gnu/shim/containerd-shim-hearth-v1
 # The same bytes from the same sources.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}
@@ -19,22 +20,6 @@ umask 022
 fail() {
     echo "package: $*" >&2
     exit 1
-}
-
-# A manual page of `hearthd --help`: man NAME SECTION-TITLE < text
-manual() {
-    local date
-    date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%d)
-    awk -v date="$date" -v version="$version" '
-        function roff(s) { gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s); sub(/^[.\x27]/, "\\\\\\&&", s); return s }
-        BEGIN { print ".TH HEARTHD 8 " date " \"Hearth " version "\" \"System Administration\""
-                print ".SH NAME\nhearthd \\- keeps WebAssembly warm for containerd\n.SH SYNOPSIS\n.B hearthd\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION" }
-        /^Usage:/ || /^Options:/ { if (/^Options/) { options = 1; print ".SH OPTIONS" } next }
-        !options { if ($0 != "") print roff($0); next }
-        /^ +-/ { sub(/^ +/, ""); split($0, part, /  +/); print ".TP\n.B " roff(part[1]); if (part[2] != "") print roff(part[2]); next }
-        { sub(/^ +/, ""); if ($0 != "") print roff($0) }
-        END { print ".SH FILES\n.TP\n.I /etc/hearth/config.toml\nEvery setting with its default, as comments.\n.TP\n.I /run/hearth/control.sock\nWhat containerd\\-shim\\-hearth\\-v1 dials.\n.TP\n.I /var/lib/hearth\nThe module store."
-              print ".SH SIGNALS\nSIGTERM and SIGINT end the guests, tell containerd of each exit, and end the daemon.\n.SH SEE ALSO\n.BR containerd\\-shim\\-hearth\\-v1 (8)" }'
 }
 
 shim_manual() {
@@ -60,14 +45,20 @@ EOF
 # What both kinds of package have, below a prefix: stage ROOT PREFIX
 stage() {
     local root=$1 prefix=$1$2 share=$1$2/share
-    [ -x "$hearthd" ] && [ -x "$shim" ] || fail "hearthd or the shim is missing: run \`make build shim\` first"
+    [ -x "$hearthd" ] && [ -x "$hearthctl" ] && [ -x "$shim" ] ||
+        fail "hearthd, hearthctl or the shim is missing: run \`make build shim\` first"
     install -D -m 0755 "$hearthd" "$prefix/bin/hearthd"
+    install -D -m 0755 "$hearthctl" "$prefix/bin/hearthctl"
     install -D -m 0755 "$shim" "$prefix/bin/containerd-shim-hearth-v1"
-    strip --strip-unneeded --remove-section=.comment --remove-section=.note "$prefix/bin/hearthd"
+    strip --strip-unneeded --remove-section=.comment --remove-section=.note "$prefix/bin/hearthd" "$prefix/bin/hearthctl"
     mkdir -p "$share/hearth" "$share/man/man8"
     cp -r --no-preserve=mode deploy/containerd deploy/kubernetes "$share/hearth/"
     cp -r --no-preserve=mode dashboards "$share/hearth/"
-    "$hearthd" --help | manual | gzip -9n >"$share/man/man8/hearthd.8.gz"
+    # From the command lines themselves: pages for hearthd, hearthctl and its commands, and completions.
+    "$hearthctl" generate "$share"
+    mv "$share"/man8/*.8 "$share/man/man8/"
+    rmdir "$share/man8"
+    gzip -9n "$share"/man/man8/*.8
     shim_manual | gzip -9n >"$share/man/man8/containerd-shim-hearth-v1.8.gz"
     find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }

@@ -104,6 +104,12 @@ fn a_configuration_is_read_again_where_that_can_be() {
     world.run(&sleep, "third").detach().run().assert_fault(&["rpc.tasks_max"]);
     reload("[rpc]\ntask_max = 2\n", "did you mean tasks_max");
     reload("", "the configuration was read again");
+    let said = world.hearthctl(["reload"]).ok().stdout();
+    assert!(said.contains("has read its configuration"), "{said}");
+    fs::write(&file, text.clone() + "[engine]\npool_slots = 7\n").unwrap();
+    let refused = world.hearthctl(["reload"]).run();
+    assert!(!refused.status.success() && refused.stderr().contains("engine.pool_slots"), "{refused}");
+    fs::write(&file, &text).unwrap();
     world.run(&sleep, "fourth").detach().ok();
     world.stop_hearthd();
     world.start_hearthd();

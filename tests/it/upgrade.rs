@@ -32,6 +32,13 @@ fn an_upgrade_keeps_tasks_and_the_new_daemon_takes_new_ones() {
     assert_eq!(metrics.sum("hearth_tasks", &[("state", "running")]), 2.0, "{}", metrics.text);
     let old = metrics.samples.iter().find(|sample| sample.name == "hearth_tasks" && sample.labels.contains_key("generation"));
     assert!(old.is_some(), "{}", metrics.text);
+    // hearthctl asks both, and names them.
+    let listed = world.hearthctl(["generations"]).ok().stdout();
+    let takes = |word: &str| listed.lines().filter(|line| line.split_whitespace().nth(3) == Some(word)).count();
+    assert_eq!((listed.lines().count(), takes("yes"), takes("no")), (3, 1, 1), "{listed}");
+    let listed = world.ask(&["ps"]);
+    let ids: Vec<&str> = listed.as_array().expect("a list").iter().filter_map(|task| task["id"].as_str()).collect();
+    assert!(ids.contains(&"old") && ids.contains(&"newer"), "{listed}");
     // An exec goes where its task is.
     world.ctr(["tasks", "exec", "--exec-id", "e", "old", "/await.wasm", "/signals/.keep", "4"]).run().assert_code(4);
     release(&world, "old");
@@ -114,6 +121,29 @@ fn a_new_daemon_that_fails_leaves_the_old_one_in_charge() {
     release(&world, "old");
     assert_eq!(world.finish("old"), 5);
     assert_eq!(world.older_hearthds(), 0);
+}
+
+#[test]
+fn generations_are_ended_by_name_and_all_together() {
+    only_on_hearth!();
+    let mut world = World::new();
+    let sleep = world.program(&Guest::SLEEP);
+    world.run(&sleep, "old").args(["3600"]).detach().ok();
+    world.upgrade_hearthd();
+    world.run(&sleep, "young").args(["3600"]).detach().ok();
+    let unknown = world.hearthctl(["stop", "--generation", "nonesuch"]).run();
+    assert!(!unknown.status.success() && unknown.stderr().contains("hearthctl generations"), "{unknown}");
+    let listed = world.hearthctl(["generations"]).ok().stdout();
+    let old = listed.lines().find(|line| line.split_whitespace().nth(3) == Some("no")).expect("the old one");
+    let name = old.split_whitespace().next().expect("a name");
+    world.hearthctl(["stop", "--generation", name]).ok();
+    alone(&mut world);
+    assert_eq!(world.task_status("young").as_deref(), Some("RUNNING"));
+    world.hearthctl(["stop"]).ok();
+    eventually("containerd has noticed", SHORT, || world.tasks().is_empty().then_some(()));
+    assert!(!world.layout().control_socket().exists());
+    world.stop_hearthd();
+    world.start_hearthd();
 }
 
 #[test]
