@@ -221,7 +221,8 @@ async fn serve(begin: Begin) -> Result<(), String> {
     let passed = control_file.is_none();
     charge.hold(held);
     if let Some(handed_over) = got.handed_over
-        && let Err(error) = tokio::task::spawn_blocking(move || handed_over.taken()).await.map_err(std::io::Error::other).flatten()
+        && let Err(error) =
+            tokio::task::spawn_blocking(move || handed_over.taken()).await.map_err(std::io::Error::other).flatten()
     {
         tracing::warn!(%error, "the old hearthd did not say that it takes nothing new any more");
     }
@@ -237,7 +238,8 @@ async fn serve(begin: Begin) -> Result<(), String> {
         took_ms = began.elapsed().as_millis() as u64,
         "hearthd is ready"
     );
-    let daemon = Daemon { setup, live, ours, world, instances, charge, questions, scrape, watchdog, serving: [asking, own] };
+    let daemon =
+        Daemon { setup, live, ours, world, instances, charge, questions, scrape, watchdog, serving: [asking, own] };
     daemon.run(signals, ordered).await
 }
 

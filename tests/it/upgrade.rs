@@ -30,7 +30,8 @@ fn an_upgrade_keeps_tasks_and_the_new_daemon_takes_new_ones() {
     // Both generations' tasks are counted, and it is said whose.
     let metrics = world.metrics();
     assert_eq!(metrics.sum("hearth_tasks", &[("state", "running")]), 2.0, "{}", metrics.text);
-    let old = metrics.samples.iter().find(|sample| sample.name == "hearth_tasks" && sample.labels.contains_key("generation"));
+    let old =
+        metrics.samples.iter().find(|sample| sample.name == "hearth_tasks" && sample.labels.contains_key("generation"));
     assert!(old.is_some(), "{}", metrics.text);
     // hearthctl asks both, and names them.
     let listed = world.hearthctl(["generations"]).ok().stdout();
@@ -42,7 +43,8 @@ fn an_upgrade_keeps_tasks_and_the_new_daemon_takes_new_ones() {
     // An exec goes where its task is.
     world.ctr(["tasks", "exec", "--exec-id", "e", "old", "/await.wasm", "/signals/.keep", "4"]).run().assert_code(4);
     release(&world, "old");
-    assert_eq!(events.wait_for_topic("/tasks/exit", "old").exit_status(), 5);
+    let of_init = |event: &hearth_tests::events::Event| event.topic == "/tasks/exit" && event.fields["id"] == "old";
+    assert_eq!(events.wait_for("the exit of the task itself", of_init).exit_status(), 5);
     assert_eq!(world.finish("old"), 5);
     drop(events);
     alone(&mut world);

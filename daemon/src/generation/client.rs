@@ -34,7 +34,9 @@ pub fn ask(state_dir: &Path, generation: &str, body: question::Body) -> Result<(
     match asked() {
         Ok((Answer { body: Some(answer::Body::Error(text)) }, _)) => Err(text),
         Ok((Answer { body: Some(body) }, stream)) => Ok((body, stream)),
-        Ok((Answer { body: None }, _)) => Err(format!("generation {generation} answered in words this release does not know")),
+        Ok((Answer { body: None }, _)) => {
+            Err(format!("generation {generation} answered in words this release does not know"))
+        }
         Err(e) => Err(format!("generation {generation} does not answer: {e}")),
     }
 }

@@ -159,7 +159,10 @@ impl<F: Fn() -> String + Send + Sync + 'static> Server<F> {
                 Ok(())
             }
             _ => {
-                tracing::warn!(to = to.generation, "the new hearthd did not get as far as serving; this one stays in charge");
+                tracing::warn!(
+                    to = to.generation,
+                    "the new hearthd did not get as far as serving; this one stays in charge"
+                );
                 Ok(())
             }
         }

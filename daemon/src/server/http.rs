@@ -81,7 +81,10 @@ where
     }
 }
 
-async fn answer<R: Future<Output = String>>(request: &Request<Incoming>, render: impl Fn() -> R) -> Response<Full<Bytes>> {
+async fn answer<R: Future<Output = String>>(
+    request: &Request<Incoming>,
+    render: impl Fn() -> R,
+) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", render().await)

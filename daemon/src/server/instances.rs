@@ -11,9 +11,9 @@ use std::sync::Arc;
 use hearth_shim::TaskSocketRequest;
 use parking_lot::Mutex;
 
+use crate::bundle::{Role, TaskSpec};
 use crate::config::Live;
 use crate::containerd::Containerd;
-use crate::bundle::{Role, TaskSpec};
 use crate::error::{Error, Result};
 use crate::events::EventQueue;
 use crate::generation::peers::Peers;

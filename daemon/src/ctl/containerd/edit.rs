@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn where_no_runtime_was_named_runc_is_named_too() {
-        for (version, users) in [(Version::One, "oom_score = 1\n"), (Version::Two, "version = 2\n"), (Version::Two, "")] {
+        for (version, users) in [(Version::One, "oom_score = 1\n"), (Version::Two, "version = 2\n"), (Version::Two, "")]
+        {
             let with = with_handler(users, version, &handler()).unwrap();
             assert!(with.contains("io.containerd.runc.v2") && with.contains("io.containerd.hearth.v1"), "{with}");
             assert_eq!(Version::of(&with).unwrap(), Some(version), "{with}");

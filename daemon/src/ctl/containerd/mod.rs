@@ -124,7 +124,10 @@ pub fn run(action: Action, args: &Args, out: &mut impl Write) -> Result<(), Stri
             Err(e) => Err(format!("the configuration is changed, but systemctl cannot be started: {e}")),
         }
     } else {
-        say(out, format!("containerd reads this when it starts: systemctl restart {unit} (no running container is lost)"))
+        say(
+            out,
+            format!("containerd reads this when it starts: systemctl restart {unit} (no running container is lost)"),
+        )
     }
 }
 
@@ -192,8 +195,9 @@ fn node(action: Action, args: &Args) -> Result<Node, String> {
 /// The configuration that k3s and RKE2 have made tells what containerd is in them.
 fn major_of_made(args: &Args, directory: &str) -> Result<u32, String> {
     let path = below(args.root.as_deref(), &Path::new(directory).join("config.toml"));
-    let text = std::fs::read_to_string(&path)
-        .map_err(|e| format!("cannot read {} (has it been started yet?): {e}; or say --containerd-version", path.display()))?;
+    let text = std::fs::read_to_string(&path).map_err(|e| {
+        format!("cannot read {} (has it been started yet?): {e}; or say --containerd-version", path.display())
+    })?;
     let version = edit::Version::of(&text).map_err(|e| format!("{} {e}", path.display()))?;
     Ok(if version == Some(edit::Version::Three) { 2 } else { 1 })
 }

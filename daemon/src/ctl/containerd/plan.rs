@@ -276,9 +276,8 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused() {
-        let refused = |node: &Node, handler: &Handler, text: &str| {
-            install(node, handler, |_| Ok(Some(text.into()))).unwrap_err()
-        };
+        let refused =
+            |node: &Node, handler: &Handler, text: &str| install(node, handler, |_| Ok(Some(text.into()))).unwrap_err();
         let old = refused(&node(Flavor::Containerd, 2), &handler(), "oom_score = 1\n");
         assert!(old.contains("version 1"), "{old}");
         let controller = Handler { sandboxer: Some("/s".into()), ..handler() };

@@ -264,7 +264,11 @@ impl Store {
                 }
             });
             if removed {
-                tracing::info!(engine, artifacts = names.len(), "removed what an engine compiled that nobody uses any more");
+                tracing::info!(
+                    engine,
+                    artifacts = names.len(),
+                    "removed what an engine compiled that nobody uses any more"
+                );
                 let mut index = self.index.lock();
                 let gone = index.foreign.extract_if(.., |entry| names.contains(&entry.name));
                 let bytes: u64 = gone.map(|entry| entry.bytes).sum();
