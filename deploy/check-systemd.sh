@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# check-systemd.sh OLD.deb NEW.deb GUESTS: what "Run it on your nodes" says, on a private machine with a systemd and a
+# check-systemd.sh OLD.deb NEW.deb GUESTS [IMAGE]: what "Run it on your nodes" says, on a private machine with a systemd and a
 # containerd of its own: from nothing to a container, a restart, an upgrade, a crash, a stop, a removal.
 #
 # The machine is an overlay over this one's root, or over the unpacked Debian that HEARTH_DEBIAN_ROOT names, in
 # namespaces of its own. Nothing of this machine changes. GUESTS is a directory with images: hello.tar, sleep.tar.
+# With the installer's IMAGE, that is run, too, as its pod would, and a stand-in for Kubernetes' API answers it.
 set -euo pipefail
-old=$(realpath "$1") new=$(realpath "$2") guests=$(realpath "$3")
+old=$(realpath "$1") new=$(realpath "$2") guests=$(realpath "$3") image=${4:+$(realpath "$4")}
 below=${HEARTH_DEBIAN_ROOT:-/}
 name=hearth-check-$$
 work=$(mktemp -d)
@@ -204,7 +205,7 @@ has_restarted() {
 }
 until_ "hearthd is started again" has_restarted
 grep -q "did not stop cleanly" "$work/hearthd.log" || fail "nothing is said of the crash"
-on ctr containers rm after >>"$work/steps.log" 2>&1 || fail "a crash leaves a container that cannot be removed"
+until_ "containerd lets go of the container of the crash" on ctr containers rm after
 sleeper last
 step systemctl restart hearthd
 sleeper younger
@@ -219,3 +220,61 @@ left=$(on find /upper -not -type d -printf '/%P\n' | grep -E 'hearth' | grep -vE
 [ -z "$left" ] || fail "left after a purge:"$'\n'"$left"
 ! on grep -q hearth /etc/containerd/config.toml || fail "containerd's configuration still has hearth in it"
 echo "check: installed, restarted, upgraded, crashed and removed under a systemd of its own, without losing a container but to the crash"
+
+[ -n "$image" ] || exit 0
+# --- the installer: what its pod does on a node
+if ! on sh -c 'command -v python3 && command -v curl' >/dev/null 2>&1; then
+    echo "check: NOT CHECKED: the installer (python3 and curl are missing)" >&2
+    exit 0
+fi
+mkdir "$work/layout" "$work/image"
+tar -C "$work/layout" -xf "$image"
+for blob in "$work"/layout/blobs/sha256/*; do
+    ! tar -tzf "$blob" >/dev/null 2>&1 || tar -C "$work/image" -xzf "$blob"
+done
+mkdir -p "$work/image/proc"
+# It writes down what it is asked, and knows of a DaemonSet until /check/deleted is there.
+cat >"$work/api.py" <<'EOS'
+import http.server, os
+class Api(http.server.BaseHTTPRequestHandler):
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        with open("/check/api.asked", "a") as log:
+            log.write(f"{self.command} {self.path} {body}\n")
+        gone = "daemonsets" in self.path and os.path.exists("/check/deleted")
+        self.send_response(404 if gone else 200)
+        self.end_headers()
+        self.wfile.write(b'{"metadata":{}}')
+    do_GET = do_PATCH = answer
+    def log_message(self, *_):
+        pass
+http.server.HTTPServer(("127.0.0.1", 8099), Api).serve_forever()
+EOS
+on ip link set lo up
+on setsid python3 /check/api.py >>"$work/steps.log" 2>&1 &
+until_ "the stand-in for the API answers" on curl --silent http://127.0.0.1:8099/
+installer() {
+    : >"$work/installer.log"
+    on unshare --mount sh -c 'mount -t proc proc /check/image/proc && exec chroot /check/image /bin/busybox env -i \
+        PATH=/bin NODE_NAME=check POD_NAMESPACE=hearth-system DAEMONSET=hearth-installer RESTART_CONTAINERD=true \
+        KUBERNETES_API=http://127.0.0.1:8099 /hearth/node.sh' >>"$work/installer.log" 2>&1 &
+    until_ "the installer is done" grep -q "runs pods of the class hearth" "$work/installer.log"
+}
+end_installer() {
+    on sh -c 'kill -TERM $(pgrep -f "sh /hearth/node.sh")'
+    until_ "the installer ends" sh -c '! nsenter --target "$1" --all -- pgrep -f "sh /hearth/node.sh"' sh "$init"
+}
+installer
+grep -qF 'PATCH /api/v1/nodes/check {"metadata":{"labels":{"hearth-runtime":"true"}}}' "$work/api.asked" ||
+    fail "the installer did not label the node: $(cat "$work/api.asked")"
+on ctr run --rm --runtime /opt/hearth/bin/containerd-shim-hearth-v1 hearth.test/hello:1 hello >>"$work/steps.log" 2>&1 ||
+    fail "no container runs after the installer"
+end_installer
+on test -x /opt/hearth/bin/hearthd || fail "an installer that was only replaced has uninstalled"
+installer
+touch "$work/deleted"
+end_installer
+grep -qF '{"metadata":{"labels":{"hearth-runtime":null}}}' "$work/api.asked" || fail "the installer left its label"
+! on test -e /opt/hearth || fail "the installer left $(on find /opt/hearth)"
+! on grep -q hearth /etc/containerd/config.toml || fail "the installer left containerd's configuration changed"
+echo "check: the installer's image installed, labelled, and uninstalled when its DaemonSet was deleted, and only then"

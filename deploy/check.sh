@@ -149,7 +149,7 @@ deb() {
 
 # A node's life, under a systemd of its own.
 systemd() {
-    local package newer=$work/newer guests=$work/guests
+    local package newer=$work/newer guests=$work/guests image=
     [ -x /lib/systemd/systemd ] || missing systemd || return 0
     unshare --pid --mount --cgroup --fork true 2>/dev/null || missing "the right to make namespaces" || return 0
     package=$(deploy/package.sh deb)
@@ -161,7 +161,12 @@ systemd() {
     for guest in hello sleep; do
         "$target/release/guest-image" "$guest" >"$guests/$guest.tar"
     done
-    deploy/check-systemd.sh "$package" "$work/newer.deb" "$guests"
+    if command -v busybox >/dev/null; then
+        image=$(deploy/image.sh)
+    else
+        missing busybox "the package busybox-static; so no image of the installer is made" || true
+    fi
+    deploy/check-systemd.sh "$package" "$work/newer.deb" "$guests" ${image:+"$image"}
 }
 
 tarball() {

@@ -77,6 +77,7 @@ mod signals;
 mod start;
 mod stats;
 mod table;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Start(arguments) => arguments.run(),
         Command::Shim(arguments) => arguments.run(),
+        Command::Upgrade(arguments) => arguments.run(),
         Command::NullServer { socket } => null_server::serve(&socket),
         Command::ExecTied { parent, program, arguments } => process::exec_tied(parent, &program, &arguments),
     };

@@ -44,7 +44,8 @@ fn pages(command: Command, name: &str, directory: &Path) -> io::Result<()> {
         pages(below.clone(), &format!("{name}-{}", below.get_name()), directory)?;
     }
     let mut page = Vec::new();
-    let command = command.name(name.to_owned()).disable_help_subcommand(true);
+    // (clap keeps names for ever, too; this program ends soon.)
+    let command = command.name(&*name.to_owned().leak()).disable_help_subcommand(true);
     clap_mangen::Man::new(command).section("8").manual("System Administration").render(&mut page)?;
     write(&directory.join(format!("{name}.8")), &page)
 }

@@ -187,7 +187,6 @@ fn insert(document: &mut DocumentMut, path: &[&str], name: &str, table: Table) {
             let mut table = Table::new();
             // A head of its own only where something is in it.
             table.set_implicit(true);
-            let _ = depth;
             Item::Table(table)
         });
         let Some(next) = next.as_table_like_mut() else { return };
