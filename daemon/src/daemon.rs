@@ -220,11 +220,9 @@ async fn serve(begin: Begin) -> Result<(), String> {
     let control_file = held.control_file.clone();
     let passed = control_file.is_none();
     charge.hold(held);
-    if let Some(handed_over) = got.handed_over
-        && let Err(error) =
-            tokio::task::spawn_blocking(move || handed_over.taken()).await.map_err(std::io::Error::other).flatten()
-    {
-        tracing::warn!(%error, "the old hearthd did not say that it takes nothing new any more");
+    if let Some(handed_over) = got.handed_over {
+        let taken = tokio::task::spawn_blocking(move || handed_over.taken()).await;
+        taken.map_err(|e| e.to_string()).flatten()?;
     }
     let watchdog = background.spawn(service::watchdog(answering.clone(), world.scheduler.clone()));
     service::ready();
@@ -404,8 +402,11 @@ impl Daemon {
             };
             match order {
                 Order::Drain(done) => {
-                    draining = Some(self.drain());
-                    let _ = done.send(());
+                    let is_ours = self.charge.is_held();
+                    if is_ours {
+                        draining = Some(self.drain());
+                    }
+                    let _ = done.send(is_ours);
                 }
                 Order::Stop(done) => {
                     stopped = Some(done);

@@ -9,7 +9,9 @@ use std::time::Duration;
 use hearth_shim::{read_frame, write_frame};
 
 use crate::generation::directory;
-use crate::generation::wire::{Answer, HandOver, Nothing, Question, Status, TAKEN, TakeOver, answer, question};
+use crate::generation::wire::{
+    Answer, HandOver, Nothing, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question,
+};
 use crate::generation::wire::{Passed, receive_descriptors};
 
 /// How long a generation may take to answer.
@@ -96,12 +98,25 @@ impl HandedOver {
     /// Says that we serve, and waits until the old generation takes nothing new.
     ///
     /// # Errors
-    /// If it does not let go: it has ended, or hangs. Either way it is we who are in charge.
-    pub fn taken(mut self) -> io::Result<()> {
-        self.from.set_read_timeout(Some(LET_GO_TIME))?;
-        self.from.write_all(&[TAKEN])?;
-        self.from.read_to_end(&mut Vec::new())?;
-        Ok(())
+    /// If yet another generation was faster: then that one is in charge.
+    pub fn taken(mut self) -> Result<(), String> {
+        let mut said = [0];
+        let told = (|| {
+            self.from.set_read_timeout(Some(LET_GO_TIME))?;
+            self.from.write_all(&[TAKEN])?;
+            self.from.read_exact(&mut said)
+        })();
+        match told {
+            Ok(()) if said[0] == TOO_LATE => {
+                Err("another hearthd was faster and has taken over; it is in charge".into())
+            }
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // It has ended, or hangs: either way its lock and its sockets are ours, too.
+                tracing::warn!(%error, "the old hearthd did not say that it takes nothing new any more");
+                Ok(())
+            }
+        }
     }
 }
 

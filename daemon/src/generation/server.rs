@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::generation::charge::Charge;
 use crate::generation::directory::SOCKET;
 use crate::generation::wire::{
-    self, Answer, Metrics, Owned, Question, Status, TAKEN, TakeOver, answer, question, send_descriptors,
+    self, Answer, Metrics, Owned, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question, send_descriptors,
 };
 use crate::server::instances::Instances;
 
@@ -29,7 +29,9 @@ const TAKE_TIME: Duration = Duration::from_secs(10);
 /// What the daemon itself does when it is told so; each says when, or why not.
 pub enum Order {
     /// Another has taken over: take nothing new, and go with the last task.
-    Drain(oneshot::Sender<()>),
+    ///
+    /// `false`: it was not in charge any more.
+    Drain(oneshot::Sender<bool>),
     /// End the guests and go.
     Stop(oneshot::Sender<()>),
     /// Give the service manager another main process.
@@ -155,8 +157,9 @@ impl<F: Fn() -> String + Send + Sync + 'static> Server<F> {
         let mut said = [0];
         match tokio::time::timeout(TAKE_TIME, stream.read_exact(&mut said)).await {
             Ok(Ok(_)) if said[0] == TAKEN => {
-                self.order(Order::Drain).await;
-                Ok(())
+                // None: it stops, and so hands over all the same.
+                let drains = self.order(Order::Drain).await.unwrap_or(true);
+                stream.write_all(&[if drains { TAKEN } else { TOO_LATE }]).await
             }
             _ => {
                 tracing::warn!(

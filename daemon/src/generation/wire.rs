@@ -181,8 +181,11 @@ pub struct Metrics {
     pub bytes: u64,
 }
 
-/// What the new generation says when it serves.
+/// What the new generation says when it serves, and the old one when it takes nothing new any more.
 pub const TAKEN: u8 = b't';
+
+/// What the old one says if yet another was faster.
+pub const TOO_LATE: u8 = b'l';
 
 /// The byte that carries descriptors.
 const CARRIER: u8 = b'd';
