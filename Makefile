@@ -54,6 +54,16 @@ test-matrix: deps build shim faults ## Run every story on containerd 1.6, 1.7 an
 	@CARGO="$(CARGO)" tests/versions.sh all
 	@$(TARGET)/release/leftovers
 
+.PHONY: e2e-deps
+e2e-deps:
+	@tests/e2e/install-deps.sh
+
+.PHONY: e2e
+e2e: e2e-deps build shim ## Drive pods on a real Kubernetes with kubectl; STORIES=word for some (root, 20 minutes)
+	@HEARTH_E2E_KUBERNETES=$$(tests/e2e/kubernetes.sh) && export HEARTH_E2E_KUBERNETES && \
+		$(TARGET)/release/e2e $(STORIES)
+	@$(TARGET)/release/leftovers
+
 .PHONY: lint
 lint: ## Check format, clippy and rustdoc, all warnings denied
 	$(CARGO) fmt --all --check

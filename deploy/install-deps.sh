@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs, by Debian package name, what building and testing Hearth needs and is missing. It can be run
 # again at any time; with nothing missing it changes nothing and needs neither root nor a network.
+# More packages can be named as arguments.
 set -euo pipefail
 
 packages=(
@@ -12,6 +13,7 @@ packages=(
     iproute2               # network namespaces
     containernetworking-plugins   # the network of the stories' pods
     clang lld wasi-libc libclang-rt-dev-wasm32   # guests in C
+    "$@"
 )
 
 # By program, as they often come from elsewhere than Debian: guests in JavaScript and in Python.

@@ -74,7 +74,7 @@ deb() {
     mv "$root/usr/share/lintian/overrides/overrides" "$root/usr/share/lintian/overrides/hearth"
     mkdir -p "$root/etc/hearth" "$doc"
     "$hearthd" --print-default-config >"$root/etc/hearth/config.toml"
-    install -m 0644 deploy/README.md deploy/pods.md deploy/debian/copyright "$doc/"
+    install -m 0644 deploy/*.md deploy/debian/copyright "$doc/"
     printf 'hearth (%s) unstable; urgency=medium\n\n  * Release.\n\n -- The Hearth developers <hearth@localhost.localdomain>  %s\n' \
         "$full" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$doc/changelog.gz"
 
@@ -96,7 +96,7 @@ tarball() {
     rm -rf -- "$root"
     stage "$root" ""
     install -m 0644 -t "$root/share/hearth" deploy/systemd/* deploy/sysctl/90-hearth.conf deploy/config.toml
-    install -D -m 0644 -t "$root/share/doc/hearth" LICENSE deploy/README.md deploy/pods.md
+    install -D -m 0644 -t "$root/share/doc/hearth" LICENSE deploy/*.md
     install -m 0755 deploy/install.sh "$root/"
     find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
     tar -C "$out" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf - "$name" |

@@ -13,6 +13,8 @@
  *   /slow      answers after a second
  *   /say       prints a line in three pieces, and one to stderr
  *   /grow      takes memory until it is refused, and traps
+ *   /env/NAME  the value of an environment variable
+ *   /file/PATH what a file contains
  *
  * The imports are written as the component model's canonical ABI has them; see http.wit for the types.
  */
@@ -202,6 +204,22 @@ static void download(handle out) {
     finish(given, 0);
 }
 
+static void environment(handle out, const char *name) {
+    const char *value = getenv(name);
+    say(out, value ? 200 : 404, value ? value : "not set\n");
+}
+
+static void file(handle out, const char *path) {
+    static char text[1 << 16];
+    FILE *opened = fopen(path, "r");
+    if (!opened) {
+        say(out, 404, "no such file\n");
+        return;
+    }
+    text[fread(text, 1, sizeof text - 1, opened)] = 0;
+    say(out, 200, text);
+}
+
 static int requests;
 
 __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void serve(handle request, handle out) {
@@ -248,6 +266,10 @@ __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void ser
         while (__builtin_wasm_memory_grow(0, 16) != (size_t)-1)
             continue;
         __builtin_trap();
+    } else if (IS("/env/")) {
+        environment(out, path + strlen("/env/"));
+    } else if (IS("/file/")) {
+        file(out, path + strlen("/file"));
     } else {
         say(out, 404, "no such path\n");
     }

@@ -250,11 +250,17 @@ fn the_runtime_is_imported_by_containerd_2() {
 fn each_story_that_the_table_of_fields_names_exists() {
     let table = fs::read_to_string(paths::repository().join("deploy/pods.md")).unwrap();
     let mut named = 0;
+    let tests = paths::repository().join("tests");
     for word in table.split('`').skip(1).step_by(2) {
-        let Some((module, story)) = word.split_once("::") else { continue };
-        let path = paths::repository().join("tests/it").join(module).with_extension("rs");
+        let Some((module, story)) = word.rsplit_once("::") else { continue };
+        // Those on a real Kubernetes, and those on containerd alone.
+        let (path, function) = match module.strip_prefix("e2e::") {
+            Some(module) => (tests.join("e2e/stories").join(module), format!("\npub fn {story}(")),
+            None => (tests.join("it").join(module), format!("#[test]\nfn {story}()")),
+        };
+        let path = path.with_extension("rs");
         let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{word}: {}: {error}", path.display()));
-        assert!(source.contains(&format!("#[test]\nfn {story}()")), "{} has no story {story}", path.display());
+        assert!(source.contains(&function), "{} has no story {story}", path.display());
         named += 1;
     }
     assert!(named > 20, "only {named} stories are named");

@@ -66,7 +66,8 @@ impl<'a> Ctr<'a> {
         Self::program(machine, paths::containerd("ctr"), arguments)
     }
 
-    pub(crate) fn program(machine: &'a Machine, program: PathBuf, arguments: Vec<String>) -> Self {
+    /// A call of another program.
+    pub fn program(machine: &'a Machine, program: PathBuf, arguments: Vec<String>) -> Self {
         let environment = Vec::new();
         Self {
             machine,

@@ -340,7 +340,7 @@ fn notified(socket: &UnixDatagram, mut ended: impl FnMut() -> bool) -> bool {
 }
 
 /// Sends stdout and stderr to the end of a log.
-fn logged<'a>(command: &'a mut Command, log: &Path) -> &'a mut Command {
+pub fn logged<'a>(command: &'a mut Command, log: &Path) -> &'a mut Command {
     let file = OpenOptions::new().create(true).append(true).open(log).expect("the machine's directory is writable");
     let second = file.try_clone().expect("a descriptor can be duplicated");
     command.stdout(file).stderr(second)

@@ -20,7 +20,12 @@ pub fn eventually<T>(what: &str, deadline: Duration, condition: impl FnMut() -> 
 }
 
 /// As [`eventually`], for callers with something to say of their own: `None` when `deadline` has passed.
-pub fn within<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn within<T>(deadline: Duration, condition: impl FnMut() -> Option<T>) -> Option<T> {
+    looking_every(PAUSE, deadline, condition)
+}
+
+/// As [`within`], for a condition that costs something to look at: `pause` is the rest between two looks.
+pub fn looking_every<T>(pause: Duration, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = condition() {
@@ -29,6 +34,6 @@ pub fn within<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -
         if Instant::now() >= end {
             return None;
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
 }

@@ -1,0 +1,53 @@
+# Packages of any suite of Debian, fetched and unpacked beside this machine's own: nothing is installed, and
+# its package lists stay as they are. To be sourced.
+#
+# Mirror and keyring are those of the machine's own apt configuration.
+# shellcheck shell=bash
+
+# The mirror this machine's Debian comes from: "URI component", one line.
+debian_mirror() {
+    local codename
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(RELEASE) $(REPO_URI) $(COMPONENT)' |
+        awk -v codename="$codename" \
+            '$1 == "Packages" && $2 == "Debian" && $3 == codename && $5 == "main" && !seen++ { print $4, $5 }'
+}
+
+# The Signed-By of the source with this URI; empty if apt's own keys are used.
+debian_keyring() {
+    local uri=${1%/} sources
+    shopt -s nullglob
+    sources=(/etc/apt/sources.list.d/*.sources)
+    [ ${#sources[@]} -eq 0 ] ||
+        awk -v uri="$uri" 'BEGIN { RS = ""; FS = "\n" }
+            index($0, uri) { for (i = 1; i <= NF; i++) if (sub(/^Signed-By:[ \t]*/, "", $i) && $i ~ /^\// && !seen++) print $i }
+        ' "${sources[@]}"
+    sources=(/etc/apt/sources.list /etc/apt/sources.list.d/*.list)
+    cat "${sources[@]}" 2>/dev/null | grep -F "$uri" | sed -n 's/.*signed-by=\([^] ]*\).*/\1/p' | head -n 1
+}
+
+# debian_apt DIRECTORY ARGUMENT...: apt-get with the lists in DIRECTORY.
+debian_apt() {
+    local private=$1
+    shift
+    apt-get -o "Dir::Etc::SourceList=$private/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+        -o "Dir::State::Lists=$private/lists" -o "Dir::Cache=$private/cache" \
+        -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=1 -o Acquire::http::Timeout=20 "$@"
+}
+
+# debian_lists DIRECTORY SUITE TYPE...: fetches the lists of a suite into DIRECTORY; types are deb and deb-src.
+# (It succeeds where nothing was to be had, too: a download then fails.)
+debian_lists() {
+    local private=$1 suite=$2 uri component key type
+    shift 2
+    read -r uri component < <(debian_mirror) || {
+        echo "apt knows no mirror of Debian on this machine: configure one, and run \`apt-get update\`" >&2
+        return 1
+    }
+    key=$(debian_keyring "$uri" | head -n 1)
+    mkdir -p "$private"/{lists/partial,cache/archives/partial}
+    for type; do
+        echo "$type ${key:+[signed-by=$key] }$uri $suite $component"
+    done >"$private/sources.list"
+    debian_apt "$private" --quiet update
+}

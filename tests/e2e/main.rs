@@ -1,0 +1,113 @@
+//! `make e2e`: a real Kubernetes of one node drives Hearth pods, and kubectl is the hand.
+//!
+//!   e2e [WORD...]   tells the stories whose names contain one of the words; all of them if there is none
+//!
+//! `HEARTH_E2E_KUBERNETES` names the directory of Kubernetes' programs, as `tests/e2e/kubernetes.sh` prints it.
+//! The report, a table of stories with time and result, is the end of its output. A story that fails does not
+//! keep the next from being told; the logs of all programs are then in `target/e2e`, and the exit code is 1.
+//!
+//! Reading order: [`cluster`], [`certificates`], [`images`], [`story`], [`stories`].
+
+mod certificates;
+mod cluster;
+mod images;
+mod stories;
+mod story;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use hearth_tests::paths;
+
+use crate::cluster::Cluster;
+use crate::stories::{TALES, Tale};
+use crate::story::Story;
+
+/// How a story went.
+struct Told {
+    name: &'static str,
+    time: Duration,
+    failure: Option<String>,
+    notes: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let tales: Vec<_> = TALES.iter().filter(|(name, _)| wanted(name)).collect();
+    if tales.is_empty() {
+        let names: Vec<_> = TALES.iter().map(|(name, _)| *name).collect();
+        eprintln!("e2e: no story has {} in its name; there are:\n{}", words.join(" or "), names.join("\n"));
+        return ExitCode::from(2);
+    }
+    let Some(programs) = std::env::var_os("HEARTH_E2E_KUBERNETES").map(PathBuf::from) else {
+        eprintln!("e2e: HEARTH_E2E_KUBERNETES names no directory; `make e2e` sets it");
+        return ExitCode::from(2);
+    };
+    let begun = Instant::now();
+    let mut cluster = Cluster::new(&programs);
+    images::import(cluster.node(), &programs);
+    println!("e2e: Kubernetes is up after {:.1} s", begun.elapsed().as_secs_f64());
+    let mut told: Vec<_> = tales.iter().map(|(name, tale)| tell(&mut cluster, name, *tale)).collect();
+    let ended = Instant::now();
+    let failure = end(cluster, told.iter().any(|told| told.failure.is_some()));
+    told.push(Told { name: "everything is removed", time: ended.elapsed(), failure, notes: Vec::new() });
+    report(&told, begun.elapsed());
+    if told.iter().any(|told| told.failure.is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn tell(cluster: &mut Cluster, name: &'static str, tale: Tale) -> Told {
+    println!("e2e: {name}");
+    let begun = Instant::now();
+    let (mut notes, mut failure) = (Vec::new(), None);
+    // A story's state is its namespace, of which nobody hears again.
+    let went = catch_unwind(AssertUnwindSafe(|| {
+        let mut story = Story::begin(cluster, name);
+        tale(&mut story);
+        story.notes
+    }));
+    match went {
+        Ok(of_story) => notes = of_story,
+        Err(panic) => {
+            failure = Some(message(panic.as_ref()));
+            let kept = paths::target().join("e2e").join(name.replace("::", "-"));
+            cluster.keep_logs(&kept);
+            println!("e2e: {name} FAILED; all logs are in {}", kept.display());
+        }
+    }
+    let time = begun.elapsed();
+    story::end(cluster, name);
+    Told { name, time, failure, notes }
+}
+
+/// Stops everything; what is left, if anything. After a failure, what is left is no news.
+fn end(cluster: Cluster, failed: bool) -> Option<String> {
+    let removed = catch_unwind(AssertUnwindSafe(move || {
+        cluster.empty();
+        drop(cluster);
+    }));
+    removed.err().map(|panic| message(panic.as_ref())).filter(|_| !failed)
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "it panicked".into())
+}
+
+fn report(told: &[Told], time: Duration) {
+    let width = told.iter().map(|told| told.name.len()).max().unwrap_or_default();
+    println!("\n{:width$}  {:>8}  result", "story", "seconds");
+    for Told { name, time, failure, notes } in told {
+        let result = if failure.is_some() { "FAILED" } else { "passed" };
+        println!("{name:width$}  {:8.1}  {result}", time.as_secs_f64());
+        for line in failure.iter().flat_map(|failure| failure.lines().take(12)).chain(notes.iter().map(String::as_str))
+        {
+            println!("    {line}");
+        }
+    }
+    let failed = told.iter().filter(|told| told.failure.is_some()).count();
+    println!("\n{} passed, {failed} failed", told.len() - failed);
+    println!("in {:.0} s", time.as_secs_f64());
+}
