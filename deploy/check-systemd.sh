@@ -131,8 +131,9 @@ step() {
     echo "check: # $*"
     on "$@" >>"$work/steps.log" 2>&1 || fail "$* ($?)"
 }
+# That of the hearthd that takes new pods.
 main_pid() {
-    on systemctl show --property MainPID --value hearthd
+    on hearthctl generations | awk '$4 == "yes" { print $2 }'
 }
 status_of() {
     on ctr tasks ls | awk -v id="$1" '$1 == id { print $3 }'
@@ -156,7 +157,7 @@ cp "$guests"/*.tar "$work/"
 
 # --- from nothing to a container
 on systemctl start containerd >>"$work/steps.log" 2>&1 || fail "containerd does not start"
-step apt-get install --yes --no-download --no-install-recommends /check/hearth_old.deb
+step apt-get install --yes --no-install-recommends /check/hearth_old.deb
 step hearthctl install containerd --dry-run
 step hearthctl install containerd
 step systemctl restart containerd
@@ -187,7 +188,7 @@ on sed -i 's/^tasks_max = .*/task_max = 77/' /etc/hearth/config.toml
 grep -q "did you mean tasks_max" "$work/hearthd.log" || fail "a wrong configuration is not named"
 sleeper meanwhile
 on sed -i 's/^task_max = .*/tasks_max = 77/' /etc/hearth/config.toml
-step apt-get install --yes --no-download --no-install-recommends /check/hearth_new.deb
+step apt-get install --yes --no-install-recommends /check/hearth_new.deb
 [ "$(on systemctl is-active hearthd.service)" = active ] || fail "hearthd is not active after an upgrade"
 for id in before between meanwhile; do is_status $id RUNNING || fail "an upgrade lost $id"; done
 sleeper after

@@ -177,7 +177,7 @@ tarball() {
     for prefix in /usr/local /opt/hearth; do
         "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
         "$root$prefix/bin/hearthd" --check-config --config "$root/etc/hearth/config.toml" >/dev/null
-        grep -q "^ExecStart=$prefix/bin/hearthd --replace$" "$root/etc/systemd/system/hearthd.service" ||
+        grep -q "^ExecStart=$prefix/bin/hearthd --replace --anchor %n$" "$root/etc/systemd/system/hearthd.service" ||
             fail "the unit does not start what was installed"
         # An upgrade keeps the configuration, and takes away what the release does not have any more.
         echo '# mine' >>"$root/etc/hearth/config.toml"

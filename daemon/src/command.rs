@@ -35,6 +35,9 @@ struct Args {
     /// Take over from a hearthd that runs: it serves the tasks it has until the last has ended, and leaves
     #[arg(long)]
     replace: bool,
+    /// Have another process be this unit's main one for systemd, so that a restart of the unit ends no pod
+    #[arg(long, value_name = "UNIT")]
+    anchor: Option<String>,
     /// Check the configuration, print it and exit
     #[arg(long)]
     check_config: bool,
@@ -70,8 +73,8 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == os::holder::SUBCOMMAND) {
         return os::holder::child_main();
     }
-    if std::env::args_os().nth(1).is_some_and(|word| word == os::stand_in::SUBCOMMAND) {
-        return os::stand_in::child_main();
+    if std::env::args_os().nth(1).is_some_and(|word| word == os::anchor::SUBCOMMAND) {
+        return os::anchor::child_main();
     }
     let args = Args::parse();
     match start(args) {
@@ -103,9 +106,9 @@ fn start(args: Args) -> Result<(), Failure> {
     os::mount::enter_private_namespace()
         .map_err(|e| Failure::Other(format!("cannot make a private mount namespace (is this root?): {e}")))?;
     os::process::raise_descriptor_limit();
-    let replace = args.replace;
+    let (replace, anchor) = (args.replace, args.anchor.clone());
     let reread = Box::new(move || configuration(&args));
-    daemon::run(daemon::Setup { config, replace, reread, set_log_level }).map_err(Failure::Other)
+    daemon::run(daemon::Setup { config, replace, anchor, reread, set_log_level }).map_err(Failure::Other)
 }
 
 fn configuration(args: &Args) -> Result<Config, String> {

@@ -30,7 +30,7 @@ use crate::generation::server::{self as generation_server, Order, Server};
 use crate::generation::wire::Passed;
 use crate::http::Http;
 use crate::metrics::Metrics;
-use crate::os::{activation, identity, stand_in};
+use crate::os::{activation, anchor, identity};
 use crate::reload;
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::{METRICS_ADDRESS, Operator};
@@ -62,6 +62,8 @@ pub struct Setup {
     pub config: Config,
     /// Whether to take over from a hearthd that runs.
     pub replace: bool,
+    /// The unit of systemd's that another process is to be the main one of.
+    pub anchor: Option<String>,
     /// Reads the configuration again.
     pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
     /// Changes what is logged.
@@ -214,6 +216,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
         .map_err(|e| format!("state_dir: cannot listen in it: {e}"))?;
     let own = answers.serve(own.listener);
 
+    let anchor = anchor(&setup).await?;
     let mut got = take_charge(config, &ours.id, free).await?;
     let scrape = scrapes(config, &world, &peers, &background, &mut got).await?;
     let (held, questions) = control(config, passed, got.lock, &mut got.handed_over, &scrape, &answers)?;
@@ -225,7 +228,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
         taken.map_err(|e| e.to_string()).flatten()?;
     }
     let watchdog = background.spawn(service::watchdog(answering.clone(), world.scheduler.clone()));
-    service::ready();
+    service::ready(anchor);
     modules.remove_unused();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -239,6 +242,15 @@ async fn serve(begin: Begin) -> Result<(), String> {
     let daemon =
         Daemon { setup, live, ours, world, instances, charge, questions, scrape, watchdog, serving: [asking, own] };
     daemon.run(signals, ordered).await
+}
+
+/// The process that stands for this one at the service manager, if that is wanted.
+async fn anchor(setup: &Setup) -> Result<Option<u32>, String> {
+    let Some(unit) = setup.anchor.clone() else { return Ok(None) };
+    let state_dir = setup.config.state_dir.clone();
+    let started = tokio::task::spawn_blocking(move || anchor::start(&unit, &state_dir)).await;
+    let pid = started.map_err(std::io::Error::other).flatten();
+    pid.map(Some).map_err(|e| format!("cannot start a process that stands for this one at systemd: {e}"))
 }
 
 /// The text of this generation's own metrics.
@@ -412,9 +424,6 @@ impl Daemon {
                     stopped = Some(done);
                     break "asked to";
                 }
-                Order::StandIn(done) => {
-                    let _ = done.send(self.stand_in().await);
-                }
                 Order::Reload(done) => {
                     let _ = done.send(self.reload());
                 }
@@ -460,21 +469,6 @@ impl Daemon {
                 Err(error)
             }
         }
-    }
-
-    /// Has the service manager take another process for the service's main one, so that it stops that when it
-    /// restarts the service, and this one is free to serve its tasks beside the next.
-    async fn stand_in(&mut self) -> Result<(), String> {
-        if !service::is_managed() {
-            return Err("no service manager listens (NOTIFY_SOCKET)".into());
-        }
-        let started = tokio::task::spawn_blocking(stand_in::start).await;
-        let pid = started.map_err(std::io::Error::other).flatten();
-        let pid = pid.map_err(|e| format!("cannot start a process that stands in for this one: {e}"))?;
-        self.watchdog.abort();
-        service::main_process_is(pid);
-        tracing::info!(pid, "the service is about to be restarted; this hearthd goes on until a new one takes over");
-        Ok(())
     }
 
     async fn stop(self, why: &str) {

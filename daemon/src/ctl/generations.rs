@@ -1,5 +1,5 @@
-//! `hearthctl generations`, `stop`, `reload`, and what the unit's ExecStop does: commands to the hearthds that live
-//! on one state directory, each asked on its own socket.
+//! `hearthctl generations`, `stop` and `reload`: commands to the hearthds that live on one state directory, each
+//! asked on its own socket.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -32,19 +32,6 @@ pub struct Stop {
     /// Only this one, as `generations` names it
     #[arg(long, value_name = "NAME")]
     pub generation: Option<String>,
-}
-
-/// `before-stop`.
-#[derive(Debug, clap::Args)]
-pub struct BeforeStop {
-    #[command(flatten)]
-    pub at: Args,
-    /// The unit
-    #[arg(long, value_name = "NAME")]
-    pub unit: String,
-    /// Its main process
-    #[arg(long, value_name = "PID")]
-    pub main_pid: Option<u32>,
 }
 
 /// How long a generation may take to end its guests, to tell containerd, and to go.
@@ -112,7 +99,8 @@ pub fn stop(args: &Stop) -> Result<(), String> {
 
 fn end(state_dir: &Path, generations: &[Status]) -> Result<(), String> {
     for status in generations {
-        client::ask_status(state_dir, &status.generation, question::Body::Stop(Nothing {}))?;
+        // One that does not answer may be about to go; what counts is whether it does.
+        let _ = client::ask_status(state_dir, &status.generation, question::Body::Stop(Nothing {}));
     }
     let until = Instant::now() + STOP_TIME;
     for status in generations {
@@ -126,26 +114,19 @@ fn end(state_dir: &Path, generations: &[Status]) -> Result<(), String> {
     Ok(())
 }
 
-/// What the unit does before systemd ends its main process: where it is about to be restarted, the
-/// hearthd that is that process gets another to stand in for it, and goes on until the next takes over; where it
-/// is to stop, the older generations are ended, too.
+/// Ends all generations and their guests, and waits for that.
 ///
 /// # Errors
-/// One line. systemd goes on with the stop.
-pub fn before_stop(args: &BeforeStop) -> Result<(), String> {
-    let all = all(&args.at.state_dir)?;
-    let (main, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|status| Some(status.pid) == args.main_pid);
-    if is_restarting(&args.unit)? {
-        for status in main {
-            client::ask_status(&args.at.state_dir, &status.generation, question::Body::StandIn(Nothing {}))?;
-        }
-        return Ok(());
-    }
-    end(&args.at.state_dir, &others)
+/// One line: which does not go.
+pub fn stop_all(state_dir: &Path) -> Result<(), String> {
+    end(state_dir, &all(state_dir)?)
 }
 
 /// Whether systemd has a job to restart the unit: it is that while the unit stops.
-fn is_restarting(unit: &str) -> Result<bool, String> {
+///
+/// # Errors
+/// If systemctl cannot be asked.
+pub fn is_restarting(unit: &str) -> Result<bool, String> {
     let output = Command::new("systemctl")
         .args(["list-jobs", "--plain", "--no-legend", "--no-pager"])
         .output()

@@ -13,7 +13,7 @@ pub mod output;
 
 mod containerd;
 mod generate;
-mod generations;
+pub mod generations;
 mod modules;
 mod ps;
 mod status;
@@ -70,9 +70,6 @@ enum Command {
     /// Take Hearth out of another program's configuration
     #[command(subcommand)]
     Uninstall(Into),
-    /// What the unit does before systemd stops it
-    #[command(hide = true)]
-    BeforeStop(generations::BeforeStop),
     /// Write man pages and completions into a directory
     #[command(hide = true)]
     Generate(generate::Args),
@@ -135,7 +132,6 @@ fn run(args: Args) -> Outcome {
         Command::Stop(args) => generations::stop(&args).map_err(Failure::Refused)?,
         Command::Install(Into::Containerd(args)) => print(|out| containerd::run(Action::Install, &args, out))?,
         Command::Uninstall(Into::Containerd(args)) => print(|out| containerd::run(Action::Uninstall, &args, out))?,
-        Command::BeforeStop(args) => generations::before_stop(&args).map_err(Failure::Refused)?,
         Command::Generate(args) => generate::run(Args::command(), &args)?,
     }
     output.finish()?;

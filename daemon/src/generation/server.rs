@@ -34,8 +34,6 @@ pub enum Order {
     Drain(oneshot::Sender<bool>),
     /// End the guests and go.
     Stop(oneshot::Sender<()>),
-    /// Give the service manager another main process.
-    StandIn(oneshot::Sender<Result<(), String>>),
     /// Read the configuration again.
     Reload(oneshot::Sender<Result<(), String>>),
 }
@@ -116,7 +114,6 @@ impl<F: Fn() -> String + Send + Sync + 'static> Server<F> {
                 self.order(Order::Stop).await;
                 return Ok(());
             }
-            Some(question::Body::StandIn(_)) => self.obeyed(self.order(Order::StandIn).await),
             Some(question::Body::Reload(_)) => self.obeyed(self.order(Order::Reload).await),
             Some(question::Body::Watch(_)) => {
                 tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;

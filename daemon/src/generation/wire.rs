@@ -16,7 +16,7 @@ use rustix::net::{
 #[derive(Clone, PartialEq, Message)]
 pub struct Question {
     /// The body.
-    #[prost(oneof = "question::Body", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "question::Body", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub body: Option<question::Body>,
 }
 
@@ -41,15 +41,11 @@ pub mod question {
         /// End your guests and go. Answered with [`super::Status`] before that.
         #[prost(message, tag = "5")]
         Stop(super::Nothing),
-        /// The service manager is about to restart the service: give it another main process. Answered with
-        /// [`super::Status`].
-        #[prost(message, tag = "6")]
-        StandIn(super::Nothing),
         /// Nothing: the connection is held until one of the two goes.
-        #[prost(message, tag = "7")]
+        #[prost(message, tag = "6")]
         Watch(super::Nothing),
         /// Read your configuration again. Answered with [`super::Status`], or why not.
-        #[prost(message, tag = "8")]
+        #[prost(message, tag = "7")]
         Reload(super::Nothing),
     }
 }

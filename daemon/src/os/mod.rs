@@ -2,6 +2,7 @@
 //! per facility, RAII guards for what has to be undone.
 
 pub mod activation;
+pub mod anchor;
 pub mod confine;
 pub mod credentials;
 pub mod fifo;
@@ -16,4 +17,3 @@ pub mod process;
 pub mod pty;
 pub mod resolve;
 pub mod spawn;
-pub mod stand_in;
