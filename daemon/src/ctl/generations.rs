@@ -27,6 +27,7 @@ fn state_dir() -> PathBuf {
 /// `stop`.
 #[derive(Debug, clap::Args)]
 pub struct Stop {
+    /// Where they are.
     #[command(flatten)]
     pub at: Args,
     /// Only this one, as `generations` names it
