@@ -1,6 +1,9 @@
-//! Tells the daemon which wasmtime it was built with: the crate itself has no constant for it.
+//! Tells the daemon which wasmtime it was built with: the crate itself has no constant for it. Makes the server of
+//! containerd's sandbox Controller, whose messages the containerd-client crate has.
 
 use std::path::Path;
+
+use tonic_build::manual::{Builder, Method, Service};
 
 fn main() {
     let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
@@ -12,4 +15,22 @@ fn main() {
         .map(|(version, _)| version)
         .expect("Cargo.lock names wasmtime");
     println!("cargo::rustc-env=WASMTIME_VERSION={version}");
+    println!("cargo::rerun-if-changed=build.rs");
+    sandbox_controller();
+}
+
+/// `containerd.services.sandbox.v1.Controller` (api/services/sandbox/v1/sandbox.proto of containerd).
+fn sandbox_controller() {
+    let mut controller = Service::builder().name("Controller").package("containerd.services.sandbox.v1");
+    for call in ["Create", "Start", "Platform", "Stop", "Wait", "Status", "Shutdown", "Metrics", "Update"] {
+        let message = |what: &str| format!("containerd_client::services::v1::sandbox::Controller{call}{what}");
+        let method = Method::builder()
+            .name(call.to_lowercase())
+            .route_name(call)
+            .input_type(message("Request"))
+            .output_type(message("Response"))
+            .codec_path("tonic_prost::ProstCodec");
+        controller = controller.method(method.build());
+    }
+    Builder::new().build_client(false).compile(&[controller.build()]);
 }

@@ -3,7 +3,10 @@
 # its next release (forky). runc is always the machine's.
 #
 #   versions.sh smoke   a few stories on the other versions; one that cannot be fetched is told loudly
-#   versions.sh all     every story on every version; one that cannot be fetched is a failure
+#   versions.sh all     every story on every version, services in all languages among them (compiling one takes
+#                       long); a version that cannot be fetched is a failure
+#
+# On 2.x those about pods are told a second time with pods that hearthd's sandbox controller makes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,6 +34,25 @@ smoke=(
     service::a_passed_socket_outlives_the_daemon_and_a_start_waits_for_the_next
 )
 
+# The same with the sandbox controller.
+sandboxer_smoke=(
+    sandboxer::a_pod_costs_no_process_of_containerds
+    sandboxer::a_daemon_that_stops_ends_its_pods
+    sandboxer::only_root_may_ask
+    sandboxer::pods_of_a_daemon_that_is_gone_are_not_ready_and_can_be_removed
+    sandboxer::pods_outlive_restarts_of_containerd
+    sandboxer::what_is_asked_amiss_is_refused_and_harms_no_pod
+    native::a_sidecar_shares_the_network_and_the_name_of_its_pod
+    native::native_containers_end_with_the_daemon
+    pod_network::names_are_looked_up_as_the_pod_says
+    pods::a_pod_prints_to_its_log_and_exits
+    pods::a_restart_of_containerd_loses_no_pod
+    pods::single_files_are_bound_into_a_container
+    pods::two_containers_of_one_pod_live_and_end_apart
+)
+# The modules of stories about pods.
+pods=(pods:: pod_network:: native:: http:: sandboxer::)
+
 results=()
 failed=0
 
@@ -48,8 +70,18 @@ stories() {
 }
 
 case ${1:-} in
-smoke) filter=(--exact "${smoke[@]}") missing_fails=0 ;;
-all) filter=() missing_fails=1 && stories "the machine's own" ;;
+smoke)
+    filter=(--exact "${smoke[@]}")
+    sandboxer_filter=(--exact "${sandboxer_smoke[@]}")
+    missing_fails=0
+    ;;
+all)
+    filter=()
+    sandboxer_filter=("${pods[@]}")
+    missing_fails=1
+    export HEARTH_TEST_LANGUAGES=all
+    stories "the machine's own"
+    ;;
 *)
     echo "versions.sh: say \`smoke\` or \`all\`" >&2
     exit 2
@@ -58,6 +90,8 @@ esac
 for suite in "${suites[@]}"; do
     if directory=$(deploy/fetch-containerd.sh "$suite"); then
         HEARTH_TEST_CONTAINERD=$directory stories "$suite" "${filter[@]}"
+        [ "$suite" != forky ] || HEARTH_TEST_SANDBOXER=1 HEARTH_TEST_CONTAINERD=$directory \
+            stories "$suite, with the sandbox controller" "${sandboxer_filter[@]}"
     else
         results+=("$suite: NOT TESTED, its containerd could not be fetched (see above)")
         failed=$((failed | missing_fails))

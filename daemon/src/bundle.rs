@@ -5,6 +5,7 @@
 //! namespaces that mean nothing to a guest, and serde skips what no field asks for.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,31 @@ pub struct TaskSpec {
     pub names: CriNames,
     /// `hostname`; may be empty.
     pub hostname: String,
+    /// Which other namespaces it has of its own.
+    pub scopes: Scopes,
+    /// `linux.sysctl`, by name.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Whose a namespace of a pod is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// The pod's.
+    Pod,
+    /// The node's.
+    #[default]
+    Node,
+}
+
+/// A pod's namespaces beside that of its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scopes {
+    /// System V IPC and POSIX message queues.
+    pub ipc: Scope,
+    /// Processes.
+    pub pid: Scope,
+    /// The host name.
+    pub uts: Scope,
 }
 
 /// `process.user`: whose rights the process has to files.
@@ -269,12 +295,14 @@ struct RawMount<'a> {
     options: Option<Vec<Cow<'a, str>>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct RawLinux {
     #[serde(default)]
     resources: Option<RawResources>,
     #[serde(default)]
     namespaces: Option<Vec<RawNamespace>>,
+    #[serde(default)]
+    sysctl: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -343,8 +371,9 @@ impl TaskSpec {
             None => (bundle.join("rootfs"), false),
         };
         let mounts = raw.mounts.into_iter().map(SpecMount::from_raw).collect::<Result<_>>()?;
-        let (resources, namespaces) = raw.linux.map_or((None, None), |linux| (linux.resources, linux.namespaces));
-        let (memory, cpu) = resources.map_or((None, None), |resources| (resources.memory, resources.cpu));
+        let linux = raw.linux.unwrap_or_default();
+        let (memory, cpu) = linux.resources.map_or((None, None), |resources| (resources.memory, resources.cpu));
+        let namespaces = linux.namespaces.unwrap_or_default();
         let mut annotations = raw.annotations.unwrap_or_default();
         let names = annotations.names();
         Ok(TaskSpec {
@@ -354,10 +383,12 @@ impl TaskSpec {
             mounts,
             memory_limit: memory.and_then(|memory| memory.limit).and_then(positive),
             cpu: cpu.unwrap_or_default().into(),
-            network: network(namespaces.unwrap_or_default())?,
+            network: network(&namespaces)?,
             role: annotations.role(),
             names,
             hostname: no_nul(raw.hostname, "hostname")?,
+            scopes: scopes(&namespaces),
+            sysctls: linux.sysctl.unwrap_or_default(),
         })
     }
 }
@@ -420,8 +451,16 @@ impl From<RawCpu> for Cpu {
     }
 }
 
-fn network(namespaces: Vec<RawNamespace>) -> Result<Network> {
-    let Some(found) = namespaces.into_iter().find(|namespace| namespace.kind == "network") else {
+fn scopes(namespaces: &[RawNamespace]) -> Scopes {
+    let scope = |kind| match namespaces.iter().any(|namespace| namespace.kind == kind) {
+        true => Scope::Pod,
+        false => Scope::Node,
+    };
+    Scopes { ipc: scope("ipc"), pid: scope("pid"), uts: scope("uts") }
+}
+
+fn network(namespaces: &[RawNamespace]) -> Result<Network> {
+    let Some(found) = namespaces.iter().find(|namespace| namespace.kind == "network") else {
         return Ok(Network::Host);
     };
     match found.path.as_deref() {
@@ -531,6 +570,11 @@ mod tests {
                         "linux":{"namespaces":[{"type":"network"}],"resources":{"cpu":{"quota":-1,"shares":0}}}}"#;
         let spec = parse(pause).unwrap();
         assert_eq!((spec.role, spec.network, spec.cpu), (Role::Sandbox, Network::New, Cpu::default()));
+        assert_eq!((spec.scopes, spec.sysctls.len()), (Scopes::default(), 0));
+        let own = r#"{"process":{},"linux":{"namespaces":[{"type":"ipc"},{"type":"pid"}],"sysctl":{"net.x":"1"}}}"#;
+        let spec = parse(own).unwrap();
+        assert_eq!(spec.scopes, Scopes { ipc: Scope::Pod, pid: Scope::Pod, uts: Scope::Node });
+        assert_eq!(spec.sysctls["net.x"], "1");
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == os::holder::SUBCOMMAND) {
         return os::holder::child_main();
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == os::holder::PIDS_SUBCOMMAND) {
+        return os::holder::pids_child_main();
+    }
     if std::env::args_os().nth(1).is_some_and(|word| word == os::anchor::SUBCOMMAND) {
         return os::anchor::child_main();
     }

@@ -42,6 +42,8 @@ pub struct Config {
     pub http: Http,
     /// Native containers in a pod.
     pub native: Native,
+    /// The sandbox controller for containerd 2.x.
+    pub sandboxer: Sandboxer,
     /// One hearthd after another.
     pub upgrade: Upgrade,
 }
@@ -93,6 +95,7 @@ impl Default for Config {
             http: Http::default(),
             native: Native::default(),
             upgrade: Upgrade::default(),
+            sandboxer: Sandboxer::default(),
         }
     }
 }
@@ -134,11 +137,14 @@ pub struct Metrics {
     pub address: String,
     /// Concurrent scrapes.
     pub connections_max: usize,
+    /// Whether there are metrics of each pod that serves HTTP, by namespace, name and container: about 80
+    /// series each.
+    pub pods: bool,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Metrics { address: "127.0.0.1:9469".into(), connections_max: 16 }
+        Metrics { address: "127.0.0.1:9469".into(), connections_max: 16, pods: false }
     }
 }
 
@@ -397,6 +403,34 @@ pub struct Http {
     /// After how long without a byte in either direction a connection is closed, in milliseconds. Time
     /// in which it waits for its guest's response does not count.
     pub idle_timeout_ms: u64,
+    /// Connections that a container's guests may have open for requests of their own, idle ones included.
+    pub outgoing_connections_max: usize,
+    /// Connections of those that are kept for the next request.
+    pub outgoing_idle_max: usize,
+    /// How long they are kept, in milliseconds.
+    pub outgoing_idle_timeout_ms: u64,
+    /// How long a guest may wait for a connection, in milliseconds: its name looked up, TLS and all. A guest
+    /// may ask for less of this and of what follows.
+    pub outgoing_connect_timeout_ms: u64,
+    /// How long a guest may wait for a response's head once its request is sent, in milliseconds.
+    pub outgoing_first_byte_timeout_ms: u64,
+    /// How long a guest may wait for each piece of a response's body, in milliseconds.
+    pub outgoing_between_bytes_timeout_ms: u64,
+    /// Whose certificates guests' requests trust: those of the container's `image`, of the `node`, or the
+    /// image's and the node's where it has none (`image-or-node`).
+    pub tls_roots: TlsRoots,
+}
+
+/// Whose certificates are trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsRoots {
+    /// The image's.
+    Image,
+    /// The node's.
+    Node,
+    /// The image's, or the node's if it has none.
+    ImageOrNode,
 }
 
 impl Default for Http {
@@ -411,6 +445,13 @@ impl Default for Http {
             header_timeout_ms: 30_000,
             request_timeout_ms: 60_000,
             idle_timeout_ms: 60_000,
+            outgoing_connections_max: 256,
+            outgoing_idle_max: 32,
+            outgoing_idle_timeout_ms: 30_000,
+            outgoing_connect_timeout_ms: 30_000,
+            outgoing_first_byte_timeout_ms: 60_000,
+            outgoing_between_bytes_timeout_ms: 60_000,
+            tls_roots: TlsRoots::ImageOrNode,
         }
     }
 }
@@ -445,6 +486,36 @@ pub struct Upgrade {
 impl Default for Upgrade {
     fn default() -> Self {
         Upgrade { drain_seconds_max: 0, generations_max: 16 }
+    }
+}
+
+/// The sandbox controller: a containerd 2.x that has it as a proxy plugin starts no process for a pod.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sandboxer {
+    /// For each containerd on the node a socket that only root can open, below `state_dir` unless the path is
+    /// absolute, and that containerd's own gRPC socket; its ttrpc socket is beside it (`.ttrpc`), unless `ttrpc`
+    /// names another. Nobody has to use it.
+    pub sockets: Vec<SandboxerSocket>,
+}
+
+/// Where a containerd finds the sandbox controller.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxerSocket {
+    /// The socket.
+    pub listen: PathBuf,
+    /// That containerd's gRPC socket.
+    pub containerd: PathBuf,
+    /// Its ttrpc socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttrpc: Option<PathBuf>,
+}
+
+impl Default for Sandboxer {
+    fn default() -> Self {
+        let (listen, containerd) = ("sandboxer.sock".into(), "/run/containerd/containerd.sock".into());
+        Sandboxer { sockets: vec![SandboxerSocket { listen, containerd, ttrpc: None }] }
     }
 }
 
@@ -507,6 +578,21 @@ impl Config {
         if self.control_socket().as_os_str().len() > 107 {
             return fail("control_socket", "a Unix socket's path holds at most 107 bytes".into());
         }
+        let mut listening = std::collections::BTreeSet::from([self.control_socket()]);
+        for socket in &self.sandboxer.sockets {
+            let listen = self.state_dir.join(&socket.listen);
+            if listen.as_os_str().len() > 107 {
+                return fail("sandboxer.sockets", "listen: a Unix socket's path holds at most 107 bytes".into());
+            }
+            for path in [Some(&socket.containerd), socket.ttrpc.as_ref()].into_iter().flatten() {
+                if !path.is_absolute() {
+                    return fail("sandboxer.sockets", format!("{} is not an absolute path", path.display()));
+                }
+            }
+            if !listening.insert(listen) {
+                return fail("sandboxer.sockets", format!("{} is there twice", socket.listen.display()));
+            }
+        }
         if !self.metrics.address.is_empty() && self.metrics.address.parse::<std::net::SocketAddr>().is_err() {
             return fail(
                 "metrics.address",
@@ -564,6 +650,11 @@ impl Config {
             ("http.header_timeout_ms", self.http.header_timeout_ms),
             ("http.request_timeout_ms", self.http.request_timeout_ms),
             ("http.idle_timeout_ms", self.http.idle_timeout_ms),
+            ("http.outgoing_connections_max", self.http.outgoing_connections_max as u64),
+            ("http.outgoing_idle_timeout_ms", self.http.outgoing_idle_timeout_ms),
+            ("http.outgoing_connect_timeout_ms", self.http.outgoing_connect_timeout_ms),
+            ("http.outgoing_first_byte_timeout_ms", self.http.outgoing_first_byte_timeout_ms),
+            ("http.outgoing_between_bytes_timeout_ms", self.http.outgoing_between_bytes_timeout_ms),
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
             ("upgrade.generations_max", self.upgrade.generations_max as u64),
             ("files.volumes_max", self.files.volumes_max as u64),
@@ -669,12 +760,21 @@ mod tests {
                 // The only one without a value of its own.
                 serde_json::Value::Null => "\"/run/hearth/control.sock\"".into(),
                 serde_json::Value::Number(number) => with_separators(&number.to_string()),
+                serde_json::Value::Array(tables) => {
+                    let tables: Vec<_> = tables.iter().map(inline_table).collect();
+                    format!("[{}]", tables.join(", "))
+                }
                 other => other.to_string(),
             };
             text += &documentation_in(body, &format!("    pub {name}:"));
             text += &format!("# {name} = {value}\n");
         }
         text
+    }
+
+    fn inline_table(table: &serde_json::Value) -> String {
+        let pairs: Vec<_> = table.as_object().unwrap().iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        format!("{{ {} }}", pairs.join(", "))
     }
 
     fn documentation(of: &str) -> String {
@@ -741,6 +841,11 @@ mod tests {
             ("events.retry_max_ms = 9", "events.retry_max_ms"),
             ("http.header_bytes_max = 99", "http.header_bytes_max: must be at least 8192"),
             ("modules.compile_uid = 0", "modules.compile_uid"),
+            ("sandboxer.sockets = [{listen='a',containerd='b'}]", "sandboxer.sockets: b is not an absolute path"),
+            (
+                "sandboxer.sockets = [{listen='a',containerd='/b'},{listen='/run/hearth/a',containerd='/c'}]",
+                "sandboxer.sockets: /run/hearth/a is there twice",
+            ),
         ];
         for (text, want) in cases {
             let error = Config::parse(text).unwrap().check().unwrap_err().to_string();

@@ -30,10 +30,12 @@ use crate::generation::server::{self as generation_server, Order, Server};
 use crate::generation::wire::Passed;
 use crate::http::Http;
 use crate::metrics::Metrics;
+use crate::native;
 use crate::os::{activation, anchor, identity};
 use crate::reload;
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::{METRICS_ADDRESS, Operator};
+use crate::server::sandboxer::{self, Controllers};
 use crate::server::{control, http as scrapes};
 use crate::service;
 use crate::task::Task;
@@ -46,6 +48,9 @@ use crate::wasm::scheduler::Scheduler;
 
 /// How long the end of a guest may take at a stop; one stuck in a system call does not hold us up.
 const STOP_GUESTS_TIME: Duration = Duration::from_secs(5);
+
+/// How long a containerd may take to hear that its pods have ended.
+const STOP_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
 /// How long containerd may take to hear of the last exits at a stop.
 const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
@@ -175,9 +180,10 @@ async fn serve(begin: Begin) -> Result<(), String> {
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
         holders: Holders::new(config.network.holders_warm, answering.clone()),
-        http: Http::new(config.http.clone(), http),
+        http: Http::new(config.http.clone(), http, metrics.clone()),
         resolvers: Resolvers::new(&config.network, background.clone()),
         metrics,
+        by_pod: config.metrics.pods,
     });
     let older = living.len();
     let peers = Peers::new(config.state_dir.clone(), living, &background, {
@@ -227,6 +233,14 @@ async fn serve(begin: Begin) -> Result<(), String> {
         let taken = tokio::task::spawn_blocking(move || handed_over.taken()).await;
         taken.map_err(|e| e.to_string()).flatten()?;
     }
+    if older == 0 {
+        // With older ones, they are theirs.
+        let (left, shim) = (native::leftovers(config), config.native.shim.clone());
+        answering.spawn_blocking(move || native::end_leftovers(&shim, left));
+    }
+    // An older one goes on with the connections it has: its containerd comes to this one when it leaves.
+    let controllers = sandboxer::serve_all(config, &instances)
+        .map_err(|(path, e)| format!("sandboxer.sockets: cannot listen on {}: {e}", path.display()))?;
     let watchdog = background.spawn(service::watchdog(answering.clone(), world.scheduler.clone()));
     service::ready(anchor);
     modules.remove_unused();
@@ -239,8 +253,19 @@ async fn serve(begin: Begin) -> Result<(), String> {
         took_ms = began.elapsed().as_millis() as u64,
         "hearthd is ready"
     );
-    let daemon =
-        Daemon { setup, live, ours, world, instances, charge, questions, scrape, watchdog, serving: [asking, own] };
+    let daemon = Daemon {
+        setup,
+        live,
+        ours,
+        world,
+        instances,
+        charge,
+        questions,
+        scrape,
+        watchdog,
+        controllers,
+        serving: [asking, own],
+    };
     daemon.run(signals, ordered).await
 }
 
@@ -389,6 +414,7 @@ struct Daemon {
     questions: JoinHandle<()>,
     scrape: Option<Scrape>,
     watchdog: JoinHandle<()>,
+    controllers: Controllers,
     /// The generation's own sockets.
     serving: [JoinHandle<()>; 2],
 }
@@ -485,6 +511,9 @@ impl Daemon {
             native.kill().await;
         }
         stop_guests(&self.instances.tasks()).await;
+        self.instances.end_pods();
+        let end = tokio::time::Instant::now() + STOP_ANSWERS_TIME;
+        self.controllers.close(end, held.is_some()).await;
         self.instances.flush_events(tokio::time::Instant::now() + STOP_EVENTS_TIME).await;
         self.instances.close().await;
         if let Some(scrape) = self.scrape {

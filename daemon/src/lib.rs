@@ -15,6 +15,9 @@
 //!                                             wasm::engine (prepared) ────────▶ wasm::instance
 //! ```
 //!
+//! On containerd 2.x a pod's sandbox can be made without any shim: containerd asks [`server::sandboxer`] for it by
+//! gRPC, and is told the task socket in the answer.
+//!
 //! # What holds, everywhere
 //!
 //! * **One owner.** A process's state changes only in [`task::process`], by the pure machine of
@@ -46,7 +49,7 @@
 //! | | how many | what |
 //! |---|---|---|
 //! | `rpc` | `rpc.threads` | sockets and timers; the guests' timers and readiness too |
-//! | `http` | `http.threads` | connections of HTTP components' clients |
+//! | `http` | `http.threads` | connections of HTTP components' clients, and of guests' own requests |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
 //! | `compile` | `modules.compiles_max` | one beside each compile process, which dies with its thread |
@@ -68,8 +71,9 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, operator) · [`task`] (map,
-//! create, state, process, container, exec, control, oom, sandbox, holders, files, root, stdio) · [`native`] · [`bundle`] ·
+//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, sandboxer, operator) · [`task`] (map,
+//! create, state, process, container, exec, control, oom, sandbox, pods, holders, files, root, stdio) · [`native`] ·
+//! [`bundle`] ·
 //! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
 //! [`generation`] · [`reload`] · [`service`] · [`daemon`] · [`command`]; for tests, [`faults`]
 //!

@@ -3,8 +3,11 @@
 //! Labels are bounded enumerations; each child is looked up once, here, so that touching a metric on
 //! the start path is one atomic operation.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -152,6 +155,8 @@ pub struct Metrics {
     pub oom_kills: IntCounter,
     http_requests: [IntCounter; HTTP_CLASSES.len()],
     /// Time from an HTTP request's head to its response's head.
+    pub http_first_byte_seconds: Histogram,
+    /// Time from an HTTP request's head to its response's end.
     pub http_request_seconds: Histogram,
     /// Time to make an HTTP request's instance.
     pub http_instantiate_seconds: Histogram,
@@ -163,6 +168,12 @@ pub struct Metrics {
     pub http_refused: IntCounter,
     /// HTTP requests whose guest trapped.
     pub http_traps: IntCounter,
+    http_outgoing: [IntCounter; HTTP_CLASSES.len()],
+    /// Guests' own HTTP requests that got no response.
+    pub http_outgoing_failed: IntCounter,
+    /// Connections of guests' own HTTP requests.
+    pub http_outgoing_connections: IntGauge,
+    http_pods: Arc<HttpPods>,
 }
 
 impl Metrics {
@@ -201,6 +212,11 @@ impl Metrics {
         let http_requests = declare.counters(
             "hearth_http_requests_total",
             "HTTP requests by the class of the answer's status code.",
+            "code",
+        );
+        let http_outgoing = declare.counters(
+            "hearth_http_outgoing_requests_total",
+            "HTTP requests that guests sent, by the class of the answer's status code, or failed.",
             "code",
         );
         let build = IntGaugeVec::new(
@@ -270,9 +286,14 @@ impl Metrics {
                 "Time that guests waited for their CPU quotas, in seconds.",
             ),
             http_requests: HTTP_CLASSES.map(|class| http_requests.with_label_values(&[class])),
+            http_first_byte_seconds: declare.histogram(
+                "hearth_http_first_byte_seconds",
+                "Time from an HTTP request's head to its response's head, in seconds.",
+                PHASE_BUCKETS,
+            ),
             http_request_seconds: declare.histogram(
                 "hearth_http_request_seconds",
-                "Time from an HTTP request's head to its response's head, in seconds.",
+                "Time from an HTTP request's head to its response's end, in seconds.",
                 PHASE_BUCKETS,
             ),
             http_instantiate_seconds: declare.histogram(
@@ -287,6 +308,13 @@ impl Metrics {
                 "HTTP requests answered with 503 for a limit of the node's.",
             ),
             http_traps: declare.counter("hearth_http_traps_total", "HTTP requests whose guest trapped."),
+            http_outgoing: HTTP_CLASSES.map(|class| http_outgoing.with_label_values(&[class])),
+            http_outgoing_failed: http_outgoing.with_label_values(&["failed"]),
+            http_outgoing_connections: declare.gauge(
+                "hearth_http_outgoing_connections",
+                "Connections open for HTTP requests of guests, idle ones included.",
+            ),
+            http_pods: Arc::new(HttpPods::new(&declare)),
             oom_kills: declare.counter(
                 "hearth_oom_kills_total",
                 "Guests that ended because they were refused memory over their limit.",
@@ -333,8 +361,18 @@ impl Metrics {
 
     /// Counts an HTTP response.
     pub fn http_request(&self, status: u16) {
-        let class = usize::from(status / 100).clamp(1, HTTP_CLASSES.len()) - 1;
-        self.http_requests[class].inc();
+        self.http_requests[http_class(status)].inc();
+    }
+
+    /// Counts the response to a guest's own HTTP request.
+    pub fn http_outgoing(&self, status: u16) {
+        self.http_outgoing[http_class(status)].inc();
+    }
+
+    /// The metrics of a pod's container that serves HTTP: its namespace, its name, the container's. They are
+    /// gone when the last one who has them drops them.
+    pub fn http_pod(&self, labels: [&str; 3]) -> HttpPod {
+        HttpPods::get(&self.http_pods, labels)
     }
 
     /// The latency histogram of `METHODS[method]`.
@@ -355,6 +393,149 @@ impl Default for Metrics {
     fn default() -> Self {
         Metrics::new()
     }
+}
+
+/// Labels of what is told of a pod.
+const POD_LABELS: [&str; 3] = ["namespace", "pod", "container"];
+
+/// Buckets of a pod's request times, in seconds: fewer than elsewhere, as there are many pods.
+const POD_BUCKETS: &[f64] = &[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+
+/// Metrics of HTTP components by pod; there is nothing in them unless `metrics.pods` asks for it.
+struct HttpPods {
+    requests: IntCounterVec,
+    first_byte: HistogramVec,
+    request: HistogramVec,
+    instantiate: HistogramVec,
+    in_flight: IntGaugeVec,
+    queued: IntGaugeVec,
+    refused: IntCounterVec,
+    traps: IntCounterVec,
+    /// How many have each: a container and the one that follows it may for a moment be of one name.
+    held: Mutex<HashMap<[String; 3], usize>>,
+}
+
+impl HttpPods {
+    fn new(declare: &Declare<'_>) -> HttpPods {
+        let with_code = [&POD_LABELS[..], &["code"]].concat();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            declare.add(IntCounterVec::new(Opts::new(name, help), labels).expect("constant options"))
+        };
+        let gauge = |name: &str, help: &str| {
+            declare.add(IntGaugeVec::new(Opts::new(name, help), &POD_LABELS).expect("constant options"))
+        };
+        let histogram = |name: &str, help: &str| {
+            let options = HistogramOpts::new(name, help).buckets(POD_BUCKETS.to_vec());
+            declare.add(HistogramVec::new(options, &POD_LABELS).expect("constant options"))
+        };
+        HttpPods {
+            requests: counter(
+                "hearth_http_pod_requests_total",
+                "HTTP requests by pod and the class of the answer's status code.",
+                &with_code,
+            ),
+            first_byte: histogram(
+                "hearth_http_pod_first_byte_seconds",
+                "Time from an HTTP request's head to its response's head, in seconds, by pod.",
+            ),
+            request: histogram(
+                "hearth_http_pod_request_seconds",
+                "Time from an HTTP request's head to its response's end, in seconds, by pod.",
+            ),
+            instantiate: histogram(
+                "hearth_http_pod_instantiate_seconds",
+                "Time to make the instance for an HTTP request, in seconds, by pod.",
+            ),
+            in_flight: gauge("hearth_http_pod_requests_in_flight", "HTTP requests that have an instance now, by pod."),
+            queued: gauge("hearth_http_pod_requests_queued", "HTTP requests that wait for their turn, by pod."),
+            refused: counter(
+                "hearth_http_pod_requests_refused_total",
+                "HTTP requests answered with 503 for a limit, by pod.",
+                &POD_LABELS,
+            ),
+            traps: counter("hearth_http_pod_traps_total", "HTTP requests whose guest trapped, by pod.", &POD_LABELS),
+            held: Mutex::default(),
+        }
+    }
+
+    fn get(pods: &Arc<HttpPods>, labels: [&str; 3]) -> HttpPod {
+        *pods.held.lock().entry(labels.map(str::to_string)).or_default() += 1;
+        let code = |class| pods.requests.with_label_values(&[labels[0], labels[1], labels[2], class]);
+        HttpPod {
+            requests: HTTP_CLASSES.map(code),
+            first_byte_seconds: pods.first_byte.with_label_values(&labels),
+            request_seconds: pods.request.with_label_values(&labels),
+            instantiate_seconds: pods.instantiate.with_label_values(&labels),
+            in_flight: pods.in_flight.with_label_values(&labels),
+            queued: pods.queued.with_label_values(&labels),
+            refused: pods.refused.with_label_values(&labels),
+            traps: pods.traps.with_label_values(&labels),
+            labels: labels.map(str::to_string),
+            pods: pods.clone(),
+        }
+    }
+
+    fn give_back(&self, labels: &[String; 3]) {
+        let mut held = self.held.lock();
+        let Some(count) = held.get_mut(labels) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        held.remove(labels);
+        let labels = [labels[0].as_str(), labels[1].as_str(), labels[2].as_str()];
+        for class in HTTP_CLASSES {
+            let _ = self.requests.remove_label_values(&[labels[0], labels[1], labels[2], class]);
+        }
+        for histogram in [&self.first_byte, &self.request, &self.instantiate] {
+            let _ = histogram.remove_label_values(&labels);
+        }
+        for gauge in [&self.in_flight, &self.queued] {
+            let _ = gauge.remove_label_values(&labels);
+        }
+        for counter in [&self.refused, &self.traps] {
+            let _ = counter.remove_label_values(&labels);
+        }
+    }
+}
+
+/// The metrics of one container that serves HTTP; gone when this is dropped.
+pub struct HttpPod {
+    requests: [IntCounter; HTTP_CLASSES.len()],
+    /// As [`Metrics::http_first_byte_seconds`].
+    pub first_byte_seconds: Histogram,
+    /// As [`Metrics::http_request_seconds`].
+    pub request_seconds: Histogram,
+    /// As [`Metrics::http_instantiate_seconds`].
+    pub instantiate_seconds: Histogram,
+    /// As [`Metrics::http_in_flight`].
+    pub in_flight: IntGauge,
+    /// As [`Metrics::http_queued`].
+    pub queued: IntGauge,
+    /// As [`Metrics::http_refused`].
+    pub refused: IntCounter,
+    /// As [`Metrics::http_traps`].
+    pub traps: IntCounter,
+    labels: [String; 3],
+    pods: Arc<HttpPods>,
+}
+
+impl HttpPod {
+    /// Counts a response.
+    pub fn request(&self, status: u16) {
+        self.requests[http_class(status)].inc();
+    }
+}
+
+impl Drop for HttpPod {
+    fn drop(&mut self) {
+        self.pods.give_back(&self.labels);
+    }
+}
+
+/// Which of [`HTTP_CLASSES`] a status code is.
+fn http_class(status: u16) -> usize {
+    usize::from(status / 100).clamp(1, HTTP_CLASSES.len()) - 1
 }
 
 /// Declares metrics in a registry.
@@ -427,10 +608,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pods_metrics_go_with_the_last_who_has_them() {
+        let metrics = Metrics::new();
+        let [one, other] = [(); 2].map(|()| metrics.http_pod(["default", "web", "server"]));
+        one.request(204);
+        drop(one);
+        let series =
+            "hearth_http_pod_requests_total{code=\"2xx\",container=\"server\",namespace=\"default\",pod=\"web\"} 1";
+        assert!(metrics.render().contains(series), "{}", metrics.render());
+        drop(other);
+        assert!(!metrics.render().contains("pod=\"web\""), "{}", metrics.render());
+    }
+
+    #[test]
     fn every_metric_is_on_the_dashboard_and_nothing_else_is() {
         let dashboard = include_str!("../../dashboards/hearth.json");
+        let metrics = Metrics::new();
+        // Without a pod there would be none of its metrics.
+        let _pod = metrics.http_pod(["default", "pod", "container"]);
         let declared: BTreeSet<String> =
-            Metrics::new().registry.gather().iter().map(|family| family.name().to_string()).collect();
+            metrics.registry.gather().iter().map(|family| family.name().to_string()).collect();
         let mut shown = BTreeSet::new();
         for (at, _) in dashboard.match_indices("hearth_") {
             let name: String = dashboard[at..]

@@ -8,17 +8,19 @@
 //!
 //! * containerd knows one bundle, ours. runc's shim gets one inside that of the pod's sandbox,
 //!   `native/<id>`, so that neither overwrites the other's files. The sandbox's, because containerd 2.1 and
-//!   later run our shim's `delete` for that alone when the daemon has died.
+//!   later run our shim's `delete` for that alone when the daemon has died. The sandbox of a pod that the
+//!   sandbox controller made has no bundle, and no `delete`: then it lies in the state directory.
 //! * CRI writes `/proc/<the sandbox's pid>/ns/…` into the specs of a pod's containers. The sandbox's pid is
 //!   the daemon's, and a container must never join the daemon's namespaces: every such path is
-//!   replaced by the pod's, or refused.
+//!   replaced by the pod's, left out where the pod has the node's, or refused.
 //! * runc's shim groups by sandbox: a pod's native containers share one process.
 //!
 //! When it goes wrong: if runc's shim dies, its containers are reported as ended (137) and cleaned up
-//! by its own `delete`. If the daemon dies, our shim's `delete` does that.
+//! by its own `delete`. If the daemon dies, our shim's `delete` does that, or the next daemon.
+
+mod bundle;
 
 use std::collections::HashMap;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -36,19 +38,18 @@ use ttrpc::Code;
 use ttrpc::r#async::{Client, TtrpcContext};
 use ttrpc::proto::{Request, Response};
 
-use crate::bundle::Network;
-use crate::config;
+use crate::config::{self, Config};
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation as Room};
 use crate::server::convert;
 use crate::server::instances::Instance;
 use crate::task::map::{self, TaskMap};
+use crate::task::pid;
+use crate::task::pods::Sandboxes;
 use crate::task::process::Exit;
-use crate::task::{Task, pid};
+use crate::task::sandbox::Sandbox;
 
-/// What runc's shim writes its log to, in its bundle. For containerd this is a FIFO that it reads; the shim
-/// does not start without one, but takes a file as well, which waits for no reader.
-const SHIM_LOG: &str = "log";
+pub use bundle::{end_leftovers, leftovers};
 
 /// The signal that ends a container at once.
 const SIGKILL: u32 = 9;
@@ -62,6 +63,9 @@ pub struct Natives {
     instance: Arc<Instance>,
     config: config::Native,
     tasks: Arc<TaskMap>,
+    sandboxes: Arc<Sandboxes>,
+    /// Where bundles lie whose sandbox has none.
+    directory: PathBuf,
     known: Mutex<HashMap<String, Arc<Native>>>,
 }
 
@@ -76,7 +80,7 @@ pub struct Native {
     /// Set if its shim is gone.
     lost: Mutex<Option<Exit>>,
     /// Keeps the pod's namespaces, which the container names by our descriptors.
-    _sandbox: Arc<Task>,
+    sandbox: Arc<Sandbox>,
 }
 
 /// A connection to a runc shim.
@@ -90,13 +94,21 @@ struct Shim {
 }
 
 impl Natives {
-    /// None yet.
-    pub fn new(namespace: &str, instance: Arc<Instance>, config: &config::Native, tasks: Arc<TaskMap>) -> Arc<Natives> {
+    /// None yet; their ids are taken in `tasks`.
+    pub fn new(
+        namespace: &str,
+        instance: Arc<Instance>,
+        config: &Config,
+        tasks: Arc<TaskMap>,
+        sandboxes: Arc<Sandboxes>,
+    ) -> Arc<Natives> {
         Arc::new(Natives {
             namespace: namespace.into(),
             instance,
-            config: config.clone(),
+            config: config.native.clone(),
             tasks,
+            sandboxes,
+            directory: config.state_dir.join(NATIVE_BUNDLES),
             known: Mutex::default(),
         })
     }
@@ -116,6 +128,15 @@ impl Natives {
         self.known.lock().values().cloned().collect()
     }
 
+    /// Ends those of a pod.
+    pub async fn kill_in(&self, sandbox: &Arc<Sandbox>) {
+        for native in self.all() {
+            if Arc::ptr_eq(&native.sandbox, sandbox) {
+                native.kill().await;
+            }
+        }
+    }
+
     /// Creates a native container: gives runc's shim a bundle with the pod's namespaces, and the request.
     ///
     /// # Errors
@@ -130,12 +151,12 @@ impl Natives {
         let taken = self.tasks.reserve(&id)?;
         let room = self.instance.events.reserve()?;
         let outer = PathBuf::from(&create.bundle);
-        let tasks = self.tasks.clone();
-        let name = id.clone();
-        let prepare = move || prepare_bundle(&outer, &name, &tasks);
+        let (natives, name) = (self.clone(), id.clone());
+        let prepare = move || bundle::prepare(&outer, &name, &natives.sandboxes, &natives.directory);
         let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|e| Error::Internal(e.to_string()))?;
-        let (bundle, sandbox) = prepared?;
+        let bundle::Prepared { bundle, sandbox, systemd_cgroup } = prepared?;
         create.bundle = bundle.display().to_string();
+        create.options = bundle::runc_options(create.options.take(), systemd_cgroup).into();
         let (shim, answer) = match self.create_in_shim(context, &bundle, &create).await {
             Ok(created) => created,
             Err(error) => {
@@ -144,14 +165,8 @@ impl Natives {
                 return Err(error);
             }
         };
-        let native = Arc::new(Native {
-            id: id.as_str().into(),
-            shim,
-            _taken: taken,
-            room,
-            lost: Mutex::default(),
-            _sandbox: sandbox,
-        });
+        let native =
+            Arc::new(Native { id: id.as_str().into(), shim, _taken: taken, room, lost: Mutex::default(), sandbox });
         self.known.lock().insert(id, native.clone());
         tokio::spawn(self.clone().watch(native));
         Ok(answer)
@@ -234,8 +249,9 @@ impl Natives {
         }
         let said = String::from_utf8_lossy(&output.stdout);
         let (address, version) = bootstrap(said.trim());
-        // For our shim's `delete`, should we not be there any more.
-        std::fs::write(bundle.join(NATIVE_ADDRESS_FILE), format!("{address}\n{version}\n"))
+        // For our shim's `delete`, or the next daemon, should we not be there any more.
+        let owner = format!("{}\n{}\n", self.namespace, self.instance.addresses.0);
+        std::fs::write(bundle.join(NATIVE_ADDRESS_FILE), format!("{address}\n{version}\n{owner}"))
             .map_err(|e| Error::Internal(format!("cannot write into {}: {e}", bundle.display())))?;
         let path = address.strip_prefix("unix://").unwrap_or(address.as_str());
         let stream = tokio::net::UnixStream::connect(path)
@@ -401,63 +417,6 @@ fn bootstrap(said: &str) -> (String, u64) {
     let address = parsed.as_ref().and_then(|said| said["address"].as_str());
     let version = parsed.as_ref().and_then(|said| said["version"].as_u64());
     (address.unwrap_or(said).to_string(), version.unwrap_or(2))
-}
-
-/// Makes the bundle of runc's shim inside that of the pod's sandbox. Gives both.
-fn prepare_bundle(outer: &Path, native: &str, tasks: &TaskMap) -> Result<(PathBuf, Arc<Task>)> {
-    let path = outer.join("config.json");
-    let wrong = |why: String| Error::InvalidArgument(format!("{}: {why}", path.display()));
-    let text = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
-    let mut spec: Value = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-    let id = spec["annotations"]["io.kubernetes.cri.sandbox-id"].as_str().unwrap_or_default().to_string();
-    let sandbox = tasks.get(&id).map_err(|_| {
-        Error::FailedPrecondition(format!(
-            "the pod's sandbox {id} is not here (was hearthd restarted?); delete the pod, so that it is made anew"
-        ))
-    })?;
-    rewrite_namespaces(&mut spec, &sandbox).map_err(|e| e.context("linux.namespaces"))?;
-    // The bundles of a namespace lie side by side.
-    let bundle = outer.with_file_name(&id).join(NATIVE_BUNDLES).join(native);
-    std::fs::create_dir_all(bundle.join("rootfs"))
-        .and_then(|()| std::fs::write(bundle.join("config.json"), spec.to_string()))
-        .and_then(|()| std::fs::write(bundle.join(SHIM_LOG), ""))
-        .map_err(|e| {
-            let _ = std::fs::remove_dir_all(&bundle);
-            Error::Internal(format!("cannot make the bundle {}: {e}", bundle.display()))
-        })?;
-    Ok((bundle, sandbox))
-}
-
-/// Points namespaces of the sandbox's process, which is the daemon, to the pod's own.
-fn rewrite_namespaces(spec: &mut Value, sandbox: &Task) -> Result<()> {
-    let Some(Value::Array(namespaces)) = spec.pointer_mut("/linux/namespaces") else { return Ok(()) };
-    let ours = format!("/proc/{}/", pid());
-    for namespace in namespaces {
-        let is_ours = namespace["path"].as_str().is_some_and(|path| path.starts_with(&ours));
-        if !is_ours {
-            continue;
-        }
-        let path = match namespace["type"].as_str().unwrap_or_default() {
-            "network" => match &sandbox.container.network.named {
-                Network::Path(path) => path.display().to_string(),
-                Network::Host | Network::New => {
-                    return Err(Error::InvalidArgument("the pod has no network namespace to join".into()));
-                }
-            },
-            kind @ ("ipc" | "uts") => {
-                let shared = sandbox.shared_namespaces()?;
-                let file = if kind == "ipc" { &shared.ipc } else { &shared.uts };
-                format!("{ours}fd/{}", file.as_raw_fd())
-            }
-            kind => {
-                return Err(Error::InvalidArgument(format!(
-                    "a native container cannot share the {kind} namespace of a pod of Hearth's, which has no process; unset shareProcessNamespace, or use another runtime class"
-                )));
-            }
-        };
-        namespace["path"] = path.into();
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use hearth_shim::natives;
 use prost::Message;
 use prost_types::Timestamp;
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
@@ -19,7 +20,6 @@ use rustix::mount::UnmountFlags;
 
 use crate::args::{Bundle, Flags};
 use crate::failure::{Failure, Result};
-use crate::native;
 
 /// The exit status of a task whose end nobody saw: 128 + SIGKILL, as other shims report it.
 const UNSEEN_EXIT_STATUS: u32 = 137;
@@ -55,7 +55,7 @@ pub struct Deleted {
 pub fn delete(flags: &Flags) -> Result<Deleted> {
     let warning = match flags.bundle()? {
         Bundle::At(bundle) => {
-            native::clean(&bundle, flags);
+            natives::clean(&bundle, &flags.namespace, &flags.address);
             let rootfs = bundle.join("rootfs");
             unmount_all(&rootfs)
                 .err()

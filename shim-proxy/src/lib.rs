@@ -7,6 +7,8 @@
 //! The daemon depends on this crate; this crate depends on nothing of the daemon.
 #![forbid(unsafe_code)]
 
+pub mod natives;
+
 use std::io::{self, Read, Write};
 
 use prost::Message;
@@ -21,7 +23,8 @@ pub const CONTROL_SOCKET_ENV: &str = "HEARTH_CONTROL_SOCKET";
 pub const NATIVE_BUNDLES: &str = "native";
 
 /// In such a bundle: the address of the runc shim that serves it and, on a second line, the version of
-/// the Task API it speaks.
+/// the Task API it speaks. In one that lies in the daemon's state directory: on two more, containerd's
+/// namespace and its gRPC socket.
 pub const NATIVE_ADDRESS_FILE: &str = "hearth-shim-address";
 
 /// The longest frame either side accepts, in bytes.

@@ -36,7 +36,6 @@ mod control;
 mod delete;
 mod failure;
 mod info;
-mod native;
 
 use std::env;
 use std::io::{self, IsTerminal, Write};

@@ -231,6 +231,10 @@ fn the_runtime_is_imported_by_containerd_2() {
     };
     for version in [2, 3] {
         assert_mine_and_hearth(&dump(importing(&users(version), &piece(&format!("import-v{version}.toml")))));
+        let with_sandboxer = dump(importing(&users(version), &piece(&format!("import-v{version}-sandboxer.toml"))));
+        assert_mine_and_hearth(&with_sandboxer);
+        // The default of hearthd, in its default state directory.
+        assert!(with_sandboxer.has("sandboxer = 'hearth'") && with_sandboxer.has("/run/hearth/sandboxer.sock"));
     }
     let bare = dump(importing("version = 3\n", &piece("import-v3.toml")));
     assert_eq!(bare.handlers(), BTreeSet::from(["hearth", "runc"]));
@@ -335,4 +339,11 @@ fn the_containers_of_the_examples_run() {
     plan.start().wait_for_stdout("listening");
     let address = format!("{}:8080", pod.ip());
     node.machine().in_network(|| TcpStream::connect(&address)).expect("kubelet's probe connects");
+
+    example("http.yaml", &[r#"["/http.wasm"]"#, "HEARTH_HTTP_PORT", "httpGet", "memory: 64Mi"]);
+    let pod = node.pod("hearth-http").run();
+    let plan = pod.container("server", &node.program(&Guest::HTTP)).command(["/http.wasm"]);
+    let _server = plan.options(|options| options.env.push(("HEARTH_HTTP_PORT".into(), "8080".into()))).start();
+    let address = format!("{}:8080", pod.ip());
+    node.machine().in_network(|| TcpStream::connect(&address)).expect("the service listens once it is started");
 }

@@ -2,6 +2,9 @@
 
 mod client;
 mod languages;
+mod outgoing;
+mod p3;
+mod server;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -60,9 +60,7 @@ fn a_sidecar_shares_the_network_and_the_name_of_its_pod() {
     assert_eq!((seen[0]["host"].as_str(), seen[1]["host"].as_str()), ("first", "second"));
     for namespace in ["ipc", "net", "uts"] {
         assert_ne!(seen[0][namespace], seen[1][namespace], "two pods share no {namespace} namespace");
-        let path = format!("/proc/{}/ns/{namespace}", std::process::id());
-        let hosts = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("procfs is mounted"));
-        assert_ne!(seen[0][namespace], hosts.to_string(), "nor the node's");
+        assert_ne!(seen[0][namespace], of_machine(&node, namespace), "nor the node's");
     }
 }
 
@@ -97,8 +95,124 @@ fn native_containers_end_with_the_daemon() {
     node.kill_hearthd();
     eventually("the container is reported as ended", SHORT, || (!sleeper.is_running()).then_some(()));
     node.start_hearthd();
-    let next = node.pod("next").run();
+    // Where hearthd makes the pods, containerd is a moment late to find the new one.
+    let next = eventually("a pod can be made", SHORT, || node.pod("next").try_run().ok());
     let container = next.container("where", &peer).args(["where"]).start();
     assert_eq!(container.wait(), 0);
     // That no runc shim and no process of the container is left is checked with everything else.
+}
+
+#[test]
+fn a_pod_in_the_nodes_network_has_native_containers() {
+    only_on_hearth!();
+    let node = Node::new();
+    let (peer, net) = (peer(&node), node.program(&Guest::NET));
+    let pod = node.pod("outside").options(|options| options.host_network = true).run();
+    let server = pod.container("server", &net).args(["listen", "8080", "from Wasm"]).start();
+    server.wait_for_stdout("listening");
+    let client = pod.container("client", &peer).args(["fetch", "8080"]).start();
+    assert_eq!((client.wait(), client.stdout().as_str()), (0, "from Wasm: hello\n"), "{:?}", client.log());
+    let container = pod.container("where", &peer).args(["where"]).start();
+    assert_eq!(container.wait(), 0, "{:?}", container.log());
+    let seen = facts(&container.stdout());
+    for (namespace, shared) in [("net", true), ("uts", true), ("ipc", false), ("pid", false)] {
+        assert_eq!(seen[namespace] == of_machine(&node, namespace), shared, "{namespace}");
+    }
+}
+
+/// The inode of a namespace of the machine's.
+fn of_machine(node: &Node, namespace: &str) -> String {
+    let path = format!("/proc/{}/ns/{namespace}", node.machine().init());
+    std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("init runs")).to_string()
+}
+
+#[test]
+fn native_containers_share_processes_if_their_pod_says_so() {
+    only_on_hearth!();
+    let mut node = Node::new();
+    let (peer, hello) = (peer(&node), node.program(&Guest::HELLO));
+    let pod = node.pod("shared").options(|options| options.shares_pids = true).run();
+    let run = |name: &str, arguments: &[&str]| {
+        let container = pod.container(name, &peer).args(arguments.iter().copied()).start();
+        let code = container.wait();
+        (code, container.stdout())
+    };
+    assert_eq!(pod.container("wasm", &hello).start().wait(), 0);
+    let sleeper = pod.container("sleeper", &peer).args(["sleep"]).start();
+    sleeper.wait_for_stdout("asleep");
+    let seen = ["one", "two"].map(|name| {
+        let (code, text) = run(name, &["where"]);
+        assert_eq!(code, 0);
+        facts(&text)
+    });
+    assert_eq!(seen[0]["pid"], seen[1]["pid"]);
+    assert_ne!(seen[0]["pid"], of_machine(&node, "pid"));
+    assert_ne!(seen[0]["self"], "1", "somebody else is the first");
+    // The first process reaps what is left to it, and gives nothing away.
+    assert_eq!(run("orphan", &["orphan"]), (0, "reaped\n".into()));
+    let (code, text) = run("look", &["look"]);
+    assert_eq!(code, 0);
+    assert!(text.lines().count() == 5 && text.lines().all(|line| line.ends_with(" refused")), "{text}");
+    node.restart_containerd();
+    assert!(sleeper.is_running(), "{:?}", sleeper.status());
+    // One container signals another's process.
+    assert_eq!(run("signal", &["signal", "sleep"]), (0, "sent\n".into()));
+    assert_eq!(sleeper.wait(), 143);
+    // A pod beside it has its own.
+    let other = node.pod("other").options(|options| options.shares_pids = true).run();
+    let container = other.container("where", &peer).args(["where"]).start();
+    assert_eq!(container.wait(), 0);
+    assert_ne!(facts(&container.stdout())["pid"], seen[0]["pid"]);
+}
+
+#[test]
+fn a_debug_container_sees_the_processes_of_its_target() {
+    only_on_hearth!();
+    let node = Node::new();
+    let (peer, sleep) = (peer(&node), node.program(&Guest::SLEEP));
+    let pod = node.pod("debugged").run();
+    let native = pod.container("native", &peer).args(["sleep"]).start();
+    let wasm = pod.container("wasm", &sleep).args(["3600"]).start();
+    for container in [&native, &wasm] {
+        container.wait_for_stdout("asleep");
+    }
+    let debug = |name: &str, target: &str, arguments: &[&str]| {
+        let plan = pod.container(name, &peer).args(arguments.iter().copied());
+        let container = plan.options(|options| options.target = Some(target.to_owned())).start();
+        assert_eq!(container.wait(), 0, "{:?}", container.log());
+        container.stdout()
+    };
+    assert_eq!(debug("debug", native.id(), &["signal", "sleep"]), "sent\n");
+    assert_eq!(native.wait(), 143);
+    // A guest has no processes to see: it gets those of the pod, of which the daemon's are none.
+    let seen = facts(&debug("beside", wasm.id(), &["where"]));
+    assert_ne!(seen["pid"], of_machine(&node, "pid"));
+    assert!(wasm.is_running());
+}
+
+#[test]
+fn a_pod_of_native_containers_alone_works() {
+    let node = Node::new();
+    let native = |guest: &Guest| node.import(&Image::of_file(guest.name(), "/program", guest.native_bytes()));
+    let (peer, tcp, tty) = (native(&Guest::PEER), native(&Guest::TCP), native(&Guest::TTY));
+    let pod = node.pod("native").run();
+    let server = pod.container("server", &tcp).args(["8080"]).start();
+    server.wait_for_stdout("listening");
+    let client = pod.container("client", &peer).args(["fetch", "8080"]).start();
+    assert_eq!((client.wait(), client.stdout().as_str()), (0, "hello over TCP\n"), "{:?}", client.log());
+    // Ends a line as terminals do.
+    let terminal =
+        pod.container("terminal", &tty).options(|options| (options.tty, options.stdin) = (true, true)).start();
+    terminal.wait_for_stdout("terminals 111");
+    let mut typing = terminal.attach(&node);
+    typing.write(b"hello\n");
+    terminal.wait_for_stdout("got <hello>");
+    typing.write(b"\x04");
+    assert_eq!(terminal.wait(), 6, "{:?}", terminal.log());
+    let container = pod.container("where", &peer).args(["where"]).start();
+    assert_eq!(container.wait(), 0);
+    let text = container.stdout();
+    assert_eq!(facts(&text)["oom_score_adj"], "1000");
+    let cgroup = format!("{}/{}", node.machine().cgroup(), container.id());
+    assert!(text.lines().any(|line| line.starts_with("cgroup") && line.ends_with(&cgroup)), "{cgroup}: {text}");
 }

@@ -1,6 +1,5 @@
 //! Pods, as kubelet makes them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
@@ -362,28 +361,6 @@ fn a_probe_runs_a_command_in_a_container() {
     assert!(container.is_running());
     container.exec(["/no/such/program"]).expect_err("it is not there");
     assert!(container.is_running());
-}
-
-#[test]
-fn twenty_pods_at_once_leave_nothing() {
-    const PODS: usize = 20;
-    let node = Node::new();
-    let image = programs(&node, &[Guest::HELLO, Guest::SLEEP]);
-    std::thread::scope(|scope| {
-        for index in 0..PODS {
-            let (node, image) = (&node, &image);
-            scope.spawn(move || {
-                let pod = node.pod(&format!("pod-{index}")).run();
-                let hello = pod.container("hello", image).args([index.to_string()]).start();
-                let sleep = pod.container("sleep", image).command([program(&Guest::SLEEP, node.runtime())]).start();
-                assert_eq!(hello.wait(), 0);
-                assert!(hello.stdout().contains(&format!("arg 1: {index}\n")), "{:?}", hello.log());
-                assert!(sleep.is_running() && pod.is_ready());
-            });
-        }
-    });
-    assert_eq!(node.pods(), BTreeMap::new());
-    assert_eq!(node.network_namespaces(), Vec::<String>::new());
 }
 
 #[test]

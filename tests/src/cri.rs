@@ -133,10 +133,14 @@ impl Cri {
         exec_sync = "ExecSync" exec_sync(v1::ExecSyncRequest) -> v1::ExecSyncResponse;
         /// Where a container's standard streams are served.
         attach = "Attach" attach(v1::AttachRequest) -> v1::AttachResponse;
+        /// Where a pod's ports are served.
+        port_forward = "PortForward" port_forward(v1::PortForwardRequest) -> v1::PortForwardResponse;
         /// What a container uses.
         container_stats = "ContainerStats" container_stats(v1::ContainerStatsRequest) -> v1::ContainerStatsResponse;
         /// What all containers use.
         list_stats = "ListContainerStats" list_container_stats(v1::Empty) -> v1::ListContainerStatsResponse;
+        /// What all pods use.
+        list_pod_stats = "ListPodSandboxStats" list_pod_sandbox_stats(v1::Empty) -> v1::ListPodSandboxStatsResponse;
     }
 
     /// Whether the plugin knows an image of this name.

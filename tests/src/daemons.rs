@@ -17,6 +17,7 @@ use crate::machine::{Kind, Machine};
 use crate::paths;
 use crate::process::Process;
 use crate::wait::{SHORT, within};
+use crate::world::Runtime;
 
 /// How much of a log is shown when a test fails, in bytes.
 const LOG_TAIL_BYTES: u64 = 16 * 1024;
@@ -40,6 +41,12 @@ const DISABLED_PLUGINS: &[&str] = &[
 
 /// The image of a pod's sandbox, in containerd's namespace of Kubernetes. Nobody can pull it.
 pub const PAUSE_IMAGE: &str = "hearth.test/pause:1";
+
+/// On 2.x, the handlers of pods that containerd makes with a pause container, and of those that hearthd's sandbox
+/// controller makes, whichever the handler `hearth` has.
+pub const BY_PAUSE: &str = "hearth-by-pause";
+/// See [`BY_PAUSE`].
+pub const BY_SANDBOXER: &str = "hearth-by-sandboxer";
 
 /// The bridge of a machine's pods.
 pub const BRIDGE: &str = "hearth-test0";
@@ -98,6 +105,16 @@ impl Layout {
     /// The control socket the shim dials.
     pub fn control_socket(&self) -> PathBuf {
         self.hearthd_state().join("control.sock")
+    }
+
+    /// The socket of the daemon's sandbox controller.
+    pub fn sandboxer_socket(&self) -> PathBuf {
+        self.hearthd_state().join("sandboxer.sock")
+    }
+
+    /// Where host-local keeps the addresses it has given to pods.
+    pub fn addresses(&self) -> PathBuf {
+        self.directory.join("addresses")
     }
 
     /// Where the daemon tells how it is.
@@ -161,12 +178,20 @@ fn cri_config(layout: &Layout) -> String {
     let conf = layout.directory.join("cni");
     fs::create_dir_all(&conf).expect("the machine's directory is writable");
     fs::write(conf.join("10-hearth.conflist"), network(layout)).expect("the machine's directory is writable");
+    let mut handlers = vec![("hearth", Runtime::Hearth, with_sandboxer()), ("runc", Runtime::Runc, false)];
+    let mut proxy = String::new();
+    if containerd_major() >= 2 {
+        handlers.extend([(BY_PAUSE, Runtime::Hearth, false), (BY_SANDBOXER, Runtime::Hearth, true)]);
+        let address = layout.sandboxer_socket();
+        proxy = format!("[proxy_plugins.hearth]\ntype = \"sandbox\"\naddress = {address:?}\n");
+    }
     let handlers = |table: &str| {
-        [("hearth", "io.containerd.hearth.v1"), ("runc", "io.containerd.runc.v2")]
-            .map(|(handler, name)| {
-                format!("[plugins.{table}.containerd.runtimes.{handler}]\nruntime_type = {name:?}\n")
-            })
-            .concat()
+        let handler = |(handler, runtime, sandboxer): &(&str, Runtime, bool)| {
+            let sandboxer = if *sandboxer { "sandboxer = \"hearth\"\n" } else { "" };
+            let name = runtime.name();
+            format!("[plugins.{table}.containerd.runtimes.{handler}]\nruntime_type = {name:?}\n{sandboxer}")
+        };
+        handlers.iter().map(handler).collect::<String>()
     };
     let both = "restrict_oom_score_adj = true\ndisable_apparmor = true\n";
     let server = "disable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n";
@@ -177,7 +202,7 @@ fn cri_config(layout: &Layout) -> String {
              [plugins.{images}.pinned_images]\nsandbox = {PAUSE_IMAGE:?}\n\
              [plugins.{runtime}]\n{both}{}\
              [plugins.{runtime}.cni]\nbin_dirs = [{CNI_PLUGINS:?}]\nconf_dir = {conf:?}\n\
-             [plugins.'io.containerd.grpc.v1.cri']\n{server}",
+             [plugins.'io.containerd.grpc.v1.cri']\n{server}{proxy}",
             handlers(runtime)
         )
     } else {
@@ -199,7 +224,7 @@ fn network(layout: &Layout) -> String {
         "ipMasq": false,
         "ipam": {
             "type": "host-local",
-            "dataDir": layout.directory.join("addresses"),
+            "dataDir": layout.addresses(),
             "ranges": [[{"subnet": "10.87.0.0/16"}]],
             "routes": [{"dst": "0.0.0.0/0"}],
         },
@@ -223,6 +248,20 @@ pub fn containerd_major() -> u32 {
             text.split_whitespace().nth(2).and_then(|version| version.trim_start_matches('v').split('.').next());
         version.and_then(|major| major.parse().ok()).unwrap_or_else(|| panic!("not a version of containerd: {text:?}"))
     })
+}
+
+/// Whether pods are made by hearthd's own sandbox controller: `HEARTH_TEST_SANDBOXER=1` asks for it.
+///
+/// # Panics
+/// On a containerd that has no such thing.
+pub fn with_sandboxer() -> bool {
+    let asked =
+        std::env::var("HEARTH_TEST_SANDBOXER").is_ok_and(|value| value == "1") && Runtime::chosen() == Runtime::Hearth;
+    assert!(
+        !asked || containerd_major() >= 2,
+        "HEARTH_TEST_SANDBOXER=1 needs a containerd 2.x (HEARTH_TEST_CONTAINERD)"
+    );
+    asked
 }
 
 /// What a story asks of the daemon beyond the defaults.
@@ -309,6 +348,7 @@ fn hearthd_config(layout: &Layout) -> String {
         "state_dir = {state:?}\n\
          root_dir = {root:?}\n\
          control_socket = {control:?}\n\
+         sandboxer.sockets = [{{ listen = \"sandboxer.sock\", containerd = {containerd:?} }}]\n\
          [metrics]\n\
          address = \"127.0.0.1:0\"\n\
          [log]\n\
@@ -316,6 +356,7 @@ fn hearthd_config(layout: &Layout) -> String {
         state = layout.hearthd_state(),
         root = layout.hearthd_root(),
         control = layout.control_socket(),
+        containerd = layout.containerd_socket(),
     )
 }
 

@@ -120,6 +120,20 @@ impl Guest {
         name: "http",
         source: Source::CService(include_str!("../guests/http.c"), include_str!("../guests/http.wit"), "service"),
     };
+    /// A client of HTTP: see its source for its arguments and what it prints.
+    pub const FETCH: Self = Self {
+        name: "fetch",
+        source: Source::CInWorld(include_str!("../guests/fetch.c"), include_str!("../guests/http.wit"), "client"),
+    };
+    /// A command of WASI 0.3: see its source for the verbs.
+    pub const COMMAND_P3: Self = Self {
+        name: "command-p3",
+        source: Source::CService(
+            include_str!("../guests/command-p3.c"),
+            include_str!("../guests/command-p3.wit"),
+            "command",
+        ),
+    };
     /// An HTTP service in JavaScript (componentize-js, 13 MB): see `componentize/service.js`.
     pub const JAVASCRIPT: Self = Self { name: "javascript", source: Source::Componentized("javascript") };
     /// An HTTP service in Python (componentize-py, 18 MB): see `componentize/service.py`.

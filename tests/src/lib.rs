@@ -20,7 +20,7 @@
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
 //! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`terminal`], [`events`],
-//! [`metrics`], [`cri`], [`pods`], [`attach`], then what is run: [`guests`], [`components`], [`images`].
+//! [`metrics`], [`cri`], [`pods`], [`attach`], [`dns`], then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -29,6 +29,7 @@ pub mod components;
 pub mod cri;
 pub mod ctr;
 pub mod daemons;
+pub mod dns;
 pub mod events;
 pub mod guests;
 pub mod images;

@@ -10,9 +10,9 @@ use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::attach::Attached;
+use crate::attach::{Attached, Forwarded};
 use crate::cri::{Cri, Failed, LogLine, Stream, read_log, text_of, v1};
-use crate::daemons::{HearthdOptions, PAUSE_IMAGE};
+use crate::daemons::{self, HearthdOptions, PAUSE_IMAGE};
 use crate::guests::Guest;
 use crate::images::Image;
 use crate::wait::{SHORT, eventually, within};
@@ -43,8 +43,11 @@ impl Node {
         let cri = Arc::new(Cri::connect(&world.layout().containerd_socket()));
         cri.wait_until_ready();
         let node = Self { cri, world };
-        let pause = Guest::PAUSE.native_bytes();
-        assert_eq!(node.import(&Image::of_file("pause", "/pause", pause)).name, PAUSE_IMAGE);
+        // Without, there is none to be had: who needs it would fail.
+        if !daemons::with_sandboxer() {
+            let pause = Guest::PAUSE.native_bytes();
+            assert_eq!(node.import(&Image::of_file("pause", "/pause", pause)).name, PAUSE_IMAGE);
+        }
         node
     }
 
@@ -83,6 +86,13 @@ impl Node {
         let listed = self.cri.list_pods(v1::Empty {}).unwrap_or_else(|error| panic!("{error}"));
         let ready = |pod: &v1::PodSandbox| pod.state() == v1::PodSandboxState::SandboxReady;
         listed.items.iter().map(|pod| (pod.id.clone(), ready(pod))).collect()
+    }
+
+    /// What all pods use, by id.
+    pub fn pod_stats(&self) -> BTreeMap<String, v1::LinuxPodSandboxStats> {
+        let listed = self.cri.list_pod_stats(v1::Empty {}).unwrap_or_else(|error| panic!("{error}"));
+        let named = |stats: v1::PodSandboxStats| Some((stats.attributes?.id, stats.linux?));
+        listed.stats.into_iter().filter_map(named).collect()
     }
 
     /// What all running containers use, by id.
@@ -130,6 +140,10 @@ pub struct PodOptions {
     pub shares_pids: bool,
     /// Whether it is in the node's network.
     pub host_network: bool,
+    /// Kernel settings of its namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// What its resolv.conf says; the node's without.
+    pub dns: Option<v1::DnsConfig>,
     /// The pod's annotations.
     pub annotations: BTreeMap<String, String>,
 }
@@ -142,7 +156,14 @@ impl PodOptions {
             // As pid 1 of its own a native program would ignore the signals it does not handle.
             Runtime::Runc => ("runc", true),
         };
-        Self { handler: handler.to_owned(), shares_pids, host_network: false, annotations: BTreeMap::new() }
+        Self {
+            handler: handler.to_owned(),
+            shares_pids,
+            host_network: false,
+            sysctls: BTreeMap::new(),
+            dns: None,
+            annotations: BTreeMap::new(),
+        }
     }
 }
 
@@ -190,13 +211,15 @@ impl PodPlan<'_> {
             // In the node's network the node's name holds.
             hostname: if options.host_network { String::new() } else { name },
             log_directory: logs.display().to_string(),
+            dns_config: options.dns,
             annotations: options.annotations.into_iter().collect(),
             linux: Some(v1::LinuxPodSandboxConfig {
                 cgroup_parent: node.machine().cgroup(),
                 security_context: Some(v1::LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces),
+                    namespace_options: Some(namespaces.clone()),
                     ..v1::LinuxSandboxSecurityContext::default()
                 }),
+                sysctls: options.sysctls.into_iter().collect(),
             }),
             ..v1::PodSandboxConfig::default()
         };
@@ -212,6 +235,7 @@ fn namespaces(options: &PodOptions) -> v1::NamespaceOption {
         network: if options.host_network { Node } else { Pod }.into(),
         pid: if options.shares_pids { Pod } else { Container }.into(),
         ipc: Pod.into(),
+        ..v1::NamespaceOption::default()
     }
 }
 
@@ -262,6 +286,17 @@ impl Pod {
     /// Its address; empty in the node's network.
     pub fn ip(&self) -> String {
         self.status().network.map(|network| network.ip).unwrap_or_default()
+    }
+
+    /// A connection to one of its ports; `node` is where it runs.
+    ///
+    /// # Panics
+    /// With what containerd answered, if it refuses.
+    #[track_caller]
+    pub fn forward(&self, node: &Node, port: u16) -> Forwarded {
+        let request = v1::PortForwardRequest { pod_sandbox_id: self.id.clone(), port: vec![i32::from(port)] };
+        let answer = self.cri.port_forward(request).unwrap_or_else(|error| panic!("{error}"));
+        node.machine().in_network(|| Forwarded::open(&answer.url, port))
     }
 
     /// Stops it, its containers and its network; it can still be asked about.
@@ -321,6 +356,8 @@ pub struct ContainerOptions {
     pub group: Option<i64>,
     /// `fsGroup` and `supplementalGroups`.
     pub supplemental_groups: Vec<i64>,
+    /// The id of the container whose processes it shall see, as of an ephemeral one with `--target`.
+    pub target: Option<String>,
     /// Limits.
     pub resources: v1::LinuxContainerResources,
 }
@@ -338,6 +375,7 @@ impl Default for ContainerOptions {
             user: None,
             group: None,
             supplemental_groups: Vec::new(),
+            target: None,
             // What kubelet gives a container that asks for nothing.
             resources: v1::LinuxContainerResources {
                 cpu_shares: 2,
@@ -426,6 +464,11 @@ impl ContainerPlan<'_> {
         let log = pod.logs.join(&log_path);
         fs::create_dir_all(log.parent().expect("it is in a directory")).expect("the machine's directory is writable");
         let value = |value| v1::Int64Value { value };
+        let mut namespaces = pod.namespaces.clone();
+        if let Some(target) = options.target {
+            namespaces.set_pid(v1::NamespaceMode::Target);
+            namespaces.target_id = target;
+        }
         let config = v1::ContainerConfig {
             metadata: Some(v1::ContainerMetadata { name: name.clone(), attempt }),
             image: Some(v1::ImageSpec { image }),
@@ -440,7 +483,7 @@ impl ContainerPlan<'_> {
             linux: Some(v1::LinuxContainerConfig {
                 resources: Some(options.resources),
                 security_context: Some(v1::LinuxContainerSecurityContext {
-                    namespace_options: Some(pod.namespaces),
+                    namespace_options: Some(namespaces),
                     run_as_user: options.user.map(value),
                     run_as_group: options.group.map(value),
                     readonly_rootfs: options.read_only_root,

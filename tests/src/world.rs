@@ -129,8 +129,14 @@ impl World {
 
     /// Starts containerd, on the same directories as before.
     pub fn start_containerd(&mut self) {
+        self.start_containerd_finding(&[]);
+    }
+
+    /// The same, with more directories at the head of its `PATH`.
+    pub fn start_containerd_finding(&mut self, programs: &[PathBuf]) {
+        let mut directories = programs.to_vec();
         // containerd's own shims are of its version; runc is the machine's.
-        let mut directories: Vec<PathBuf> = paths::containerd_directory().into_iter().collect();
+        directories.extend(paths::containerd_directory());
         if self.runtime == Runtime::Hearth {
             directories.push(paths::shim_directory());
         }

@@ -7,8 +7,10 @@
 //!                                        request::answer: refuse, or a turn and a slot
 //!                                                       │ a guest of its own, on the scheduler
 //!                                                       ▼
-//!                              instance ─▶ handle(request, response) ─▶ body, streamed ─▶ store dropped
+//!                    serve: instance ─▶ handle(request, response) ─▶ body, streamed ─▶ store dropped
 //! ```
+//!
+//! A component of WASI 0.3 may have several requests in one instance, if its pod asks for it; see [`workers`].
 //!
 //! At rest a service is its sockets and one task. Requests share nothing but the container: its
 //! files, its memory limit, its CPU time (they are members of its guest's group, see
@@ -24,21 +26,31 @@
 //!
 //! * [`listener`]: which port, and binding it.
 //! * [`connection`]: accepting, and one client.
-//! * [`request`]: one request, from its head to its guest's end.
+//! * [`request`]: one request, from its head to its response's.
+//! * [`serve`]: its guest's side.
+//! * [`workers`]: instances that may have several.
+//! * [`exchange`]: what the two sides know of each other.
+//! * [`response`]: a response on its way to the client.
 //! * [`turns`]: how many at once.
 //! * [`requests`]: those under way, for who controls the container.
+//! * [`counts`]: what is counted.
 //! * [`lines`]: stdout and stderr in whole lines.
 //! * [`notes`]: the daemon's own words in the container's stderr, at a bounded rate.
-//! * [`outgoing`]: requests of guests to others, which are refused.
+//! * [`outgoing`]: requests of guests to others.
 
 pub mod connection;
+pub mod counts;
+pub mod exchange;
 pub mod lines;
 pub mod listener;
 pub mod notes;
 pub mod outgoing;
 pub mod request;
 pub mod requests;
+pub mod response;
+pub mod serve;
 pub mod turns;
+pub mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +59,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::config;
+use crate::metrics::Metrics;
 use crate::task::stdio::Stdio;
 use crate::wasm::engine::Program;
 use crate::wasm::instance::World;
@@ -62,13 +75,17 @@ pub struct Http {
     pub runtime: Handle,
     /// Places for the requests of all containers.
     pub places: Arc<Semaphore>,
+    /// How guests' own requests trust.
+    pub tls: outgoing::tls::Configurations,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Http {
     /// Connections are served on `runtime`.
-    pub fn new(config: config::Http, runtime: Handle) -> Http {
+    pub fn new(config: config::Http, runtime: Handle, metrics: Arc<Metrics>) -> Arc<Http> {
         let places = Arc::new(Semaphore::new(config.instances_max));
-        Http { config, runtime, places }
+        Arc::new(Http { config, runtime, places, tls: outgoing::tls::Configurations::default(), metrics })
     }
 }
 
@@ -96,8 +113,23 @@ pub struct Service {
     pub requests: Arc<requests::Requests>,
     /// How many at once.
     pub turns: turns::Turns,
+    /// Instances that may have several requests; of a component of WASI 0.3 only.
+    pub workers: Option<workers::Workers>,
+    /// What becomes of its requests to others.
+    pub outgoing: outgoing::Outgoing,
+    /// What its lines begin with.
+    pub marks: lines::Marks,
+    /// What is counted.
+    pub counts: Arc<counts::Counts>,
     /// The daemon's words.
     pub notes: notes::Notes,
     /// What all guests share.
     pub world: Arc<World>,
+}
+
+impl Service {
+    /// How many requests an instance may have at once.
+    fn requests_per_instance(&self) -> usize {
+        self.workers.as_ref().map_or(1, workers::Workers::concurrent)
+    }
 }

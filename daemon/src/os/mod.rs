@@ -17,3 +17,4 @@ pub mod process;
 pub mod pty;
 pub mod resolve;
 pub mod spawn;
+pub mod sysctl;

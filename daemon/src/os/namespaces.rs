@@ -5,6 +5,8 @@ use std::io;
 
 use rustix::thread::UnshareFlags;
 
+use crate::os::sysctl::Sysctl;
+
 /// The IPC and UTS namespaces of a pod.
 #[derive(Debug)]
 pub struct Shared {
@@ -15,11 +17,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// New ones, with this host name.
+    /// New ones, with this host name and these settings.
     ///
     /// # Errors
-    /// As unshare(2) and sethostname(2).
-    pub fn new(hostname: &str) -> io::Result<Shared> {
+    /// As unshare(2) and sethostname(2), and as [`Sysctl::write`].
+    pub fn new(hostname: &str, sysctls: Vec<Sysctl>) -> io::Result<Shared> {
         let hostname = hostname.to_owned();
         let make = move || {
             // A thread can leave these two without its process; unlike a mount namespace they share
@@ -30,6 +32,7 @@ impl Shared {
             if !hostname.is_empty() {
                 rustix::system::sethostname(hostname.as_bytes())?;
             }
+            sysctls.iter().try_for_each(Sysctl::write)?;
             Ok(Shared { ipc: File::open("/proc/thread-self/ns/ipc")?, uts: File::open("/proc/thread-self/ns/uts")? })
         };
         std::thread::Builder::new()
@@ -48,7 +51,11 @@ mod tests {
 
     #[test]
     fn they_are_new_and_outlive_the_thread_that_made_them() {
-        let shared = Shared::new("pod-name").unwrap();
+        let sysctl = Sysctl::parse("kernel.shmmni", "77").unwrap();
+        let of_node = || std::fs::read_to_string("/proc/sys/kernel/shmmni").unwrap();
+        let before = of_node();
+        let shared = Shared::new("pod-name", vec![sysctl]).unwrap();
+        assert_eq!(of_node(), before);
         let inode = |file: &File| file.metadata().unwrap().ino();
         assert_ne!(inode(&shared.uts), std::fs::metadata("/proc/self/ns/uts").unwrap().ino());
         assert_ne!(inode(&shared.ipc), std::fs::metadata("/proc/self/ns/ipc").unwrap().ino());
@@ -56,6 +63,9 @@ mod tests {
             use std::os::fd::AsFd;
             let kind = Some(rustix::thread::LinkNameSpaceType::HostNameAndNISDomainName);
             rustix::thread::move_into_link_name_space(shared.uts.as_fd(), kind).unwrap();
+            let kind = Some(rustix::thread::LinkNameSpaceType::InterProcessCommunication);
+            rustix::thread::move_into_link_name_space(shared.ipc.as_fd(), kind).unwrap();
+            assert_eq!(of_node(), "77\n");
             rustix::system::uname().nodename().to_str().unwrap().to_owned()
         });
         assert_eq!(name.join().unwrap(), "pod-name");

@@ -66,6 +66,11 @@ impl NetNs {
         Ok(Ok(NetNs { fd, id: (stat.st_dev, stat.st_ino) }))
     }
 
+    /// Whether `path` names it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        rustix::fs::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id)
+    }
+
     /// Moves the calling thread into it.
     ///
     /// # Errors
@@ -122,7 +127,11 @@ mod tests {
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
             mount_bind("/proc/thread-self/ns/net", &path).unwrap();
-            assert_eq!(*NetNs::open(&path).unwrap(), NetNs::of_this_thread().unwrap());
+            let namespace = NetNs::open(&path).unwrap();
+            assert_eq!(*namespace, NetNs::of_this_thread().unwrap());
+            assert!(namespace.is_at(&path));
+            rustix::mount::unmount(&path, rustix::mount::UnmountFlags::DETACH).unwrap();
+            assert!(!namespace.is_at(&path), "a file like any other");
         })
         .join()
         .unwrap();

@@ -72,8 +72,8 @@ pub fn inherit(handed: StdUnixListener, removes: bool, path: &Path) -> std::io::
     Ok(ControlSocket { listener: UnixListener::from_std(handed)?, ours: removes.then(|| path.to_owned()) })
 }
 
-/// Binds it. A stale socket of a dead daemon is replaced: the caller holds the state directory's lock.
-fn bind(path: &Path) -> std::io::Result<UnixListener> {
+/// Binds a socket for root only. A stale one of a dead daemon is replaced: the caller holds the state directory's lock.
+pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }

@@ -64,8 +64,8 @@ impl CgroupVersion {
     }
 }
 
-/// What a task uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a task uses, or several together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// CPU time of the guest.
     pub cpu: Duration,
@@ -83,6 +83,28 @@ pub struct Usage {
     pub out_of_memory: bool,
     /// Processes: one while it runs.
     pub processes: u64,
+}
+
+impl Usage {
+    /// Both together.
+    pub fn with(self, other: Usage) -> Usage {
+        let (ours, theirs) = (self.throttling, other.throttling);
+        Usage {
+            cpu: self.cpu + other.cpu,
+            throttling: Throttling {
+                periods: ours.periods + theirs.periods,
+                throttled_periods: ours.throttled_periods + theirs.throttled_periods,
+                throttled_ns: ours.throttled_ns + theirs.throttled_ns,
+            },
+            memory: self.memory + other.memory,
+            // Not of one moment: at most so much.
+            memory_peak: self.memory_peak + other.memory_peak,
+            memory_limit: self.memory_limit.saturating_add(other.memory_limit),
+            memory_refused: self.memory_refused + other.memory_refused,
+            out_of_memory: self.out_of_memory || other.out_of_memory,
+            processes: self.processes + other.processes,
+        }
+    }
 }
 
 /// Statistics as containerd's cgroup monitor and CRI read them; any other type than the host's makes

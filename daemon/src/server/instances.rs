@@ -23,13 +23,14 @@ use crate::server::task::TaskService;
 use crate::task::Task;
 use crate::task::create::Creator;
 use crate::task::map::{TaskCount, TaskMap};
+use crate::task::pods::Sandboxes;
 use crate::wasm::instance::World;
 use crate::wasm::modules::ModuleStore;
 
 /// The Task API version for containerd 1.x, and for one that does not say what it is.
 const VERSION_2: u32 = 2;
 /// The Task API version from containerd 2.0 on; it saves the execs for a pod's containers.
-const VERSION_3: u32 = 3;
+pub const VERSION_3: u32 = 3;
 
 /// Where work is done that is not a guest's.
 #[derive(Clone)]
@@ -60,8 +61,8 @@ struct Known {
     namespaces: HashMap<(Key, String), Namespace>,
 }
 
-/// Names a containerd: its gRPC and its ttrpc socket.
-type Key = (String, String);
+/// Names a containerd: its gRPC and its ttrpc socket, without a scheme.
+pub type Key = (String, String);
 
 /// A containerd.
 pub struct Instance {
@@ -74,12 +75,25 @@ pub struct Instance {
 }
 
 struct Namespace {
-    address: String,
+    entered: Entered,
     tasks: Arc<TaskMap>,
-    natives: Arc<Natives>,
     /// Serves until it is dropped or shut down.
     server: Option<ttrpc::r#async::Server>,
 }
+
+/// What there is of a namespace of a containerd.
+#[derive(Clone)]
+pub struct Entered {
+    /// Its task socket: `unix:///…`.
+    pub address: String,
+    /// Its pods.
+    pub sandboxes: Arc<Sandboxes>,
+    /// Their native containers.
+    pub natives: Arc<Natives>,
+}
+
+/// Below a generation's directory: the files of pods.
+const PODS: &str = "pods";
 
 impl Instances {
     /// No sockets yet; they will be made in `dir`, which exists.
@@ -113,18 +127,29 @@ impl Instances {
         }
         let plain = |address: &str| address.strip_prefix("unix://").unwrap_or(address).to_string();
         let key = (plain(&ask.grpc_address), plain(&ask.ttrpc_address));
-        let instance = self.instance(&key);
-        let version = version(ask, &instance.containerd).await;
+        let version = version(ask, &self.instance(&key).containerd).await;
         if let Some(address) = self.address_of_older(&key, ask).await {
             return Ok((address, version));
         }
         self.count.expect(&ask.id);
-        let known = self.address(&key, &ask.namespace);
-        let address = match known {
-            Some(address) => address,
-            None => self.make(key, &ask.namespace, instance).await?,
-        };
-        Ok((address, version))
+        Ok((self.enter(&key, &ask.namespace).await?.address, version))
+    }
+
+    /// A namespace of a containerd, with its task socket, made when it is entered first.
+    ///
+    /// # Errors
+    /// Too many namespaces, a socket that cannot be bound.
+    pub async fn enter(&self, key: &Key, namespace: &str) -> Result<Entered> {
+        match self.known(key, namespace) {
+            Some(entered) => Ok(entered),
+            None => self.make(key.clone(), namespace, self.instance(key)).await,
+        }
+    }
+
+    /// The same, if it has been entered before.
+    pub fn known(&self, key: &Key, namespace: &str) -> Option<Entered> {
+        let known = self.known.lock();
+        known.namespaces.get(&(key.clone(), namespace.to_string())).map(|n| n.entered.clone())
     }
 
     /// The task socket of the older generation that has the sandbox of the pod this container is for.
@@ -149,7 +174,7 @@ impl Instances {
         let key = (task.grpc_address.clone(), task.ttrpc_address.clone());
         let known = self.known.lock();
         let namespace = known.namespaces.get(&(key, task.namespace.clone()))?;
-        namespace.tasks.get(&task.id).ok().map(|_| namespace.address.clone())
+        namespace.tasks.get(&task.id).ok().map(|_| namespace.entered.address.clone())
     }
 
     fn instance(&self, key: &Key) -> Arc<Instance> {
@@ -169,21 +194,16 @@ impl Instances {
         known.containerds.entry(key.clone()).or_insert_with(make).clone()
     }
 
-    fn address(&self, key: &Key, namespace: &str) -> Option<String> {
-        let known = self.known.lock();
-        known.namespaces.get(&(key.clone(), namespace.to_string())).map(|n| n.address.clone())
-    }
-
     /// Makes a socket. Of two that race, one is kept.
-    async fn make(&self, key: Key, namespace: &str, instance: Arc<Instance>) -> Result<String> {
+    async fn make(&self, key: Key, namespace: &str, instance: Arc<Instance>) -> Result<Entered> {
         let name = blake3::hash(format!("{}\0{}\0{namespace}", key.0, key.1).as_bytes()).to_hex();
         let path = self.dir.join(format!("{}.sock", &name[..16]));
         let cannot = |e: String| Error::Unavailable(format!("cannot serve a task socket at {}: {e}", path.display()));
-        let mut server = {
+        let (entered, mut server) = {
             let mut known = self.known.lock();
             let entry = (key, namespace.to_string());
             if let Some(found) = known.namespaces.get(&entry) {
-                return Ok(found.address.clone());
+                return Ok(found.entered.clone());
             }
             if known.namespaces.len() >= self.config.now().rpc.namespaces_max {
                 return Err(Error::ResourceExhausted(format!(
@@ -195,30 +215,34 @@ impl Instances {
             let listener =
                 ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(e.to_string()))?;
             let tasks = TaskMap::new(self.count.clone());
-            let natives = Natives::new(namespace, instance.clone(), &self.config.now().native, tasks.clone());
+            let answering = self.runtimes.answering.clone();
+            let files = self.dir.join(PODS).join(&name[..16]);
+            let sandboxes = Sandboxes::new(tasks.clone(), files, answering.clone());
+            let natives =
+                Natives::new(namespace, instance.clone(), &self.config.now(), tasks.clone(), sandboxes.clone());
             let creator = Creator::new(
                 namespace,
                 instance,
                 self.config.clone(),
                 self.modules.clone(),
                 self.world.clone(),
-                self.runtimes.answering.clone(),
+                sandboxes.clone(),
+                answering,
             );
             let service = TaskService::new(creator, tasks.clone(), natives.clone(), self.world.clone());
             let server = ttrpc::r#async::Server::new().add_listener(listener).register_service(service.services());
-            let address = format!("unix://{}", path.display());
-            known.namespaces.insert(entry, Namespace { address, tasks, natives, server: None });
-            server
+            let entered = Entered { address: format!("unix://{}", path.display()), sandboxes, natives };
+            known.namespaces.insert(entry, Namespace { entered: entered.clone(), tasks, server: None });
+            (entered, server)
         };
         // The socket is bound: whoever has the address already waits in its backlog.
         server.start().await.map_err(|e| cannot(e.to_string()))?;
         let mut known = self.known.lock();
-        let address = format!("unix://{}", path.display());
-        if let Some(entry) = known.namespaces.values_mut().find(|n| n.address == address) {
+        if let Some(entry) = known.namespaces.values_mut().find(|n| n.entered.address == entered.address) {
             entry.server = Some(server);
         }
-        tracing::info!(namespace, %address, "serving tasks");
-        Ok(address)
+        tracing::info!(namespace, address = %entered.address, "serving tasks");
+        Ok(entered)
     }
 
     /// The containerds served, by their gRPC sockets.
@@ -241,8 +265,14 @@ impl Instances {
 
     /// Every native container of this daemon's pods.
     pub fn natives(&self) -> Vec<Arc<Native>> {
-        let all: Vec<_> = self.known.lock().namespaces.values().map(|n| n.natives.clone()).collect();
+        let all: Vec<_> = self.known.lock().namespaces.values().map(|n| n.entered.natives.clone()).collect();
         all.iter().flat_map(|natives| natives.all()).collect()
+    }
+
+    /// Ends the pods that are no tasks, so that who waits for one is told.
+    pub fn end_pods(&self) {
+        let all: Vec<_> = self.known.lock().namespaces.values().map(|n| n.entered.sandboxes.clone()).collect();
+        all.iter().for_each(|sandboxes| sandboxes.end_all());
     }
 
     /// Waits until every containerd has taken its events, or the deadline.

@@ -3,6 +3,7 @@
 //! * [`control`]: what the shim dials.
 //! * [`instances`]: one task socket for each containerd instance and namespace.
 //! * [`task`]: the Task API.
+//! * [`sandboxer`]: the sandbox controller of containerd 2.x.
 //! * [`passing`]: which of its calls are for native containers.
 //! * [`convert`]: between our types and the wire's.
 //! * [`operator`]: what `hearthctl` asks.
@@ -14,4 +15,5 @@ pub mod http;
 pub mod instances;
 pub mod operator;
 pub mod passing;
+pub mod sandboxer;
 pub mod task;

@@ -326,7 +326,8 @@ fn pids(task: &Task) -> Result<PidsResponse> {
     Ok(PidsResponse { processes, ..Default::default() })
 }
 
-fn usage(task: &Task) -> Usage {
+/// What a task uses.
+pub(super) fn usage(task: &Task) -> Usage {
     let execs = task.container.execs.all();
     let running = [&task.init].into_iter().chain(&execs).filter(|process| process.is_running()).count();
     let memory = &task.container.memory;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -10,10 +10,10 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::bundle::Cpu;
 use crate::http::requests::Requests;
 use crate::metrics::Metrics;
-use crate::os::namespaces::Shared;
 use crate::task::about::About;
 use crate::task::execs::Execs;
 use crate::task::files::Files;
+use crate::task::pods::Membership;
 use crate::task::sandbox::Joined;
 use crate::wasm::wasi::MemoryUse;
 
@@ -29,10 +29,8 @@ pub struct Container {
     pub bundle: PathBuf,
     /// The network it is in; of a pod's container, its sandbox's.
     pub network: Joined,
-    /// Its host name, for native containers beside it.
-    pub hostname: String,
-    /// The namespaces it shares with native containers, if it is a sandbox; made for the first of them.
-    pub shared: OnceLock<Shared>,
+    /// The pod it is of.
+    pub pod: Membership,
     /// The root file system.
     pub files: Arc<Files>,
     /// Whether it, or a volume in it, refuses writes.

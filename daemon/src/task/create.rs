@@ -15,7 +15,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use containerd_shim_protos::api::Mount;
@@ -35,9 +35,10 @@ use crate::task::container::{Container, TERMINATION_LOG};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::map::{self, TaskMap};
+use crate::task::pods::{Membership, Sandboxes};
 use crate::task::process::{self, NewProcess, Prepared, Process, Work};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
-use crate::task::sandbox::{self, Joined};
+use crate::task::sandbox::{self, Joined, Sandbox, SandboxSpec};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task};
@@ -70,6 +71,7 @@ pub struct Creator {
     pub(super) config: Arc<Live>,
     pub(super) modules: Arc<ModuleStore>,
     pub(super) world: Arc<World>,
+    sandboxes: Arc<Sandboxes>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -86,8 +88,8 @@ struct Located {
 struct Made {
     work: Work,
     network: Joined,
+    pod: Membership,
     termination_log: Option<PathBuf>,
-    hostname: String,
     partly_read_only: bool,
     guest: Guest,
     cpu: Cpu,
@@ -106,9 +108,10 @@ impl Creator {
         config: Arc<Live>,
         modules: Arc<ModuleStore>,
         world: Arc<World>,
+        sandboxes: Arc<Sandboxes>,
         runtime: tokio::runtime::Handle,
     ) -> Creator {
-        Creator { namespace: namespace.into(), instance, config, modules, world, runtime }
+        Creator { namespace: namespace.into(), instance, config, modules, world, sandboxes, runtime }
     }
 
     /// Makes a task and puts it into `map`. `began`: when the request arrived.
@@ -119,11 +122,17 @@ impl Creator {
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
         faults::at(Point::Reserved);
-        let spec = TaskSpec::read(&request.bundle, self.config.now().rpc.spec_bytes_max)?;
+        let mut spec = TaskSpec::read(&request.bundle, self.config.now().rpc.spec_bytes_max)?;
         if spec.role == bundle::Role::Sandbox {
-            return Ok(self.fill(reservation, self.sandbox(request, spec, events, began)?));
+            return Ok(self.fill(reservation, self.sandbox(request, spec, events, began).await?));
         }
-        let network = sandbox::network(map, &spec, &self.world.holders).await?;
+        let pod = sandbox::of(&spec, &self.sandboxes)?;
+        if let Some(pod) = &pod {
+            let more =
+                pod.mounts(spec.read_only, |path| spec.mounts.iter().any(|m| m.destination == Path::new(path)))?;
+            spec.mounts.extend(more);
+        }
+        let network = sandbox::network(&spec, pod.as_ref(), &self.world.holders).await?;
         faults::at(Point::Joined);
         let plan = root::plan(root_spec(&request, &spec), &self.config.now().files)?;
         let partly_read_only = plan.is_partly_read_only();
@@ -164,8 +173,8 @@ impl Creator {
                 Entry::Serve => Work::Serve(Box::new(prepared)),
             },
             network,
+            pod: pod.map_or(Membership::Alone, Membership::In),
             termination_log: termination_log(&spec.mounts),
-            hostname: spec.hostname,
             partly_read_only,
             guest,
             cpu: spec.cpu,
@@ -179,26 +188,30 @@ impl Creator {
     }
 
     /// A pod's sandbox: a record that holds the pod's network. Nothing of its image is looked at.
-    fn sandbox(
+    async fn sandbox(
         &self,
         request: CreateRequest,
         spec: TaskSpec,
         events: Reservation,
         began: Instant,
     ) -> Result<(Arc<Task>, Create)> {
+        let TaskSpec { network, hostname, scopes, sysctls, cpu, memory_limit, names, .. } = spec;
+        let (sandbox, runtime) = (SandboxSpec { network, hostname, scopes, sysctls }, self.runtime.clone());
+        let made = self.runtime.spawn_blocking(move || Sandbox::new(sandbox, None, runtime)).await;
+        let sandbox = Arc::new(made.map_err(|e| Error::Internal(format!("making a sandbox ended early: {e}")))??);
         let made = Made {
             work: Work::Pause,
-            network: sandbox::own_network(&spec)?,
+            network: sandbox.network.clone(),
+            pod: Membership::Sandbox(sandbox),
             termination_log: None,
-            hostname: spec.hostname,
             guest: Guest::default(),
-            cpu: spec.cpu,
-            memory_limit: spec.memory_limit.unwrap_or(self.config.now().engine.memory_bytes_max),
+            cpu,
+            memory_limit: memory_limit.unwrap_or(self.config.now().engine.memory_bytes_max),
             stdio: Stdio::none(&self.config.now().stdio),
             files: Files::none(self.runtime.clone()),
             partly_read_only: false,
             events,
-            about: About::new(spec.names, "", None, began),
+            about: About::new(names, "", None, began),
         };
         Ok(self.task(request, made))
     }
@@ -223,9 +236,8 @@ impl Creator {
             about: made.about,
             bundle: request.bundle,
             network: made.network,
-            hostname: made.hostname,
+            pod: made.pod,
             termination_log: made.termination_log,
-            shared: OnceLock::new(),
             files: made.files,
             partly_read_only: made.partly_read_only,
             memory: Arc::new(MemoryUse::new(made.memory_limit)),

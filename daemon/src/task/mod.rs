@@ -3,7 +3,8 @@
 //! * [`state`]: the pure state machine of a process, with its diagram.
 //! * [`create`]: from a Create request to a task, in phases that undo themselves.
 //! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
-//! * [`sandbox`]: a pod's sandbox, which is a task that runs nothing.
+//! * [`sandbox`]: what the containers of a pod share; [`pods`]: the pods, and those that are no tasks;
+//!   [`pod_files`]: the files of the latter.
 //! * [`holders`]: network namespaces for tasks that ask for a new one.
 //! * [`container`]: what the processes of a task share; [`about`]: what those who look see of it.
 //! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
@@ -26,6 +27,8 @@ pub mod files;
 pub mod holders;
 pub mod map;
 pub mod oom;
+pub mod pod_files;
+pub mod pods;
 pub mod process;
 pub mod root;
 pub mod sandbox;

@@ -21,6 +21,9 @@ use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation};
 use crate::faults::{self, Point};
+use crate::http::counts::Counts;
+use crate::http::outgoing::Outgoing;
+use crate::http::outgoing::client::Client;
 use crate::http::requests::Requests;
 use crate::http::{self, Service};
 use crate::metrics::Source;
@@ -323,12 +326,29 @@ impl Process {
             return Outcome::NotStarted(Error::Internal("a service has nowhere to keep its requests".into()));
         };
         let root = self.container.files.path().to_path_buf();
-        let listeners = match http::listener::bind(&world.http, &prepared.spec.env, self.guest.identity()).await {
+        let env = &prepared.spec.env;
+        let workers = prepared.program.serves_p3(&world.engines).and_then(|newer| {
+            let reuse = http::workers::Reuse::of(env)?;
+            Ok(newer.then(|| http::workers::Workers::new(reuse)))
+        });
+        let workers = match workers {
+            Ok(workers) => workers,
+            Err(error) => return Outcome::NotStarted(error),
+        };
+        let listeners = match http::listener::bind(&world.http, env, self.guest.identity()).await {
             Ok(listeners) => listeners,
             Err(error) => return Outcome::NotStarted(error),
         };
+        let named = self.container.about.pod.as_ref().filter(|_| world.by_pod);
+        let pod = named.map(|pod| world.metrics.http_pod([&pod.namespace, &pod.name, &pod.container]));
+        let names = self.names(&world, &prepared.program, &root);
+        let client = names.clone().map(|names| Client::new(world.http.clone(), names, env));
         let service = Service {
-            names: self.names(&world, &prepared.program, &root),
+            names,
+            outgoing: Outgoing::new(client),
+            workers,
+            marks: http::lines::Marks::of(env),
+            counts: Arc::new(Counts::new(world.metrics.clone(), pod)),
             program: prepared.program,
             args: prepared.spec.args,
             env: prepared.spec.env,
@@ -338,7 +358,7 @@ impl Process {
             memory: self.container.memory.clone(),
             guest: self.guest.clone(),
             requests: requests.clone(),
-            turns: http::turns::Turns::new(&world.http.config, world.metrics.clone()),
+            turns: http::turns::Turns::new(&world.http.config),
             notes: http::notes::Notes::default(),
             world,
         };

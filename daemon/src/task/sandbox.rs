@@ -1,35 +1,192 @@
-//! A pod's sandbox. Kubernetes' CRI makes it as a "pause" container, a process that does nothing but keep
-//! the pod's namespaces alive. Here it is a task that runs nothing: no process, no mount, no instance.
+//! A pod's sandbox: what its containers share, and no process.
 //!
-//! The pod's network namespace is made by CRI before the sandbox and named by path in the sandbox's
-//! spec. The specs of the pod's containers name `/proc/<the sandbox's pid>/ns/net` instead, and that
-//! pid is the daemon's: so a container takes its network from its sandbox and not from its own spec.
+//! Kubernetes' CRI makes it as a "pause" container, which here is a task that runs nothing; or, by the
+//! sandbox controller of containerd 2.x, without any task ([`super::pods`]).
+//!
+//! The pod's network namespace is made by CRI before the sandbox and named by path. The specs of the pod's
+//! containers name `/proc/<the sandbox's pid>/ns/…` instead, and that pid is the daemon's: so a container
+//! takes its namespaces from its sandbox and not from its own spec. Those that only native containers can
+//! tell apart (IPC, host name, processes) are made for the first of them.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, OnceLock};
 
-use crate::bundle::{Network, Role, TaskSpec};
+use tokio::runtime::Handle;
+
+use crate::bundle::{Network, Role, Scope, Scopes, SpecMount, TaskSpec};
 use crate::error::{Error, Result};
-use crate::os::holder::Holder;
+use crate::os::holder::{Holder, PidHolder};
+use crate::os::identity::{self, Identity};
 use crate::os::namespaces::Shared;
 use crate::os::netns::NetNs;
+use crate::os::sysctl::{Kind, Sysctl};
 use crate::task::holders::Holders;
-use crate::task::map::TaskMap;
-use crate::task::{Task, pid};
+use crate::task::pid;
+use crate::task::pod_files::PodFiles;
+use crate::task::pods::Sandboxes;
 
-impl Task {
-    /// The IPC and UTS namespaces of the pod whose sandbox this is, for its native containers.
+/// What is said about a sandbox.
+#[derive(Debug, Clone, Default)]
+pub struct SandboxSpec {
+    /// Its network.
+    pub network: Network,
+    /// Its host name; empty for the node's.
+    pub hostname: String,
+    /// Its other namespaces.
+    pub scopes: Scopes,
+    /// Kernel settings of its namespaces, by name.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// A sandbox.
+pub struct Sandbox {
+    /// The network of its containers.
+    pub network: Joined,
+    hostname: String,
+    scopes: Scopes,
+    /// Those of the IPC and UTS namespaces.
+    sysctls: Vec<Sysctl>,
+    /// Made for the first native container.
+    shared: OnceLock<Shared>,
+    /// Made for the first native container that shares processes.
+    pids: OnceLock<PidHolder>,
+    /// Files that CRI has not made.
+    files: Option<PodFiles>,
+    runtime: Handle,
+}
+
+impl Sandbox {
+    /// Makes one, and applies the settings of its network. A few system calls; `runtime` reaps what it starts.
     ///
     /// # Errors
-    /// `Internal` if the kernel gives none.
-    pub fn shared_namespaces(&self) -> Result<&Shared> {
-        if let Some(shared) = self.container.shared.get() {
+    /// `InvalidArgument` if the spec leaves it to the runtime to make a network, as CRI never does, if what it
+    /// names is no network namespace, or for a setting that no pod may have; `FailedPrecondition` if the kernel
+    /// refuses one.
+    pub fn new(spec: SandboxSpec, files: Option<PodFiles>, runtime: Handle) -> Result<Sandbox> {
+        if spec.network == Network::New {
+            return Err(Error::InvalidArgument(
+                "the sandbox's spec asks for a new network namespace; Hearth takes one that exists (linux.namespaces: path)"
+                    .into(),
+            ));
+        }
+        let network = Joined::open(&spec.network)?;
+        let sysctls = spec.sysctls.iter().map(|(name, value)| Sysctl::parse(name, value));
+        let sysctls = sysctls.collect::<Result<Vec<_>>>()?;
+        let (of_network, others): (Vec<_>, Vec<_>) = sysctls.into_iter().partition(|s| s.kind == Kind::Network);
+        let not_its_own = others.iter().any(|s| match s.kind {
+            Kind::Network => false,
+            Kind::Ipc => spec.scopes.ipc == Scope::Node,
+            Kind::Uts => spec.scopes.uts == Scope::Node,
+        });
+        if not_its_own || (network.namespace.is_none() && !of_network.is_empty()) {
+            return Err(Error::InvalidArgument(
+                "linux.sysctl: would change the node, whose namespaces the pod shares (hostNetwork, hostIPC)".into(),
+            ));
+        }
+        set_in_network(&network, &of_network)?;
+        Ok(Sandbox {
+            network,
+            hostname: spec.hostname,
+            scopes: spec.scopes,
+            sysctls: others,
+            shared: OnceLock::new(),
+            pids: OnceLock::new(),
+            files,
+            runtime,
+        })
+    }
+
+    /// The path by which a native container joins a namespace of the pod; none if it is the node's. Blocks
+    /// where one has to be made first.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a kind that the pod has none of, `Internal` if the kernel gives none.
+    pub fn namespace(&self, kind: &str) -> Result<Option<String>> {
+        let ours = |file: &File| Ok(Some(format!("/proc/{}/fd/{}", pid(), file.as_raw_fd())));
+        match (kind, self.scopes) {
+            ("network", _) => match &self.network.named {
+                Network::Path(path) => Ok(Some(path.display().to_string())),
+                Network::Host | Network::New => Ok(None),
+            },
+            ("ipc", Scopes { ipc: Scope::Node, .. })
+            | ("uts", Scopes { uts: Scope::Node, .. })
+            | ("pid", Scopes { pid: Scope::Node, .. }) => Ok(None),
+            ("ipc", _) => ours(&self.shared()?.ipc),
+            ("uts", _) => ours(&self.shared()?.uts),
+            ("pid", _) => ours(self.pids()?.namespace()),
+            (kind, _) => Err(Error::InvalidArgument(format!(
+                "a native container cannot share the {kind} namespace of a pod of Hearth's, which has no process; use another runtime class"
+            ))),
+        }
+    }
+
+    /// Looks whether its network is still where CRI has put it: a container in one that nobody else finds would
+    /// never be reached.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` if it is not.
+    pub fn check_network(&self) -> Result<()> {
+        match (&self.network.named, &self.network.namespace) {
+            (Network::Path(path), Some(namespace)) if !namespace.is_at(path) => {
+                Err(Error::FailedPrecondition(format!(
+                    "the pod's network namespace {} is gone; delete the pod, so that it is made anew",
+                    path.display()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn shared(&self) -> Result<&Shared> {
+        if let Some(shared) = self.shared.get() {
             return Ok(shared);
         }
-        let made = Shared::new(&self.container.hostname)
+        let made = Shared::new(&self.hostname, self.sysctls.clone())
             .map_err(|e| Error::Internal(format!("cannot make the pod's IPC and UTS namespaces: {e}")))?;
         // Of two at once, one is kept.
-        Ok(self.container.shared.get_or_init(|| made))
+        Ok(self.shared.get_or_init(|| made))
     }
+
+    fn pids(&self) -> Result<&PidHolder> {
+        if let Some(pids) = self.pids.get() {
+            return Ok(pids);
+        }
+        let made = PidHolder::start(self.runtime.clone())
+            .map_err(|e| Error::Internal(format!("cannot make the pod's pid namespace: {e}")))?;
+        Ok(self.pids.get_or_init(|| made))
+    }
+
+    /// The mounts that a container lacks for the files of its pod which CRI has not made: `has` says what it
+    /// has at a path.
+    ///
+    /// # Errors
+    /// `Internal` if one of them cannot be made.
+    pub fn mounts(&self, read_only: bool, has: impl Fn(&str) -> bool) -> Result<Vec<SpecMount>> {
+        self.files.as_ref().map_or(Ok(Vec::new()), |files| files.mounts(read_only, has))
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if let Some(files) = self.files.take() {
+            // A mount and a few files: not on a thread that answers.
+            self.runtime.spawn_blocking(move || drop(files));
+        }
+    }
+}
+
+/// Sets them in the pod's network namespace.
+fn set_in_network(network: &Joined, sysctls: &[Sysctl]) -> Result<()> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let identity = Identity::new(&Default::default(), network.namespace.clone())?;
+    let set = || sysctls.iter().try_for_each(Sysctl::write);
+    let done = identity::bind_as(&identity, set)
+        .map_err(|e| Error::Internal(format!("cannot enter the pod's network namespace: {e}")))?;
+    done.map_err(|e| Error::FailedPrecondition(format!("linux.sysctl: {e}")))
 }
 
 /// A network that a task is in.
@@ -58,35 +215,16 @@ impl Joined {
     }
 }
 
-/// The network of a pod, from its sandbox's spec.
+/// The network of a task: its own spec's, or that of the pod it belongs to, `sandbox`.
 ///
 /// # Errors
-/// `InvalidArgument` if the spec leaves it to the runtime to make one, as CRI never does, or if what it
-/// names is no network namespace.
-pub fn own_network(spec: &TaskSpec) -> Result<Joined> {
-    match &spec.network {
-        Network::New => Err(Error::InvalidArgument(
-            "the sandbox's spec asks for a new network namespace; Hearth takes one that exists (linux.namespaces: path)"
-                .into(),
-        )),
-        named => Joined::open(named),
-    }
-}
-
-/// The network of a task: its own spec's, or that of the pod it belongs to.
-///
-/// # Errors
-/// `FailedPrecondition` if the pod's sandbox is not among `tasks`, `InvalidArgument` if what the spec names
-/// is no network namespace, `Internal` if none can be made.
-pub async fn network(tasks: &TaskMap, spec: &TaskSpec, holders: &Arc<Holders>) -> Result<Joined> {
-    match (&spec.role, &spec.network) {
-        (Role::InSandbox(id), Network::Path(_) | Network::New) => {
-            let sandbox = tasks.get(id).map_err(|_| {
-                Error::FailedPrecondition(format!(
-                    "the pod's sandbox {id} is not here (was hearthd restarted?); delete the pod, so that it is made anew"
-                ))
-            })?;
-            Ok(sandbox.container.network.clone())
+/// `InvalidArgument` if what the spec names is no network namespace, `Internal` if none can be made, and as
+/// [`Sandbox::check_network`].
+pub async fn network(spec: &TaskSpec, sandbox: Option<&Arc<Sandbox>>, holders: &Arc<Holders>) -> Result<Joined> {
+    match (sandbox, &spec.network) {
+        (Some(sandbox), Network::Path(_) | Network::New) => {
+            sandbox.check_network()?;
+            Ok(sandbox.network.clone())
         }
         (_, Network::New) => {
             let holder = holders.take().await?;
@@ -94,5 +232,16 @@ pub async fn network(tasks: &TaskMap, spec: &TaskSpec, holders: &Arc<Holders>) -
             Ok(Joined { named: Network::New, namespace, holder: Some(Arc::new(holder)) })
         }
         (_, own) => Joined::open(own),
+    }
+}
+
+/// The sandbox of the pod that a task belongs to, if it does to one.
+///
+/// # Errors
+/// `FailedPrecondition` if it is not here.
+pub fn of(spec: &TaskSpec, sandboxes: &Sandboxes) -> Result<Option<Arc<Sandbox>>> {
+    match &spec.role {
+        Role::InSandbox(id) => sandboxes.get(id).map(Some),
+        Role::Alone | Role::Sandbox => Ok(None),
     }
 }

@@ -17,8 +17,8 @@ use wasmtime::component::{Component, InstancePre as ComponentPre, Linker as Comp
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig,
 };
-use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi::{p2, p3};
+use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 
 use crate::config;
 use crate::error::{Error, Result};
@@ -170,8 +170,8 @@ impl Room {
                 let component = unsafe { Component::deserialize_file(&self.engine, path) }.map_err(code)?;
                 let pre =
                     self.component.instantiate_pre(&component).map_err(|e| Refusal::Import(unknown_import(&e)))?;
-                let command = CommandPre::new(pre.clone()).ok();
-                let service = if command.is_none() { ProxyPre::new(pre.clone()).ok() } else { None };
+                let command = CommandPre::new(&pre);
+                let service = if command.is_none() { ServicePre::new(&pre) } else { None };
                 Ok(Prepared::Component { pre, command, service })
             }
         }
@@ -205,10 +205,48 @@ pub enum Prepared {
         /// Any export can be called through this.
         pre: ComponentPre<ComponentState>,
         /// Set if it exports `wasi:cli/run`.
-        command: Option<CommandPre<ComponentState>>,
-        /// Set if it exports `wasi:http/incoming-handler` and is no command.
-        service: Option<ProxyPre<ComponentState>>,
+        command: Option<CommandPre>,
+        /// Set if it exports `wasi:http/incoming-handler` or `wasi:http/handler` and is no command.
+        service: Option<ServicePre>,
     },
+}
+
+/// A component that exports `wasi:cli/run`.
+pub enum CommandPre {
+    /// That of WASI 0.2.
+    P2(p2::bindings::CommandPre<ComponentState>),
+    /// That of WASI 0.3.
+    P3(p3::bindings::CommandPre<ComponentState>),
+}
+
+impl CommandPre {
+    fn new(pre: &ComponentPre<ComponentState>) -> Option<CommandPre> {
+        let newer = p3::bindings::CommandPre::new(pre.clone()).ok().map(CommandPre::P3);
+        newer.or_else(|| p2::bindings::CommandPre::new(pre.clone()).ok().map(CommandPre::P2))
+    }
+}
+
+/// A component that serves HTTP.
+pub enum ServicePre {
+    /// It exports `wasi:http/incoming-handler`, of WASI 0.2.
+    P2(http_p2::bindings::ProxyPre<ComponentState>),
+    /// It exports `wasi:http/handler`, of WASI 0.3.
+    P3(http_p3::bindings::ServicePre<ComponentState>),
+}
+
+impl ServicePre {
+    fn new(pre: &ComponentPre<ComponentState>) -> Option<ServicePre> {
+        let newer = http_p3::bindings::ServicePre::new(pre.clone()).ok().map(ServicePre::P3);
+        newer.or_else(|| http_p2::bindings::ProxyPre::new(pre.clone()).ok().map(ServicePre::P2))
+    }
+
+    /// Where it lives.
+    pub fn engine(&self) -> &Engine {
+        match self {
+            ServicePre::P2(pre) => pre.engine(),
+            ServicePre::P3(pre) => pre.engine(),
+        }
+    }
 }
 
 /// What there is to call.
@@ -216,7 +254,7 @@ pub enum Prepared {
 pub enum Entry {
     /// A function that is called once.
     Run,
-    /// `wasi:http/incoming-handler`, called for each request.
+    /// `wasi:http/incoming-handler` or `wasi:http/handler`, called for each request.
     Serve,
 }
 
@@ -282,6 +320,16 @@ impl Program {
             at_least: largest,
             at_most: largest.saturating_mul(u64::from(required.num_memories)).saturating_add(tables),
         })
+    }
+
+    /// Whether it is a service of WASI 0.3, whose instances may have several requests.
+    ///
+    /// # Errors
+    /// As [`Program::prepared`].
+    pub fn serves_p3(&self, engines: &Engines) -> Result<bool> {
+        let allocation = if self.fits_pool() { Allocation::Pooling } else { Allocation::OnDemand };
+        let prepared = self.prepared(engines, allocation)?;
+        Ok(matches!(prepared, Prepared::Component { service: Some(ServicePre::P3(_)), .. }))
     }
 
     /// Checks that there is something to call: `export` if given, else the kind's own entry point.
@@ -354,7 +402,7 @@ fn component_exports(component: &Component) -> String {
 fn unsupported_world(component: &Component) -> Error {
     let exports = component_exports(component);
     Error::InvalidArgument(format!(
-        "the component is neither a command (world wasi:cli/command) nor an HTTP service (world wasi:http/proxy): it exports {exports}; a command exports wasi:cli/run, a service wasi:http/incoming-handler 0.2; call a function of it as FILE.wasm#EXPORT"
+        "the component is neither a command (world wasi:cli/command) nor an HTTP service (world wasi:http/proxy or wasi:http/service): it exports {exports}; a command exports wasi:cli/run, a service wasi:http/incoming-handler 0.2 or wasi:http/handler 0.3; call a function of it as FILE.wasm#EXPORT"
     ))
 }
 
@@ -362,7 +410,7 @@ fn unsupported_world(component: &Component) -> Error {
 fn unknown_import(error: &wasmtime::Error) -> Error {
     let text = format!("{error:#}").replace('\n', " ");
     Error::InvalidArgument(format!(
-        "the module cannot be linked: {text}; Hearth offers WASI preview 1 to modules and the imports of wasi:cli/command and wasi:http/proxy 0.2 to components"
+        "the module cannot be linked: {text}; Hearth offers WASI preview 1 to modules and the imports of wasi:cli/command 0.2 and 0.3, wasi:http/proxy 0.2 and wasi:http/service 0.3 to components"
     ))
 }
 

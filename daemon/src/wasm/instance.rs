@@ -22,11 +22,12 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::http::Http;
 use crate::http::outgoing::Outgoing;
+use crate::http::outgoing::client::Client;
 use crate::metrics::{Metrics, Phase, Source};
 use crate::operator;
 use crate::task::holders::Holders;
 use crate::task::stdio::Stdio;
-use crate::wasm::engine::{Allocation, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
+use crate::wasm::engine::{Allocation, CommandPre, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
 use crate::wasm::names::{Names, Resolvers};
 use crate::wasm::scheduler::{Guest, Scheduler};
 use crate::wasm::wasi::{ComponentState, CoreState, Limits, MemoryUse, fields, resources};
@@ -37,8 +38,8 @@ pub const TRAP_STATUS: u32 = 134;
 /// Handles a component may have at once.
 const RESOURCES_MAX: usize = 65_536;
 
-/// The largest set of HTTP headers a command may make, in bytes: it has nobody to send them to.
-const FIELDS_BYTES_MAX: usize = 4 << 10;
+/// The largest set of HTTP headers a command may make, in bytes.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
 
 /// Counts guests against the pool and the room beyond it, so that a full node is a clear answer to
 /// Start and not a trap.
@@ -153,11 +154,13 @@ pub struct World {
     /// Network namespaces for tasks that ask for a new one.
     pub holders: Arc<Holders>,
     /// Where requests are served.
-    pub http: Http,
+    pub http: Arc<Http>,
     /// Look-ups of names.
     pub resolvers: Arc<Resolvers>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Whether there are metrics of each pod.
+    pub by_pod: bool,
 }
 
 /// All that one guest needs to run.
@@ -257,11 +260,11 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() +
     started();
     match instance.call {
         Callable::Core(store, instance) => call_core(store, instance, launch.export.as_deref()).await,
-        Callable::Command(mut store, command) => match command.wasi_cli_run().call_run(&mut store).await {
-            Ok(Ok(())) => Outcome::Exited(0),
-            Ok(Err(())) => Outcome::Exited(1),
-            Err(error) => ended(&error),
-        },
+        Callable::Command(mut store, command) => ran(command.wasi_cli_run().call_run(&mut store).await),
+        Callable::CommandP3(mut store, command) => {
+            let run = store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await);
+            ran(run.await.flatten())
+        }
         Callable::Export(store, function) => call_component(store, function).await,
     }
 }
@@ -274,6 +277,7 @@ struct Instance {
 enum Callable {
     Core(Store<CoreState>, wasmtime::Instance),
     Command(Store<ComponentState>, wasmtime_wasi::p2::bindings::Command),
+    CommandP3(Store<ComponentState>, wasmtime_wasi::p3::bindings::Command),
     Export(Store<ComponentState>, component::Func),
 }
 
@@ -320,14 +324,18 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
                 limits,
                 names: launch.names.clone(),
                 http: fields(FIELDS_BYTES_MAX),
-                outgoing: Outgoing,
+                outgoing: outgoing(world, launch),
             };
             let mut store = store(world, launch, pre.engine(), state, &ready);
             store.limiter(|state| &mut state.limits);
             match (&launch.export, command) {
-                (None, Some(command)) => {
+                (None, Some(CommandPre::P2(command))) => {
                     let command = command.instantiate_async(&mut store).await.map_err(|e| refused(&e))?;
                     Callable::Command(store, command)
+                }
+                (None, Some(CommandPre::P3(command))) => {
+                    let command = command.instantiate_async(&mut store).await.map_err(|e| refused(&e))?;
+                    Callable::CommandP3(store, command)
                 }
                 (export, _) => {
                     let name = export.as_deref().unwrap_or("run");
@@ -341,6 +349,11 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
         }
     };
     Ok(Instance { call, ready })
+}
+
+/// How it sends requests of its own: from the network it is in, if any.
+fn outgoing(world: &World, launch: &Launch) -> Outgoing {
+    Outgoing::new(launch.names.clone().map(|names| Client::new(world.http.clone(), names, &launch.env)))
 }
 
 fn store<T: 'static>(world: &World, launch: &Launch, engine: &Engine, state: T, ready: &Arc<Ready>) -> Store<T> {
@@ -475,6 +488,15 @@ async fn call_component(mut store: Store<ComponentState>, function: component::F
     let mut results = vec![component::Val::Bool(false); ty.results().len()];
     match function.call_async(&mut store, &[], &mut results).await {
         Ok(()) => Outcome::Exited(u32::from(matches!(results.first(), Some(component::Val::Result(Err(_)))))),
+        Err(error) => ended(&error),
+    }
+}
+
+/// How a command's `run` ended.
+fn ran(result: wasmtime::Result<std::result::Result<(), ()>>) -> Outcome {
+    match result {
+        Ok(Ok(())) => Outcome::Exited(0),
+        Ok(Err(())) => Outcome::Exited(1),
         Err(error) => ended(&error),
     }
 }

@@ -30,9 +30,10 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, Resource, ResourceType};
+use wasmtime::component::{Accessor, Linker, Resource, ResourceType};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress, Network as NetworkHandle};
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
+use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as p3, types as p3_types};
 
 use crate::config;
 use crate::os::identity::{self, Identity};
@@ -74,30 +75,79 @@ pub struct Names {
     pub identity: Identity,
 }
 
+/// Why a name has no addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unresolved {
+    /// It is no name.
+    Invalid,
+    /// There is no such name, or it has no address.
+    Unknown,
+    /// There was no answer in time.
+    Late,
+    /// The name server cannot tell now.
+    Temporary,
+    /// The name server will not tell.
+    Permanent,
+}
+
+impl From<Unresolved> for ErrorCode {
+    fn from(why: Unresolved) -> ErrorCode {
+        match why {
+            Unresolved::Invalid => ErrorCode::InvalidArgument,
+            Unresolved::Unknown => ErrorCode::NameUnresolvable,
+            Unresolved::Late | Unresolved::Temporary => ErrorCode::TemporaryResolverFailure,
+            Unresolved::Permanent => ErrorCode::PermanentResolverFailure,
+        }
+    }
+}
+
+impl From<Unresolved> for p3::ErrorCode {
+    fn from(why: Unresolved) -> p3::ErrorCode {
+        match why {
+            Unresolved::Invalid => p3::ErrorCode::InvalidArgument,
+            Unresolved::Unknown => p3::ErrorCode::NameUnresolvable,
+            Unresolved::Late | Unresolved::Temporary => p3::ErrorCode::TemporaryResolverFailure,
+            Unresolved::Permanent => p3::ErrorCode::PermanentResolverFailure,
+        }
+    }
+}
+
 impl Names {
-    fn look_up(&self, name: String) -> Addresses {
-        if let Ok(address) = name.parse::<IpAddr>() {
-            return Addresses::Found(vec![address].into_iter());
+    /// The addresses of a name, or the one that it is.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        if let Some(address) = literal(name)? {
+            return Ok(vec![address]);
         }
-        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
-            return Addresses::Failed(ErrorCode::InvalidArgument);
-        }
-        let names = self.clone();
-        Addresses::Asked(Asked(self.resolvers.runtime.spawn(async move {
-            let answer = tokio::time::timeout(names.resolvers.deadline, names.resolve(&name)).await;
-            answer.unwrap_or(Err(ErrorCode::TemporaryResolverFailure))
-        })))
+        let answer = tokio::time::timeout(self.resolvers.deadline, self.resolve(name)).await;
+        answer.unwrap_or(Err(Unresolved::Late))
     }
 
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ErrorCode> {
+    /// The same, on the resolvers' runtime.
+    fn ask(&self, name: String) -> Asked {
+        let names = self.clone();
+        Asked(self.resolvers.runtime.spawn(async move { names.addresses(&name).await }))
+    }
+
+    fn look_up(&self, name: String) -> Addresses {
+        match literal(&name) {
+            Ok(Some(address)) => Addresses::Found(vec![address].into_iter()),
+            Ok(None) => Addresses::Asked(self.ask(name)),
+            Err(why) => Addresses::Failed(why.into()),
+        }
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
         let turn = self.resolvers.under_way.acquire().await;
-        let _turn = turn.map_err(|_| ErrorCode::TemporaryResolverFailure)?;
+        let _turn = turn.map_err(|_| Unresolved::Temporary)?;
         let root = self.root.clone();
         // A volume may hang: not on a thread that answers.
         let read = tokio::task::spawn_blocking(move || Files::read(&root)).await;
-        let files = read.map_err(|_| ErrorCode::TemporaryResolverFailure)?.map_err(|error| {
+        let files = read.map_err(|_| Unresolved::Temporary)?.map_err(|error| {
             tracing::debug!(%error, "a guest's resolver files cannot be read");
-            ErrorCode::PermanentResolverFailure
+            Unresolved::Permanent
         })?;
         let network = InNetwork { handle: TokioHandle::default(), identity: self.identity.clone() };
         let mut resolver = Resolver::builder_with_config(files.config, network)
@@ -106,22 +156,36 @@ impl Names {
             .map_err(|error| failed(name, &error))?;
         resolver.set_hosts(Arc::new(files.hosts));
         let found = resolver.lookup_ip(name).await.map_err(|error| failed(name, &error))?;
-        Ok(found.iter().map(|address| address.to_canonical()).collect())
+        let found: Vec<_> = found.iter().map(|address| address.to_canonical()).collect();
+        // It has none of one kind, and no answer came for the other.
+        if found.is_empty() { Err(Unresolved::Temporary) } else { Ok(found) }
     }
 }
 
-/// What WASI has for a resolver's error.
-fn failed(name: &str, error: &NetError) -> ErrorCode {
+/// The address that a name is; none if it has to be looked up.
+fn literal(name: &str) -> Result<Option<IpAddr>, Unresolved> {
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return Ok(Some(address));
+    }
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
+        return Err(Unresolved::Invalid);
+    }
+    Ok(None)
+}
+
+/// What a resolver's error means.
+fn failed(name: &str, error: &NetError) -> Unresolved {
     tracing::debug!(name, %error, "a guest's name was not resolved");
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NoError | ResponseCode::NXDomain => ErrorCode::NameUnresolvable,
-            ResponseCode::ServFail => ErrorCode::TemporaryResolverFailure,
-            _ => ErrorCode::PermanentResolverFailure,
+            ResponseCode::NoError | ResponseCode::NXDomain => Unresolved::Unknown,
+            ResponseCode::ServFail => Unresolved::Temporary,
+            _ => Unresolved::Permanent,
         },
-        NetError::Timeout | NetError::Io(_) => ErrorCode::TemporaryResolverFailure,
-        NetError::Proto(_) => ErrorCode::InvalidArgument,
-        _ => ErrorCode::PermanentResolverFailure,
+        NetError::Timeout => Unresolved::Late,
+        NetError::Io(_) => Unresolved::Temporary,
+        NetError::Proto(_) => Unresolved::Invalid,
+        _ => Unresolved::Permanent,
     }
 }
 
@@ -161,8 +225,11 @@ impl Files {
     }
 }
 
-/// A regular file inside the guest's root; none if there is none.
-fn read(root: &RootDir, path: &str) -> io::Result<Option<Vec<u8>>> {
+/// A regular file inside the guest's root; none if there is none. Blocks.
+///
+/// # Errors
+/// If it cannot be read, is no regular file, or is too large.
+pub fn read(root: &RootDir, path: &str) -> io::Result<Option<Vec<u8>>> {
     use std::os::fd::AsRawFd;
     let found = match root.resolve(Path::new(path)) {
         Ok(found) => found,
@@ -183,16 +250,19 @@ fn read(root: &RootDir, path: &str) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Makes a resolver's sockets in a guest's network.
+/// Makes sockets in a guest's network.
 #[derive(Clone)]
-struct InNetwork {
+pub struct InNetwork {
     handle: TokioHandle,
     identity: Identity,
 }
 
 impl InNetwork {
     /// A socket stays in the namespace it was made in, whoever uses it.
-    async fn make<T: Send + 'static>(
+    ///
+    /// # Errors
+    /// Those of `make`, or of taking on the identity.
+    pub async fn make<T: Send + 'static>(
         identity: Identity,
         make: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
@@ -250,7 +320,13 @@ enum Addresses {
 }
 
 /// A look-up that ends with whoever asked.
-struct Asked(JoinHandle<Result<Vec<IpAddr>, ErrorCode>>);
+struct Asked(JoinHandle<Result<Vec<IpAddr>, Unresolved>>);
+
+impl Asked {
+    async fn answer(&mut self) -> Result<Vec<IpAddr>, Unresolved> {
+        (&mut self.0).await.unwrap_or(Err(Unresolved::Temporary))
+    }
+}
 
 impl Drop for Asked {
     fn drop(&mut self) {
@@ -262,10 +338,9 @@ impl Drop for Asked {
 impl Pollable for Addresses {
     async fn ready(&mut self) {
         if let Addresses::Asked(asked) = self {
-            let answer = (&mut asked.0).await.unwrap_or(Err(ErrorCode::TemporaryResolverFailure));
-            *self = match answer {
+            *self = match asked.answer().await {
                 Ok(found) => Addresses::Found(found.into_iter()),
-                Err(error) => Addresses::Failed(error),
+                Err(why) => Addresses::Failed(why.into()),
             };
         }
     }
@@ -291,6 +366,9 @@ impl Addresses {
 /// The interface, as wasmtime-wasi 48 has it; a guest's older 0.2 is linked to it too.
 const INTERFACE: &str = "wasi:sockets/ip-name-lookup@0.2.12";
 
+/// WASI 0.3's.
+const INTERFACE_P3: &str = "wasi:sockets/ip-name-lookup@0.3.0";
+
 /// Puts these look-ups in the place of wasmtime-wasi's.
 ///
 /// # Errors
@@ -314,6 +392,7 @@ pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
                 Some(names) => names.look_up(name),
                 None => Addresses::Failed(ErrorCode::AccessDenied),
             };
+            // What is wrong with the name is told at once.
             if let Addresses::Failed(error) = addresses {
                 return Ok((Err(error),));
             }
@@ -328,6 +407,18 @@ pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
         "[method]resolve-address-stream.subscribe",
         |mut store: Caller, (stream,): (Resource<Addresses>,)| -> wasmtime::Result<(Resource<DynPollable>,)> {
             Ok((subscribe(&mut store.data_mut().table, stream)?,))
+        },
+    )?;
+    linker.instance(INTERFACE_P3)?.func_wrap_concurrent(
+        "resolve-addresses",
+        |store: &Accessor<ComponentState>, (name,): (String,)| {
+            let names = store.with(|mut store| store.data_mut().names.clone());
+            Box::pin(async move {
+                let Some(names) = names else { return Ok((Err(p3::ErrorCode::AccessDenied),)) };
+                let found = names.ask(name).answer().await;
+                let found = found.map(|found| found.into_iter().map(p3_types::IpAddress::from).collect::<Vec<_>>());
+                Ok((found.map_err(p3::ErrorCode::from),))
+            })
         },
     )?;
     linker.allow_shadowing(false);
@@ -409,7 +500,7 @@ mod tests {
         let found: Vec<IpAddr> = resolver.lookup_ip("web").await.unwrap().iter().collect();
         assert_eq!(found, ["10.0.0.7".parse::<IpAddr>().unwrap()]);
         let error = resolver.lookup_ip("nobody").await.unwrap_err();
-        assert_eq!(failed("nobody", &error), ErrorCode::NameUnresolvable);
+        assert_eq!(failed("nobody", &error), Unresolved::Unknown);
     }
 
     #[tokio::test]
@@ -421,7 +512,7 @@ mod tests {
         assert!(names(&empty).resolve("name").await.is_err());
         rustix::fs::mknodat(rustix::fs::CWD, empty.path().join("etc/resolv.conf"), FileType::Fifo, 0o600.into(), 0)
             .unwrap();
-        assert_eq!(names(&empty).resolve("name").await.unwrap_err(), ErrorCode::PermanentResolverFailure);
+        assert_eq!(names(&empty).resolve("name").await.unwrap_err(), Unresolved::Permanent);
         for name in ["", "a\0b", &"x".repeat(300)] {
             assert!(matches!(names(&empty).look_up(name.into()), Addresses::Failed(ErrorCode::InvalidArgument)));
         }

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use wasmtime::component::{Linker as ComponentLinker, ResourceTable};
-use wasmtime::{AsContextMut, Caller, Engine, Extern, Linker, ResourceLimiter};
+use wasmtime::component::{Linker as ComponentLinker, Resource, ResourceTable};
+use wasmtime::{AsContextMut, Caller, Engine, Extern, Linker, ResourceLimiter, StoreContextMut};
 use wasmtime_wasi::p1::{self, WasiP1Ctx, wasi_snapshot_preview1};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, IoError};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wiggle::GuestMemory;
 
-use crate::http::outgoing::Outgoing;
+use crate::http::outgoing::{Outgoing, fault};
 use crate::wasm::names::{self, Names};
 
 /// Bytes a table element takes on the host.
@@ -166,7 +167,7 @@ pub struct CoreState {
 
 /// The state of a component's store.
 pub struct ComponentState {
-    /// Preview 2.
+    /// WASI 0.2 and 0.3.
     pub ctx: WasiCtx,
     /// Its resources.
     pub table: ResourceTable,
@@ -267,7 +268,8 @@ fn tell_read_only(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// The linker of components: what `wasi:cli/command` and `wasi:http/proxy` import.
+/// The linker of components: what `wasi:cli/command` and `wasi:http/proxy` (0.2) or `wasi:http/service` (0.3)
+/// import.
 ///
 /// # Errors
 /// None in practice: names are added once.
@@ -275,8 +277,31 @@ pub fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<Com
     let mut linker = ComponentLinker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     names::replace(&mut linker)?;
+    tell_http_errors(&mut linker)?;
     Ok(linker)
+}
+
+/// `wasi:http`'s types, as wasmtime-wasi-http 48 has them; a guest's older 0.2 is linked to them too.
+const HTTP_TYPES: &str = "wasi:http/types@0.2.12";
+
+/// Replaces the call that tells the code of a stream's error by one that knows those of responses' bodies.
+///
+/// wasmtime-wasi-http 48 looks for WASI's own type (its `p2/types_impl.rs`), where bodies have the crate's.
+fn tell_http_errors(linker: &mut ComponentLinker<ComponentState>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker.instance(HTTP_TYPES)?.func_wrap(
+        "http-error-code",
+        |mut store: StoreContextMut<'_, ComponentState>, (error,): (Resource<IoError>,)| {
+            let error = store.data_mut().table.get(&error)?;
+            let own = error.downcast_ref::<ErrorCode>().cloned();
+            Ok((own.or_else(|| error.downcast_ref().and_then(fault::of_body)),))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 /// Preview 1's `poll_oneoff`, asynchronous also where it is just a sleep.

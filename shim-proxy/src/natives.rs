@@ -1,8 +1,9 @@
 //! What a dead daemon left of a native container: runc's shim, which still runs, and its container.
 //!
-//! The daemon gives runc's shim the bundle `<the sandbox's bundle>/native/<id>` and writes the shim's address and Task
-//! API version into [`NATIVE_ADDRESS_FILE`] there; it removes the directory when the container is deleted in
-//! good order. So if there is one, nobody looks after that container any more.
+//! The daemon gives runc's shim the bundle `<the sandbox's bundle>/native/<id>`, or one in its own state directory
+//! if the sandbox has none, and writes the shim's address and Task API version into [`NATIVE_ADDRESS_FILE`]
+//! there; it removes the directory when the container is deleted in good order. So if there is one of a dead
+//! daemon, nobody looks after that container any more.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,14 +11,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hearth_shim::{NATIVE_ADDRESS_FILE, NATIVE_BUNDLES};
 use prost::Message;
 use rustix::process::{Pid, Signal};
 
-use crate::args::Flags;
+use crate::{NATIVE_ADDRESS_FILE, NATIVE_BUNDLES};
 
 /// containerd's shim for native containers, found in `PATH` as containerd finds us.
-const RUNC_SHIM: &str = "containerd-shim-runc-v2";
+pub const RUNC_SHIM: &str = "containerd-shim-runc-v2";
 
 /// How long it may take to say its pid; containerd gives the whole of `delete` five seconds.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
@@ -60,26 +60,32 @@ struct ConnectResponse {
     shim_pid: u32,
 }
 
-/// Ends every native container that lies in `bundle`, and its shim.
-pub fn clean(bundle: &Path, flags: &Flags) {
+/// Ends every native container that lies in the bundle of a sandbox, and its shim. `namespace` and `address`
+/// are containerd's.
+pub fn clean(bundle: &Path, namespace: &str, address: &str) {
     let Ok(entries) = std::fs::read_dir(bundle.join(NATIVE_BUNDLES)) else { return };
     for entry in entries.flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let Some(id) = name.to_str() else { continue };
-        if let Some(pid) = shim_pid(&path, id).and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        if let Some(id) = entry.file_name().to_str() {
+            end(Path::new(RUNC_SHIM), &entry.path(), id, namespace, address);
         }
-        // It removes the container by force, whatever state it is in.
-        let _ = Command::new(RUNC_SHIM)
-            .args(["-namespace", &flags.namespace, "-address", &flags.address, "-id", id, "-bundle"])
-            .arg(&path)
-            .arg("delete")
-            .current_dir(&path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
     }
+}
+
+/// Ends the native container `id` whose bundle this is, and its shim; `shim` is the program of the latter.
+pub fn end(shim: &Path, bundle: &Path, id: &str, namespace: &str, address: &str) {
+    if let Some(pid) = shim_pid(bundle, id).and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+    // It removes the container by force, whatever state it is in.
+    let _ = Command::new(shim)
+        .args(["-namespace", namespace, "-address", address, "-id", id, "-bundle"])
+        .arg(bundle)
+        .arg("delete")
+        .current_dir(bundle)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// Asks the shim that serves `id`.

@@ -1,0 +1,518 @@
+//! The sandbox controller of containerd 2.x (`containerd.services.sandbox.v1.Controller`, gRPC), which
+//! containerd reaches as a proxy plugin: decode, call, encode. A pod made here costs no process: containerd starts
+//! no shim for it and has no pause container.
+//!
+//! * A socket of its own for each containerd, since a request does not say whose it is; the namespace is in
+//!   its metadata. Only root may ask (mode 0600, and the peer's credentials are checked).
+//! * The containers of such a pod come to the same task socket as all others of that namespace: its address is
+//!   in the answer to Start and to Status, where a containerd that starts again finds it.
+//! * containerd keeps one connection and waits on it for each pod's end, so the number of calls at once is
+//!   bounded by `rpc.tasks_max` and not by the protocol's usual hundred.
+//!
+//! When the daemon is gone containerd asks again until there is another, which does not know the pod:
+//! then it is not ready for Kubernetes, which makes it anew.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use containerd_client::services::v1::sandbox as api;
+use containerd_client::types::{Metric, Platform};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tonic::codegen::{Service, async_trait};
+use tonic::{Code, Request, Response, Status};
+
+use crate::bundle::{Network, Scope, Scopes};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::server::convert::{self, CgroupVersion, Usage};
+use crate::server::instances::{Entered, Instances, Key, VERSION_3};
+use crate::server::{control, task};
+use crate::task::pid;
+use crate::task::pod_files::Dns;
+use crate::task::pods::{Phase, PodSpec};
+use crate::task::sandbox::SandboxSpec;
+
+use generated::controller_server::{Controller as ControllerApi, ControllerServer};
+
+#[allow(missing_docs)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/containerd.services.sandbox.v1.Controller.rs"));
+}
+
+/// Connections at once; more wait in the socket's backlog. containerd has one.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Calls at once beyond those that wait for a pod's end.
+const OTHER_CALLS_MAX: u32 = 1_024;
+
+/// The largest request, in bytes: what containerd takes itself.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
+
+/// How long accepting rests after a failure: the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The metadata with containerd's namespace (pkg/namespaces/grpc.go of containerd).
+const NAMESPACE: &str = "containerd-namespace";
+
+/// Settings that containerd gives a pod's network unless the pod says otherwise
+/// (`enable_unprivileged_ports`, `enable_unprivileged_icmp`, on in its 2.x).
+const NETWORK_SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// The controllers, one for each containerd, and their sockets.
+pub struct Controllers {
+    serving: JoinSet<()>,
+    closing: watch::Sender<bool>,
+    files: Vec<PathBuf>,
+}
+
+/// Serves each socket of the configuration.
+///
+/// # Errors
+/// The socket that cannot be had, and why.
+pub fn serve_all(config: &Config, instances: &Arc<Instances>) -> Result<Controllers, (PathBuf, io::Error)> {
+    let mut all = Controllers { serving: JoinSet::new(), closing: watch::Sender::new(false), files: Vec::new() };
+    let calls_max = u32::try_from(config.rpc.tasks_max).unwrap_or(u32::MAX).saturating_add(OTHER_CALLS_MAX);
+    for socket in &config.sandboxer.sockets {
+        let path = config.state_dir.join(&socket.listen);
+        // The caller holds the state directory's lock.
+        let listener = control::bind(&path).map_err(|e| (path.clone(), e))?;
+        all.files.push(path);
+        let text = |path: &PathBuf| path.display().to_string();
+        let grpc = text(&socket.containerd);
+        let ttrpc = socket.ttrpc.as_ref().map_or_else(|| format!("{grpc}.ttrpc"), text);
+        let controller =
+            Controller { key: (grpc, ttrpc), instances: instances.clone(), cgroups: CgroupVersion::of_host() };
+        let service = ControllerServer::new(controller).max_decoding_message_size(REQUEST_BYTES_MAX);
+        all.serving.spawn(serve(listener, service, calls_max, all.closing.subscribe()));
+    }
+    Ok(all)
+}
+
+impl Controllers {
+    /// Lets calls under way be answered, until the deadline, and takes the sockets away if they are `ours`: a
+    /// daemon that has taken over has its own in their places.
+    pub async fn close(mut self, deadline: tokio::time::Instant, ours: bool) {
+        self.closing.send_replace(true);
+        let all = async { while self.serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout_at(deadline, all).await;
+        for file in self.files.iter().filter(|_| ours) {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+async fn serve(
+    listener: UnixListener,
+    service: ControllerServer<Controller>,
+    calls_max: u32,
+    mut closing: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            // Never closed.
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            () = until(&mut closing) => break,
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => {
+                    let (service, closing) = (service.clone(), closing.clone());
+                    connections.spawn(async move {
+                        let _place = place;
+                        connection(stream, service, calls_max, closing).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the sandbox controller's socket");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(
+    stream: UnixStream,
+    service: ControllerServer<Controller>,
+    calls_max: u32,
+    mut closing: watch::Receiver<bool>,
+) {
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == 0 => {}
+        peer => {
+            tracing::warn!(peer = ?peer.map(|peer| peer.uid()), "only root may use the sandbox controller");
+            return;
+        }
+    }
+    let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let mut service = service.clone();
+        async move { service.call(request.map(tonic::body::Body::new)).await }
+    });
+    let server = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(calls_max)
+        .serve_connection(TokioIo::new(stream), answer);
+    let mut server = pin!(server);
+    let served = tokio::select! {
+        served = server.as_mut() => served,
+        () = until(&mut closing) => {
+            server.as_mut().graceful_shutdown();
+            server.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the sandbox controller ended");
+    }
+}
+
+/// Waits until no more is to be begun.
+async fn until(closing: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the controllers.
+    let _ = closing.wait_for(|closing| *closing).await;
+}
+
+/// The controller for one containerd.
+struct Controller {
+    key: Key,
+    instances: Arc<Instances>,
+    cgroups: CgroupVersion,
+}
+
+impl Controller {
+    /// The namespace a request is about, where pods have been made before.
+    fn known<T>(&self, request: &Request<T>, id: &str) -> Result<Entered> {
+        let namespace = namespace(request)?;
+        self.instances.known(&self.key, namespace).ok_or_else(|| Error::NotFound(format!("sandbox {id} not found")))
+    }
+}
+
+fn namespace<T>(request: &Request<T>) -> Result<&str> {
+    let found = request.metadata().get(NAMESPACE).and_then(|value| value.to_str().ok());
+    found.filter(|namespace| !namespace.is_empty()).ok_or_else(|| {
+        Error::InvalidArgument(format!("the request names no namespace ({NAMESPACE}): is it containerd that asks?"))
+    })
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        tracing::debug!(%error, code = ?error.code(), "a call to the sandbox controller was refused");
+        Status::new(Code::from_i32(error.code() as i32), error.to_string())
+    }
+}
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+#[async_trait]
+impl ControllerApi for Controller {
+    async fn create(&self, request: Request<api::ControllerCreateRequest>) -> Answer<api::ControllerCreateResponse> {
+        let namespace = namespace(&request)?.to_owned();
+        let request = request.into_inner();
+        let spec = pod_spec(&request)?;
+        let entered = self.instances.enter(&self.key, &namespace).await?;
+        let created = entered.sandboxes.create(&request.sandbox_id, spec).await;
+        created.inspect_err(|error| tracing::info!(sandbox = request.sandbox_id, %error, "a pod was refused"))?;
+        tracing::debug!(namespace, sandbox = request.sandbox_id, "a pod was created");
+        Ok(Response::new(api::ControllerCreateResponse { sandbox_id: request.sandbox_id }))
+    }
+
+    async fn start(&self, request: Request<api::ControllerStartRequest>) -> Answer<api::ControllerStartResponse> {
+        let id = request.get_ref().sandbox_id.clone();
+        let entered = self.known(&request, &id)?;
+        let pod = entered.sandboxes.pod(&id)?;
+        pod.start()?;
+        Ok(Response::new(api::ControllerStartResponse {
+            sandbox_id: id,
+            pid: pid(),
+            created_at: Some(pod.created_at.into()),
+            labels: HashMap::new(),
+            address: task_address(&entered),
+            version: VERSION_3,
+        }))
+    }
+
+    async fn platform(&self, _: Request<api::ControllerPlatformRequest>) -> Answer<api::ControllerPlatformResponse> {
+        // By this CRI decides what a container's spec looks like.
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let platform = Platform { os: "linux".into(), architecture: architecture.into(), ..Default::default() };
+        Ok(Response::new(api::ControllerPlatformResponse { platform: Some(platform) }))
+    }
+
+    async fn stop(&self, request: Request<api::ControllerStopRequest>) -> Answer<api::ControllerStopResponse> {
+        let id = &request.get_ref().sandbox_id;
+        let entered = self.known(&request, id)?;
+        if let Some(sandbox) = entered.sandboxes.stop(id)? {
+            entered.natives.kill_in(&sandbox).await;
+        }
+        Ok(Response::new(api::ControllerStopResponse {}))
+    }
+
+    async fn wait(&self, request: Request<api::ControllerWaitRequest>) -> Answer<api::ControllerWaitResponse> {
+        let id = &request.get_ref().sandbox_id;
+        let pod = self.known(&request, id)?.sandboxes.pod(id)?;
+        let at = pod.ended().await;
+        Ok(Response::new(api::ControllerWaitResponse { exit_status: 0, exited_at: Some(at.into()) }))
+    }
+
+    async fn status(&self, request: Request<api::ControllerStatusRequest>) -> Answer<api::ControllerStatusResponse> {
+        let asked = request.get_ref();
+        let id = &asked.sandbox_id;
+        let entered = self.known(&request, id)?;
+        let pod = entered.sandboxes.pod(id)?;
+        let (state, exited_at) = match pod.phase() {
+            Phase::Ready => ("SANDBOX_READY", None),
+            Phase::Created => ("SANDBOX_NOTREADY", None),
+            Phase::Ended(at) => ("SANDBOX_NOTREADY", Some(at.into())),
+        };
+        let info = match asked.verbose {
+            true => HashMap::from([("info".to_owned(), info(&entered, id))]),
+            false => HashMap::new(),
+        };
+        Ok(Response::new(api::ControllerStatusResponse {
+            sandbox_id: id.clone(),
+            pid: if exited_at.is_none() { pid() } else { 0 },
+            state: state.into(),
+            info,
+            created_at: Some(pod.created_at.into()),
+            exited_at,
+            extra: None,
+            address: task_address(&entered),
+            version: VERSION_3,
+        }))
+    }
+
+    async fn shutdown(
+        &self,
+        request: Request<api::ControllerShutdownRequest>,
+    ) -> Answer<api::ControllerShutdownResponse> {
+        let id = &request.get_ref().sandbox_id;
+        let entered = self.known(&request, id)?;
+        if let Some(sandbox) = entered.sandboxes.shut_down(id)? {
+            entered.natives.kill_in(&sandbox).await;
+        }
+        Ok(Response::new(api::ControllerShutdownResponse {}))
+    }
+
+    async fn metrics(&self, request: Request<api::ControllerMetricsRequest>) -> Answer<api::ControllerMetricsResponse> {
+        let id = &request.get_ref().sandbox_id;
+        let entered = self.known(&request, id)?;
+        let sandbox = entered.sandboxes.pod(id)?.sandbox();
+        let tasks = sandbox.map(|sandbox| entered.sandboxes.tasks_in(&sandbox)).unwrap_or_default();
+        let usage = tasks.iter().map(|task| task::usage(task)).fold(Usage::default(), Usage::with);
+        let Any { type_url, value, .. } = convert::stats(usage, self.cgroups)?;
+        let metric = Metric {
+            timestamp: Some(SystemTime::now().into()),
+            id: id.clone(),
+            data: Some(prost_types::Any { type_url, value }),
+        };
+        Ok(Response::new(api::ControllerMetricsResponse { metrics: Some(metric) }))
+    }
+
+    async fn update(&self, request: Request<api::ControllerUpdateRequest>) -> Answer<api::ControllerUpdateResponse> {
+        // Labels and the like are containerd's own; limits are those of the containers.
+        let id = &request.get_ref().sandbox_id;
+        self.known(&request, id)?.sandboxes.pod(id)?;
+        Ok(Response::new(api::ControllerUpdateResponse {}))
+    }
+}
+
+/// As containerd wants it: the protocol, and the socket as a URL.
+fn task_address(entered: &Entered) -> String {
+    format!("ttrpc+{}", entered.address)
+}
+
+/// What `crictl inspectp` shows.
+fn info(entered: &Entered, id: &str) -> String {
+    let sandbox = entered.sandboxes.pod(id).ok().and_then(|pod| pod.sandbox());
+    let network = sandbox.as_ref().map(|sandbox| match &sandbox.network.named {
+        Network::Path(path) => path.display().to_string(),
+        Network::Host | Network::New => "host".into(),
+    });
+    let tasks = sandbox.map(|sandbox| entered.sandboxes.tasks_in(&sandbox)).unwrap_or_default();
+    let tasks: Vec<_> = tasks.iter().map(|task| task.id().to_string()).collect();
+    serde_json::json!({
+        "runtimeType": "io.containerd.hearth.v1",
+        "hearthd": env!("CARGO_PKG_VERSION"),
+        "pid": pid(),
+        "network": network,
+        "tasks": tasks,
+    })
+    .to_string()
+}
+
+/// `runtime.v1.PodSandboxConfig` of CRI, as far as it is used here.
+#[derive(Clone, PartialEq, Message)]
+struct PodSandboxConfig {
+    #[prost(string, tag = "2")]
+    hostname: String,
+    #[prost(message, optional, tag = "4")]
+    dns_config: Option<DnsConfig>,
+    #[prost(message, optional, tag = "8")]
+    linux: Option<LinuxPodSandboxConfig>,
+}
+
+/// `runtime.v1.DNSConfig`.
+#[derive(Clone, PartialEq, Message)]
+struct DnsConfig {
+    #[prost(string, repeated, tag = "1")]
+    servers: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    searches: Vec<String>,
+    #[prost(string, repeated, tag = "3")]
+    options: Vec<String>,
+}
+
+/// `runtime.v1.LinuxPodSandboxConfig`.
+#[derive(Clone, PartialEq, Message)]
+struct LinuxPodSandboxConfig {
+    #[prost(message, optional, tag = "2")]
+    security_context: Option<LinuxSandboxSecurityContext>,
+    #[prost(map = "string, string", tag = "3")]
+    sysctls: HashMap<String, String>,
+}
+
+/// `runtime.v1.LinuxSandboxSecurityContext`.
+#[derive(Clone, PartialEq, Message)]
+struct LinuxSandboxSecurityContext {
+    #[prost(message, optional, tag = "1")]
+    namespace_options: Option<NamespaceOption>,
+}
+
+/// `runtime.v1.NamespaceOption`: numbers of `NamespaceMode`.
+#[derive(Clone, PartialEq, Message)]
+struct NamespaceOption {
+    #[prost(int32, tag = "1")]
+    network: i32,
+    #[prost(int32, tag = "2")]
+    pid: i32,
+    #[prost(int32, tag = "3")]
+    ipc: i32,
+}
+
+/// `runtime.v1.NamespaceMode.NODE`.
+const NODE: i32 = 2;
+
+/// What a Create call says of its pod.
+fn pod_spec(request: &api::ControllerCreateRequest) -> Result<PodSpec> {
+    const TYPE: &str = "runtime.v1.PodSandboxConfig";
+    let options = request.options.clone().unwrap_or_default();
+    if options.type_url.rsplit('/').next() != Some(TYPE) {
+        return Err(Error::InvalidArgument(format!(
+            "the sandbox's options are {:?}; Hearth makes pods, for which they are a {TYPE}",
+            options.type_url
+        )));
+    }
+    let config = PodSandboxConfig::decode(options.value.as_slice())
+        .map_err(|e| Error::InvalidArgument(format!("the sandbox's options are no {TYPE}: {e}")))?;
+    let linux = config.linux.unwrap_or_default();
+    let modes = linux.security_context.and_then(|context| context.namespace_options).unwrap_or_default();
+    let scope = |mode| if mode == NODE { Scope::Node } else { Scope::Pod };
+    let mut sysctls: std::collections::BTreeMap<_, _> = linux.sysctls.into_iter().collect();
+    let network = match (scope(modes.network), request.netns_path.as_str()) {
+        (Scope::Node, _) => Network::Host,
+        (Scope::Pod, path) if path.starts_with('/') && !path.contains('\0') => {
+            for (name, value) in NETWORK_SYSCTLS {
+                sysctls.entry(name.into()).or_insert_with(|| value.into());
+            }
+            Network::Path(path.into())
+        }
+        (Scope::Pod, path) => {
+            return Err(Error::InvalidArgument(format!(
+                "the pod's network namespace {path:?} is not an absolute path"
+            )));
+        }
+    };
+    Ok(PodSpec {
+        sandbox: SandboxSpec {
+            network,
+            hostname: config.hostname,
+            // In the node's network the node's name holds.
+            scopes: Scopes { ipc: scope(modes.ipc), pid: scope(modes.pid), uts: scope(modes.network) },
+            sysctls,
+        },
+        dns: config.dns_config.map(|DnsConfig { servers, searches, options }| Dns { servers, searches, options }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(config: &PodSandboxConfig, netns_path: &str) -> api::ControllerCreateRequest {
+        api::ControllerCreateRequest {
+            sandbox_id: "s".into(),
+            netns_path: netns_path.into(),
+            options: Some(prost_types::Any {
+                type_url: "runtime.v1.PodSandboxConfig".into(),
+                value: config.encode_to_vec(),
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn config(network: i32, pid: i32, sysctls: &[(&str, &str)]) -> PodSandboxConfig {
+        PodSandboxConfig {
+            hostname: "web".into(),
+            dns_config: Some(DnsConfig { servers: vec!["10.0.0.1".into()], ..Default::default() }),
+            linux: Some(LinuxPodSandboxConfig {
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(NamespaceOption { network, pid, ipc: 0 }),
+                }),
+                sysctls: sysctls.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_pods_configuration_is_read() {
+        let spec = pod_spec(&create(&config(0, 1, &[("net.ipv4.ping_group_range", "1 1")]), "/run/netns/x")).unwrap();
+        assert_eq!((spec.sandbox.hostname.as_str(), spec.dns.unwrap().servers.len()), ("web", 1));
+        assert_eq!(spec.sandbox.network, Network::Path("/run/netns/x".into()));
+        assert_eq!(spec.sandbox.scopes, Scopes { ipc: Scope::Pod, pid: Scope::Pod, uts: Scope::Pod });
+        // containerd's own defaults, and what the pod says instead.
+        let sysctls = spec.sandbox.sysctls;
+        assert_eq!(sysctls["net.ipv4.ip_unprivileged_port_start"], "0");
+        assert_eq!(sysctls["net.ipv4.ping_group_range"], "1 1");
+    }
+
+    #[test]
+    fn a_pod_in_the_nodes_network_has_the_nodes_name() {
+        let spec = pod_spec(&create(&config(NODE, NODE, &[]), "")).unwrap().sandbox;
+        assert_eq!((spec.network, spec.sysctls.len()), (Network::Host, 0));
+        assert_eq!(spec.scopes, Scopes { ipc: Scope::Pod, pid: Scope::Node, uts: Scope::Node });
+    }
+
+    #[test]
+    fn what_is_no_pod_is_refused() {
+        let mut other = create(&config(0, 0, &[]), "/x");
+        other.options = None;
+        assert!(pod_spec(&other).unwrap_err().to_string().contains("PodSandboxConfig"));
+        let mut damaged = create(&config(0, 0, &[]), "/x");
+        damaged.options.as_mut().unwrap().value = vec![0xff];
+        assert!(pod_spec(&damaged).unwrap_err().to_string().contains("PodSandboxConfig"));
+        for path in ["", "x", "/x\0"] {
+            let error = pod_spec(&create(&config(0, 0, &[]), path)).unwrap_err().to_string();
+            assert!(error.contains("network namespace"), "{error}");
+        }
+    }
+}

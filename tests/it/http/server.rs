@@ -1,0 +1,132 @@
+//! Servers for guests that fetch: each does one thing to every connection.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// A server on the loopback.
+pub struct Server {
+    /// Where it listens.
+    pub at: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Does `serve` with each connection, each on a thread of its own.
+    pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
+        let at = listener.local_addr().expect("it is bound");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (counted, serve) = (connections.clone(), Arc::new(serve));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let serve = serve.clone();
+                std::thread::spawn(move || serve(stream.expect("a connection")));
+            }
+        });
+        Server { at, connections }
+    }
+
+    /// Answers every request with `hello`.
+    pub fn greets() -> Server {
+        Server::new(|stream| greet(stream))
+    }
+
+    /// The same by TLS, as `name`, with a certificate of this authority.
+    pub fn greets_by_tls(authority: &Authority, name: &str) -> Server {
+        let config = authority.server(name);
+        Server::new(move |stream| {
+            let tls = ServerConnection::new(config.clone()).expect("the configuration is right");
+            greet(StreamOwned::new(tls, stream));
+        })
+    }
+
+    /// Reads a request's head and says `answer`, and nothing more, until its client leaves.
+    pub fn says(answer: &'static [u8]) -> Server {
+        Server::new(move |mut stream| {
+            if read_head(&mut stream).is_some() && stream.write_all(answer).is_ok() {
+                let _ = stream.read(&mut [0; 1]);
+            }
+        })
+    }
+
+    /// Reads a request's head, says `answer`, and closes.
+    pub fn cuts(answer: &'static [u8]) -> Server {
+        Server::new(move |mut stream| {
+            if read_head(&mut stream).is_some() {
+                let _ = stream.write_all(answer);
+            }
+        })
+    }
+
+    /// How many connections it has had.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// `localhost` and its port.
+    pub fn authority(&self) -> String {
+        format!("localhost:{}", self.at.port())
+    }
+}
+
+/// A request's head, in lower case; none at the connection's end.
+pub fn read_head(stream: &mut impl Read) -> Option<String> {
+    let (mut head, mut byte) = (Vec::new(), [0; 1]);
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).ok()? == 0 {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    Some(String::from_utf8_lossy(&head).to_ascii_lowercase())
+}
+
+/// Reads requests with their bodies, and says `hello` and how many bytes they had.
+fn greet(mut stream: impl Read + Write) {
+    while let Some(head) = read_head(&mut stream) {
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length: u64 = length.map_or(0, |length| length.trim().parse().expect("a length"));
+        let read = std::io::copy(&mut Read::by_ref(&mut stream).take(length), &mut std::io::sink());
+        let body = format!("hello {}", read.unwrap_or(0));
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Who signs certificates.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    /// A new one.
+    pub fn new() -> Authority {
+        let mut about = CertificateParams::new(Vec::new()).expect("no names");
+        about.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key can be made");
+        Authority(CertifiedIssuer::self_signed(about, key).expect("it can sign"))
+    }
+
+    /// Its certificate, as a file has it.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    fn server(&self, name: &str) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().expect("a key can be made");
+        let about = CertificateParams::new([name.to_owned()]).expect("a name");
+        let certificate = about.signed_by(&key, &self.0).expect("it signs");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("they are known").with_no_client_auth();
+        Arc::new(config.with_single_cert(vec![certificate.into()], key).expect("they belong together"))
+    }
+}
