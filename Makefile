@@ -54,6 +54,11 @@ test-matrix: deps build shim faults ## Run every story on containerd 1.6, 1.7 an
 	@CARGO="$(CARGO)" tests/versions.sh all
 	@$(TARGET)/release/leftovers
 
+.PHONY: test-page
+test-page: deps build shim ## Look at the status page in Chromium, which is installed for it (root)
+	@command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
+	$(CARGO) test $(BUILD) --test it -- watch::a_browser
+
 .PHONY: e2e-deps
 e2e-deps:
 	@tests/e2e/install-deps.sh
@@ -97,9 +102,27 @@ image: build shim ## Make the OCI image of the node installer (needs busybox-sta
 package-test: build shim ## Check units, packages and manifests in private roots (root)
 	@deploy/check.sh
 
+# A floor is the least there is: its shim is built as ours is.
+FLOOR_SHIM := $(TARGET)/$(SHIM_TARGET)/shim/containerd-shim-floor-v1
+BENCH := $(TARGET)/release/hearth-bench
+
+.PHONY: bench-build
+bench-build: deps build shim
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" $(CARGO) build --locked --profile shim \
+		--target $(SHIM_TARGET) -p hearth-bench-floor
+
 .PHONY: bench
-bench: build ## Measure starts against an empty RPC pair in the same run
-	@$(TARGET)/release/hearth-bench
+bench: bench-build ## Measure everything, beside the floor and other runtimes; write the README's numbers (root)
+	@$(BENCH) all --floor-shim $(FLOOR_SHIM) --large "$$(tests/guests/componentize.sh javascript)" \
+		--json $(TARGET)/bench.json --plots bench/plots --readme README.md
+
+.PHONY: bench-quick
+bench-quick: bench-build ## The same in a few minutes, for a look (root)
+	@$(BENCH) all --quick --floor-shim $(FLOOR_SHIM) --json $(TARGET)/bench-quick.json
+
+.PHONY: bench-hot
+bench-hot: ## Measure the pure parts of the start path with Criterion
+	$(CARGO) bench --locked -p hearthd --bench hot
 
 .PHONY: clean
 clean: ## Remove all that was built

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks what goes onto a node, on private copies: nothing of this machine changes, and nothing is started.
 #
-#   check.sh [STEP...]   units, deb, systemd, tarball, manifests; all of them if none is named
+#   check.sh [STEP...]   units, deb, tarball, manifests if none is named; systemd and installer when they are asked for
 #
 # The .deb is installed, upgraded and purged in an overlay over this machine's root, or over the unpacked
 # Debian that HEARTH_DEBIAN_ROOT names. A tool that is missing is told loudly, and its check left out.
@@ -91,6 +91,7 @@ in_debian() {
     # Without systemd, as in an image.
     dpkg_ --install /run/old.deb
     chroot "$root" hearthd --check-config >/dev/null || fail "the installed hearthd does not like its configuration"
+    chroot "$root" hearthctl --version >/dev/null || fail "the installed hearthctl does not start"
     chroot "$root" containerd-shim-hearth-v1 -v >/dev/null || fail "the installed shim does not start"
     [ -L "$root/etc/systemd/system/multi-user.target.wants/hearthd.service" ] || fail "hearthd.service is not enabled"
     [ -L "$root/etc/systemd/system/sockets.target.wants/hearthd.socket" ] || fail "hearthd.socket is not enabled"
@@ -177,6 +178,7 @@ tarball() {
     for prefix in /usr/local /opt/hearth; do
         "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
         "$root$prefix/bin/hearthd" --check-config --config "$root/etc/hearth/config.toml" >/dev/null
+        "$root$prefix/bin/hearthctl" completion bash | cmp - "$root$prefix/share/bash-completion/completions/hearthctl"
         grep -q "^ExecStart=$prefix/bin/hearthd --replace --anchor %n$" "$root/etc/systemd/system/hearthd.service" ||
             fail "the unit does not start what was installed"
         # An upgrade keeps the configuration, and takes away what the release does not have any more.
@@ -199,20 +201,27 @@ tarball() {
 }
 
 # Against the OpenAPI schema of Kubernetes.
-manifests() {
+validate() {
     local tool=${KUBERNETES_VALIDATE:-kubernetes-validate} file
     command -v "$tool" >/dev/null || missing kubernetes-validate "of PyPI; KUBERNETES_VALIDATE names it" || return 0
-    for file in deploy/kubernetes/runtimeclass.yaml deploy/kubernetes/examples/*.yaml \
-        deploy/kubernetes/installer/{namespace,rbac,daemonset}.yaml; do
+    for file in "$@"; do
         "$tool" --strict "$file" >"$work/said" 2>&1 || fail "$(cat "$work/said")"
     done
     echo "check: the manifests are right by the schema of Kubernetes"
 }
 
-[ $# -gt 0 ] || set -- units deb systemd tarball manifests
+manifests() {
+    validate deploy/kubernetes/runtimeclass.yaml deploy/kubernetes/examples/*.yaml
+}
+
+installer() {
+    validate deploy/kubernetes/installer/{namespace,rbac,daemonset}.yaml
+}
+
+[ $# -gt 0 ] || set -- units deb tarball manifests
 for step in "$@"; do
     case $step in
-    units | deb | systemd | tarball | manifests) "$step" ;;
-    *) fail "unknown step $step: say units, deb, systemd, tarball or manifests" ;;
+    units | deb | systemd | tarball | manifests | installer) "$step" ;;
+    *) fail "unknown step $step: say units, deb, systemd, tarball, manifests or installer" ;;
     esac
 done

@@ -123,7 +123,9 @@ do_uninstall() {
     rm -rf "$root/var/lib/hearth" "$root/run/hearth"
     # Directories of ours, then those that are left empty.
     find "$root$prefix/share/hearth" "$root$prefix/share/doc/hearth" -depth -type d -exec rmdir {} + 2>/dev/null || true
-    for directory in /etc/hearth "$prefix/share/man/man8" "$prefix/share/man" "$prefix/share/doc" \
+    for directory in /etc/hearth "$prefix/share/bash-completion/completions" "$prefix/share/bash-completion" \
+        "$prefix/share/zsh/vendor-completions" "$prefix/share/zsh" "$prefix/share/fish/vendor_completions.d" \
+        "$prefix/share/fish" "$prefix/share/man/man8" "$prefix/share/man" "$prefix/share/doc" \
         "$prefix/share" "$prefix/bin" "$prefix"; do
         rmdir "$root$directory" 2>/dev/null || true
     done

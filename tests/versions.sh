@@ -27,10 +27,6 @@ smoke=(
     pods::what_is_typed_reaches_a_containers_stdin
     deploy::the_runtime_is_added_to_a_configuration_of_containerd_1
     deploy::the_runtime_is_imported_by_containerd_2
-    deploy::hearthctl_puts_the_runtime_into_a_configuration_and_takes_it_out
-    deploy::hearthctl_makes_a_configuration_where_there_is_none
-    upgrade::an_upgrade_keeps_tasks_and_the_new_daemon_takes_new_ones
-    upgrade::a_pod_gets_new_containers_from_the_daemon_that_has_its_sandbox
     service::a_passed_socket_outlives_the_daemon_and_a_start_waits_for_the_next
 )
 

@@ -14,7 +14,7 @@ use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Scenario};
 use crate::scratch::{BundleStore, Scratch};
 use crate::signals::Signals;
-use crate::{namespaces, shim, start, upgrade};
+use crate::{density, floor, namespaces, node, shim, signals, start, storm, suite, upgrade};
 
 /// Measures how fast hearthd starts a guest, beside the floor of the same machine.
 #[derive(Debug, Parser)]
@@ -28,17 +28,30 @@ pub struct Args {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Everything below but `shim`, in a few minutes: a report, and the README's numbers (as root)
+    All(AllArgs),
+    /// Show the report of an earlier `all` again
+    Show(ShowArgs),
     /// Create + Start → first guest instruction, at hearthd and at the floor in turn (as root)
     Start(StartArgs),
     /// Exec → exit of the shim's -v, start and delete, beside /bin/true
     Shim(ShimArgs),
     /// The same starts in calm and while one hearthd takes over from another (as root)
     Upgrade(UpgradeArgs),
+    /// Thousands of idle pods on one daemon, and starts beside them (as root)
+    Density(DensityArgs),
+    /// A thousand starts at once; starts while guests spin and modules compile (as root)
+    Storm(StormArgs),
+    /// The same workload through a private containerd, by Hearth, by nothing, and by other runtimes (as root)
+    Node(NodeArgs),
     /// Serve empty Create, Start, Wait and Delete replies on a socket until SIGTERM
     NullServer {
         /// Path of the Unix socket to make
         socket: PathBuf,
     },
+    /// Serve tasks that do nothing, for containerd-shim-floor-v1
+    #[command(hide = true)]
+    FloorDaemon { directory: PathBuf, short: String, long: String },
     /// Become a program that dies with its parent
     #[command(hide = true)]
     ExecTied {
@@ -47,6 +60,50 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+}
+
+/// Arguments of `all`.
+#[derive(Debug, clap::Args)]
+pub struct AllArgs {
+    /// Fewer of everything, under five minutes: the tails mean nothing
+    #[arg(long)]
+    quick: bool,
+    /// A component (wasi:cli/command) of several megabytes, to start through containerd
+    #[arg(long, value_name = "PATH")]
+    component: Option<PathBuf>,
+    /// The module that is compiled beside starts [default: one of 1.7 MB that the tests make]
+    #[arg(long, value_name = "PATH")]
+    large: Option<PathBuf>,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    /// The floor's shim [default: containerd-shim-floor-v1 beside this program]
+    #[arg(long, value_name = "PATH")]
+    floor_shim: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    shown: ShownArgs,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// What `all --json` wrote
+    report: PathBuf,
+    #[command(flatten)]
+    shown: ShownArgs,
+}
+
+/// What a report is made into beside text.
+#[derive(Debug, clap::Args)]
+struct ShownArgs {
+    /// Draw charts into this directory
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// Put the numbers between this file's two marks
+    #[arg(long, value_name = "PATH")]
+    readme: Option<PathBuf>,
 }
 
 /// Arguments of `start`.
@@ -58,6 +115,9 @@ pub struct StartArgs {
     /// The daemon's binary [default: hearthd beside this program]
     #[arg(long, value_name = "PATH")]
     hearthd: Option<PathBuf>,
+    /// Another build of the daemon, to be measured in turn with the first
+    #[arg(long, value_name = "PATH", conflicts_with = "floor_only")]
+    against: Option<PathBuf>,
     /// Measure the floor without a daemon
     #[arg(long, conflicts_with = "hearthd")]
     floor_only: bool,
@@ -104,6 +164,69 @@ pub struct UpgradeArgs {
     common: CommonArgs,
 }
 
+/// Arguments of `density`.
+#[derive(Debug, clap::Args)]
+pub struct DensityArgs {
+    /// Pods of the daemon that has many
+    #[arg(long, default_value_t = 10_000)]
+    pods: usize,
+    /// Give each pod FIFOs for stdout and stderr
+    #[arg(long)]
+    stdio: bool,
+    /// Starts measured at each of the two daemons
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    starts: u32,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `storm`.
+#[derive(Debug, clap::Args)]
+pub struct StormArgs {
+    /// Tasks started at once
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    tasks: u32,
+    /// How often
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    bursts: u32,
+    /// Starts measured in each state of the machine
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    starts: u32,
+    /// The module that is compiled meanwhile [default: one of 1.7 MB that the tests make]
+    #[arg(long, value_name = "PATH")]
+    large: Option<PathBuf>,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `node`.
+#[derive(Debug, clap::Args)]
+pub struct NodeArgs {
+    /// Fewer of everything, for a look: the tails mean nothing
+    #[arg(long)]
+    quick: bool,
+    /// Idle pods at once, for their memory [default: 50, or 10 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    idle_pods: Option<u32>,
+    /// A component (wasi:cli/command) to start beside the other programs
+    #[arg(long, value_name = "PATH")]
+    component: Option<PathBuf>,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    /// The floor's shim [default: containerd-shim-floor-v1 beside this program]
+    #[arg(long, value_name = "PATH")]
+    floor_shim: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
 #[derive(Debug, clap::Args)]
 struct CommonArgs {
     /// Write the report to this JSON file, too
@@ -112,6 +235,49 @@ struct CommonArgs {
     /// Directory to work in [default: the system's temporary directory]
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+}
+
+impl AllArgs {
+    /// The `all` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let json = self.common.json.as_deref().map(JsonFile::at).transpose()?;
+        let options = suite::Options {
+            quick: self.quick,
+            hearthd: self.hearthd.map(existing).transpose()?,
+            component: self.component.map(existing).transpose()?,
+            large: self.large.map(existing).transpose()?,
+            floor_shim: self.floor_shim.map(existing).transpose()?,
+            scratch: self.common.scratch,
+        };
+        let suite = suite::run(&options)?;
+        json.map_or(Ok(()), |json| json.write(&suite))?;
+        self.shown.show(&suite)
+    }
+}
+
+impl ShowArgs {
+    /// The `show` command.
+    ///
+    /// # Errors
+    /// If the report cannot be read.
+    pub fn run(self) -> Result<()> {
+        let path = self.report.display().to_string();
+        let text = std::fs::read_to_string(&self.report).with_context(|| path.clone())?;
+        let suite =
+            serde_json::from_str(&text).with_context(|| format!("{path} is no report of `hearth-bench all`"))?;
+        self.shown.show(&suite)
+    }
+}
+
+impl ShownArgs {
+    fn show(&self, suite: &suite::Suite) -> Result<()> {
+        print!("{}", suite.markdown());
+        self.plots.as_deref().map_or(Ok(()), |directory| suite.plots(directory))?;
+        self.readme.as_deref().map_or(Ok(()), |readme| suite.write_readme(readme))
+    }
 }
 
 impl StartArgs {
@@ -123,8 +289,7 @@ impl StartArgs {
         let scenarios = Scenario::matching(&self.scenarios).map_err(anyhow::Error::msg)?;
         let hearthd = match (self.floor_only, self.hearthd) {
             (true, _) => None,
-            (false, Some(path)) => Some(existing(path)?),
-            (false, None) => Some(beside_this_program("hearthd", "--hearthd or --floor-only")?),
+            (false, path) => Some(hearthd(path)?),
         };
         let module = match &self.module {
             Some(path) => Module::read(path)?,
@@ -139,7 +304,8 @@ impl StartArgs {
             true => BundleStore::Memory,
             false => BundleStore::Disk,
         };
-        let options = start::Options { scenarios, hearthd, module, quick: self.quick, store };
+        let against = self.against.map(existing).transpose()?;
+        let options = start::Options { scenarios, hearthd, against, module, quick: self.quick, store };
         self.common.run(store, async |scratch: &Scratch, runtimes: &Runtimes| {
             let report = start::run(&options, scratch, runtimes).await?;
             let text = report.markdown();
@@ -191,6 +357,80 @@ impl UpgradeArgs {
     }
 }
 
+impl DensityArgs {
+    /// The `density` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let hearthd = hearthd(self.hearthd)?;
+        namespaces::enter_private_mount_namespace()?;
+        let options = density::Options { hearthd, pods: self.pods, stdio: self.stdio, starts: self.starts as usize };
+        self.common.run(BundleStore::Memory, async |scratch: &Scratch, _: &Runtimes| {
+            let report = density::run(&options, scratch).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
+    }
+}
+
+impl StormArgs {
+    /// The `storm` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let hearthd = hearthd(self.hearthd)?;
+        let large = self.large.unwrap_or_else(|| hearth_tests::Guest::BIG.wasm());
+        namespaces::enter_private_mount_namespace()?;
+        let options = storm::Options {
+            hearthd,
+            tasks: self.tasks as usize,
+            bursts: self.bursts as usize,
+            starts: self.starts as usize,
+            large: Module::read(&large)?,
+        };
+        self.common.run(BundleStore::Memory, async |scratch: &Scratch, runtimes: &Runtimes| {
+            let report = storm::run(&options, scratch, runtimes.for_clients(usize::MAX)).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
+    }
+}
+
+impl NodeArgs {
+    /// The `node` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let json = self.common.json.as_deref().map(JsonFile::at).transpose()?;
+        let floor_shim = match self.floor_shim {
+            Some(path) => existing(path)?,
+            None => beside_this_program(floor::SHIM, "--floor-shim")?,
+        };
+        let scratch = Scratch::create(self.common.scratch.as_deref(), BundleStore::Disk)?;
+        signals::remove_and_exit_on_signal(scratch.path().to_owned())?;
+        let mut plan = if self.quick { node::Plan::QUICK } else { node::Plan::FULL };
+        if let Some(pods) = self.idle_pods {
+            plan.idle_pods = pods as usize;
+        }
+        let options = node::Options {
+            hearthd: hearthd(self.hearthd)?,
+            floor_shim,
+            floor_directory: scratch.bundles().to_owned(),
+            component: self.component.map(existing).transpose()?,
+            plan,
+        };
+        let report = node::run(&options);
+        let removed = scratch.remove();
+        let report = report?;
+        print!("{}", report.markdown());
+        json.map_or(Ok(()), |json| json.write(&report))?;
+        removed
+    }
+}
+
 impl CommonArgs {
     /// Runs a measurement in a scratch directory until it is done or a signal comes, undoes
     /// everything, and only then prints and writes its report.
@@ -220,6 +460,10 @@ async fn until_interrupted<R>(work: impl Future<Output = Result<R>>) -> Result<R
         interrupted = signals.first() => Err(interrupted.into()),
         result = work => result,
     }
+}
+
+fn hearthd(path: Option<PathBuf>) -> Result<PathBuf> {
+    path.map_or_else(|| beside_this_program("hearthd", "--hearthd"), existing)
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf> {

@@ -6,6 +6,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use containerd_shim_protos::api::{CreateTaskRequest, Mount};
@@ -44,15 +45,26 @@ impl Image {
 /// network namespace.
 pub struct Pod {
     dir: PathBuf,
-    network: PodNetwork,
+    /// None: the node's.
+    network: Option<Arc<PodNetwork>>,
+    /// The task id of its sandbox, if it has one.
+    sandbox: Option<String>,
 }
 
 impl Pod {
-    /// Writes a pod's files to a new directory.
+    /// Writes the files of a pod with a network of its own to a new directory.
     ///
     /// # Errors
     /// Of the file system; without root, from the network namespace.
     pub fn create(dir: PathBuf) -> Result<Pod> {
+        Ok(Pod { network: Some(Arc::new(PodNetwork::new()?)), ..Pod::in_host_network(dir)? })
+    }
+
+    /// The same for a pod in the node's network.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn in_host_network(dir: PathBuf) -> Result<Pod> {
         make_dir(&dir)?;
         write(&dir.join("hosts"), b"127.0.0.1\tlocalhost\n::1\tlocalhost\n10.88.0.7\tbench\n")?;
         write(&dir.join("hostname"), b"bench\n")?;
@@ -65,7 +77,37 @@ impl Pod {
         make_dir(&dir.join("secret"))?;
         write(&dir.join("secret/token"), &[b'x'; 1024])?;
         write(&dir.join("secret/namespace"), b"default")?;
-        Ok(Pod { dir, network: PodNetwork::new()? })
+        Ok(Pod { dir, network: None, sandbox: None })
+    }
+
+    /// The pod's entry in `linux.namespaces`.
+    fn network(&self) -> Option<Value> {
+        let network = self.network.as_ref()?;
+        Some(json!({ "type": "network", "path": network.path() }))
+    }
+
+    /// Another pod with these files and this network, whose sandbox is the task `id`.
+    pub fn with_sandbox(&self, id: &str) -> Pod {
+        Pod { dir: self.dir.clone(), network: self.network.clone(), sandbox: Some(id.to_owned()) }
+    }
+
+    /// The bundle of its sandbox, in a new directory, and the Create request for it.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn sandbox_bundle(&self, dir: &Path) -> Result<CreateTaskRequest> {
+        make_dir(dir)?;
+        let id = self.sandbox.clone().unwrap_or_default();
+        let spec = json!({
+            "ociVersion": "1.1.0",
+            "process": { "user": { "uid": 65_535, "gid": 65_535 }, "args": ["/pause"], "cwd": "/" },
+            "root": { "path": "rootfs", "readonly": true },
+            "hostname": "bench",
+            "annotations": { CONTAINER_TYPE: "sandbox", SANDBOX_ID: id },
+            "linux": { "namespaces": self.network().into_iter().collect::<Vec<_>>() },
+        });
+        write_json(&dir.join("config.json"), &spec)?;
+        Ok(CreateTaskRequest { id, bundle: text(dir), ..CreateTaskRequest::default() })
     }
 
     /// The six binds that CRI makes for a container, in its order. The shared memory's source is a
@@ -87,6 +129,10 @@ impl Pod {
         ]
     }
 }
+
+/// Annotations of containerd's CRI plugin.
+const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
 /// The reading ends of a task's FIFOs.
 pub struct Stdio {
@@ -159,7 +205,11 @@ impl Bundle {
             make_dir(&inside(name))?;
         }
         let volumes = pod.volumes();
-        let spec = cri_spec(&self.create.id, &volumes, pod.network.path());
+        let mut spec = cri_spec(&self.create.id, &volumes, pod.network());
+        if let Some(sandbox) = &pod.sandbox {
+            spec["annotations"][CONTAINER_TYPE] = "container".into();
+            spec["annotations"][SANDBOX_ID] = sandbox.as_str().into();
+        }
         write_json(&inside("config.json"), &spec)?;
         let options = vec![
             "index=off".to_owned(),
@@ -182,6 +232,14 @@ impl Bundle {
         self.stdio = Some(Stdio { stdout: make_fifo(stdout)?, _stderr: make_fifo(stderr)? });
         self.floor = Some(FloorPlan { root, fifos });
         Ok(())
+    }
+
+    /// The same without standard streams.
+    pub fn without_stdio(mut self) -> Bundle {
+        (self.stdio, self.floor) = (None, None);
+        self.create.stdout.clear();
+        self.create.stderr.clear();
+        self
     }
 
     /// Removes the bundle and hands its image back.
@@ -253,7 +311,14 @@ fn bare_spec() -> Value {
 }
 
 /// The spec that CRI makes for a container of an ordinary pod with a service account.
-fn cri_spec(id: &str, volumes: &[Volume], network: &Path) -> Value {
+fn cri_spec(id: &str, volumes: &[Volume], network: Option<Value>) -> Value {
+    let mut namespaces = vec![
+        json!({ "type": "pid" }),
+        json!({ "type": "ipc", "path": "/proc/self/ns/ipc" }),
+        json!({ "type": "uts", "path": "/proc/self/ns/uts" }),
+        json!({ "type": "mount" }),
+    ];
+    namespaces.extend(network);
     json!({
         "ociVersion": "1.1.0",
         "process": cri_process(),
@@ -270,13 +335,7 @@ fn cri_spec(id: &str, volumes: &[Volume], network: &Path) -> Value {
                 "cpu": { "shares": 256, "quota": 100_000, "period": 100_000 },
             },
             "cgroupsPath": format!("/kubepods/burstable/pod5f3c6a54-7a0e-4a1c-9d0e-6b5a4b7d1c22/{id}"),
-            "namespaces": [
-                { "type": "pid" },
-                { "type": "ipc", "path": "/proc/self/ns/ipc" },
-                { "type": "uts", "path": "/proc/self/ns/uts" },
-                { "type": "mount" },
-                { "type": "network", "path": network },
-            ],
+            "namespaces": namespaces,
             "maskedPaths": [
                 "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
                 "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",

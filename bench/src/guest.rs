@@ -26,6 +26,31 @@ const HELLO: &str = r#"
     (if (local.get $errno) (then (call $proc_exit (local.get $errno))))))
 "#;
 
+/// The same, but it sleeps for as long as anybody may measure.
+const IDLE: &str = r#"
+(module
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff"
+    (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\08\00\00\00\01\00\00\00!")
+  ;; A subscription at 32: user data 0, the clock (0), monotonic (1), a day from now.
+  (data (i32.const 48) "\01\00\00\00\00\00\00\00\00\00\4f\91\94\4e\00\00")
+  (func (export "_start")
+    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))
+    (loop $again
+      (drop (call $poll_oneoff (i32.const 32) (i32.const 96) (i32.const 1) (i32.const 20)))
+      (br $again))))
+"#;
+
+/// The same, but it computes for ever.
+const SPIN: &str = r#"
+(module
+  (memory (export "memory") 1)
+  (func (export "_start") (loop $again (br $again))))
+"#;
+
 /// The four bytes that modules and components begin with.
 const MAGIC: &[u8] = b"\0asm";
 
@@ -40,6 +65,22 @@ impl Module {
     /// None in practice: the text is constant, and tested.
     pub fn hello() -> Result<Module> {
         wat::parse_str(HELLO).map(Module).context("the bench's own module does not assemble")
+    }
+
+    /// A module that sleeps.
+    ///
+    /// # Errors
+    /// As [`Module::hello`].
+    pub fn idle() -> Result<Module> {
+        wat::parse_str(IDLE).map(Module).context("the bench's own module does not assemble")
+    }
+
+    /// A module that computes.
+    ///
+    /// # Errors
+    /// As [`Module::hello`].
+    pub fn spin() -> Result<Module> {
+        wat::parse_str(SPIN).map(Module).context("the bench's own module does not assemble")
     }
 
     /// A module or component from a file. It must write to stdout first thing and then end with

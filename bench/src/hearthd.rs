@@ -35,6 +35,8 @@ const LOG_LINES: usize = 15;
 #[derive(Debug, Clone)]
 pub struct Home {
     dir: PathBuf,
+    /// TOML tables after the bench's own.
+    config: String,
 }
 
 /// A running daemon, ended when dropped.
@@ -54,7 +56,12 @@ impl Home {
     /// Of the file system.
     pub fn create(dir: PathBuf) -> Result<Home> {
         crate::bundle::make_dir(&dir)?;
-        Ok(Home { dir })
+        Ok(Home { dir, config: String::new() })
+    }
+
+    /// The same, with TOML tables added to the configuration.
+    pub fn configured(self, config: &str) -> Home {
+        Home { config: config.to_owned(), ..self }
     }
 
     /// The control socket's path.
@@ -106,10 +113,11 @@ impl Home {
         // A JSON string of a path is a TOML string too.
         let quoted = |path: PathBuf| serde_json::to_string(&path);
         let text = format!(
-            "state_dir = {}\nroot_dir = {}\ncontrol_socket = {}\n\n[metrics]\naddress = \"127.0.0.1:0\"\n",
+            "state_dir = {}\nroot_dir = {}\ncontrol_socket = {}\n\n[metrics]\naddress = \"127.0.0.1:0\"\n{}",
             quoted(self.state_dir())?,
             quoted(self.dir.join("root"))?,
             quoted(self.control_socket())?,
+            self.config,
         );
         let path = self.dir.join("config.toml");
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -171,6 +179,11 @@ impl Hearthd {
     /// If it does not answer with Prometheus' text format.
     pub async fn scrape(&self) -> Result<Scrape> {
         metrics::scrape(&self.metrics_address).await
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Ends it. The next launch in the same home finds what it left on disk.

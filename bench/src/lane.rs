@@ -29,6 +29,8 @@ use crate::rootfs::{FloorMade, FloorPlan, FloorTimes};
 pub enum Peer {
     /// The daemon.
     Hearthd,
+    /// Another build of the daemon.
+    Other,
     /// The null server, with mounts and FIFOs made by the lane itself.
     Floor,
 }
@@ -153,7 +155,7 @@ impl Lane {
     /// If a call is answered with an error, or a mount fails.
     pub async fn measure(&self, mut bundle: Bundle) -> Result<Measured> {
         let start = StartRequest { id: bundle.create.id.clone(), ..StartRequest::default() };
-        let mut stdio = bundle.stdio.take().filter(|_| self.setup.peer == Peer::Hearthd);
+        let mut stdio = bundle.stdio.take().filter(|_| self.setup.peer != Peer::Floor);
         let plan = bundle.floor.clone().filter(|_| self.setup.peer == Peer::Floor);
 
         let begin = Instant::now();

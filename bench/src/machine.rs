@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine and the moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
     /// RFC 3339, in UTC.
     pub date: String,
@@ -42,6 +42,14 @@ impl Machine {
                 .map_or_else(|_| unknown(), |text| text.split(' ').take(3).collect::<Vec<_>>().join(" ")),
             git_revision: git_revision().unwrap_or_else(unknown),
         }
+    }
+}
+
+impl Machine {
+    /// All of it on one line.
+    pub fn line(&self) -> String {
+        let Machine { date, cpu, cores, kernel, load_average, git_revision } = self;
+        format!("{date} · {cpu} · {cores} cores · {kernel} · load {load_average} · {git_revision}")
     }
 }
 

@@ -56,15 +56,20 @@
 
 mod args;
 mod bundle;
+mod crowd;
+mod density;
 mod events;
+mod floor;
 mod guest;
 mod hearthd;
 mod lane;
 mod machine;
 mod metrics;
 mod namespaces;
+mod node;
 mod null_server;
 mod output;
+mod plot;
 mod process;
 mod progress;
 mod report;
@@ -76,6 +81,8 @@ mod shim;
 mod signals;
 mod start;
 mod stats;
+mod storm;
+mod suite;
 mod table;
 mod upgrade;
 
@@ -89,9 +96,15 @@ use crate::signals::Interrupted;
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
+        Command::All(arguments) => arguments.run(),
+        Command::Show(arguments) => arguments.run(),
         Command::Start(arguments) => arguments.run(),
         Command::Shim(arguments) => arguments.run(),
         Command::Upgrade(arguments) => arguments.run(),
+        Command::Density(arguments) => arguments.run(),
+        Command::Storm(arguments) => arguments.run(),
+        Command::Node(arguments) => arguments.run(),
+        Command::FloorDaemon { directory, short, long } => floor::serve(&directory, &short, &long),
         Command::NullServer { socket } => null_server::serve(&socket),
         Command::ExecTied { parent, program, arguments } => process::exec_tied(parent, &program, &arguments),
     };

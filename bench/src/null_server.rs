@@ -58,8 +58,7 @@ pub fn serve(socket: &Path) -> Result<()> {
             .with_context(|| format!("cannot listen on {}", socket.display()))?
             .register_service(create_task(Arc::new(NullTask)));
         server.start().await?;
-        let mut stdout = std::io::stdout();
-        stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush())?;
+        say_ready(READY)?;
         signals.first().await;
         server.shutdown().await?;
         std::fs::remove_file(socket).with_context(|| format!("cannot remove {}", socket.display()))
@@ -75,11 +74,32 @@ pub fn spawn(socket: &Path) -> Result<Tied> {
     let mut command = tied_command(own.as_os_str())?;
     command.arg("null-server").arg(socket).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut server = Tied::spawn("the null server", command)?;
-    let mut line = String::new();
-    let stdout = server.child_mut().stdout.take().context("the null server has no stdout")?;
-    BufReader::new(stdout).read_line(&mut line).context("cannot read from the null server")?;
+    let line = first_line(&mut server)?;
     ensure!(line == READY, "the null server did not come up; its error is above");
     Ok(server)
+}
+
+/// Tells the parent that this server listens.
+///
+/// # Errors
+/// If the parent is gone.
+pub fn say_ready(word: &str) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(word.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("cannot tell the parent that this server listens")
+}
+
+/// The first line a server prints; empty if it ended before.
+///
+/// # Errors
+/// If its stdout is no pipe of ours.
+pub fn first_line(server: &mut Tied) -> Result<String> {
+    let mut line = String::new();
+    let stdout = server.child_mut().stdout.take().context("the server has no stdout")?;
+    BufReader::new(stdout).read_line(&mut line).context("cannot read what the server says")?;
+    Ok(line)
 }
 
 /// The ttrpc address of a socket.

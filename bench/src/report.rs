@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, version_of};
 use crate::metrics::Histogram;
 use crate::scenario::{Plan, Scenario};
 use crate::stats::Summary;
@@ -15,7 +16,7 @@ use crate::table::{Table, micros};
 pub const SCHEMA: u32 = 1;
 
 /// All that is written to the JSON file. Every duration is in microseconds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -23,6 +24,8 @@ pub struct Report {
     pub machine: Machine,
     /// The daemon measured; none with `--floor-only`.
     pub hearthd: Option<Program>,
+    /// The other build it was measured against.
+    pub against: Option<Program>,
     /// The guest's size.
     pub module_bytes: usize,
     /// Fewer iterations: the tails mean nothing.
@@ -34,7 +37,7 @@ pub struct Report {
 }
 
 /// A program measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Program {
     /// Its path.
     pub path: String,
@@ -43,7 +46,7 @@ pub struct Program {
 }
 
 /// One scenario's numbers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ScenarioReport {
     /// `stage/clients/bundle`.
     pub name: String,
@@ -54,6 +57,8 @@ pub struct ScenarioReport {
     pub plan: Plan,
     /// At the daemon.
     pub hearthd: Option<DaemonReport>,
+    /// At the other build, in turn with both.
+    pub against: Option<DaemonReport>,
     /// At the floor, in turn with the daemon.
     pub floor: FloorReport,
     /// Daemon over floor.
@@ -61,7 +66,7 @@ pub struct ScenarioReport {
 }
 
 /// What clients and the daemon itself saw of the daemon's starts.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct DaemonReport {
     /// Create sent → Start answered.
     pub start_reply: Summary,
@@ -85,7 +90,7 @@ pub struct DaemonReport {
 }
 
 /// One phase by the daemon's histogram.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Phase {
     /// The label's value.
     pub phase: String,
@@ -100,7 +105,7 @@ pub struct Phase {
 }
 
 /// The floor's numbers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct FloorReport {
     /// Mounts and FIFO opens, where the bundle has them, and the empty pair.
     pub total: Summary,
@@ -113,7 +118,7 @@ pub struct FloorReport {
 }
 
 /// The floor's mounts, step by step.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct FloorMounts {
     /// Mounting the read-write overlay.
     pub overlay: Summary,
@@ -128,7 +133,7 @@ pub struct FloorMounts {
 }
 
 /// Daemon over floor, of the same run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Ratios {
     /// `start_reply` over the floor's `total`, medians.
     pub start_reply_p50: f64,
@@ -136,6 +141,17 @@ pub struct Ratios {
     pub start_reply_p99: f64,
     /// `first_byte` over the floor's `total`, medians.
     pub first_byte_p50: Option<f64>,
+    /// `start_reply` over the other build's, medians.
+    pub against_p50: Option<f64>,
+    /// The same of the 99th percentiles.
+    pub against_p99: Option<f64>,
+}
+
+impl Program {
+    /// Asks it for its version.
+    pub fn at(path: &Path) -> Program {
+        Program { path: path.display().to_string(), version: version_of(path) }
+    }
 }
 
 impl Phase {
@@ -154,12 +170,14 @@ impl Phase {
 
 impl Ratios {
     /// Divides.
-    pub fn of(hearthd: &DaemonReport, floor: &FloorReport) -> Ratios {
+    pub fn of(hearthd: &DaemonReport, floor: &FloorReport, against: Option<&DaemonReport>) -> Ratios {
         let ratio = |over: f64, under: f64| (over / under * 100.0).round() / 100.0;
         Ratios {
             start_reply_p50: ratio(hearthd.start_reply.p50, floor.total.p50),
             start_reply_p99: ratio(hearthd.start_reply.p99, floor.total.p99),
             first_byte_p50: hearthd.first_byte.as_ref().map(|s| ratio(s.p50, floor.total.p50)),
+            against_p50: against.map(|other| ratio(hearthd.start_reply.p50, other.start_reply.p50)),
+            against_p99: against.map(|other| ratio(hearthd.start_reply.p99, other.start_reply.p99)),
         }
     }
 }
@@ -193,6 +211,9 @@ impl Report {
         );
         if self.hearthd.is_some() {
             let _ = writeln!(text, "{}", self.starts());
+            if let Some(other) = &self.against {
+                let _ = writeln!(text, "## Against {} ({})\n\n{}", other.path, other.version, self.comparison());
+            }
             let _ = writeln!(text, "## The daemon's phases, by its histograms\n\n{}", self.phases());
         }
         let _ = writeln!(text, "## The floor\n\n{}", self.floor());
@@ -247,6 +268,30 @@ impl Report {
                 micros(hearthd.create.p50),
                 micros(hearthd.start.p50),
                 hearthd.first_after_launch.as_ref().map_or_else(String::new, |s| micros(s.p50)),
+            ]);
+        }
+        table
+    }
+
+    fn comparison(&self) -> Table {
+        let headings =
+            ["scenario", "this p50", "p99", "other p50", "p99", "this ÷ other p50", "p99", "byte ÷ byte p50"];
+        let mut table = Table::new(1, &headings);
+        for scenario in &self.scenarios {
+            let (Some(this), Some(other)) = (&scenario.hearthd, &scenario.against) else {
+                continue;
+            };
+            let over = |this: f64, other: f64| format!("{:.3}", this / other);
+            let byte = this.first_byte.as_ref().zip(other.first_byte.as_ref());
+            table.row([
+                scenario.name.clone(),
+                micros(this.start_reply.p50),
+                micros(this.start_reply.p99),
+                micros(other.start_reply.p50),
+                micros(other.start_reply.p99),
+                over(this.start_reply.p50, other.start_reply.p50),
+                over(this.start_reply.p99, other.start_reply.p99),
+                byte.map_or_else(String::new, |(this, other)| over(this.p50, other.p50)),
             ]);
         }
         table
@@ -339,11 +384,12 @@ mod tests {
             doubt: Some("2 of 9 look-ups were not warm".into()),
         };
         let floor = FloorReport { total: summary(60), rpc_pair: summary(60), fifos: None, mounts: None };
-        let ratios = Some(Ratios::of(&hearthd, &floor));
+        let ratios = Some(Ratios::of(&hearthd, &floor, None));
         Report {
             schema: SCHEMA,
             machine: Machine::here(),
             hearthd: Some(Program { path: "hearthd".into(), version: "1".into() }),
+            against: None,
             module_bytes: 1,
             quick: true,
             bundles_in_memory: true,
@@ -352,6 +398,7 @@ mod tests {
                 scenario,
                 plan: scenario.plan(true),
                 hearthd: Some(hearthd),
+                against: None,
                 floor,
                 ratios,
             }],

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where the daemon finds the module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Prepared in the daemon's memory by earlier starts.
@@ -17,7 +17,7 @@ pub enum Stage {
 }
 
 /// What the bundle asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BundleKind {
     /// A rootfs directory with the module: no mounts, no stdio.
@@ -29,7 +29,7 @@ pub enum BundleKind {
 }
 
 /// One line of the report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scenario {
     /// Where the module is.
     pub stage: Stage,
@@ -40,7 +40,7 @@ pub struct Scenario {
 }
 
 /// How often a scenario is run. A *round* is one start by each client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Rounds before the first batch, not counted.
     pub warm_up_rounds: usize,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -38,6 +39,26 @@ impl Signals {
         };
         Interrupted(kind.as_raw_value() as u8)
     }
+}
+
+/// For a run that cannot be broken off in between: on the first signal `directory` is removed and this
+/// process ends, and with it its children and the private machine.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove_and_exit_on_signal(directory: PathBuf) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _guard = runtime.enter();
+        Signals::watch()?
+    };
+    let wait = move || {
+        let Interrupted(signal) = runtime.block_on(signals.first());
+        let _ = std::fs::remove_dir_all(directory);
+        eprintln!("hearth-bench: interrupted; everything is removed");
+        std::process::exit(128 + i32::from(signal));
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }
 
 impl fmt::Display for Interrupted {

@@ -14,7 +14,7 @@ use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
 use crate::lane::{Images, Lane, Peer, Sample, Setup};
-use crate::machine::{Machine, version_of};
+use crate::machine::Machine;
 use crate::metrics::{Histogram, Scrape};
 use crate::null_server;
 use crate::progress::{progress, progress_done};
@@ -50,6 +50,8 @@ pub struct Options {
     pub scenarios: Vec<Scenario>,
     /// The daemon's binary; none measures the floor alone.
     pub hearthd: Option<PathBuf>,
+    /// Another build of the daemon, measured in turn with the first.
+    pub against: Option<PathBuf>,
     /// The guest.
     pub module: Module,
     /// Fewer iterations.
@@ -74,6 +76,8 @@ struct Material {
     dir: PathBuf,
     /// A set for each of the daemon's clients.
     daemon: Vec<Images>,
+    /// A set for each of the other daemon's.
+    other: Vec<Images>,
     /// A set for each of the floor's.
     floor: Vec<Images>,
 }
@@ -86,8 +90,10 @@ struct Side {
 
 /// A daemon with its clients and what was seen of it.
 struct DaemonSide<'a> {
+    peer: Peer,
     program: &'a Path,
     home: Home,
+    home_dir: PathBuf,
     events: &'a EventSink,
     daemon: Hearthd,
     side: Side,
@@ -140,10 +146,8 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
     Ok(Report {
         schema: SCHEMA,
         machine,
-        hearthd: options
-            .hearthd
-            .as_ref()
-            .map(|path| Program { path: path.display().to_string(), version: version_of(path) }),
+        hearthd: options.hearthd.as_deref().map(Program::at),
+        against: options.against.as_deref().map(Program::at),
         module_bytes: options.module.bytes().len(),
         quick: options.quick,
         bundles_in_memory: options.store == BundleStore::Memory,
@@ -159,43 +163,48 @@ impl Bench<'_> {
         make_dir(&dir)?;
         let images = |peer| scenario.images(peer, plan, &self.options.module, &dir);
         let (daemon, floor) = (images(Peer::Hearthd)?, images(Peer::Floor)?);
-        Ok(Material { scenario, plan, dir, daemon, floor })
+        let other = self.options.against.is_some().then(|| images(Peer::Other)).transpose()?.unwrap_or_default();
+        Ok(Material { scenario, plan, dir, daemon, other, floor })
     }
 
     async fn scenario(&self, material: Material) -> Result<ScenarioReport> {
-        let Material { scenario, plan, dir, daemon, floor } = material;
+        let Material { scenario, plan, dir, daemon, other, floor } = material;
         let mut floor_side = self.side(scenario, Peer::Floor, floor, &dir, &self.null_address).await?;
         floor_side.rounds(plan.warm_up_rounds).await?;
-        let mut daemon_side = match &self.options.hearthd {
-            Some(program) => Some(self.daemon_side(scenario, plan, program, daemon, &dir).await?),
-            None => None,
-        };
+        let mut daemons = Vec::new();
+        for (peer, program, images) in
+            [(Peer::Hearthd, &self.options.hearthd, daemon), (Peer::Other, &self.options.against, other)]
+        {
+            if let Some(program) = program {
+                daemons.push(self.daemon_side(scenario, plan, peer, program, images, &dir).await?);
+            }
+        }
         let mut floor = Vec::new();
         for batch in 0..plan.batches {
             progress(&format!("batch {} of {}", batch + 1, plan.batches));
-            if let Some(daemon_side) = &mut daemon_side {
-                daemon_side.batch(scenario, plan).await?;
+            for daemon in &mut daemons {
+                daemon.batch(scenario, plan).await?;
             }
+            // Nobody always follows the floor.
+            daemons.reverse();
             floor.extend(floor_side.rounds(plan.floor_rounds).await.context("the floor")?);
         }
         progress_done();
-        let hearthd = match daemon_side {
-            Some(daemon_side) => Some(daemon_side.end(scenario)?),
-            None => None,
-        };
+        let (mut hearthd, mut against) = (None, None);
+        for daemon in daemons {
+            let report = if daemon.peer == Peer::Other { &mut against } else { &mut hearthd };
+            *report = Some(daemon.end(scenario)?);
+        }
         drop(floor_side);
         remove_dir(&dir)?;
-        if hearthd.is_some() {
-            remove_dir(&self.home())?;
-        }
         let floor = floor_report(&floor).context("no samples of the floor")?;
-        let ratios = hearthd.as_ref().map(|hearthd| Ratios::of(hearthd, &floor));
-        Ok(ScenarioReport { name: scenario.to_string(), scenario, plan, hearthd, floor, ratios })
+        let ratios = hearthd.as_ref().map(|hearthd| Ratios::of(hearthd, &floor, against.as_ref()));
+        Ok(ScenarioReport { name: scenario.to_string(), scenario, plan, hearthd, against, floor, ratios })
     }
 
-    /// The daemon's directory, new for each scenario.
-    fn home(&self) -> PathBuf {
-        self.scratch.path().join("h")
+    /// A daemon's directory, new for each scenario.
+    fn home(&self, peer: Peer) -> PathBuf {
+        self.scratch.path().join(format!("h{}", letter(peer)))
     }
 
     async fn side(
@@ -226,14 +235,17 @@ impl Bench<'_> {
         &'a self,
         scenario: Scenario,
         plan: Plan,
+        peer: Peer,
         program: &'a Path,
         images: Vec<Images>,
         dir: &Path,
     ) -> Result<DaemonSide<'a>> {
-        let home = Home::create(self.home())?;
+        let home_dir = self.home(peer);
+        let home = Home::create(home_dir.clone())?;
         let daemon = Hearthd::launch(program, &home, &self.events).await?;
-        let side = self.side(scenario, Peer::Hearthd, images, dir, &daemon.task_address).await?;
-        let mut daemon_side = DaemonSide { program, home, daemon, side, seen: Seen::default(), events: &self.events };
+        let side = self.side(scenario, peer, images, dir, &daemon.task_address).await?;
+        let (seen, events) = (Seen::default(), &self.events);
+        let mut daemon_side = DaemonSide { peer, program, home, home_dir, daemon, side, seen, events };
         let warm_up = match scenario.stage {
             // Once around the list: every module is compiled and stored.
             Stage::Disk => plan.warm_up_rounds + plan.rounds,
@@ -250,12 +262,12 @@ impl Scenario {
         let path = |suffix: String| dir.join(format!("{}-{suffix}", letter(peer)));
         let shared = Image::create(path("image".into()), module)?;
         let of_client = |number: usize| match (peer, self.stage, self.bundle) {
-            (Peer::Hearthd, Stage::Cold, _) => {
+            (Peer::Hearthd | Peer::Other, Stage::Cold, _) => {
                 let fresh = path(format!("fresh-{number}"));
                 make_dir(&fresh)?;
                 Ok(Images::Fresh(fresh, module.clone()))
             }
-            (Peer::Hearthd, Stage::Disk, _) => {
+            (Peer::Hearthd | Peer::Other, Stage::Disk, _) => {
                 // One for the first start after a launch, then one for each of a batch's.
                 let list = 0..plan.warm_up_rounds + plan.rounds;
                 let image = |i| Image::create(path(format!("image-{number}-{i}")), &module.never_seen());
@@ -276,6 +288,7 @@ fn letter(peer: Peer) -> char {
     match peer {
         Peer::Hearthd => 'a',
         Peer::Floor => 'b',
+        Peer::Other => 'c',
     }
 }
 
@@ -353,6 +366,7 @@ impl DaemonSide<'_> {
 
     fn end(mut self, scenario: Scenario) -> Result<DaemonReport> {
         self.daemon.end()?;
+        remove_dir(&self.home_dir)?;
         self.seen.report(scenario).context("no samples of hearthd")
     }
 }

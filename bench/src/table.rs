@@ -55,6 +55,12 @@ pub fn micros(value: f64) -> String {
     if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
+/// Microseconds, shown as milliseconds.
+pub fn millis(micros: f64) -> String {
+    let millis = micros / 1e3;
+    if millis < 10.0 { format!("{millis:.2}") } else { format!("{millis:.1}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Prints what the daemon's mounts and stdio cost on this machine: `cargo run --release --example files`.
+//! Prints what the daemon's mounts, paths and stdio cost on this machine: `cargo run --release --example files`.
 //!
 //! Needs root. Everything happens in a private mount namespace below the directory given as argument
 //! (default: the temporary directory), on whose file system writable overlays depend.
@@ -6,6 +6,7 @@
 use std::hint::black_box;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,8 +16,11 @@ use hearthd::metrics::Metrics;
 use hearthd::task::StdioPaths;
 use hearthd::task::root::{self, FsMount, RootSpec};
 use hearthd::task::stdio::Stdio;
+use hearthd::wasm::wasi::{self, CoreState, Limits, MemoryUse};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
+use wasmtime::{Engine, Linker, Module, Store, Trap};
 use wasmtime_wasi::cli::{StdinStream, StdoutStream};
+use wasmtime_wasi::{FsPerms, WasiCtx, p1};
 
 const ROUNDS: usize = 200;
 
@@ -25,7 +29,88 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parent = std::env::args().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::tempdir_in(parent)?;
     mounts(dir.path())?;
+    paths(dir.path())?;
     stdio(dir.path())
+}
+
+/// Opens, reads and closes the file at [`OPENED`] so many times as it is told.
+const OPENER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "path_open"
+        (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\00\04\00\00\40\00\00\00")
+    (func (export "run") (param $length i32) (param $times i32)
+        (loop $again
+            (if (call $open (i32.const 3) (i32.const 1) (i32.const 64) (local.get $length) (i32.const 0)
+                    (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 16)) (then unreachable))
+            (if (call $read (i32.load (i32.const 16)) (i32.const 0) (i32.const 1) (i32.const 20)) (then unreachable))
+            (if (call $close (i32.load (i32.const 16))) (then unreachable))
+            (local.set $times (i32.sub (local.get $times) (i32.const 1)))
+            (br_if $again (local.get $times)))))"#;
+
+/// Where [`OPENER`] has the path in its memory.
+const OPENED: usize = 64;
+
+/// What a guest's path costs with wasmtime-wasi's own calls and with the daemon's, side by side.
+fn paths(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    const TIMES: i32 = 500;
+    let root = base.join("root");
+    std::fs::create_dir_all(root.join("usr/lib/deep"))?;
+    for path in ["file", "usr/lib/deep/file"] {
+        std::fs::write(root.join(path), "text")?;
+    }
+    std::os::unix::fs::symlink("lib/deep", root.join("usr/relative"))?;
+    std::os::unix::fs::symlink("/usr/lib/deep", root.join("absolute"))?;
+    let engine = Engine::default();
+    let module = Module::new(&engine, wat::parse_str(OPENER)?)?;
+    let mut own = Linker::new(&engine);
+    p1::add_to_linker_async(&mut own, |state: &mut CoreState| &mut state.wasi)?;
+    let linkers = [own, wasi::core_linker(&engine)?];
+    println!("\n{:<36} {:>14} {:>10}   ns to open, read and close", "path", "wasmtime-wasi", "daemon");
+    for path in ["file", "usr/lib/deep/file", "usr/relative/file", "absolute/file"] {
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..ROUNDS {
+            for (linker, times) in linkers.iter().zip(&mut times) {
+                times.extend(opening(linker, &module, &root, path, TIMES)?);
+            }
+        }
+        let [own, daemons] = times.map(|times| match times.is_empty() {
+            true => "refused".to_owned(),
+            false => format!("{:.0}", median(times) * 1e3),
+        });
+        println!("{path:<36} {own:>14} {daemons:>10}");
+    }
+    Ok(())
+}
+
+/// How long each of so many times takes; none if it is refused.
+fn opening(
+    linker: &Linker<CoreState>,
+    module: &Module,
+    root: &Path,
+    path: &str,
+    times: i32,
+) -> Result<Option<Duration>, Box<dyn std::error::Error>> {
+    let mut context = WasiCtx::builder();
+    context.allow_blocking_current_thread(true).preopened_dir(root, "/", FsPerms::ReadWrite)?;
+    let limits = Limits::new(Arc::new(MemoryUse::new(u64::MAX)), Arc::default());
+    let wasi = context.build_p1();
+    let state = CoreState { wasi, limits, partly_read_only: false, open_files: 0, open_files_max: u32::MAX };
+    let mut store = Store::new(module.engine(), state);
+    now(async {
+        let instance = linker.instantiate_async(&mut store, module).await?;
+        let memory = instance.get_memory(&mut store, "memory").expect("it exports one");
+        memory.write(&mut store, OPENED, path.as_bytes())?;
+        let run = instance.get_typed_func::<(i32, i32), ()>(&mut store, "run")?;
+        let began = Instant::now();
+        match run.call_async(&mut store, (path.len() as i32, times)).await {
+            Ok(()) => Ok(Some(began.elapsed() / times as u32)),
+            Err(error) if error.is::<Trap>() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    })
 }
 
 fn median(mut times: Vec<Duration>) -> f64 {

@@ -1,15 +1,17 @@
 //! `config.json` → [`TaskSpec`], and an exec's process → [`ProcessSpec`]: the part of the OCI runtime
 //! spec that a Wasm task uses, checked.
 //!
-//! Only what is used is parsed: a CRI config.json is 10–20 kB of capabilities, seccomp rules and
-//! namespaces that mean nothing to a guest, and serde skips what no field asks for.
+//! Only what is used is parsed: a CRI config.json is 10–20 kB of seccomp rules, devices and paths of
+//! procfs that mean nothing to a guest, and serde skips what no field asks for.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use rustix::thread::CapabilitySet;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -40,6 +42,8 @@ pub struct ProcessSpec {
     pub user: User,
     /// `process.terminal`.
     pub terminal: bool,
+    /// The soft limit of `RLIMIT_NOFILE` in `process.rlimits`.
+    pub open_files: Option<u64>,
 }
 
 /// What a bundle says about its task.
@@ -63,6 +67,8 @@ pub struct TaskSpec {
     pub role: Role,
     /// What CRI calls it, for those who look.
     pub names: CriNames,
+    /// When the file was written.
+    pub written_at: Option<SystemTime>,
     /// `hostname`; may be empty.
     pub hostname: String,
     /// Which other namespaces it has of its own.
@@ -103,6 +109,38 @@ pub struct User {
     pub groups: Vec<u32>,
     /// Mode bits that new files do not get; the daemon's (0o022) if absent.
     pub umask: Option<u32>,
+    /// `process.capabilities`, as far as they are a guest's.
+    pub capabilities: Capabilities,
+}
+
+/// Those of `process.capabilities` that decide what a guest's calls may do; see [`capability`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// `effective`: what root has.
+    pub effective: CapabilitySet,
+    /// `ambient`: what other users keep when their program is started.
+    pub ambient: CapabilitySet,
+}
+
+impl Default for Capabilities {
+    /// None, as for whom the spec names none.
+    fn default() -> Capabilities {
+        Capabilities { effective: CapabilitySet::empty(), ambient: CapabilitySet::empty() }
+    }
+}
+
+/// The set of the one capability with this name, empty for one that means nothing to a guest: files and
+/// privileged ports are all that its calls are about.
+fn capability(name: &str) -> CapabilitySet {
+    match name {
+        "CAP_CHOWN" => CapabilitySet::CHOWN,
+        "CAP_DAC_OVERRIDE" => CapabilitySet::DAC_OVERRIDE,
+        "CAP_DAC_READ_SEARCH" => CapabilitySet::DAC_READ_SEARCH,
+        "CAP_FOWNER" => CapabilitySet::FOWNER,
+        "CAP_FSETID" => CapabilitySet::FSETID,
+        "CAP_NET_BIND_SERVICE" => CapabilitySet::NET_BIND_SERVICE,
+        _ => CapabilitySet::empty(),
+    }
 }
 
 /// `linux.resources.cpu`; absent or 0 means no limit of that kind.
@@ -260,8 +298,57 @@ struct RawProcess<'a> {
     #[serde(default)]
     user: RawUser,
     #[serde(default)]
+    capabilities: Option<RawCapabilities>,
+    #[serde(default)]
     terminal: bool,
+    #[serde(borrow, default)]
+    rlimits: Option<Vec<RawLimit<'a>>>,
 }
+
+#[derive(Deserialize)]
+struct RawLimit<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    soft: u64,
+}
+
+#[derive(Deserialize)]
+struct RawCapabilities {
+    #[serde(default)]
+    effective: Option<RawSet>,
+    #[serde(default)]
+    ambient: Option<RawSet>,
+}
+
+/// Names of capabilities, without a copy of each.
+struct RawSet(CapabilitySet);
+
+impl<'de> Deserialize<'de> for RawSet {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<RawSet, D::Error> {
+        struct Names;
+
+        impl<'de> serde::de::Visitor<'de> for Names {
+            type Value = RawSet;
+
+            fn expecting(&self, text: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                text.write_str("a list of capabilities")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut names: A) -> std::result::Result<RawSet, A::Error> {
+                let mut set = CapabilitySet::empty();
+                while let Some(RawName(name)) = names.next_element()? {
+                    set |= capability(&name);
+                }
+                Ok(RawSet(set))
+            }
+        }
+
+        deserializer.deserialize_seq(Names)
+    }
+}
+
+#[derive(Deserialize)]
+struct RawName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Deserialize, Default)]
 struct RawUser {
@@ -346,12 +433,14 @@ impl TaskSpec {
         let path = bundle.join("config.json");
         let wrong = |what: String| Error::InvalidArgument(format!("{}: {what}", path.display()));
         let file = File::open(&path).map_err(|e| wrong(format!("cannot open: {e}")))?;
+        let written_at = file.metadata().and_then(|metadata| metadata.modified()).ok();
         let mut bytes = Vec::with_capacity(16 << 10);
         file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| wrong(format!("cannot read: {e}")))?;
         if bytes.len() as u64 > bytes_max {
             return Err(wrong(format!("is over {bytes_max} bytes (rpc.spec_bytes_max)")));
         }
-        TaskSpec::parse(&bytes, bundle).map_err(|e| wrong(e.to_string()))
+        let spec = TaskSpec::parse(&bytes, bundle).map_err(|e| wrong(e.to_string()))?;
+        Ok(TaskSpec { written_at, ..spec })
     }
 
     /// Parses the bytes of a config.json that lies in `bundle`.
@@ -386,6 +475,7 @@ impl TaskSpec {
             network: network(&namespaces)?,
             role: annotations.role(),
             names,
+            written_at: None,
             hostname: no_nul(raw.hostname, "hostname")?,
             scopes: scopes(&namespaces),
             sysctls: linux.sysctl.unwrap_or_default(),
@@ -421,12 +511,23 @@ impl ProcessSpec {
             cwd => return Err(Error::InvalidArgument(format!("process.cwd {cwd:?} is not an absolute path"))),
         };
         let RawUser { uid, gid, groups, umask } = raw.user;
+        let set = |set: Option<RawSet>| set.map_or(CapabilitySet::empty(), |RawSet(set)| set);
+        let capabilities = raw.capabilities.map_or_else(Capabilities::default, |raw| Capabilities {
+            effective: set(raw.effective),
+            ambient: set(raw.ambient),
+        });
         Ok(ProcessSpec {
             args: texts(raw.args, "process.args")?,
             env,
             cwd,
-            user: User { uid, gid, groups: groups.unwrap_or_default(), umask },
+            user: User { uid, gid, groups: groups.unwrap_or_default(), umask, capabilities },
             terminal: raw.terminal,
+            open_files: raw
+                .rlimits
+                .iter()
+                .flatten()
+                .find(|limit| limit.kind == "RLIMIT_NOFILE")
+                .map(|limit| limit.soft),
         })
     }
 
@@ -562,7 +663,8 @@ mod tests {
                          "resources":{"cpu":{"shares":512,"quota":10000,"period":100000}}}}"#,
         )
         .unwrap();
-        assert_eq!(spec.process.user, User { uid: 7, gid: 8, groups: vec![9, 10], umask: Some(0o27) });
+        let capabilities = Capabilities::default();
+        assert_eq!(spec.process.user, User { uid: 7, gid: 8, groups: vec![9, 10], umask: Some(0o27), capabilities });
         assert_eq!(spec.network, Network::Path("/proc/1/ns/net".into()));
         assert_eq!((spec.role, spec.process.terminal), (Role::InSandbox("s".into()), true));
         assert_eq!(spec.cpu, Cpu { shares: Some(512), quota: Some(10_000), period: Some(100_000) });
@@ -575,6 +677,25 @@ mod tests {
         let spec = parse(own).unwrap();
         assert_eq!(spec.scopes, Scopes { ipc: Scope::Pod, pid: Scope::Pod, uts: Scope::Node });
         assert_eq!(spec.sysctls["net.x"], "1");
+    }
+
+    #[test]
+    fn capabilities_are_those_a_guest_has_a_use_for() {
+        let of = |text: &str| {
+            let spec = format!(r#"{{"process":{{"capabilities":{text}}}}}"#);
+            TaskSpec::parse(spec.as_bytes(), Path::new("/b")).map(|spec| spec.process.user.capabilities)
+        };
+        let some = of(r#"{"bounding":["CAP_CHOWN"],"effective":["CAP_FOWNER","CAP_SYS_ADMIN","CAP_NET_BIND_SERVICE"],
+                         "ambient":["CAP_DAC_OVERRIDE"]}"#);
+        let effective = CapabilitySet::FOWNER | CapabilitySet::NET_BIND_SERVICE;
+        assert_eq!(some.unwrap(), Capabilities { effective, ambient: CapabilitySet::DAC_OVERRIDE });
+        for none in ["null", "{}", r#"{"effective":null,"ambient":[]}"#, r#"{"effective":["CAP_NO_SUCH"]}"#] {
+            assert_eq!(of(none).unwrap(), Capabilities::default(), "{none}");
+        }
+        for wrong in [r#"{"effective":"CAP_CHOWN"}"#, r#"{"effective":[1]}"#] {
+            let error = of(wrong).unwrap_err().to_string();
+            assert!(error.starts_with("is not an OCI runtime spec: "), "{error}");
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! `hearthd`'s command line: arguments, configuration, logging, namespace, runtime, run, exit code.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
-use crate::config::{Config, DEFAULT_FILE, LogFormat};
+use crate::config::{Config, DEFAULT_FILE};
+use crate::logging::{self, Logging};
+use crate::metrics::Metrics;
 use crate::{daemon, os, wasm};
 
 /// Keeps WebAssembly warm on a Kubernetes node: containerd's tasks of the `hearth` runtime run in
@@ -60,11 +62,6 @@ enum Failure {
     Other(String),
 }
 
-/// The command line, for man pages and completions.
-pub fn line() -> clap::Command {
-    Args::command()
-}
-
 /// What the program does.
 pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == wasm::modules::compile::SUBCOMMAND) {
@@ -100,18 +97,19 @@ fn start(args: Args) -> Result<(), Failure> {
     }
     let config = configuration(&args).map_err(Failure::Config)?;
     if args.check_config {
-        filter(&config.log.level).map_err(Failure::Config)?;
+        logging::check(&config.log).map_err(Failure::Config)?;
         println!("{config:#?}");
         return Ok(());
     }
-    let set_log_level = log(&config).map_err(Failure::Config)?;
+    let metrics = Arc::new(Metrics::new());
+    let logging = Logging::start(&config.log, &metrics).map_err(Failure::Config)?;
     // Before the first thread: every thread shares the namespace it is born in.
     os::mount::enter_private_namespace()
         .map_err(|e| Failure::Other(format!("cannot make a private mount namespace (is this root?): {e}")))?;
     os::process::raise_descriptor_limit();
     let (replace, anchor) = (args.replace, args.anchor.clone());
     let reread = Box::new(move || configuration(&args));
-    daemon::run(daemon::Setup { config, replace, anchor, reread, set_log_level }).map_err(Failure::Other)
+    daemon::run(daemon::Setup { config, replace, anchor, reread, metrics, logging }).map_err(Failure::Other)
 }
 
 fn configuration(args: &Args) -> Result<Config, String> {
@@ -139,32 +137,4 @@ fn configuration(args: &Args) -> Result<Config, String> {
     }
     config.check().map_err(|e| e.to_string())?;
     Ok(config)
-}
-
-/// Begins to log; gives what changes the level.
-fn log(config: &Config) -> Result<Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>, String> {
-    let filter = filter(&config.log.level)?;
-    let terminal = std::io::stderr().is_terminal();
-    let text = match config.log.format {
-        LogFormat::Auto => terminal,
-        LogFormat::Text => true,
-        LogFormat::Json => false,
-    };
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(terminal);
-    if text {
-        let builder = builder.with_env_filter(filter).with_filter_reloading();
-        let handle = builder.reload_handle();
-        builder.init();
-        Ok(Box::new(move |level| handle.reload(self::filter(level)?).map_err(|e| format!("log.level: {e}"))))
-    } else {
-        let builder = builder.json().flatten_event(true).with_env_filter(filter).with_filter_reloading();
-        let handle = builder.reload_handle();
-        builder.init();
-        Ok(Box::new(move |level| handle.reload(self::filter(level)?).map_err(|e| format!("log.level: {e}"))))
-    }
-}
-
-fn filter(level: &str) -> Result<tracing_subscriber::EnvFilter, String> {
-    tracing_subscriber::EnvFilter::try_new(level)
-        .map_err(|e| format!("log.level: {level:?} is not a filter like info or hearthd=debug: {e}"))
 }

@@ -30,6 +30,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     /// The module store and the compiler.
     pub modules: Modules,
+    /// Compiling what images will run, before a pod is started of them.
+    pub ahead: Ahead,
     /// Events to containerd.
     pub events: Events,
     /// Guests' stdio.
@@ -88,6 +90,7 @@ impl Default for Config {
             engine: Engine::default(),
             scheduler: Scheduler::default(),
             modules: Modules::default(),
+            ahead: Ahead::default(),
             events: Events::default(),
             stdio: Stdio::default(),
             files: Files::default(),
@@ -120,23 +123,46 @@ pub struct Log {
     pub level: String,
     /// The form of a line.
     pub format: LogFormat,
+    /// Which lines are kept in memory for `hearthctl logs`, whatever is logged; a filter like `level`.
+    pub kept_level: String,
+    /// How many of them, each of 2 KiB at most; the oldest goes first.
+    pub kept_lines: usize,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { level: "info".into(), format: LogFormat::Auto }
+        Log {
+            level: "info".into(),
+            format: LogFormat::Auto,
+            kept_level: "info,hearthd::task=debug,hearthd::guest=debug".into(),
+            kept_lines: 4_096,
+        }
     }
 }
 
-/// The Prometheus endpoint.
+/// The endpoint for Prometheus, probes and people.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// `host:port`; port 0 takes a free one. The address bound is written to
-    /// `<state_dir>/metrics.address`. Empty: no endpoint.
+    /// `host:port`, where port 0 takes a free one; or `unix:/path`, of a socket that is root's alone. The
+    /// address bound is written to `<state_dir>/metrics.address`. Empty: no endpoint.
     pub address: String,
-    /// Concurrent scrapes.
+    /// Connections at once.
     pub connections_max: usize,
+    /// A file with a certificate chain in PEM form: then TLS is spoken. Read again when it changes.
+    pub tls_certificate: PathBuf,
+    /// The file with its key.
+    pub tls_key: PathBuf,
+    /// A file with a token: then all but `/healthz` and `/readyz` asks for it (`Authorization: Bearer`). Read at
+    /// each request.
+    pub token_file: PathBuf,
+    /// Tasks with metrics of their own (`hearth_task_…`); those beyond are folded into `task="other"`. Each costs
+    /// about 1 kB of a scrape.
+    pub task_series_max: usize,
+    /// Whether those metrics name the pod, by the labels `namespace`, `pod` and `container`.
+    pub pod_labels: bool,
+    /// Starts, and traps and other ends, that are remembered for `hearthctl` and the page.
+    pub recent_max: usize,
     /// Whether there are metrics of each pod that serves HTTP, by namespace, name and container: about 80
     /// series each.
     pub pods: bool,
@@ -144,7 +170,43 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Metrics { address: "127.0.0.1:9469".into(), connections_max: 16, pods: false }
+        Metrics {
+            address: "127.0.0.1:9469".into(),
+            connections_max: 16,
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            token_file: PathBuf::new(),
+            task_series_max: 200,
+            pod_labels: false,
+            recent_max: 256,
+            pods: false,
+        }
+    }
+}
+
+impl Metrics {
+    fn check(&self) -> Result<(), ConfigError> {
+        let fail = |key: &str, why: String| Err(ConfigError(format!("metrics.{key}: {why}")));
+        let address = self.address.as_str();
+        let right = match address.strip_prefix("unix:") {
+            Some(path) => Path::new(path).is_absolute() && path.len() <= 107,
+            None => address.is_empty() || address.parse::<std::net::SocketAddr>().is_ok(),
+        };
+        if !right {
+            return fail(
+                "address",
+                format!("{address:?} is not an address like 127.0.0.1:9469 or unix:/run/hearth/metrics.sock"),
+            );
+        }
+        match (self.tls_certificate.as_os_str().is_empty(), self.tls_key.as_os_str().is_empty()) {
+            (true, false) => return fail("tls_certificate", "is needed beside metrics.tls_key".into()),
+            (false, true) => return fail("tls_key", "is needed beside metrics.tls_certificate".into()),
+            _ => {}
+        }
+        if self.recent_max == 0 {
+            return fail("recent_max", "must be at least 1".into());
+        }
+        Ok(())
     }
 }
 
@@ -296,6 +358,38 @@ impl Default for Modules {
     }
 }
 
+/// Compiling what images will run, before a pod is started of them.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ahead {
+    /// containerd's namespaces whose images are compiled when they are pulled or imported, and, those that
+    /// were meanwhile, when the daemon starts. Empty: none; each module is compiled at its first start.
+    pub namespaces: Vec<String>,
+    /// The gRPC socket of the containerd that has them.
+    pub containerd: PathBuf,
+    /// containerd's snapshotter that unpacks them.
+    pub snapshotter: String,
+    /// Images that wait for their turn; more are left to their first start.
+    pub images_max: usize,
+    /// How long after its pull an image may take to be unpacked, in milliseconds.
+    pub unpack_timeout_ms: u64,
+    /// The nice value of such a compile, until a start waits for it: 19 leaves it what nobody else wants.
+    pub nice: i32,
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Ahead {
+            namespaces: vec!["k8s.io".into()],
+            containerd: "/run/containerd/containerd.sock".into(),
+            snapshotter: "overlayfs".into(),
+            images_max: 4_096,
+            unpack_timeout_ms: 120_000,
+            nice: 19,
+        }
+    }
+}
+
 /// Events to containerd.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -354,6 +448,9 @@ impl Default for Stdio {
 pub struct Files {
     /// Bind mounts and tmpfs of one task.
     pub volumes_max: usize,
+    /// Files and directories that one preview 1 guest may have open, if its spec's `RLIMIT_NOFILE` is not
+    /// less. They are the daemon's descriptors, of which it has `LimitNOFILE`.
+    pub open_max: u32,
     /// The size of a tmpfs whose options name none, in bytes: the kernel's own default is half of the
     /// node's memory.
     pub tmpfs_bytes_default: u64,
@@ -521,7 +618,7 @@ impl Default for Sandboxer {
 
 impl Default for Files {
     fn default() -> Self {
-        Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
+        Files { volumes_max: 256, open_max: 4_096, tmpfs_bytes_default: 64 << 20 }
     }
 }
 
@@ -578,6 +675,7 @@ impl Config {
         if self.control_socket().as_os_str().len() > 107 {
             return fail("control_socket", "a Unix socket's path holds at most 107 bytes".into());
         }
+        self.metrics.check()?;
         let mut listening = std::collections::BTreeSet::from([self.control_socket()]);
         for socket in &self.sandboxer.sockets {
             let listen = self.state_dir.join(&socket.listen);
@@ -592,12 +690,6 @@ impl Config {
             if !listening.insert(listen) {
                 return fail("sandboxer.sockets", format!("{} is there twice", socket.listen.display()));
             }
-        }
-        if !self.metrics.address.is_empty() && self.metrics.address.parse::<std::net::SocketAddr>().is_err() {
-            return fail(
-                "metrics.address",
-                format!("{:?} is not an address like 127.0.0.1:9469", self.metrics.address),
-            );
         }
         if self.engine.wasm_stack_bytes + (1 << 20) > self.engine.stack_bytes {
             // Host functions run on the guest's stack; an overflow there ends the whole process.
@@ -637,6 +729,8 @@ impl Config {
             ("modules.compile_queue_max", self.modules.compile_queue_max as u64),
             ("modules.compile_seconds_max", self.modules.compile_seconds_max),
             ("modules.compile_cpu_seconds_max", self.modules.compile_cpu_seconds_max),
+            ("ahead.images_max", self.ahead.images_max as u64),
+            ("ahead.unpack_timeout_ms", self.ahead.unpack_timeout_ms),
             ("events.retry_ms", self.events.retry_ms),
             ("events.timeout_ms", self.events.timeout_ms),
             ("stdio.chunk_bytes", self.stdio.chunk_bytes as u64),
@@ -658,6 +752,7 @@ impl Config {
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
             ("upgrade.generations_max", self.upgrade.generations_max as u64),
             ("files.volumes_max", self.files.volumes_max as u64),
+            ("files.open_max", u64::from(self.files.open_max)),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
         ];
         for (key, value) in at_least_one {
@@ -682,6 +777,9 @@ impl Config {
         }
         if self.http.header_bytes_max < HEADER_BYTES_LEAST {
             return fail("http.header_bytes_max", format!("must be at least {HEADER_BYTES_LEAST}"));
+        }
+        if !(0..=19).contains(&self.ahead.nice) {
+            return fail("ahead.nice", format!("{} is not from 0 to 19", self.ahead.nice));
         }
         if self.modules.compile_uid == 0 {
             return fail("modules.compile_uid", "the compiler reads strangers' bytes: it must not be root".into());
@@ -834,6 +932,9 @@ mod tests {
         let cases = [
             ("state_dir = 'run'", "state_dir: run is not an absolute path"),
             ("metrics.address = 'here'", "metrics.address"),
+            ("metrics.address = 'unix:here'", "metrics.address"),
+            ("metrics.tls_key = '/etc/hearth/key.pem'", "metrics.tls_certificate"),
+            ("metrics.recent_max = 0", "metrics.recent_max"),
             ("engine.pool_slots = 0", "engine.pool_slots: must be at least 1"),
             ("engine.stack_bytes = 600000", "engine.stack_bytes"),
             ("scheduler.blocked_after_ms = 1", "scheduler.blocked_after_ms"),
@@ -841,6 +942,7 @@ mod tests {
             ("events.retry_max_ms = 9", "events.retry_max_ms"),
             ("http.header_bytes_max = 99", "http.header_bytes_max: must be at least 8192"),
             ("modules.compile_uid = 0", "modules.compile_uid"),
+            ("ahead.nice = -1", "ahead.nice: -1 is not from 0 to 19"),
             ("sandboxer.sockets = [{listen='a',containerd='b'}]", "sandboxer.sockets: b is not an absolute path"),
             (
                 "sandboxer.sockets = [{listen='a',containerd='/b'},{listen='/run/hearth/a',containerd='/c'}]",

@@ -26,6 +26,10 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::config;
 use crate::error::{Error, Result};
 
+mod images;
+
+pub use images::{Entry, Runnable, SnapshotMount};
+
 /// The largest container record, in bytes: what containerd itself sends or takes at most
 /// (defaults/defaults.go, `DefaultMaxSendMsgSize`).
 const CONTAINER_BYTES_MAX: usize = 16 << 20;
@@ -124,7 +128,7 @@ impl Containerd {
         let Some(image) = self.image_of(&connection, namespace, container_id).await? else {
             return Ok(None);
         };
-        let Some(manifest) = self.manifest(&connection, namespace, &image).await? else {
+        let Some((_, manifest)) = self.manifest(&connection, namespace, &image, choose).await? else {
             return Ok(None);
         };
         let layer = wasm_layer(&manifest).map_err(|e| e.context(format!("image {image}")))?;
@@ -184,6 +188,14 @@ impl Containerd {
         Ok(bytes)
     }
 
+    /// The name of a container's image; none if it has none.
+    ///
+    /// # Errors
+    /// See the module's head.
+    pub async fn image(&self, namespace: &str, container_id: &str) -> Result<Option<String>> {
+        self.image_of(&self.connection(), namespace, container_id).await
+    }
+
     /// The name of a container's image.
     async fn image_of(&self, connection: &Channel, namespace: &str, id: &str) -> Result<Option<String>> {
         let what = format!("container {id:?} of namespace {namespace:?}");
@@ -195,8 +207,15 @@ impl Containerd {
         Ok(Some(container.image).filter(|image| !image.is_empty()))
     }
 
-    /// The manifest of an image: that for Wasm if there are several. None if there are only others.
-    async fn manifest(&self, connection: &Channel, namespace: &str, image: &str) -> Result<Option<ImageManifest>> {
+    /// The manifest of an image with its digest: that which `choose` takes if there are several. None if it
+    /// takes none.
+    async fn manifest(
+        &self,
+        connection: &Channel,
+        namespace: &str,
+        image: &str,
+        choose: fn(&[Descriptor]) -> Option<&Descriptor>,
+    ) -> Result<Option<images::Named>> {
         let what = format!("image {image:?} of namespace {namespace:?}");
         let mut client = ImagesClient::new(connection.clone()).max_decoding_message_size(RECORD_BYTES_MAX);
         let name = image.to_string();
@@ -218,7 +237,8 @@ impl Containerd {
                 blob => blob.map_err(|e| e.context(format!("image {image}")))?,
             };
             if !is_index {
-                return parse(image, &digest, &blob).map(Some);
+                let manifest = parse(image, &digest, &blob)?;
+                return Ok(Some((digest, manifest)));
             }
             let index: ImageIndex = parse(image, &digest, &blob)?;
             let Some(chosen) = choose(index.manifests()) else { return Ok(None) };
@@ -229,7 +249,7 @@ impl Containerd {
     }
 
     /// A new connection, dialled by its first request.
-    fn connection(&self) -> Channel {
+    pub fn connection(&self) -> Channel {
         // Fails only for bytes that are not UTF-8.
         Endpoint::from_shared(format!("unix://{}", self.address))
             .expect("a string")

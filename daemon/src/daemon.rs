@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,24 +21,30 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::ahead::Ahead;
 use crate::config::{Config, Live};
 use crate::generation::charge::{self, Charge, Got, Held};
 use crate::generation::client::HandedOver;
 use crate::generation::directory::{self, Dead, Directory};
-use crate::generation::merge;
 use crate::generation::peers::Peers;
 use crate::generation::server::{self as generation_server, Order, Server};
 use crate::generation::wire::Passed;
 use crate::http::Http;
+use crate::logging::Logging;
 use crate::metrics::Metrics;
+use crate::metrics::tasks::TaskSeries;
 use crate::native;
-use crate::os::{activation, anchor, identity};
+use crate::os::process::Share;
+use crate::os::{activation, anchor, capacity, identity, process};
 use crate::reload;
+use crate::server::control;
+use crate::server::endpoint::listen::Listener;
+use crate::server::endpoint::{self, Endpoint};
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::{METRICS_ADDRESS, Operator};
 use crate::server::sandboxer::{self, Controllers};
-use crate::server::{control, http as scrapes};
 use crate::service;
+use crate::starts::{Recent, recorder};
 use crate::task::Task;
 use crate::task::holders::Holders;
 use crate::wasm::engine::Engines;
@@ -71,8 +78,10 @@ pub struct Setup {
     pub anchor: Option<String>,
     /// Reads the configuration again.
     pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
-    /// Changes what is logged.
-    pub set_log_level: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
+    /// Its log.
+    pub logging: Arc<Logging>,
 }
 
 /// Runs until SIGTERM or SIGINT, or until another has taken over and the last task has ended.
@@ -97,15 +106,16 @@ pub fn run(setup: Setup) -> Result<(), String> {
     }
     // Before the first thread: whose they all have to be.
     identity::remember_home().map_err(|e| e.to_string())?;
-    let runtime = runtime("rpc", config.rpc.threads, config.rpc.blocking_threads_max)?;
-    // What no caller waits for stays off the threads that answer.
-    let background = self::runtime("background", 1, BLOCKING_THREADS)?;
+    let runtime = runtime("rpc", (config.rpc.threads, config.rpc.blocking_threads_max), Share::Usual)?;
+    // What no caller waits for stays off the threads that answer, and steps back where they need the processors:
+    // in a burst of starts, telling containerd of them takes as much as the starts themselves.
+    let background = self::runtime("background", (1, BLOCKING_THREADS), Share::Less)?;
     // Strangers' requests do not delay containerd's.
     let threads = match config.http.threads {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
-    let http = self::runtime("http", threads, BLOCKING_THREADS)?;
+    let http = self::runtime("http", (threads, BLOCKING_THREADS), Share::Usual)?;
     let begin = Begin {
         setup,
         passed,
@@ -127,16 +137,23 @@ pub fn run(setup: Setup) -> Result<(), String> {
 /// tokio's default: what the runtimes have that hardly use any.
 const BLOCKING_THREADS: usize = 512;
 
-fn runtime(name: &str, threads: usize, blocking: usize) -> Result<tokio::runtime::Runtime, String> {
+/// A runtime with so many threads, and at most so many for what blocks.
+fn runtime(name: &str, (threads, blocking): (usize, usize), share: Share) -> Result<tokio::runtime::Runtime, String> {
     tokio::runtime::Builder::new_multi_thread()
         // One may be started in the middle of a guest's poll, with the guest's identity.
-        .on_thread_start(identity::settle)
+        .on_thread_start(move || begin_thread(share))
         .worker_threads(threads)
         .max_blocking_threads(blocking)
         .thread_name(name)
         .enable_all()
         .build()
         .map_err(|e| format!("cannot start the runtime: {e}"))
+}
+
+/// What every thread of a runtime does first.
+fn begin_thread(share: Share) {
+    identity::settle();
+    process::take_share(share);
 }
 
 fn tell_of_the_dead(dead: &[Dead]) {
@@ -168,8 +185,12 @@ async fn serve(begin: Begin) -> Result<(), String> {
     let Begin { setup, passed, free, ours, living, answering, background, http } = begin;
     let began = Instant::now();
     let config = &setup.config;
-    let live = Live::new(config.clone());
-    let metrics = Arc::new(Metrics::new());
+    let (live, metrics) = (Live::new(config.clone()), setup.metrics.clone());
+    for lacking in capacity::warnings(config) {
+        tracing::warn!("{lacking}");
+    }
+    set_limits(&metrics, config);
+    let recorder = recorder::start(metrics.clone(), &background);
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
     let modules = ModuleStore::open(config, engines.clone(), metrics.clone(), answering.clone())
         .map_err(|e| format!("the module store: {e}"))?;
@@ -179,12 +200,16 @@ async fn serve(begin: Begin) -> Result<(), String> {
         engines,
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
-        holders: Holders::new(config.network.holders_warm, answering.clone()),
+        holders: Holders::new(config.network.holders_warm, answering.clone(), metrics.clone()),
         http: Http::new(config.http.clone(), http, metrics.clone()),
         resolvers: Resolvers::new(&config.network, background.clone()),
-        metrics,
+        task_series: TaskSeries::new(config.metrics.task_series_max, config.metrics.pod_labels),
+        recent: Recent::new(config.metrics.recent_max, metrics.clone(), Some(recorder)),
+        metrics: metrics.clone(),
         by_pod: config.metrics.pods,
     });
+    let ahead = Ahead::new(config, modules.clone(), metrics.clone(), answering.clone(), &ours.path);
+    metrics.engine(world.engines.fingerprint());
     let older = living.len();
     let peers = Peers::new(config.state_dir.clone(), living, &background, {
         let modules = modules.clone();
@@ -197,26 +222,28 @@ async fn serve(begin: Begin) -> Result<(), String> {
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
     let charge = Arc::new(Charge::default());
     let asked = generation_server::bind(&ours.path).map_err(|e| format!("state_dir: cannot listen in it: {e}"))?;
+    let operator = Arc::new(Operator {
+        config: live.clone(),
+        world: world.clone(),
+        modules: modules.clone(),
+        ahead: ahead.clone(),
+        instances: instances.clone(),
+        peers,
+        logging: setup.logging.clone(),
+        generation: ours.id.clone(),
+        started_at: SystemTime::now(),
+        answering: answering.clone(),
+        background: background.clone(),
+    });
     let server = Arc::new(Server {
         id: ours.id.clone(),
         began,
         instances: instances.clone(),
         charge: charge.clone(),
-        metrics: render(&world),
+        operator: operator.clone(),
         orders,
     });
     let asking = tokio::spawn(server.serve(asked));
-
-    let operator = Arc::new(Operator {
-        config: live.clone(),
-        world: world.clone(),
-        modules: modules.clone(),
-        instances: instances.clone(),
-        peers: peers.clone(),
-        generation: ours.id.clone(),
-        started_at: SystemTime::now(),
-        background: background.clone(),
-    });
     let answers = Answers { instances: instances.clone(), operator };
     let own = control::open(None, &ours.path.join(directory::CONTROL))
         .map_err(|e| format!("state_dir: cannot listen in it: {e}"))?;
@@ -224,7 +251,10 @@ async fn serve(begin: Begin) -> Result<(), String> {
 
     let anchor = anchor(&setup).await?;
     let mut got = take_charge(config, &ours.id, free).await?;
-    let scrape = scrapes(config, &world, &peers, &background, &mut got).await?;
+    // What is wrong with its address or certificate is said before anything is served.
+    let scrape = scrapes(config, &answers.operator, &background, &mut got).await?;
+    // With older ones, they are theirs. Looked for before anything new comes.
+    let left = (older == 0).then(|| native::leftovers(config));
     let (held, questions) = control(config, passed, got.lock, &mut got.handed_over, &scrape, &answers)?;
     let control_file = held.control_file.clone();
     let passed = control_file.is_none();
@@ -233,9 +263,10 @@ async fn serve(begin: Begin) -> Result<(), String> {
         let taken = tokio::task::spawn_blocking(move || handed_over.taken()).await;
         taken.map_err(|e| e.to_string()).flatten()?;
     }
-    if older == 0 {
-        // With older ones, they are theirs.
-        let (left, shim) = (native::leftovers(config), config.native.shim.clone());
+    // Images are followed by the one that is in charge.
+    let following = ahead.follow(&background);
+    if let Some(left) = left {
+        let shim = config.native.shim.clone();
         answering.spawn_blocking(move || native::end_leftovers(&shim, left));
     }
     // An older one goes on with the connections it has: its containerd comes to this one when it leaves.
@@ -262,11 +293,18 @@ async fn serve(begin: Begin) -> Result<(), String> {
         charge,
         questions,
         scrape,
+        following,
         watchdog,
         controllers,
         serving: [asking, own],
     };
     daemon.run(signals, ordered).await
+}
+
+/// Shows the limits that a reload can change, and that of the module store.
+fn set_limits(metrics: &Metrics, config: &Config) {
+    metrics.tasks_limit.set(i64::try_from(config.rpc.tasks_max).unwrap_or(i64::MAX));
+    metrics.store_limit_bytes.set(i64::try_from(config.modules.store_bytes_max).unwrap_or(i64::MAX));
 }
 
 /// The process that stands for this one at the service manager, if that is wanted.
@@ -276,16 +314,6 @@ async fn anchor(setup: &Setup) -> Result<Option<u32>, String> {
     let started = tokio::task::spawn_blocking(move || anchor::start(&unit, &state_dir)).await;
     let pid = started.map_err(std::io::Error::other).flatten();
     pid.map(Some).map_err(|e| format!("cannot start a process that stands for this one at systemd: {e}"))
-}
-
-/// The text of this generation's own metrics.
-fn render(world: &Arc<World>) -> impl Fn() -> String + Clone + Send + Sync + 'static {
-    let world = world.clone();
-    move || {
-        world.scheduler.observe();
-        world.slots.observe();
-        world.metrics.render()
-    }
 }
 
 /// The charge, with the lock taken out.
@@ -314,38 +342,34 @@ struct Scrape {
     serving: JoinHandle<()>,
     /// A second descriptor of its socket.
     listener: OwnedFd,
+    /// The socket's file, if it is a Unix socket.
+    file: Option<PathBuf>,
 }
 
+/// The metrics endpoint, unless the configuration wants none: at the socket that is handed over, if there is one.
 async fn scrapes(
     config: &Config,
-    world: &Arc<World>,
-    peers: &Arc<Peers>,
+    operator: &Arc<Operator>,
     background: &Handle,
     got: &mut Charged,
 ) -> Result<Option<Scrape>, String> {
     let passed = got.handed_over.as_mut().and_then(|over| over.take(Passed::Metrics));
-    let address = config.metrics.address.clone();
-    if address.is_empty() {
+    let (metrics, state_dir) = (config.metrics.clone(), config.state_dir.clone());
+    if metrics.address.is_empty() {
         return Ok(None);
     }
-    let cannot = |e: std::io::Error| format!("metrics.address: cannot listen on {}: {e}", config.metrics.address);
+    let token_file = Some(metrics.token_file.clone()).filter(|path| !path.as_os_str().is_empty());
+    if let Some(path) = &token_file {
+        endpoint::read_token(path).map_err(|e| format!("metrics.token_file: {}: {e}", path.display()))?;
+    }
+    let connections_max = metrics.connections_max;
     // The listener belongs to the runtime that is entered when it is made.
-    let state_dir = config.state_dir.clone();
-    let bound = background.spawn(async move { scrapes::bind(&address, passed, &state_dir).await }).await;
-    let socket = bound.map_err(std::io::Error::other).flatten().map_err(cannot)?;
-    let listener = socket.as_fd().try_clone_to_owned().map_err(cannot)?;
-    let (render, peers) = (render(world), peers.clone());
-    let render = move || {
-        let (ours, peers) = (render(), peers.clone());
-        async move {
-            match peers.is_empty() {
-                true => ours,
-                false => merge::merge(&ours, &peers.metrics().await),
-            }
-        }
-    };
-    let serving = background.spawn(scrapes::serve(socket, config.metrics.connections_max, render));
-    Ok(Some(Scrape { serving, listener }))
+    let bound = background.spawn(async move { Listener::bind(&metrics, passed, &state_dir).await }).await;
+    let socket = bound.map_err(|e| e.to_string()).flatten()?;
+    let listener = socket.descriptor().map_err(|e| format!("metrics.address: {e}"))?;
+    let file = socket.file().map(Path::to_owned);
+    let endpoint = Endpoint { operator: operator.clone(), token_file, connections_max };
+    Ok(Some(Scrape { serving: background.spawn(endpoint::serve(socket, endpoint)), listener, file }))
 }
 
 /// What questions on a control socket are answered from.
@@ -413,6 +437,8 @@ struct Daemon {
     charge: Arc<Charge>,
     questions: JoinHandle<()>,
     scrape: Option<Scrape>,
+    /// Compiles images before a start.
+    following: Option<JoinHandle<()>>,
     watchdog: JoinHandle<()>,
     controllers: Controllers,
     /// The generation's own sockets.
@@ -464,6 +490,9 @@ impl Daemon {
     fn drain(&mut self) -> Drain {
         self.questions.abort();
         self.watchdog.abort();
+        if let Some(following) = self.following.take() {
+            following.abort();
+        }
         if let Some(scrape) = self.scrape.take() {
             scrape.serving.abort();
         }
@@ -479,8 +508,11 @@ impl Daemon {
         let reloaded = || {
             let new = (self.setup.reread)()?;
             let changed = reload::changes(&self.live.now(), &new)?;
-            (self.setup.set_log_level)(&new.log.level)?;
+            if changed.iter().any(|key| key == "log.level") {
+                self.setup.logging.configure(&new.log.level)?;
+            }
             self.instances.count().set_limit(new.rpc.tasks_max);
+            set_limits(&self.world.metrics, &new);
             self.live.replace(new);
             Ok(changed)
         };
@@ -503,6 +535,9 @@ impl Daemon {
             service::stopping();
         }
         self.questions.abort();
+        if let Some(following) = &self.following {
+            following.abort();
+        }
         let held = self.charge.release();
         if let Some(file) = held.as_ref().and_then(|held| held.control_file.as_ref()) {
             let _ = std::fs::remove_file(file);
@@ -519,6 +554,9 @@ impl Daemon {
         if let Some(scrape) = self.scrape {
             scrape.serving.abort();
             let _ = std::fs::remove_file(self.setup.config.state_dir.join(METRICS_ADDRESS));
+            if let Some(file) = scrape.file {
+                let _ = std::fs::remove_file(file);
+            }
         }
         self.serving.iter().for_each(JoinHandle::abort);
         self.world.holders.close();

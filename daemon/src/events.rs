@@ -6,6 +6,10 @@
 //!                     ▲ room is reserved before a task exists, given back when containerd took the event
 //! ```
 //!
+//! The publisher is woken at once for what somebody waits for, an end above all, and a millisecond later for
+//! the news of a start: its caller has the answer already, and two threads that wake up beside a start, here
+//! and in containerd, would take the processor from it.
+//!
 //! There is one queue per containerd instance. Its order is the order of the calls of
 //! [`Reservation::publish`]; one delivery is under way at a time, because containerd serves the
 //! requests of one connection concurrently and would otherwise mix them.
@@ -19,8 +23,10 @@
 //! * The queue is full, because containerd has been away for long: new tasks are refused in
 //!   [`EventQueue::reserve`]; those that live have their room and lose nothing.
 
+mod later;
 mod message;
 
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,6 +38,7 @@ use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
 use crossbeam_deque::{Injector, Steal};
 use parking_lot::Mutex;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -42,6 +49,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 
+use later::{Later, wait};
 use message::timestamp;
 pub use message::{Create, Event};
 
@@ -82,6 +90,8 @@ struct Shared {
     room_taken: AtomicUsize,
     /// Wakes the publisher.
     wake: Notify,
+    /// Wakes it a little later.
+    later: Later,
     /// Wakes those who wait for `queued` to be 0.
     emptied: Notify,
     /// No event will come any more.
@@ -114,11 +124,16 @@ impl EventQueue {
             queued: AtomicUsize::new(0),
             room_taken: AtomicUsize::new(0),
             wake: Notify::new(),
+            later: Later::new(),
             emptied: Notify::new(),
             closed: AtomicBool::new(false),
             trouble: Mutex::new(None),
         });
-        runtime.spawn(Publisher { shared: shared.clone(), client: None }.run());
+        let publisher = shared.clone();
+        runtime.spawn(async move {
+            let timer = publisher.later.watched();
+            Publisher { shared: publisher, client: None, timer }.run().await;
+        });
         Arc::new(EventQueue { shared })
     }
 
@@ -211,7 +226,11 @@ impl Reservation {
         // Counted before it can be seen, so that nobody finds the queue empty with it inside.
         shared.queued.fetch_add(1, Ordering::AcqRel);
         shared.metrics.events_queued.inc();
+        let can_wait = event.can_wait();
         shared.waiting.push(Queued { at: SystemTime::now(), namespace: namespace.clone(), event });
+        if can_wait && shared.later.is_set() {
+            return;
+        }
         // While the publisher is busy this is one atomic operation, and it looks again by itself.
         shared.wake.notify_one();
     }
@@ -252,6 +271,8 @@ struct Publisher {
     shared: Arc<Shared>,
     /// The connection in use; none before the first event and after a failure.
     client: Option<EventsClient>,
+    /// See [`Later`].
+    timer: Option<AsyncFd<OwnedFd>>,
 }
 
 /// What to do with an event after a failed delivery.
@@ -323,13 +344,20 @@ impl Publisher {
     /// The first event; none if the queue is empty and nobody can publish any more.
     async fn next(&self) -> Option<Queued> {
         loop {
+            // Before the queue is read: what is published from now on sets it again.
+            self.shared.later.passed();
             // Read before the queue: what was published before the close is then seen below.
             let closed = self.shared.closed.load(Ordering::Acquire);
             match self.shared.waiting.steal() {
                 Steal::Success(queued) => return Some(queued),
                 Steal::Retry => {}
                 Steal::Empty if closed => return None,
-                Steal::Empty => self.shared.wake.notified().await,
+                Steal::Empty => {
+                    tokio::select! {
+                        () = self.shared.wake.notified() => {}
+                        () = wait(self.timer.as_ref()) => {}
+                    }
+                }
             }
         }
     }

@@ -52,7 +52,7 @@
 //! | `http` | `http.threads` | connections of HTTP components' clients, and of guests' own requests |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
-//! | `compile` | `modules.compiles_max` | one beside each compile process, which dies with its thread |
+//! | `compile` | `modules.compiles_max`, and one for what is compiled ahead | one beside each compile process, which dies with its thread |
 //! | `guest-worker` | one per core, more while some are blocked | guests |
 //! | `guest-ticker` | 1 | the epoch; finds workers stuck in system calls |
 //!
@@ -71,16 +71,19 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`metrics`] · [`server`] (control, instances, task, sandboxer, operator) · [`task`] (map,
-//! create, state, process, container, exec, control, oom, sandbox, pods, holders, files, root, stdio) · [`native`] ·
+//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`server`] (control, instances, task, sandboxer,
+//! operator, endpoint) · [`task`] (map, create, state, process, container, exec, control, oom, sandbox, pods, holders,
+//! files, root, stdio) · [`native`] ·
 //! [`bundle`] ·
-//! [`events`] · [`containerd`] · [`wasm`] (modules, engine, instance, wasi, names, scheduler) · [`http`] · [`os`] ·
+//! [`events`] · [`containerd`] · [`ahead`] · [`wasm`] (modules, engine, instance, wasi, files, names, scheduler) ·
+//! [`http`] · [`os`] ·
 //! [`generation`] · [`reload`] · [`service`] · [`daemon`] · [`command`]; for tests, [`faults`]
 //!
 //! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod ahead;
 pub mod bundle;
 pub mod command;
 pub mod config;
@@ -92,6 +95,7 @@ pub mod events;
 pub mod faults;
 pub mod generation;
 pub mod http;
+pub mod logging;
 pub mod metrics;
 pub mod native;
 pub mod operator;
@@ -99,5 +103,6 @@ pub mod os;
 pub mod reload;
 pub mod server;
 pub mod service;
+pub mod starts;
 pub mod task;
 pub mod wasm;

@@ -1,7 +1,11 @@
 //! Every metric of the daemon: name, help, labels, buckets. Nothing else registers one.
 //!
 //! Labels are bounded enumerations; each child is looked up once, here, so that touching a metric on
-//! the start path is one atomic operation.
+//! the start path is one atomic operation. Series of single tasks are in [`tasks`],
+//! those of the process itself in [`process`].
+
+pub mod process;
+pub mod tasks;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -117,6 +121,8 @@ pub struct Metrics {
     pub compile_seconds: Histogram,
     /// Compiles running or waiting.
     pub compiles_pending: IntGauge,
+    /// Images looked at before their first start, by what became of them.
+    pub images_ahead: IntCounterVec,
     /// Module files opened and read (a warm start opens none).
     pub module_reads: IntCounter,
     /// Artifacts on disk.
@@ -168,6 +174,36 @@ pub struct Metrics {
     pub http_refused: IntCounter,
     /// HTTP requests whose guest trapped.
     pub http_traps: IntCounter,
+    /// From the container's making by containerd to the guest's first instruction, by source.
+    container_starts: [Histogram; SOURCES.len()],
+    /// Starts that were not looked at afterwards, for want of room in the queue.
+    pub start_records_dropped: IntCounter,
+    log_lines: [IntCounter; LOG_LEVELS.len()],
+    /// Lines that guests triggered faster than they are logged.
+    pub log_lines_suppressed: IntCounter,
+    /// 1 while no new tasks are taken.
+    pub draining: IntGauge,
+    /// As many tasks as there may be.
+    pub tasks_limit: IntGauge,
+    /// Tasks with metrics of their own, and without.
+    pub task_series: IntGaugeVec,
+    /// Native containers in pods.
+    pub native_containers: IntGauge,
+    /// Polls of guests that went on for long after the end of their slice.
+    pub slice_overruns: IntCounter,
+    /// Workers that were replaced because they were blocked.
+    pub workers_replaced: IntCounter,
+    /// Network namespaces made in advance.
+    pub holders_ready: IntGauge,
+    /// Processes started to hold a network namespace.
+    pub holders_started: IntCounter,
+    /// Compile processes that run.
+    pub compiles_running: IntGauge,
+    /// Modules that cannot be compiled, remembered for a while.
+    pub modules_rejected: IntGauge,
+    /// Bytes that artifacts may take on disk.
+    pub store_limit_bytes: IntGauge,
+    engine: IntGaugeVec,
     http_outgoing: [IntCounter; HTTP_CLASSES.len()],
     /// Guests' own HTTP requests that got no response.
     pub http_outgoing_failed: IntCounter,
@@ -175,6 +211,9 @@ pub struct Metrics {
     pub http_outgoing_connections: IntGauge,
     http_pods: Arc<HttpPods>,
 }
+
+/// Levels of log lines, as labels.
+const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
 impl Metrics {
     /// Declares every metric.
@@ -192,7 +231,7 @@ impl Metrics {
         );
         let starts = declare.histograms(
             "hearth_start_seconds",
-            "Time hearthd needed from Create to the guest's first instruction (without the caller's time between Create and Start), in seconds, by where the module came from.",
+            "Time hearthd needed from Create to the guest's first instruction, or to an HTTP component's port (without the caller's time between Create and Start), in seconds, by where the module came from.",
             "source",
             PHASE_BUCKETS,
         );
@@ -209,6 +248,13 @@ impl Metrics {
             "Starts by result; a Create that fails counts as an error.",
             "result",
         );
+        let container_starts = declare.histograms(
+            "hearth_container_start_seconds",
+            "Time from the container's making by containerd (a pod's: of its snapshot, in CRI's CreateContainer; else of its bundle) to the guest's first instruction, in seconds, by where the module came from.",
+            "source",
+            PHASE_BUCKETS,
+        );
+        let log_lines = declare.counters("hearth_log_lines_total", "Lines of the daemon's log by level.", "level");
         let http_requests = declare.counters(
             "hearth_http_requests_total",
             "HTTP requests by the class of the answer's status code.",
@@ -244,6 +290,11 @@ impl Metrics {
                 "hearth_compile_seconds",
                 "Duration of compile processes in seconds.",
                 PHASE_BUCKETS,
+            ),
+            images_ahead: declare.counters(
+                "hearth_images_ahead_total",
+                "Images looked at before a start of theirs, by what became of them: compiled, known already, not WebAssembly, late (not unpacked in time), failed.",
+                "result",
             ),
             compiles_pending: declare.gauge("hearth_compiles_pending", "Compiles running or waiting for their turn."),
             module_reads: declare
@@ -319,6 +370,50 @@ impl Metrics {
                 "hearth_oom_kills_total",
                 "Guests that ended because they were refused memory over their limit.",
             ),
+            container_starts: SOURCES.map(|(_, name)| container_starts.with_label_values(&[name])),
+            start_records_dropped: declare.counter(
+                "hearth_start_records_dropped_total",
+                "Starts that were neither measured from their container's making nor traced, for want of room in a queue.",
+            ),
+            log_lines: LOG_LEVELS.map(|level| log_lines.with_label_values(&[level])),
+            log_lines_suppressed: declare.counter(
+                "hearth_log_lines_suppressed_total",
+                "Lines left out of the daemon's log because guests triggered too many of them.",
+            ),
+            draining: declare.gauge("hearth_draining", "1 while the daemon takes no new tasks (hearthctl drain)."),
+            tasks_limit: declare.gauge("hearth_tasks_limit", "As many tasks as there may be (rpc.tasks_max)."),
+            task_series: declare.gauges(
+                "hearth_task_series",
+                "Tasks with hearth_task metrics of their own, and those folded into task=\"other\" (metrics.task_series_max).",
+                "kind",
+            ),
+            native_containers: declare.gauge("hearth_native_containers", "Native containers in pods of this runtime."),
+            slice_overruns: declare.counter(
+                "hearth_guest_slice_overruns_total",
+                "Times that a guest was in one poll for long after the end of its slice: in a system call, or on a starved node.",
+            ),
+            workers_replaced: declare.counter(
+                "hearth_workers_replaced_total",
+                "Workers replaced because they were blocked in a guest's system call.",
+            ),
+            holders_ready: declare
+                .gauge("hearth_network_holders_ready", "Network namespaces made in advance, each with its process."),
+            holders_started: declare.counter(
+                "hearth_network_holders_started_total",
+                "Processes started to hold a network namespace for a task.",
+            ),
+            compiles_running: declare.gauge("hearth_compiles_running", "Compile processes that run now."),
+            modules_rejected: declare
+                .gauge("hearth_modules_rejected", "Modules that cannot be compiled, remembered for a while."),
+            store_limit_bytes: declare.gauge(
+                "hearth_module_store_limit_bytes",
+                "Bytes that compiled artifacts may take on disk (modules.store_bytes_max).",
+            ),
+            engine: declare.gauges(
+                "hearth_engine_info",
+                "Constant 1, labelled by the engine's fingerprint: artifacts of another are compiled again.",
+                "fingerprint",
+            ),
             registry: registry.clone(),
         };
         metrics.fill();
@@ -339,9 +434,33 @@ impl Metrics {
         for result in ["ok", "invalid", "limit", "crashed", "failed"] {
             self.compiles.with_label_values(&[result]);
         }
+        for result in ["compiled", "known", "not_wasm", "late", "failed"] {
+            self.images_ahead.with_label_values(&[result]);
+        }
         for method in METHODS {
             self.rpc_errors.with_label_values(&[method]);
         }
+        for kind in ["own", "folded"] {
+            self.task_series.with_label_values(&[kind]);
+        }
+    }
+
+    /// Notes which engine this daemon has.
+    pub fn engine(&self, fingerprint: &str) {
+        self.engine.with_label_values(&[fingerprint]).set(1);
+    }
+
+    /// Counts a line of the log.
+    pub fn log_line(&self, level: tracing::Level) {
+        let level = crate::logging::level(level);
+        if let Some(index) = LOG_LEVELS.iter().position(|known| *known == level) {
+            self.log_lines[index].inc();
+        }
+    }
+
+    /// Notes how long a container took from its making to its guest's first instruction.
+    pub fn container_start(&self, source: Source, took: Duration) {
+        self.container_starts[source as usize].observe(took.as_secs_f64());
     }
 
     /// Notes how long a phase took.
@@ -620,22 +739,73 @@ mod tests {
         assert!(!metrics.render().contains("pod=\"web\""), "{}", metrics.render());
     }
 
-    #[test]
-    fn every_metric_is_on_the_dashboard_and_nothing_else_is() {
-        let dashboard = include_str!("../../dashboards/hearth.json");
+    /// The repository's directory of this name.
+    fn directory(name: &str) -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    /// All files below a directory whose names end so, as one text each.
+    fn texts(directory: &std::path::Path, endings: &[&str]) -> Vec<String> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                all.extend(texts(&path, endings));
+            } else if endings.iter().any(|ending| path.to_string_lossy().ends_with(ending)) {
+                all.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+        all
+    }
+
+    fn declared() -> BTreeSet<String> {
         let metrics = Metrics::new();
+        metrics.engine("x");
         // Without a pod there would be none of its metrics.
         let _pod = metrics.http_pod(["default", "pod", "container"]);
-        let declared: BTreeSet<String> =
-            metrics.registry.gather().iter().map(|family| family.name().to_string()).collect();
+        let families = metrics.registry.gather();
+        let tasks = tasks::FAMILIES.iter().map(|family| family.name.to_string());
+        let process = process::FAMILIES.iter().map(|family| family.name.to_string());
+        families.iter().map(|family| family.name().to_string()).chain(tasks).chain(process).collect()
+    }
+
+    #[test]
+    fn every_metric_is_on_a_dashboard_or_in_a_rule_and_nothing_else_is() {
         let mut shown = BTreeSet::new();
-        for (at, _) in dashboard.match_indices("hearth_") {
-            let name: String = dashboard[at..]
-                .chars()
-                .take_while(|c| c.is_ascii_lowercase() || matches!(c, '_' | '0'..='9'))
-                .collect();
-            shown.insert(name.strip_suffix("_bucket").unwrap_or(&name).to_string());
+        let directory = directory("../dashboards");
+        for text in texts(&directory, &[".json", ".yaml"]) {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+            for name in
+                text.split(|c| !is_name(c)).filter(|word| word.starts_with("hearth_") || word.starts_with("process_"))
+            {
+                let name = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+                shown.insert(name.to_string());
+            }
         }
-        assert_eq!(declared, shown);
+        let declared = declared();
+        let missing: Vec<_> = declared.difference(&shown).collect();
+        assert!(missing.is_empty(), "on no dashboard: {missing:?}");
+        let unknown: Vec<_> = shown.difference(&declared).filter(|name| !name.ends_with("_info")).collect();
+        assert!(unknown.is_empty(), "declared nowhere: {unknown:?}");
+    }
+
+    #[test]
+    fn every_metric_is_touched_somewhere() {
+        let source = include_str!("metrics.rs");
+        let body = &source[source.find("pub struct Metrics {").unwrap()..source.find("impl Metrics {").unwrap()];
+        let fields = body.lines().filter_map(|line| line.strip_prefix("    pub ")?.split_once(':'));
+        let own = |text: &String| text.contains("pub struct Metrics {");
+        let others: Vec<_> = texts(&directory("src"), &[".rs"]).into_iter().filter(|text| !own(text)).collect();
+        for (field, _) in fields {
+            let touched = format!("metrics.{field}");
+            let split = format!(".{field}");
+            let is_touched = |text: &String| {
+                text.contains(&touched) || text.lines().any(|line| line.trim_start().starts_with(&split))
+            };
+            assert!(others.iter().any(is_touched), "{field} is declared and never touched");
+        }
+        for method in ["phase", "start", "lookup", "http_request", "rpc", "engine", "log_line", "container_start"] {
+            assert!(others.iter().any(|text| text.contains(&format!("{method}("))), "{method} is never called");
+        }
     }
 }

@@ -16,8 +16,77 @@ pub enum Question {
     Status,
     /// Its tasks: a list of [`TaskInfo`].
     Tasks,
+    /// One of them: an optional [`TaskDetails`].
+    Task {
+        /// containerd's namespace.
+        namespace: String,
+        /// Its id.
+        id: String,
+    },
+    /// The last starts, the latest first: a list of [`StartInfo`].
+    Starts,
+    /// The last ends that one may want to look into, the latest first: a list of [`EndInfo`].
+    Ends,
     /// What it knows of modules: [`Modules`].
     Modules,
+    /// Compiles what an image runs, or a file, before a start of it: [`Warmed`].
+    Warm(Warm),
+    /// Check every artifact on disk; those that are no good are removed: [`Verified`].
+    VerifyModules,
+    /// Remove artifacts from the disk: [`Pruned`].
+    PruneModules {
+        /// Those of this engine that no task runs, too; else only those of other engines.
+        unused: bool,
+    },
+    /// The last lines of its log, the oldest first: a list of [`LogLine`].
+    Logs {
+        /// Only those about this task.
+        task: Option<String>,
+        /// Only those with a higher number.
+        after: u64,
+    },
+    /// What its log lets through: [`LogLevel`].
+    LogLevel,
+    /// Change that: [`LogLevel`].
+    SetLogLevel {
+        /// A filter; none: what the configuration says.
+        filter: Option<String>,
+    },
+    /// Take no new tasks, or take them again: [`Status`].
+    Drain {
+        /// Which of the two.
+        on: bool,
+    },
+}
+
+/// What is to be compiled.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Warm {
+    /// What an image of the daemon's own containerd (`ahead.containerd`) runs.
+    Image {
+        /// containerd's namespace; none: the first of `ahead.namespaces`.
+        namespace: Option<String>,
+        /// Its name.
+        name: String,
+    },
+    /// A WebAssembly file.
+    File {
+        /// Its absolute path.
+        path: String,
+    },
+}
+
+/// What became of that.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Warmed {
+    /// The SHA-256 digest of the module, in hex.
+    pub module: String,
+    /// Whether it was compiled now; if not, it had been before.
+    pub compiled: bool,
+    /// How long that took.
+    pub seconds: f64,
 }
 
 /// How a daemon is.
@@ -34,6 +103,8 @@ pub struct Status {
     pub generation: String,
     /// When it was ready.
     pub started_at: f64,
+    /// Whether it takes no new tasks.
+    pub draining: bool,
     /// Where its sockets are.
     pub state_dir: String,
     /// Where its modules are.
@@ -162,6 +233,162 @@ pub struct TaskInfo {
     pub memory_refused: u64,
     /// Whether it ended for want of memory.
     pub out_of_memory: bool,
+    /// Traps of all its guests.
+    pub traps: u64,
+}
+
+/// All that is known of a task.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct TaskDetails {
+    /// As in the list.
+    pub task: TaskInfo,
+    /// Its image's name, as containerd has it.
+    pub image: Option<String>,
+    /// Its bundle.
+    pub bundle: String,
+    /// Where its stdin, stdout and stderr go.
+    pub stdio: Vec<String>,
+    /// What its start did.
+    pub start: StartInfo,
+    /// Ends of its guests that one may want to look into.
+    pub ends: Vec<EndInfo>,
+}
+
+/// What a start did. What has not happened is absent.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct StartInfo {
+    /// The life of the daemon that did it.
+    pub generation: String,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The task's id.
+    pub id: String,
+    /// Its pod, if it is of one.
+    pub pod: Option<PodName>,
+    /// Its image's name, where CRI has said it.
+    pub image: Option<String>,
+    /// The first of its arguments.
+    pub program: String,
+    /// The SHA-256 digest of its module, in hex.
+    pub module: String,
+    /// Where the module came from: `warm`, `disk` or `compiled`.
+    pub source: Option<String>,
+    /// When Create's request arrived; what follows is counted from then.
+    pub created_at: f64,
+    /// When containerd wrote the bundle; before that.
+    pub bundle_written_at: Option<f64>,
+    /// When Create was answered.
+    pub create_seconds: Option<f64>,
+    /// When Start's request arrived.
+    pub start_began_seconds: Option<f64>,
+    /// When the guest was at its first instruction, or the service had its port.
+    pub started_seconds: Option<f64>,
+    /// What hearthd itself needed: without the caller's own time between Create and Start.
+    pub own_seconds: Option<f64>,
+    /// Its phases, in the order in which they are measured.
+    pub phases: Vec<PhaseInfo>,
+    /// Its OpenTelemetry trace, where that is on and it was sampled.
+    pub trace_id: Option<String>,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+/// A phase of a start.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct PhaseInfo {
+    /// As in the metric `hearth_start_phase_seconds`.
+    pub name: String,
+    /// When it began, from Create's request.
+    pub began_seconds: f64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A guest's end that one may want to look into.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct EndInfo {
+    /// The life of the daemon it ran in.
+    pub generation: String,
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The task's id.
+    pub id: String,
+    /// Its pod, if it is of one.
+    pub pod: Option<PodName>,
+    /// Its image's name, where CRI has said it.
+    pub image: Option<String>,
+    /// The first of its arguments.
+    pub program: String,
+    /// When.
+    pub at: f64,
+    /// What it was.
+    pub kind: EndKind,
+    /// The exit status; of a request, the HTTP status.
+    pub status: u32,
+    /// wasmtime's text with the backtrace, or ours.
+    pub text: String,
+}
+
+/// What an end was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndKind {
+    /// A guest trapped.
+    #[default]
+    Trap,
+    /// A guest ended for want of memory.
+    OutOfMemory,
+    /// The guest of an HTTP request trapped.
+    Request,
+    /// A host function panicked: hearthd's own fault.
+    Panic,
+    /// It could not be started.
+    NotStarted,
+}
+
+impl EndKind {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            EndKind::Trap => "trap",
+            EndKind::OutOfMemory => "out of memory",
+            EndKind::Request => "a request's trap",
+            EndKind::Panic => "hearthd's fault",
+            EndKind::NotStarted => "not started",
+        }
+    }
+}
+
+/// A line of the daemon's log.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct LogLine {
+    /// Lines are counted from 1.
+    pub number: u64,
+    /// When.
+    pub at: f64,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// The part of the daemon.
+    pub target: String,
+    /// The task it is about, if it is about one.
+    pub task: Option<String>,
+    /// The message and its fields.
+    pub text: String,
+}
+
+/// What the log lets through.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct LogLevel {
+    /// Now.
+    pub current: String,
+    /// By the configuration.
+    pub configured: String,
 }
 
 /// What a task is.
@@ -197,6 +424,8 @@ pub struct Modules {
     pub compiled: Vec<ModuleInfo>,
     /// Those that cannot be compiled, for a while.
     pub rejected: Vec<RejectedModule>,
+    /// Those that are being compiled, or wait for it.
+    pub compiling: Vec<CompilingModule>,
 }
 
 /// A compiled module.
@@ -219,6 +448,40 @@ pub struct ModuleInfo {
     pub tasks: u64,
     /// Images or programs of those tasks; a few of them.
     pub names: Vec<String>,
+}
+
+/// A module that is being compiled, or waits for it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct CompilingModule {
+    /// SHA-256 of the Wasm, in hex.
+    pub digest: String,
+    /// The file in its image, or the image.
+    pub name: String,
+    /// For how long already.
+    pub age_seconds: f64,
+}
+
+/// What a check of the artifacts on disk found.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Verified {
+    /// Whole ones.
+    pub good: u64,
+    /// Digests of those that were no good, and are removed.
+    pub removed: Vec<String>,
+    /// Of other engines, which are not looked at.
+    pub foreign: u64,
+}
+
+/// What was removed from the disk.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Pruned {
+    /// So many artifacts.
+    pub artifacts: u64,
+    /// So many bytes.
+    pub bytes: u64,
 }
 
 /// A module that cannot be compiled.

@@ -36,7 +36,7 @@ pub fn changes(old: &Config, new: &Config) -> Result<Vec<String>, String> {
         return Ok(changed);
     }
     Err(format!(
-        "nothing was changed, since this needs a restart (systemctl restart hearthd; no pod ends): {}",
+        "nothing was changed, since this needs a restart (hearthd --replace, or systemctl restart hearthd): {}",
         fixed.join(", ")
     ))
 }

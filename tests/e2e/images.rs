@@ -20,8 +20,8 @@ pub const NATIVE_TCP: &str = "e2e.test/native-tcp:1";
 pub const BUSYBOX: &str = "docker.io/library/busybox:1";
 
 /// What busybox is called as in the stories.
-const APPLETS: [&str; 12] =
-    ["cat", "date", "echo", "false", "hostname", "httpd", "ls", "sh", "sleep", "tar", "true", "wget"];
+const APPLETS: [&str; 14] =
+    ["cat", "date", "echo", "false", "head", "hostname", "httpd", "ls", "nc", "sh", "sleep", "tar", "true", "wget"];
 
 /// Imports all of them.
 pub fn import(node: &Node, programs: &Path) {

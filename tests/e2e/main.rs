@@ -46,6 +46,10 @@ fn main() -> ExitCode {
         eprintln!("e2e: HEARTH_E2E_KUBERNETES names no directory; `make e2e` sets it");
         return ExitCode::from(2);
     };
+    if !programs.join("kubelet").exists() {
+        eprintln!("e2e: there is no kubelet in {}, which HEARTH_E2E_KUBERNETES names", programs.display());
+        return ExitCode::from(2);
+    }
     let begun = Instant::now();
     let mut cluster = Cluster::new(&programs);
     images::import(cluster.node(), &programs);

@@ -36,6 +36,13 @@ impl<'a> Story<'a> {
         story
     }
 
+    /// Something measured: it is told at once, and again below the report's table.
+    pub fn note(&mut self, line: impl Into<String>) {
+        let line = line.into();
+        println!("    {line}");
+        self.notes.push(line);
+    }
+
     /// The story's namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace

@@ -260,7 +260,7 @@ fn each_story_that_the_table_of_fields_names_exists() {
         // Those on a real Kubernetes, and those on containerd alone.
         let (path, function) = match module.strip_prefix("e2e::") {
             Some(module) => (tests.join("e2e/stories").join(module), format!("\npub fn {story}(")),
-            None => (tests.join("it").join(module), format!("#[test]\nfn {story}()")),
+            None => (tests.join("it").join(module.replace("::", "/")), format!("#[test]\nfn {story}()")),
         };
         let path = path.with_extension("rs");
         let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{word}: {}: {error}", path.display()));

@@ -1,6 +1,8 @@
 //! HTTP components, served by the daemon.
 
 mod client;
+mod drain;
+mod hostile;
 mod languages;
 mod outgoing;
 mod p3;

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use hearth_tests::{Guest, SHORT, World, eventually};
+use hearth_tests::process::Process;
+use hearth_tests::{Guest, Image, Layer, SHORT, World, eventually};
 use serde_json::{Value, json};
 
 use crate::only_on_hearth;
@@ -131,6 +132,58 @@ fn a_quota_is_kept_and_can_be_changed() {
     let before = cpu(&world, "spin");
     eventually("it computes", SHORT, || (cpu(&world, "spin").seconds > before.seconds + 0.5).then_some(()));
     assert_eq!(cpu(&world, "spin").throttled_periods, before.throttled_periods, "nothing holds it back");
+}
+
+#[test]
+fn an_exec_uses_up_the_quota_of_its_task() {
+    only_on_hearth!();
+    let world = World::new();
+    let layer = Layer::new().file("/bin/spin", 0o755, Guest::SPIN.wasm_bytes());
+    let image = world.import(&Image::scratch("hearth.test/spin:1").layer(layer).entrypoint(["/bin/spin"]));
+    world.run(&image, "spin").flags(["--cpus", "0.1"]).detach().ok();
+    let exec = ["tasks", "exec", "--exec-id", "more", "spin", "/bin/spin"];
+    let mut exec = world.ctr(exec).spawn();
+    exec.wait_for_stdout("spinning");
+    is_held_to(&world, "spin", 10.0, 10);
+    // What an update changes, it changes for both.
+    world.api().update_task("spin", &json!({"cpu": {"quota": 15_000}})).expect("a quota is changed");
+    is_held_to(&world, "spin", 15.0, 10);
+    let used = cpu(&world, "spin").seconds;
+    world.kill("spin", "SIGKILL").ok();
+    exec.wait(SHORT);
+    world.wait_for_status("spin", "STOPPED");
+    assert!(cpu(&world, "spin").seconds >= used, "what an exec has used is used");
+}
+
+#[test]
+fn a_host_of_pure_cgroup_v2_gets_statistics_in_its_own_form() {
+    only_on_hearth!();
+    let mut world = World::new();
+    world.stop_containerd();
+    world.stop_hearthd();
+    // Of the machine's own mount namespace. Both daemons look there, and find what such a host has.
+    let mut mount = world.machine().command("mount");
+    let mounted = Process::start("mount", mount.args(["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])).wait(SHORT);
+    assert!(mounted.is_some_and(|status| status.success()), "cgroup v2 cannot be mounted: {mounted:?}");
+    world.start_hearthd();
+    world.start_containerd();
+    let image = world.program(&Guest::GROW);
+    let limit = (256 << 20).to_string();
+    let flags = ["--memory-limit", &limit, "--cpus", "0.5"];
+    world.run(&image, "grown").flags(flags).args(["64", "3600"]).detach().ok();
+    let of_v2 = eventually("it has grown", SHORT, || {
+        let metrics = metrics(&world, "grown");
+        (metrics["memory"]["usage"].as_u64() >= Some(64 << 20)).then_some(metrics)
+    });
+    assert!((64 << 20..68 << 20).contains(&of_v2["memory"]["usage"].as_u64().unwrap_or_default()), "{of_v2}");
+    assert_eq!(of_v2["memory"]["usage_limit"].as_u64(), Some(256 << 20), "{of_v2}");
+    assert_eq!(of_v2["pids"]["current"].as_u64(), Some(1), "{of_v2}");
+    assert!(of_v2["cpu"]["usage_usec"].as_u64() > Some(0), "{of_v2}");
+    world.kill("grown", "SIGKILL").ok();
+    assert_eq!(world.finish("grown"), 137);
+    world.run(&image, "starved").flags(["--memory-limit", "33554432"]).args(["1000000", "abort"]).detach().ok();
+    world.wait_for_status("starved", "STOPPED");
+    assert_eq!(metrics(&world, "starved")["memory_events"]["oom_kill"].as_u64(), Some(1));
 }
 
 #[test]

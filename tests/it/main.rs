@@ -4,6 +4,7 @@
 //! programs as native code: it shows that a story itself is right. Those about Wasm or the daemon are
 //! then left out.
 
+mod ahead;
 mod artifacts;
 mod deploy;
 mod exec;
@@ -29,6 +30,8 @@ mod stdio;
 mod tty;
 mod upgrade;
 mod users;
+mod volumes;
+mod watch;
 
 /// Leaves a story out where it makes no sense on the stock runtime.
 macro_rules! only_on_hearth {

@@ -441,7 +441,7 @@ fn a_pod_serves_tcp_at_its_address() {
 fn why_a_container_ended_is_in_its_termination_message() {
     only_on_hearth!();
     let node = Node::new();
-    let image = programs(&node, &[Guest::TRAP, Guest::GROW, Guest::FILES]);
+    let image = programs(&node, &[Guest::TRAP, Guest::GROW, Guest::FILES, Guest::RECURSE]);
     let pod = node.pod("unlucky").run();
     let ended = |name: &str, guest: &Guest, arguments: &[&str]| {
         let message = node.write(&format!("messages/{name}"), b"");
@@ -452,6 +452,7 @@ fn why_a_container_ended_is_in_its_termination_message() {
         fs::read_to_string(&message).unwrap()
     };
     assert!(ended("trap", &Guest::TRAP, &[]).contains("unreachable"));
+    assert!(ended("stack", &Guest::RECURSE, &[]).contains("call stack exhausted"));
     assert!(ended("memory", &Guest::GROW, &["256", "abort"]).starts_with("out of memory"));
     assert_eq!(ended("own", &Guest::FILES, &["write", "/dev/termination-log", "my own"]), "my own");
 }

@@ -1,9 +1,12 @@
 //! containerd or the daemon stops, dies, comes back.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hearth_tests::{Guest, Imported, SHORT, World, eventually};
+use hearth_tests::{Guest, Imported, LONG, Runtime, SHORT, World, eventually};
 
 use crate::only_on_hearth;
 
@@ -131,6 +134,101 @@ fn twenty_restarts_of_containerd_lose_no_task_and_no_exit_of_many() {
     for index in running {
         release(&world, &id(index));
         assert_eq!(world.finish(&id(index)), code(index) as u32);
+    }
+}
+
+/// What clients know when containerd dies under them.
+#[derive(Default)]
+struct Known {
+    /// Started, and to live on.
+    alive: BTreeSet<String>,
+    /// Started, and at its end soon after, with [`CODE`].
+    ended: BTreeSet<String>,
+}
+
+/// How those end that end by themselves.
+const CODE: u32 = 7;
+
+/// Starts, kills and deletes tasks until containerd answers no more.
+fn work(world: &World, [exit, sleep]: &[Imported; 2], name: &str, known: &Mutex<Known>, turns: &AtomicUsize) {
+    for turn in 0.. {
+        let (lives, ends) = (format!("lives-{name}-{turn}"), format!("ends-{name}-{turn}"));
+        let started =
+            |image, id: &str, argument: &str| world.run(image, id).args([argument]).detach().run().status.success();
+        if !started(sleep, &lives, "3600") {
+            return;
+        }
+        let is_to_go = turn % 2 == 1;
+        if !is_to_go {
+            known.lock().expect("no client panics").alive.insert(lives.clone());
+        }
+        if !started(exit, &ends, &CODE.to_string()) {
+            return;
+        }
+        known.lock().expect("no client panics").ended.insert(ends);
+        if is_to_go && !world.ctr(["tasks", "rm", "--force", &lives]).run().status.success() {
+            return;
+        }
+        turns.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_containerd_killed_amid_starts_and_deletes_loses_no_task_and_no_exit_and_doubles_none() {
+    const ROUNDS: usize = 5;
+    const CLIENTS: usize = 4;
+    let mut world = World::new();
+    let images = [world.program(&Guest::EXIT), world.program(&Guest::SLEEP)];
+    for round in 0..ROUNDS {
+        let (known, turns) = (Mutex::new(Known::default()), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (world, images, known, turns) = (&world, &images, &known, &turns);
+                scope.spawn(move || work(world, images, &format!("{round}-{client}"), known, turns));
+            }
+            // Each round dies in another moment of the calls under way.
+            eventually("the clients are at it", LONG, || {
+                (turns.load(Ordering::Relaxed) >= CLIENTS + round).then_some(())
+            });
+            world.containerd().signal(rustix::process::Signal::KILL);
+        });
+        world.kill_containerd();
+        world.start_containerd();
+        let known = known.into_inner().expect("no client panicked");
+        is_complete(&world, &known, round);
+        let listed = world.ctr(["containers", "ls", "--quiet"]).ok().stdout();
+        listed.split_whitespace().for_each(|id| world.remove(id));
+        assert_eq!(world.tasks(), [], "round {round}");
+        if world.runtime() == Runtime::Hearth {
+            eventually("nothing is left of them", SHORT, || {
+                let metrics = world.metrics();
+                let held = metrics.sum("hearth_tasks", &[]) + metrics.sum("hearth_pool_slots", &[("state", "used")]);
+                (held == 0.0 && world.hearthd_mounts().is_empty() && bundles(&world).is_empty()).then_some(())
+            });
+        }
+    }
+}
+
+/// Checks containerd's listing against what clients were told before it died, and the daemon's against it.
+fn is_complete(world: &World, known: &Known, round: usize) {
+    let tasks = world.tasks();
+    let status = |id: &str| tasks.iter().find(|task| task.0 == id).map(|task| task.2.as_str());
+    for id in &known.alive {
+        assert_eq!(status(id), Some("RUNNING"), "round {round}: {id} was started");
+    }
+    for id in &known.ended {
+        assert!(matches!(status(id), Some("RUNNING" | "STOPPED")), "round {round}: {id} was started: {tasks:?}");
+    }
+    if world.runtime() == Runtime::Hearth {
+        eventually("the daemon has the tasks that containerd has", SHORT, || {
+            (world.metrics().sum("hearth_tasks", &[]) == world.tasks().len() as f64).then_some(())
+        });
+    }
+    for (id, _, status) in &tasks {
+        // One whose Start was not answered may have been started or not.
+        if id.starts_with("ends-") && status != "CREATED" {
+            assert_eq!(world.finish(id), CODE, "round {round}: {id}");
+        }
     }
 }
 

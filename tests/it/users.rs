@@ -182,3 +182,54 @@ fn a_pods_container_runs_in_its_sandboxs_network() {
     network.wait_for_threads(&world, 0);
     network.holder.kill();
 }
+
+#[test]
+fn root_may_do_to_files_what_its_capabilities_say() {
+    let world = World::new();
+    let volume = volume(&world);
+    let sticky = world.write("sticky/others", b"x");
+    chown(&sticky, Some(1_000), Some(1_000)).expect("the tests run as root");
+    let sticky = world.path("sticky");
+    fs::set_permissions(&sticky, Permissions::from_mode(0o1777)).expect("it is ours");
+    chown(&sticky, Some(1_000), Some(1_000)).expect("the tests run as root");
+    let mounts = [(&volume, "/data"), (&sticky, "/sticky")]
+        .map(|(source, at)| format!("type=bind,src={},dst={at},options=rbind:rw", source.display()));
+    let image = files(&world, "0:0");
+    let script = "try read /data/own , try touch /data/own , try move /sticky/others /sticky/moved , try move /sticky/moved /sticky/others";
+    for (id, dropped, want) in [
+        ("usual", &[][..], "ownok\nok\nok\nok\n"),
+        ("no-override", &["CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"], "Permission denied\nok\nok\nok\n"),
+        (
+            "neither",
+            &["CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER"],
+            "Permission denied\nOperation not permitted\nOperation not permitted\nNo such file or directory\n",
+        ),
+    ] {
+        let flags = ["--mount", &mounts[0], "--mount", &mounts[1]].into_iter();
+        let flags = flags.chain(dropped.iter().flat_map(|&capability| ["--cap-drop", capability]));
+        let output = world.run(&image, id).flags(flags).args(script.split(' ')).ok().stdout();
+        assert_eq!(output, want, "{id}");
+    }
+}
+
+#[test]
+fn a_privileged_port_is_for_whom_the_capability_is() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = |user: &str| {
+        let layer = Layer::new().file("/tcp.wasm", 0o755, Guest::TCP.wasm_bytes());
+        let name = format!("hearth.test/tcp-{user}:1");
+        world.import(&Image::scratch(&name).layer(layer).entrypoint(["/tcp.wasm"]).user(user))
+    };
+    let (as_root, as_user) = (image("0"), image("1000"));
+    let run = |image: &Imported, id: &str, flags: &[&str]| world.run(image, id).flags(flags.to_vec()).args(["80"]);
+    let mut root = run(&as_root, "root", &[]).spawn();
+    root.wait_for_stdout("listening");
+    world.kill("root", "SIGKILL").ok();
+    root.wait(SHORT).assert_code(137);
+    let user = run(&as_user, "user", &[]).run().assert_code(1);
+    let dropped = run(&as_root, "dropped", &["--cap-drop", "CAP_NET_BIND_SERVICE"]).run().assert_code(1);
+    for output in [user, dropped] {
+        assert!(output.stderr().contains("bind"), "{output}");
+    }
+}

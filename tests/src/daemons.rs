@@ -126,11 +126,11 @@ impl Layout {
 /// Starts containerd and waits until it answers.
 ///
 /// `path` is its `PATH`: where it finds shims.
-pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr) -> Process {
+pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, handlers: &[Handler]) -> Process {
     let config = layout.directory.join("containerd.toml");
     let text = match machine.kind() {
         Kind::Tasks => containerd_config(layout, CRI_PLUGINS),
-        Kind::Pods => containerd_config(layout, &[]) + &cri_config(layout),
+        Kind::Pods => containerd_config(layout, &[]) + &cri_config(layout, handlers),
     };
     fs::write(&config, text).expect("the machine's directory is writable");
     let log = layout.containerd_log();
@@ -174,7 +174,7 @@ fn containerd_config(layout: &Layout, without: &[&str]) -> String {
 ///
 /// The machine the tests run on may be a container itself: it may have no right to lower an
 /// `oom_score_adj`, nor AppArmor's profiles.
-fn cri_config(layout: &Layout) -> String {
+fn cri_config(layout: &Layout, more: &[Handler]) -> String {
     let conf = layout.directory.join("cni");
     fs::create_dir_all(&conf).expect("the machine's directory is writable");
     fs::write(conf.join("10-hearth.conflist"), network(layout)).expect("the machine's directory is writable");
@@ -191,7 +191,12 @@ fn cri_config(layout: &Layout) -> String {
             let name = runtime.name();
             format!("[plugins.{table}.containerd.runtimes.{handler}]\nruntime_type = {name:?}\n{sandboxer}")
         };
-        handlers.iter().map(handler).collect::<String>()
+        let other = |Handler { name, runtime, binary }: &Handler| {
+            let runtimes = format!("[plugins.{table}.containerd.runtimes");
+            let binary = binary.as_ref().map(|binary| format!("{runtimes}.{name}.options]\nBinaryName = {binary:?}\n"));
+            format!("{runtimes}.{name}]\nruntime_type = {runtime:?}\n{}", binary.unwrap_or_default())
+        };
+        handlers.iter().map(handler).chain(more.iter().map(other)).collect::<String>()
     };
     let both = "restrict_oom_score_adj = true\ndisable_apparmor = true\n";
     let server = "disable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n";
@@ -269,6 +274,8 @@ pub fn with_sandboxer() -> bool {
 pub struct HearthdOptions {
     /// Lines of TOML appended to the configuration.
     pub config: String,
+    /// Lines of TOML for its section `metrics`.
+    pub metrics: String,
     /// A tmpfs of so many bytes as its `root_dir`.
     pub module_store_bytes: Option<u64>,
     /// A listening socket that it is passed as systemd passes one, for its control socket.
@@ -277,10 +284,34 @@ pub struct HearthdOptions {
     pub watchdog: Option<Duration>,
     /// Whether it is to take over from one that runs.
     pub replaces: bool,
-    /// Another build of it.
+    /// containerd's namespaces whose images are compiled ahead.
+    pub ahead: Vec<String>,
+    /// Another program than the one that was built.
     pub program: Option<PathBuf>,
-    /// More environment variables.
+    /// More variables of its environment.
     pub environment: Vec<(String, String)>,
+    /// What containerd is asked beyond its defaults.
+    pub containerd: ContainerdOptions,
+}
+
+/// What containerd is asked beyond its defaults.
+#[derive(Clone, Debug, Default)]
+pub struct ContainerdOptions {
+    /// Directories in which it finds more shims, before all others.
+    pub path: Vec<PathBuf>,
+    /// More runtime handlers for pods.
+    pub handlers: Vec<Handler>,
+}
+
+/// A runtime handler, as a RuntimeClass names it.
+#[derive(Clone, Debug)]
+pub struct Handler {
+    /// Its name.
+    pub name: String,
+    /// containerd's name of the runtime.
+    pub runtime: String,
+    /// What it runs instead of runc, for runc's shim.
+    pub binary: Option<String>,
 }
 
 /// Starts the daemon and waits for `READY=1`. It makes its own mount namespace.
@@ -301,7 +332,7 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
         fs::create_dir_all(directory).expect("the machine's directory is writable");
     }
     let config = layout.hearthd_config();
-    let text = hearthd_config(layout) + &options.config;
+    let text = hearthd_config(layout, &options.metrics, &options.ahead) + &options.config;
     fs::write(&config, text).expect("the machine's directory is writable");
     let _ = fs::remove_file(layout.notify_socket());
     let notify = UnixDatagram::bind(layout.notify_socket()).expect("the path is short enough");
@@ -311,13 +342,13 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
     }
     let program = options.program.clone().unwrap_or_else(paths::hearthd);
     let mut command = match &options.passed {
-        None => machine.command(program),
+        None => machine.command(&program),
         Some(listener) => {
             // Descriptor 3, and the pid as the program itself sees it: both are the shell's.
             const SCRIPT: &str = r#"exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@""#;
             let mut command = machine.command("sh");
             let listener = listener.try_clone().expect("a descriptor can be duplicated");
-            command.args(["-c", SCRIPT, "sh"]).arg(program).stdin(OwnedFd::from(listener));
+            command.args(["-c", SCRIPT, "sh"]).arg(&program).stdin(OwnedFd::from(listener));
             command
         }
     };
@@ -343,7 +374,7 @@ fn mount_module_store(machine: &Machine, layout: &Layout, bytes: u64) {
     assert!(mounted.is_some_and(|status| status.success()), "cannot mount a tmpfs as the module store");
 }
 
-fn hearthd_config(layout: &Layout) -> String {
+fn hearthd_config(layout: &Layout, metrics: &str, ahead: &[String]) -> String {
     format!(
         "state_dir = {state:?}\n\
          root_dir = {root:?}\n\
@@ -351,8 +382,12 @@ fn hearthd_config(layout: &Layout) -> String {
          sandboxer.sockets = [{{ listen = \"sandboxer.sock\", containerd = {containerd:?} }}]\n\
          [metrics]\n\
          address = \"127.0.0.1:0\"\n\
+         {metrics}\n\
          [log]\n\
-         level = \"debug\"\n",
+         level = \"debug\"\n\
+         [ahead]\n\
+         namespaces = {ahead:?}\n\
+         containerd = {containerd:?}\n",
         state = layout.hearthd_state(),
         root = layout.hearthd_root(),
         control = layout.control_socket(),

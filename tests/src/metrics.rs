@@ -63,6 +63,12 @@ impl Metrics {
             .sum()
     }
 
+    /// The names of the families.
+    pub fn families(&self) -> Vec<String> {
+        let names = self.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        names.map(str::to_owned).collect()
+    }
+
     /// Whether any sample has this name.
     pub fn has(&self, name: &str) -> bool {
         self.samples.iter().any(|sample| sample.name == name)

@@ -356,6 +356,8 @@ pub struct ContainerOptions {
     pub group: Option<i64>,
     /// `fsGroup` and `supplementalGroups`.
     pub supplemental_groups: Vec<i64>,
+    /// Capabilities beyond the usual ones, and those taken away.
+    pub capabilities: v1::Capability,
     /// The id of the container whose processes it shall see, as of an ephemeral one with `--target`.
     pub target: Option<String>,
     /// Limits.
@@ -375,6 +377,7 @@ impl Default for ContainerOptions {
             user: None,
             group: None,
             supplemental_groups: Vec::new(),
+            capabilities: v1::Capability::default(),
             target: None,
             // What kubelet gives a container that asks for nothing.
             resources: v1::LinuxContainerResources {
@@ -425,7 +428,9 @@ impl ContainerPlan<'_> {
 
     fn mount(self, host: &Path, path: &str, readonly: bool) -> Self {
         let (host_path, container_path) = (host.display().to_string(), path.to_owned());
-        self.options(|options| options.mounts.push(v1::Mount { container_path, host_path, readonly }))
+        self.options(|options| {
+            options.mounts.push(v1::Mount { container_path, host_path, readonly, ..v1::Mount::default() });
+        })
     }
 
     /// Makes it.
@@ -483,6 +488,7 @@ impl ContainerPlan<'_> {
             linux: Some(v1::LinuxContainerConfig {
                 resources: Some(options.resources),
                 security_context: Some(v1::LinuxContainerSecurityContext {
+                    capabilities: Some(options.capabilities),
                     namespace_options: Some(namespaces),
                     run_as_user: options.user.map(value),
                     run_as_group: options.group.map(value),

@@ -136,6 +136,8 @@ impl World {
     pub fn start_containerd_finding(&mut self, programs: &[PathBuf]) {
         let mut directories = programs.to_vec();
         // containerd's own shims are of its version; runc is the machine's.
+        let options = &self.hearthd_options.containerd;
+        directories.extend(options.path.iter().cloned());
         directories.extend(paths::containerd_directory());
         if self.runtime == Runtime::Hearth {
             directories.push(paths::shim_directory());
@@ -143,7 +145,7 @@ impl World {
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         directories.extend(std::env::split_paths(&inherited));
         let path = std::env::join_paths(directories).expect("none has a colon: they were split at it, or made by us");
-        let containerd = daemons::start_containerd(&self.machine, &self.layout, &path);
+        let containerd = daemons::start_containerd(&self.machine, &self.layout, &path, &options.handlers);
         self.containerd = Some(containerd);
     }
 
@@ -155,6 +157,14 @@ impl World {
     /// Kills containerd; tasks go on.
     pub fn kill_containerd(&mut self) {
         self.containerd.take().expect("containerd runs").kill();
+    }
+
+    /// containerd's process.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn containerd(&self) -> &Process {
+        self.containerd.as_ref().expect("containerd runs")
     }
 
     /// Starts the daemon, on the same directories as before. (Nothing to start for [`Runtime::Runc`].)
@@ -329,6 +339,15 @@ impl World {
         let arguments = arguments.into_iter().map(Into::into).collect();
         let control = self.layout.control_socket();
         Ctr::program(&self.machine, paths::hearthctl(), arguments).env("HEARTH_CONTROL_SOCKET", control)
+    }
+
+    /// Any program of the host's, on the machine.
+    pub fn program_on_machine<S: Into<String>>(
+        &self,
+        program: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Ctr<'_> {
+        Ctr::program(&self.machine, program.into(), arguments.into_iter().map(Into::into).collect())
     }
 
     /// What `hearthctl ARGUMENTS --json` answers.

@@ -11,12 +11,20 @@
 pub mod client;
 pub mod output;
 
+mod check;
 mod containerd;
+mod drain;
 mod generate;
 pub mod generations;
+mod inspect;
+mod logs;
 mod modules;
 mod ps;
 mod status;
+mod top;
+mod trace;
+mod traps;
+mod warm;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -55,9 +63,25 @@ enum Command {
     Status,
     /// List the tasks
     Ps(ps::Args),
+    /// Look again and again at the tasks that use the node
+    Top(top::Args),
+    /// All that is known of one task
+    Inspect(inspect::Name),
+    /// What a start did, phase by phase; without a task, the last starts
+    Trace(trace::Args),
+    /// The last guests that trapped, ran out of memory or could not be started
+    Traps(traps::Args),
+    /// The daemon's log, of all or about one task
+    Logs(logs::Args),
+    /// What the daemon's log lets through, and changing that
+    LogLevel(logs::LevelArgs),
     /// What is compiled, and what is kept
     #[command(subcommand)]
     Modules(modules::Command),
+    /// Is this node right? Kernel, limits, sockets, containerd, clock
+    Check(check::Args),
+    /// Take no new tasks; those that run go on
+    Drain(drain::Args),
     /// List the hearthds that live: the one that takes new pods, and those that serve theirs until the last has ended
     Generations(generations::Args),
     /// Have hearthd read its configuration again
@@ -70,9 +94,11 @@ enum Command {
     /// Take Hearth out of another program's configuration
     #[command(subcommand)]
     Uninstall(Into),
-    /// Write man pages and completions into a directory
+    /// Print completions for a shell
+    Completion(generate::Completion),
+    /// Write the manual pages into a directory
     #[command(hide = true)]
-    Generate(generate::Args),
+    Manual(generate::Manual),
 }
 
 /// The other program.
@@ -127,12 +153,25 @@ fn run(args: Args) -> Outcome {
         Command::Status => status::run(&client()?, &mut output)?,
         Command::Ps(command) => ps::run(&command, &client()?, &mut output)?,
         Command::Modules(command) => modules::run(&command, &client()?, &mut output)?,
+        Command::Top(command) => top::run(&command, &client()?, &mut output)?,
+        Command::Inspect(name) => inspect::run(&name, &client()?, &mut output)?,
+        Command::Trace(command) => trace::run(&command, &client()?, &mut output)?,
+        Command::Traps(command) => traps::run(&command, &client()?, &mut output)?,
+        Command::Logs(command) => logs::logs(&command, &client()?, &mut output)?,
+        Command::LogLevel(command) => logs::level(&command, &client()?, &mut output)?,
+        Command::Check(command) => {
+            let code = check::run(&command, &args.socket, &mut output)?;
+            output.finish()?;
+            return Ok(code);
+        }
+        Command::Drain(command) => drain::run(&command, &client()?, &mut output)?,
         Command::Generations(args) => print(|out| generations::list(&args, out))?,
         Command::Reload(args) => print(|out| generations::reload(&args, out))?,
         Command::Stop(args) => generations::stop(&args).map_err(Failure::Refused)?,
         Command::Install(Into::Containerd(args)) => print(|out| containerd::run(Action::Install, &args, out))?,
         Command::Uninstall(Into::Containerd(args)) => print(|out| containerd::run(Action::Uninstall, &args, out))?,
-        Command::Generate(args) => generate::run(Args::command(), &args)?,
+        Command::Completion(command) => generate::completion(&command, Args::command())?,
+        Command::Manual(command) => generate::manual(&command, Args::command())?,
     }
     output.finish()?;
     Ok(ExitCode::SUCCESS)

@@ -1,17 +1,37 @@
 //! `hearthctl modules`: what is compiled.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 
 use crate::ctl::Failure;
 use crate::ctl::client::Client;
 use crate::ctl::output::{Cell, Output, Table, Tone, age, age_since, bytes, printable};
-use crate::operator::{Modules, Question};
+use crate::ctl::warm;
+use crate::operator::{Modules, Pruned, Question, Verified};
+
+/// How long reading the whole store may take.
+const LONG: Duration = Duration::from_secs(600);
 
 /// What to do with modules.
 #[derive(Subcommand)]
 pub enum Command {
-    /// List compiled modules, and those that cannot be compiled
+    /// List compiled modules, and those that are not compiled yet or cannot be
     List(List),
+    /// Compile what an image runs, or a file, before a start of it
+    Warm(warm::Args),
+    /// Check every compiled module on disk; those that are no good are removed
+    Verify,
+    /// Remove compiled modules from the disk: those of other engines
+    Prune(Prune),
+}
+
+/// What to remove.
+#[derive(clap::Args)]
+pub struct Prune {
+    /// Those that no task runs, too: they are compiled again when they are wanted
+    #[arg(long)]
+    unused: bool,
 }
 
 /// Which modules.
@@ -25,6 +45,9 @@ pub struct List {
 pub fn run(command: &Command, client: &Client, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::List(args) => list(args, client, output),
+        Command::Warm(args) => warm::run(args, client, output),
+        Command::Verify => verify(client, output),
+        Command::Prune(args) => prune(args, client, output),
     }
 }
 
@@ -55,9 +78,38 @@ fn list(args: &List, client: &Client, output: &mut Output) -> Result<(), Failure
         ]);
     }
     output.table(&table)?;
+    for module in &modules.compiling {
+        let text = format!("not compiled yet, for {}: {}", age(module.age_seconds), printable(&module.name));
+        output.line(format!("{}  {}", short(&module.digest), output.paint(Tone::Warn, &text)))?;
+    }
     for module in &modules.rejected {
         let text = format!("cannot be compiled ({} ago): {}", age(module.age_seconds), printable(&module.reason));
         output.line(format!("{}  {}", short(&module.digest), output.paint(Tone::Bad, &text)))?;
     }
+    Ok(())
+}
+
+fn verify(client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let verified: Verified = client.ask_for(&Question::VerifyModules, LONG)?;
+    if output.json {
+        return Ok(output.json(&verified)?);
+    }
+    output.line(format!("{} are whole, {} were no good and are removed", verified.good, verified.removed.len()))?;
+    for digest in &verified.removed {
+        output.line(output.paint(Tone::Bad, digest))?;
+    }
+    if verified.foreign > 0 {
+        output
+            .line(format!("{} of other engines were not looked at; `modules prune` removes them", verified.foreign))?;
+    }
+    Ok(())
+}
+
+fn prune(args: &Prune, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let pruned: Pruned = client.ask_for(&Question::PruneModules { unused: args.unused }, LONG)?;
+    if output.json {
+        return Ok(output.json(&pruned)?);
+    }
+    output.line(format!("removed {} compiled modules, {}", pruned.artifacts, bytes(pruned.bytes)))?;
     Ok(())
 }

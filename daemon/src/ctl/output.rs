@@ -78,6 +78,23 @@ impl Output {
         self.to.write_all(b"\n")
     }
 
+    /// Prints an answer as JSON on one line.
+    ///
+    /// # Errors
+    /// What the writer says.
+    pub fn json_line(&mut self, answer: &impl Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.to, answer)?;
+        self.to.write_all(b"\n")
+    }
+
+    /// Prints what a terminal obeys.
+    ///
+    /// # Errors
+    /// What the writer says.
+    pub fn raw(&mut self, text: &str) -> io::Result<()> {
+        self.to.write_all(text.as_bytes())
+    }
+
     /// Prints a line.
     ///
     /// # Errors

@@ -38,6 +38,9 @@ fn table(status: &Status) -> Table {
         )
         .into(),
     );
+    if status.draining {
+        row("draining", Cell::toned(Tone::Warn, "no new tasks; `hearthctl drain --undo` takes it back"));
+    }
     let tasks = &status.tasks;
     let all = tasks.created + tasks.running + tasks.paused + tasks.stopped;
     let text = format!(

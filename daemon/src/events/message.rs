@@ -106,6 +106,18 @@ pub struct Create {
 }
 
 impl Event {
+    /// Whether nobody waits for it: a start's caller has its answer. An end is waited for.
+    pub fn can_wait(&self) -> bool {
+        match self {
+            Event::Create(_) | Event::Start { .. } | Event::ExecAdded { .. } | Event::ExecStarted { .. } => true,
+            Event::Oom { .. }
+            | Event::Exit { .. }
+            | Event::Delete { .. }
+            | Event::Paused { .. }
+            | Event::Resumed { .. } => false,
+        }
+    }
+
     /// The topic containerd's subscribers know this event by.
     pub fn topic(&self) -> &'static str {
         match self {

@@ -16,6 +16,7 @@ use crate::generation::wire::{
     self, Answer, Metrics, Owned, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question, send_descriptors,
 };
 use crate::server::instances::Instances;
+use crate::server::operator::Operator;
 
 /// Connections at once; more wait in the socket's backlog. Each younger generation holds one.
 const CONNECTIONS_MAX: usize = 64;
@@ -39,7 +40,7 @@ pub enum Order {
 }
 
 /// What is needed to answer.
-pub struct Server<F> {
+pub struct Server {
     /// Our name.
     pub id: String,
     /// Since when we are.
@@ -49,7 +50,7 @@ pub struct Server<F> {
     /// Whether we are in charge.
     pub charge: Arc<Charge>,
     /// Makes the text of our metrics.
-    pub metrics: F,
+    pub operator: Arc<Operator>,
     /// Who carries orders out.
     pub orders: mpsc::Sender<Order>,
 }
@@ -65,7 +66,7 @@ pub fn bind(directory: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-impl<F: Fn() -> String + Send + Sync + 'static> Server<F> {
+impl Server {
     /// Serves for ever; cancel by dropping.
     pub async fn serve(self: Arc<Self>, listener: UnixListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -103,7 +104,8 @@ impl<F: Fn() -> String + Send + Sync + 'static> Server<F> {
                 Answer { body: Some(answer::Body::Owned(Owned { address })) }
             }
             Some(question::Body::Metrics(_)) => {
-                let text = (self.metrics)();
+                let operator = self.operator.clone();
+                let text = self.operator.background.spawn_blocking(move || operator.scrape()).await?;
                 let size = Answer { body: Some(answer::Body::Metrics(Metrics { bytes: text.len() as u64 })) };
                 say(&mut stream, &size).await?;
                 return stream.write_all(text.as_bytes()).await;

@@ -11,9 +11,11 @@ use std::net::TcpListener as StdListener;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use hyper::Version;
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -28,6 +30,10 @@ use crate::http::{Service, request};
 
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
+
+/// How long connections go on when a service drains. A request that comes meanwhile is answered and its
+/// connection closed by that, so that nobody's request meets a closing connection.
+const DRAIN_LINGER: Duration = Duration::from_secs(1);
 
 /// How long accepting rests after a failure: the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -76,6 +82,12 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
                 Some(_) = connections.join_next() => {}
             }
         }
+        // Those in the kernel's queue are connected, as their clients see it.
+        while let Some(stream) = accepted_already(&listeners)
+            && let Ok(place) = places.clone().try_acquire_owned()
+        {
+            connections.spawn(connection(service.clone(), stream, Some(place)));
+        }
     }
     while connections.join_next().await.is_some() {}
 }
@@ -84,6 +96,11 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
 async fn until(draining: &mut watch::Receiver<bool>) {
     // The sender lives as long as the service.
     let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// Waits until then.
+async fn sleep_until(at: Option<Instant>) {
+    tokio::time::sleep_until(at.unwrap_or_else(Instant::now).into()).await;
 }
 
 /// Waits for a place and for who takes it.
@@ -104,6 +121,15 @@ async fn accept_one(
     (place, accepted.await)
 }
 
+/// Who has connected and has not been accepted.
+fn accepted_already(listeners: &[TcpListener]) -> Option<TcpStream> {
+    let mut cx = Context::from_waker(Waker::noop());
+    listeners.iter().find_map(|listener| match listener.poll_accept(&mut cx) {
+        Poll::Ready(Ok((stream, _))) => Some(stream),
+        Poll::Ready(Err(_)) | Poll::Pending => None,
+    })
+}
+
 async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<OwnedSemaphorePermit>) {
     let config = service.world.http.config.clone();
     // Answers are written whole; waiting for more to write only delays them.
@@ -112,11 +138,15 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
     let io = TokioIo::new(Watched { stream, activity: activity.clone() });
     let mut draining = service.requests.draining();
     let answering = {
-        let activity = activity.clone();
+        let (activity, draining) = (activity.clone(), draining.clone());
         service_fn(move |request| {
-            let (service, busy) = (service.clone(), activity.wait());
+            let (service, busy, draining) = (service.clone(), activity.wait(), draining.clone());
             async move {
-                let response = request::answer(service, request).await;
+                let closes = request.version() < Version::HTTP_2;
+                let mut response = request::answer(service, request).await;
+                if closes && *draining.borrow() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 drop(busy);
                 Ok::<_, Infallible>(response)
             }
@@ -135,7 +165,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX));
     let mut serving = pin!(builder.serve_connection(io, answering));
     let mut idle = pin!(activity.idle(&config));
-    let mut asked = false;
+    let (mut closes_at, mut closing) = (None, false);
     loop {
         tokio::select! {
             served = serving.as_mut() => {
@@ -144,8 +174,9 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
                 }
                 return;
             }
-            () = until(&mut draining), if !asked => {
-                asked = true;
+            () = until(&mut draining), if closes_at.is_none() => closes_at = Some(Instant::now() + DRAIN_LINGER),
+            () = sleep_until(closes_at), if closes_at.is_some() && !closing => {
+                closing = true;
                 serving.as_mut().graceful_shutdown();
             }
             () = idle.as_mut() => return,

@@ -60,6 +60,7 @@ use tokio::sync::Semaphore;
 
 use crate::config;
 use crate::metrics::Metrics;
+use crate::starts::About;
 use crate::task::stdio::Stdio;
 use crate::wasm::engine::Program;
 use crate::wasm::instance::World;
@@ -101,6 +102,8 @@ pub struct Service {
     pub cwd: String,
     /// Its `/`, on the host.
     pub root: PathBuf,
+    /// Whether its `/`, or a volume in it, refuses writes.
+    pub partly_read_only: bool,
     /// How it looks up names.
     pub names: Option<Names>,
     /// The container's stdio.
@@ -123,6 +126,8 @@ pub struct Service {
     pub counts: Arc<counts::Counts>,
     /// The daemon's words.
     pub notes: notes::Notes,
+    /// The container, for those who look.
+    pub about: Arc<About>,
     /// What all guests share.
     pub world: Arc<World>,
 }

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,6 +21,8 @@ use crate::http::exchange::{Exchange, Head, Hold, SendHead, Written};
 use crate::http::response::{GuestsBody, ResponseBody, Timer};
 use crate::http::serve::{self, Verdict};
 use crate::http::workers::{Given, Workers};
+use crate::logging;
+use crate::operator::EndKind;
 use crate::wasm::scheduler::{End, Guest};
 
 /// The most of a request's path that a message shows, in characters.
@@ -140,7 +143,7 @@ fn alone(
     places: Places,
 ) -> Result<Begun, Refused> {
     let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY)?;
-    let guest = Arc::new(Guest::member(&service.guest));
+    let guest = Arc::new(Guest::member(&service.guest, service.guest.identity().clone()));
     let member = service.requests.begin(&guest).ok_or(ENDING)?;
     let exchange = Arc::new(Exchange::default());
     // From here on its client's leaving ends it.
@@ -173,7 +176,7 @@ fn together(
     let Given { occupied, told, new } = workers.give(request, send_head, exchange.clone(), name, places);
     let mut hold = Hold { guest: None, exchange, occupied: Some(occupied), armed: true };
     let Some((worker, queue)) = new else { return Ok((hold, told)) };
-    let guest = Arc::new(Guest::member(&service.guest));
+    let guest = Arc::new(Guest::member(&service.guest, service.guest.identity().clone()));
     let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY);
     let begun = slot.and_then(|slot| Ok((slot, service.requests.begin(&guest).ok_or(ENDING)?)));
     let (slot, member) = match begun {
@@ -238,6 +241,15 @@ impl Service {
         Ok(Response::from_parts(parts, ResponseBody::Ours(Full::default())))
     }
 
+    /// Counts a guest's trap, and has it remembered.
+    fn trapped(&self, kind: EndKind, text: &str) {
+        let about = &self.about;
+        self.counts.trapped();
+        about.traps.fetch_add(1, Ordering::Relaxed);
+        self.world.recent.ended(about, kind, FAILED.0.as_u16().into(), text);
+        tracing::info!(target: logging::GUEST, namespace = %about.namespace, task = %about.id, text, "the guest of a request trapped");
+    }
+
     /// Tells of a guest's end, and what to answer if it left no response. `name` is how a message calls what
     /// it was doing.
     fn ended(&self, end: End<Verdict>, name: impl FnOnce() -> String) -> Refused {
@@ -250,13 +262,13 @@ impl Service {
             }
             End::Completed(Verdict::NotStarted(error)) => (Some(error.to_string()), FAILED),
             End::Completed(Verdict::Trapped(text)) => {
-                self.counts.trapped();
+                self.trapped(EndKind::Request, &text);
                 (Some(text), FAILED)
             }
             End::Killed => (None, ENDING),
             End::Panicked(text) => {
                 tracing::error!(panic = %text, "a host function panicked; only this request ends");
-                self.counts.trapped();
+                self.trapped(EndKind::Panic, &text);
                 (Some(format!("hearthd failed in a host function: {text}")), FAILED)
             }
         };

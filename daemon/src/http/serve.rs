@@ -247,6 +247,7 @@ impl Service {
             ctx: wasi.build(),
             table: resources(RESOURCES_MAX * self.requests_per_instance()),
             limits: Limits::new(self.memory.clone(), Arc::default()),
+            partly_read_only: self.partly_read_only,
             names: self.names.clone(),
             http: fields(FIELDS_BYTES_MAX),
             outgoing: self.outgoing.clone(),

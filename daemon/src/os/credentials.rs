@@ -1,4 +1,5 @@
-//! The rights to files that one thread has: user, groups and the mode bits its new files do not get.
+//! The rights to files that one thread has: user, groups, capabilities and the mode bits its new files do
+//! not get.
 //!
 //! In Linux all of these are each thread's own; it is the C library that makes them the process'.
 //! Here the system calls are made directly, or through those wrappers that leave them as they are.
@@ -6,7 +7,8 @@
 //!
 //! When the file-system user is no longer root, the kernel takes the file capabilities
 //! (`CAP_DAC_OVERRIDE`, `CAP_CHOWN`, …) out of the effective set by itself, and puts them back when it
-//! is root again (capabilities(7)).
+//! is root again (capabilities(7)). So a change of user is followed by one of capabilities, which says
+//! exactly which ones are effective.
 //!
 //! The first change of user also makes the process undumpable (`/proc/sys/fs/suid_dumpable`): no other
 //! user may trace it or read its memory's image, which is what a daemon with everybody's guests wants.
@@ -36,13 +38,18 @@ pub struct Credentials {
     gid: u32,
     groups: Vec<Gid>,
     umask: u32,
+    /// Of [`OF_GUESTS`].
+    capabilities: CapabilitySet,
 }
 
 impl Credentials {
     /// Those of a container's user. `umask` if the container names none.
     ///
+    /// As when Linux starts a program, root has the spec's effective capabilities and another user the
+    /// ambient ones, which are none unless a pod's security context adds some.
+    ///
     /// Groups that add no right are left out, since each kind of change costs a microsecond or two: a
-    /// user's own group again (CRI lists it), and all of root's, who has every right to files. That
+    /// user's own group again (CRI lists it), and all of one's who has every right to files. That
     /// makes root in the usual container, with whatever groups its image lists, the daemon's equal.
     ///
     /// # Errors
@@ -58,14 +65,16 @@ impl Credentials {
         if user.groups.len() > GROUPS_MAX {
             return wrong(format!("additionalGids: {} are over the kernel's limit of {GROUPS_MAX}", user.groups.len()));
         }
-        let mut groups: Vec<Gid> = match user.uid {
-            0 => Vec::new(),
-            _ => user.groups.iter().filter(|&&gid| gid != user.gid).map(|&gid| Gid::from_raw(gid)).collect(),
+        let named = if user.uid == 0 { user.capabilities.effective } else { user.capabilities.ambient };
+        let capabilities = completed(named & OF_GUESTS);
+        let mut groups: Vec<Gid> = match capabilities.contains(CapabilitySet::DAC_OVERRIDE) {
+            true => Vec::new(),
+            false => user.groups.iter().filter(|&&gid| gid != user.gid).map(|&gid| Gid::from_raw(gid)).collect(),
         };
         sort(&mut groups);
         groups.dedup();
         let umask = user.umask.unwrap_or(umask) & UMASK_BITS;
-        Ok(Credentials { uid: user.uid, gid: user.gid, groups, umask })
+        Ok(Credentials { uid: user.uid, gid: user.gid, groups, umask, capabilities })
     }
 
     /// Those of the calling thread, which must have called [`own_umask`].
@@ -77,18 +86,21 @@ impl Credentials {
         rustix::process::umask(umask);
         let mut groups = rustix::process::getgroups()?;
         sort(&mut groups);
-        Ok(Credentials { uid: set_user(NO_ID), gid: set_group(NO_ID), groups, umask: umask.as_raw_mode() })
+        let capabilities = completed(capabilities()?.effective & OF_GUESTS);
+        let (uid, gid) = (set_user(NO_ID), set_group(NO_ID));
+        Ok(Credentials { uid, gid, groups, umask: umask.as_raw_mode(), capabilities })
     }
 
     /// Those of nobody, after which the thread is half somebody else.
     #[cfg(test)]
     pub(super) fn impossible() -> Credentials {
-        Credentials { uid: NO_ID, gid: 4_000, groups: vec![Gid::from_raw(5_000)], umask: 0o77 }
+        let capabilities = CapabilitySet::empty();
+        Credentials { uid: NO_ID, gid: 4_000, groups: vec![Gid::from_raw(5_000)], umask: 0o77, capabilities }
     }
 
-    /// Whether it is root.
-    pub fn is_root(&self) -> bool {
-        self.uid == 0
+    /// What a thread with these credentials may do.
+    pub fn capabilities(&self) -> CapabilitySet {
+        self.capabilities | TO_CHANGE
     }
 
     /// The mode bits new files do not get.
@@ -96,8 +108,8 @@ impl Credentials {
         self.umask
     }
 
-    /// Gives them to the calling thread, which has those of `now` and its own umask. Makes system calls
-    /// for the differences only.
+    /// Gives them to the calling thread, which has those of `now` and its own umask, but for the
+    /// capabilities: [`set_capabilities`] has to follow. Makes system calls for the differences only.
     ///
     /// # Errors
     /// If this process may not; some of them may then have changed.
@@ -133,43 +145,40 @@ fn sort(groups: &mut [Gid]) {
     groups.sort_unstable_by_key(|group| group.as_raw());
 }
 
-/// What a thread that runs guests keeps of the daemon's capabilities: the file rights that root in a
-/// container has, and what it takes to become a guest and the daemon again. Without the others a guest
-/// cannot, for one, fill what a file system reserves for root (`CAP_SYS_RESOURCE`).
-///
-/// The kernel returns all of its own set of file capabilities when a thread's user is root again, so
-/// `CAP_DAC_READ_SEARCH`, `CAP_LINUX_IMMUTABLE` and `CAP_MAC_OVERRIDE` come back; the first is part of
-/// `CAP_DAC_OVERRIDE`, and no call that a guest can make asks for the others.
-pub const GUESTS_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+/// Capabilities that a guest's calls can ask for: of files, and of privileged ports.
+pub const OF_GUESTS: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::FOWNER)
     .union(CapabilitySet::FSETID)
-    .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::NET_BIND_SERVICE)
-    .union(CapabilitySet::SETUID)
-    .union(CapabilitySet::SETGID)
-    .union(CapabilitySet::SYS_ADMIN);
+    .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// What the calling thread may do now.
+/// What it takes to become a guest and the daemon again.
+pub const TO_CHANGE: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::SYS_ADMIN);
+
+/// With what is part of another of the set.
+fn completed(set: CapabilitySet) -> CapabilitySet {
+    match set.contains(CapabilitySet::DAC_OVERRIDE) {
+        true => set | CapabilitySet::DAC_READ_SEARCH,
+        false => set,
+    }
+}
+
+/// What the calling thread may do now, and could.
 ///
 /// # Errors
 /// As capget(2).
-pub fn capabilities() -> io::Result<CapabilitySet> {
-    Ok(rustix::thread::capabilities(None)?.effective)
+pub fn capabilities() -> io::Result<CapabilitySets> {
+    Ok(rustix::thread::capabilities(None)?)
 }
 
-/// Makes these the calling thread's effective capabilities, as far as they are permitted to it. They can
-/// be had back the same way.
+/// Makes these the calling thread's effective capabilities. `sets`: what it could; they can be had back
+/// the same way.
 ///
 /// # Errors
 /// As capset(2).
-pub fn set_capabilities(wanted: CapabilitySet) -> io::Result<()> {
-    let now = rustix::thread::capabilities(None)?;
-    let effective = wanted & now.permitted;
-    if effective != now.effective {
-        rustix::thread::set_capabilities(None, CapabilitySets { effective, ..now })?;
-    }
-    Ok(())
+pub fn set_capabilities(effective: CapabilitySet, sets: CapabilitySets) -> io::Result<()> {
+    Ok(rustix::thread::set_capabilities(None, CapabilitySets { effective, ..sets })?)
 }
 
 /// Gives the calling thread a umask (and a working directory) of its own.
@@ -197,18 +206,29 @@ fn set_group(gid: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::Capabilities;
+
+    fn user(uid: u32, gid: u32, groups: &[u32], effective: CapabilitySet, ambient: CapabilitySet) -> User {
+        let capabilities = Capabilities { effective, ambient };
+        User { uid, gid, groups: groups.into(), umask: None, capabilities }
+    }
 
     #[test]
     fn groups_that_add_nothing_are_left_out_and_an_id_that_is_none_is_named() {
-        let user = |uid, gid, groups: &[u32]| User { uid, gid, groups: groups.into(), umask: None };
-        let root = Credentials::of(&user(0, 0, &[1, 2]), 0o22).unwrap();
-        assert_eq!(root, Credentials { uid: 0, gid: 0, groups: vec![], umask: 0o22 });
-        let other = Credentials::of(&user(7, 8, &[10, 8, 9, 10]), 0o22).unwrap();
+        let none = CapabilitySet::empty();
+        let default = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+        let root = Credentials::of(&user(0, 0, &[1, 2], default, none), 0o22).unwrap();
+        let capabilities = default | CapabilitySet::DAC_READ_SEARCH;
+        assert_eq!(root, Credentials { uid: 0, gid: 0, groups: vec![], umask: 0o22, capabilities });
+        let bare = Credentials::of(&user(0, 0, &[1, 2], none, default), 0o22).unwrap();
+        assert_eq!((bare.groups.len(), bare.capabilities), (2, none));
+        let other = Credentials::of(&user(7, 8, &[10, 8, 9, 10], default, CapabilitySet::FOWNER), 0o22).unwrap();
         assert_eq!(other.groups, [Gid::from_raw(9), Gid::from_raw(10)]);
+        assert_eq!(other.capabilities, CapabilitySet::FOWNER, "the ambient ones");
         for (wrong, name) in [
-            (user(NO_ID, 0, &[]), "process.user.uid"),
-            (user(0, NO_ID, &[]), "process.user.gid"),
-            (user(0, 0, &[NO_ID]), "process.user.additionalGids"),
+            (user(NO_ID, 0, &[], none, none), "process.user.uid"),
+            (user(0, NO_ID, &[], none, none), "process.user.gid"),
+            (user(0, 0, &[NO_ID], none, none), "process.user.additionalGids"),
         ] {
             let error = Credentials::of(&wrong, 0).unwrap_err();
             assert!(error.to_string().starts_with(name), "{error}");
@@ -216,21 +236,23 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_takes_the_file_capabilities_with_root_and_gives_them_back() {
-        let file_rights = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
-        let effective = || capabilities().unwrap();
+    fn a_thread_has_the_rights_of_the_credentials_it_is_given_and_its_own_again() {
         std::thread::spawn(move || {
             own_umask().unwrap();
-            let home = Credentials::of_this_thread().unwrap();
-            assert!(effective().contains(file_rights), "the test runs as root");
-            let user = User { uid: 1000, gid: 1000, groups: vec![2000], umask: Some(0o77) };
-            let guest = Credentials::of(&user, home.umask()).unwrap();
-            guest.apply(&home).unwrap();
-            assert_eq!(Credentials::of_this_thread().unwrap(), guest);
-            assert!(!effective().intersects(file_rights));
-            home.apply(&guest).unwrap();
-            assert_eq!(Credentials::of_this_thread().unwrap(), home);
-            assert!(effective().contains(file_rights));
+            let (home, sets) = (Credentials::of_this_thread().unwrap(), capabilities().unwrap());
+            assert!(sets.effective.contains(OF_GUESTS), "the test runs as root");
+            let some = CapabilitySet::FOWNER | CapabilitySet::NET_BIND_SERVICE;
+            for uid in [0, 1_000] {
+                let guest = Credentials::of(&user(uid, 1_000, &[2_000], some, some), 0o77).unwrap();
+                guest.apply(&home).unwrap();
+                set_capabilities(guest.capabilities(), sets).unwrap();
+                assert_eq!(Credentials::of_this_thread().unwrap(), guest);
+                assert_eq!(capabilities().unwrap().effective, some | TO_CHANGE);
+                home.apply(&guest).unwrap();
+                set_capabilities(sets.effective, sets).unwrap();
+                assert_eq!(Credentials::of_this_thread().unwrap(), home);
+                assert_eq!(capabilities().unwrap(), sets);
+            }
         })
         .join()
         .unwrap();

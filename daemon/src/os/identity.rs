@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::bundle::User;
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ pub struct Identity {
 /// Who the daemon is.
 struct Home {
     credentials: Credentials,
-    capabilities: CapabilitySet,
+    capabilities: CapabilitySets,
     network: NetNs,
 }
 
@@ -70,6 +70,15 @@ impl Identity {
         let own = credentials == home.credentials;
         let network = network.filter(|network| **network != home.network);
         Ok(Identity { credentials: (!own).then(|| Arc::new(credentials)), network })
+    }
+
+    /// The daemon itself, in this network; `None` for the host's.
+    ///
+    /// # Errors
+    /// `Internal` if the daemon's own identity cannot be read.
+    pub fn daemon_in(network: Option<Arc<NetNs>>) -> Result<Identity> {
+        let home = home().map_err(|e| Error::Internal(e.to_string()))?;
+        Ok(Identity { credentials: None, network: network.filter(|network| **network != home.network) })
     }
 
     /// One that the kernel refuses.
@@ -126,7 +135,8 @@ pub fn settle() {
 }
 
 /// As [`settle`], for a thread that will run guests: the daemon, but with no more capabilities than
-/// guests and their changes need.
+/// guests and their changes need. Without the others a guest cannot, for one, fill what a file system
+/// reserves for root (`CAP_SYS_RESOURCE`).
 pub fn settle_worker() {
     WORN.with_borrow_mut(|worn| worn.is_worker = true);
     settle();
@@ -143,9 +153,20 @@ fn try_to_settle() -> io::Result<()> {
         worn.settled = true;
         worn.identity = Identity::default();
         // Last: the change of user has brought some back.
-        let kept = if worn.is_worker { credentials::GUESTS_CAPABILITIES } else { CapabilitySet::all() };
-        credentials::set_capabilities(home.capabilities & kept)
+        worn.allow(home)
     })
+}
+
+impl Worn {
+    /// Makes effective what the thread may do as who it is.
+    fn allow(&self, home: &Home) -> io::Result<()> {
+        let kept = match &self.identity.credentials {
+            Some(credentials) => credentials.capabilities(),
+            None if self.is_worker => credentials::OF_GUESTS | credentials::TO_CHANGE,
+            None => CapabilitySet::all(),
+        };
+        credentials::set_capabilities(home.capabilities.effective & kept, home.capabilities)
+    }
 }
 
 /// Makes the calling thread this guest. On an error it is the daemon.
@@ -190,6 +211,7 @@ fn change(identity: &Identity) -> io::Result<()> {
             let now = worn.identity.credentials.as_deref().unwrap_or(&home.credentials);
             identity.credentials.as_deref().unwrap_or(&home.credentials).apply(now)?;
             worn.identity.credentials.clone_from(&identity.credentials);
+            worn.allow(home)?;
         }
         Ok(())
     })
@@ -202,32 +224,14 @@ fn lost(error: &io::Error) -> ! {
     std::process::abort();
 }
 
-/// Does `work`, which binds sockets, as this identity. A guest's user is one for files only; who is not
-/// root has no privileged ports either.
+/// Does `work`, which binds sockets, as this identity.
 ///
 /// # Errors
 /// If the thread cannot be the identity; then nothing is done.
 pub fn bind_as<T>(identity: &Identity, work: impl FnOnce() -> T) -> io::Result<T> {
     let _home = ComeHome;
     wear(identity)?;
-    if identity.credentials.as_deref().is_none_or(Credentials::is_root) {
-        return Ok(work());
-    }
-    let before = credentials::capabilities()?;
-    let _regain = Regain(before);
-    credentials::set_capabilities(before - CapabilitySet::NET_BIND_SERVICE)?;
     Ok(work())
-}
-
-/// Gives the thread its capabilities back when it is dropped.
-struct Regain(CapabilitySet);
-
-impl Drop for Regain {
-    fn drop(&mut self) {
-        if let Err(error) = credentials::set_capabilities(self.0) {
-            lost(&error);
-        }
-    }
 }
 
 /// Brings the thread home when it is dropped, also by a panic.

@@ -1,17 +1,25 @@
 //! Paths inside a directory tree, resolved as a process sees them whose `/` that tree is.
 //!
 //! An image or a volume decides what the components of such a path are, so none of them may lead out:
-//! `..` stops at the root, and an absolute symbolic link starts there. Looking up is one openat2(2);
-//! making a missing mount point walks the components itself, because a kernel that resolves and one
-//! that creates are two calls, between which a guest with a shared volume could swap a link in.
+//! `..` stops at the root, and an absolute symbolic link starts there. Looking up is one openat2(2) with
+//! `RESOLVE_IN_ROOT`, whatever renames in the tree meanwhile; making a missing mount point walks the
+//! components itself, because a kernel that resolves and one that creates are two calls, between which a
+//! guest with a shared volume could swap a link in.
 //!
-//! Errors are the kernel's: `ELOOP` for too many links, `ENOTDIR` for a file on the way, `EROFS` where
-//! nothing can be made.
+//! * [`RootDir::resolve`], [`RootDir::make`]: files of the pod, and mount points.
+//! * [`RootDir::look_up`]: programs, with whether the root's own mount alone decided.
+//! * [`RootDir::read_link`]: what a guest's link says.
+//! * [`RootDir::without_links`]: a guest's path, for a library that opens only what has no link out.
+//!
+//! procfs' own links, which lead to other processes' files, are never followed.
+//!
+//! Errors are the kernel's: `ELOOP` for too many links or one of procfs', `ENOTDIR` for a file on the way,
+//! `EROFS` where nothing can be made.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
@@ -49,7 +57,7 @@ fn file_type(fd: impl AsFd) -> Result<FileType> {
 
 /// The top of a directory tree.
 #[derive(Debug)]
-pub struct RootDir(OwnedFd);
+pub struct RootDir<Fd = OwnedFd>(Fd);
 
 impl RootDir {
     /// Opens the directory `path` of the daemon's own name space.
@@ -60,10 +68,35 @@ impl RootDir {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).map(RootDir)
     }
+}
+
+/// What a path leads to.
+#[derive(Debug)]
+pub struct LookedUp {
+    /// An `O_PATH` descriptor of it, or why there is none.
+    pub file: Result<OwnedFd>,
+    /// Whether everything on the way, as far as it went, is on the root's own mount.
+    pub on_root_mount: bool,
+}
+
+/// What becomes of a link at the very end of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// It is followed; where it leads need not exist.
+    Followed,
+    /// It is what is meant.
+    Itself,
+}
+
+impl<Fd: AsFd> RootDir<Fd> {
+    /// The tree below this directory.
+    pub fn of(directory: Fd) -> RootDir<Fd> {
+        RootDir(directory)
+    }
 
     /// The root itself.
-    pub fn as_fd(&self) -> impl AsFd + '_ {
-        &self.0
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     /// Opens what `path` is inside this tree, as an `O_PATH` descriptor; the last link is followed.
@@ -71,18 +104,93 @@ impl RootDir {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `ELOOP` as openat2(2); `EAGAIN` if the tree is being renamed all the time.
     pub fn resolve(&self, path: &Path) -> Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         // Without a slash at the end, which would ask for a directory.
         let path = path.components().as_path();
         let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+        self.open_path(path.as_os_str(), ResolveFlags::empty())
+    }
+
+    /// Like [`RootDir::resolve`], and tells whether a mount inside the root was involved. A slash at the
+    /// end asks for a directory.
+    pub fn look_up(&self, path: &OsStr) -> LookedUp {
+        match self.open_path(path, ResolveFlags::NO_XDEV) {
+            Err(Errno::XDEV) => LookedUp { file: self.open_path(path, ResolveFlags::empty()), on_root_mount: false },
+            file => LookedUp { file, on_root_mount: true },
+        }
+    }
+
+    fn open_path(&self, path: &OsStr, more: ResolveFlags) -> Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match rustix::fs::openat2(&self.0, path, flags, Mode::empty(), resolve) {
+            match rustix::fs::openat2(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) if attempt < ATTEMPTS_MAX => {}
                 result => return result,
             }
+        }
+    }
+
+    /// The same path without a link or a `..` on the way, relative to the root; `.` for the root itself.
+    /// What it names need not exist, but the directory it would be in must. A slash at the end stays.
+    ///
+    /// This is text: who uses it must not let it lead out, should somebody put a link there meanwhile.
+    ///
+    /// # Errors
+    /// As [`RootDir::resolve`]; `EILSEQ` if a name on the way is not UTF-8.
+    pub fn without_links(&self, path: &str, last: Last) -> Result<String> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            let (parent, name) = split(&path);
+            if last == Last::Followed || name.is_none() {
+                match self.open_path(OsStr::new(&path), ResolveFlags::empty()) {
+                    Err(Errno::NOENT) if name.is_some() => {}
+                    found => return self.text_of(&found?),
+                }
+            }
+            let name = name.unwrap_or(".");
+            let directory = self.open_path(directory_of(parent), ResolveFlags::empty())?;
+            let beside = |name: &str| {
+                Ok(match self.text_of(&directory)?.as_str() {
+                    "." => name.to_owned(),
+                    directory => format!("{directory}/{name}"),
+                })
+            };
+            if last == Last::Itself {
+                return beside(name);
+            }
+            // Nothing is there, or a link to where nothing is yet.
+            path = match rustix::fs::readlinkat(&directory, name.trim_end_matches('/'), Vec::new()) {
+                Ok(target) => match target.into_string().map_err(|_| Errno::ILSEQ)? {
+                    absolute if absolute.starts_with('/') => absolute,
+                    relative => beside(&relative)?,
+                },
+                Err(Errno::INVAL | Errno::NOENT) => return beside(name),
+                Err(error) => return Err(error),
+            };
+        }
+        Err(Errno::LOOP)
+    }
+
+    /// What the link at `path` says; links on the way to it are followed.
+    ///
+    /// # Errors
+    /// As [`RootDir::resolve`]; `EINVAL` if it is no link, `EILSEQ` if its target is not UTF-8.
+    pub fn read_link(&self, path: &str) -> Result<String> {
+        let (parent, name) = split(path);
+        let name = name.filter(|name| !name.ends_with('/')).ok_or(Errno::INVAL)?;
+        let directory = self.open_path(directory_of(parent), ResolveFlags::empty())?;
+        rustix::fs::readlinkat(&directory, name, Vec::new())?.into_string().map_err(|_| Errno::ILSEQ)
+    }
+
+    /// Where `fd`, opened in this tree, is now.
+    fn text_of(&self, fd: &OwnedFd) -> Result<String> {
+        let (root, path) = (kernels_name(self.as_fd())?, kernels_name(fd.as_fd())?);
+        // It has been moved out of the tree meanwhile.
+        let path = path.strip_prefix(&root).map_err(|_| Errno::NOENT)?;
+        match path.to_str().ok_or(Errno::ILSEQ)? {
+            "" => Ok(".".to_owned()),
+            path => Ok(path.to_owned()),
         }
     }
 
@@ -93,9 +201,31 @@ impl RootDir {
     /// As [`RootDir::resolve`], mkdir(2) and open(2).
     pub fn make(&self, path: &Path, kind: Kind) -> Result<OwnedFd> {
         match self.resolve(path) {
-            Err(Errno::NOENT | Errno::AGAIN) => Walk::new(self)?.to(path, kind),
+            Err(Errno::NOENT | Errno::AGAIN) => Walk::new(self.as_fd())?.to(path, kind),
             found => found,
         }
+    }
+}
+
+/// The path of what `fd` is open on, by the kernel's own record.
+fn kernels_name(fd: BorrowedFd<'_>) -> Result<PathBuf> {
+    let path = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
+    Ok(OsString::from_vec(path.into_bytes()).into())
+}
+
+/// A directory part, for the kernel.
+fn directory_of(parent: &str) -> &OsStr {
+    OsStr::new(if parent.is_empty() { "." } else { parent })
+}
+
+/// The directory part, empty for the root, and the name in it with any slashes behind it; no name if the
+/// path ends in a directory whatever it is (`.`, `..`, the root).
+fn split(path: &str) -> (&str, Option<&str>) {
+    let end = path.trim_end_matches('/').len();
+    let at = path[..end].rfind('/').map_or(0, |slash| slash + 1);
+    match &path[at..end] {
+        "" | "." | ".." => (path, None),
+        _ => (&path[..at], Some(&path[at..])),
     }
 }
 
@@ -109,8 +239,8 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(root: &RootDir) -> Result<Walk> {
-        let top = rustix::io::fcntl_dupfd_cloexec(&root.0, 0)?;
+    fn new(root: BorrowedFd<'_>) -> Result<Walk> {
+        let top = rustix::io::fcntl_dupfd_cloexec(root, 0)?;
         Ok(Walk { dirs: vec![top], todo: Vec::new(), links: 0 })
     }
 
@@ -263,9 +393,127 @@ mod tests {
         assert_eq!(opened.make(Path::new("/loop"), Kind::File).unwrap_err(), Errno::LOOP);
         // The walk itself, which the kernel's look-up comes before, finds the same.
         for (path, want) in [("/file/x", Errno::NOTDIR), ("/loop/x", Errno::LOOP)] {
-            let walk = Walk::new(&opened).unwrap();
+            let walk = Walk::new(opened.as_fd()).unwrap();
             assert_eq!(walk.to(Path::new(path), Kind::Directory).unwrap_err(), want, "{path}");
         }
+    }
+
+    #[test]
+    fn a_program_is_looked_up_as_by_a_process_of_the_container() {
+        let (_dir, root, opened) = tree();
+        for (path, want) in [
+            ("/file", "file"),
+            ("usr/../file", "file"),
+            ("/abs/share", "usr/share"),
+            ("//abs//./share/", "usr/share"),
+            ("/../../file", "file"),
+        ] {
+            let found = opened.look_up(OsStr::new(path));
+            assert_eq!(place(&root, &found.file.unwrap()), want, "{path}");
+            assert!(found.on_root_mount, "{path}");
+        }
+        for (path, want) in
+            [("/usr/up", Errno::NOENT), ("/file/", Errno::NOTDIR), ("/file/..", Errno::NOTDIR), ("/loop", Errno::LOOP)]
+        {
+            let found = opened.look_up(OsStr::new(path));
+            assert_eq!((found.file.unwrap_err(), found.on_root_mount), (want, true), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_mount_on_the_way_is_noticed_and_procfs_links_lead_nowhere() {
+        // /proc is a mount of its own on every Linux machine, so no test has to make one.
+        let root = RootDir::open(Path::new("/")).unwrap();
+        for (path, found) in [("proc/version", true), ("proc/no such file", false), ("proc/../etc/passwd", true)] {
+            let looked_up = root.look_up(OsStr::new(path));
+            assert_eq!((looked_up.file.is_ok(), looked_up.on_root_mount), (found, false), "{path}");
+        }
+        let proc = RootDir::open(Path::new("/proc")).unwrap();
+        for path in ["self/root/etc/passwd", "self/exe", "self/cwd/x"] {
+            assert_eq!(proc.look_up(OsStr::new(path)).file.unwrap_err(), Errno::LOOP, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_told_without_its_links() {
+        let (_dir, root, opened) = tree();
+        fs::write(root.join("usr/share/app"), "").unwrap();
+        symlink("/usr/share/app", root.join("tool")).unwrap();
+        symlink("/etc/none", root.join("no-directory")).unwrap();
+        symlink("/usr/none", root.join("usr/no-file")).unwrap();
+        for (path, followed, itself) in [
+            ("tool", Ok("usr/share/app"), Ok("tool")),
+            ("abs/share/app", Ok("usr/share/app"), Ok("usr/share/app")),
+            ("abs", Ok("usr"), Ok("abs")),
+            ("abs/", Ok("usr"), Ok("abs/")),
+            ("abs/..", Ok("."), Ok(".")),
+            ("../../usr/../../file", Ok("file"), Ok("file")),
+            ("..", Ok("."), Ok(".")),
+            ("abs/new", Ok("usr/new"), Ok("usr/new")),
+            ("abs/new/", Ok("usr/new/"), Ok("usr/new/")),
+            ("usr/no-file", Ok("usr/none"), Ok("usr/no-file")),
+            ("no-directory", Err(Errno::NOENT), Ok("no-directory")),
+            ("usr/up", Ok("outside"), Ok("usr/up")),
+            ("dangling", Err(Errno::NOENT), Ok("dangling")),
+            ("loop", Err(Errno::LOOP), Ok("loop")),
+            ("file/x", Err(Errno::NOTDIR), Err(Errno::NOTDIR)),
+            ("none/x", Err(Errno::NOENT), Err(Errno::NOENT)),
+            ("", Err(Errno::NOENT), Err(Errno::NOENT)),
+        ] {
+            for (last, want) in [(Last::Followed, followed), (Last::Itself, itself)] {
+                let got = opened.without_links(path, last);
+                assert_eq!(got.as_deref().map_err(|e| *e), want, "{path} {last:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_links_own_text_is_read_wherever_it_leads() {
+        let (_dir, _root, opened) = tree();
+        for (path, want) in [
+            ("abs", Ok("/usr")),
+            ("abs/up", Ok("../../../../outside")),
+            ("../loop", Ok("/loop")),
+            ("abs/", Err(Errno::INVAL)),
+            ("abs/share", Err(Errno::INVAL)),
+            ("..", Err(Errno::INVAL)),
+            ("loop/x", Err(Errno::LOOP)),
+            ("abs/none", Err(Errno::NOENT)),
+        ] {
+            assert_eq!(opened.read_link(path).as_deref().map_err(|e| *e), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn no_rename_in_the_tree_leads_a_path_out() {
+        let (dir, root, opened) = tree();
+        fs::create_dir(dir.path().join("outside/share")).unwrap();
+        fs::write(dir.path().join("outside/share/secret"), "").unwrap();
+        fs::create_dir(root.join("a")).unwrap();
+        fs::create_dir(root.join("a/share")).unwrap();
+        let outside = dir.path().canonicalize().unwrap().join("outside");
+        symlink(&outside, root.join("b")).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                use rustix::fs::{CWD, RenameFlags, renameat_with};
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    renameat_with(CWD, root.join("a"), CWD, root.join("b"), RenameFlags::EXCHANGE).unwrap();
+                }
+            });
+            for _ in 0..5_000 {
+                for path in ["a/share/../share/secret", "a/../../outside/share/secret", "b/share/secret"] {
+                    // Nothing of that name is ever inside.
+                    if let Ok(found) = opened.resolve(Path::new(path)) {
+                        panic!("{path} led to {:?}", kernels_name(found.as_fd()));
+                    }
+                    if let Ok(text) = opened.without_links(path, Last::Followed) {
+                        assert!(["a/share/secret", "b/share/secret"].contains(&&*text), "{text}");
+                    }
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 pub mod activation;
 pub mod anchor;
+pub mod capacity;
+pub mod clock;
 pub mod confine;
 pub mod credentials;
 pub mod fifo;
@@ -15,6 +17,5 @@ pub mod namespaces;
 pub mod netns;
 pub mod process;
 pub mod pty;
-pub mod resolve;
 pub mod spawn;
 pub mod sysctl;

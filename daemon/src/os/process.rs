@@ -1,6 +1,8 @@
 //! Processes and threads, as the kernel sees them.
 #![allow(unsafe_code, reason = "no safe crate installs a handler without SA_RESTART or signals one thread")]
 
+use std::sync::OnceLock;
+
 use rustix::process::Pid;
 
 /// Whether a thread of ours sleeps in the kernel right now: in a system call that waits, rather than
@@ -21,6 +23,36 @@ pub fn raise_descriptor_limit() {
     let wanted = Rlimit { current: now.maximum, maximum: now.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, wanted) {
         tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// The daemon's own nice value, that of its first thread.
+static NICE: OnceLock<i32> = OnceLock::new();
+
+/// How much nicer a thread is that does what nobody waits for.
+const STEP_BACK: i32 = 5;
+
+/// How much of the processors a thread gets beside others that want them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// What the daemon has.
+    Usual,
+    /// About a third of that: it does what nobody waits for, but has to keep up.
+    Less,
+}
+
+/// Gives the calling thread its share. A thread starts with that of the one that started it, which for a pool's may
+/// be any: so every thread of a runtime says which it wants. Without the right to ask for more it keeps
+/// what it has.
+pub fn take_share(share: Share) {
+    use rustix::process::{getpriority_process, setpriority_process};
+    let own = *NICE.get_or_init(|| getpriority_process(rustix::process::getpid().into()).unwrap_or_default());
+    let wanted = if share == Share::Less { own + STEP_BACK } else { own };
+    // For the kernel, a thread's id is a process's here.
+    if getpriority_process(None) != Ok(wanted)
+        && let Err(error) = setpriority_process(Some(rustix::thread::gettid()), wanted)
+    {
+        tracing::debug!(%error, "a thread keeps its priority");
     }
 }
 
@@ -51,5 +83,28 @@ pub fn interrupt_thread(thread: Pid) {
     // SAFETY: tgkill takes numbers only; a thread that is gone makes it fail with ESRCH.
     unsafe {
         libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.as_raw_nonzero().get(), INTERRUPT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_steps_back_and_comes_forward_again() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let thread = std::thread::spawn(move || {
+            let own = nice();
+            take_share(Share::Less);
+            // What it starts is not to have inherited that.
+            let inherited = std::thread::spawn(move || {
+                let inherited = nice();
+                take_share(Share::Usual);
+                (inherited, nice())
+            });
+            (own, nice(), inherited.join().unwrap())
+        });
+        let (own, less, (inherited, usual)) = thread.join().unwrap();
+        assert_eq!((less, inherited, usual), (own + STEP_BACK, own + STEP_BACK, own));
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hearth_shim::TaskSocketRequest;
 use parking_lot::Mutex;
@@ -50,6 +51,8 @@ pub struct Instances {
     count: Arc<TaskCount>,
     /// The older generations.
     peers: Arc<Peers>,
+    /// No new tasks are taken.
+    draining: Arc<AtomicBool>,
     /// Where this generation's sockets lie.
     dir: PathBuf,
     known: Mutex<Known>,
@@ -106,7 +109,8 @@ impl Instances {
         runtimes: Runtimes,
     ) -> Arc<Instances> {
         let count = TaskCount::new(config.now().rpc.tasks_max);
-        Arc::new(Instances { config, world, modules, runtimes, count, peers, dir, known: Mutex::default() })
+        let (draining, known) = (Arc::default(), Mutex::default());
+        Arc::new(Instances { config, world, modules, runtimes, count, peers, draining, dir, known })
     }
 
     /// How many tasks there are.
@@ -229,7 +233,8 @@ impl Instances {
                 sandboxes.clone(),
                 answering,
             );
-            let service = TaskService::new(creator, tasks.clone(), natives.clone(), self.world.clone());
+            let draining = self.draining.clone();
+            let service = TaskService::new(creator, tasks.clone(), natives.clone(), self.world.clone(), draining);
             let server = ttrpc::r#async::Server::new().add_listener(listener).register_service(service.services());
             let entered = Entered { address: format!("unix://{}", path.display()), sandboxes, natives };
             known.namespaces.insert(entry, Namespace { entered: entered.clone(), tasks, server: None });
@@ -245,6 +250,18 @@ impl Instances {
         Ok(entered)
     }
 
+    /// Takes no new tasks from now on, or takes them again. Those there are go on, and may be exec'ed into.
+    pub fn drain(&self, on: bool) {
+        self.draining.store(on, Ordering::Relaxed);
+        self.world.metrics.draining.set(on.into());
+        tracing::info!(on, "draining");
+    }
+
+    /// Whether no new tasks are taken.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// The containerds served, by their gRPC sockets.
     pub fn containerds(&self) -> Vec<String> {
         let mut sockets: Vec<_> = self.known.lock().containerds.keys().map(|(grpc, _)| grpc.clone()).collect();
@@ -255,6 +272,17 @@ impl Instances {
     /// How many namespaces have a task socket.
     pub fn namespaces(&self) -> usize {
         self.known.lock().namespaces.len()
+    }
+
+    /// The image of a container, as its containerd has it; none if that does not say.
+    pub async fn image(&self, namespace: &str, id: &str) -> Option<String> {
+        let instances: Vec<_> = self.known.lock().containerds.values().cloned().collect();
+        for instance in instances {
+            if let Ok(Some(image)) = instance.containerd.image(namespace, id).await {
+                return Some(image);
+            }
+        }
+        None
     }
 
     /// Every task of this daemon.

@@ -7,11 +7,11 @@
 //! * [`passing`]: which of its calls are for native containers.
 //! * [`convert`]: between our types and the wire's.
 //! * [`operator`]: what `hearthctl` asks.
-//! * [`http`]: the Prometheus endpoint.
+//! * [`endpoint`]: what Prometheus scrapes, and the page for people.
 
 pub mod control;
 pub mod convert;
-pub mod http;
+pub mod endpoint;
 pub mod instances;
 pub mod operator;
 pub mod passing;

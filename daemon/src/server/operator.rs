@@ -3,21 +3,28 @@
 //! A look takes short locks, one after the other, off the threads that answer containerd; so an answer is
 //! of about one moment, not of exactly one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use crate::ahead::Ahead;
 use crate::config::Live;
 use crate::generation::directory;
+use crate::generation::merge;
 use crate::generation::peers::Peers;
-use crate::operator::{ModuleInfo, Modules, Question, Status, TaskCounts, TaskInfo};
+use crate::logging::Logging;
+use crate::metrics::process;
+use crate::operator::{LogLevel, ModuleInfo, Modules, Question, Status, TaskCounts, TaskDetails, TaskInfo};
+use crate::server::endpoint::page::Page;
 use crate::server::instances::Instances;
+use crate::starts::unix;
 use crate::wasm::instance::World;
 use crate::wasm::modules::ModuleStore;
+use crate::wasm::modules::origin::Digest;
 
 /// How many names of tasks a module is given.
 const NAMES_MAX: usize = 3;
@@ -30,6 +37,8 @@ pub struct Operator {
     pub world: Arc<World>,
     /// Its modules.
     pub modules: Arc<ModuleStore>,
+    /// What it compiles before a start.
+    pub ahead: Arc<Ahead>,
     /// Its tasks.
     pub instances: Arc<Instances>,
     /// The older daemons.
@@ -38,6 +47,10 @@ pub struct Operator {
     pub generation: String,
     /// When it was ready.
     pub started_at: SystemTime,
+    /// The daemon's log.
+    pub logging: Arc<Logging>,
+    /// The runtime that answers containerd: it has to go round.
+    pub answering: Handle,
     /// Where a look is taken: it costs nobody's thread.
     pub background: Handle,
 }
@@ -54,6 +67,9 @@ impl Operator {
                 env!("CARGO_PKG_VERSION")
             )
         })?;
+        if let Question::Warm(what) = &question {
+            return encode(&self.ahead.warm(what).await.map_err(|error| error.to_string())?);
+        }
         let operator = self.clone();
         let look = self.background.spawn_blocking(move || operator.look(&question));
         look.await.map_err(|error| format!("the question was not answered: {error}"))?
@@ -63,7 +79,23 @@ impl Operator {
         match question {
             Question::Status => encode(&self.status()),
             Question::Tasks => encode(&self.tasks()),
+            Question::Task { namespace, id } => encode(&self.details(namespace, id)),
+            Question::Starts => encode(&self.world.recent.starts(&self.generation)),
+            Question::Ends => encode(&self.world.recent.ends(&self.generation)),
             Question::Modules => encode(&self.inventory()),
+            Question::Warm(_) => Err("compiling is no look".into()),
+            Question::VerifyModules => encode(&self.modules.verify()),
+            Question::PruneModules { unused } => encode(&self.modules.prune(*unused, &self.modules_in_use())),
+            Question::Logs { task, after } => encode(&self.logging.lines(task.as_deref(), *after)),
+            Question::LogLevel => encode(&self.log_level()),
+            Question::SetLogLevel { filter } => {
+                self.logging.set_level(filter.as_deref())?;
+                encode(&self.log_level())
+            }
+            Question::Drain { on } => {
+                self.instances.drain(*on);
+                encode(&self.status())
+            }
         }
     }
 
@@ -76,9 +108,10 @@ impl Operator {
             wasmtime: env!("WASMTIME_VERSION").into(),
             pid: std::process::id(),
             generation: self.generation.clone(),
-            started_at: self.started_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+            started_at: unix(self.started_at),
             state_dir: config.state_dir.display().to_string(),
             root_dir: config.root_dir.display().to_string(),
+            draining: self.instances.is_draining(),
             metrics_address: address.trim().into(),
             containerds: self.instances.containerds(),
             namespaces: self.instances.namespaces() as u64,
@@ -113,13 +146,78 @@ impl Operator {
         infos
     }
 
+    fn details(&self, namespace: &str, id: &str) -> Option<TaskDetails> {
+        let tasks = self.instances.tasks();
+        let task = tasks.iter().find(|task| *task.container.namespace == *namespace && **task.id() == *id)?;
+        let mut details = task.details(&self.generation, self.world.recent.ends(&self.generation));
+        if details.image.is_none() {
+            details.image = self.answering.block_on(self.instances.image(namespace, id));
+        }
+        Some(details)
+    }
+
+    fn log_level(&self) -> LogLevel {
+        let (current, configured) = self.logging.level();
+        LogLevel { current, configured }
+    }
+
+    /// All metrics of this daemon in Prometheus' text format. Blocks.
+    pub fn scrape(&self) -> String {
+        let world = &self.world;
+        world.scheduler.observe();
+        world.slots.observe();
+        world.holders.observe();
+        self.modules.observe();
+        world.metrics.native_containers.set(self.instances.natives().len() as i64);
+        let (own, folded) = world.task_series.counts();
+        for (kind, count) in [("own", own), ("folded", folded)] {
+            world.metrics.task_series.with_label_values(&[kind]).set(count as i64);
+        }
+        let mut text = world.metrics.render();
+        let tasks = self.instances.tasks();
+        let each = tasks.iter().map(|task| (task.info(""), task.container.seat.is_own()));
+        world.task_series.render(each, &mut text);
+        process::render(&mut text);
+        text
+    }
+
+    /// All metrics, with those of the older daemons.
+    ///
+    /// # Errors
+    /// If they cannot be rendered.
+    pub async fn scrape_all(self: &Arc<Operator>) -> Result<String, String> {
+        let operator = self.clone();
+        let ours = self.background.spawn_blocking(move || operator.scrape()).await.map_err(|e| e.to_string())?;
+        Ok(match self.peers.is_empty() {
+            true => ours,
+            false => merge::merge(&ours, &self.peers.metrics().await),
+        })
+    }
+
+    /// What the page shows. Blocks.
+    pub fn page(&self) -> Page {
+        Page {
+            node: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            status: self.status(),
+            tasks: self.tasks(),
+            starts: self.world.recent.starts(&self.generation),
+            ends: self.world.recent.ends(&self.generation),
+            modules: self.inventory(),
+        }
+    }
+
+    fn modules_in_use(&self) -> HashSet<Digest> {
+        let tasks = self.instances.tasks();
+        tasks.iter().filter_map(|task| task.container.about.module.get().copied()).collect()
+    }
+
     /// Every module, and who runs it.
     pub fn inventory(&self) -> Modules {
         let mut modules = self.modules.inventory();
         let mut users: HashMap<String, (u64, Vec<String>)> = HashMap::new();
         for task in self.instances.tasks() {
             let about = &task.container.about;
-            let Some(digest) = about.module else { continue };
+            let Some(digest) = about.module.get() else { continue };
             let (count, names) = users.entry(digest.to_string()).or_default();
             *count += 1;
             let name = about.image.as_ref().unwrap_or(&about.program);

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -20,10 +21,12 @@ use containerd_shim_protos::shim_async::{Task as TaskApi, create_task};
 use ttrpc::r#async::{Service, TtrpcContext};
 
 use crate::error::{Error, Result};
+use crate::logging;
 use crate::metrics::{METHODS, Metrics};
 use crate::native::Natives;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::passing;
+use crate::starts::TraceParent;
 use crate::task::create::{CreateRequest, Creator};
 use crate::task::exec::ExecRequest;
 use crate::task::map::TaskMap;
@@ -39,6 +42,8 @@ pub struct TaskService {
     world: Arc<World>,
     metrics: Arc<Metrics>,
     cgroups: CgroupVersion,
+    /// No new tasks are taken.
+    draining: Arc<AtomicBool>,
 }
 
 const NAME_V2: &str = "containerd.task.v2.Task";
@@ -46,9 +51,15 @@ const NAME_V3: &str = "containerd.task.v3.Task";
 
 impl TaskService {
     /// A service for the tasks in `tasks`, made by `creator`.
-    pub fn new(creator: Creator, tasks: Arc<TaskMap>, natives: Arc<Natives>, world: Arc<World>) -> Arc<TaskService> {
+    pub fn new(
+        creator: Creator,
+        tasks: Arc<TaskMap>,
+        natives: Arc<Natives>,
+        world: Arc<World>,
+        draining: Arc<AtomicBool>,
+    ) -> Arc<TaskService> {
         let metrics = world.metrics.clone();
-        Arc::new(TaskService { creator, tasks, natives, world, metrics, cgroups: CgroupVersion::of_host() })
+        Arc::new(TaskService { creator, tasks, natives, world, metrics, cgroups: CgroupVersion::of_host(), draining })
     }
 
     /// The dispatch tables, under both names.
@@ -109,8 +120,14 @@ impl TaskApi for TaskService {
             if !request.checkpoint.is_empty() {
                 return unimplemented("restoring a checkpoint");
             }
-            let task = self.creator.create(&self.tasks, create_request(request), began).await?;
-            tracing::debug!(task = %task.id(), "created");
+            if self.draining.load(Ordering::Relaxed) {
+                return Err(Error::Unavailable(
+                    "hearthd takes no new tasks on this node: it is being drained (`hearthctl drain --undo` takes that back)".into(),
+                ));
+            }
+            let parent = context.metadata.get("traceparent").and_then(|values| TraceParent::parse(values.first()?));
+            let task = self.creator.create(&self.tasks, create_request(request, parent), began).await?;
+            tracing::debug!(target: "hearthd::task", task = %task.id(), "created");
             Ok(CreateTaskResponse { pid: task.container.pid(), ..Default::default() })
         };
         let result = created.await;
@@ -121,7 +138,7 @@ impl TaskApi for TaskService {
         }
         if let Err(error) = &result {
             self.metrics.starts_failed.inc();
-            tracing::info!(%error, "a task was refused");
+            tracing::info!(target: logging::GUEST, task = again.id, %error, "a task was refused");
         }
         self.answer(Method::Create, began, result)
     }
@@ -133,7 +150,7 @@ impl TaskApi for TaskService {
             Err(error) => Err(error),
         };
         if let Err(error) = &result {
-            tracing::info!(task = %request.id, %error, "a task could not be started");
+            tracing::info!(target: logging::GUEST, task = %request.id, %error, "a task could not be started");
         }
         self.answer(Method::Start, began, result.map(|pid| StartResponse { pid, ..Default::default() }))
     }
@@ -228,7 +245,7 @@ impl TaskApi for TaskService {
     async fn exec(&self, _: &TtrpcContext, request: ExecProcessRequest) -> ttrpc::Result<Empty> {
         let began = Instant::now();
         let result = match self.tasks.get(&request.id) {
-            Ok(task) => self.creator.exec(&task, exec_request(request), began).await,
+            Ok(task) => self.creator.exec(&task, exec_request(request)).await,
             Err(error) => Err(error),
         };
         self.answer(Method::Exec, began, result.map(|()| Empty::default()))
@@ -265,7 +282,7 @@ impl TaskApi for TaskService {
     }
 }
 
-fn create_request(request: CreateTaskRequest) -> CreateRequest {
+fn create_request(request: CreateTaskRequest, parent: Option<TraceParent>) -> CreateRequest {
     CreateRequest {
         id: request.id,
         bundle: request.bundle.into(),
@@ -276,6 +293,7 @@ fn create_request(request: CreateTaskRequest) -> CreateRequest {
             stderr: request.stderr,
             terminal: request.terminal,
         },
+        parent,
     }
 }
 

@@ -10,7 +10,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::bundle::Cpu;
 use crate::http::requests::Requests;
 use crate::metrics::Metrics;
-use crate::task::about::About;
+use crate::metrics::tasks::Seat;
+use crate::starts::{About, Recent};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::pods::Membership;
@@ -24,7 +25,9 @@ pub struct Container {
     /// containerd's namespace.
     pub namespace: Arc<str>,
     /// What those who look at the node see of it.
-    pub about: About,
+    pub about: Arc<About>,
+    /// Its claim to metrics of its own.
+    pub seat: Seat,
     /// The bundle.
     pub bundle: PathBuf,
     /// The network it is in; of a pod's container, its sandbox's.
@@ -49,6 +52,8 @@ pub struct Container {
     pub requests: Option<Arc<Requests>>,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,
+    /// Where its start, and an end to look into, are remembered.
+    pub recent: Arc<Recent>,
 }
 
 /// Where Kubernetes mounts the file whose text `kubectl describe` shows for a container that ended

@@ -74,14 +74,11 @@ impl Task {
         {
             let mut cpu = container.cpu.lock();
             let changed = update.cpu(*cpu);
-            let serves = container.requests.is_some();
-            let limits = if serves { CpuLimits::of_many(&changed)? } else { CpuLimits::of(&changed)? };
+            let limits = CpuLimits::of(&changed)?;
             *cpu = changed;
             self.init.guest.set_cpu(limits);
-            for exec in container.execs.all() {
-                exec.guest.set_cpu(limits);
-            }
             // They have their init's.
+            container.execs.wake();
             if let Some(requests) = &container.requests {
                 requests.wake();
             }

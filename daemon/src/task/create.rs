@@ -30,7 +30,7 @@ use crate::faults::{self, Point};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::os::identity::Identity;
 use crate::server::instances::Instance;
-use crate::task::about::About;
+use crate::starts::{About, Asked, TraceParent};
 use crate::task::container::{Container, TERMINATION_LOG};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
@@ -62,6 +62,8 @@ pub struct CreateRequest {
     pub rootfs: Vec<Mount>,
     /// Where stdio goes.
     pub stdio: StdioPaths,
+    /// The caller's trace, if it has one.
+    pub parent: Option<TraceParent>,
 }
 
 /// Makes the tasks of one containerd instance and namespace.
@@ -97,7 +99,7 @@ struct Made {
     stdio: Stdio,
     files: Arc<Files>,
     events: Reservation,
-    about: About,
+    about: Arc<About>,
 }
 
 impl Creator {
@@ -122,10 +124,42 @@ impl Creator {
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
         faults::at(Point::Reserved);
-        let mut spec = TaskSpec::read(&request.bundle, self.config.now().rpc.spec_bytes_max)?;
+        let spec = TaskSpec::read(&request.bundle, self.config.now().rpc.spec_bytes_max)?;
         if spec.role == bundle::Role::Sandbox {
-            return Ok(self.fill(reservation, self.sandbox(request, spec, events, began).await?));
+            let about = self.about(&request, &spec, began);
+            return Ok(self.fill(reservation, self.sandbox(request, spec, events, about).await?));
         }
+        let about = self.about(&request, &spec, began);
+        self.create_container(request, (spec, about.clone()), (reservation, events), began).await.inspect_err(|error| {
+            // One that is native is passed on, and starts elsewhere.
+            if !matches!(error, Error::Native(_)) {
+                self.world.recent.failed(&about, &error.to_string());
+            }
+        })
+    }
+
+    /// What those who look see of it.
+    fn about(&self, request: &CreateRequest, spec: &TaskSpec, began: Instant) -> Arc<About> {
+        let upper = request.rootfs.iter().flat_map(|mount| &mount.options);
+        About::new(Asked {
+            namespace: self.namespace.clone(),
+            id: request.id.as_str().into(),
+            names: spec.names.clone(),
+            program: spec.process.args.first().cloned().unwrap_or_default(),
+            began,
+            bundle_written_at: spec.written_at,
+            snapshot: upper.filter_map(|option| option.strip_prefix("upperdir=")).next().map(PathBuf::from),
+            parent: request.parent,
+        })
+    }
+
+    async fn create_container(
+        &self,
+        request: CreateRequest,
+        (mut spec, about): (TaskSpec, Arc<About>),
+        (reservation, events): (map::Reservation, Reservation),
+        began: Instant,
+    ) -> Result<Arc<Task>> {
         let pod = sandbox::of(&spec, &self.sandboxes)?;
         if let Some(pod) = &pod {
             let more =
@@ -136,9 +170,9 @@ impl Creator {
         faults::at(Point::Joined);
         let plan = root::plan(root_spec(&request, &spec), &self.config.now().files)?;
         let partly_read_only = plan.is_partly_read_only();
-        self.world.metrics.phase(Phase::Bundle, began.elapsed());
+        about.phase(&self.world.metrics, Phase::Bundle, began, began.elapsed());
 
-        let located = self.locate(&request, &spec, plan).await.map_err(|error| match (error, &spec.role) {
+        let located = self.locate(&request, &spec, plan, &about).await.map_err(|error| match (error, &spec.role) {
             (Error::Native(text), bundle::Role::Alone | bundle::Role::Sandbox) => Error::InvalidArgument(text),
             (error, _) => error,
         })?;
@@ -150,23 +184,16 @@ impl Creator {
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.now().engine.memory_bytes_max);
         check_memory(&located.program, memory_limit)?;
         let identity = Identity::new(&spec.process.user, network.namespace.clone())?;
-        let limits = match entry {
-            Entry::Run => CpuLimits::of(&spec.cpu)?,
-            Entry::Serve => CpuLimits::of_many(&spec.cpu)?,
-        };
-        let guest = Guest::new(identity, limits);
+        let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.now().stdio).await?;
         faults::at(Point::Opened);
 
-        let program = spec.process.args.first().map_or("", String::as_str);
-        let about = About::new(spec.names, program, Some(located.digest), began);
-        let prepared = Prepared {
-            program: located.program,
-            export: located.export,
-            spec: spec.process,
-            source: located.source,
-            create_took: began.elapsed(),
-        };
+        // Of nobody else.
+        let _ = about.module.set(located.digest);
+        about.created(located.source, began.elapsed());
+        let open_files_max = self.open_files_max(&spec.process);
+        let prepared =
+            Prepared { program: located.program, export: located.export, spec: spec.process, open_files_max };
         let made = Made {
             work: match entry {
                 Entry::Run => Work::Program(Box::new(prepared)),
@@ -193,9 +220,9 @@ impl Creator {
         request: CreateRequest,
         spec: TaskSpec,
         events: Reservation,
-        began: Instant,
+        about: Arc<About>,
     ) -> Result<(Arc<Task>, Create)> {
-        let TaskSpec { network, hostname, scopes, sysctls, cpu, memory_limit, names, .. } = spec;
+        let TaskSpec { network, hostname, scopes, sysctls, cpu, memory_limit, .. } = spec;
         let (sandbox, runtime) = (SandboxSpec { network, hostname, scopes, sysctls }, self.runtime.clone());
         let made = self.runtime.spawn_blocking(move || Sandbox::new(sandbox, None, runtime)).await;
         let sandbox = Arc::new(made.map_err(|e| Error::Internal(format!("making a sandbox ended early: {e}")))??);
@@ -211,14 +238,20 @@ impl Creator {
             files: Files::none(self.runtime.clone()),
             partly_read_only: false,
             events,
-            about: About::new(names, "", None, began),
+            about,
         };
         Ok(self.task(request, made))
     }
 
+    /// Files that a process may have open.
+    pub(super) fn open_files_max(&self, spec: &ProcessSpec) -> u32 {
+        let max = self.config.now().files.open_max;
+        spec.open_files.and_then(|soft| u32::try_from(soft).ok()).map_or(max, |soft| soft.min(max))
+    }
+
     /// The task, and what containerd is told of it.
     fn task(&self, request: CreateRequest, made: Made) -> (Arc<Task>, Create) {
-        let id: Arc<str> = request.id.as_str().into();
+        let id = made.about.id.clone();
         let create = Create {
             container_id: id.clone(),
             bundle: request.bundle.display().to_string(),
@@ -233,6 +266,10 @@ impl Creator {
         let container = Arc::new(Container {
             id: id.clone(),
             namespace: self.namespace.clone(),
+            seat: match made.work {
+                Work::Pause => self.world.task_series.none(),
+                _ => self.world.task_series.seat(self.namespace.clone(), id.clone()),
+            },
             about: made.about,
             bundle: request.bundle,
             network: made.network,
@@ -246,6 +283,7 @@ impl Creator {
             execs: Execs::new(self.config.now().rpc.execs_per_task_max),
             requests: matches!(made.work, Work::Serve(_)).then(Arc::default),
             metrics: self.world.metrics.clone(),
+            recent: self.world.recent.clone(),
         });
         let init = NewProcess {
             id,
@@ -270,7 +308,15 @@ impl Creator {
     }
 
     /// Finds the program and sees to the root, by the shortest way there is.
-    async fn locate(&self, request: &CreateRequest, spec: &TaskSpec, plan: Plan) -> Result<Located> {
+    async fn locate(
+        &self,
+        request: &CreateRequest,
+        spec: &TaskSpec,
+        plan: Plan,
+        about: &Arc<About>,
+    ) -> Result<Located> {
+        let found = |began: Instant| about.phase(&self.world.metrics, Phase::Lookup, began, began.elapsed());
+        let mount = |plan| Files::mount(plan, about.clone(), self.world.metrics.clone(), self.runtime.clone());
         let began = Instant::now();
         let wanted = wanted(&spec.process);
         let place = wanted.as_ref().and_then(|wanted| snapshot_place(request, spec, wanted));
@@ -280,9 +326,8 @@ impl Creator {
                 None => self.modules.known(place).await?,
             };
             if let Some(loaded) = loaded {
-                self.world.metrics.phase(Phase::Lookup, began.elapsed());
-                let files = Files::mount(plan, self.world.metrics.clone(), self.runtime.clone());
-                return Ok(located(loaded, files));
+                found(began);
+                return Ok(located(loaded, mount(plan)));
             }
         }
         if let Some(wanted) = &wanted
@@ -290,10 +335,10 @@ impl Creator {
             && spec.root == request.bundle.join(ROOTFS)
             && let Some(loaded) = self.warm_in_bundle(&spec.root, wanted)
         {
-            self.world.metrics.phase(Phase::Lookup, began.elapsed());
-            return Ok(located(loaded, Files::mount(plan, self.world.metrics.clone(), self.runtime.clone())));
+            found(began);
+            return Ok(located(loaded, mount(plan)));
         }
-        self.locate_cold(request, plan, wanted, place).await
+        self.locate_cold(request, plan, wanted, place, about).await
     }
 
     /// A prepared program in a bundle's own directory. containerd's state directory is on the node's
@@ -312,9 +357,10 @@ impl Creator {
         plan: Plan,
         wanted: Option<Wanted>,
         place: Option<Place>,
+        about: &Arc<About>,
     ) -> Result<Located> {
-        let metrics = self.world.metrics.clone();
-        let root = self.runtime.spawn_blocking(move || perform(plan, &metrics)).await;
+        let (metrics, theirs) = (self.world.metrics.clone(), about.clone());
+        let root = self.runtime.spawn_blocking(move || perform(plan, &theirs, &metrics)).await;
         let root = root.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))??;
         faults::at(Point::Mounted);
         let began = Instant::now();
@@ -337,10 +383,12 @@ impl Creator {
             }
         };
         let compile_time = loaded.compile_time.unwrap_or_default();
+        let lookup_time = began.elapsed().saturating_sub(compile_time);
+        about.phase(&self.world.metrics, Phase::Lookup, began, lookup_time);
         if loaded.compile_time.is_some() {
-            self.world.metrics.phase(Phase::Compile, compile_time);
+            // What is looked up after it is a trifle.
+            about.phase(&self.world.metrics, Phase::Compile, began + lookup_time, compile_time);
         }
-        self.world.metrics.phase(Phase::Lookup, began.elapsed().saturating_sub(compile_time));
         Ok(located(loaded, Files::ready(root, self.runtime.clone())))
     }
 
@@ -420,16 +468,16 @@ fn snapshot_place(request: &CreateRequest, spec: &TaskSpec, wanted: &Wanted) -> 
 }
 
 /// Opens a root's directory, to look something up in it.
-pub(super) fn open_root(path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
         Error::InvalidArgument(format!("root.path: cannot open {}: {e}; is the bundle complete?", path.display()))
     })
 }
 
-fn perform(plan: Plan, metrics: &Metrics) -> Result<Root> {
+fn perform(plan: Plan, about: &About, metrics: &Metrics) -> Result<Root> {
     let began = Instant::now();
     let root = plan.perform(metrics)?;
-    metrics.phase(Phase::Mounts, began.elapsed());
+    about.phase(metrics, Phase::Mounts, began, began.elapsed());
     Ok(root)
 }
 

@@ -9,7 +9,6 @@
 //! clients show both alike.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
@@ -23,7 +22,7 @@ use crate::task::{StdioPaths, Task};
 use crate::wasm::engine::Entry;
 use crate::wasm::modules::Loaded;
 use crate::wasm::modules::origin::Origin;
-use crate::wasm::scheduler::{CpuLimits, Guest};
+use crate::wasm::scheduler::Guest;
 
 /// An Exec call.
 #[derive(Debug)]
@@ -37,11 +36,11 @@ pub struct ExecRequest {
 }
 
 impl Creator {
-    /// Adds a process to a task. `began`: when the request arrived.
+    /// Adds a process to a task.
     ///
     /// # Errors
     /// Whatever is wrong with the request, the task's state, or the program, in one line.
-    pub async fn exec(&self, task: &Task, request: ExecRequest, began: Instant) -> Result<()> {
+    pub async fn exec(&self, task: &Task, request: ExecRequest) -> Result<()> {
         let ExecRequest { exec_id, spec, stdio: stdio_paths } = request;
         let container = &task.container;
         check_running(task)?;
@@ -57,12 +56,13 @@ impl Creator {
             )));
         }
         let spec = ProcessSpec::parse(&spec)?;
-        let Loaded { program, export, source, .. } = self.locate_exec(task, &spec).await?;
+        let Loaded { program, export, .. } = self.locate_exec(task, &spec).await?;
         let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.now().stdio).await?;
 
         let identity = Identity::new(&spec.user, container.network.namespace.clone())?;
-        let guest = Guest::new(identity, CpuLimits::of(&container.cpu.lock())?);
-        let prepared = Prepared { program, export, spec, source, create_took: began.elapsed() };
+        let guest = Guest::member(&task.init.guest, identity);
+        let open_files_max = self.open_files_max(&spec);
+        let prepared = Prepared { program, export, spec, open_files_max };
         let work = Work::Program(Box::new(prepared));
         let id: Arc<str> = exec_id.into();
         let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, guest, events, work };

@@ -15,7 +15,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -40,8 +39,6 @@ struct Inner {
     paused: bool,
     /// What to do once none runs.
     afterwards: Option<Box<dyn FnOnce() + Send>>,
-    /// CPU time of those that are gone.
-    cpu_of_removed: Duration,
 }
 
 impl Execs {
@@ -84,12 +81,11 @@ impl Execs {
         self.inner.lock().entries.values().flatten().cloned().collect()
     }
 
-    /// Takes one out. Its CPU time stays the task's.
+    /// Takes one out.
     pub fn remove(&self, exec: &Arc<Process>) {
         let mut inner = self.inner.lock();
         if matches!(inner.entries.get(&exec.id), Some(Some(found)) if Arc::ptr_eq(found, exec)) {
             inner.entries.remove(&exec.id);
-            inner.cpu_of_removed += exec.cpu_time();
         }
     }
 
@@ -98,12 +94,6 @@ impl Execs {
         let mut inner = self.inner.lock();
         inner.closed = true;
         std::mem::take(&mut inner.entries).into_values().flatten().collect()
-    }
-
-    /// CPU time of all there ever were.
-    pub fn cpu_time(&self) -> Duration {
-        let inner = self.inner.lock();
-        inner.cpu_of_removed + inner.entries.values().flatten().map(|exec| exec.cpu_time()).sum::<Duration>()
     }
 
     /// Lets an exec start, with `start` changing its state: afterwards the end of the init either finds
@@ -124,18 +114,20 @@ impl Execs {
         Ok(started)
     }
 
-    /// The task is paused: those that run stop, and none starts.
+    /// The task is paused, and with its init's guest those that run: none starts.
     pub(super) fn pause(&self) {
-        let mut inner = self.inner.lock();
-        inner.paused = true;
-        inner.entries.values().flatten().for_each(|exec| exec.guest.pause());
+        self.inner.lock().paused = true;
     }
 
     /// The task is resumed.
     pub(super) fn resume(&self) {
-        let mut inner = self.inner.lock();
-        inner.paused = false;
-        inner.entries.values().flatten().for_each(|exec| exec.guest.resume());
+        self.inner.lock().paused = false;
+        self.wake();
+    }
+
+    /// Lets those that run look at what has changed of their init's guest.
+    pub(super) fn wake(&self) {
+        self.inner.lock().entries.values().flatten().for_each(|exec| exec.guest.wake());
     }
 
     /// One that had begun has ended, and its exit is told.

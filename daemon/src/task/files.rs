@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 use crate::metrics::{Metrics, Phase};
+use crate::starts::About;
 use crate::task::root::{Plan, Root};
 
 /// A task's root.
@@ -68,7 +69,7 @@ impl Files {
     }
 
     /// Begins to mount; returns at once. A root without mounts is ready at once.
-    pub fn mount(plan: Plan, metrics: Arc<Metrics>, runtime: tokio::runtime::Handle) -> Arc<Files> {
+    pub fn mount(plan: Plan, about: Arc<About>, metrics: Arc<Metrics>, runtime: tokio::runtime::Handle) -> Arc<Files> {
         let bare = plan.is_bare();
         let files = Arc::new(Files {
             phase: watch::Sender::new(MountPhase::Mounting),
@@ -81,7 +82,7 @@ impl Files {
             let began = Instant::now();
             let phase = match plan.perform(&metrics) {
                 Ok(root) => {
-                    metrics.phase(Phase::Mounts, began.elapsed());
+                    about.phase(&metrics, Phase::Mounts, began, began.elapsed());
                     theirs.keep(root)
                 }
                 Err(error) => MountPhase::Failed(error),

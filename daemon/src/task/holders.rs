@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
+use crate::metrics::Metrics;
 use crate::os::holder::Holder;
 
 /// The supply.
@@ -19,12 +20,13 @@ pub struct Holders {
     /// Held by the one who refills: many at once would each make what is missing.
     refilling: Mutex<()>,
     runtime: Handle,
+    metrics: Arc<Metrics>,
 }
 
 impl Holders {
     /// Keeps `warm` of them once the first has been asked for.
-    pub fn new(warm: usize, runtime: Handle) -> Arc<Holders> {
-        Arc::new(Holders { warm, ready: Mutex::default(), refilling: Mutex::default(), runtime })
+    pub fn new(warm: usize, runtime: Handle, metrics: Arc<Metrics>) -> Arc<Holders> {
+        Arc::new(Holders { warm, ready: Mutex::default(), refilling: Mutex::default(), runtime, metrics })
     }
 
     /// One of the supply, or a new one.
@@ -37,6 +39,7 @@ impl Holders {
         match ready {
             Some(holder) => Ok(holder),
             None => {
+                self.metrics.holders_started.inc();
                 let runtime = self.runtime.clone();
                 let started = self.runtime.spawn_blocking(move || Holder::start(runtime)).await;
                 started.map_err(|e| Error::Internal(format!("making a network namespace ended early: {e}")))?
@@ -50,7 +53,10 @@ impl Holders {
             let Some(_refilling) = holders.refilling.try_lock() else { return };
             while holders.ready.lock().len() < holders.warm {
                 match Holder::start(holders.runtime.clone()) {
-                    Ok(holder) => holders.ready.lock().push(holder),
+                    Ok(holder) => {
+                        holders.metrics.holders_started.inc();
+                        holders.ready.lock().push(holder);
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "no network namespace in advance");
                         return;
@@ -58,6 +64,11 @@ impl Holders {
                 }
             }
         });
+    }
+
+    /// Brings the gauge up to date; called before a scrape.
+    pub fn observe(&self) {
+        self.metrics.holders_ready.set(self.ready.lock().len() as i64);
     }
 
     /// Lets the supply go; for a stop of the daemon.

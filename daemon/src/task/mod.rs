@@ -111,6 +111,7 @@ impl Task {
         faults::at(Point::Deleted);
         // Of two Deletes at once, one removes and tells; both are answered.
         if map.remove(self) {
+            container.seat.retire(&self.info(""));
             let stopped = process::label(State::Stopped(exit.status));
             container.metrics.tasks.with_label_values(&[stopped]).dec();
             self.init.publish(Event::Delete {
@@ -136,7 +137,7 @@ impl Task {
 
     /// CPU time of all its processes so far.
     pub fn cpu_time(&self) -> Duration {
-        self.init.cpu_time() + self.container.execs.cpu_time()
+        self.init.cpu_time()
     }
 
     /// Waits until the root is unmounted; only once the init has ended.

@@ -26,14 +26,15 @@ use crate::http::outgoing::Outgoing;
 use crate::http::outgoing::client::Client;
 use crate::http::requests::Requests;
 use crate::http::{self, Service};
-use crate::metrics::Source;
+use crate::logging;
+use crate::operator::EndKind;
 use crate::os::pty::Size;
 use crate::task::container::Container;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, oom};
 use crate::wasm::engine::{Kind, Program};
-use crate::wasm::instance::{self, Launch, Outcome, Slot, StartClock, TRAP_STATUS, World};
+use crate::wasm::instance::{self, Launch, Outcome, Slot, TRAP_STATUS, World};
 use crate::wasm::names::Names;
 use crate::wasm::scheduler::{End, Guest, Throttling};
 
@@ -98,10 +99,8 @@ pub struct Prepared {
     pub export: Option<Arc<str>>,
     /// Arguments, environment, working directory, user.
     pub spec: ProcessSpec,
-    /// Where the program came from.
-    pub source: Source,
-    /// How long the request took that made the process.
-    pub create_took: Duration,
+    /// Files it may have open.
+    pub open_files_max: u32,
 }
 
 /// What changes, guarded by one lock.
@@ -188,6 +187,9 @@ impl Process {
             }
         };
         faults::at(Point::Starting);
+        if self.role == Role::Init {
+            self.container.about.start_began(start_began);
+        }
         self.gauge(State::Created, State::Starting);
         self.stdio.start(|| {
             let process = Arc::downgrade(self);
@@ -218,7 +220,7 @@ impl Process {
         let (tell, told) = oneshot::channel();
         let tell = Arc::new(Mutex::new(Some(tell)));
         let (process, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
-        let guest = async move { process.run(world_of_guest, *prepared, slot, start_began, ready).await };
+        let guest = async move { process.run(world_of_guest, *prepared, slot, ready).await };
         let process = self.clone();
         world.scheduler.spawn(self.guest.clone(), guest, move |end| process.ended(end, &tell));
         if sure {
@@ -250,23 +252,12 @@ impl Process {
     }
 
     /// The guest's future: waits for the root, then runs.
-    async fn run(
-        self: Arc<Self>,
-        world: Arc<World>,
-        prepared: Prepared,
-        slot: Slot,
-        start_began: Instant,
-        tell: Tell,
-    ) -> Outcome {
+    async fn run(self: Arc<Self>, world: Arc<World>, prepared: Prepared, slot: Slot, tell: Tell) -> Outcome {
         if let Err(error) = self.container.files.wait_ready().await {
             return Outcome::NotStarted(error);
         }
         faults::at(Point::Instantiating);
-        let clock = (self.role == Role::Init).then_some(StartClock {
-            source: prepared.source,
-            create_took: prepared.create_took,
-            start_began,
-        });
+        let about = (self.role == Role::Init).then(|| self.container.about.clone());
         let root = self.container.files.path().to_path_buf();
         let names = self.names(&world, &prepared.program, &root);
         let launch = Launch {
@@ -278,12 +269,13 @@ impl Process {
             root,
             names,
             partly_read_only: self.container.partly_read_only,
+            open_files_max: prepared.open_files_max,
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
             starved: self.starved.clone(),
             guest: self.guest.clone(),
             slot,
-            clock,
+            about,
         };
         let process = self.clone();
         instance::run(world, launch, move || {
@@ -354,16 +346,19 @@ impl Process {
             env: prepared.spec.env,
             cwd: prepared.spec.cwd,
             root,
+            partly_read_only: self.container.partly_read_only,
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
             guest: self.guest.clone(),
             requests: requests.clone(),
+            about: self.container.about.clone(),
             turns: http::turns::Turns::new(&world.http.config),
             notes: http::notes::Notes::default(),
             world,
         };
         // Before the first request's first instruction.
         self.started();
+        self.container.recent.started(&self.container.about);
         answer(&tell, Ok(()));
         http::connection::serve(Arc::new(service), listeners);
         requests.drained().await;
@@ -382,6 +377,7 @@ impl Process {
                 Role::Exec => Event::ExecStarted { container_id, exec_id: self.id.clone(), pid: self.container.pid() },
             };
             self.gauge(State::Starting, State::Running);
+            tracing::debug!(task = %self.container.id, process = %self.id, "started");
             self.publish(event);
         }
     }
@@ -394,30 +390,29 @@ impl Process {
         let (status, note) = match end {
             End::Completed(Outcome::Exited(status)) => (status, None),
             End::Completed(Outcome::NotStarted(error)) => {
+                let text = error.to_string();
                 if self.role == Role::Init {
                     self.container.metrics.starts_failed.inc();
+                    self.container.recent.failed(&self.container.about, &text);
                 }
                 // Start's caller shows it; where Start has been answered, the container's output does.
-                let note = (!is_awaited(tell)).then(|| error.to_string());
+                let note = (!is_awaited(tell)).then_some((EndKind::NotStarted, text));
                 refusal = Some(error);
                 (NEVER_STARTED, note)
             }
             End::Completed(Outcome::Trapped(text)) => {
                 self.container.metrics.traps.inc();
-                (TRAP_STATUS, Some(text))
+                self.container.about.traps.fetch_add(1, Ordering::Relaxed);
+                (TRAP_STATUS, Some((EndKind::Trap, text)))
             }
             End::Killed => (self.inner.lock().killed_with.unwrap_or(KILLED_STATUS), None),
             End::Panicked(text) => {
                 tracing::error!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, panic = %text, "a host function panicked; only this process ends");
-                (TRAP_STATUS, Some(format!("hearthd failed in a host function: {text}")))
+                (TRAP_STATUS, Some((EndKind::Panic, format!("hearthd failed in a host function: {text}"))))
             }
         };
-        if let Some(text) = note {
-            tracing::debug!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, trap = %text, "a guest trapped");
-            self.stdio.write_stderr(&format!("hearth: {text}\n"));
-            if self.role == Role::Init && !out_of_memory {
-                self.container.note_end(&text);
-            }
+        if let Some((kind, text)) = note {
+            self.note_end(kind, status, &text, out_of_memory);
         }
         let status = if out_of_memory { self.out_of_memory() } else { status };
         let (before, effect) = {
@@ -435,12 +430,28 @@ impl Process {
         }
     }
 
+    /// Tells why the guest ended to whoever may look for it.
+    fn note_end(&self, kind: EndKind, status: u32, text: &str, out_of_memory: bool) {
+        let container = &self.container;
+        tracing::info!(target: logging::GUEST, namespace = %container.namespace, task = %container.id, process = %self.id, kind = kind.name(), text, "a guest ended badly");
+        self.stdio.write_stderr(&format!("hearth: {text}\n"));
+        // For want of memory it is told again, as that.
+        if !out_of_memory {
+            container.recent.ended(&container.about, kind, status, text);
+            if self.role == Role::Init {
+                container.note_end(text);
+            }
+        }
+    }
+
     /// Tells that the guest ended for want of memory, and gives its status.
     fn out_of_memory(&self) -> u32 {
         let memory = &self.container.memory;
         self.container.metrics.oom_kills.inc();
         let text = format!("out of memory: its limit is {} bytes", memory.limit());
         self.stdio.write_stderr(&format!("hearth: {text}\n"));
+        tracing::info!(target: logging::GUEST, namespace = %self.container.namespace, task = %self.container.id, process = %self.id, limit = memory.limit(), "a guest ended for want of memory");
+        self.container.recent.ended(&self.container.about, EndKind::OutOfMemory, oom::OOM_STATUS, &text);
         if self.role == Role::Init {
             self.container.note_end(&text);
             memory.set_fatal();
@@ -480,6 +491,7 @@ impl Process {
         if self.role == Role::Init {
             self.container.files.release();
         }
+        tracing::debug!(task = %self.container.id, process = %self.id, status = exit.status, "ended");
         self.publish(Event::Exit {
             container_id: self.container.id.clone(),
             id: self.id.clone(),
@@ -625,12 +637,12 @@ impl Process {
         matches!(self.inner.lock().state, State::Starting | State::Running | State::Paused)
     }
 
-    /// CPU time of the guest so far.
+    /// CPU time so far: of an init, that of its execs and requests, too.
     pub fn cpu_time(&self) -> Duration {
         self.guest.cpu_time()
     }
 
-    /// How the guest was held back by its CPU quota so far.
+    /// How its CPU quota has held it back so far: of an init, its execs and requests, too.
     pub fn throttling(&self) -> Throttling {
         self.guest.throttling()
     }

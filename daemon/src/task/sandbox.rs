@@ -182,7 +182,7 @@ fn set_in_network(network: &Joined, sysctls: &[Sysctl]) -> Result<()> {
     if sysctls.is_empty() {
         return Ok(());
     }
-    let identity = Identity::new(&Default::default(), network.namespace.clone())?;
+    let identity = Identity::daemon_in(network.namespace.clone())?;
     let set = || sysctls.iter().try_for_each(Sysctl::write);
     let done = identity::bind_as(&identity, set)
         .map_err(|e| Error::Internal(format!("cannot enter the pod's network namespace: {e}")))?;

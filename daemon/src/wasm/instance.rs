@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wasmtime::component;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Val};
@@ -23,8 +23,10 @@ use crate::error::{Error, Result};
 use crate::http::Http;
 use crate::http::outgoing::Outgoing;
 use crate::http::outgoing::client::Client;
-use crate::metrics::{Metrics, Phase, Source};
+use crate::metrics::tasks::TaskSeries;
+use crate::metrics::{Metrics, Phase};
 use crate::operator;
+use crate::starts::{About, Recent};
 use crate::task::holders::Holders;
 use crate::task::stdio::Stdio;
 use crate::wasm::engine::{Allocation, CommandPre, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
@@ -159,6 +161,10 @@ pub struct World {
     pub resolvers: Arc<Resolvers>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Which tasks have metrics of their own.
+    pub task_series: Arc<TaskSeries>,
+    /// The last starts and ends.
+    pub recent: Arc<Recent>,
     /// Whether there are metrics of each pod.
     pub by_pod: bool,
 }
@@ -179,6 +185,8 @@ pub struct Launch {
     pub root: PathBuf,
     /// Whether `/`, or a volume in it, refuses writes.
     pub partly_read_only: bool,
+    /// Files a module may have open.
+    pub open_files_max: u32,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
     /// What the linear memories and tables of all the task's guests hold together, and may hold.
@@ -191,19 +199,8 @@ pub struct Launch {
     pub slot: Slot,
     /// How it looks up names; none for a core module, which has no sockets.
     pub names: Option<Names>,
-    /// For the metrics of a task's start; none for an exec.
-    pub clock: Option<StartClock>,
-}
-
-/// Measures one start.
-#[derive(Debug, Clone, Copy)]
-pub struct StartClock {
-    /// Where the module came from.
-    pub source: Source,
-    /// How long Create took.
-    pub create_took: Duration,
-    /// When Start arrived.
-    pub start_began: Instant,
+    /// Whose start it is; none for an exec.
+    pub about: Option<Arc<About>>,
 }
 
 /// How a guest that ran came to its end by itself.
@@ -255,7 +252,7 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() +
             };
         }
     };
-    world.metrics.phase(Phase::Instantiate, began.elapsed());
+    phase(launch.about.as_deref(), &world.metrics, Phase::Instantiate, began);
     instance.ready.set(Instant::now());
     started();
     match instance.call {
@@ -266,6 +263,14 @@ pub async fn run(world: Arc<World>, mut launch: Launch, started: impl FnOnce() +
             ran(run.await.flatten())
         }
         Callable::Export(store, function) => call_component(store, function).await,
+    }
+}
+
+/// A phase has ended; of an exec only the metrics hear.
+fn phase(about: Option<&About>, metrics: &Metrics, phase: Phase, began: Instant) {
+    match about {
+        Some(about) => about.phase(metrics, phase, began, began.elapsed()),
+        None => metrics.phase(phase, began.elapsed()),
     }
 }
 
@@ -309,7 +314,13 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
                 world,
                 launch,
                 pre.module().engine(),
-                CoreState { wasi, limits, partly_read_only: launch.partly_read_only },
+                CoreState {
+                    wasi,
+                    limits,
+                    partly_read_only: launch.partly_read_only,
+                    open_files: 0,
+                    open_files_max: launch.open_files_max,
+                },
                 &ready,
             );
             store.limiter(|state| &mut state.limits);
@@ -322,6 +333,7 @@ async fn instantiate(world: &World, launch: &Launch) -> Result<Instance, Refusal
                 ctx: wasi.build(),
                 table: resources(RESOURCES_MAX),
                 limits,
+                partly_read_only: launch.partly_read_only,
                 names: launch.names.clone(),
                 http: fields(FIELDS_BYTES_MAX),
                 outgoing: outgoing(world, launch),
@@ -360,15 +372,16 @@ fn store<T: 'static>(world: &World, launch: &Launch, engine: &Engine, state: T, 
     let mut store = Store::new(engine, state);
     store.set_epoch_deadline(0);
     let mut tick = world.scheduler.tick(&launch.guest);
-    let (metrics, ready, clock) = (world.metrics.clone(), ready.clone(), launch.clock);
+    let (metrics, recent) = (world.metrics.clone(), world.recent.clone());
+    let (ready, about) = (ready.clone(), launch.about.clone());
     let mut first = true;
     store.epoch_deadline_callback(move |_| {
         if std::mem::take(&mut first) {
             if let Some(ready) = ready.0.get() {
-                metrics.phase(Phase::FirstCall, ready.elapsed());
+                phase(about.as_deref(), &metrics, Phase::FirstCall, *ready);
             }
-            if let Some(clock) = clock {
-                metrics.start(clock.source, clock.create_took + clock.start_began.elapsed());
+            if let Some(about) = &about {
+                recent.started(about);
             }
         }
         tick()

@@ -15,14 +15,17 @@ use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::runtime::{RuntimeProvider, TokioHandle, TokioTime};
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::op::{Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, Resolver, system_conf};
 use rustix::fs::{FileType, OFlags};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
@@ -149,6 +152,10 @@ impl Names {
             tracing::debug!(%error, "a guest's resolver files cannot be read");
             Unresolved::Permanent
         })?;
+        let known = files.known(name);
+        if !known.is_empty() {
+            return Ok(known);
+        }
         let network = InNetwork { handle: TokioHandle::default(), identity: self.identity.clone() };
         let mut resolver = Resolver::builder_with_config(files.config, network)
             .with_options(files.options)
@@ -222,6 +229,18 @@ impl Files {
         options.use_hosts_file = ResolveHosts::Always;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         Ok(Files { config, options, hosts })
+    }
+
+    /// The addresses that the hosts file has for a name. If there are any, of one kind alone even, no server is
+    /// asked: as with libc, the file goes first. (hickory asks for the kind that is not there.)
+    fn known(&self, name: &str) -> Vec<IpAddr> {
+        let Ok(name) = Name::from_str(name) else {
+            return Vec::new();
+        };
+        let of = |kind| self.hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        let lookups = [RecordType::A, RecordType::AAAA].into_iter().filter_map(of);
+        let addresses = |lookup: Lookup| lookup.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+        lookups.flat_map::<Vec<_>, _>(addresses).collect()
     }
 }
 
@@ -479,6 +498,19 @@ mod tests {
         // Read anew each time.
         fs::write(root.path().join("etc/hosts"), "10.9.9.9 peer\n").unwrap();
         assert_eq!(names.resolve("peer").await.unwrap(), ["10.9.9.9".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn who_is_in_the_hosts_file_with_one_kind_of_address_is_asked_for_nowhere() {
+        let text = "10.1.2.3 peer Peer.pod\n::1 both\n127.0.0.1 both\n";
+        let root = root(&[("hosts", text), ("resolv.conf", "nameserver 192.0.2.1\n")]);
+        let files = Files::read(root.path()).unwrap();
+        let peer: Vec<IpAddr> = vec!["10.1.2.3".parse().unwrap()];
+        for name in ["peer", "PEER", "peer.pod", "peer.pod."] {
+            assert_eq!(files.known(name), peer, "{name}");
+        }
+        assert_eq!(files.known("both").len(), 2);
+        assert_eq!(files.known("other"), Vec::<IpAddr>::new());
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wiggle::GuestMemory;
 
 use crate::http::outgoing::{Outgoing, fault};
+use crate::wasm::files;
 use crate::wasm::names::{self, Names};
 
 /// Bytes a table element takes on the host.
@@ -163,6 +164,10 @@ pub struct CoreState {
     pub limits: Limits,
     /// Whether its root, or a volume in it, refuses writes.
     pub partly_read_only: bool,
+    /// Files it has open, but for those it began with.
+    pub open_files: u32,
+    /// How many it may have.
+    pub open_files_max: u32,
 }
 
 /// The state of a component's store.
@@ -173,6 +178,8 @@ pub struct ComponentState {
     pub table: ResourceTable,
     /// What it may hold.
     pub limits: Limits,
+    /// Whether its root, or a volume in it, refuses writes.
+    pub partly_read_only: bool,
     /// Its names; none if it may not ask.
     pub names: Option<Names>,
     /// `wasi:http`.
@@ -222,50 +229,9 @@ pub fn core_linker(engine: &Engine) -> wasmtime::Result<Linker<CoreState>> {
             Box::new(poll_oneoff(caller, subscriptions, events, count, ready))
         },
     )?;
-    tell_read_only(&mut linker)?;
     linker.allow_shadowing(false);
+    files::p1::replace(&mut linker)?;
     Ok(linker)
-}
-
-/// Preview 1's error numbers.
-const ERRNO_IO: i32 = 29;
-const ERRNO_ROFS: i32 = 69;
-
-/// Replaces the calls that change a directory by ones that answer `EROFS` for a read-only file system.
-///
-/// wasmtime-wasi 48 does not know that number of the kernel's and answers `EIO` (its
-/// `p1.rs`, "unknown raw os error"). Where nothing is read-only, `EIO` stays what it is.
-fn tell_read_only(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
-    macro_rules! replace {
-        ($($name:ident($($argument:ident: $type:ty),*);)*) => {$(
-            linker.func_wrap_async(
-                "wasi_snapshot_preview1",
-                stringify!($name),
-                |mut caller: Caller<'_, CoreState>, ($($argument,)*): ($($type,)*)| Box::new(async move {
-                    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-                        wasmtime::bail!("missing required memory export");
-                    };
-                    let fuel = caller.as_context_mut().hostcall_fuel();
-                    let (bytes, state) = memory.data_and_store_mut(&mut caller);
-                    wasi_snapshot_preview1::WasiSnapshotPreview1::set_hostcall_fuel(&mut state.wasi, fuel);
-                    let mut memory = GuestMemory::Unshared(bytes);
-                    let errno = wasi_snapshot_preview1::$name(&mut state.wasi, &mut memory, $($argument),*).await?;
-                    Ok(if errno == ERRNO_IO && state.partly_read_only { ERRNO_ROFS } else { errno })
-                }),
-            )?;
-        )*};
-    }
-    replace! {
-        path_open(fd: i32, links: i32, path: i32, path_length: i32, how: i32, rights: i64, inherited: i64, flags: i32, opened: i32);
-        path_create_directory(fd: i32, path: i32, path_length: i32);
-        path_remove_directory(fd: i32, path: i32, path_length: i32);
-        path_unlink_file(fd: i32, path: i32, path_length: i32);
-        path_rename(fd: i32, path: i32, path_length: i32, new_fd: i32, new: i32, new_length: i32);
-        path_link(fd: i32, links: i32, path: i32, path_length: i32, new_fd: i32, new: i32, new_length: i32);
-        path_symlink(target: i32, target_length: i32, fd: i32, path: i32, path_length: i32);
-        path_filestat_set_times(fd: i32, links: i32, path: i32, path_length: i32, accessed: i64, modified: i64, which: i32);
-    }
-    Ok(())
 }
 
 /// The linker of components: what `wasi:cli/command` and `wasi:http/proxy` (0.2) or `wasi:http/service` (0.3)
@@ -280,6 +246,8 @@ pub fn component_linker(engine: &Engine) -> wasmtime::Result<ComponentLinker<Com
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     names::replace(&mut linker)?;
+    files::p2::replace(&mut linker)?;
+    files::p3::replace(&mut linker)?;
     tell_http_errors(&mut linker)?;
     Ok(linker)
 }
@@ -373,7 +341,8 @@ impl Sleep {
     }
 }
 
-fn put(memory: &mut [u8], at: i32, bytes: &[u8]) -> bool {
+/// Writes into a guest's memory; `false` if that ends before.
+pub(super) fn put(memory: &mut [u8], at: i32, bytes: &[u8]) -> bool {
     let at = at as u32 as usize;
     match at.checked_add(bytes.len()).and_then(|end| memory.get_mut(at..end)) {
         Some(place) => {

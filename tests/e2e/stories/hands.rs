@@ -68,7 +68,7 @@ spec:
     assert!(failed.stderr().contains("exit code 5"), "{failed}");
     let refused = story.kubectl(["exec", "target", "--", "sh", "-c", "ls"]).run();
     assert!(!refused.status.success() && refused.stderr().contains("sh"), "{refused}");
-    story.notes.push(format!("`kubectl exec … -- sh` says: {}", refused.stderr().lines().next().unwrap_or_default()));
+    story.note(format!("`kubectl exec … -- sh` says: {}", refused.stderr().lines().next().unwrap_or_default()));
     // Typed at a terminal, as `kubectl exec -it` does it.
     let exec = story.kubectl(["exec", "--stdin", "--tty", "target", "--", "tty"]);
     let mut terminal = exec.on_terminal().open_stdin().spawn();

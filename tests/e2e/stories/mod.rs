@@ -39,6 +39,7 @@ tales! {
     parts::an_ephemeral_container_looks_at_a_wasm_pod,
     parts::a_pod_on_the_nodes_network_has_the_nodes_address,
     parts::a_plain_linux_pod_runs_beside_them,
+    parts::aliases_users_and_deadlines_of_a_pod_hold,
     limits::a_guest_beyond_its_memory_is_oom_killed,
     limits::the_summary_tells_what_a_guest_uses,
     limits::a_crash_loop_backs_off_and_comes_back,

@@ -155,6 +155,7 @@ spec:
     image: busybox:1
     command: [sh, -c, "mkdir /www && echo plain >/www/index.html && exec httpd -f -p 8080 -h /www"]
     readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1, timeoutSeconds: 10}
+  - {name: echo, image: 'busybox:1', command: [nc, -ll, -p, "7000", -e, head, -c, "5"]}
 ---
 apiVersion: v1
 kind: Pod
@@ -167,10 +168,48 @@ spec:
     story.wait_ready("pod/plain");
     story.wait_ready("pod/wasm");
     let plain = story.address("plain");
-    // From one to the other, each by its own runtime: an HTTP server answers what is no request, too.
-    let said = story.kubectl(["exec", "wasm", "--", "net", "fetch", &plain, "8080"]).ok().stdout();
-    assert!(said.starts_with("HTTP/1."), "{said}");
+    story.wait_fetch(&format!("{plain}:8080"), "/", "plain");
+    // From one to the other, each by its own runtime.
+    assert_eq!(story.said(["exec", "wasm", "--", "net", "fetch", &plain, "7000"]), "hello");
     let pods = story.known(&["pods"]);
     let classes: Vec<_> = crate::story::items(&pods).map(|pod| text(pod, "/spec/runtimeClassName")).collect();
     assert_eq!(classes, ["", "hearth"]);
+}
+
+pub fn aliases_users_and_deadlines_of_a_pod_hold(story: &mut Story<'_>) {
+    story.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: alias}
+spec:
+  runtimeClassName: hearth
+  restartPolicy: Never
+  hostAliases: [{ip: 10.1.2.3, hostnames: [alias.test]}]
+  securityContext: {runAsNonRoot: true, runAsUser: 1000}
+  containers: [{name: alias, image: e2e.test/tools:1, command: [net, lookup, alias.test]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: root}
+spec:
+  runtimeClassName: hearth
+  securityContext: {runAsNonRoot: true}
+  containers: [{name: root, image: e2e.test/tools:1, command: [sleep, "3600"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: late}
+spec:
+  runtimeClassName: hearth
+  restartPolicy: Never
+  activeDeadlineSeconds: 3
+  containers: [{name: late, image: e2e.test/tools:1, command: [spin]}]
+"#,
+    );
+    story.wait_phase("alias", "Succeeded");
+    assert!(story.said(["logs", "alias"]).contains("10.1.2.3"));
+    story.wait_said(&["describe", "pod", "root"], "container has runAsNonRoot and image will run as root");
+    let late = story.wait_phase("late", "Failed");
+    assert_eq!(text(&late, "/status/reason"), "DeadlineExceeded");
 }

@@ -166,7 +166,7 @@ pub fn a_rollout_and_a_rollback_fail_no_request(story: &mut Story<'_>) {
         story.said(["rollout", "status", "deployment/site", "--timeout=280s"]);
         only(story, &address, "one");
     });
-    story.notes.push(format!("a rollout and a rollback of 3 pods: {answers} requests answered, none failed"));
+    story.note(format!("a rollout and a rollback of 3 pods: {answers} requests answered, none failed"));
 }
 
 /// Waits until nothing but this version's pods are left, and it is what the service answers.

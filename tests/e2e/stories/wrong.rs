@@ -100,7 +100,7 @@ pub fn a_killed_daemon_is_replaced_and_50_pods_heal(story: &mut Story<'_>) {
     story.cluster.node_mut().start_hearthd();
     story.wait("all pods are Ready again", || (story.ready("app=many") == PODS).then_some(()));
     let healed = begun.elapsed();
-    story.notes.push(format!("  all are Ready again {:.1} s after it was started", healed.as_secs_f64()));
+    story.note(format!("  all are Ready again {:.1} s after it was started", healed.as_secs_f64()));
     story.wait_fetch(&address, "/env/VERSION", "many");
     let now = restarts(story);
     assert!(now.keys().eq(before.keys()), "the same pods: {before:?}, {now:?}");

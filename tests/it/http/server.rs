@@ -35,7 +35,7 @@ impl Server {
 
     /// Answers every request with `hello`.
     pub fn greets() -> Server {
-        Server::new(|stream| greet(stream))
+        Server::new(greet)
     }
 
     /// The same by TLS, as `name`, with a certificate of this authority.

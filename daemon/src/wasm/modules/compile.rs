@@ -19,7 +19,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -38,6 +38,7 @@ use crate::os::memfd;
 use crate::wasm::engine::Kind;
 use crate::wasm::modules::child::{Exit, Order, is_out_of_memory};
 pub use crate::wasm::modules::child::{SUBCOMMAND, child_main};
+use crate::wasm::modules::pace::Pace;
 
 /// How much of what a compile process says is read, in bytes.
 const DIAGNOSTICS_BYTES_MAX: usize = 8 << 10;
@@ -55,14 +56,24 @@ pub struct Compiler {
     config: config::Modules,
     engine: config::Engine,
     turns: Arc<Semaphore>,
+    /// The one turn of compiles that nobody waits for: they never take a start's.
+    ahead_turn: Arc<Semaphore>,
+    ahead_nice: i32,
     pending: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
 
 impl Compiler {
     /// A compiler for the engine so configured.
-    pub fn new(config: config::Modules, engine: config::Engine, metrics: Arc<Metrics>) -> Compiler {
+    pub fn new(
+        config: config::Modules,
+        engine: config::Engine,
+        ahead: &config::Ahead,
+        metrics: Arc<Metrics>,
+    ) -> Compiler {
         Compiler {
+            ahead_turn: Arc::new(Semaphore::new(1)),
+            ahead_nice: ahead.nice,
             program: PROGRAM.into(),
             turns: Arc::new(Semaphore::new(config.compiles_max.min(Semaphore::MAX_PERMITS))),
             config,
@@ -78,12 +89,24 @@ impl Compiler {
     ///
     /// # Errors
     /// See the module's head; also those of `wasm`.
-    pub async fn compile(&self, wasm: impl Future<Output = Result<(File, Kind)>>) -> Result<(File, Kind)> {
+    pub async fn compile(
+        &self,
+        wasm: impl Future<Output = Result<(File, Kind)>>,
+        pace: &Arc<Pace>,
+    ) -> Result<(File, Kind)> {
         let waiting = Waiting::enter(self)?;
-        let turn = self.turns.clone().acquire_owned().await.map_err(|_| stopped())?;
+        let turn = tokio::select! {
+            biased;
+            turn = self.ahead_turn.clone().acquire_owned(), if !pace.is_hurried() => turn,
+            turn = async {
+                pace.wait_hurried().await;
+                self.turns.clone().acquire_owned().await
+            } => turn,
+        };
+        let turn = turn.map_err(|_| stopped())?;
         let (wasm, kind) = wasm.await?;
         let (result, done) = tokio::sync::oneshot::channel();
-        let job = self.job();
+        let job = self.job(pace.clone());
         let run = move || {
             let artifact = job.run(wasm, kind).map(|artifact| (artifact, kind));
             drop::<(Waiting, OwnedSemaphorePermit)>((waiting, turn));
@@ -97,7 +120,7 @@ impl Compiler {
         done.await.map_err(|_| stopped())?
     }
 
-    fn job(&self) -> Job {
+    fn job(&self, pace: Arc<Pace>) -> Job {
         let threads = match self.config.compile_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -112,7 +135,15 @@ impl Compiler {
             parent: rustix::process::getpid().as_raw_nonzero().get(),
         };
         let wall = Duration::from_secs(self.config.compile_seconds_max);
-        Job { program: self.program.clone(), order, threads, wall, metrics: self.metrics.clone() }
+        Job {
+            program: self.program.clone(),
+            order,
+            threads,
+            wall,
+            pace,
+            nice: self.ahead_nice,
+            metrics: self.metrics.clone(),
+        }
     }
 }
 
@@ -155,6 +186,9 @@ struct Job {
     order: Order,
     threads: usize,
     wall: Duration,
+    pace: Arc<Pace>,
+    /// While nobody waits for it.
+    nice: i32,
     metrics: Arc<Metrics>,
 }
 
@@ -175,11 +209,17 @@ impl Job {
             .stdin(wasm)
             .stdout(artifact.try_clone().map_err(failed("make a file for"))?)
             .stderr(Stdio::piped())
+            // For its priority, which is set for all of its threads at once.
+            .process_group(0)
             .spawn()
-            .map(Process)
+            .map(|child| Process(child, self.pace.clone()))
             .map_err(failed("start"))?;
         faults::at(Point::Compiling);
-        let end = process.wait(began.checked_add(self.wall)).map_err(failed("wait for"))?;
+        self.pace.begun(Pid::from_child(&process.0), self.nice);
+        self.metrics.compiles_running.inc();
+        let end = process.wait(began.checked_add(self.wall));
+        self.metrics.compiles_running.dec();
+        let end = end.map_err(failed("wait for"))?;
         self.metrics.compile_seconds.observe(began.elapsed().as_secs_f64());
         // Before a byte of it is believed: whoever might still hold the file cannot change it now.
         let verdict = verdict(&end, &self.order, self.wall).and_then(|()| {
@@ -197,7 +237,7 @@ impl Job {
 }
 
 /// A compile process that is gone when this value is.
-struct Process(Child);
+struct Process(Child, Arc<Pace>);
 
 /// How a process ended.
 struct End {
@@ -242,6 +282,7 @@ impl Process {
             }
             take(&mut stderr, &mut said);
         }
+        self.1.ends();
         let status = self.0.wait()?;
         take(&mut stderr, &mut said);
         Ok(End { status, out_of_time, said })
@@ -250,6 +291,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.1.ends();
         // Gone and waited for already, unless waiting failed.
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -384,6 +426,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+    use crate::wasm::modules::pace::Urgency;
     use crate::wasm::modules::samples;
 
     fn memory(bytes: &[u8]) -> File {
@@ -396,7 +439,7 @@ mod tests {
     fn compiler(change: impl FnOnce(&mut config::Modules)) -> Compiler {
         let mut modules = config::Modules::default();
         change(&mut modules);
-        Compiler::new(modules, config::Engine::default(), Arc::new(Metrics::new()))
+        Compiler::new(modules, config::Engine::default(), &config::Ahead::default(), Arc::new(Metrics::new()))
     }
 
     /// A compiler whose program is this shell script.
@@ -411,9 +454,13 @@ mod tests {
         Compiler { program, ..compiler(|_| {}) }
     }
 
+    fn pace() -> Arc<Pace> {
+        Pace::new(Urgency::Start)
+    }
+
     /// Runs one process and returns its result and the metric's label.
     fn run(compiler: &Compiler, wasm: &[u8], wall: Option<Duration>) -> (Result<File>, &'static str) {
-        let mut job = compiler.job();
+        let mut job = compiler.job(pace());
         job.wall = wall.unwrap_or(job.wall);
         let result = job.run(memory(wasm), Kind::Core);
         let counted: Vec<_> = ["ok", "invalid", "limit", "crashed", "failed"]
@@ -498,7 +545,7 @@ mod tests {
             assert_eq!(matches!(error, Error::ResourceExhausted(_)), label == "limit", "{error:?}");
         }
         let gone = Compiler { program: directory.path().join("none"), ..compiler(|_| {}) };
-        let Err(Error::Internal(text)) = gone.job().run(memory(b""), Kind::Core) else { panic!() };
+        let Err(Error::Internal(text)) = gone.job(pace()).run(memory(b""), Kind::Core) else { panic!() };
         assert!(text.contains("cannot start the compiler"), "{text}");
     }
 
@@ -557,7 +604,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut compiler, fifo) = waiting_script(&directory);
         compiler.config.compile_queue_max = 1;
-        let compile = || compiler.compile(async { Ok((memory(b""), Kind::Core)) });
+        let pace = pace();
+        let compile = || compiler.compile(async { Ok((memory(b""), Kind::Core)) }, &pace);
         let (first, second) = (compile(), compile());
         tokio::pin!(first, second);
         assert!(futures_util::poll!(&mut first).is_pending());
@@ -583,8 +631,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (compiler, fifo) = waiting_script(&directory);
         {
-            let running = compiler.compile(async { Ok((memory(b""), Kind::Core)) });
-            let queued = compiler.compile(async { unreachable!("its caller is gone") });
+            let pace = pace();
+            let running = compiler.compile(async { Ok((memory(b""), Kind::Core)) }, &pace);
+            let queued = compiler.compile(async { unreachable!("its caller is gone") }, &pace);
             tokio::pin!(running, queued);
             assert!(futures_util::poll!(&mut running).is_pending());
             assert!(futures_util::poll!(&mut queued).is_pending());

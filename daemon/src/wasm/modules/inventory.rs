@@ -1,8 +1,11 @@
 //! What is in the store, for those who look at the node.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::collections::HashSet;
+use std::time::Instant;
 
-use crate::operator::{ModuleCounts, ModuleInfo, Modules, RejectedModule};
+use crate::operator::{CompilingModule, ModuleCounts, ModuleInfo, Modules, Pruned, RejectedModule, Verified};
+use crate::starts::unix;
+use crate::wasm::modules::origin::Digest;
 use crate::wasm::modules::store::kind_name;
 use crate::wasm::modules::{ModuleStore, REJECTED_FOR};
 
@@ -22,7 +25,6 @@ impl ModuleStore {
 
     /// Everything that is compiled or cannot be, by digest. Who uses it is not known here.
     pub fn inventory(&self) -> Modules {
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let listed = self.rooms.store.list();
         // Locked one after the other: a look at the node may be a moment off.
         let prepared: Vec<_> = {
@@ -38,7 +40,7 @@ impl ModuleStore {
                 bytes: artifact.bytes,
                 current: artifact.current,
                 prepared: artifact.current && prepared.iter().any(|(digest, ..)| *digest == artifact.digest),
-                used_at: seconds(artifact.used),
+                used_at: unix(artifact.used),
                 ..ModuleInfo::default()
             })
             .collect();
@@ -49,7 +51,7 @@ impl ModuleStore {
                 kind: kind_name(*kind).into(),
                 current: true,
                 prepared: true,
-                used_at: seconds(*used),
+                used_at: unix(*used),
                 ..ModuleInfo::default()
             }
         }));
@@ -65,6 +67,51 @@ impl ModuleStore {
             })
         });
         let rejected = rejected.collect();
-        Modules { compiled, rejected }
+        let compiling = self.rooms.compiling.lock();
+        let compiling = compiling.iter().map(|(digest, (name, since))| CompilingModule {
+            digest: digest.to_string(),
+            name: name.clone(),
+            age_seconds: now.duration_since(*since).as_secs_f64(),
+        });
+        Modules { compiled, rejected, compiling: compiling.collect() }
+    }
+
+    /// Brings the gauges up to date; called before a scrape.
+    pub fn observe(&self) {
+        let now = Instant::now();
+        let rejected = self.rooms.rejected.lock();
+        let still = rejected.iter().filter(|(_, (since, _))| now.duration_since(*since) < REJECTED_FOR).count();
+        self.rooms.metrics.modules_rejected.set(still as i64);
+    }
+
+    /// Checks every artifact of our engine on the disk; those that are no good are removed, and compiled again
+    /// when they are wanted. Reads all of them: blocks.
+    pub fn verify(&self) -> Verified {
+        let mut verified = Verified::default();
+        for artifact in self.rooms.store.list() {
+            match artifact.current.then(|| self.rooms.store.check(artifact.digest)) {
+                Some(true) => verified.good += 1,
+                Some(false) => verified.removed.push(artifact.digest.to_string()),
+                None => verified.foreign += 1,
+            }
+        }
+        verified
+    }
+
+    /// Removes artifacts of other engines from the disk; with `unused`, also those of ours that are not in
+    /// `used`. What is mapped goes on. Blocks.
+    pub fn prune(&self, unused: bool, used: &HashSet<Digest>) -> Pruned {
+        let (artifacts, bytes) = self.rooms.store.prune(|digest| unused && !used.contains(&digest));
+        if unused {
+            let dropped: Vec<_> = {
+                let mut prepared = self.rooms.prepared.lock();
+                let idle: Vec<_> = prepared.iter().map(|(digest, _)| *digest).filter(|d| !used.contains(d)).collect();
+                idle.iter().filter_map(|digest| prepared.pop(digest)).collect()
+            };
+            // Their mappings go; not under the lock.
+            drop(dropped);
+            self.rooms.metrics.modules_prepared.set(self.rooms.prepared.lock().len() as i64);
+        }
+        Pruned { artifacts, bytes }
     }
 }

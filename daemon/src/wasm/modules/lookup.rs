@@ -16,9 +16,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::os::resolve::{Refusal, resolve};
+use crate::os::in_root::RootDir;
 
 /// The longest program name or working directory, in bytes: the kernel's own `PATH_MAX`.
 const PATH_BYTES_MAX: usize = 4096;
@@ -115,26 +116,25 @@ pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Found> {
 /// containerd reads as "the task is gone".
 pub fn locate(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Located> {
     let candidates = candidates(wanted)?;
+    let root = RootDir::of(root);
     let mut on_root_mount = true;
     let mut not_a_file = None;
     for candidate in &candidates {
-        let resolved = match resolve(root, OsStr::new(&candidate.path)) {
-            Ok(resolved) => resolved,
-            Err(Refusal::Missing { on_root_mount: here }) => {
-                on_root_mount &= here;
-                continue;
-            }
-            Err(refusal) => return Err(refused(&candidate.path, refusal)),
+        let found = root.look_up(OsStr::new(&candidate.path));
+        on_root_mount &= found.on_root_mount;
+        let file = match found.file {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            Err(error) => return Err(refused(&candidate.path, error)),
         };
-        on_root_mount &= resolved.on_root_mount;
-        let stat = fstat(&resolved.file).map_err(|e| unopened(&candidate.path, e.into()))?;
+        let stat = fstat(&file).map_err(|e| unopened(&candidate.path, e.into()))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::RegularFile {
             not_a_file.get_or_insert((candidate.path.clone(), kind));
             continue;
         }
         return Ok(Located {
-            file: resolved.file,
+            file,
             path: candidate.path.clone(),
             export: candidate.export.as_deref().map(Arc::from),
             on_root_mount,
@@ -214,16 +214,12 @@ fn directories(file: &str, path: &str, cwd: &str) -> Vec<String> {
     }
 }
 
-fn refused(path: &str, refusal: Refusal) -> Error {
-    Error::InvalidArgument(match refusal {
-        Refusal::Escapes => format!(
-            "{path} leaves the container's root file system (a \"..\" in the name, or in a symbolic link on the way, goes above it): refused; make it point inside the root"
+fn refused(path: &str, error: Errno) -> Error {
+    Error::InvalidArgument(match error {
+        Errno::LOOP => format!(
+            "{path} goes through too many symbolic links, most likely in a circle, or through one of /proc, which are never followed"
         ),
-        Refusal::Loop => format!("{path} goes through too many symbolic links, most likely in a circle"),
-        Refusal::MagicLink => format!("{path} goes through a link of /proc, which leads out of the container: refused"),
-        Refusal::TooDeep => format!("{path} goes through too many directories"),
-        Refusal::Missing { .. } => format!("{path} does not exist"),
-        Refusal::Failed(e) => format!("cannot look up {path}: {e}"),
+        error => format!("cannot look up {path}: {error}"),
     })
 }
 
@@ -360,8 +356,9 @@ mod tests {
             ("/dir", "/dir is a directory"),
             // Opening it would wait for a writer for ever.
             ("/fifo", "/fifo is a FIFO"),
-            ("/climb", "leaves the container's root"),
-            ("../../x", "leaves the container's root"),
+            // Above the root is the root.
+            ("/climb", "no program \"/climb\""),
+            ("../../x", "no program \"../../x\""),
             ("/circle", "circle"),
             (
                 "/none",

@@ -14,7 +14,7 @@
 //! * [`places`] are what a start can know without reading, [`known`] what was learnt about them.
 //! * [`store`] keeps artifacts in a [`directory`] of root's own.
 //! * [`inventory`] is what those who look at the node see of it.
-//! * [`compile`] is the daemon's side of the compile process, [`child`] its inside.
+//! * [`compile`] is the daemon's side of the compile process, [`child`] its inside, [`pace`] its priority.
 //!
 //! One *flight* for each digest does all the work below the digest; whoever needs the same waits for
 //! it. A flight belongs to nobody: a caller that goes away does not stop it. Failures are shared like
@@ -46,6 +46,7 @@ use crate::wasm::modules::directory::{Directory, Opened};
 use crate::wasm::modules::known::{Known, KnownPlaces};
 use crate::wasm::modules::lookup::{Found, Wanted};
 use crate::wasm::modules::origin::{Digest, Origin};
+use crate::wasm::modules::pace::{Pace, Urgency};
 use crate::wasm::modules::places::{Place, is_settled};
 use crate::wasm::modules::store::{Store, Used, Verified};
 
@@ -57,6 +58,7 @@ pub mod inventory;
 pub mod known;
 pub mod lookup;
 pub mod origin;
+pub mod pace;
 pub mod places;
 pub mod store;
 
@@ -105,7 +107,9 @@ struct Rooms {
     places: KnownPlaces,
     prepared: Mutex<LruCache<Digest, Prepared>>,
     rejected: Mutex<LruCache<Digest, (Instant, Error)>>,
-    flights: Mutex<HashMap<(Digest, Depth), Flight>>,
+    flights: Mutex<HashMap<(Digest, Depth), Underway>>,
+    /// What is being compiled, or waits for it: its name, and since when.
+    compiling: Mutex<HashMap<Digest, (String, Instant)>>,
     module_bytes_max: u64,
     metrics: Arc<Metrics>,
 }
@@ -133,6 +137,9 @@ type Outcome = Result<Option<Landed>>;
 /// Work on one digest that everybody who needs it waits for.
 type Flight = Shared<BoxFuture<'static, Outcome>>;
 
+/// A flight, and how fast it goes.
+type Underway = (Flight, Arc<Pace>);
+
 /// A flight's result.
 #[derive(Clone)]
 struct Landed {
@@ -152,7 +159,7 @@ impl ModuleStore {
         metrics: Arc<Metrics>,
         runtime: Handle,
     ) -> Result<Arc<ModuleStore>> {
-        let compiler = Compiler::new(config.modules.clone(), config.engine.clone(), metrics.clone());
+        let compiler = Compiler::new(config.modules.clone(), config.engine.clone(), &config.ahead, metrics.clone());
         ModuleStore::open_with(config, engines, metrics, runtime, compiler)
     }
 
@@ -180,6 +187,7 @@ impl ModuleStore {
             prepared: Mutex::new(LruCache::sparse(NonZeroUsize::new(limits.prepared_max).unwrap_or(NonZeroUsize::MIN))),
             rejected: Mutex::new(LruCache::sparse(REJECTED_MAX)),
             flights: Mutex::default(),
+            compiling: Mutex::default(),
             module_bytes_max: limits.module_bytes_max,
             engines,
             compiler,
@@ -221,7 +229,7 @@ impl ModuleStore {
     /// # Errors
     /// As [`ModuleStore::known`].
     pub async fn known_digest(&self, digest: Digest) -> Result<Option<Loaded>> {
-        let landed = self.fly(digest, None).await?;
+        let landed = self.fly(digest, None, Urgency::Start).await?;
         Ok(landed.map(|landed| self.rooms.loaded(landed)))
     }
 
@@ -241,6 +249,19 @@ impl ModuleStore {
     /// offer; `ResourceExhausted` if a limit was in its way; `Unavailable` if it changed meanwhile.
     /// Each message starts with the origin's name.
     pub async fn load(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
+        self.load_with(origin, place, Urgency::Start).await
+    }
+
+    /// As [`ModuleStore::load`], while nobody waits: a compile has what others leave, until a start waits
+    /// for it.
+    ///
+    /// # Errors
+    /// As [`ModuleStore::load`].
+    pub async fn load_ahead(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
+        self.load_with(origin, place, Urgency::Ahead).await
+    }
+
+    async fn load_with(&self, origin: Origin, place: Option<Place>, urgency: Urgency) -> Result<Loaded> {
         let origin = Arc::new(origin);
         let named = |e: Error| e.context(origin.name());
         let (export, place) = match &*origin {
@@ -253,7 +274,7 @@ impl ModuleStore {
             let (rooms, opened) = (self.rooms.clone(), origin.clone());
             let read = self.blocking(move || rooms.read(&opened, belief, SystemTime::now())).await.map_err(named)?;
             let material = Material { origin: origin.clone(), is_read: read.is_read };
-            match self.fly(read.digest, Some(material)).await {
+            match self.fly(read.digest, Some(material), urgency).await {
                 // The file changed, or its place was believed wrongly, or it is another's file of the
                 // same digest, whose flight we joined, that changed.
                 Err(Error::Unavailable(_)) if !looks.is_empty() => {}
@@ -278,19 +299,27 @@ impl ModuleStore {
     }
 
     /// Joins the flight for `digest`, or starts it.
-    async fn fly(&self, digest: Digest, material: Option<Material>) -> Outcome {
+    async fn fly(&self, digest: Digest, material: Option<Material>, urgency: Urgency) -> Outcome {
         if let Some(prepared) = self.rooms.prepared(digest) {
             return Ok(Some(Landed { prepared, source: Source::Warm, compile_time: None }));
         }
         let depth = if material.is_some() { Depth::Compile } else { Depth::Disk };
         let flight = {
             let mut flights = self.rooms.flights.lock();
-            flights.entry((digest, depth)).or_insert_with(|| self.start_flight(digest, depth, material)).clone()
+            let start = || {
+                let pace = Pace::new(urgency);
+                (self.start_flight(digest, depth, material, pace.clone()), pace)
+            };
+            flights.entry((digest, depth)).or_insert_with(start).clone()
         };
+        let (flight, pace) = flight;
+        if urgency == Urgency::Start {
+            pace.hurry();
+        }
         flight.await
     }
 
-    fn start_flight(&self, digest: Digest, depth: Depth, material: Option<Material>) -> Flight {
+    fn start_flight(&self, digest: Digest, depth: Depth, material: Option<Material>, pace: Arc<Pace>) -> Flight {
         /// Takes the flight off the list, also when it crashes.
         struct Listed(Arc<Rooms>, (Digest, Depth));
         impl Drop for Listed {
@@ -301,7 +330,7 @@ impl ModuleStore {
         let listed = Listed(self.rooms.clone(), (digest, depth));
         let (rooms, runtime) = (self.rooms.clone(), self.runtime.clone());
         let job = self.runtime.spawn(async move {
-            let outcome = rooms.bring(&runtime, digest, material).await;
+            let outcome = rooms.bring(&runtime, digest, material, &pace).await;
             // First it is prepared, then the flight ends: who comes in between finds the one or the other.
             drop(listed);
             outcome
@@ -318,6 +347,22 @@ impl ModuleStore {
 async fn blocking<T: Send + 'static>(runtime: &Handle, job: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let ended = |e| Error::Internal(format!("reading a module ended early: {e}"));
     runtime.spawn_blocking(job).await.map_err(ended)?
+}
+
+/// A module's place in the list of those that are being compiled; taken off on drop.
+struct Compiling<'a>(&'a Rooms, Digest);
+
+impl Compiling<'_> {
+    fn list(rooms: &Rooms, digest: Digest, name: impl std::fmt::Display) -> Compiling<'_> {
+        rooms.compiling.lock().insert(digest, (name.to_string(), Instant::now()));
+        Compiling(rooms, digest)
+    }
+}
+
+impl Drop for Compiling<'_> {
+    fn drop(&mut self) {
+        self.0.compiling.lock().remove(&self.1);
+    }
 }
 
 /// What a look at an origin told.
@@ -385,7 +430,13 @@ impl Rooms {
     }
 
     /// The work of a flight.
-    async fn bring(self: &Arc<Self>, runtime: &Handle, digest: Digest, material: Option<Material>) -> Outcome {
+    async fn bring(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        digest: Digest,
+        material: Option<Material>,
+        pace: &Arc<Pace>,
+    ) -> Outcome {
         // Somebody's flight may have landed since its caller looked.
         if let Some(prepared) = self.prepared(digest) {
             return Ok(Some(Landed { prepared, source: Source::Warm, compile_time: None }));
@@ -399,7 +450,10 @@ impl Rooms {
             return Err(error);
         }
         let began = Instant::now();
-        let compiled = self.compiler.compile(self.wasm(runtime, digest, material)).await;
+        let compiled = {
+            let _listed = Compiling::list(self, digest, material.origin.name());
+            self.compiler.compile(self.wasm(runtime, digest, material), pace).await
+        };
         // Only of the compiler's own finding: `wasm` says nothing of this kind.
         let (artifact, kind) = compiled.inspect_err(|error| {
             if matches!(error, Error::InvalidArgument(_)) {
@@ -888,7 +942,7 @@ mod tests {
         let digest = Digest::of(&wasm);
         daemon.write(b"#!/bin/sh\n");
         let origin = Arc::new(daemon.find("/app.wasm").await);
-        let changed = daemon.modules.fly(digest, Some(Material { origin, is_read: true })).await;
+        let changed = daemon.modules.fly(digest, Some(Material { origin, is_read: true }), Urgency::Start).await;
         assert!(matches!(changed, Err(Error::Unavailable(_))));
         assert_eq!(daemon.layer(wasm).await.unwrap().source, Source::Compiled, "it is not taken for a script");
     }

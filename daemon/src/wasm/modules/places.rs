@@ -7,6 +7,7 @@
 //!   They are taken by path, the top one also by inode and birth time, because a containerd whose
 //!   root directory was wiped hands out the same paths for other content. Telling costs one `statx`
 //!   and one `getdents`; the root need not be mounted, and no layer's file is opened.
+//! * *of an image*: its manifest's digest, which names all of its content.
 //! * *of a file*: device, inode, size and both times, for bare directories, binds and everything
 //!   else. The root must be mounted, but the file is not read.
 //!
@@ -72,6 +73,13 @@ impl Place {
             key.add(volume.destination.as_os_str().as_bytes());
         }
         Some(key.place())
+    }
+
+    /// The place that is what an image runs, by its manifest's digest.
+    pub fn of_image(manifest: &str) -> Place {
+        let mut key = Key::new(b"image");
+        key.add(manifest.as_bytes());
+        key.place()
     }
 
     /// The place that is the file itself (an `O_PATH` descriptor will do), or `None` on a file system

@@ -429,6 +429,43 @@ impl Store {
         ours.chain(foreign).collect()
     }
 
+    /// Whether an artifact of ours is whole; one that is not is removed. Reads all of it: blocks.
+    pub fn check(&self, digest: Digest) -> bool {
+        let Some(directory) = &self.directory else { return false };
+        let name = self.index.lock().artifacts.get(&digest).map(|artifact| artifact.name.clone());
+        let Some(name) = name else { return false };
+        match self.verify(directory, &name) {
+            Ok(Some(_)) => true,
+            Ok(None) => {
+                self.discard(digest, "its bytes do not match its code");
+                false
+            }
+            Err(e) => {
+                self.discard(digest, &e.to_string());
+                false
+            }
+        }
+    }
+
+    /// Removes all artifacts of other engines, and those of ours that are `unwanted`. Gives how many, and
+    /// their bytes. Blocks.
+    pub fn prune(&self, unwanted: impl Fn(Digest) -> bool) -> (u64, u64) {
+        let Some(directory) = &self.directory else { return (0, 0) };
+        let removed: Vec<(String, u64)> = {
+            let mut index = self.index.lock();
+            let ours: Vec<_> = index.artifacts.keys().copied().filter(|digest| unwanted(*digest)).collect();
+            let ours: Vec<_> = ours.iter().filter_map(|digest| index.artifacts.remove(digest)).collect();
+            let foreign = std::mem::take(&mut index.foreign).into_iter().map(|entry| (entry.name, entry.bytes));
+            let removed: Vec<_> =
+                ours.into_iter().map(|artifact| (artifact.name, artifact.bytes)).chain(foreign).collect();
+            index.bytes -= removed.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            self.count(&index);
+            removed
+        };
+        removed.iter().for_each(|(name, _)| directory.remove(name));
+        (removed.len() as u64, removed.iter().map(|(_, bytes)| bytes).sum())
+    }
+
     /// What the artifacts may take, in bytes.
     pub fn bytes_max(&self) -> u64 {
         self.bytes_max

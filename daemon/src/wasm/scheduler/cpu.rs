@@ -37,7 +37,7 @@ pub struct CpuLimits {
 /// So much in each period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// CPU time, in nanoseconds; less than the period for one guest alone.
+    /// CPU time, in nanoseconds.
     pub budget_ns: u64,
     /// In nanoseconds.
     pub period_ns: u64,
@@ -50,23 +50,12 @@ impl Default for CpuLimits {
 }
 
 impl CpuLimits {
-    /// From the spec's numbers. A quota of a whole core or more is none: a guest runs on one thread at
-    /// a time.
+    /// From the spec's numbers. A guest runs on one thread at a time, so a quota of a core or more means
+    /// something only to guests that use it up together: a task's execs and requests do.
     ///
     /// # Errors
     /// `InvalidArgument` naming a field that the kernel would refuse for a cgroup, too.
     pub fn of(cpu: &Cpu) -> Result<CpuLimits> {
-        let limits = CpuLimits::of_many(cpu)?;
-        let quota = limits.quota.filter(|quota| quota.budget_ns < quota.period_ns);
-        Ok(CpuLimits { quota, ..limits })
-    }
-
-    /// The same for guests that use them up together: on several threads, so that no quota is too large to
-    /// matter.
-    ///
-    /// # Errors
-    /// As [`CpuLimits::of`].
-    pub fn of_many(cpu: &Cpu) -> Result<CpuLimits> {
         let weight = cpu.shares.map_or(WEIGHT_DEFAULT, |shares| shares.clamp(WEIGHTS.0, WEIGHTS.1));
         let period = cpu.period.unwrap_or(PERIOD_DEFAULT_US);
         let (least, most) = PERIODS_US;
@@ -181,7 +170,8 @@ mod tests {
         assert_eq!(of(Some(1), None, None).unwrap().weight, 2);
         assert_eq!(of(Some(1 << 30), None, None).unwrap().weight, 262_144);
         assert_eq!(of(None, Some(10_000), None).unwrap().quota, Some(tenth()));
-        assert_eq!(of(None, Some(100_000), Some(100_000)).unwrap().quota, None, "a whole core");
+        let core = Quota { budget_ns: 100 * MS, period_ns: 100 * MS };
+        assert_eq!(of(None, Some(100_000), Some(100_000)).unwrap().quota, Some(core));
         for (quota, period, field) in
             [(Some(999), None, "cpu.quota"), (None, Some(999), "cpu.period"), (None, Some(1_000_001), "cpu.period")]
         {
@@ -222,6 +212,20 @@ mod tests {
         assert_eq!(account.ask(5_000 * MS, tenth()), Allowance::Run(10 * MS));
         account.charge(10 * MS);
         assert_eq!(account.ask(5_010 * MS, tenth()), Allowance::Wait(5_100 * MS));
+    }
+
+    #[test]
+    fn one_thread_never_waits_for_a_quota_of_a_core() {
+        let core = Quota { budget_ns: 100 * MS, period_ns: 100 * MS };
+        let (mut account, mut now) = (Account::default(), 7);
+        while now < 10_000 * MS {
+            let Allowance::Run(left) = account.ask(now, core) else { panic!("it waits at {now}") };
+            // It looks up every 3 ms, and the thread is on a core all the time.
+            let slice = left.min(10 * MS).div_ceil(3 * MS) * 3 * MS;
+            account.charge(slice);
+            now += slice;
+        }
+        assert_eq!(account.throttling().throttled_periods, 0);
     }
 
     #[test]

@@ -20,6 +20,10 @@ use super::guest::Guest;
 use super::workers::{Polling, Shared};
 use crate::os::identity;
 
+/// How long after the end of its slice a poll may come back, in nanoseconds: a guest that computes looks up
+/// every tick.
+const OVERRUN_NS: u64 = 10_000_000;
+
 /// A guest's future with all that the scheduler does around it.
 pub(super) struct Guarded<F: Future, E> {
     guest: Arc<Guest>,
@@ -71,6 +75,9 @@ where
         let end = this.step(killed, context);
         let used = thread_cpu_ns().saturating_sub(began);
         this.guest.charge(used);
+        if this.shared.now_ns() > this.guest.slice_ends_ns.load(Ordering::Relaxed).saturating_add(OVERRUN_NS) {
+            this.shared.metrics.slice_overruns.inc();
+        }
         this.shared.metrics.guest_cpu_seconds.inc_by(used as f64 / 1e9);
         let Some(outcome) = end else {
             return Poll::Pending;

@@ -49,11 +49,11 @@ impl Guest {
         guest
     }
 
-    /// One more guest of the same container: it is who `leader` is, uses up what the leader may use,
-    /// and is paused with it. It is killed by itself; who changes the leader's limits or resumes it wakes
-    /// the members with [`Guest::wake`].
-    pub fn member(leader: &Arc<Guest>) -> Guest {
-        Guest { identity: leader.identity.clone(), group: Some(leader.clone()), ..Guest::default() }
+    /// One more guest of the same container: it uses up what `leader` may use, its CPU time is the
+    /// leader's, and it is paused with it. It is killed by itself; who changes the leader's limits or resumes
+    /// it wakes the members with [`Guest::wake`].
+    pub fn member(leader: &Arc<Guest>, identity: Identity) -> Guest {
+        Guest { identity, group: Some(leader.clone()), ..Guest::default() }
     }
 
     fn group(&self) -> &Guest {

@@ -331,12 +331,14 @@ mod identities {
     use rustix::thread::CapabilitySet;
 
     use super::*;
-    use crate::bundle::User;
+    use crate::bundle::{Capabilities, User};
     use crate::os::credentials::{self, Credentials};
     use crate::os::netns::NetNs;
 
     fn user(uid: u32, gid: u32, groups: &[u32], umask: Option<u32>) -> User {
-        User { uid, gid, groups: groups.into(), umask }
+        let effective = crate::os::credentials::OF_GUESTS;
+        let capabilities = Capabilities { effective, ..Capabilities::default() };
+        User { uid, gid, groups: groups.into(), umask, capabilities }
     }
 
     fn guest(user: &User, network: Option<Arc<NetNs>>) -> Arc<Guest> {
@@ -490,21 +492,42 @@ mod identities {
 
     /// All that a thread may do to files, and its capabilities.
     fn rights() -> (Credentials, CapabilitySet) {
-        (Credentials::of_this_thread().unwrap(), credentials::capabilities().unwrap())
+        (Credentials::of_this_thread().unwrap(), credentials::capabilities().unwrap().effective)
     }
 
     #[test]
-    fn root_in_a_container_has_a_containers_capabilities() {
+    fn a_guest_has_the_capabilities_of_its_container_and_no_others() {
         let runtime = runtime();
         let scheduler = scheduler(&runtime, 1);
-        let file_rights = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
-        let others = CapabilitySet::SYS_RESOURCE | CapabilitySet::NET_ADMIN | CapabilitySet::SYS_PTRACE;
-        // Before and after another user on the same worker.
-        for uid in [0, 1_000, 0] {
-            let now =
-                run(&scheduler, &guest(&user(uid, uid, &[], None), None), || credentials::capabilities().unwrap());
-            assert!(!now.intersects(others), "{now:?}");
-            assert!(if uid == 0 { now.contains(file_rights) } else { !now.intersects(file_rights) }, "{uid}: {now:?}");
+        let all = credentials::OF_GUESTS;
+        let some = CapabilitySet::FOWNER | CapabilitySet::NET_BIND_SERVICE;
+        let none = CapabilitySet::empty();
+        let (_dir, dir) = files();
+        // Each before and after others on the same worker.
+        for (uid, effective, ambient, want) in [
+            (0, all, none, all),
+            (1_000, all, none, none),
+            (0, none, none, none),
+            (0, all, none, all),
+            (0, some, none, some),
+            (1_000, none, some, some),
+            (1_000, none, all, all),
+            (0, none, all, none),
+            (0, all, none, all),
+        ] {
+            let capabilities = Capabilities { effective, ambient };
+            let user = User { uid, gid: uid, groups: Vec::new(), umask: None, capabilities };
+            let dir = dir.clone();
+            let (now, files) = run(&scheduler, &guest(&user, None), move || {
+                (credentials::capabilities().unwrap().effective, readable(&dir))
+            });
+            assert_eq!(now, want | credentials::TO_CHANGE, "{user:?}");
+            let readable: &[&str] = match (uid, want == all) {
+                (_, true) => &["root", "own", "shared"],
+                (0, false) => &["root", "shared"],
+                _ => &["own"],
+            };
+            assert_eq!(files, readable, "{user:?}");
         }
         scheduler.stop();
     }

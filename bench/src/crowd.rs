@@ -1,0 +1,298 @@
+//! Many tasks of one daemon at once: several connections, pods started by the hundred, and what a daemon's
+//! process takes of the machine.
+//!
+//! Failure paths: the first call that fails ends the run, with the task's id.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use containerd_shim_protos::api::{CreateTaskRequest, DeleteRequest, KillRequest, StartRequest, WaitRequest};
+use containerd_shim_protos::shim_async::{Client, TaskClient};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use ttrpc::context;
+
+use crate::bundle::{Bundle, Image, Pod, Recipe, make_dir};
+use crate::lane::{Images, Lane, Peer, Sample, Setup};
+use crate::progress::{progress, progress_done};
+
+/// SIGKILL of `kill(2)`.
+const SIGKILL: u32 = 9;
+
+/// Starts, or ends, under way at the same time while a crowd comes or goes.
+const AT_ONCE: usize = 32;
+
+/// Calls of a client's.
+pub async fn start(client: &TaskClient, create: &CreateTaskRequest) -> Result<()> {
+    let start = StartRequest { id: create.id.clone(), ..StartRequest::default() };
+    let pair = async {
+        client.create(context::Context::default(), create).await.context("Create")?;
+        client.start(context::Context::default(), &start).await.context("Start")?;
+        Ok(())
+    };
+    let started: Result<()> = pair.await;
+    started.with_context(|| format!("task {}", create.id))
+}
+
+/// Waits for a task's end and deletes it; gives its status.
+pub async fn finish(client: &TaskClient, id: &str) -> Result<u32> {
+    let (wait, delete) = (
+        WaitRequest { id: id.to_owned(), ..WaitRequest::default() },
+        DeleteRequest { id: id.to_owned(), ..DeleteRequest::default() },
+    );
+    let ended = async {
+        let status = client.wait(context::Context::default(), &wait).await.context("Wait")?.exit_status;
+        client.delete(context::Context::default(), &delete).await.context("Delete")?;
+        Ok(status)
+    };
+    let ended: Result<u32> = ended.await;
+    ended.with_context(|| format!("task {id}"))
+}
+
+/// Deletes a task that has ended or was never started.
+pub async fn remove(client: &TaskClient, id: &str) -> Result<()> {
+    let delete = DeleteRequest { id: id.to_owned(), ..DeleteRequest::default() };
+    client.delete(context::Context::default(), &delete).await.with_context(|| format!("Delete of task {id}"))?;
+    Ok(())
+}
+
+/// Kills a task, waits for its end and deletes it.
+pub async fn end(client: &TaskClient, id: &str) -> Result<()> {
+    let kill = KillRequest { id: id.to_owned(), signal: SIGKILL, all: true, ..KillRequest::default() };
+    client.kill(context::Context::default(), &kill).await.with_context(|| format!("Kill of task {id}"))?;
+    finish(client, id).await.map(|_| ())
+}
+
+/// Connects so many clients.
+///
+/// # Errors
+/// If nothing listens at `address`.
+pub async fn connect(address: &str, clients: usize) -> Result<Vec<TaskClient>> {
+    let mut all = Vec::with_capacity(clients);
+    for _ in 0..clients {
+        let client = Client::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
+        all.push(TaskClient::new(client));
+    }
+    Ok(all)
+}
+
+/// Idle pods: a sandbox and a container in it, each a task of its own, with a CRI-like bundle.
+pub struct Pods {
+    clients: Vec<TaskClient>,
+    dir: PathBuf,
+    image: Image,
+    files: Pod,
+    /// Whether containers have FIFOs for stdout and stderr.
+    stdio: bool,
+    /// Kept: their FIFOs are read from by nobody, as a log that nobody follows.
+    bundles: Vec<Bundle>,
+}
+
+impl Pods {
+    /// None yet, of this image, with bundles in a new directory.
+    ///
+    /// # Errors
+    /// Of the file system, or if nothing listens at `address`.
+    pub async fn new(address: &str, dir: PathBuf, image: Image, stdio: bool) -> Result<Pods> {
+        make_dir(&dir)?;
+        let files = Pod::in_host_network(dir.join("files"))?;
+        Ok(Pods { clients: connect(address, 4).await?, dir, image, files, stdio, bundles: Vec::new() })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.bundles.len()
+    }
+
+    /// Starts pods until there are so many; gives how long that took.
+    ///
+    /// # Errors
+    /// The first call that fails.
+    pub async fn grow(&mut self, pods: usize) -> Result<Duration> {
+        let mut took = Duration::ZERO;
+        while self.len() < pods {
+            progress(&format!("{} of {pods} pods", self.len()));
+            let mut prepared = Vec::new();
+            for number in self.len()..pods.min(self.len() + 250) {
+                prepared.push(self.prepare(number)?);
+            }
+            let began = Instant::now();
+            let starts = prepared.iter().enumerate().map(async |(number, (sandbox, bundle))| {
+                let client = &self.clients[number % self.clients.len()];
+                start(client, sandbox).await?;
+                start(client, &bundle.create).await
+            });
+            stream::iter(starts).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            took += began.elapsed();
+            self.bundles.extend(prepared.into_iter().map(|(_, bundle)| bundle));
+        }
+        progress_done();
+        Ok(took)
+    }
+
+    fn prepare(&self, number: usize) -> Result<(CreateTaskRequest, Bundle)> {
+        let pod = self.files.with_sandbox(&sandbox_id(number));
+        let sandbox = pod.sandbox_bundle(&self.dir.join(format!("{number}s")))?;
+        let dir = self.dir.join(number.to_string());
+        let bundle = Bundle::create(dir, &container_id(number), self.image.clone(), &Recipe::Cri(pod))?;
+        Ok((sandbox, if self.stdio { bundle } else { bundle.without_stdio() }))
+    }
+
+    /// Ends them all; gives how long that took.
+    ///
+    /// # Errors
+    /// The first call that fails.
+    pub async fn end(&mut self) -> Result<Duration> {
+        let began = Instant::now();
+        let pods = self.len();
+        let ends = (0..pods).map(async |number| {
+            let client = &self.clients[number % self.clients.len()];
+            end(client, &container_id(number)).await?;
+            end(client, &sandbox_id(number)).await
+        });
+        let mut ends = stream::iter(ends).buffer_unordered(AT_ONCE).enumerate();
+        while let Some((done, ended)) = ends.next().await {
+            ended?;
+            if done % 100 == 0 {
+                progress(&format!("{done} of {pods} pods ended"));
+            }
+        }
+        progress_done();
+        drop(ends);
+        self.bundles.clear();
+        Ok(began.elapsed())
+    }
+}
+
+fn sandbox_id(number: usize) -> String {
+    format!("pod-{number}")
+}
+
+fn container_id(number: usize) -> String {
+    format!("app-{number}")
+}
+
+/// One client that starts short tasks, one after another, and measures each.
+pub struct Probe(Lane);
+
+impl Probe {
+    /// Of `image`, with bundles of this recipe in a new directory.
+    ///
+    /// # Errors
+    /// If nothing listens at `address`.
+    pub async fn new(address: &str, dir: PathBuf, images: Images, recipe: Recipe) -> Result<Probe> {
+        let runtime = tokio::runtime::Handle::current();
+        let setup = Setup { peer: Peer::Hearthd, alone: true, runtime, dir, recipe, images };
+        Ok(Probe(Lane::connect(setup, address).await?))
+    }
+
+    /// So many starts.
+    ///
+    /// # Errors
+    /// The first that fails.
+    pub async fn starts(&mut self, starts: usize) -> Result<Vec<Sample>> {
+        let mut samples = Vec::with_capacity(starts);
+        for _ in 0..starts {
+            samples.push(self.start().await?);
+        }
+        Ok(samples)
+    }
+
+    /// One start.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn start(&mut self) -> Result<Sample> {
+        let bundle = self.0.prepare()?;
+        let measured = self.0.measure(bundle).await?;
+        self.0.finish(measured).await
+    }
+}
+
+/// What a process takes of the machine.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Footprint {
+    /// Its proportional set size, in bytes.
+    pub pss_bytes: u64,
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Memory mappings.
+    pub mappings: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Mounts in its namespace.
+    pub mounts: usize,
+}
+
+impl Footprint {
+    /// Of this process.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn of(pid: u32) -> Result<Footprint> {
+        let path = |name: &str| format!("/proc/{pid}/{name}");
+        let count = |name: &str| -> Result<usize> { Ok(fs::read_dir(path(name)).with_context(|| path(name))?.count()) };
+        let lines = |name: &str| -> Result<usize> {
+            let text = fs::read(path(name)).with_context(|| path(name))?;
+            Ok(text.iter().filter(|&&byte| byte == b'\n').count())
+        };
+        Ok(Footprint {
+            pss_bytes: pss_bytes(pid)?,
+            descriptors: count("fd")?,
+            mappings: lines("maps")?,
+            threads: count("task")?,
+            mounts: lines("mountinfo")?,
+        })
+    }
+}
+
+/// A process's proportional set size, in bytes.
+///
+/// # Errors
+/// If it is gone, or the kernel does not tell.
+pub fn pss_bytes(pid: u32) -> Result<u64> {
+    let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    pss_of(&text).with_context(|| format!("{} has no Pss", path.display()))
+}
+
+fn pss_of(rollup: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Lets this process open as many files as it may.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// An image of one program in a new directory below `dir`.
+///
+/// # Errors
+/// Of the file system.
+pub fn image(dir: &Path, name: &str, module: &crate::guest::Module) -> Result<Image> {
+    Image::create(dir.join(name), module)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollup_gives_its_pss_in_bytes() {
+        let text = "00400000-7fff [rollup]\nRss:      10 kB\nPss:              7 kB\nPss_Dirty: 1 kB\n";
+        assert_eq!(pss_of(text), Some(7 * 1024));
+        assert_eq!(pss_of("Rss: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn this_process_has_a_footprint() {
+        let footprint = Footprint::of(std::process::id()).unwrap();
+        assert!(footprint.pss_bytes > 100_000 && footprint.descriptors > 2 && footprint.mappings > 10);
+    }
+}

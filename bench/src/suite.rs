@@ -1,0 +1,293 @@
+//! The `all` command: every measurement of this program, one after another, each in a process of its own;
+//! and what is made of their JSON: a table, charts, and the README's numbers.
+//!
+//! Failure paths: a measurement that fails ends the run with its error above; a README without the two
+//! marks is left as it is, and said.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::plot::{self, Bar, Group};
+use crate::report::{Report as Start, SCHEMA};
+use crate::stats::Summary;
+use crate::table::{Table, micros, millis};
+use crate::{density, node, storm};
+
+/// What the README's numbers begin and end with.
+const BEGIN: &str = "<!-- numbers: written by `make bench`, not by hand -->\n";
+const END: &str = "<!-- /numbers -->\n";
+
+/// Pods of the density measurement, for a report and for a look.
+const PODS: [usize; 2] = [10_000, 1_000];
+
+/// What to run.
+pub struct Options {
+    /// Fewer of everything.
+    pub quick: bool,
+    /// The daemon's binary.
+    pub hearthd: Option<PathBuf>,
+    /// A component of several megabytes (`wasi:cli/command`).
+    pub component: Option<PathBuf>,
+    /// The module that is compiled beside starts.
+    pub large: Option<PathBuf>,
+    /// The floor's shim.
+    pub floor_shim: Option<PathBuf>,
+    /// Directory to work in.
+    pub scratch: Option<PathBuf>,
+}
+
+/// Everything that was measured in one run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Suite {
+    /// Version of this layout.
+    pub schema: u32,
+    /// Whether there was less of everything: the tails mean nothing.
+    pub quick: bool,
+    /// Straight at the task socket.
+    pub start: Start,
+    /// A thousand at once, and beside busy guests and compiles.
+    pub storm: storm::Report,
+    /// Thousands of idle pods.
+    pub density: density::Report,
+    /// Through containerd.
+    pub node: node::Report,
+}
+
+/// Runs everything.
+///
+/// # Errors
+/// If a measurement fails.
+pub fn run(options: &Options) -> Result<Suite> {
+    let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let at = (options, directory.path());
+    let quick: &[&str] = if options.quick { &["--quick"] } else { &[] };
+    let scenarios: &[&str] = &["--scenario", "warm", "--scenario", "disk/1", "--scenario", "cold/1"];
+    let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let (component, large, floor_shim) = (text(&options.component), text(&options.large), text(&options.floor_shim));
+    let component = component.as_deref().map_or_else(Vec::new, |path| vec!["--component", path]);
+    let large = large.as_deref().map_or_else(Vec::new, |path| vec!["--large", path]);
+    let floor_shim = floor_shim.as_deref().map_or_else(Vec::new, |path| vec!["--floor-shim", path]);
+    let pods = PODS[usize::from(options.quick)].to_string();
+    let fewer = |few: &'static [&'static str]| if options.quick { few } else { &[] };
+    Ok(Suite {
+        schema: SCHEMA,
+        quick: options.quick,
+        start: measure(at, "start", &[quick, scenarios].concat())?,
+        storm: measure(at, "storm", &[fewer(&["--bursts", "4", "--starts", "100"]), &large].concat())?,
+        density: measure(at, "density", &[&["--pods", &pods], fewer(&["--starts", "100"])].concat())?,
+        node: measure(at, "node", &[quick, &component, &floor_shim].concat())?,
+    })
+}
+
+/// One command of this program, in a process of its own.
+fn measure<T: for<'a> Deserialize<'a>>(
+    (options, directory): (&Options, &Path),
+    command: &str,
+    arguments: &[&str],
+) -> Result<T> {
+    let json = directory.join(format!("{command}.json"));
+    eprintln!("hearth-bench: {command} {}", arguments.join(" "));
+    let own = std::env::current_exe().context("cannot find this program's own path")?;
+    let mut process = Command::new(own);
+    process.arg(command).args(arguments).arg("--json").arg(&json);
+    if let Some(hearthd) = &options.hearthd {
+        process.arg("--hearthd").arg(hearthd);
+    }
+    if let Some(scratch) = &options.scratch {
+        process.arg("--scratch").arg(scratch);
+    }
+    // Its tables are made again of its JSON.
+    let status = process.stdout(std::process::Stdio::null()).status().with_context(|| command.to_owned())?;
+    ensure!(status.success(), "`hearth-bench {command}` failed ({status}); its error is above");
+    let text = std::fs::read_to_string(&json).with_context(|| json.display().to_string())?;
+    serde_json::from_str(&text).with_context(|| format!("the report of `hearth-bench {command}`"))
+}
+
+impl Suite {
+    /// All of it as Markdown.
+    pub fn markdown(&self) -> String {
+        format!(
+            "{}\n{}\n## Storms\n\n{}\n## Density\n\n{}\n## Through containerd\n\n{}\n\n{}",
+            self.summary(),
+            self.start.markdown(),
+            self.storm.tables(),
+            self.density.tables(),
+            self.node.containerd,
+            self.node.tables(),
+        )
+    }
+
+    /// What a reader wants to know first: where it was measured, and one table.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        let machine = &self.start.machine;
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{} cores of {}, {}; {}; revision {}, {}{}.\n",
+            machine.cores,
+            machine.cpu,
+            machine.kernel,
+            self.node.containerd,
+            machine.git_revision,
+            machine.date,
+            if self.quick { " (a quick run: the tails mean nothing)" } else { "" },
+        );
+        let _ = writeln!(text, "{}", self.starts());
+        let _ = writeln!(text, "{}", self.containerd());
+        let _ = writeln!(text, "{}", self.crowds());
+        text
+    }
+
+    /// Straight at the task socket.
+    fn starts(&self) -> Table {
+        let headings = ["Create + Start of a warm module, µs", "p50", "p99", "floor p50", "p99", "ratio p50", "p99"];
+        let mut table = Table::new(1, &headings);
+        for (scenario, name) in
+            [("warm/1/bare", "bare"), ("warm/1/stdio", "with stdio FIFOs"), ("warm/1/cri", "as CRI makes it")]
+        {
+            let found = self.start.scenarios.iter().find(|found| found.name == scenario);
+            let Some((found, hearthd)) = found.and_then(|found| Some((found, found.hearthd.as_ref()?))) else {
+                continue;
+            };
+            let (reply, floor) = (&hearthd.start_reply, &found.floor.total);
+            table.row([
+                name.to_owned(),
+                micros(reply.p50),
+                micros(reply.p99),
+                micros(floor.p50),
+                micros(floor.p99),
+                format!("{:.2}", reply.p50 / floor.p50),
+                format!("{:.2}", reply.p99 / floor.p99),
+            ]);
+        }
+        table
+    }
+
+    /// Through containerd: what each runtime takes, at p50.
+    fn containerd(&self) -> String {
+        let runtimes = &self.node.runtimes;
+        let mut text = format!("| through containerd, p50 in ms | {} |\n", runtimes.join(" | "));
+        let _ = writeln!(text, "|:---|{}", "---:|".repeat(runtimes.len()));
+        for level in LEVELS {
+            let cell = |runtime: &String| {
+                self.node.took(level.0, WORKLOAD, runtime).map_or_else(String::new, |took| millis(took.p50))
+            };
+            let cells: Vec<_> = runtimes.iter().map(cell).collect();
+            let _ = writeln!(text, "| {} | {} |", level.1, cells.join(" | "));
+        }
+        let memory = |runtime: &String| {
+            let found = self.node.memory.iter().find(|memory| memory.runtime == *runtime);
+            found.map_or_else(String::new, |memory| format!("{:.0} KiB", memory.pss_bytes_per_pod / 1024.0))
+        };
+        let cells: Vec<_> = runtimes.iter().map(memory).collect();
+        let _ = writeln!(text, "| PSS of an idle pod | {} |", cells.join(" | "));
+        text
+    }
+
+    /// Storms and density.
+    fn crowds(&self) -> String {
+        let (storm, density) = (&self.storm, &self.density);
+        let beside = |busy: &Summary, calm: &Summary| {
+            format!("{} µs at p99, {:.1} × that of a calm machine", micros(busy.p99), busy.p99 / calm.p99)
+        };
+        format!(
+            "* {} starts at once: {:.0} starts/s (the floor: {:.0}).\n\
+             * A start beside 8 guests that spin: {}; beside a compile of {:.1} MB: {}.\n\
+             * {} idle pods on one daemon: {:.0} MiB PSS in all, {:.1} KiB each; a start beside them: {}.\n",
+            storm.tasks,
+            storm::median(&storm.starts_per_second),
+            storm::median(&storm.floor_per_second),
+            beside(&storm.spinning, &storm.idle),
+            storm.large_bytes as f64 / 1e6,
+            beside(&storm.compiling, &storm.quiet),
+            density.pods,
+            density.full.pss_bytes as f64 / f64::from(1 << 20),
+            density.pss_bytes_per_pod / 1024.0,
+            beside(&density.beside_all, &density.beside_few),
+        )
+    }
+
+    /// Draws the charts into a directory.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn plots(&self, directory: &Path) -> Result<()> {
+        std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+        let bar = |name: &str, value: f64| Bar { name: name.to_owned(), value };
+        let levels = LEVELS.iter().map(|(level, label)| {
+            let bars = self
+                .node
+                .runtimes
+                .iter()
+                .filter_map(|runtime| Some(bar(runtime, self.node.took(level, WORKLOAD, runtime)?.p50 / 1e3)));
+            Group { label: (*label).to_owned(), bars: bars.collect() }
+        });
+        let levels: Vec<_> = levels.collect();
+        plot::bars(&directory.join("containerd.svg"), "Through containerd, p50", "ms", &levels)?;
+        let starts = self.start.scenarios.iter().filter_map(|scenario| {
+            let hearthd = scenario.hearthd.as_ref()?;
+            let (reply, floor) = (&hearthd.start_reply, &scenario.floor.total);
+            let bars = vec![
+                bar("Hearth p50", reply.p50),
+                bar("floor p50", floor.p50),
+                bar("Hearth p99", reply.p99),
+                bar("floor p99", floor.p99),
+            ];
+            scenario.name.starts_with("warm/1/").then(|| Group { label: scenario.name.clone(), bars })
+        });
+        let starts: Vec<_> = starts.collect();
+        plot::bars(&directory.join("start.svg"), "Create + Start, straight at the task socket", "µs", &starts)?;
+        let memory = self.node.memory.iter().map(|memory| bar(&memory.runtime, memory.pss_bytes_per_pod / 1024.0));
+        let memory = Group { label: "PSS of all its processes".into(), bars: memory.collect() };
+        plot::bars(&directory.join("memory.svg"), "Memory of an idle pod", "KiB", &[memory])
+    }
+
+    /// Puts the numbers between the README's two marks.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, or lacks a mark.
+    pub fn write_readme(&self, readme: &Path) -> Result<()> {
+        let path = || readme.display().to_string();
+        let text = std::fs::read_to_string(readme).with_context(path)?;
+        let text = replaced(&text, &self.summary())
+            .with_context(|| format!("{} has no lines {} and {}", path(), BEGIN.trim_end(), END.trim_end()))?;
+        std::fs::write(readme, text).with_context(path)
+    }
+}
+
+/// What both tables and charts show: a level's name in the report, and for readers.
+const LEVELS: [(&str, &str); 4] = [
+    ("tasks", "Create + Start, Tasks API"),
+    ("ctr run --rm", "`ctr run --rm`"),
+    ("pod, node's network", "a pod through CRI, node's network"),
+    ("pod, own network", "a pod through CRI, network of its own"),
+];
+
+/// The workload of those.
+const WORKLOAD: &str = "hello";
+
+/// The text with other numbers between the marks.
+fn replaced(text: &str, numbers: &str) -> Option<String> {
+    let begin = text.find(BEGIN)? + BEGIN.len();
+    let end = begin + text[begin..].find(END)?;
+    Some(format!("{}\n{}\n{}", &text[..begin], numbers.trim_end(), &text[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_marks_is_replaced() {
+        let text = format!("before\n{BEGIN}old\n{END}after\n");
+        let want = format!("before\n{BEGIN}\nnew\n{END}after\n");
+        assert_eq!(replaced(&text, "new\n"), Some(want.clone()));
+        assert_eq!(replaced(&want, "new"), Some(want));
+        assert_eq!(replaced("no marks", "new"), None);
+    }
+}

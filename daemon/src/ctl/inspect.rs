@@ -1,0 +1,192 @@
+//! `hearthctl inspect`: all that is known of one task; and how a task is named on a command line.
+
+use crate::ctl::Failure;
+use crate::ctl::client::Client;
+use crate::ctl::output::{Cell, Output, Table, age_since, bytes, seconds};
+use crate::ctl::ps;
+use crate::operator::{EndInfo, PodName, Question, StartInfo, TaskDetails, TaskInfo};
+
+/// A task on the command line.
+#[derive(clap::Args)]
+pub struct Name {
+    /// Its id or the beginning of it, or `pod:NAMESPACE/POD[/CONTAINER]`
+    #[arg(value_name = "TASK")]
+    task: String,
+    /// containerd's namespace, if several have such a task
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+/// What has a task's names.
+pub trait Named {
+    /// containerd's namespace, the id, the pod.
+    fn names(&self) -> (&str, &str, Option<&PodName>);
+}
+
+impl Named for TaskInfo {
+    fn names(&self) -> (&str, &str, Option<&PodName>) {
+        (&self.namespace, &self.id, self.pod.as_ref())
+    }
+}
+
+impl Named for StartInfo {
+    fn names(&self) -> (&str, &str, Option<&PodName>) {
+        (&self.namespace, &self.id, self.pod.as_ref())
+    }
+}
+
+impl Named for EndInfo {
+    fn names(&self) -> (&str, &str, Option<&PodName>) {
+        (&self.namespace, &self.id, self.pod.as_ref())
+    }
+}
+
+impl Name {
+    /// A task by these.
+    pub fn new(task: &str, namespace: Option<&str>) -> Name {
+        Name { task: task.into(), namespace: namespace.map(str::to_string) }
+    }
+
+    /// What was typed.
+    pub fn text(&self) -> &str {
+        &self.task
+    }
+
+    /// Whether this is the one meant: by its whole id or its pod, or, where `by_prefix`, the beginning of its id.
+    fn means(&self, named: &impl Named, by_prefix: bool) -> bool {
+        let (namespace, id, pod) = named.names();
+        if self.namespace.as_ref().is_some_and(|wanted| wanted != namespace) {
+            return false;
+        }
+        match (self.task.strip_prefix("pod:"), pod) {
+            (Some(wanted), Some(pod)) => {
+                let whole = ps::pod(pod);
+                whole == wanted || (by_prefix && whole.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/')))
+            }
+            (Some(_), None) => false,
+            (None, _) if by_prefix => id.starts_with(&self.task),
+            (None, _) => id == self.task,
+        }
+    }
+
+    /// Those meant, in their order.
+    pub fn choose<T: Named>(&self, all: Vec<T>) -> Vec<T> {
+        let exact = all.iter().any(|named| self.means(named, false));
+        all.into_iter().filter(|named| self.means(named, !exact)).collect()
+    }
+
+    /// The one meant.
+    ///
+    /// # Errors
+    /// There is none, or several, which are named.
+    pub fn find<T: Named>(&self, all: Vec<T>) -> Result<T, Failure> {
+        let mut chosen = self.choose(all);
+        let last = chosen.pop().ok_or_else(|| {
+            Failure::Refused(format!("there is no task {:?}; `hearthctl ps --all` lists those there are", self.task))
+        })?;
+        if chosen.is_empty() {
+            return Ok(last);
+        }
+        chosen.push(last);
+        let ids: Vec<_> = chosen.iter().map(|named| format!("{}/{}", named.names().0, named.names().1)).collect();
+        Err(Failure::Refused(format!(
+            "{:?} may be {}: say more of the id, or the --namespace",
+            self.task,
+            ids.join(" or ")
+        )))
+    }
+}
+
+pub fn run(name: &Name, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let task: TaskInfo = name.find(client.list(&Question::Tasks)?)?;
+    let question = Question::Task { namespace: task.namespace, id: task.id };
+    let found: Vec<Option<TaskDetails>> = client.ask_all(&question)?;
+    let details = found.into_iter().flatten().next();
+    let details = details.ok_or_else(|| Failure::Refused(format!("task {:?} has just gone", name.task)))?;
+    if output.json {
+        return Ok(output.json(&details)?);
+    }
+    output.table(&table(&details))?;
+    for end in &details.ends {
+        output.line("")?;
+        output.line(format!("ended {} ago ({}, status {}):", age_since(end.at), end.kind.name(), end.status))?;
+        for line in end.text.lines() {
+            output.line(format!("  {}", crate::ctl::output::printable(line)))?;
+        }
+    }
+    Ok(())
+}
+
+fn table(details: &TaskDetails) -> Table {
+    let task = &details.task;
+    let mut table = Table::new(&["", ""]);
+    let mut row = |name: &str, cell: Cell| table.row(vec![name.into(), cell]);
+    row("task", format!("{}/{}", task.namespace, task.id).into());
+    if let Some(pod) = &task.pod {
+        row("pod", ps::pod(pod).into());
+    }
+    row("image", task.image.clone().or_else(|| details.image.clone()).unwrap_or_else(|| "unknown".into()).into());
+    row("program", task.program.as_str().into());
+    row("module", if task.module.is_empty() { "none: a sandbox".into() } else { task.module.as_str().into() });
+    row("state", ps::state(task));
+    row("pid", task.pid.to_string().into());
+    row("created", format!("{} ago", age_since(task.created_at)).into());
+    row("cpu time", format!("{}, throttled for {}", seconds(task.cpu_seconds), seconds(task.throttled_seconds)).into());
+    row(
+        "memory",
+        format!(
+            "{}, at most {}; limit {}; refused {} times",
+            bytes(task.memory_bytes),
+            bytes(task.memory_peak_bytes),
+            bytes(task.memory_limit_bytes),
+            task.memory_refused
+        )
+        .into(),
+    );
+    row("traps", task.traps.to_string().into());
+    row("processes", format!("the first and {} execs", task.execs).into());
+    row("bundle", details.bundle.as_str().into());
+    row("stdio", details.stdio.iter().map(String::as_str).collect::<Vec<_>>().join(" ").into());
+    if let Some(own) = details.start.own_seconds {
+        let source = details.start.source.as_deref().unwrap_or("?");
+        row("start", format!("{} ({source}); hearthctl trace has its phases", seconds(own)).into());
+    }
+    row("generation", task.generation.as_str().into());
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(namespace: &str, id: &str, pod: Option<&str>) -> TaskInfo {
+        let pod = pod.map(|name| PodName { namespace: "default".into(), name: name.into(), container: "app".into() });
+        TaskInfo { namespace: namespace.into(), id: id.into(), pod, ..TaskInfo::default() }
+    }
+
+    fn find(name: &str, namespace: Option<&str>) -> Result<String, Failure> {
+        let all = vec![
+            task("a", "web", None),
+            task("b", "web", None),
+            task("a", "website", None),
+            task("k8s.io", "0123", Some("web-0")),
+        ];
+        let name = Name { task: name.into(), namespace: namespace.map(str::to_string) };
+        name.find(all).map(|task| format!("{}/{}", task.namespace, task.id))
+    }
+
+    #[test]
+    fn a_task_is_named_by_its_id_a_beginning_or_its_pod() {
+        assert_eq!(find("webs", None).unwrap(), "a/website");
+        assert_eq!(find("web", Some("b")).unwrap(), "b/web");
+        assert_eq!(find("01", None).unwrap(), "k8s.io/0123");
+        for pod in ["pod:default/web-0", "pod:default/web-0/app"] {
+            assert_eq!(find(pod, None).unwrap(), "k8s.io/0123");
+        }
+        let Err(Failure::Refused(text)) = find("web", None) else { panic!() };
+        assert!(text.contains("a/web or b/web") && !text.contains("website"), "{text}");
+        for none in ["x", "pod:default/web", "pod:default/web-0/other"] {
+            assert!(find(none, None).is_err(), "{none}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! How much of the processors a compile gets: all it can use if a start waits for it, what others leave if
+//! nobody does; and one that nobody waited for is hurried when somebody does.
+//!
+//! Failure path: a kernel that does not change a priority costs time and nothing else.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::process::{Pid, getpid, getpriority_process, setpriority_pgrp};
+use tokio::sync::Notify;
+
+/// Who waits for a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// A start.
+    Start,
+    /// Nobody yet.
+    Ahead,
+}
+
+/// The pace of one compile.
+pub struct Pace {
+    state: Mutex<State>,
+    hurried: Notify,
+}
+
+struct State {
+    urgency: Urgency,
+    /// The process, which leads a group of its own, while it is there.
+    process: Option<Pid>,
+}
+
+impl Pace {
+    /// Of a compile that has not begun.
+    pub fn new(urgency: Urgency) -> Arc<Pace> {
+        Arc::new(Pace { state: Mutex::new(State { urgency, process: None }), hurried: Notify::new() })
+    }
+
+    /// Somebody waits for it now.
+    pub fn hurry(&self) {
+        let mut state = self.state.lock();
+        if state.urgency == Urgency::Start {
+            return;
+        }
+        state.urgency = Urgency::Start;
+        if let Some(process) = state.process {
+            set(process, own());
+        }
+        drop(state);
+        self.hurried.notify_waiters();
+    }
+
+    /// Whether somebody waits for it.
+    pub fn is_hurried(&self) -> bool {
+        self.state.lock().urgency == Urgency::Start
+    }
+
+    /// Returns once somebody waits for it.
+    pub async fn wait_hurried(&self) {
+        loop {
+            let hurried = self.hurried.notified();
+            tokio::pin!(hurried);
+            // Enlisted before the look, so that a change in between is not missed.
+            hurried.as_mut().enable();
+            if self.is_hurried() {
+                return;
+            }
+            hurried.await;
+        }
+    }
+
+    /// The process has begun; `nice`: its nice value while nobody waits.
+    pub(super) fn begun(&self, process: Pid, nice: i32) {
+        let mut state = self.state.lock();
+        state.process = Some(process);
+        if state.urgency == Urgency::Ahead {
+            set(process, nice.max(own()));
+        }
+    }
+
+    /// The process is about to be waited for: its id may then be another's.
+    pub(super) fn ends(&self) {
+        self.state.lock().process = None;
+    }
+}
+
+/// The daemon's own nice value.
+fn own() -> i32 {
+    getpriority_process(Some(getpid())).unwrap_or_default()
+}
+
+/// For all of its threads, and those to come.
+fn set(group: Pid, nice: i32) {
+    if let Err(error) = setpriority_pgrp(Some(group), nice) {
+        tracing::debug!(%error, "a compile keeps its priority");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use rustix::process::getpriority_pgrp;
+
+    use super::*;
+
+    #[test]
+    fn a_compile_is_slow_until_somebody_waits_for_it() {
+        let mut child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let nice = || getpriority_pgrp(Some(pid)).unwrap();
+        let pace = Pace::new(Urgency::Ahead);
+        pace.begun(pid, 19);
+        assert_eq!(nice(), 19);
+        pace.hurry();
+        assert_eq!(nice(), own());
+        pace.ends();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_in_the_queue_learns_that_it_is_hurried() {
+        let pace = Pace::new(Urgency::Ahead);
+        let waiting = tokio::spawn({
+            let pace = pace.clone();
+            async move { pace.wait_hurried().await }
+        });
+        tokio::task::yield_now().await;
+        pace.hurry();
+        waiting.await.unwrap();
+        pace.wait_hurried().await;
+    }
+}

@@ -1,0 +1,212 @@
+//! Clients that mean no good, and requests that two servers would read in two ways.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use hearth_tests::{Guest, SHORT, World};
+
+use super::client::{Client, get};
+use super::{free_port, start, wait_for, wait_for_flight};
+use crate::only_on_hearth;
+
+/// All that comes until the connection ends.
+fn all_of(at: SocketAddr, request: &[u8]) -> String {
+    let mut client = Client::connect(at);
+    // It may be closed before all of it is written.
+    let _ = client.reader.get_mut().write_all(request);
+    let _ = client.reader.get_ref().shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    match client.reader.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// How many responses there are in it.
+fn responses(answer: &str) -> usize {
+    answer.matches("HTTP/1.1 ").count()
+}
+
+#[test]
+fn no_request_is_smuggled_in_another() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (what, request) in [
+        ("two lengths", "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 34\r\n\r\n"),
+        ("a list of lengths", "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 34\r\n\r\n"),
+        ("a signed length", "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: +0\r\n\r\n"),
+        ("another coding", "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n"),
+        ("an unknown coding", "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n"),
+        ("chunks in HTTP/1.0", "POST /upload HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("a folded field", "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\r\n folded\r\n\r\n"),
+        ("a space before the colon", "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length : 34\r\n\r\n"),
+        ("a NUL in a field", "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n"),
+        ("a bare CR in a field", "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\rContent-Length: 34\r\n\r\n"),
+        ("a NUL in the path", "GET /ec\0ho HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("two hosts", "GET /echo HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+        ("a version there is not", "GET /echo HTTP/1.2\r\nHost: a\r\n\r\n"),
+    ] {
+        let answer = all_of(at, format!("{request}{HIDDEN}").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer:?}");
+        assert_eq!(responses(&answer), 1, "{what}: {answer:?}");
+    }
+    // The coding counts, and nothing is taken for a request after it: an intermediary may have seen the other.
+    for fields in ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
+    {
+        let answer = all_of(
+            at,
+            format!("POST /upload HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n3\r\nabc\r\n0\r\n\r\n{HIDDEN}").as_bytes(),
+        );
+        assert!(answer.contains("3 bytes\n"), "{fields}: {answer:?}");
+        assert_eq!(responses(&answer), 1, "{fields}: {answer:?}");
+    }
+    // Sizes of chunks that are none, or too large to count. The head may have been answered before.
+    for size in ["-1", "0x3", "ffffffffffffffffff", "3 3"] {
+        let request = format!(
+            "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nabc\r\n0\r\n\r\n{HIDDEN}"
+        );
+        let answer = all_of(at, request.as_bytes());
+        assert!(responses(&answer) <= 1 && !answer.contains("no such path"), "{size}: {answer:?}");
+    }
+    // Lines that end in LF alone are lines (RFC 9112, 2.2), and what follows them is a request of its own.
+    let mut client = Client::connect(at);
+    client.send(b"GET /count HTTP/1.1\nHost: a\n\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n");
+    for _ in 0..2 {
+        assert_eq!(client.receive(false).expect("an answer").text(), "1\n");
+    }
+    // Fields without end, and a path without end.
+    for begun in ["GET /echo HTTP/1.1\r\nHost: a\r\nX: ", "GET /"] {
+        let answer = all_of(at, format!("{begun}{}", "x".repeat(200 << 10)).as_bytes());
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}");
+    }
+    let many = format!("GET /echo HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(1_000));
+    assert!(all_of(at, many.as_bytes()).starts_with("HTTP/1.1 431 "));
+    // What is none harms nobody.
+    assert_eq!(get(at, "/count").text(), "1\n");
+    wait_for_flight(&world, 0.0);
+    world.kill("service", "SIGTERM").ok();
+    server.wait(SHORT).assert_code(0);
+}
+
+/// A connection of HTTP/2, whose frames are said one by one (RFC 9113, 4).
+struct Http2(TcpStream);
+
+/// Kinds of frames.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
+/// `GET`, `http`, `/count`, authority `a`, as HPACK has them (RFC 7541).
+const GET_COUNT: &[u8] = b"\x82\x86\x04\x06/count\x01\x01a";
+
+impl Http2 {
+    fn connect(at: SocketAddr) -> Http2 {
+        let stream = TcpStream::connect(at).expect("the service listens");
+        stream.set_read_timeout(Some(SHORT)).expect("it is a socket");
+        let mut connection = Http2(stream);
+        connection.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        connection.frame(SETTINGS, 0, 0, b"");
+        connection
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // The other side may have had enough.
+        let _ = self.0.write_all(bytes);
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = &(payload.len() as u32).to_be_bytes()[1..];
+        self.write(&[length, &[kind, flags], &stream.to_be_bytes(), payload].concat());
+    }
+
+    /// The next frame: kind, stream and payload; none at the connection's end.
+    fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        self.0.read_exact(&mut payload).ok()?;
+        Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+    }
+
+    /// The error that the connection is ended with.
+    fn ends_with(&mut self) -> Option<u32> {
+        while let Some((kind, _, payload)) = self.next() {
+            if kind == GOAWAY {
+                return Some(u32::from_be_bytes([payload[4], payload[5], payload[6], payload[7]]));
+            }
+        }
+        None
+    }
+}
+
+#[test]
+fn http_2_is_spoken_as_its_rfc_has_it() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    // Side by side on one connection, answered each.
+    let mut many = Http2::connect(at);
+    for stream in (1..=19).step_by(2) {
+        many.frame(HEADERS, 5, stream, GET_COUNT);
+    }
+    many.frame(PING, 0, 0, b"12345678");
+    let (mut answered, mut pinged) = (0, false);
+    while answered < 10 || !pinged {
+        match many.next().expect("it goes on") {
+            (DATA, _, payload) if payload == b"1\n" => answered += 1,
+            (PING, 0, payload) if payload == b"12345678" => pinged = true,
+            _ => {}
+        }
+    }
+    // Errors of the protocol end the connection with their code (RFC 9113, 7): PROTOCOL_ERROR 1; STREAM_CLOSED 5 may be
+    // said of a stream that is not open.
+    type Wrong = fn(&mut Http2);
+    let wrongs: [(&str, &[u32], Wrong); 4] = [
+        ("DATA of no stream", &[1], |h2| h2.frame(DATA, 0, 0, b"x")),
+        ("HEADERS of an even stream", &[1], |h2| h2.frame(HEADERS, 5, 2, GET_COUNT)),
+        ("DATA of a stream that is not open", &[1, 5], |h2| h2.frame(DATA, 0, 1, b"x")),
+        ("SETTINGS of a stream", &[1], |h2| h2.frame(SETTINGS, 0, 1, b"")),
+    ];
+    for (what, codes, wrong) in wrongs {
+        let mut connection = Http2::connect(at);
+        wrong(&mut connection);
+        let code = connection.ends_with();
+        assert!(code.is_some_and(|code| codes.contains(&code)), "{what}: {code:?}");
+    }
+    wait_for(&world, "hearth_http_requests_in_flight", 0.0);
+    assert_eq!(get(at, "/count").text(), "1\n");
+    world.kill("service", "SIGTERM").ok();
+    server.wait(SHORT).assert_code(0);
+}
+
+#[test]
+fn a_client_without_a_place_waits_and_harms_nobody() {
+    only_on_hearth!();
+    let world = World::configured("[http]\nconnections_max = 8\nheader_timeout_ms = 1000\nidle_timeout_ms = 3000\n");
+    let image = world.program(&Guest::HTTP);
+    let (crowded, free) = (free_port(), free_port());
+    let servers = [start(&world, &image, "crowded", crowded, &[]), start(&world, &image, "free", free, &[])];
+    // Silent ones, and some that send a byte now and then: each has a second for its head.
+    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(crowded).expect("there is room in the queue")).collect();
+    assert_eq!(get(free, "/count").text(), "1\n", "another container's clients do not wait");
+    assert_eq!(get(crowded, "/count").text(), "1\n", "theirs is over after a second");
+    // One that never reads: its guest stops, and ends when nothing has moved for three seconds.
+    let mut deaf = TcpStream::connect(free).expect("the service listens");
+    deaf.write_all(b"GET /download HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
+    wait_for_flight(&world, 1.0);
+    wait_for_flight(&world, 0.0);
+    drop((silent, deaf));
+    for (id, server) in ["crowded", "free"].into_iter().zip(servers) {
+        world.kill(id, "SIGTERM").ok();
+        server.wait(SHORT).assert_code(0);
+    }
+}
