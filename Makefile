@@ -33,18 +33,24 @@ shim: ## Build containerd-shim-hearth-v1, static and small
 	@size=$$(stat -c %s $(TARGET)/$(SHIM_TARGET)/shim/containerd-shim-hearth-v1); \
 	test "$$size" -lt 1000000 || { echo "the shim has $$size bytes, over its limit of 1 MB" >&2; exit 1; }
 
+.PHONY: faults
+faults: ## Build a daemon that stories kill at points of its choice
+	$(CARGO) build $(BUILD) --features hearthd/faults --bin hearthd-faults \
+		--config 'profile.release.package.hearthd.opt-level=0' --config 'profile.release.package.hearthd.debug=false'
+
 .PHONY: demo
 demo: deps build shim ## Run Wasm containers from containerd, and explain what happens (root)
 	@$(TARGET)/release/demo
 
 .PHONY: test
-test: deps build shim ## Run every test, on a real containerd, and a few on 1.7 and 2.x (root)
+test: deps build shim faults ## Run every test, on a real containerd, and a few on 1.7 and 2.x (root)
 	$(CARGO) test $(BUILD)
 	@CARGO="$(CARGO)" tests/versions.sh smoke
 	@$(TARGET)/release/leftovers
 
 .PHONY: test-matrix
-test-matrix: deps build shim ## Run every story on containerd 1.6, 1.7 and 2.x (root)
+test-matrix: deps build shim faults ## Run every story on containerd 1.6, 1.7 and 2.x (root)
+	HEARTH_FAULT_ROUNDS=100 $(CARGO) test $(BUILD) --test it -- --exact kills::a_daemon_killed_at_any_phase_of_a_start_leaves_nothing_behind
 	@CARGO="$(CARGO)" tests/versions.sh all
 	@$(TARGET)/release/leftovers
 
@@ -87,6 +93,10 @@ deb: build shim ## Make the Debian package
 .PHONY: tarball
 tarball: build shim ## Make the archive with install.sh, for other systems
 	@deploy/package.sh tarball
+
+.PHONY: image
+image: build shim ## Make the OCI image of the node installer (needs busybox-static)
+	@deploy/image.sh
 
 .PHONY: package-test
 package-test: build shim ## Check units, packages and manifests in private roots (root)

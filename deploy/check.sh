@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks what goes onto a node, on private copies: nothing of this machine changes, and nothing is started.
 #
-#   check.sh [STEP...]   units, deb, tarball, manifests; all of them if none is named
+#   check.sh [STEP...]   units, deb, tarball, manifests if none is named; systemd and installer when they are asked for
 #
 # The .deb is installed, upgraded and purged in an overlay over this machine's root, or over the unpacked
 # Debian that HEARTH_DEBIAN_ROOT names. A tool that is missing is told loudly, and its check left out.
@@ -26,7 +26,7 @@ units() {
     command -v systemd-analyze >/dev/null || missing systemd-analyze "the package systemd" || return 0
     local unit score
     for unit in deploy/systemd/*; do
-        sed "s|/usr/bin/hearthd|$(realpath "$target/release/hearthd")|" "$unit" >"$work/${unit##*/}"
+        sed "s|/usr/bin/|$(realpath "$target/release")/|" "$unit" >"$work/${unit##*/}"
     done
     # (A warning does not change its status.)
     systemd-analyze verify --man=no "$work/hearthd.service" "$work/hearthd.socket" >"$work/verify" 2>&1 ||
@@ -108,14 +108,15 @@ in_debian() {
     dpkg_ --install /run/old.deb
     did "daemon-reload"
     did "start hearthd.socket hearthd.service"
+    chroot "$root" hearthctl --version >/dev/null || fail "the installed hearthctl does not start"
     sed -i 's/^# pool_slots = .*/pool_slots = 7/' "$root/etc/hearth/config.toml"
     echo mine >"$root/etc/hearth/mine"
     mkdir -p "$root/var/lib/hearth" && echo x >"$root/var/lib/hearth/module"
     echo 0 >"$root/is-active"
     rm "$root/systemctl.log"
     dpkg_ --install /run/new.deb
-    ! grep -qE "(^| )(re)?(start|stop) " "$root/systemctl.log" || fail "an upgrade restarted the daemon, which ends pods"
-    grep -q "goes on with its pods" /mnt/log || fail "an upgrade does not say that the old daemon goes on"
+    did "restart hearthd.service"
+    ! grep -qE "(^| )(start|stop) " "$root/systemctl.log" || fail "an upgrade stopped the daemon, which ends pods"
     grep -q '^pool_slots = 7' "$root/etc/hearth/config.toml" || fail "an upgrade lost the configuration"
     # Disabled by the administrator, and upgraded: it stays disabled.
     rm "$root/etc/systemd/system/multi-user.target.wants/hearthd.service"
@@ -147,6 +148,28 @@ deb() {
         "$package" "$work/newer.deb" "${HEARTH_DEBIAN_ROOT:-/}"
 }
 
+# A node's life, under a systemd of its own.
+systemd() {
+    local package newer=$work/newer guests=$work/guests image=
+    [ -x /lib/systemd/systemd ] || missing systemd || return 0
+    unshare --pid --mount --cgroup --fork true 2>/dev/null || missing "the right to make namespaces" || return 0
+    package=$(deploy/package.sh deb)
+    dpkg-deb --raw-extract "$package" "$newer"
+    sed -i 's/^Version: .*/&+1/' "$newer/DEBIAN/control"
+    dpkg-deb --root-owner-group -Znone --build "$newer" "$work/newer.deb" >/dev/null
+    rm -r "$newer"
+    mkdir "$guests"
+    for guest in hello sleep; do
+        "$target/release/guest-image" "$guest" >"$guests/$guest.tar"
+    done
+    if command -v busybox >/dev/null; then
+        image=$(deploy/image.sh)
+    else
+        missing busybox "the package busybox-static; so no image of the installer is made" || true
+    fi
+    deploy/check-systemd.sh "$package" "$work/newer.deb" "$guests" ${image:+"$image"}
+}
+
 tarball() {
     local archive root=$work/root unpacked=$work/unpacked left
     archive=$(deploy/package.sh tarball)
@@ -156,7 +179,7 @@ tarball() {
         "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
         "$root$prefix/bin/hearthd" --check-config --config "$root/etc/hearth/config.toml" >/dev/null
         "$root$prefix/bin/hearthctl" completion bash | cmp - "$root$prefix/share/bash-completion/completions/hearthctl"
-        grep -q "^ExecStart=$prefix/bin/hearthd$" "$root/etc/systemd/system/hearthd.service" ||
+        grep -q "^ExecStart=$prefix/bin/hearthd --replace --anchor %n$" "$root/etc/systemd/system/hearthd.service" ||
             fail "the unit does not start what was installed"
         # An upgrade keeps the configuration, and takes away what the release does not have any more.
         echo '# mine' >>"$root/etc/hearth/config.toml"
@@ -178,19 +201,27 @@ tarball() {
 }
 
 # Against the OpenAPI schema of Kubernetes.
-manifests() {
+validate() {
     local tool=${KUBERNETES_VALIDATE:-kubernetes-validate} file
     command -v "$tool" >/dev/null || missing kubernetes-validate "of PyPI; KUBERNETES_VALIDATE names it" || return 0
-    for file in deploy/kubernetes/runtimeclass.yaml deploy/kubernetes/examples/*.yaml; do
+    for file in "$@"; do
         "$tool" --strict "$file" >"$work/said" 2>&1 || fail "$(cat "$work/said")"
     done
     echo "check: the manifests are right by the schema of Kubernetes"
 }
 
+manifests() {
+    validate deploy/kubernetes/runtimeclass.yaml deploy/kubernetes/examples/*.yaml
+}
+
+installer() {
+    validate deploy/kubernetes/installer/{namespace,rbac,daemonset}.yaml
+}
+
 [ $# -gt 0 ] || set -- units deb tarball manifests
 for step in "$@"; do
     case $step in
-    units | deb | tarball | manifests) "$step" ;;
-    *) fail "unknown step $step: say units, deb, tarball or manifests" ;;
+    units | deb | systemd | tarball | manifests | installer) "$step" ;;
+    *) fail "unknown step $step: say units, deb, systemd, tarball, manifests or installer" ;;
     esac
 done

@@ -6,8 +6,8 @@
 #
 # --root DIR puts everything below DIR (an image under construction) and tells systemd nothing.
 # Programs go to PREFIX/bin, the rest to PREFIX/share; only units (/etc/systemd/system), the sysctl drop-in
-# (/etc/sysctl.d) and the configuration (/etc/hearth) go where the system looks for them. A running hearthd
-# and containerd are never restarted: that ends pods, and is the administrator's choice.
+# (/etc/sysctl.d) and the configuration (/etc/hearth) go where the system looks for them. A hearthd that runs is
+# replaced: it serves the pods it has, and leaves with the last of them. containerd is never restarted.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -68,7 +68,7 @@ do_install() {
         esac
     done
     put 0644 "$here/share/hearth/hearthd.socket" /etc/systemd/system/hearthd.socket
-    sed "s|/usr/bin/hearthd|$prefix/bin/hearthd|" "$here/share/hearth/hearthd.service" >"$root$prefix/share/hearth/unit"
+    sed "s|/usr/bin/hearth|$prefix/bin/hearth|" "$here/share/hearth/hearthd.service" >"$root$prefix/share/hearth/unit"
     put 0644 "$root$prefix/share/hearth/unit" /etc/systemd/system/hearthd.service
     rm "$root$prefix/share/hearth/unit"
     put 0644 "$here/share/hearth/90-hearth.conf" /etc/sysctl.d/90-hearth.conf
@@ -88,27 +88,34 @@ do_install() {
     mv "$root$list.new" "$root$list"
     if live; then
         running=no
-        systemctl --quiet is-active hearthd.service && running=yes
+        if systemctl --quiet is-active hearthd.service || systemctl --quiet is-failed hearthd.service; then
+            running=yes
+        fi
         sysctl --quiet --load /etc/sysctl.d/90-hearth.conf || true
         systemctl daemon-reload
         systemctl --quiet enable hearthd.socket hearthd.service
         if [ "$running" = yes ]; then
-            echo "the old hearthd goes on with its pods; once the node is drained: systemctl restart hearthd"
+            systemctl restart hearthd.service ||
+                echo "the new hearthd does not start, and the old one goes on; see journalctl -u hearthd" >&2
         else
             systemctl start hearthd.socket hearthd.service
         fi
     fi
-    echo "installed below $prefix. containerd needs a runtime: see $prefix/share/hearth/containerd"
     case :/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin: in
-    *:$prefix/bin:*) ;;
-    *) echo "containerd's PATH may lack $prefix/bin: add runtime_path = \"$prefix/bin/containerd-shim-hearth-v1\" there" ;;
+    *:$prefix/bin:*) shim= ;;
+    *) shim=" --runtime-path $prefix/bin/containerd-shim-hearth-v1" ;;
     esac
+    echo "installed below $prefix; then: $prefix/bin/hearthctl install containerd$shim"
 }
 
 do_uninstall() {
     [ -e "$root$list" ] || fail "nothing is installed below $prefix: $root$list is missing"
     if live; then
         systemctl --quiet disable --now hearthd.socket hearthd.service || true
+    fi
+    if [ -z "$root" ]; then
+        # One that was started by hand, or that went on because a newer one did not start.
+        "$prefix/bin/hearthctl" stop || true
     fi
     ! cmp -s "$root$prefix/share/hearth/config.toml" "$root/etc/hearth/config.toml" || rm "$root/etc/hearth/config.toml"
     while read -r file; do rm -f "$root$file"; done <"$root$list"

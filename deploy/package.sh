@@ -64,8 +64,8 @@ stage() {
     [ -x "$hearthd" ] && [ -x "$hearthctl" ] && [ -x "$shim" ] ||
         fail "hearthd, hearthctl or the shim is missing: run \`make build shim\` first"
     install -D -m 0755 "$hearthd" "$prefix/bin/hearthd"
-    install -D -m 0755 "$shim" "$prefix/bin/containerd-shim-hearth-v1"
     install -D -m 0755 "$hearthctl" "$prefix/bin/hearthctl"
+    install -D -m 0755 "$shim" "$prefix/bin/containerd-shim-hearth-v1"
     strip --strip-unneeded --remove-section=.comment --remove-section=.note "$prefix/bin/hearthd" "$prefix/bin/hearthctl"
     mkdir -p "$share/hearth" "$share/man/man8"
     cp -r --no-preserve=mode deploy/containerd deploy/kubernetes "$share/hearth/"

@@ -14,7 +14,7 @@ use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Scenario};
 use crate::scratch::{BundleStore, Scratch};
 use crate::signals::Signals;
-use crate::{density, floor, namespaces, node, shim, signals, start, storm, suite};
+use crate::{density, floor, namespaces, node, shim, signals, start, storm, suite, upgrade};
 
 /// Measures how fast hearthd starts a guest, beside the floor of the same machine.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ pub enum Command {
     Start(StartArgs),
     /// Exec → exit of the shim's -v, start and delete, beside /bin/true
     Shim(ShimArgs),
+    /// The same starts in calm and while one hearthd takes over from another (as root)
+    Upgrade(UpgradeArgs),
     /// Thousands of idle pods on one daemon, and starts beside them (as root)
     Density(DensityArgs),
     /// A thousand starts at once; starts while guests spin and modules compile (as root)
@@ -145,6 +147,19 @@ pub struct ShimArgs {
     /// Executions of each command
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `upgrade`.
+#[derive(Debug, clap::Args)]
+pub struct UpgradeArgs {
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    /// Upgrades, one after another
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    upgrades: u32,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -316,6 +331,26 @@ impl ShimArgs {
         let options = shim::Options { shim, hearthd, runs: self.runs as usize };
         self.common.run(BundleStore::Disk, async |scratch: &Scratch, _: &Runtimes| {
             let report = shim::run(&options, scratch).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
+    }
+}
+
+impl UpgradeArgs {
+    /// The `upgrade` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let hearthd = match self.hearthd {
+            Some(path) => existing(path)?,
+            None => beside_this_program("hearthd", "--hearthd")?,
+        };
+        namespaces::enter_private_mount_namespace()?;
+        let options = upgrade::Options { hearthd, upgrades: self.upgrades as usize };
+        self.common.run(BundleStore::Memory, async |scratch: &Scratch, runtimes: &Runtimes| {
+            let report = upgrade::run(&options, scratch, runtimes).await?;
             let text = report.markdown();
             Ok((report, text))
         })

@@ -69,6 +69,37 @@ impl Home {
         self.dir.join("control.sock")
     }
 
+    /// Asks for the task socket, as the shim does at `start`.
+    ///
+    /// # Errors
+    /// If nobody answers, or with another thing.
+    pub fn ask_task_socket(&self, events: &EventSink) -> Result<String> {
+        let socket = self.control_socket();
+        let ask = || {
+            let mut control = UnixStream::connect(&socket)?;
+            control.set_read_timeout(Some(CONTROL_DEADLINE))?;
+            control.set_write_timeout(Some(CONTROL_DEADLINE))?;
+            let question = TaskSocketRequest {
+                namespace: NAMESPACE.into(),
+                grpc_address: self.dir.join("no-containerd.sock").display().to_string(),
+                ttrpc_address: events.socket().display().to_string(),
+                id: "bench".into(),
+                containerd_version: String::new(),
+                accepts_version_3: false,
+                bundle: String::new(),
+            };
+            let question = Request { body: Some(request::Body::TaskSocket(question)) };
+            hearth_shim::write_frame(&mut control, &question)?;
+            hearth_shim::read_frame::<Reply>(&mut control)
+        };
+        let answer = ask().with_context(|| format!("cannot ask {}", socket.display()))?;
+        match answer.body {
+            Some(reply::Body::TaskSocket(task_socket)) => Ok(task_socket.address),
+            Some(reply::Body::Error(text)) => bail!("hearthd gave no task socket: {text}"),
+            Some(reply::Body::Operator(_)) | None => bail!("hearthd gave an empty answer for the task socket"),
+        }
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
@@ -110,19 +141,31 @@ impl Hearthd {
     /// # Errors
     /// If it does not come up; the error quotes its log.
     pub async fn launch(program: &Path, home: &Home, events: &EventSink) -> Result<Hearthd> {
+        Hearthd::start(program, home, events, &[]).await
+    }
+
+    /// Launches one that takes over from another in the same home, and waits until it serves.
+    ///
+    /// # Errors
+    /// As [`Hearthd::launch`].
+    pub async fn replace(program: &Path, home: &Home, events: &EventSink) -> Result<Hearthd> {
+        Hearthd::start(program, home, events, &["--replace"]).await
+    }
+
+    async fn start(program: &Path, home: &Home, events: &EventSink, flags: &[&str]) -> Result<Hearthd> {
         let notify_socket = home.dir.join("notify.sock");
         let _ = fs::remove_file(&notify_socket);
         let notify = UnixDatagram::bind(&notify_socket)
             .with_context(|| format!("cannot listen on {}", notify_socket.display()))?;
         let mut command = tied_command(program.as_os_str())?;
-        command.arg("--config").arg(home.write_config()?).env("NOTIFY_SOCKET", &notify_socket);
+        command.arg("--config").arg(home.write_config()?).args(flags).env("NOTIFY_SOCKET", &notify_socket);
         log_to(&mut command, &home.log())?;
         // Watched before the launch, so that no end is missed.
         let mut children = signal(SignalKind::child())?;
         let mut process = Tied::spawn("hearthd", command)?;
         let ready = wait_ready(&notify, &mut process, &mut children).await;
         ready.map_err(|error| home.with_log(error))?;
-        let task_address = ask_task_socket(home, events).map_err(|error| home.with_log(error))?;
+        let task_address = home.ask_task_socket(events).map_err(|error| home.with_log(error))?;
         let address_file = home.state_dir().join("metrics.address");
         let metrics_address = fs::read_to_string(&address_file)
             .with_context(|| format!("hearthd wrote no {}", address_file.display()))?;
@@ -196,32 +239,5 @@ async fn wait_ready(notify: &UnixDatagram, process: &mut Tied, children: &mut Si
         () = tokio::time::sleep(READY_DEADLINE) => {
             bail!("hearthd did not send READY=1 within {} s", READY_DEADLINE.as_secs())
         }
-    }
-}
-
-/// What the shim does at `start`.
-fn ask_task_socket(home: &Home, events: &EventSink) -> Result<String> {
-    let socket = home.control_socket();
-    let ask = || {
-        let mut control = UnixStream::connect(&socket)?;
-        control.set_read_timeout(Some(CONTROL_DEADLINE))?;
-        control.set_write_timeout(Some(CONTROL_DEADLINE))?;
-        let question = TaskSocketRequest {
-            namespace: NAMESPACE.into(),
-            grpc_address: home.dir.join("no-containerd.sock").display().to_string(),
-            ttrpc_address: events.socket().display().to_string(),
-            id: "bench".into(),
-            containerd_version: String::new(),
-            accepts_version_3: false,
-        };
-        let question = Request { body: Some(request::Body::TaskSocket(question)) };
-        hearth_shim::write_frame(&mut control, &question)?;
-        hearth_shim::read_frame::<Reply>(&mut control)
-    };
-    let answer = ask().with_context(|| format!("cannot ask {}", socket.display()))?;
-    match answer.body {
-        Some(reply::Body::TaskSocket(task_socket)) => Ok(task_socket.address),
-        Some(reply::Body::Error(text)) => bail!("hearthd gave no task socket: {text}"),
-        Some(reply::Body::Operator(_)) | None => bail!("hearthd gave an empty answer for the task socket"),
     }
 }

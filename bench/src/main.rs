@@ -84,6 +84,7 @@ mod stats;
 mod storm;
 mod suite;
 mod table;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -99,6 +100,7 @@ fn main() -> ExitCode {
         Command::Show(arguments) => arguments.run(),
         Command::Start(arguments) => arguments.run(),
         Command::Shim(arguments) => arguments.run(),
+        Command::Upgrade(arguments) => arguments.run(),
         Command::Density(arguments) => arguments.run(),
         Command::Storm(arguments) => arguments.run(),
         Command::Node(arguments) => arguments.run(),

@@ -2,7 +2,9 @@
 //! bound. Every limit of the daemon is named here, its unit last.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 /// Everything an operator can set. Unknown keys are errors.
@@ -44,6 +46,29 @@ pub struct Config {
     pub native: Native,
     /// The sandbox controller for containerd 2.x.
     pub sandboxer: Sandboxer,
+    /// One hearthd after another.
+    pub upgrade: Upgrade,
+}
+
+/// The configuration in force: a reload puts another in its place.
+#[derive(Debug)]
+pub struct Live(ArcSwap<Config>);
+
+impl Live {
+    /// The first.
+    pub fn new(config: Config) -> Arc<Live> {
+        Arc::new(Live(ArcSwap::from_pointee(config)))
+    }
+
+    /// The one in force now.
+    pub fn now(&self) -> Arc<Config> {
+        self.0.load_full()
+    }
+
+    /// Puts another in force.
+    pub fn replace(&self, config: Config) {
+        self.0.store(Arc::new(config));
+    }
 }
 
 /// The configuration file with every key commented out, beside what it is and its default: what
@@ -72,6 +97,7 @@ impl Default for Config {
             network: Network::default(),
             http: Http::default(),
             native: Native::default(),
+            upgrade: Upgrade::default(),
             sandboxer: Sandboxer::default(),
         }
     }
@@ -543,6 +569,23 @@ impl Default for Native {
     }
 }
 
+/// One hearthd after another: the new one takes new pods, the old one serves those it has.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upgrade {
+    /// How long an old hearthd may serve its tasks beside a new one, in seconds; then it ends them. 0: until
+    /// the last of them has ended.
+    pub drain_seconds_max: u64,
+    /// Old ones and the new one together; one more does not start.
+    pub generations_max: usize,
+}
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Upgrade { drain_seconds_max: 0, generations_max: 16 }
+    }
+}
+
 /// The sandbox controller: a containerd 2.x that has it as a proxy plugin starts no process for a pod.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -603,7 +646,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str) -> Result<Config, ConfigError> {
-        toml::from_str(text).map_err(|e| ConfigError(e.to_string()))
+        toml::from_str(text).map_err(|e| ConfigError(explain(text, &e)))
     }
 
     /// Where the shim dials.
@@ -707,6 +750,7 @@ impl Config {
             ("http.outgoing_first_byte_timeout_ms", self.http.outgoing_first_byte_timeout_ms),
             ("http.outgoing_between_bytes_timeout_ms", self.http.outgoing_between_bytes_timeout_ms),
             ("native.shim_timeout_ms", self.native.shim_timeout_ms),
+            ("upgrade.generations_max", self.upgrade.generations_max as u64),
             ("files.volumes_max", self.files.volumes_max as u64),
             ("files.open_max", u64::from(self.files.open_max)),
             ("files.tmpfs_bytes_default", self.files.tmpfs_bytes_default),
@@ -742,6 +786,36 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// How alike a key has to be to one that there is for it to be meant, from 0 to 1.
+const ALIKE: f64 = 0.8;
+
+/// What is wrong with a file, in one line: where, and what may have been meant.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+    let message = error.message().trim().replace('\n', " ");
+    let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    let Some((key, rest)) = unknown else { return format!("{place}{message}") };
+    // "expected one of `a`, `b`, `c`"
+    let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+    let likeness = |known: &str| strsim::jaro_winkler(known, key);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    if let Some(nearest) = nearest.filter(|nearest| likeness(nearest) >= ALIKE) {
+        return format!("{place}unknown key {key}; did you mean {nearest}?");
+    }
+    match section_with(key) {
+        Some(section) => format!("{place}unknown key {key} here; did you mean the one in [{section}]?"),
+        None => format!("{place}unknown key {key}; there are {}", known.join(", ")),
+    }
+}
+
+/// The section that has a key of this name.
+fn section_with(key: &str) -> Option<String> {
+    let Ok(serde_json::Value::Object(all)) = serde_json::to_value(Config::default()) else { return None };
+    let has = |value: &serde_json::Value| value.as_object().is_some_and(|section| section.contains_key(key));
+    all.into_iter().find_map(|(name, value)| has(&value).then_some(name))
 }
 
 #[cfg(test)]
@@ -846,7 +920,12 @@ mod tests {
     #[test]
     fn a_wrong_key_is_named() {
         let error = Config::parse("[engine]\npool_slot = 3\n").unwrap_err().to_string();
-        assert!(error.contains("pool_slot") && error.contains("pool_slots"), "{error}");
+        assert_eq!(error, "line 2: unknown key pool_slot; did you mean pool_slots?");
+        let error = |text: &str| Config::parse(text).unwrap_err().to_string();
+        assert_eq!(error("pool_slots = 3\n"), "line 1: unknown key pool_slots here; did you mean the one in [engine]?");
+        assert!(error("\n[log]\ncolour = 'red'\n").ends_with("line 3: unknown key colour; there are level, format"));
+        assert!(error("\n\n[engine]\npool_slots = 'x'\n").starts_with("line 4: invalid type"));
+        assert!(!error("a = \n").contains('\n'));
     }
 
     #[test]

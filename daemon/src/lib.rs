@@ -38,6 +38,12 @@
 //! * **Native code is run only if our own compiler wrote it**, into a directory only root can write,
 //!   and a keyed hash proves it. Bytes out of an image are only ever WebAssembly.
 //!
+//! # Generations
+//!
+//! A new daemon takes over the control socket while the old one serves its tasks until the last has ended:
+//! [`generation`]. So a task socket belongs to one daemon, and whoever asks for a task of an older one is told
+//! that one's.
+//!
 //! # Threads
 //!
 //! | | how many | what |
@@ -71,7 +77,7 @@
 //! [`bundle`] ·
 //! [`events`] · [`containerd`] · [`ahead`] · [`wasm`] (modules, engine, instance, wasi, files, names, scheduler) ·
 //! [`http`] · [`os`] ·
-//! [`service`] · [`daemon`]
+//! [`generation`] · [`reload`] · [`service`] · [`daemon`] · [`command`]; for tests, [`faults`]
 //!
 //! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].
 #![deny(unsafe_code)]
@@ -79,18 +85,22 @@
 
 pub mod ahead;
 pub mod bundle;
+pub mod command;
 pub mod config;
 pub mod containerd;
 pub mod ctl;
 pub mod daemon;
 pub mod error;
 pub mod events;
+pub mod faults;
+pub mod generation;
 pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod native;
 pub mod operator;
 pub mod os;
+pub mod reload;
 pub mod server;
 pub mod service;
 pub mod starts;

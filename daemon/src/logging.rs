@@ -44,7 +44,7 @@ const KEPT_BYTES_MAX: usize = 2 << 10;
 /// The daemon's log, to be looked at and changed.
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Registry>,
-    configured: String,
+    configured: Mutex<String>,
     current: Mutex<String>,
     kept: Arc<Kept>,
 }
@@ -74,7 +74,7 @@ impl Logging {
             .init();
         Ok(Arc::new(Logging {
             filter: handle,
-            configured: config.level.clone(),
+            configured: Mutex::new(config.level.clone()),
             current: Mutex::new(config.level.clone()),
             kept,
         }))
@@ -82,7 +82,7 @@ impl Logging {
 
     /// What is let through now, and what the configuration says.
     pub fn level(&self) -> (String, String) {
-        (self.current.lock().clone(), self.configured.clone())
+        (self.current.lock().clone(), self.configured.lock().clone())
     }
 
     /// Lets through what `level` says from now on; the configuration's for `None`.
@@ -90,13 +90,23 @@ impl Logging {
     /// # Errors
     /// It is no filter.
     pub fn set_level(&self, level: Option<&str>) -> Result<(), String> {
-        let level = level.unwrap_or(&self.configured);
-        let filter = parse("the level", level)?;
+        let level = level.map_or_else(|| self.configured.lock().clone(), str::to_owned);
+        let filter = parse("the level", &level)?;
         let mut current = self.current.lock();
         self.filter.reload(filter).map_err(|error| format!("the log's level cannot be changed: {error}"))?;
-        tracing::info!(from = %current, to = level, "the log's level was changed");
-        *current = level.into();
+        tracing::info!(from = %current, to = %level, "the log's level was changed");
+        *current = level;
         Ok(())
+    }
+
+    /// Takes `level` for the configuration's from now on, and lets through what it says.
+    ///
+    /// # Errors
+    /// It is no filter.
+    pub fn configure(&self, level: &str) -> Result<(), String> {
+        parse("log.level", level)?;
+        *self.configured.lock() = level.into();
+        self.set_level(None)
     }
 
     /// The last lines, the oldest first: of one task, if it is named.
@@ -106,6 +116,15 @@ impl Logging {
             |line: &&LogLine| line.number > after && task.is_none_or(|task| line.task.as_deref() == Some(task));
         lines.entries.iter().filter(wanted).cloned().collect()
     }
+}
+
+/// Checks the filters that a configuration has.
+///
+/// # Errors
+/// `log.level` or `log.kept_level` is no filter, in one line.
+pub fn check(config: &config::Log) -> Result<(), String> {
+    parse("log.level", &config.level)?;
+    parse("log.kept_level", &config.kept_level).map(drop)
 }
 
 fn parse(what: &str, level: &str) -> Result<EnvFilter, String> {

@@ -16,14 +16,17 @@ use crate::wasm::scheduler::Scheduler;
 /// Signs of life in the time after which one is missed.
 const SIGNS_PER_WATCHDOG_TIME: u32 = 3;
 
-/// The control socket is open: a unit that is ordered after this one may start.
-pub fn ready() {
-    tell(NotifyState::Ready);
+/// The control socket is open: a unit that is ordered after this one may start. `main`: the process that is the
+/// service's main one from now on, if that is another.
+pub fn ready(main: Option<u32>) {
+    // In one message: who is not the main process may not be heard any more.
+    let states = [NotifyState::Ready, NotifyState::MainPid(main.unwrap_or_default())];
+    tell(&states[..if main.is_some() { 2 } else { 1 }]);
 }
 
 /// The daemon is about to end its guests.
 pub fn stopping() {
-    tell(NotifyState::Stopping);
+    tell(&[NotifyState::Stopping]);
 }
 
 /// Gives signs of life for as long as there is a reason to, if the service manager wants them
@@ -38,7 +41,7 @@ pub async fn watchdog(answering: Handle, scheduler: Arc<Scheduler>) {
             return;
         }
         scheduler.ticked().await;
-        tell(NotifyState::Watchdog);
+        tell(&[NotifyState::Watchdog]);
     }
 }
 
@@ -46,8 +49,8 @@ fn pause(time: Duration) -> Duration {
     (time / SIGNS_PER_WATCHDOG_TIME).max(Duration::from_millis(1))
 }
 
-fn tell(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot tell the service manager");
     }
 }

@@ -108,7 +108,10 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>> {
         has_max_shim_version: env::var_os(MAX_SHIM_VERSION_ENV).is_some(),
     };
     let stdin = recognise(&read_stdin()?, flags)?;
-    let question = question(flags, &environment, &stdin)?;
+    let mut question = question(flags, &environment, &stdin)?;
+    if let Bundle::At(bundle) = flags.bundle()? {
+        question.bundle = bundle.display().to_string();
+    }
     let accepts_version_3 = question.accepts_version_3;
     let reply =
         control::task_socket(&control_socket()?, question, CONTROL_TIMEOUT).map_err(|e| Failure::new(e.to_string()))?;
@@ -205,6 +208,7 @@ fn question(flags: &Flags, environment: &Environment, stdin: &Stdin) -> Result<T
         id,
         containerd_version: params.containerd_version.clone(),
         accepts_version_3,
+        bundle: String::new(),
     })
 }
 
@@ -376,6 +380,7 @@ mod tests {
             id: "c1".into(),
             containerd_version: String::new(),
             accepts_version_3: true,
+            bundle: String::new(),
         };
         assert_eq!(question(&flags, &environment, &Stdin::Options), Ok(expected));
         let old = question(&flags, &usual_environment(), &Stdin::Options).unwrap();
@@ -393,6 +398,7 @@ mod tests {
             id: "c1".into(),
             containerd_version: "2.3.4".into(),
             accepts_version_3: true,
+            bundle: String::new(),
         };
         let usual = usual_environment();
         assert_eq!(question(&flags, &usual, &stdin).as_ref(), Ok(&expected));

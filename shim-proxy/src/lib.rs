@@ -75,6 +75,10 @@ pub struct TaskSocketRequest {
     /// ask for the version.
     #[prost(bool, tag = "6")]
     pub accepts_version_3: bool,
+    /// The bundle, an absolute path; empty if there is none. What lies there says which pod a container
+    /// belongs to, and so which generation of the daemon has it.
+    #[prost(string, tag = "7")]
+    pub bundle: String,
 }
 
 /// The daemon's answer. Exactly one field is set.

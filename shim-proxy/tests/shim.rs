@@ -205,6 +205,7 @@ fn containerd_1_6_gets_a_plain_address_and_the_address_file() {
         id: "c1".into(),
         containerd_version: String::new(),
         accepts_version_3: false,
+        bundle: node.bundle().display().to_string(),
     };
     assert_eq!(asked.recv_timeout(DEADLINE).unwrap(), expected);
 }

@@ -106,6 +106,118 @@ fn the_runtime_is_added_to_a_configuration_of_containerd_1() {
     assert!(!imported.has("my/pause:1"));
 }
 
+/// `hearthctl ACTION containerd` on a configuration; whether it succeeded, and what it said.
+fn hearthctl(action: &str, config: &Path, more: &[&str]) -> (bool, String) {
+    let mut command = Command::new(paths::hearthctl());
+    let drop_in = config.with_file_name("conf.d").join("hearth.toml");
+    command.args([action, "containerd", "--config"]).arg(config).arg("--drop-in").arg(drop_in);
+    let output = command.arg("--containerd").arg(paths::containerd("containerd")).args(more).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn hearthctl_puts_the_runtime_into_a_configuration_and_takes_it_out() {
+    let versions: &[u32] = if containerd_major() == 1 { &[1, 2] } else { &[2, 3] };
+    for &version in versions {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("config.toml");
+        let before = format!("# Mine.\n{}\n# The end.\n", users(version));
+        fs::write(&config, &before).unwrap();
+        fs::set_permissions(&config, fs::Permissions::from_mode(0o640)).unwrap();
+        // What would be done.
+        let (done, said) = hearthctl("install", &config, &["--dry-run"]);
+        assert!(done && said.contains("+++ ") && said.contains("io.containerd.hearth.v1"), "{said}");
+        assert_eq!(fs::read_to_string(&config).unwrap(), before);
+        // It is done, once.
+        let (done, said) = hearthctl("install", &config, &[]);
+        assert!(done && said.contains("systemctl restart containerd"), "{said}");
+        assert_mine_and_hearth(&Dump::of(&config));
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(before.lines().all(|line| text.contains(line)), "{text}");
+        assert_eq!(fs::metadata(&config).unwrap().permissions().mode() & 0o7777, 0o640);
+        assert_eq!(hearthctl("install", &config, &[]), (true, "nothing to change\n".into()));
+        // With options, which containerd understands.
+        let (done, said) = hearthctl("install", &config, &["--runtime-path", "/opt/hearth/bin/shim"]);
+        assert!(done, "{said}");
+        assert!(Dump::of(&config).has("/opt/hearth/bin/shim"));
+        let (done, said) = hearthctl("install", &config, &["--sandboxer"]);
+        assert_eq!(done, containerd_major() >= 2, "{said}");
+        if done {
+            let dump = Dump::of(&config);
+            assert!(dump.has("sandboxer.sock") && !dump.has("/opt/hearth/bin/shim"), "{}", dump.0);
+            assert_mine_and_hearth(&dump);
+        } else {
+            assert!(said.contains("--sandboxer"), "{said}");
+        }
+        // Undone: as before, and nothing beside it.
+        let (done, said) = hearthctl("uninstall", &config, &["--sandboxer"]);
+        assert!(done, "{said}");
+        let after = fs::read_to_string(&config).unwrap();
+        assert!(!after.contains("hearth"), "{after}");
+        assert!(Dump::of(&config).handlers().contains("mine"));
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == "config.toml" || name == "conf.d"), "{left:?}");
+        // From a fresh start it is byte for byte.
+        fs::write(&config, &before).unwrap();
+        assert!(hearthctl("install", &config, &[]).0);
+        assert!(hearthctl("uninstall", &config, &[]).0);
+        assert_eq!(fs::read_to_string(&config).unwrap(), before);
+        assert_eq!(hearthctl("uninstall", &config, &[]), (true, "nothing to change\n".into()));
+    }
+}
+
+#[test]
+fn hearthctl_makes_a_configuration_where_there_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.toml");
+    let (done, said) = hearthctl("install", &config, &[]);
+    assert!(done, "{said}");
+    assert_eq!(Dump::of(&config).handlers(), BTreeSet::from(["hearth", "runc"]));
+    assert!(hearthctl("uninstall", &config, &[]).0);
+    assert!(!config.exists());
+    if containerd_major() >= 2 {
+        fs::write(&config, users(1)).unwrap();
+        let (done, said) = hearthctl("install", &config, &[]);
+        assert!(!done && said.contains("version 1"), "{said}");
+        assert_eq!(fs::read_to_string(&config).unwrap(), users(1));
+    }
+    fs::write(&config, "version = [\n").unwrap();
+    let (done, said) = hearthctl("install", &config, &[]);
+    assert!(!done && said.contains("not TOML") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn hearthctl_finds_where_others_keep_containerds_configuration() {
+    let below = |root: &Path, path: &str, text: &str| {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let run = |root: &Path, action: &str| {
+        let mut command = Command::new(paths::hearthctl());
+        let output = command.args([action, "containerd", "--root"]).arg(root).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (kept, made, template, service) in [
+        ("k3s", "version = 3\n", "config-v3.toml.tmpl", "k3s"),
+        ("rke2", "version = 2\n", "config.toml.tmpl", "rke2-server"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let directory = format!("var/lib/rancher/{kept}/agent/etc/containerd");
+        below(root.path(), &format!("{directory}/config.toml"), made);
+        let said = run(root.path(), "install");
+        assert!(said.contains(&format!("systemctl restart {service}")), "{said}");
+        let path = root.path().join(directory).join(template);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("{{ template \"base\" . }}\n"), "{text}");
+        assert!(text.contains(".containerd.runtimes.hearth]\nruntime_type = \"io.containerd.hearth.v1\""), "{text}");
+        run(root.path(), "uninstall");
+        assert!(!path.exists());
+    }
+}
+
 #[test]
 fn the_runtime_is_imported_by_containerd_2() {
     if containerd_major() < 2 {

@@ -80,3 +80,37 @@ fn a_watchdog_is_fed_while_guests_compute_and_while_nothing_runs() {
     world.remove("busy");
     assert!(hearthd.stop().success());
 }
+
+#[test]
+fn a_configuration_is_read_again_where_that_can_be() {
+    only_on_hearth!();
+    let mut world = World::new();
+    let sleep = world.program(&Guest::SLEEP);
+    world.run(&sleep, "first").detach().ok();
+    let file = world.layout().hearthd_config();
+    let text = fs::read_to_string(&file).unwrap();
+    let reload = |more: &str, said: &str| {
+        let lines = |world: &World| world.hearthd_log().matches(said).count();
+        let before = lines(&world);
+        fs::write(&file, text.clone() + more).unwrap();
+        world.hearthd().signal(rustix::process::Signal::HUP);
+        eventually(said, SHORT, || (lines(&world) > before).then_some(()));
+    };
+    reload("[rpc]\ntasks_max = 1\n", "the configuration was read again");
+    world.run(&sleep, "second").detach().run().assert_fault(&["rpc.tasks_max"]);
+    // What needs a restart is named, and nothing of the rest is done.
+    reload("[rpc]\ntasks_max = 2\n[engine]\npool_slots = 7\n", "needs a restart");
+    assert!(world.hearthd_log().contains("engine.pool_slots"));
+    world.run(&sleep, "third").detach().run().assert_fault(&["rpc.tasks_max"]);
+    reload("[rpc]\ntask_max = 2\n", "did you mean tasks_max");
+    reload("", "the configuration was read again");
+    let said = world.hearthctl(["reload"]).ok().stdout();
+    assert!(said.contains("has read its configuration"), "{said}");
+    fs::write(&file, text.clone() + "[engine]\npool_slots = 7\n").unwrap();
+    let refused = world.hearthctl(["reload"]).run();
+    assert!(!refused.status.success() && refused.stderr().contains("engine.pool_slots"), "{refused}");
+    fs::write(&file, &text).unwrap();
+    world.run(&sleep, "fourth").detach().ok();
+    world.stop_hearthd();
+    world.start_hearthd();
+}

@@ -50,9 +50,11 @@ pub struct NewContainer<'a> {
 }
 
 impl Api {
+    /// A connection of one's own, for a thread that cannot borrow the [`crate::World`].
+    ///
     /// # Panics
     /// If containerd does not answer at `socket`.
-    pub(crate) fn connect(socket: &Path) -> Self {
+    pub fn connect(socket: &Path) -> Self {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
         let channel = runtime
@@ -168,6 +170,21 @@ impl Api {
             self.delete_task(id).expect("a stopped task is deleted");
             (code, output)
         })
+    }
+
+    /// Runs the task of a container, without stdio, to its end; gives its exit code.
+    ///
+    /// # Errors
+    /// What containerd answered to any of it.
+    pub fn run_quietly(&self, id: &str) -> Result<u32, Status> {
+        self.create_task(id, ["", "", ""])?;
+        let mut client = TasksClient::new(self.channel.clone());
+        let start = request(StartRequest { container_id: id.to_owned(), ..StartRequest::default() });
+        self.runtime.block_on(client.start(start))?;
+        let wait = request(WaitRequest { container_id: id.to_owned(), ..WaitRequest::default() });
+        let code = self.runtime.block_on(client.wait(wait))?.into_inner().exit_status;
+        self.delete_task(id)?;
+        Ok(code)
     }
 
     /// Changes a task's limits, given as the runtime spec's `LinuxResources`.

@@ -282,6 +282,8 @@ pub struct HearthdOptions {
     pub passed: Option<Arc<UnixListener>>,
     /// The time systemd's watchdog would give it.
     pub watchdog: Option<Duration>,
+    /// Whether it is to take over from one that runs.
+    pub replaces: bool,
     /// containerd's namespaces whose images are compiled ahead.
     pub ahead: Vec<String>,
     /// Another program than the one that was built.
@@ -352,6 +354,9 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
     };
     command.arg("--config").arg(&config).env("NOTIFY_SOCKET", layout.notify_socket());
     command.envs(options.environment.iter().map(|(name, value)| (name, value)));
+    if options.replaces {
+        command.arg("--replace");
+    }
     if let Some(time) = options.watchdog {
         command.env("WATCHDOG_USEC", time.as_micros().to_string());
     }

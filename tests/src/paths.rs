@@ -31,6 +31,14 @@ pub fn hearthctl() -> PathBuf {
     built(target().join("release/hearthctl"), "make build")
 }
 
+/// The daemon with points to be killed at, as `make faults` leaves it.
+///
+/// # Panics
+/// If it has not been built.
+pub fn hearthd_with_faults() -> PathBuf {
+    built(target().join("release/hearthd-faults"), "make faults")
+}
+
 /// The directory of `containerd-shim-hearth-v1` as `make shim` leaves it, for containerd's `PATH`.
 ///
 /// # Panics

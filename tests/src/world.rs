@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::api::Api;
@@ -68,6 +69,8 @@ pub struct Imported {
 pub struct World {
     // Dropped first to last: daemons before the machine they run on.
     hearthd: Option<Process>,
+    /// Those that have taken over since, the newest last.
+    successors: Mutex<Vec<Process>>,
     containerd: Option<Process>,
     machine: Machine,
     layout: Layout,
@@ -99,7 +102,8 @@ impl World {
     fn start(kind: Kind, runtime: Runtime, hearthd_options: HearthdOptions) -> Self {
         let machine = Machine::new(kind);
         let layout = Layout::new(&machine);
-        let mut world = Self { hearthd: None, containerd: None, machine, layout, runtime, hearthd_options };
+        let successors = Mutex::default();
+        let mut world = Self { hearthd: None, successors, containerd: None, machine, layout, runtime, hearthd_options };
         // As on a node: the daemon is there before containerd looks for its tasks.
         world.start_hearthd();
         world.start_containerd();
@@ -171,21 +175,57 @@ impl World {
         }
     }
 
-    /// Stops the daemon with SIGTERM.
+    /// Starts a daemon with other options, one that a story sees to itself; whether it got ready.
+    pub fn try_start_hearthd(&self, options: &HearthdOptions) -> (Process, bool) {
+        daemons::try_start_hearthd(&self.machine, &self.layout, options)
+    }
+
+    /// Starts another daemon that takes over from the one that runs, which goes on with its tasks.
+    pub fn upgrade_hearthd(&self) {
+        let (mut hearthd, ready) = self.try_upgrade_hearthd(&self.hearthd_options);
+        assert!(ready, "the new hearthd is not ready ({:?}):\n{}", hearthd.status(), self.hearthd_log());
+        self.successors.lock().expect("no story panics in here").push(hearthd);
+    }
+
+    /// As [`Self::upgrade_hearthd`], with other options, for one that may not get ready; whether it did.
+    pub fn try_upgrade_hearthd(&self, options: &HearthdOptions) -> (Process, bool) {
+        let options = HearthdOptions { replaces: true, ..options.clone() };
+        daemons::try_start_hearthd(&self.machine, &self.layout, &options)
+    }
+
+    /// The daemons that have been replaced and still live.
+    pub fn older_hearthds(&mut self) -> usize {
+        let successors = self.successors.get_mut().expect("no story panics in here");
+        if successors.is_empty() {
+            return 0;
+        }
+        let older = successors.len() - 1;
+        let lives = |hearthd: &mut Process| hearthd.status().is_none();
+        let first = usize::from(self.hearthd.as_mut().is_some_and(lives));
+        successors[..older].iter_mut().filter_map(|hearthd| lives(hearthd).then_some(())).count() + first
+    }
+
+    /// The newest daemon.
+    fn take_hearthd(&mut self) -> Option<Process> {
+        let successor = self.successors.get_mut().expect("no story panics in here").pop();
+        successor.or_else(|| self.hearthd.take())
+    }
+
+    /// Stops the daemon, the newest of several, with SIGTERM.
     pub fn stop_hearthd(&mut self) {
-        if let Some(hearthd) = self.hearthd.take() {
+        if let Some(hearthd) = self.take_hearthd() {
             hearthd.stop();
         }
     }
 
-    /// Kills the daemon.
+    /// Kills the daemon, the newest of several.
     pub fn kill_hearthd(&mut self) {
-        if let Some(hearthd) = self.hearthd.take() {
+        if let Some(hearthd) = self.take_hearthd() {
             hearthd.kill();
         }
     }
 
-    /// The daemon's process.
+    /// The daemon's process, the oldest of several.
     ///
     /// # Panics
     /// If it does not run.
@@ -347,6 +387,11 @@ impl World {
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 
+    /// The mount points on the machine, outside of the daemon's namespace, that lie in the machine's directory.
+    pub fn machine_mounts(&self) -> BTreeSet<String> {
+        self.mounts_of(self.machine.init())
+    }
+
     fn mounts_of(&self, pid: i32) -> BTreeSet<String> {
         let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
         let directory = self.machine.directory().display().to_string();
@@ -399,7 +444,7 @@ impl World {
                 left.extend(self.hearthd_mounts().into_iter().map(|m| format!("mount {m}")));
             }
         }
-        self.hearthd.take().map(Process::stop);
+        left.extend(self.stop_hearthds());
         self.containerd.take().map(Process::stop);
         let gone = within(SHORT, || self.machine.processes().is_empty().then_some(()));
         if gone.is_none() {
@@ -411,6 +456,20 @@ impl World {
         left.extend(self.machine.cgroups().into_iter().map(|cgroup| format!("cgroup {}", cgroup.display())));
         left.extend(self.network_namespaces().into_iter().map(|name| format!("network namespace {name}")));
         left
+    }
+
+    /// Stops the newest; those it has replaced leave by themselves when their tasks are deleted.
+    fn stop_hearthds(&mut self) -> Vec<String> {
+        let gone = within(SHORT, || (self.older_hearthds() == 0).then_some(()));
+        let left = match gone {
+            Some(()) => Vec::new(),
+            None => vec![format!("{} older hearthds although their tasks are deleted", self.older_hearthds())],
+        };
+        self.stop_hearthd();
+        self.successors.get_mut().expect("no story panics in here").clear();
+        self.hearthd = None;
+        let generations = fs::read_dir(self.layout.hearthd_state().join("s")).into_iter().flatten().flatten();
+        left.into_iter().chain(generations.map(|entry| format!("generation {}", entry.path().display()))).collect()
     }
 
     fn show_logs(&self) {

@@ -12,8 +12,10 @@ pub mod client;
 pub mod output;
 
 mod check;
+mod containerd;
 mod drain;
 mod generate;
+pub mod generations;
 mod inspect;
 mod logs;
 mod modules;
@@ -24,13 +26,14 @@ mod trace;
 mod traps;
 mod warm;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use client::Client;
+use containerd::Action;
 use output::{ColorChoice, Output};
 
 /// Looks into the node's hearthd: what runs, what it costs, why a start was slow.
@@ -79,11 +82,30 @@ enum Command {
     Check(check::Args),
     /// Take no new tasks; those that run go on
     Drain(drain::Args),
+    /// List the hearthds that live: the one that takes new pods, and those that serve theirs until the last has ended
+    Generations(generations::Args),
+    /// Have hearthd read its configuration again
+    Reload(generations::Args),
+    /// End hearthd and its pods, on this node all of them
+    Stop(generations::Stop),
+    /// Put Hearth into another program's configuration
+    #[command(subcommand)]
+    Install(Into),
+    /// Take Hearth out of another program's configuration
+    #[command(subcommand)]
+    Uninstall(Into),
     /// Print completions for a shell
     Completion(generate::Completion),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Manual(generate::Manual),
+}
+
+/// The other program.
+#[derive(Subcommand)]
+enum Into {
+    /// containerd's configuration: the runtime handler
+    Containerd(containerd::Args),
 }
 
 /// What a command cannot do, in one line with the remedy.
@@ -143,6 +165,11 @@ fn run(args: Args) -> Outcome {
             return Ok(code);
         }
         Command::Drain(command) => drain::run(&command, &client()?, &mut output)?,
+        Command::Generations(args) => print(|out| generations::list(&args, out))?,
+        Command::Reload(args) => print(|out| generations::reload(&args, out))?,
+        Command::Stop(args) => generations::stop(&args).map_err(Failure::Refused)?,
+        Command::Install(Into::Containerd(args)) => print(|out| containerd::run(Action::Install, &args, out))?,
+        Command::Uninstall(Into::Containerd(args)) => print(|out| containerd::run(Action::Uninstall, &args, out))?,
         Command::Completion(command) => generate::completion(&command, Args::command())?,
         Command::Manual(command) => generate::manual(&command, Args::command())?,
     }
@@ -150,12 +177,20 @@ fn run(args: Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Shows what a command has done so far, also if it fails.
+fn print(command: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    let result = command(&mut text);
+    io::stdout().lock().write_all(&text)?;
+    result.map_err(Failure::Refused)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Args::command().debug_assert();
+        Args::command().debug_assert();
     }
 }

@@ -2,6 +2,7 @@
 //! per facility, RAII guards for what has to be undone.
 
 pub mod activation;
+pub mod anchor;
 pub mod capacity;
 pub mod clock;
 pub mod confine;

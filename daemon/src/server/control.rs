@@ -55,6 +55,23 @@ pub fn open(passed: Option<StdUnixListener>, path: &Path) -> std::io::Result<Con
     Ok(ControlSocket { listener: UnixListener::from_std(passed)?, ours: None })
 }
 
+/// The control socket of a daemon before us. `removes`: whether its file is now ours to take away. If it has
+/// another path than the one we are to have, ours is bound.
+///
+/// # Errors
+/// What the file system or the kernel says.
+pub fn inherit(handed: StdUnixListener, removes: bool, path: &Path) -> std::io::Result<ControlSocket> {
+    let address = handed.local_addr()?;
+    if address.as_pathname() != Some(path) {
+        if removes && let Some(old) = address.as_pathname() {
+            let _ = std::fs::remove_file(old);
+        }
+        return open(None, path);
+    }
+    handed.set_nonblocking(true)?;
+    Ok(ControlSocket { listener: UnixListener::from_std(handed)?, ours: removes.then(|| path.to_owned()) })
+}
+
 /// Binds a socket for root only. A stale one of a dead daemon is replaced: the caller holds the state directory's lock.
 pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
     if let Some(parent) = path.parent() {

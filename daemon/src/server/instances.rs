@@ -12,10 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hearth_shim::TaskSocketRequest;
 use parking_lot::Mutex;
 
-use crate::config::Config;
+use crate::bundle::{Role, TaskSpec};
+use crate::config::Live;
 use crate::containerd::Containerd;
 use crate::error::{Error, Result};
 use crate::events::EventQueue;
+use crate::generation::peers::Peers;
+use crate::generation::wire::Owner;
 use crate::native::{Native, Natives};
 use crate::server::task::TaskService;
 use crate::task::Task;
@@ -41,11 +44,13 @@ pub struct Runtimes {
 
 /// All task sockets of this daemon.
 pub struct Instances {
-    config: Arc<Config>,
+    config: Arc<Live>,
     world: Arc<World>,
     modules: Arc<ModuleStore>,
     runtimes: Runtimes,
     count: Arc<TaskCount>,
+    /// The older generations.
+    peers: Arc<Peers>,
     /// No new tasks are taken.
     draining: Arc<AtomicBool>,
     /// Where this generation's sockets lie.
@@ -96,23 +101,21 @@ const PODS: &str = "pods";
 impl Instances {
     /// No sockets yet; they will be made in `dir`, which exists.
     pub fn new(
-        config: Arc<Config>,
+        config: Arc<Live>,
         world: Arc<World>,
         modules: Arc<ModuleStore>,
         dir: PathBuf,
+        peers: Arc<Peers>,
         runtimes: Runtimes,
     ) -> Arc<Instances> {
-        let count = TaskCount::new(config.rpc.tasks_max);
-        Arc::new(Instances {
-            config,
-            world,
-            modules,
-            runtimes,
-            count,
-            draining: Arc::default(),
-            dir,
-            known: Mutex::default(),
-        })
+        let count = TaskCount::new(config.now().rpc.tasks_max);
+        let (draining, known) = (Arc::default(), Mutex::default());
+        Arc::new(Instances { config, world, modules, runtimes, count, peers, draining, dir, known })
+    }
+
+    /// How many tasks there are.
+    pub fn count(&self) -> &Arc<TaskCount> {
+        &self.count
     }
 
     /// The address of the socket for this containerd and namespace, made at the first question, and
@@ -129,6 +132,10 @@ impl Instances {
         let plain = |address: &str| address.strip_prefix("unix://").unwrap_or(address).to_string();
         let key = (plain(&ask.grpc_address), plain(&ask.ttrpc_address));
         let version = version(ask, &self.instance(&key).containerd).await;
+        if let Some(address) = self.address_of_older(&key, ask).await {
+            return Ok((address, version));
+        }
+        self.count.expect(&ask.id);
         Ok((self.enter(&key, &ask.namespace).await?.address, version))
     }
 
@@ -149,17 +156,42 @@ impl Instances {
         known.namespaces.get(&(key.clone(), namespace.to_string())).map(|n| n.entered.clone())
     }
 
+    /// The task socket of the older generation that has the sandbox of the pod this container is for.
+    async fn address_of_older(&self, key: &Key, ask: &TaskSocketRequest) -> Option<String> {
+        if self.peers.is_empty() || ask.bundle.is_empty() {
+            return None;
+        }
+        let (bundle, bytes_max) = (PathBuf::from(&ask.bundle), self.config.now().rpc.spec_bytes_max);
+        // (Where containerd starts a shim for a sandbox there may be no spec yet; and Create tells what is wrong.)
+        let read = self.runtimes.answering.spawn_blocking(move || TaskSpec::read(&bundle, bytes_max));
+        let Ok(Ok(TaskSpec { role: Role::InSandbox(id), .. })) = read.await else { return None };
+        let (grpc_address, ttrpc_address) = key.clone();
+        let sandbox = Owner { grpc_address, ttrpc_address, namespace: ask.namespace.clone(), id };
+        if self.address_of_task(&sandbox).is_some() {
+            return None;
+        }
+        self.peers.owner(&sandbox).await
+    }
+
+    /// The task socket of a task that is here.
+    pub fn address_of_task(&self, task: &Owner) -> Option<String> {
+        let key = (task.grpc_address.clone(), task.ttrpc_address.clone());
+        let known = self.known.lock();
+        let namespace = known.namespaces.get(&(key, task.namespace.clone()))?;
+        namespace.tasks.get(&task.id).ok().map(|_| namespace.entered.address.clone())
+    }
+
     fn instance(&self, key: &Key) -> Arc<Instance> {
         let mut known = self.known.lock();
         let make = || {
             Arc::new(Instance {
                 events: EventQueue::new(
                     &key.1,
-                    &self.config.events,
+                    &self.config.now().events,
                     self.world.metrics.clone(),
                     &self.runtimes.background,
                 ),
-                containerd: Containerd::new(&key.0, &self.config.rpc),
+                containerd: Containerd::new(&key.0, &self.config.now().rpc),
                 addresses: key.clone(),
             })
         };
@@ -177,7 +209,7 @@ impl Instances {
             if let Some(found) = known.namespaces.get(&entry) {
                 return Ok(found.entered.clone());
             }
-            if known.namespaces.len() >= self.config.rpc.namespaces_max {
+            if known.namespaces.len() >= self.config.now().rpc.namespaces_max {
                 return Err(Error::ResourceExhausted(format!(
                     "{} namespaces have a task socket, as many as may (rpc.namespaces_max)",
                     known.namespaces.len()
@@ -190,7 +222,8 @@ impl Instances {
             let answering = self.runtimes.answering.clone();
             let files = self.dir.join(PODS).join(&name[..16]);
             let sandboxes = Sandboxes::new(tasks.clone(), files, answering.clone());
-            let natives = Natives::new(namespace, instance.clone(), &self.config, tasks.clone(), sandboxes.clone());
+            let natives =
+                Natives::new(namespace, instance.clone(), &self.config.now(), tasks.clone(), sandboxes.clone());
             let creator = Creator::new(
                 namespace,
                 instance,

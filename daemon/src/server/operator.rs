@@ -12,7 +12,10 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::ahead::Ahead;
-use crate::config::Config;
+use crate::config::Live;
+use crate::generation::directory;
+use crate::generation::merge;
+use crate::generation::peers::Peers;
 use crate::logging::Logging;
 use crate::metrics::process;
 use crate::operator::{LogLevel, ModuleInfo, Modules, Question, Status, TaskCounts, TaskDetails, TaskInfo};
@@ -29,7 +32,7 @@ const NAMES_MAX: usize = 3;
 /// What operators' questions are answered from.
 pub struct Operator {
     /// The daemon's configuration.
-    pub config: Arc<Config>,
+    pub config: Arc<Live>,
     /// What its guests share.
     pub world: Arc<World>,
     /// Its modules.
@@ -38,6 +41,8 @@ pub struct Operator {
     pub ahead: Arc<Ahead>,
     /// Its tasks.
     pub instances: Arc<Instances>,
+    /// The older daemons.
+    pub peers: Arc<Peers>,
     /// Which life of the daemon this is.
     pub generation: String,
     /// When it was ready.
@@ -96,7 +101,7 @@ impl Operator {
 
     /// How the daemon is.
     pub fn status(&self) -> Status {
-        let config = &self.config;
+        let config = self.config.now();
         let address = std::fs::read_to_string(config.state_dir.join(METRICS_ADDRESS)).unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -114,7 +119,7 @@ impl Operator {
             pool: self.world.slots.usage(),
             modules: self.modules.counts(),
             workers: self.world.scheduler.usage(),
-            earlier: Vec::new(),
+            earlier: self.peers.living().iter().map(|id| earlier(&config.state_dir, id)).collect(),
             events_queued: u64::try_from(self.world.metrics.events_queued.get()).unwrap_or(0),
         }
     }
@@ -129,7 +134,7 @@ impl Operator {
             running: count("running"),
             paused: count("paused"),
             stopped: count("stopped"),
-            limit: self.config.rpc.tasks_max as u64,
+            limit: self.config.now().rpc.tasks_max as u64,
         }
     }
 
@@ -156,7 +161,7 @@ impl Operator {
         LogLevel { current, configured }
     }
 
-    /// All metrics in Prometheus' text format. Blocks.
+    /// All metrics of this daemon in Prometheus' text format. Blocks.
     pub fn scrape(&self) -> String {
         let world = &self.world;
         world.scheduler.observe();
@@ -174,6 +179,19 @@ impl Operator {
         world.task_series.render(each, &mut text);
         process::render(&mut text);
         text
+    }
+
+    /// All metrics, with those of the older daemons.
+    ///
+    /// # Errors
+    /// If they cannot be rendered.
+    pub async fn scrape_all(self: &Arc<Operator>) -> Result<String, String> {
+        let operator = self.clone();
+        let ours = self.background.spawn_blocking(move || operator.scrape()).await.map_err(|e| e.to_string())?;
+        Ok(match self.peers.is_empty() {
+            true => ours,
+            false => merge::merge(&ours, &self.peers.metrics().await),
+        })
     }
 
     /// What the page shows. Blocks.
@@ -221,9 +239,9 @@ impl Operator {
 /// In the state directory: where the metrics are served.
 pub const METRICS_ADDRESS: &str = "metrics.address";
 
-/// The name of a life of the daemon, from the directory of its sockets.
-pub fn generation_name(directory: &Path) -> String {
-    directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+/// Where an earlier daemon is asked.
+fn earlier(state_dir: &Path, id: &str) -> String {
+    directory::control_socket(state_dir, id).display().to_string()
 }
 
 fn encode(answer: &impl Serialize) -> Result<Vec<u8>, String> {

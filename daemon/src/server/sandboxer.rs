@@ -101,12 +101,13 @@ pub fn serve_all(config: &Config, instances: &Arc<Instances>) -> Result<Controll
 }
 
 impl Controllers {
-    /// Lets calls under way be answered, until the deadline, and takes the sockets away.
-    pub async fn close(mut self, deadline: tokio::time::Instant) {
+    /// Lets calls under way be answered, until the deadline, and takes the sockets away if they are `ours`: a
+    /// daemon that has taken over has its own in their places.
+    pub async fn close(mut self, deadline: tokio::time::Instant, ours: bool) {
         self.closing.send_replace(true);
         let all = async { while self.serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout_at(deadline, all).await;
-        for file in &self.files {
+        for file in self.files.iter().filter(|_| ours) {
             let _ = std::fs::remove_file(file);
         }
     }

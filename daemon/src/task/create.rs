@@ -23,9 +23,10 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 
 use crate::bundle::{self, Cpu, ProcessSpec, SpecMount, TaskSpec};
-use crate::config::Config;
+use crate::config::Live;
 use crate::error::{Error, Result};
 use crate::events::{Create, Event, Reservation};
+use crate::faults::{self, Point};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::os::identity::Identity;
 use crate::server::instances::Instance;
@@ -69,7 +70,7 @@ pub struct CreateRequest {
 pub struct Creator {
     pub(super) namespace: Arc<str>,
     pub(super) instance: Arc<Instance>,
-    pub(super) config: Arc<Config>,
+    pub(super) config: Arc<Live>,
     pub(super) modules: Arc<ModuleStore>,
     pub(super) world: Arc<World>,
     sandboxes: Arc<Sandboxes>,
@@ -106,7 +107,7 @@ impl Creator {
     pub fn new(
         namespace: &str,
         instance: Arc<Instance>,
-        config: Arc<Config>,
+        config: Arc<Live>,
         modules: Arc<ModuleStore>,
         world: Arc<World>,
         sandboxes: Arc<Sandboxes>,
@@ -122,7 +123,8 @@ impl Creator {
     pub async fn create(&self, map: &Arc<TaskMap>, request: CreateRequest, began: Instant) -> Result<Arc<Task>> {
         let reservation = map.reserve(&request.id)?;
         let events = self.instance.events.reserve()?;
-        let spec = TaskSpec::read(&request.bundle, self.config.rpc.spec_bytes_max)?;
+        faults::at(Point::Reserved);
+        let spec = TaskSpec::read(&request.bundle, self.config.now().rpc.spec_bytes_max)?;
         if spec.role == bundle::Role::Sandbox {
             let about = self.about(&request, &spec, began);
             return Ok(self.fill(reservation, self.sandbox(request, spec, events, about).await?));
@@ -165,7 +167,8 @@ impl Creator {
             spec.mounts.extend(more);
         }
         let network = sandbox::network(&spec, pod.as_ref(), &self.world.holders).await?;
-        let plan = root::plan(root_spec(&request, &spec), &self.config.files)?;
+        faults::at(Point::Joined);
+        let plan = root::plan(root_spec(&request, &spec), &self.config.now().files)?;
         let partly_read_only = plan.is_partly_read_only();
         about.phase(&self.world.metrics, Phase::Bundle, began, began.elapsed());
 
@@ -173,15 +176,17 @@ impl Creator {
             (Error::Native(text), bundle::Role::Alone | bundle::Role::Sandbox) => Error::InvalidArgument(text),
             (error, _) => error,
         })?;
+        faults::at(Point::Located);
         let entry = located
             .program
             .check_entry(&self.world.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
-        let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.engine.memory_bytes_max);
+        let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.now().engine.memory_bytes_max);
         check_memory(&located.program, memory_limit)?;
         let identity = Identity::new(&spec.process.user, network.namespace.clone())?;
         let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
-        let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.stdio).await?;
+        let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.now().stdio).await?;
+        faults::at(Point::Opened);
 
         // Of nobody else.
         let _ = about.module.set(located.digest);
@@ -228,8 +233,8 @@ impl Creator {
             termination_log: None,
             guest: Guest::default(),
             cpu,
-            memory_limit: memory_limit.unwrap_or(self.config.engine.memory_bytes_max),
-            stdio: Stdio::none(&self.config.stdio),
+            memory_limit: memory_limit.unwrap_or(self.config.now().engine.memory_bytes_max),
+            stdio: Stdio::none(&self.config.now().stdio),
             files: Files::none(self.runtime.clone()),
             partly_read_only: false,
             events,
@@ -240,7 +245,7 @@ impl Creator {
 
     /// Files that a process may have open.
     pub(super) fn open_files_max(&self, spec: &ProcessSpec) -> u32 {
-        let max = self.config.files.open_max;
+        let max = self.config.now().files.open_max;
         spec.open_files.and_then(|soft| u32::try_from(soft).ok()).map_or(max, |soft| soft.min(max))
     }
 
@@ -273,9 +278,9 @@ impl Creator {
             files: made.files,
             partly_read_only: made.partly_read_only,
             memory: Arc::new(MemoryUse::new(made.memory_limit)),
-            memory_limit_max: self.config.engine.memory_bytes_max,
+            memory_limit_max: self.config.now().engine.memory_bytes_max,
             cpu: Mutex::new(made.cpu),
-            execs: Execs::new(self.config.rpc.execs_per_task_max),
+            execs: Execs::new(self.config.now().rpc.execs_per_task_max),
             requests: matches!(made.work, Work::Serve(_)).then(Arc::default),
             metrics: self.world.metrics.clone(),
             recent: self.world.recent.clone(),
@@ -298,6 +303,7 @@ impl Creator {
         self.world.metrics.tasks.with_label_values(&[process::label(State::Created)]).inc();
         task.init.publish(Event::Create(Box::new(create)));
         reservation.fill(task.clone());
+        faults::at(Point::Created);
         task
     }
 
@@ -356,6 +362,7 @@ impl Creator {
         let (metrics, theirs) = (self.world.metrics.clone(), about.clone());
         let root = self.runtime.spawn_blocking(move || perform(plan, &theirs, &metrics)).await;
         let root = root.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))??;
+        faults::at(Point::Mounted);
         let began = Instant::now();
         let found = match wanted.clone() {
             Some(wanted) => self.modules.find(open_root(root.path())?, wanted).await,
@@ -403,7 +410,7 @@ impl Creator {
         let loaded = match self.modules.known_digest(digest).await? {
             Some(loaded) => loaded,
             None => {
-                let limit = self.config.modules.module_bytes_max;
+                let limit = self.config.now().modules.module_bytes_max;
                 let bytes = containerd.read_blob(&self.namespace, &artifact.digest, limit).await?;
                 let origin = Origin::Layer { name: artifact.image, digest, bytes: bytes.into() };
                 self.modules.load(origin, None).await?

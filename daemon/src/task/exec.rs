@@ -49,7 +49,7 @@ impl Creator {
         }
         let reserved = container.execs.reserve(&exec_id)?;
         let events = self.instance.events.reserve_exec()?;
-        let spec_bytes_max = self.config.rpc.spec_bytes_max;
+        let spec_bytes_max = self.config.now().rpc.spec_bytes_max;
         if spec.len() as u64 > spec_bytes_max {
             return Err(Error::InvalidArgument(format!(
                 "the exec's spec is over {spec_bytes_max} bytes (rpc.spec_bytes_max)"
@@ -57,7 +57,7 @@ impl Creator {
         }
         let spec = ProcessSpec::parse(&spec)?;
         let Loaded { program, export, .. } = self.locate_exec(task, &spec).await?;
-        let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.stdio).await?;
+        let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.now().stdio).await?;
 
         let identity = Identity::new(&spec.user, container.network.namespace.clone())?;
         let guest = Guest::member(&task.init.guest, identity);

@@ -3,30 +3,74 @@
 //! A [`Reservation`] holds an id while its task is being created, so that two Creates of one id cannot
 //! both succeed; dropping it gives the id back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::task::Task;
 
-/// How many tasks the whole daemon has, against its limit.
+/// How long a task may take from the answer that says where it goes until it arrives. containerd gives a
+/// shim less than that.
+const ARRIVAL_TIME: Duration = Duration::from_secs(30);
+
+/// Tasks on their way of which a note is kept.
+const ARRIVING_MAX: usize = 4_096;
+
+/// How many tasks the whole daemon has, against its limit, and which are on their way.
 pub struct TaskCount {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
+    arriving: Mutex<VecDeque<(Instant, Arc<str>)>>,
 }
 
 impl TaskCount {
     /// `limit`: `rpc.tasks_max`.
     pub fn new(limit: usize) -> Arc<TaskCount> {
-        Arc::new(TaskCount { limit, used: AtomicUsize::new(0) })
+        Arc::new(TaskCount { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), arriving: Mutex::default() })
+    }
+
+    /// Another limit; tasks beyond it stay.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// The tasks there are, those being created with them.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Notes that a task of this id will come: somebody has been told a task socket of ours.
+    pub fn expect(&self, id: &str) {
+        let mut arriving = self.arriving.lock();
+        arriving.push_back((Instant::now(), id.into()));
+        while arriving.len() > ARRIVING_MAX || arriving.front().is_some_and(|(at, _)| at.elapsed() > ARRIVAL_TIME) {
+            arriving.pop_front();
+        }
+    }
+
+    /// Whether there are no tasks, and none on their way.
+    pub fn is_idle(&self) -> bool {
+        // In this order: an arrival takes its place before its note goes.
+        let awaited = self.arriving.lock().iter().any(|(at, _)| at.elapsed() <= ARRIVAL_TIME);
+        !awaited && self.used() == 0
+    }
+
+    fn arrived(&self, id: &str) {
+        let mut arriving = self.arriving.lock();
+        // The oldest first: it is near the front.
+        if let Some(place) = arriving.iter().position(|(_, expected)| **expected == *id) {
+            arriving.remove(place);
+        }
     }
 
     fn take(&self) -> Result<()> {
+        let limit = self.limit.load(Ordering::Relaxed);
         self.used
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| (used < self.limit).then_some(used + 1))
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| (used < limit).then_some(used + 1))
             .map(|_| ())
             .map_err(|used| {
                 Error::ResourceExhausted(format!("the node has {used} Wasm tasks, as many as it may (rpc.tasks_max)"))
@@ -65,6 +109,7 @@ impl TaskMap {
             return Err(Error::AlreadyExists(format!("task {id} exists already")));
         }
         self.count.take()?;
+        self.count.arrived(id);
         let id: Arc<str> = id.into();
         entries.insert(id.clone(), Entry::Reserved);
         Ok(Reservation { map: self.clone(), id: Some(id) })
@@ -144,5 +189,20 @@ mod tests {
         assert!(matches!(map.reserve("c"), Err(Error::ResourceExhausted(_))));
         drop((again, other));
         map.reserve("c").unwrap();
+    }
+
+    #[test]
+    fn nothing_is_idle_while_a_task_is_there_or_on_its_way() {
+        let count = TaskCount::new(2);
+        let map = TaskMap::new(count.clone());
+        assert!(count.is_idle());
+        count.expect("a");
+        count.expect("b");
+        assert!(!count.is_idle());
+        let a = map.reserve("a").unwrap();
+        let b = map.reserve("b").unwrap();
+        assert!(!count.is_idle() && count.used() == 2);
+        drop((a, b));
+        assert!(count.is_idle());
     }
 }

@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::faults::{self, Point};
 use crate::task::container::Container;
 use crate::task::map::TaskMap;
 use crate::task::process::{Exit, Process};
@@ -107,6 +108,7 @@ impl Task {
         }
         container.files.release();
         container.files.wait_gone().await;
+        faults::at(Point::Deleted);
         // Of two Deletes at once, one removes and tells; both are answered.
         if map.remove(self) {
             container.seat.retire(&self.info(""));

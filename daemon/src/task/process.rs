@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 use crate::bundle::ProcessSpec;
 use crate::error::{Error, Result};
 use crate::events::{Event, Reservation};
+use crate::faults::{self, Point};
 use crate::http::counts::Counts;
 use crate::http::outgoing::Outgoing;
 use crate::http::outgoing::client::Client;
@@ -185,6 +186,7 @@ impl Process {
                 begun.inspect_err(|_| self.abandon())?
             }
         };
+        faults::at(Point::Starting);
         if self.role == Role::Init {
             self.container.about.start_began(start_began);
         }
@@ -254,6 +256,7 @@ impl Process {
         if let Err(error) = self.container.files.wait_ready().await {
             return Outcome::NotStarted(error);
         }
+        faults::at(Point::Instantiating);
         let about = (self.role == Role::Init).then(|| self.container.about.clone());
         let root = self.container.files.path().to_path_buf();
         let names = self.names(&world, &prepared.program, &root);
@@ -277,6 +280,7 @@ impl Process {
         let process = self.clone();
         instance::run(world, launch, move || {
             process.started();
+            faults::at(Point::Started);
             answer(&tell, Ok(()));
         })
         .await
@@ -380,6 +384,7 @@ impl Process {
 
     /// The guest is gone; called by its worker.
     fn ended(self: &Arc<Self>, end: End<Outcome>, tell: &Tell) {
+        faults::at(Point::Ended);
         let out_of_memory = oom::ended_by(self.starved.load(Ordering::Relaxed), &end);
         let mut refusal = None;
         let (status, note) = match end {

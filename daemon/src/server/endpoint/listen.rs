@@ -4,6 +4,8 @@
 //! there, and again when the files have changed: certificates are renewed under a daemon that runs.
 
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +33,7 @@ pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
-/// The endpoint's socket. Dropping it removes a Unix socket's file.
+/// The endpoint's socket. A Unix socket's file stays when it is dropped: a younger daemon may serve at it.
 pub struct Listener {
     socket: Socket,
     tls: Option<Arc<Tls>>,
@@ -49,12 +51,13 @@ pub struct Accepted {
 }
 
 impl Listener {
-    /// Binds `config.address` and writes what it got to [`METRICS_ADDRESS`] in `state_dir`.
+    /// Binds `config.address`, unless `passed`, an older daemon's socket, is there already, and writes what it got
+    /// to [`METRICS_ADDRESS`] in `state_dir`.
     ///
     /// # Errors
     /// In one line with the key: the address is taken or not ours, the certificate is no good, a file cannot
     /// be written.
-    pub async fn bind(config: &config::Metrics, state_dir: &Path) -> Result<Listener, String> {
+    pub async fn bind(config: &config::Metrics, passed: Option<OwnedFd>, state_dir: &Path) -> Result<Listener, String> {
         let tls = match (&config.tls_certificate, &config.tls_key) {
             (certificate, _) if certificate.as_os_str().is_empty() => None,
             (certificate, key) => Some(Arc::new(Tls::open(certificate, key)?)),
@@ -67,9 +70,10 @@ impl Listener {
             };
             format!("metrics.address: cannot listen on {address}: {e}{hint}")
         };
-        let socket = match address.strip_prefix(UNIX) {
-            Some(path) => Socket::Unix(bind_unix(Path::new(path)).map_err(cannot)?, path.into()),
-            None => Socket::Tcp(TcpListener::bind(address).await.map_err(cannot)?),
+        let socket = match (passed.and_then(|passed| inherit(passed, address)), address.strip_prefix(UNIX)) {
+            (Some(inherited), _) => inherited.map_err(cannot)?,
+            (None, Some(path)) => Socket::Unix(bind_unix(Path::new(path)).map_err(cannot)?, path.into()),
+            (None, None) => Socket::Tcp(TcpListener::bind(address).await.map_err(cannot)?),
         };
         let bound = match &socket {
             Socket::Tcp(listener) => listener.local_addr().map_err(cannot)?.to_string(),
@@ -78,6 +82,25 @@ impl Listener {
         let file = state_dir.join(METRICS_ADDRESS);
         std::fs::write(&file, format!("{bound}\n")).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
         Ok(Listener { socket, tls })
+    }
+
+    /// A second descriptor of the socket.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Socket::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// The file of a Unix socket.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.socket {
+            Socket::Tcp(_) => None,
+            Socket::Unix(_, path) => Some(path),
+        }
     }
 
     /// The next client.
@@ -93,14 +116,6 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
 impl Accepted {
     /// The connection itself.
     ///
@@ -111,6 +126,22 @@ impl Accepted {
         let shaken = tokio::time::timeout(HANDSHAKE_TIME, tls.acceptor().accept(self.stream)).await;
         Ok(Box::new(shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??))
     }
+}
+
+/// A socket that is passed to us, if it is at `address`; port 0 wants any.
+fn inherit(passed: OwnedFd, address: &str) -> Option<io::Result<Socket>> {
+    if let Some(path) = address.strip_prefix(UNIX) {
+        let passed = std::os::unix::net::UnixListener::from(passed);
+        let is_there = passed.local_addr().is_ok_and(|at| at.as_pathname() == Some(Path::new(path)));
+        let socket = || passed.set_nonblocking(true).and_then(|()| UnixListener::from_std(passed));
+        return is_there.then(|| socket().map(|listener| Socket::Unix(listener, path.into())));
+    }
+    let passed = std::net::TcpListener::from(passed);
+    let at = passed.local_addr().ok()?;
+    let is_wanted = |wanted: SocketAddr| at.ip() == wanted.ip() && (wanted.port() == 0 || at.port() == wanted.port());
+    let is_there = address.to_socket_addrs().is_ok_and(|mut wanted| wanted.any(is_wanted));
+    let socket = || passed.set_nonblocking(true).and_then(|()| TcpListener::from_std(passed));
+    is_there.then(|| socket().map(Socket::Tcp))
 }
 
 /// Root's alone. A stale socket is replaced, one that somebody listens on is not.

@@ -122,7 +122,7 @@ async fn answer(request: &Request<Incoming>, endpoint: &Arc<Endpoint>) -> Respon
     match path {
         "/metrics" => {
             let kind = "text/plain; version=0.0.4; charset=utf-8";
-            respond(look(endpoint, kind, |operator| operator.scrape()).await)
+            respond(found(kind, endpoint.operator.scrape_all().await))
         }
         "/" => {
             let kind = "text/html; charset=utf-8";
@@ -145,7 +145,11 @@ async fn look(
     look: impl FnOnce(&Operator) -> String + Send + 'static,
 ) -> Answer {
     let operator = endpoint.operator.clone();
-    match tokio::task::spawn_blocking(move || look(&operator)).await {
+    found(kind, tokio::task::spawn_blocking(move || look(&operator)).await)
+}
+
+fn found(kind: &'static str, body: Result<String, impl std::fmt::Display>) -> Answer {
+    match body {
         Ok(body) => (StatusCode::OK, kind, body),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
     }

@@ -32,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config;
 use crate::error::{Error, Result};
+use crate::faults::{self, Point};
 use crate::metrics::Metrics;
 use crate::os::memfd;
 use crate::wasm::engine::Kind;
@@ -213,6 +214,7 @@ impl Job {
             .spawn()
             .map(|child| Process(child, self.pace.clone()))
             .map_err(failed("start"))?;
+        faults::at(Point::Compiling);
         self.pace.begun(Pid::from_child(&process.0), self.nice);
         self.metrics.compiles_running.inc();
         let end = process.wait(began.checked_add(self.wall));

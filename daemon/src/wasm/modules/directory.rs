@@ -29,6 +29,9 @@ const KEY_FILE: &str = "key";
 /// How files that are being written are called.
 const TEMPORARY: &str = "tmp-";
 
+/// How files are called that say who uses what.
+const IN_USE: &str = ".in-use";
+
 /// A checked directory and its secret.
 pub struct Directory {
     descriptor: OwnedFd,
@@ -178,6 +181,36 @@ impl Directory {
         renameat(&self.descriptor, &temporary.name, &self.descriptor, name)?;
         temporary.renamed = true;
         Ok(file.into())
+    }
+
+    /// Says, for as long as the file is kept, that somebody uses what lies here under `name`.
+    ///
+    /// # Errors
+    /// Those of opening and locking.
+    pub fn hold(&self, name: &str) -> io::Result<File> {
+        let name = format!("{name}{IN_USE}");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        loop {
+            let file = File::from(openat(&self.descriptor, &name, flags, Mode::RUSR | Mode::WUSR)?);
+            flock(&file, FlockOperation::LockShared)?;
+            // Whoever found it unused has removed it, perhaps just now.
+            if fstat(&file)?.st_nlink > 0 {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Does `remove` if nobody uses what lies here under `name`, and nobody begins to meanwhile. Whether it did.
+    pub fn if_unused(&self, name: &str, remove: impl FnOnce()) -> bool {
+        let name = format!("{name}{IN_USE}");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = openat(&self.descriptor, &name, flags, Mode::RUSR | Mode::WUSR) else { return false };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return false;
+        }
+        remove();
+        self.remove(&name);
+        true
     }
 
     /// Adds to a file's end in one piece, making it if it is not there.

@@ -196,6 +196,12 @@ impl ModuleStore {
         Ok(Arc::new(ModuleStore { rooms: Arc::new(rooms), runtime }))
     }
 
+    /// Removes, in the background, what engines have compiled that no daemon uses any more.
+    pub fn remove_unused(&self) {
+        let rooms = self.rooms.clone();
+        self.runtime.spawn_blocking(move || rooms.store.remove_unused());
+    }
+
     /// The program in `place`, if it is known and prepared. Waits for nothing; about a microsecond.
     pub fn warm(&self, place: &Place) -> Option<Loaded> {
         let Known { digest, export } = self.rooms.places.get(place)?;

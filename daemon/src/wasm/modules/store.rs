@@ -11,6 +11,9 @@
 //! is checked whenever an artifact is taken from the disk, over the same open file that is then
 //! mapped. One that is damaged, truncated, swapped or foreign is counted, removed and compiled again.
 //!
+//! Several generations of the daemon may use the directory at once. Each holds a lock on its engine's name;
+//! what an engine compiled that nobody uses any more is removed once a younger daemon serves.
+//!
 //! The size is bounded: what other engines compiled goes first, then what was not used longest. Use
 //! is noted in memory and written to the disk now and then, never on a start's path.
 //!
@@ -49,6 +52,8 @@ pub struct Store {
     directory: Option<Arc<Directory>>,
     key: [u8; 32],
     fingerprint: String,
+    /// Says that our engine is in use.
+    _in_use: Option<File>,
     bytes_max: u64,
     metrics: Arc<Metrics>,
     index: Mutex<Index>,
@@ -179,6 +184,13 @@ impl Store {
     pub fn open(directory: Option<Arc<Directory>>, fingerprint: &str, bytes_max: u64, metrics: Arc<Metrics>) -> Store {
         let store = Store {
             key: directory.as_ref().map_or([0; 32], |directory| directory.key_for(PURPOSE)),
+            _in_use: directory.as_ref().and_then(|directory| match directory.hold(fingerprint) {
+                Ok(file) => Some(file),
+                Err(e) => {
+                    tracing::warn!(directory = %directory.path().display(), error = %e, "cannot lock the module store: another hearthd may remove what this one has compiled");
+                    None
+                }
+            }),
             directory,
             fingerprint: fingerprint.to_string(),
             bytes_max,
@@ -230,6 +242,40 @@ impl Store {
             }
         }
         self.count(&index);
+    }
+
+    /// Removes what engines have compiled that no daemon uses any more. Reads the directory: blocks.
+    pub fn remove_unused(&self) {
+        let Some(directory) = &self.directory else { return };
+        // Others may have written since we looked.
+        let Ok(entries) = directory.list() else { return };
+        let mut by_engine: HashMap<String, Vec<String>> = HashMap::new();
+        for entry in entries {
+            if let Some(name) = Name::parse(&entry.name)
+                && name.fingerprint != self.fingerprint
+            {
+                by_engine.entry(name.fingerprint.to_string()).or_default().push(entry.name);
+            }
+        }
+        for (engine, names) in by_engine {
+            let removed = directory.if_unused(&engine, || {
+                for name in &names {
+                    directory.remove(name);
+                }
+            });
+            if removed {
+                tracing::info!(
+                    engine,
+                    artifacts = names.len(),
+                    "removed what an engine compiled that nobody uses any more"
+                );
+                let mut index = self.index.lock();
+                let gone = index.foreign.extract_if(.., |entry| names.contains(&entry.name));
+                let bytes: u64 = gone.map(|entry| entry.bytes).sum();
+                index.bytes -= bytes;
+                self.count(&index);
+            }
+        }
     }
 
     /// Takes an artifact from the disk if it is there and intact. Reads all of it: blocks.
@@ -630,6 +676,27 @@ mod tests {
         assert_eq!(Node::start_with(root.path(), OTHER_ENGINE, 100).get("a").as_deref(), Some("other code"));
     }
 
+    #[test]
+    fn what_another_engine_compiled_goes_when_nobody_uses_that_any_more() {
+        let root = tempfile::tempdir().unwrap();
+        let old = Node::start_with(root.path(), OTHER_ENGINE, 100);
+        old.put("a", b"other code");
+        let node = Node::start(root.path());
+        node.put("b", b"our code");
+        node.store.remove_unused();
+        assert_eq!(old.get("a").as_deref(), Some("other code"), "the old daemon still lives");
+        drop(old);
+        node.store.remove_unused();
+        assert_eq!(node.files(), [node.file("b")]);
+        assert_eq!((node.metrics.store_artifacts.get(), node.metrics.store_bytes.get()), (1, 8));
+        assert_eq!(node.metrics.store_damaged.get(), 0);
+        // And back again.
+        let old = Node::start_with(root.path(), OTHER_ENGINE, 100);
+        assert_eq!(old.get("a"), None);
+        old.put("a", b"other code");
+        assert_eq!(old.get("a").as_deref(), Some("other code"));
+    }
+
     /// Does something to the file of `a`, and expects that the next daemon notices and recovers.
     fn expect_damage(spoil: impl Fn(&Node, &Path)) {
         let root = tempfile::tempdir().unwrap();
@@ -714,7 +781,7 @@ mod tests {
         assert_eq!(node.metrics.store_damaged.get(), 1);
         let mut left: Vec<_> = fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["6.1.0-amd64", "key", "notes.txt", "places"]);
+        assert_eq!(left, ["6.1.0-amd64", &format!("{ENGINE}.in-use"), "key", "notes.txt", "places"]);
     }
 
     #[test]

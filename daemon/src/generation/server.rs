@@ -1,0 +1,199 @@
+//! A generation's own socket: what the next one and `hearthctl` ask it. Root's alone.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_shim::{decode, encode_frame, frame_length};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::generation::charge::Charge;
+use crate::generation::directory::SOCKET;
+use crate::generation::wire::{
+    self, Answer, Metrics, Owned, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question, send_descriptors,
+};
+use crate::server::instances::Instances;
+use crate::server::operator::Operator;
+
+/// Connections at once; more wait in the socket's backlog. Each younger generation holds one.
+const CONNECTIONS_MAX: usize = 64;
+
+/// How long a peer may take to ask.
+const QUESTION_TIME: Duration = Duration::from_secs(5);
+
+/// How long a new generation may take from the hand-over until it serves.
+const TAKE_TIME: Duration = Duration::from_secs(10);
+
+/// What the daemon itself does when it is told so; each says when, or why not.
+pub enum Order {
+    /// Another has taken over: take nothing new, and go with the last task.
+    ///
+    /// `false`: it was not in charge any more.
+    Drain(oneshot::Sender<bool>),
+    /// End the guests and go.
+    Stop(oneshot::Sender<()>),
+    /// Read the configuration again.
+    Reload(oneshot::Sender<Result<(), String>>),
+}
+
+/// What is needed to answer.
+pub struct Server {
+    /// Our name.
+    pub id: String,
+    /// Since when we are.
+    pub began: Instant,
+    /// Our tasks.
+    pub instances: Arc<Instances>,
+    /// Whether we are in charge.
+    pub charge: Arc<Charge>,
+    /// Makes the text of our metrics.
+    pub operator: Arc<Operator>,
+    /// Who carries orders out.
+    pub orders: mpsc::Sender<Order>,
+}
+
+/// Binds the socket in a generation's directory.
+///
+/// # Errors
+/// What the file system says.
+pub fn bind(directory: &Path) -> std::io::Result<UnixListener> {
+    let path = directory.join(SOCKET);
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+impl Server {
+    /// Serves for ever; cancel by dropping.
+    pub async fn serve(self: Arc<Self>, listener: UnixListener) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            // The semaphore is never closed.
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let server = self.clone();
+                    tokio::spawn(async move {
+                        let _place = place;
+                        if let Err(error) = server.answer(stream).await {
+                            tracing::debug!(%error, "a question on the generation's socket failed");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the generation's socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn answer(&self, mut stream: UnixStream) -> std::io::Result<()> {
+        if stream.peer_cred()?.uid() != 0 {
+            return say(&mut stream, &wire::error("only root may ask")).await;
+        }
+        let question = tokio::time::timeout(QUESTION_TIME, read(&mut stream)).await??;
+        let answer = match question.body {
+            Some(question::Body::Status(_)) => self.status(),
+            Some(question::Body::TakeOver(by)) => return self.hand_over(stream, by).await,
+            Some(question::Body::Owner(task)) => {
+                let address = self.instances.address_of_task(&task).unwrap_or_default();
+                Answer { body: Some(answer::Body::Owned(Owned { address })) }
+            }
+            Some(question::Body::Metrics(_)) => {
+                let operator = self.operator.clone();
+                let text = self.operator.background.spawn_blocking(move || operator.scrape()).await?;
+                let size = Answer { body: Some(answer::Body::Metrics(Metrics { bytes: text.len() as u64 })) };
+                say(&mut stream, &size).await?;
+                return stream.write_all(text.as_bytes()).await;
+            }
+            Some(question::Body::Stop(_)) => {
+                let status = self.status();
+                say(&mut stream, &status).await?;
+                self.order(Order::Stop).await;
+                return Ok(());
+            }
+            Some(question::Body::Reload(_)) => self.obeyed(self.order(Order::Reload).await),
+            Some(question::Body::Watch(_)) => {
+                tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+                return Ok(());
+            }
+            None => wire::error(format!("hearthd {} does not know the question", env!("CARGO_PKG_VERSION"))),
+        };
+        say(&mut stream, &answer).await
+    }
+
+    fn status(&self) -> Answer {
+        let status = Status {
+            generation: self.id.clone(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            in_charge: self.charge.is_held(),
+            tasks: self.instances.count().used() as u64,
+            up_seconds: self.began.elapsed().as_secs(),
+        };
+        Answer { body: Some(answer::Body::Status(status)) }
+    }
+
+    /// Hands over what the generation in charge has, and goes on until the other says that it serves.
+    async fn hand_over(&self, mut stream: UnixStream, to: TakeOver) -> std::io::Result<()> {
+        let sent = self.charge.hand_on(|over, descriptors| {
+            let copies: std::io::Result<Vec<_>> = descriptors.iter().map(|fd| fd.try_clone_to_owned()).collect();
+            (Answer { body: Some(answer::Body::HandOver(over)) }, copies)
+        });
+        let Some((answer, copies)) = sent else {
+            return say(&mut stream, &wire::error("it is not in charge any more")).await;
+        };
+        let copies = copies?;
+        say(&mut stream, &answer).await?;
+        let borrowed: Vec<_> = copies.iter().map(std::os::fd::AsFd::as_fd).collect();
+        stream.async_io(Interest::WRITABLE, || send_descriptors(&stream, &borrowed)).await?;
+        drop(copies);
+        tracing::info!(to = to.generation, version = to.version, "a new hearthd asks for the new pods");
+        let mut said = [0];
+        match tokio::time::timeout(TAKE_TIME, stream.read_exact(&mut said)).await {
+            Ok(Ok(_)) if said[0] == TAKEN => {
+                // None: it stops, and so hands over all the same.
+                let drains = self.order(Order::Drain).await.unwrap_or(true);
+                stream.write_all(&[if drains { TAKEN } else { TOO_LATE }]).await
+            }
+            _ => {
+                tracing::warn!(
+                    to = to.generation,
+                    "the new hearthd did not get as far as serving; this one stays in charge"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn obeyed(&self, done: Option<Result<(), String>>) -> Answer {
+        match done {
+            Some(Ok(())) => self.status(),
+            Some(Err(why)) => wire::error(why),
+            None => wire::error("it is stopping"),
+        }
+    }
+
+    /// Has the daemon do something; none if it is about to end.
+    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let (done, wait) = oneshot::channel();
+        self.orders.send(order(done)).await.ok()?;
+        wait.await.ok()
+    }
+}
+
+async fn read(stream: &mut UnixStream) -> std::io::Result<Question> {
+    let mut prefix = [0u8; 4];
+    stream.read_exact(&mut prefix).await?;
+    let mut bytes = vec![0u8; frame_length(prefix)?];
+    stream.read_exact(&mut bytes).await?;
+    decode(&bytes)
+}
+
+async fn say(stream: &mut UnixStream, answer: &Answer) -> std::io::Result<()> {
+    stream.write_all(&encode_frame(answer)?).await
+}
