@@ -923,7 +923,10 @@ mod tests {
         assert_eq!(error, "line 2: unknown key pool_slot; did you mean pool_slots?");
         let error = |text: &str| Config::parse(text).unwrap_err().to_string();
         assert_eq!(error("pool_slots = 3\n"), "line 1: unknown key pool_slots here; did you mean the one in [engine]?");
-        assert!(error("\n[log]\ncolour = 'red'\n").ends_with("line 3: unknown key colour; there are level, format"));
+        assert!(
+            error("\n[log]\ncolour = 'red'\n")
+                .ends_with("line 3: unknown key colour; there are level, format, kept_level")
+        );
         assert!(error("\n\n[engine]\npool_slots = 'x'\n").starts_with("line 4: invalid type"));
         assert!(!error("a = \n").contains('\n'));
     }

@@ -119,7 +119,9 @@ fn damaged_artifacts_are_compiled_again() {
     ];
     for (name, damage) in damages {
         world.stop_hearthd();
-        let artifacts = files(&world.layout().hearthd_root());
+        let mut artifacts = files(&world.layout().hearthd_root());
+        // Whose they are is told by a lock, not by what it holds.
+        artifacts.retain(|path| path.extension().is_none_or(|extension| extension != "in-use"));
         assert!(!artifacts.is_empty(), "the store has an artifact");
         for path in &artifacts {
             let mut bytes = fs::read(path).expect("root reads it");

@@ -89,7 +89,7 @@ pub fn open(state_dir: &Path) -> Result<Found, String> {
             dead.push(Dead { id, sockets });
         }
     }
-    let ours = make(&all).map_err(|e| fail("make a directory in", e))?;
+    let ours = make(&all, &dead).map_err(|e| fail("make a directory in", e))?;
     Ok(Found { ours, living, dead })
 }
 
@@ -121,6 +121,7 @@ pub fn remove_dead(state_dir: &Path, id: &str) -> bool {
 /// # Errors
 /// What the file system says.
 pub fn try_charge(state_dir: &Path) -> io::Result<Option<File>> {
+    make_private(state_dir)?;
     match lock_file(&state_dir.join(CHARGE), FlockOperation::NonBlockingLockExclusive) {
         Ok(lock) => Ok(Some(lock)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -128,12 +129,17 @@ pub fn try_charge(state_dir: &Path) -> io::Result<Option<File>> {
     }
 }
 
-fn make(all: &Path) -> io::Result<Directory> {
+/// Makes a directory under a name that none of the dead had: theirs may be in a bundle still.
+fn make(all: &Path, dead: &[Dead]) -> io::Result<Directory> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut number = since.as_millis() as u32;
     loop {
         let id = format!("{number:08x}");
         let path = all.join(&id);
+        if dead.iter().any(|dead| dead.id == id) {
+            number = number.wrapping_add(1);
+            continue;
+        }
         match private().create(&path) {
             Ok(()) => {
                 // (Waits for one who looks right now.)

@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use hyper::Version;
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
+use hyper::{StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -144,7 +144,9 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
             async move {
                 let closes = request.version() < Version::HTTP_2;
                 let mut response = request::answer(service, request).await;
-                if closes && *draining.borrow() {
+                // Where a refused request ends, its sender and we may see differently.
+                let refused = response.status() == StatusCode::BAD_REQUEST && response.body().is_ours();
+                if closes && (refused || *draining.borrow()) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 drop(busy);

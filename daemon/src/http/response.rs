@@ -92,6 +92,13 @@ impl Body for GuestsBody {
     }
 }
 
+impl ResponseBody {
+    /// Whether it is the daemon's.
+    pub fn is_ours(&self) -> bool {
+        matches!(self, ResponseBody::Ours(_))
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Cut;

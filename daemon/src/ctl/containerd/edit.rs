@@ -84,7 +84,7 @@ pub fn drop_in(version: Version, handler: &Handler) -> String {
 }
 
 /// `text` with the handler in it, and where it named no runtime (which leaves containerd 1.x with its own
-/// runc), with runc.
+/// runc), with runc. The rest stays as it was, but that a key written with two kinds of quotes gets one.
 ///
 /// # Errors
 /// It is not TOML, or something else stands where the handler has to be.
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn the_users_text_stays_byte_for_byte() {
         let users = "# Mine.\nversion = 2 # two\n\n[plugins]\n  [plugins.'io.containerd.grpc.v1.cri']\n    # pause\n    \
-                     sandbox_image = 'my/pause:1'\n    [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.mine]\n      \
+                     sandbox_image = 'my/pause:1'\n    [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.mine]\n      \
                      runtime_type = \"io.containerd.runc.v2\"\n# The end.\n";
         let with = with_handler(users, Version::Two, &handler()).unwrap();
         for line in users.lines() {
