@@ -925,7 +925,7 @@ mod tests {
         assert_eq!(error("pool_slots = 3\n"), "line 1: unknown key pool_slots here; did you mean the one in [engine]?");
         assert!(
             error("\n[log]\ncolour = 'red'\n")
-                .ends_with("line 3: unknown key colour; there are level, format, kept_level")
+                .ends_with("line 3: unknown key colour; there are level, format, kept_level, kept_lines")
         );
         assert!(error("\n\n[engine]\npool_slots = 'x'\n").starts_with("line 4: invalid type"));
         assert!(!error("a = \n").contains('\n'));

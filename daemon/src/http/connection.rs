@@ -11,7 +11,7 @@ use std::net::TcpListener as StdListener;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::header::{self, HeaderValue};
@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -83,10 +84,11 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
             }
         }
         // Those in the kernel's queue are connected, as their clients see it.
-        while let Some(stream) = accepted_already(&listeners)
-            && let Ok(place) = places.clone().try_acquire_owned()
-        {
-            connections.spawn(connection(service.clone(), stream, Some(place)));
+        for listener in listeners {
+            for stream in last_of(listener) {
+                let Ok(place) = places.clone().try_acquire_owned() else { break };
+                connections.spawn(connection(service.clone(), stream, Some(place)));
+            }
         }
     }
     while connections.join_next().await.is_some() {}
@@ -121,13 +123,26 @@ async fn accept_one(
     (place, accepted.await)
 }
 
-/// Who has connected and has not been accepted.
-fn accepted_already(listeners: &[TcpListener]) -> Option<TcpStream> {
-    let mut cx = Context::from_waker(Waker::noop());
-    listeners.iter().find_map(|listener| match listener.poll_accept(&mut cx) {
-        Poll::Ready(Ok((stream, _))) => Some(stream),
-        Poll::Ready(Err(_)) | Poll::Pending => None,
-    })
+/// The classic BPF instruction that ends a filter with its constant: how much of a packet is kept.
+const BPF_RET: u16 = 0x06;
+
+/// Closes a listener, and gives those who had connected and were not accepted.
+///
+/// What is still in the kernel's queue when a listener is closed is reset. So first it takes no packet any more (who
+/// begins to connect now tries again a second later, and is refused or finds another), then the queue is emptied.
+fn last_of(listener: TcpListener) -> Vec<TcpStream> {
+    let deaf = SockRef::from(&listener).attach_filter(&[SockFilter::new(BPF_RET, 0, 0, 0)]);
+    if let Err(error) = deaf {
+        tracing::debug!(%error, "a port cannot be closed without a gap");
+    }
+    // The kernel is asked itself: the runtime only knows of whom it has been told.
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let accepted = std::iter::from_fn(|| listener.accept().ok());
+    let streams = accepted.filter_map(|(stream, _)| {
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    });
+    streams.collect()
 }
 
 async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<OwnedSemaphorePermit>) {
