@@ -116,8 +116,8 @@ fn writable_volumes_in_a_read_only_root_are_written_and_read_only_ones_are_not()
     assert_eq!(fs::read(&log).expect("it is there"), b"why");
     assert_eq!(fs::read(kept.with_file_name("new")).expect("the guest made it"), b"x");
     for (id, path) in [("root", "/new"), ("config", "/config/file")] {
-        let output = run(id, ["write", path, "x"]);
-        assert!(output.stderr().contains("Read-only file system"), "{output}");
+        // WASI's number of EROFS, with which the program ends; ctr 1.6 may lose what it says.
+        run(id, ["write", path, "x"]).assert_code(69);
     }
     assert_eq!(fs::read(&kept).expect("it is there"), b"as it was");
 }

@@ -318,7 +318,10 @@ impl Pod {
             }
         }
         let pod_sandbox_id = || self.id.clone();
-        self.cri.stop_pod(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id() })?;
+        let stop = || self.cri.stop_pod(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id() });
+        // containerd closes its connection to a sandbox that has ended, also while it waits for the answer to its
+        // own kill; kubelet asks again.
+        stop().or_else(|error| if error.to_string().contains("ttrpc: closed") { stop() } else { Err(error) })?;
         self.cri.remove_pod(v1::RemovePodSandboxRequest { pod_sandbox_id: pod_sandbox_id() })?;
         Ok(())
     }
