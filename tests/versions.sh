@@ -75,7 +75,7 @@ all)
     filter=()
     sandboxer_filter=("${pods[@]}")
     missing_fails=1
-    export HEARTH_TEST_LANGUAGES=all HEARTH_RESTART_ROUNDS=5
+    export HEARTH_TEST_LANGUAGES=all
     stories "the machine's own"
     ;;
 *)

@@ -175,12 +175,11 @@ fn work(world: &World, [exit, sleep]: &[Imported; 2], name: &str, known: &Mutex<
 
 #[test]
 fn a_containerd_killed_amid_starts_and_deletes_loses_no_task_and_no_exit_and_doubles_none() {
+    const ROUNDS: usize = 5;
     const CLIENTS: usize = 4;
-    // More in `make test-matrix`, where each dies in another moment.
-    let rounds = std::env::var("HEARTH_RESTART_ROUNDS").map_or(1, |rounds| rounds.parse().expect("it is a number"));
     let mut world = World::new();
     let images = [world.program(&Guest::EXIT), world.program(&Guest::SLEEP)];
-    for round in 0..rounds {
+    for round in 0..ROUNDS {
         let (known, turns) = (Mutex::new(Known::default()), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for client in 0..CLIENTS {

@@ -318,10 +318,7 @@ impl Pod {
             }
         }
         let pod_sandbox_id = || self.id.clone();
-        let stop = || self.cri.stop_pod(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id() });
-        // containerd closes its connection to a sandbox that has ended, also while it waits for the answer to its
-        // own kill; kubelet asks again.
-        stop().or_else(|error| if error.to_string().contains("ttrpc: closed") { stop() } else { Err(error) })?;
+        self.cri.stop_pod(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id() })?;
         self.cri.remove_pod(v1::RemovePodSandboxRequest { pod_sandbox_id: pod_sandbox_id() })?;
         Ok(())
     }
