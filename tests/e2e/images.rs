@@ -63,6 +63,7 @@ fn images(programs: &Path) -> Vec<Image> {
         Image::scratch(NATIVE_TCP).layer(native).entrypoint(["/tcp"]),
         Image::scratch("registry.example/worker:1").layer(worker.iter().fold(Layer::new(), files)),
         one(TCP, "tcp", Guest::TCP),
+        one("registry.example/http:1", "http", Guest::HTTP),
         one("registry.example/hello:1", "hello", Guest::HELLO),
         one("registry.example/files:1", "files", Guest::FILES),
         Image::scratch("registry.example/hello-http:1")

@@ -49,6 +49,7 @@ tales! {
     pages::the_page_about_writing_a_pod_holds,
     pages::the_page_about_moving_holds,
     wrong::a_restart_of_containerd_fails_no_request_of_50_pods,
+    wrong::an_upgrade_of_the_daemon_fails_no_request_of_50_pods,
     wrong::a_killed_daemon_is_replaced_and_50_pods_heal,
     crowd::a_hundred_pods_come_and_go,
 }

@@ -50,11 +50,12 @@ fn settled(story: &Story<'_>, name: &str) {
 }
 
 pub fn the_examples_run(story: &mut Story<'_>) {
-    for example in ["command", "volumes", "probes", "tcp"] {
+    for example in ["command", "volumes", "probes", "tcp", "http"] {
         apply(story, &read(&format!("kubernetes/examples/{example}.yaml")));
     }
     assert!(story.said(["logs", "hearth-command"]).contains("env GREETING=hello"));
     assert!(story.said(["logs", "hearth-volumes"]).contains("UTC"), "the date that the init container wrote");
+    story.wait_fetch(&format!("{}:80", story.service("hearth-http")), "/count", "1");
     let address = format!("{}:8080", story.service("hearth-tcp"));
     let greeting = story.cluster.node().machine().in_network(|| {
         let mut text = String::new();

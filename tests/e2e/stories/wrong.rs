@@ -1,12 +1,15 @@
-//! Daemons that stop and die under a Deployment of 50 pods.
+//! Daemons that stop, are replaced and die under a Deployment of 50 pods.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use hearth_tests::eventually;
 
 use super::web::while_asked;
+use crate::cluster::DEADLINE;
 use crate::story::{Story, items, number, text};
 
 /// How many pods serve.
@@ -50,6 +53,22 @@ fn restarts(story: &Story<'_>) -> BTreeMap<String, i64> {
     items(&pods).map(one).collect()
 }
 
+/// What tells whether anything has happened to a pod, by its name: its containers' ids and when they were started,
+/// its address, and since when kubelet has found it Ready.
+fn lives(story: &Story<'_>) -> BTreeMap<String, Value> {
+    let one = |pod: &Value| {
+        let ready = pod["status"]["conditions"].as_array().into_iter().flatten().find(|known| known["type"] == "Ready");
+        let life = json!({
+            "uid": pod["metadata"]["uid"],
+            "address": pod["status"]["podIP"],
+            "containers": pod["status"]["containerStatuses"],
+            "ready": ready,
+        });
+        (text(pod, "/metadata/name"), life)
+    };
+    items(&story.known(&["pods", "--selector=app=many"])).map(one).collect()
+}
+
 /// The column STATUS of `kubectl get pods`, counted: `48 Running, 2 Error`.
 fn statuses(story: &Story<'_>) -> String {
     let listed = story.said(["get", "pods", "--selector=app=many", "--no-headers"]);
@@ -84,6 +103,41 @@ pub fn a_restart_of_containerd_fails_no_request_of_50_pods(story: &mut Story<'_>
     // containerd still starts and ends pods.
     story.said(["scale", "deployment/many", "--replicas=52"]);
     story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
+}
+
+pub fn an_upgrade_of_the_daemon_fails_no_request_of_50_pods(story: &mut Story<'_>) {
+    let address = serve(story);
+    let before = lives(story);
+    let answers = while_asked(story, &address, |answers| {
+        // Pods of three generations are behind the service at last.
+        for pods in [PODS + 1, PODS + 2] {
+            story.cluster.node().upgrade_hearthd();
+            let so_far = answers.load(Relaxed);
+            story.wait("many requests are answered after an upgrade", || {
+                (answers.load(Relaxed) >= so_far + 300).then_some(())
+            });
+            story.said(["scale", "deployment/many", &format!("--replicas={pods}")]);
+            story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
+        }
+        // kubelet reaches each, whosever it is.
+        for pod in story.pods("app=many") {
+            assert!(story.said(["exec", &pod, "--", "files", "list", "/"]).contains("service.wasm"), "{pod}");
+        }
+    });
+    story.note(format!("hearthd upgraded twice under {PODS} pods: {answers} requests answered, none failed"));
+    let mut after = lives(story);
+    assert_eq!(after.len(), PODS + 2);
+    after.retain(|name, _| before.contains_key(name));
+    assert_eq!(after, before, "no container was restarted, no pod replaced or found not Ready");
+    assert_eq!(story.cluster.node_mut().older_hearthds(), 2, "the older daemons have their pods");
+    // A rollout moves them all to the newest; the older leave when kubelet has removed the last of theirs.
+    story.said(["rollout", "restart", "deployment/many"]);
+    story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
+    let begun = Instant::now();
+    eventually("the older daemons leave", DEADLINE, || (story.cluster.node_mut().older_hearthds() == 0).then_some(()));
+    story.note(format!("  after a rollout the older daemons have left within {:.1} s", begun.elapsed().as_secs_f64()));
+    story.wait_fetch(&address, "/env/VERSION", "many");
+    assert!(lives(story).values().all(|pod| number(pod, "/containers/0/restartCount") == 0));
 }
 
 pub fn a_killed_daemon_is_replaced_and_50_pods_heal(story: &mut Story<'_>) {
