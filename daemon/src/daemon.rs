@@ -47,6 +47,7 @@ use crate::service;
 use crate::starts::{Recent, recorder};
 use crate::task::Task;
 use crate::task::holders::Holders;
+use crate::traces::{self, Traces};
 use crate::wasm::engine::Engines;
 use crate::wasm::instance::{Slots, World};
 use crate::wasm::modules::ModuleStore;
@@ -61,6 +62,9 @@ const STOP_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
 /// How long containerd may take to hear of the last exits at a stop.
 const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
+
+/// How long a collector may take to take the last starts' spans at a stop.
+const STOP_TRACES_TIME: Duration = Duration::from_secs(1);
 
 /// How often a daemon that drains looks whether it is needed any more.
 const DRAINED_EVERY: Duration = Duration::from_millis(100);
@@ -82,6 +86,8 @@ pub struct Setup {
     pub metrics: Arc<Metrics>,
     /// Its log.
     pub logging: Arc<Logging>,
+    /// How starts are traced, if they are.
+    pub traces: Option<traces::settings::Settings>,
 }
 
 /// Runs until SIGTERM or SIGINT, or until another has taken over and the last task has ended.
@@ -191,6 +197,8 @@ async fn serve(begin: Begin) -> Result<(), String> {
     }
     set_limits(&metrics, config);
     let recorder = recorder::start(metrics.clone(), &background);
+    let traced = |settings| Traces::start(settings, &ours.id, &metrics, &background);
+    let traces = setup.traces.as_ref().map(traced).transpose()?;
     let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
     let modules = ModuleStore::open(config, engines.clone(), metrics.clone(), answering.clone())
         .map_err(|e| format!("the module store: {e}"))?;
@@ -203,8 +211,9 @@ async fn serve(begin: Begin) -> Result<(), String> {
         holders: Holders::new(config.network.holders_warm, answering.clone(), metrics.clone()),
         http: Http::new(config.http.clone(), http, metrics.clone()),
         resolvers: Resolvers::new(&config.network, background.clone()),
-        task_series: TaskSeries::new(config.metrics.task_series_max, config.metrics.pod_labels),
-        recent: Recent::new(config.metrics.recent_max, metrics.clone(), Some(recorder)),
+        task_series: TaskSeries::new(config.metrics.task_series_max, config.metrics.pods),
+        recent: Recent::new(config.metrics.recent_max, metrics.clone(), Some(recorder), traces.clone()),
+        traces,
         metrics: metrics.clone(),
         by_pod: config.metrics.pods,
     });
@@ -551,6 +560,9 @@ impl Daemon {
         self.controllers.close(end, held.is_some()).await;
         self.instances.flush_events(tokio::time::Instant::now() + STOP_EVENTS_TIME).await;
         self.instances.close().await;
+        if let Some(traces) = &self.world.traces {
+            traces.stop(STOP_TRACES_TIME).await;
+        }
         if let Some(scrape) = self.scrape {
             scrape.serving.abort();
             let _ = std::fs::remove_file(self.setup.config.state_dir.join(METRICS_ADDRESS));

@@ -34,10 +34,11 @@ const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.snapshotter.v1.zfs",
     "io.containerd.snapshotter.v1.devmapper",
     "io.containerd.internal.v1.opt",
-    "io.containerd.internal.v1.tracing",
-    "io.containerd.tracing.processor.v1.otlp",
     "io.containerd.nri.v1.nri",
 ];
+
+/// What containerd does without, unless it is to trace.
+const TRACING_PLUGINS: &[&str] = &["io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"];
 
 /// The image of a pod's sandbox, in containerd's namespace of Kubernetes. Nobody can pull it.
 pub const PAUSE_IMAGE: &str = "hearth.test/pause:1";
@@ -126,11 +127,15 @@ impl Layout {
 /// Starts containerd and waits until it answers.
 ///
 /// `path` is its `PATH`: where it finds shims.
-pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, handlers: &[Handler]) -> Process {
+pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, options: &ContainerdOptions) -> Process {
     let config = layout.directory.join("containerd.toml");
+    let mut without = DISABLED_PLUGINS.to_vec();
+    if options.traces.is_none() {
+        without.extend(TRACING_PLUGINS);
+    }
     let text = match machine.kind() {
-        Kind::Tasks => containerd_config(layout, CRI_PLUGINS),
-        Kind::Pods => containerd_config(layout, &[]) + &cri_config(layout, handlers),
+        Kind::Tasks => containerd_config(layout, &[CRI_PLUGINS, &without].concat(), false),
+        Kind::Pods => containerd_config(layout, &without, true) + &cri_config(layout, &options.handlers),
     };
     fs::write(&config, text).expect("the machine's directory is writable");
     let log = layout.containerd_log();
@@ -138,6 +143,9 @@ pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, handle
     // A stale socket would refuse until the new one takes its place, but never take a connection.
     let mut command = machine.command(paths::containerd("containerd"));
     command.arg("--config").arg(&config).env("PATH", path).env("HEARTH_CONTROL_SOCKET", layout.control_socket());
+    if let Some(endpoint) = &options.traces {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_BSP_SCHEDULE_DELAY", "20");
+    }
     let mut containerd = Process::start("containerd", logged(&mut command, &log));
     let ready = within(SHORT, || {
         assert!(containerd.status().is_none(), "containerd ended at start:\n{}", tail(&log));
@@ -148,10 +156,9 @@ pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, handle
 }
 
 /// The configuration without plugins. Version 2 is understood by all; 3 is 2.x's own.
-fn containerd_config(layout: &Layout, without: &[&str]) -> String {
+fn containerd_config(layout: &Layout, disabled: &[&str], with_pods: bool) -> String {
     let path = |name: &str| layout.directory.join(name).display().to_string();
-    let disabled = [without, DISABLED_PLUGINS].concat();
-    let version = if without.is_empty() && containerd_major() >= 2 { 3 } else { 2 };
+    let version = if with_pods && containerd_major() >= 2 { 3 } else { 2 };
     format!(
         "version = {version}\n\
          root = {root:?}\n\
@@ -301,6 +308,8 @@ pub struct ContainerdOptions {
     pub path: Vec<PathBuf>,
     /// More runtime handlers for pods.
     pub handlers: Vec<Handler>,
+    /// The URL of the OpenTelemetry collector that it sends its own spans to.
+    pub traces: Option<String>,
 }
 
 /// A runtime handler, as a RuntimeClass names it.
