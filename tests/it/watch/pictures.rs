@@ -37,7 +37,7 @@ pub fn take(node: &Node, prometheus: &Prometheus<'_>) {
     answer(node, &["modules", "list"]);
     for command in [
         &["trace", "--slowest", "--last", "4"][..],
-        &["trace", "pod:default/throttled"],
+        &["trace", "pod:stories/throttled/render"],
         &["top", "--interval", "1", "--rows", "5"],
         &["status"],
         &["traps", "--last", "1"],
