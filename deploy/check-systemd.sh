@@ -162,8 +162,8 @@ step hearthctl install containerd --dry-run
 step hearthctl install containerd
 step systemctl restart containerd
 [ "$(on systemctl is-active hearthd.service hearthd.socket | sort -u)" = active ] || fail "hearthd is not active"
-for image in hello sleep; do
-    on ctr images import "/check/$image.tar" >>"$work/steps.log" 2>&1 || fail "cannot import $image.tar"
+for guest in hello sleep; do
+    on ctr images import "/check/$guest.tar" >>"$work/steps.log" 2>&1 || fail "cannot import $guest.tar"
 done
 step ctr run --rm --runtime io.containerd.hearth.v1 hearth.test/hello:1 hello
 sleeper before

@@ -69,6 +69,7 @@ stage() {
     strip --strip-unneeded --remove-section=.comment --remove-section=.note "$prefix/bin/hearthd" "$prefix/bin/hearthctl"
     mkdir -p "$share/hearth" "$share/man/man8"
     cp -r --no-preserve=mode deploy/containerd deploy/kubernetes "$share/hearth/"
+    chmod 0755 "$share/hearth/kubernetes/installer/node.sh"
     cp -r --no-preserve=mode dashboards "$share/hearth/"
     "$hearthd" --help | manual | gzip -9n >"$share/man/man8/hearthd.8.gz"
     "$hearthctl" manual "$share/man/man8"

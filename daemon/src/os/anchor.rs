@@ -48,6 +48,8 @@ pub fn start(unit: &str, state_dir: &Path) -> io::Result<u32> {
     let daemon = std::process::id().to_string();
     let mut command = Command::new(PROGRAM);
     command.args([SUBCOMMAND, unit, &daemon]).arg(state_dir).stdin(Stdio::null());
+    // The one that stays has this stream, too: of a pipe the end would never come.
+    command.stderr(Stdio::inherit());
     let output = command.output()?;
     let pid = String::from_utf8_lossy(&output.stdout);
     pid.trim().parse().map_err(|_| io::Error::other("it did not say its pid"))
