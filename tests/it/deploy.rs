@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hearth_tests::daemons::containerd_major;
-use hearth_tests::{ContainerOptions, Guest, Image, Node, paths};
+use hearth_tests::daemons::{ContainerdOptions, HearthdOptions, containerd_major};
+use hearth_tests::{ContainerOptions, Guest, Image, Node, Runtime, paths};
 
 use crate::only_on_hearth;
 
@@ -277,6 +277,24 @@ fn the_unit_and_the_shim_agree_on_the_control_socket() {
     assert_eq!(listens, ["/run/hearth/control.sock"]);
     let shim = fs::read_to_string(paths::repository().join("shim-proxy/src/lib.rs")).unwrap();
     assert!(shim.contains(&format!("CONTROL_SOCKET: &str = {:?}", listens[0])));
+}
+
+#[test]
+fn a_pod_runs_by_what_hearthctl_has_written_into_each_version_of_the_configuration() {
+    only_on_hearth!();
+    let versions: &[u32] = if containerd_major() == 1 { &[1, 2] } else { &[2, 3] };
+    for &version in versions {
+        let config_version = Some(version);
+        let containerd = ContainerdOptions { config_version, ..ContainerdOptions::default() };
+        let node = Node::with(HearthdOptions { containerd, ..HearthdOptions::default() });
+        let exit = node.program(&Guest::EXIT);
+        let pod = node.pod("pod").run();
+        assert_eq!(pod.container("exit", &exit).args(["7"]).start().wait(), 7, "version {version}");
+        // What was not ours runs, too.
+        let native = node.import(&Image::of(&Guest::EXIT, Runtime::Runc));
+        let other = node.pod("other").options(|options| options.handler = "runc".into()).run();
+        assert_eq!(other.container("exit", &native).args(["8"]).start().wait(), 8, "version {version}");
+    }
 }
 
 /// One of the examples, which has to say what the story does.

@@ -67,7 +67,7 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
                 return;
             }
         };
-        let places = Arc::new(Semaphore::new(service.world.http.config.connections_max));
+        let places = Arc::new(Semaphore::new(service.world.http.config().connections_max));
         loop {
             tokio::select! {
                 () = until(&mut draining) => break,
@@ -146,7 +146,7 @@ fn last_of(listener: TcpListener) -> Vec<TcpStream> {
 }
 
 async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<OwnedSemaphorePermit>) {
-    let config = service.world.http.config.clone();
+    let config = service.world.http.config();
     // Answers are written whole; waiting for more to write only delays them.
     let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::new());

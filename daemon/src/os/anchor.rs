@@ -83,6 +83,8 @@ pub fn child_main() -> ExitCode {
 }
 
 fn stand(unit: &str, daemon: i32, state_dir: &Path) -> io::Result<ExitCode> {
+    // (Of a link in /proc it would be `exe`.)
+    rustix::thread::set_name(c"hearthd-anchor")?;
     let daemon = Pid::from_raw(daemon).ok_or(io::ErrorKind::InvalidInput)?;
     let daemon = pidfd_open(daemon, PidfdFlags::empty())?;
     let mut signals = SigSet::empty();
