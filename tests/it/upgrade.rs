@@ -229,10 +229,13 @@ fn a_stop_lets_tasks_come_to_their_end_if_it_is_told_to() {
     world.start_hearthd();
     world.ctr(["containers", "rm", "new"]).run();
     waiter(&world, &image, "slower", 6);
+    let events = world.events();
     world.hearthd().signal(Signal::TERM);
     waits(&world, 2);
+    world.hearthd().signal(Signal::TERM);
+    assert_eq!(events.wait_for_topic("/tasks/exit", "slower").exit_status(), 137);
+    drop(events);
     world.stop_hearthd();
-    assert_eq!(world.finish("slower"), 137);
     world.start_hearthd();
 }
 
