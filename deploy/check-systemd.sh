@@ -392,10 +392,10 @@ cp "$image" "$work/installer.tar"
 on ctr images import /check/installer.tar >>"$work/steps.log" 2>&1 || fail "cannot import the installer's image"
 reference=$(on ctr images ls --quiet | grep hearth-installer)
 # Privileged, in the host's network and pids, with the environment that the manifest gives it. It has containerd
-# restarted, which does not end it.
+# restarted, which does not end it. (Without a share of the processors: the controller may be missing.)
 installer() {
     : >"$work/installer.log"
-    on ctr run --detach --privileged --net-host --with-ns pid:/proc/1/ns/pid --log-uri file:///check/installer.log \
+    on ctr run --detach --privileged --cpu-shares 0 --net-host --with-ns pid:/proc/1/ns/pid --log-uri file:///check/installer.log \
         --env NODE_NAME=check --env POD_NAMESPACE=hearth-system --env DAEMONSET=hearth-installer \
         --env PREFIX=/opt/hearth --env RESTART_CONTAINERD=true --env KUBERNETES_API=http://127.0.0.1:8099 \
         "$reference" installer >>"$work/steps.log" 2>&1 || fail "the installer's container does not start"
