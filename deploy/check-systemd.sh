@@ -132,6 +132,11 @@ step() {
     echo "check: # $*"
     on "$@" >>"$work/steps.log" 2>&1 || fail "$* ($?)"
 }
+# shell COMMAND: of the documentation, with redirections or pipes.
+shell() {
+    echo "check: # $1"
+    on sh -c "$1" >"$work/said" 2>&1 || fail "$1: $(cat "$work/said")"
+}
 # That of the hearthd that takes new pods.
 main_pid() {
     on hearthctl generations | awk '$4 == "yes" { print $2 }'
@@ -215,6 +220,7 @@ is_status before RUNNING || fail "a restart lost a container"
 sleeper between
 are_generations 2 || fail "$(on hearthctl generations)"
 on sed -i 's/^# tasks_max = .*/tasks_max = 77/' /etc/hearth/config.toml
+step hearthd --check-config
 step systemctl reload hearthd
 on sed -i 's/^# pool_slots = .*/pool_slots = 77/' /etc/hearth/config.toml
 ! on systemctl reload hearthd 2>/dev/null || fail "a reload took what needs a restart"
@@ -263,6 +269,7 @@ unit_with
 step systemctl restart hearthd
 step apt-get install --yes --no-install-recommends /check/hearth_new.deb
 [ "$(on systemctl is-active hearthd.service)" = active ] || fail "hearthd is not active after an upgrade"
+step hearthctl generations
 for id in before between meanwhile told; do is_status $id RUNNING || fail "an upgrade lost $id"; done
 touch "$work/told/go"
 ended told 7
@@ -353,6 +360,14 @@ sleeper younger
 
 # --- a removal: the tasks of all generations end
 step hearthctl uninstall containerd
+step systemctl restart containerd
+# Once more by hand; this file names no runtime of its own.
+step cp -a /etc/containerd/config.toml /etc/containerd/config.toml.before-hearth
+shell "cat /usr/share/hearth/containerd/append-v2-runc.toml >> /etc/containerd/config.toml"
+shell "cat /usr/share/hearth/containerd/append-v2.toml >> /etc/containerd/config.toml"
+shell "containerd config dump | grep -A 1 'runtimes\.'"
+[ "$(grep -c 'runtimes\.\(hearth\|runc\)\]' "$work/said")" = 2 ] || fail "not both runtimes: $(cat "$work/said")"
+on mv /etc/containerd/config.toml.before-hearth /etc/containerd/config.toml
 step systemctl restart containerd
 step apt-get purge --yes hearth
 until_ "containerd knows of the end" is_status last ""
