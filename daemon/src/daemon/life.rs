@@ -139,7 +139,7 @@ impl Daemon {
                 Order::Drain(done) => {
                     let is_ours = self.charge.is_held();
                     if is_ours {
-                        draining = Some(self.drain());
+                        draining = Some(self.drain().await);
                     }
                     let _ = done.send(is_ours);
                 }
@@ -199,8 +199,10 @@ impl Daemon {
     }
 
     /// Another is in charge: nothing new is taken any more, but for the tasks that are here.
-    fn drain(&mut self) -> Drain {
+    async fn drain(&mut self) -> Drain {
         self.questions.abort();
+        // Only then is every question that was accepted counted.
+        let _ = (&mut self.questions).await;
         self.watchdog.abort();
         if let Some(following) = self.following.take() {
             following.abort();
