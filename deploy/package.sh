@@ -53,6 +53,7 @@ stage() {
     strip --strip-unneeded --remove-section=.comment --remove-section=.note "$prefix/bin/hearthd" "$prefix/bin/hearthctl"
     mkdir -p "$share/hearth" "$share/man/man8"
     cp -r --no-preserve=mode deploy/containerd deploy/kubernetes "$share/hearth/"
+    chmod 0755 "$share/hearth/kubernetes/installer/node.sh"
     cp -r --no-preserve=mode dashboards "$share/hearth/"
     "$hearthctl" manual "$share/man/man8"
     gzip -9n "$share"/man/man8/hearth*.8

@@ -573,13 +573,16 @@ pub struct Upgrade {
     /// How long an old hearthd may serve its tasks beside a new one, in seconds; then it ends them. 0: until
     /// the last of them has ended.
     pub drain_seconds_max: u64,
+    /// How long a stop lets tasks end by themselves, in seconds, before it ends them; no new ones are taken
+    /// meanwhile, and another SIGTERM ends them at once. 0: it ends them at once.
+    pub stop_drain_seconds: u64,
     /// Old ones and the new one together; one more does not start.
     pub generations_max: usize,
 }
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Upgrade { drain_seconds_max: 0, generations_max: 16 }
+        Upgrade { drain_seconds_max: 0, stop_drain_seconds: 0, generations_max: 16 }
     }
 }
 

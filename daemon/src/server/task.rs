@@ -234,7 +234,7 @@ impl TaskApi for TaskService {
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
         let began = Instant::now();
-        let result = self.tasks.get(&request.id).map(|task| ConnectResponse {
+        let result = self.tasks.settled(&request.id).await.map(|task| ConnectResponse {
             shim_pid: pid(),
             task_pid: task.container.pid(),
             version: env!("CARGO_PKG_VERSION").into(),

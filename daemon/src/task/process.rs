@@ -352,7 +352,7 @@ impl Process {
             guest: self.guest.clone(),
             requests: requests.clone(),
             about: self.container.about.clone(),
-            turns: http::turns::Turns::new(&world.http.config),
+            turns: http::turns::Turns::new(&world.http.config()),
             notes: http::notes::Notes::default(),
             world,
         };
