@@ -59,6 +59,11 @@ test-page: deps build shim ## Look at the status page in Chromium, which is inst
 	@command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
 	$(CARGO) test $(BUILD) --test it -- watch::a_browser
 
+.PHONY: pictures
+pictures: deps build shim ## Take the pictures and answers of dashboards/README.md from a real run (root)
+	@command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
+	HEARTH_TEST_PICTURES=1 $(CARGO) test $(BUILD) --test it -- watch::panels
+
 .PHONY: e2e-deps
 e2e-deps:
 	@tests/e2e/install-deps.sh

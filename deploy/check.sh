@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Checks what goes onto a node, on private copies: nothing of this machine changes, and nothing is started.
 #
-#   check.sh [STEP...]   units, deb, tarball, manifests if none is named; systemd and installer when they are asked for
+#   check.sh [STEP...]   units, deb, tarball, manifests, systemd if none is named
 #
 # The .deb is installed, upgraded and purged in an overlay over this machine's root, or over the unpacked
-# Debian that HEARTH_DEBIAN_ROOT names. A tool that is missing is told loudly, and its check left out.
+# Debian that HEARTH_DEBIAN_ROOT names. A tool that is missing is installed; where it cannot be had, that is told
+# loudly, and its check left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
@@ -21,9 +22,28 @@ missing() {
     return 1
 }
 
+# have PROGRAM PACKAGE: whether it is there, and if it is not, whether it can be installed.
+have() {
+    command -v "$1" >/dev/null && return
+    deploy/install-deps.sh "$2" >&2 || true
+    command -v "$1" >/dev/null || missing "$1" "the package $2"
+}
+
+# The package, and one of the next version, made once.
+package= newer=
+packages() {
+    [ -z "$package" ] || return 0
+    package=$(deploy/package.sh deb)
+    newer=$work/newer.deb
+    dpkg-deb --raw-extract "$package" "$work/newer"
+    sed -i 's/^Version: .*/&+1/' "$work/newer/DEBIAN/control"
+    dpkg-deb --root-owner-group -Znone --build "$work/newer" "$newer" >/dev/null
+    rm -r "$work/newer"
+}
+
 # The units are right, and as exposed as the documentation says.
 units() {
-    command -v systemd-analyze >/dev/null || missing systemd-analyze "the package systemd" || return 0
+    have systemd-analyze systemd || return 0
     local unit score
     for unit in deploy/systemd/*; do
         sed "s|/usr/bin/|$(realpath "$target/release")/|" "$unit" >"$work/${unit##*/}"
@@ -115,8 +135,8 @@ in_debian() {
     echo 0 >"$root/is-active"
     rm "$root/systemctl.log"
     dpkg_ --install /run/new.deb
-    ! grep -qE "(^| )(re)?(start|stop) " "$root/systemctl.log" || fail "an upgrade restarted the daemon, which ends pods"
-    grep -q "goes on with its pods" /mnt/log || fail "an upgrade does not say that the old daemon goes on"
+    did "restart hearthd.service"
+    ! grep -qE "(^| )(start|stop) " "$root/systemctl.log" || fail "an upgrade stopped the daemon, which ends pods"
     grep -q '^pool_slots = 7' "$root/etc/hearth/config.toml" || fail "an upgrade lost the configuration"
     # Disabled by the administrator, and upgraded: it stays disabled.
     rm "$root/etc/systemd/system/multi-user.target.wants/hearthd.service"
@@ -131,43 +151,37 @@ in_debian() {
 }
 
 deb() {
-    local package newer=$work/newer
     [ "$(id -u)" -eq 0 ] || fail "installing into a private root needs root"
-    package=$(deploy/package.sh deb)
-    if command -v lintian >/dev/null; then
+    packages
+    if have lintian lintian; then
         lintian --fail-on error,warning --allow-root "$package" || fail "lintian has something to say, see above"
-    else
-        missing lintian || true
+        echo "check: lintian has nothing to say"
     fi
-    dpkg-deb --raw-extract "$package" "$newer"
-    sed -i 's/^Version: .*/&+1/' "$newer/DEBIAN/control"
-    dpkg-deb --root-owner-group -Znone --build "$newer" "$work/newer.deb" >/dev/null
-    rm -r "$newer"
     export -f in_debian fail systemctl_stub
     unshare --mount --propagation private bash -euo pipefail -c 'in_debian "$@"' in_debian \
-        "$package" "$work/newer.deb" "${HEARTH_DEBIAN_ROOT:-/}"
+        "$package" "$newer" "${HEARTH_DEBIAN_ROOT:-/}"
+}
+
+# Whether a machine can be made that has a systemd of its own.
+can_have_machine() {
+    local probe=/sys/fs/cgroup/hearth-check-probe
+    unshare --pid --mount --cgroup --uts --ipc --net --fork true 2>/dev/null ||
+        missing "the right to make namespaces" || return
+    { mkdir "$probe" && rmdir "$probe"; } 2>/dev/null || missing "a control group hierarchy that can be written to"
 }
 
 # A node's life, under a systemd of its own.
 systemd() {
-    local package newer=$work/newer guests=$work/guests image=
-    [ -x /lib/systemd/systemd ] || missing systemd || return 0
-    unshare --pid --mount --cgroup --fork true 2>/dev/null || missing "the right to make namespaces" || return 0
-    package=$(deploy/package.sh deb)
-    dpkg-deb --raw-extract "$package" "$newer"
-    sed -i 's/^Version: .*/&+1/' "$newer/DEBIAN/control"
-    dpkg-deb --root-owner-group -Znone --build "$newer" "$work/newer.deb" >/dev/null
-    rm -r "$newer"
+    local guests=$work/guests image=
+    [ -x /lib/systemd/systemd ] || have systemd systemd || return 0
+    can_have_machine || return 0
+    packages
     mkdir "$guests"
-    for guest in hello sleep; do
+    for guest in hello sleep await; do
         "$target/release/guest-image" "$guest" >"$guests/$guest.tar"
     done
-    if command -v busybox >/dev/null; then
-        image=$(deploy/image.sh)
-    else
-        missing busybox "the package busybox-static; so no image of the installer is made" || true
-    fi
-    deploy/check-systemd.sh "$package" "$work/newer.deb" "$guests" ${image:+"$image"}
+    ! have busybox busybox-static || image=$(deploy/image.sh)
+    deploy/check-systemd.sh "$package" "$newer" "$guests" ${image:+"$image"}
 }
 
 tarball() {
@@ -179,7 +193,7 @@ tarball() {
         "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
         "$root$prefix/bin/hearthd" --check-config --config "$root/etc/hearth/config.toml" >/dev/null
         "$root$prefix/bin/hearthctl" completion bash | cmp - "$root$prefix/share/bash-completion/completions/hearthctl"
-        grep -q "^ExecStart=$prefix/bin/hearthd$" "$root/etc/systemd/system/hearthd.service" ||
+        grep -q "^ExecStart=$prefix/bin/hearthd --replace --anchor %n$" "$root/etc/systemd/system/hearthd.service" ||
             fail "the unit does not start what was installed"
         # An upgrade keeps the configuration, and takes away what the release does not have any more.
         echo '# mine' >>"$root/etc/hearth/config.toml"
@@ -200,28 +214,34 @@ tarball() {
     echo "check: the tarball was installed, upgraded and uninstalled, and left nothing but a changed configuration"
 }
 
+# Where kubernetes-validate is: named, installed, or put below the target directory by pip.
+validator() {
+    local named=${KUBERNETES_VALIDATE:-kubernetes-validate} own=$target/kubernetes-validate
+    command -v "$named" && return
+    [ -x "$own/bin/kubernetes-validate" ] || {
+        python3 -m venv "$own" && "$own/bin/pip" install --quiet kubernetes-validate
+    } >&2 || missing kubernetes-validate "pip cannot install it; KUBERNETES_VALIDATE names one" || return
+    echo "$own/bin/kubernetes-validate"
+}
+
 # Against the OpenAPI schema of Kubernetes.
-validate() {
-    local tool=${KUBERNETES_VALIDATE:-kubernetes-validate} file
-    command -v "$tool" >/dev/null || missing kubernetes-validate "of PyPI; KUBERNETES_VALIDATE names it" || return 0
-    for file in "$@"; do
+manifests() {
+    local tool file
+    tool=$(validator) || return 0
+    for file in deploy/kubernetes/runtimeclass.yaml deploy/kubernetes/examples/*.yaml \
+        deploy/kubernetes/installer/{namespace,rbac,daemonset}.yaml; do
         "$tool" --strict "$file" >"$work/said" 2>&1 || fail "$(cat "$work/said")"
     done
+    # It does find what is wrong.
+    sed 's/handler:/handle:/' deploy/kubernetes/runtimeclass.yaml >"$work/wrong.yaml"
+    ! "$tool" --strict "$work/wrong.yaml" >/dev/null 2>&1 || fail "$tool takes a RuntimeClass without a handler for right"
     echo "check: the manifests are right by the schema of Kubernetes"
 }
 
-manifests() {
-    validate deploy/kubernetes/runtimeclass.yaml deploy/kubernetes/examples/*.yaml
-}
-
-installer() {
-    validate deploy/kubernetes/installer/{namespace,rbac,daemonset}.yaml
-}
-
-[ $# -gt 0 ] || set -- units deb tarball manifests
+[ $# -gt 0 ] || set -- units deb tarball manifests systemd
 for step in "$@"; do
     case $step in
-    units | deb | systemd | tarball | manifests | installer) "$step" ;;
-    *) fail "unknown step $step: say units, deb, systemd, tarball, manifests or installer" ;;
+    units | deb | systemd | tarball | manifests) "$step" ;;
+    *) fail "unknown step $step: say units, deb, tarball, manifests or systemd" ;;
     esac
 done

@@ -6,8 +6,8 @@
 #
 # --root DIR puts everything below DIR (an image under construction) and tells systemd nothing.
 # Programs go to PREFIX/bin, the rest to PREFIX/share; only units (/etc/systemd/system), the sysctl drop-in
-# (/etc/sysctl.d) and the configuration (/etc/hearth) go where the system looks for them. A running hearthd
-# and containerd are never restarted: that ends pods, and is the administrator's choice.
+# (/etc/sysctl.d) and the configuration (/etc/hearth) go where the system looks for them. A hearthd that runs is
+# replaced: it serves the pods it has, and leaves with the last of them. containerd is never restarted.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -95,7 +95,8 @@ do_install() {
         systemctl daemon-reload
         systemctl --quiet enable hearthd.socket hearthd.service
         if [ "$running" = yes ]; then
-            echo "the old hearthd goes on with its pods; once the node is drained: systemctl restart hearthd"
+            systemctl restart hearthd.service ||
+                echo "the new hearthd does not start, and the old one goes on; see journalctl -u hearthd" >&2
         else
             systemctl start hearthd.socket hearthd.service
         fi

@@ -22,22 +22,6 @@ fail() {
     exit 1
 }
 
-# A manual page of `hearthd --help`: man NAME SECTION-TITLE < text
-manual() {
-    local date
-    date=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%d)
-    awk -v date="$date" -v version="$version" '
-        function roff(s) { gsub(/\\/, "\\e", s); gsub(/-/, "\\-", s); sub(/^[.\x27]/, "\\\\\\&&", s); return s }
-        BEGIN { print ".TH HEARTHD 8 " date " \"Hearth " version "\" \"System Administration\""
-                print ".SH NAME\nhearthd \\- keeps WebAssembly warm for containerd\n.SH SYNOPSIS\n.B hearthd\n[\\fIOPTIONS\\fR]\n.SH DESCRIPTION" }
-        /^Usage:/ || /^Options:/ { if (/^Options/) { options = 1; print ".SH OPTIONS" } next }
-        !options { if ($0 != "") print roff($0); next }
-        /^ +-/ { sub(/^ +/, ""); split($0, part, /  +/); print ".TP\n.B " roff(part[1]); if (part[2] != "") print roff(part[2]); next }
-        { sub(/^ +/, ""); if ($0 != "") print roff($0) }
-        END { print ".SH FILES\n.TP\n.I /etc/hearth/config.toml\nEvery setting with its default, as comments.\n.TP\n.I /run/hearth/control.sock\nWhat containerd\\-shim\\-hearth\\-v1 dials.\n.TP\n.I /var/lib/hearth\nThe module store."
-              print ".SH SIGNALS\nSIGTERM and SIGINT end the guests, tell containerd of each exit, and end the daemon.\n.SH SEE ALSO\n.BR hearthctl (8),\n.BR containerd\\-shim\\-hearth\\-v1 (8)" }'
-}
-
 shim_manual() {
     cat <<EOF
 .TH CONTAINERD\\-SHIM\\-HEARTH\\-V1 8 $(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%d) "Hearth $version" "System Administration"
@@ -69,10 +53,10 @@ stage() {
     strip --strip-unneeded --remove-section=.comment --remove-section=.note "$prefix/bin/hearthd" "$prefix/bin/hearthctl"
     mkdir -p "$share/hearth" "$share/man/man8"
     cp -r --no-preserve=mode deploy/containerd deploy/kubernetes "$share/hearth/"
+    chmod 0755 "$share/hearth/kubernetes/installer/node.sh"
     cp -r --no-preserve=mode dashboards "$share/hearth/"
-    "$hearthd" --help | manual | gzip -9n >"$share/man/man8/hearthd.8.gz"
     "$hearthctl" manual "$share/man/man8"
-    gzip -9n "$share"/man/man8/hearthctl*.8
+    gzip -9n "$share"/man/man8/hearth*.8
     mkdir -p "$share/bash-completion/completions" "$share/zsh/vendor-completions" "$share/fish/vendor_completions.d"
     "$hearthctl" completion bash >"$share/bash-completion/completions/hearthctl"
     "$hearthctl" completion zsh >"$share/zsh/vendor-completions/_hearthctl"

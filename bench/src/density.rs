@@ -25,6 +25,7 @@ use crate::lane::{Images, Sample};
 use crate::machine::Machine;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
+use crate::scraping::Scraping;
 use crate::scratch::Scratch;
 use crate::stats::Summary;
 use crate::table::{Table, micros};
@@ -84,6 +85,8 @@ pub struct Report {
     pub cri_beside_few: Summary,
     /// Starts beside all pods, CRI-like bundles.
     pub cri_beside_all: Summary,
+    /// What Prometheus costs beside all pods.
+    pub scraping: Scraping,
 }
 
 /// A daemon with its pods and the probes that start beside them.
@@ -123,6 +126,8 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
         samples[3].extend(all.cri.starts(BATCH).await?);
     }
     progress_done();
+    eprintln!("hearth-bench: scraping {} pods, and starts meanwhile", options.pods);
+    let scraping = Scraping::measure(&all.daemon, &mut all.bare).await?;
     let [beside_few, beside_all, cri_beside_few, cri_beside_all] = samples.map(|samples| replies(&samples));
     let ended = all.pods.end().await?;
     few.pods.end().await?;
@@ -144,6 +149,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
         beside_all: beside_all?,
         cri_beside_few: cri_beside_few?,
         cri_beside_all: cri_beside_all?,
+        scraping,
     })
 }
 
@@ -239,12 +245,13 @@ impl Report {
         }
         format!(
             "{table}\nA pod (sandbox and container{}) takes {:.1} KiB PSS, of which the guest itself touches {} KiB. \
-             {:.0} pods are started in a second, {:.0} ended.\n\n{starts}",
+             {:.0} pods are started in a second, {:.0} ended.\n\n{starts}\n{}",
             if self.stdio { ", with FIFOs" } else { "" },
             self.pss_bytes_per_pod / 1024.0,
             GUEST_BYTES / 1024,
             self.pods_started_per_second,
             self.pods_ended_per_second,
+            self.scraping.table(),
         )
     }
 }

@@ -181,6 +181,14 @@ impl Hearthd {
         metrics::scrape(&self.metrics_address).await
     }
 
+    /// Scrapes its metrics, and leaves them as they are.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn scrape_text(&self) -> Result<String> {
+        metrics::text(&self.metrics_address).await
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.id()

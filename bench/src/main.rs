@@ -76,6 +76,7 @@ mod report;
 mod rootfs;
 mod runtimes;
 mod scenario;
+mod scraping;
 mod scratch;
 mod shim;
 mod signals;

@@ -141,8 +141,15 @@ impl Histogram {
 /// # Errors
 /// If nothing answers there, the status is not 200, or the body is not the text format.
 pub async fn scrape(address: &str) -> Result<Scrape> {
-    let body = get(address).await.with_context(|| format!("GET http://{address}/metrics"))?;
-    Scrape::parse(&body)
+    Scrape::parse(&text(address).await?)
+}
+
+/// The same, as it comes.
+///
+/// # Errors
+/// If nothing answers there, or the status is not 200.
+pub async fn text(address: &str) -> Result<String> {
+    get(address).await.with_context(|| format!("GET http://{address}/metrics"))
 }
 
 async fn get(address: &str) -> Result<String> {

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::config::{Config, DEFAULT_FILE};
 use crate::logging::{self, Logging};
 use crate::metrics::Metrics;
-use crate::{daemon, os, wasm};
+use crate::{daemon, os, traces, wasm};
 
 /// Keeps WebAssembly warm on a Kubernetes node: containerd's tasks of the `hearth` runtime run in
 /// this process.
@@ -90,6 +90,22 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The manual page hearthd(8): made of the arguments above, and of what is no argument.
+///
+/// # Errors
+/// None that memory does not have.
+pub fn manual() -> std::io::Result<Vec<u8>> {
+    let page = clap_mangen::Man::new(Args::command()).title("HEARTHD").section("8").manual("System Administration");
+    let mut text = Vec::new();
+    page.render_title(&mut text)?;
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    page.render_description_section(&mut text)?;
+    page.render_options_section(&mut text)?;
+    text.extend_from_slice(include_bytes!("command/manual.roff"));
+    Ok(text)
+}
+
 fn start(args: Args) -> Result<(), Failure> {
     if args.print_default_config {
         print!("{DEFAULT_FILE}");
@@ -98,9 +114,11 @@ fn start(args: Args) -> Result<(), Failure> {
     let config = configuration(&args).map_err(Failure::Config)?;
     if args.check_config {
         logging::check(&config.log).map_err(Failure::Config)?;
+        traces::settings::Settings::of_environment().map_err(Failure::Config)?;
         println!("{config:#?}");
         return Ok(());
     }
+    let traces = traces::settings::Settings::of_environment().map_err(Failure::Config)?;
     let metrics = Arc::new(Metrics::new());
     let logging = Logging::start(&config.log, &metrics).map_err(Failure::Config)?;
     // Before the first thread: every thread shares the namespace it is born in.
@@ -109,7 +127,7 @@ fn start(args: Args) -> Result<(), Failure> {
     os::process::raise_descriptor_limit();
     let (replace, anchor) = (args.replace, args.anchor.clone());
     let reread = Box::new(move || configuration(&args));
-    daemon::run(daemon::Setup { config, replace, anchor, reread, metrics, logging }).map_err(Failure::Other)
+    daemon::run(daemon::Setup { config, replace, anchor, reread, metrics, logging, traces }).map_err(Failure::Other)
 }
 
 fn configuration(args: &Args) -> Result<Config, String> {

@@ -159,12 +159,10 @@ pub struct Metrics {
     /// Tasks with metrics of their own (`hearth_task_…`); those beyond are folded into `task="other"`. Each costs
     /// about 1 kB of a scrape.
     pub task_series_max: usize,
-    /// Whether those metrics name the pod, by the labels `namespace`, `pod` and `container`.
-    pub pod_labels: bool,
     /// Starts, and traps and other ends, that are remembered for `hearthctl` and the page.
     pub recent_max: usize,
-    /// Whether there are metrics of each pod that serves HTTP, by namespace, name and container: about 80
-    /// series each.
+    /// Whether metrics name pods, by the labels `namespace`, `pod` and `container`: those of single tasks, and
+    /// those of each pod that serves HTTP, which are about 80 series each.
     pub pods: bool,
 }
 
@@ -177,7 +175,6 @@ impl Default for Metrics {
             tls_key: PathBuf::new(),
             token_file: PathBuf::new(),
             task_series_max: 200,
-            pod_labels: false,
             recent_max: 256,
             pods: false,
         }
@@ -576,13 +573,16 @@ pub struct Upgrade {
     /// How long an old hearthd may serve its tasks beside a new one, in seconds; then it ends them. 0: until
     /// the last of them has ended.
     pub drain_seconds_max: u64,
+    /// How long a stop lets tasks end by themselves, in seconds, before it ends them; no new ones are taken
+    /// meanwhile, and another SIGTERM ends them at once. 0: it ends them at once.
+    pub stop_drain_seconds: u64,
     /// Old ones and the new one together; one more does not start.
     pub generations_max: usize,
 }
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Upgrade { drain_seconds_max: 0, generations_max: 16 }
+        Upgrade { drain_seconds_max: 0, stop_drain_seconds: 0, generations_max: 16 }
     }
 }
 
@@ -791,6 +791,9 @@ impl Config {
 /// How alike a key has to be to one that there is for it to be meant, from 0 to 1.
 const ALIKE: f64 = 0.8;
 
+/// Keys that earlier releases had, and what has taken their place.
+const RENAMED: [(&str, &str); 1] = [("pod_labels", "metrics.pods")];
+
 /// What is wrong with a file, in one line: where, and what may have been meant.
 fn explain(text: &str, error: &toml::de::Error) -> String {
     let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
@@ -798,6 +801,9 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().trim().replace('\n', " ");
     let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
     let Some((key, rest)) = unknown else { return format!("{place}{message}") };
+    if let Some((_, now)) = RENAMED.iter().find(|(old, _)| *old == key) {
+        return format!("{place}unknown key {key}; it is {now} now");
+    }
     // "expected one of `a`, `b`, `c`"
     let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
     let likeness = |known: &str| strsim::jaro_winkler(known, key);
@@ -927,6 +933,7 @@ mod tests {
             error("\n[log]\ncolour = 'red'\n")
                 .ends_with("line 3: unknown key colour; there are level, format, kept_level, kept_lines")
         );
+        assert_eq!(error("metrics.pod_labels = true\n"), "line 1: unknown key pod_labels; it is metrics.pods now");
         assert!(error("\n\n[engine]\npool_slots = 'x'\n").starts_with("line 4: invalid type"));
         assert!(!error("a = \n").contains('\n'));
     }

@@ -71,7 +71,7 @@
 //!
 //! # Modules, in reading order
 //!
-//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`server`] (control, instances, task, sandboxer,
+//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`traces`] · [`server`] (control, instances, task, sandboxer,
 //! operator, endpoint) · [`task`] (map, create, state, process, container, exec, control, oom, sandbox, pods, holders,
 //! files, root, stdio) · [`native`] ·
 //! [`bundle`] ·
@@ -105,4 +105,5 @@ pub mod server;
 pub mod service;
 pub mod starts;
 pub mod task;
+pub mod traces;
 pub mod wasm;

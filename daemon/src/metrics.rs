@@ -178,6 +178,10 @@ pub struct Metrics {
     container_starts: [Histogram; SOURCES.len()],
     /// Starts that were not looked at afterwards, for want of room in the queue.
     pub start_records_dropped: IntCounter,
+    /// Spans of starts, by what became of them at the OpenTelemetry collector.
+    pub trace_spans: IntCounterVec,
+    /// Starts whose trace is lost, for want of room in the queue to the collector.
+    pub trace_starts_dropped: IntCounter,
     log_lines: [IntCounter; LOG_LEVELS.len()],
     /// Lines that guests triggered faster than they are logged.
     pub log_lines_suppressed: IntCounter,
@@ -373,7 +377,16 @@ impl Metrics {
             container_starts: SOURCES.map(|(_, name)| container_starts.with_label_values(&[name])),
             start_records_dropped: declare.counter(
                 "hearth_start_records_dropped_total",
-                "Starts that were neither measured from their container's making nor traced, for want of room in a queue.",
+                "Starts that were not measured from their container's making, for want of room in a queue.",
+            ),
+            trace_spans: declare.counters(
+                "hearth_trace_spans_total",
+                "Spans of starts by what became of them at the OpenTelemetry collector: sent, failed.",
+                "result",
+            ),
+            trace_starts_dropped: declare.counter(
+                "hearth_trace_starts_dropped_total",
+                "Starts whose trace is lost, for want of room in the queue to the OpenTelemetry collector (OTEL_BSP_MAX_QUEUE_SIZE).",
             ),
             log_lines: LOG_LEVELS.map(|level| log_lines.with_label_values(&[level])),
             log_lines_suppressed: declare.counter(
@@ -436,6 +449,9 @@ impl Metrics {
         }
         for result in ["compiled", "known", "not_wasm", "late", "failed"] {
             self.images_ahead.with_label_values(&[result]);
+        }
+        for result in ["sent", "failed"] {
+            self.trace_spans.with_label_values(&[result]);
         }
         for method in METHODS {
             self.rpc_errors.with_label_values(&[method]);

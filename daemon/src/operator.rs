@@ -255,15 +255,15 @@ pub struct TaskDetails {
     pub ends: Vec<EndInfo>,
 }
 
-/// What a start did. What has not happened is absent.
+/// A task by its names.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
-pub struct StartInfo {
-    /// The life of the daemon that did it.
+pub struct TaskName {
+    /// The life of the daemon that has it, or had it.
     pub generation: String,
     /// containerd's namespace.
     pub namespace: String,
-    /// The task's id.
+    /// Its id.
     pub id: String,
     /// Its pod, if it is of one.
     pub pod: Option<PodName>,
@@ -271,6 +271,15 @@ pub struct StartInfo {
     pub image: Option<String>,
     /// The first of its arguments.
     pub program: String,
+}
+
+/// What a start did. What has not happened is absent.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct StartInfo {
+    /// Whose.
+    #[serde(flatten)]
+    pub of: TaskName,
     /// The SHA-256 digest of its module, in hex.
     pub module: String,
     /// Where the module came from: `warm`, `disk` or `compiled`.
@@ -311,18 +320,9 @@ pub struct PhaseInfo {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct EndInfo {
-    /// The life of the daemon it ran in.
-    pub generation: String,
-    /// containerd's namespace.
-    pub namespace: String,
-    /// The task's id.
-    pub id: String,
-    /// Its pod, if it is of one.
-    pub pod: Option<PodName>,
-    /// Its image's name, where CRI has said it.
-    pub image: Option<String>,
-    /// The first of its arguments.
-    pub program: String,
+    /// Whose.
+    #[serde(flatten)]
+    pub of: TaskName,
     /// When.
     pub at: f64,
     /// What it was.

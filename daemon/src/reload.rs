@@ -20,6 +20,25 @@ pub const RELOADABLE: &[&str] = &[
     "stdio",
     "files",
     "upgrade",
+    "ahead.namespaces",
+    "ahead.snapshotter",
+    "ahead.images_max",
+    "ahead.unpack_timeout_ms",
+    // Of those that are counted: for containers that start from now on. The rest: for requests to come.
+    "http.connections_max",
+    "http.requests_max",
+    "http.queued_max",
+    "http.header_bytes_max",
+    "http.header_timeout_ms",
+    "http.request_timeout_ms",
+    "http.idle_timeout_ms",
+    "http.outgoing_connections_max",
+    "http.outgoing_idle_max",
+    "http.outgoing_idle_timeout_ms",
+    "http.outgoing_connect_timeout_ms",
+    "http.outgoing_first_byte_timeout_ms",
+    "http.outgoing_between_bytes_timeout_ms",
+    "http.tls_roots",
 ];
 
 /// The keys in which two configurations differ, if all of them can be changed.

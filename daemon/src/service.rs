@@ -29,6 +29,14 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// How long the service manager goes on waiting for a stop, from each [`not_yet`] on.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A stop takes its time, and is under way.
+pub fn not_yet() {
+    tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(PATIENCE.as_micros()).unwrap_or(u32::MAX))]);
+}
+
 /// Gives signs of life for as long as there is a reason to, if the service manager wants them
 /// (`WATCHDOG_USEC`). Runs on the runtime it is spawned on, which it proves that way.
 pub async fn watchdog(answering: Handle, scheduler: Arc<Scheduler>) {

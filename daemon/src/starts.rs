@@ -4,7 +4,7 @@
 //!   Create ─▶ About (one for each container) ─ phases, as they end ─▶ first instruction ─▶ Recent ─▶ page,
 //!                                                     │                                     │     hearthctl
 //!                                                     ▼                                     ▼
-//!                                                 histograms                     recorder
+//!                                                 histograms                recorder, traces
 //! ```
 //!
 //! Writing a phase down is a few atomic stores; a start that has come to its end is one entry of a bounded
@@ -18,11 +18,13 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
 
 use crate::bundle::CriNames;
 use crate::metrics::{Metrics, PHASES, Phase, SOURCES, Source};
-use crate::operator::{EndInfo, EndKind, PhaseInfo, PodName, StartInfo};
+use crate::operator::{EndInfo, EndKind, PhaseInfo, PodName, StartInfo, TaskName};
+use crate::traces::{Trace, Traces};
 use crate::wasm::modules::origin::Digest;
 
 /// The longest name that is kept, in bytes: of a pod, an image, a program. Kubernetes' own are shorter.
@@ -30,33 +32,6 @@ const NAME_BYTES_MAX: usize = 256;
 
 /// The longest text of an end that is kept, in bytes: a trap with its backtrace.
 const TEXT_BYTES_MAX: usize = 4 << 10;
-
-/// Where a request comes from, by W3C Trace Context: what containerd passes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TraceParent {
-    /// Of the whole trace.
-    pub trace: u128,
-    /// Of the caller's span.
-    pub span: u64,
-    /// Whether the caller records it.
-    pub sampled: bool,
-}
-
-impl TraceParent {
-    /// Parses a `traceparent`: `00-<32 hex digits>-<16>-<2>`; later versions may have more after it.
-    pub fn parse(text: &str) -> Option<TraceParent> {
-        let mut parts = text.trim().split('-');
-        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let lengths = [version.len(), trace.len(), span.len(), flags.len()];
-        if lengths != [2, 32, 16, 2] || ![version, trace, span, flags].into_iter().all(is_hex) || version == "ff" {
-            return None;
-        }
-        let trace = u128::from_str_radix(trace, 16).ok().filter(|&trace| trace != 0)?;
-        let span = u64::from_str_radix(span, 16).ok().filter(|&span| span != 0)?;
-        Some(TraceParent { trace, span, sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1 })
-    }
-}
 
 /// A container's names, origin and start, for those who look.
 #[derive(Debug)]
@@ -81,8 +56,8 @@ pub struct About {
     pub bundle_written_at: Option<SystemTime>,
     /// The writable directory of its root, which CRI has made for it alone.
     pub snapshot: Option<PathBuf>,
-    /// Who asked.
-    pub parent: Option<TraceParent>,
+    /// Its trace, if it is recorded.
+    pub trace: Option<Trace>,
     phases: [Lapse; PHASES.len()],
     source: AtomicU8,
     create_took_ns: AtomicU64,
@@ -116,8 +91,20 @@ pub struct Asked {
     pub bundle_written_at: Option<SystemTime>,
     /// The writable directory of its root.
     pub snapshot: Option<PathBuf>,
-    /// Who asked.
-    pub parent: Option<TraceParent>,
+    /// Its trace, if it is recorded.
+    pub trace: Option<Trace>,
+}
+
+/// What has happened so far, and when, from Create's arrival.
+pub struct Moments {
+    /// The phases that have ended, in the order in which they are measured: name, begin, duration.
+    pub phases: Vec<(&'static str, Duration, Duration)>,
+    /// Create was answered.
+    pub create_took: Option<Duration>,
+    /// Start arrived.
+    pub start_began: Option<Duration>,
+    /// The guest was at its first instruction, or the service had its port.
+    pub started: Option<Duration>,
 }
 
 impl About {
@@ -141,7 +128,7 @@ impl About {
             created_at: SystemTime::now().checked_sub(asked.began.elapsed()).unwrap_or(UNIX_EPOCH),
             began: asked.began,
             bundle_written_at: asked.bundle_written_at,
-            parent: asked.parent,
+            trace: asked.trace,
             phases: Default::default(),
             source: AtomicU8::new(u8::MAX),
             create_took_ns: AtomicU64::new(0),
@@ -203,32 +190,59 @@ impl About {
         (started_ns > 0).then(|| self.created_at + Duration::from_nanos(started_ns))
     }
 
-    /// What is written down so far.
-    pub fn start_info(&self, generation: &str) -> StartInfo {
-        let seconds = |ns: &AtomicU64| ns.load(Ordering::Relaxed) as f64 / 1e9;
-        let set = |value: f64| (value > 0.0).then_some(value);
-        let started_ns = self.started_ns.load(Ordering::Relaxed);
-        let phases = PHASES.iter().zip(&self.phases).filter_map(|((_, name), lapse)| {
-            let took = set(seconds(&lapse.took_ns))?;
-            Some(PhaseInfo { name: (*name).into(), began_seconds: seconds(&lapse.began_ns), seconds: took })
-        });
-        StartInfo {
+    /// What has happened so far.
+    pub fn moments(&self) -> Moments {
+        let at = |ns: &AtomicU64| Duration::from_nanos(ns.load(Ordering::Relaxed));
+        let set = |ns: &AtomicU64| Some(at(ns)).filter(|time| !time.is_zero());
+        let phases = PHASES.iter().zip(&self.phases);
+        Moments {
+            phases: phases
+                .filter_map(|((_, name), lapse)| Some((*name, at(&lapse.began_ns), set(&lapse.took_ns)?)))
+                .collect(),
+            create_took: set(&self.create_took_ns),
+            start_began: set(&self.start_began_ns),
+            started: set(&self.started_ns),
+        }
+    }
+
+    /// Its trace's id, if it is recorded.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.trace.as_ref().map(|trace| trace.id)
+    }
+
+    /// What it is called. `generation`: the life of this daemon.
+    fn name(&self, generation: &str) -> TaskName {
+        TaskName {
             generation: generation.into(),
             namespace: self.namespace.to_string(),
             id: self.id.to_string(),
             pod: self.pod.clone(),
             image: self.image.clone(),
             program: self.program.clone(),
+        }
+    }
+
+    /// What is written down so far.
+    pub fn start_info(&self, generation: &str) -> StartInfo {
+        let moments = self.moments();
+        let seconds = |time: Duration| time.as_secs_f64();
+        let phase = |&(name, began, took): &(&str, Duration, Duration)| PhaseInfo {
+            name: name.into(),
+            began_seconds: seconds(began),
+            seconds: seconds(took),
+        };
+        StartInfo {
+            of: self.name(generation),
             module: self.module.get().map(Digest::to_string).unwrap_or_default(),
             source: self.source().map(|source| SOURCES[source as usize].1.to_string()),
             created_at: unix(self.created_at),
             bundle_written_at: self.bundle_written_at.map(unix),
-            create_seconds: set(seconds(&self.create_took_ns)),
-            start_began_seconds: set(seconds(&self.start_began_ns)),
-            started_seconds: set(started_ns as f64 / 1e9),
-            own_seconds: (started_ns > 0).then(|| self.own_ns(started_ns) as f64 / 1e9),
-            phases: phases.collect(),
-            trace_id: None,
+            create_seconds: moments.create_took.map(seconds),
+            start_began_seconds: moments.start_began.map(seconds),
+            started_seconds: moments.started.map(seconds),
+            own_seconds: moments.started.map(|started| self.own_ns(nanos(started)) as f64 / 1e9),
+            phases: moments.phases.iter().map(phase).collect(),
+            trace_id: self.trace_id().map(|id| id.to_string()),
             error: None,
         }
     }
@@ -241,6 +255,8 @@ pub struct Finished {
     pub about: Arc<About>,
     /// Why it failed, if it did.
     pub error: Option<Arc<str>>,
+    /// How long after Create's arrival.
+    pub took: Duration,
 }
 
 /// A guest's end that somebody may want to know of.
@@ -259,28 +275,32 @@ pub struct Recent {
     starts: Mutex<VecDeque<Finished>>,
     ends: Mutex<VecDeque<End>>,
     recorder: Option<tokio::sync::mpsc::Sender<Finished>>,
+    traces: Option<Arc<Traces>>,
     metrics: Arc<Metrics>,
 }
 
 impl Recent {
-    /// Keeps `max` of either (`metrics.recent_max`), and passes starts on to `recorder`.
+    /// Keeps `max` of either (`metrics.recent_max`), and passes starts on to `recorder` and `traces`.
     pub fn new(
         max: usize,
         metrics: Arc<Metrics>,
         recorder: Option<tokio::sync::mpsc::Sender<Finished>>,
+        traces: Option<Arc<Traces>>,
     ) -> Arc<Recent> {
-        Arc::new(Recent { max, starts: Mutex::default(), ends: Mutex::default(), recorder, metrics })
+        Arc::new(Recent { max, starts: Mutex::default(), ends: Mutex::default(), recorder, traces, metrics })
     }
 
     /// The guest is at its first instruction, or the service has its port.
     pub fn started(&self, about: &Arc<About>) {
         about.started(&self.metrics);
-        self.finished(Finished { about: about.clone(), error: None });
+        let took = Duration::from_nanos(about.started_ns.load(Ordering::Relaxed));
+        self.finished(Finished { about: about.clone(), error: None, took });
     }
 
     /// A Create or a Start was refused.
     pub fn failed(&self, about: &Arc<About>, error: &str) {
-        self.finished(Finished { about: about.clone(), error: Some(cut(error.into(), TEXT_BYTES_MAX).into()) });
+        let error = Some(cut(error.into(), TEXT_BYTES_MAX).into());
+        self.finished(Finished { about: about.clone(), error, took: about.began.elapsed() });
     }
 
     fn finished(&self, start: Finished) {
@@ -288,6 +308,11 @@ impl Recent {
             && recorder.try_send(start.clone()).is_err()
         {
             self.metrics.start_records_dropped.inc();
+        }
+        if start.about.trace.is_some()
+            && let Some(traces) = &self.traces
+        {
+            traces.finished(start.clone());
         }
         push(&self.starts, start, self.max);
     }
@@ -313,12 +338,7 @@ impl Recent {
     pub fn ends(&self, generation: &str) -> Vec<EndInfo> {
         let ends: Vec<_> = self.ends.lock().iter().cloned().collect();
         let info = |end: &End| EndInfo {
-            generation: generation.into(),
-            namespace: end.about.namespace.to_string(),
-            id: end.about.id.to_string(),
-            pod: end.about.pod.clone(),
-            image: end.about.image.clone(),
-            program: end.about.program.clone(),
+            of: end.about.name(generation),
             at: unix(end.at),
             kind: end.kind,
             status: end.status,
@@ -367,7 +387,7 @@ mod tests {
             began: Instant::now(),
             bundle_written_at: None,
             snapshot: None,
-            parent: None,
+            trace: None,
         })
     }
 
@@ -397,37 +417,16 @@ mod tests {
     fn the_last_ones_are_kept_and_a_queue_that_is_full_is_counted() {
         let metrics = Arc::new(Metrics::new());
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-        let recent = Recent::new(2, metrics.clone(), Some(sender));
+        let recent = Recent::new(2, metrics.clone(), Some(sender), None);
         for id in ["a", "b", "c"] {
             recent.failed(&about(id), "no");
             recent.ended(&about(id), EndKind::Trap, 134, &"é".repeat(10_000));
         }
-        let ids: Vec<_> = recent.starts("g").into_iter().map(|start| (start.id, start.error)).collect();
+        let ids: Vec<_> = recent.starts("g").into_iter().map(|start| (start.of.id, start.error)).collect();
         assert_eq!(ids, [("c".into(), Some("no".into())), ("b".into(), Some("no".into()))]);
         let ends = recent.ends("g");
         assert_eq!((ends.len(), ends[0].text.len()), (2, TEXT_BYTES_MAX));
         assert_eq!(metrics.start_records_dropped.get(), 2);
         assert_eq!(&*receiver.try_recv().unwrap().about.id, "a");
-    }
-
-    #[test]
-    fn a_traceparent_is_taken_as_it_is_defined() {
-        let parent = TraceParent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap();
-        assert_eq!(
-            (parent.trace, parent.span, parent.sampled),
-            (0x0af7651916cd43dd8448eb211c80319c, 0xb7ad6b7169203331, true)
-        );
-        assert!(TraceParent::parse("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-more").is_some());
-        for wrong in [
-            "",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-            "00-+af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        ] {
-            assert_eq!(TraceParent::parse(wrong), None, "{wrong}");
-        }
     }
 }

@@ -61,6 +61,35 @@ fn what_came_while_the_daemon_was_away_is_compiled_when_it_is_back_and_then_know
 }
 
 #[test]
+fn which_images_are_compiled_ahead_is_read_again() {
+    only_on_hearth!();
+    let world = World::new();
+    let file = world.layout().hearthd_config();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let none = world.program(&Guest::EXIT);
+    let follow = |namespaces: &str| {
+        assert!(text.contains("namespaces = []\n"), "{text}");
+        std::fs::write(&file, text.replace("namespaces = []\n", &format!("namespaces = {namespaces}\n"))).unwrap();
+        world.hearthctl(["reload"]).ok();
+    };
+    assert_eq!(compiles(&world), 0.0);
+    // One that is there already, and one that comes later.
+    follow(&format!("[{NAMESPACE:?}]"));
+    wait_for(&world, "compiled", 1.0);
+    let later = world.program(&Guest::HELLO);
+    wait_for(&world, "compiled", 2.0);
+    world.run(&none, "first").args(["5"]).run().assert_code(5);
+    world.run(&later, "second").ok();
+    assert_eq!(compiles(&world), 2.0);
+    // Nobody is followed any more: a start compiles.
+    follow("[]");
+    let unforeseen = world.program(&Guest::SLEEP);
+    let before = compiled_starts(&world);
+    world.run(&unforeseen, "third").args(["0"]).ok();
+    assert_eq!(compiled_starts(&world), before + 1.0);
+}
+
+#[test]
 fn a_containerd_that_restarts_is_followed_again() {
     only_on_hearth!();
     let mut world = world();

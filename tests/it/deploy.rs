@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hearth_tests::daemons::containerd_major;
-use hearth_tests::{ContainerOptions, Guest, Image, Node, paths};
+use hearth_tests::daemons::{ContainerdOptions, HearthdOptions, containerd_major, with_sandboxer};
+use hearth_tests::{ContainerOptions, Guest, Image, Node, Runtime, paths};
 
 use crate::only_on_hearth;
 
@@ -270,6 +270,84 @@ fn each_story_that_the_table_of_fields_names_exists() {
     assert!(named > 20, "only {named} stories are named");
 }
 
+/// Who runs a command of the page "Run it on your nodes", and how it is written there.
+const COMMANDS: &[(&str, &str, &str)] = &[
+    (
+        "apt install ./hearth_0.1.0_amd64.deb",
+        MACHINE,
+        "step apt-get install --yes --no-install-recommends /check/hearth_old",
+    ),
+    (
+        "apt install ./hearth_0.2.0_amd64.deb",
+        MACHINE,
+        "step apt-get install --yes --no-install-recommends /check/hearth_new",
+    ),
+    ("apt purge hearth", MACHINE, "step apt-get purge --yes hearth"),
+    ("tar xzf hearth-0.1.0-linux-amd64.tar.gz", "deploy/image.sh", "-xzf \"$tarball\""),
+    ("hearth-0.1.0-linux-amd64/install.sh --prefix /opt/hearth", NODE, "install.sh\" --prefix \"$prefix\""),
+    ("deploy/image.sh registry.example/hearth-installer:0.1.0", "deploy/check.sh", "image=$(deploy/image.sh)"),
+    ("hearthctl install containerd --dry-run", MACHINE, "step hearthctl install containerd --dry-run"),
+    ("hearthctl install containerd", MACHINE, "step hearthctl install containerd\n"),
+    (
+        "hearthctl uninstall containerd && systemctl restart containerd",
+        MACHINE,
+        "step hearthctl uninstall containerd\n",
+    ),
+    ("systemctl restart containerd", MACHINE, "step systemctl restart containerd"),
+    (
+        "cp -a /etc/containerd/config.toml /etc/containerd/config.toml.before-hearth",
+        MACHINE,
+        "step cp -a /etc/containerd/config.toml /etc/containerd/config.toml.before-hearth",
+    ),
+    (
+        "cat /usr/share/hearth/containerd/append-v2.toml >> /etc/containerd/config.toml",
+        MACHINE,
+        "shell \"cat /usr/share/hearth/containerd/append-v2.toml >> /etc/containerd/config.toml\"",
+    ),
+    (
+        "containerd config dump | grep -A 1 'runtimes\\.'",
+        MACHINE,
+        "shell \"containerd config dump | grep -A 1 'runtimes\\.'\"",
+    ),
+    ("hearthctl generations", MACHINE, "step hearthctl generations"),
+    ("hearthd --check-config", MACHINE, "step hearthd --check-config"),
+    ("systemctl reload hearthd", MACHINE, "step systemctl reload hearthd"),
+    ("kubectl label node NODE hearth-runtime=true", CLUSTER, "[\"label\", \"node\", NODE, \"hearth-runtime=true\"]"),
+    ("kubectl apply -k deploy/kubernetes", CLUSTER, "[\"apply\", \"-k\""),
+];
+
+/// Those that are kubectl's and need a cluster whose nodes are machines: no test has one.
+const OF_A_CLUSTER: &[&str] = &[
+    "kubectl apply -f deploy/kubernetes/examples/command.yaml",
+    "kubectl apply -k deploy/kubernetes/installer",
+    "kubectl label node NODE hearth-install=true",
+    "kubectl drain NODE --ignore-daemonsets && kubectl label node NODE hearth-runtime-",
+];
+
+const MACHINE: &str = "deploy/check-systemd.sh";
+const NODE: &str = "deploy/kubernetes/installer/node.sh";
+const CLUSTER: &str = "tests/e2e/cluster.rs";
+
+#[test]
+fn each_command_of_the_page_for_nodes_is_run_by_a_test() {
+    let read = |path: &str| fs::read_to_string(paths::repository().join(path)).unwrap();
+    let page = read("deploy/README.md");
+    let mut told = 0;
+    for block in page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        for line in block.lines() {
+            let command = line.split("  ").next().unwrap_or(line).trim();
+            told += 1;
+            if OF_A_CLUSTER.contains(&command) {
+                continue;
+            }
+            let run = COMMANDS.iter().find(|run| run.0 == command);
+            let (_, path, text) = run.unwrap_or_else(|| panic!("nothing runs {command:?}"));
+            assert!(read(path).contains(text), "{path} does not have {text:?}, which runs {command:?}");
+        }
+    }
+    assert!(told > COMMANDS.len(), "only {told} commands are told");
+}
+
 #[test]
 fn the_unit_and_the_shim_agree_on_the_control_socket() {
     let unit = fs::read_to_string(paths::repository().join("deploy/systemd/hearthd.socket")).unwrap();
@@ -277,6 +355,28 @@ fn the_unit_and_the_shim_agree_on_the_control_socket() {
     assert_eq!(listens, ["/run/hearth/control.sock"]);
     let shim = fs::read_to_string(paths::repository().join("shim-proxy/src/lib.rs")).unwrap();
     assert!(shim.contains(&format!("CONTROL_SOCKET: &str = {:?}", listens[0])));
+}
+
+#[test]
+fn a_pod_runs_by_what_hearthctl_has_written_into_each_version_of_the_configuration() {
+    only_on_hearth!();
+    let versions: &[u32] = if containerd_major() == 1 { &[1, 2] } else { &[2, 3] };
+    for &version in versions {
+        let config_version = Some(version);
+        let containerd = ContainerdOptions { config_version, ..ContainerdOptions::default() };
+        let node = Node::with(HearthdOptions { containerd, ..HearthdOptions::default() });
+        let exit = node.program(&Guest::EXIT);
+        let pod = node.pod("pod").run();
+        assert_eq!(pod.container("exit", &exit).args(["7"]).start().wait(), 7, "version {version}");
+        if with_sandboxer() {
+            // (Without a pause image none of the others is made.)
+            continue;
+        }
+        // What was not ours runs, too.
+        let native = node.import(&Image::of(&Guest::EXIT, Runtime::Runc));
+        let other = node.pod("other").options(|options| options.handler = "runc".into()).run();
+        assert_eq!(other.container("exit", &native).args(["8"]).start().wait(), 8, "version {version}");
+    }
 }
 
 /// One of the examples, which has to say what the story does.

@@ -265,6 +265,27 @@ fn what_a_client_can_hold_is_bounded() {
 }
 
 #[test]
+fn limits_that_are_read_again_hold_for_a_service_that_runs() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    assert_eq!(get(at, "/count").status, 200);
+    let file = world.layout().hearthd_config();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}[http]\nrequest_timeout_ms = 100\n")).unwrap();
+    world.hearthctl(["reload"]).ok();
+    assert_eq!(get(at, "/spin").status, 504);
+    // Threads are made once.
+    std::fs::write(&file, format!("{text}[http]\nthreads = 1\n")).unwrap();
+    let refused = world.hearthctl(["reload"]).run();
+    assert!(!refused.status.success() && refused.stderr().contains("http.threads"), "{refused}");
+    world.kill("service", "SIGTERM").ok();
+    server.wait(SHORT).assert_code(0);
+}
+
+#[test]
 fn http_2_is_understood_by_prior_knowledge() {
     only_on_hearth!();
     let world = World::new();

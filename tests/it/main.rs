@@ -27,6 +27,7 @@ mod restarts;
 mod sandboxer;
 mod service;
 mod stdio;
+mod traces;
 mod tty;
 mod upgrade;
 mod users;

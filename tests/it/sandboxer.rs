@@ -90,6 +90,8 @@ fn a_daemon_that_stops_ends_its_pods() {
     assert_eq!(container.wait(), 137);
     eventually("the pod is known to be gone", SHORT, || (!node.pods()[pod.id()]).then_some(()));
     node.start_hearthd();
+    // It dials again after a pause, and refuses what it is asked before that.
+    eventually("containerd has found the next daemon", SHORT, || node.pod("next").try_run().ok());
 }
 
 #[test]

@@ -189,6 +189,56 @@ fn a_daemon_may_be_killed_before_and_after_another_takes_over() {
     alone(&mut world);
 }
 
+#[test]
+fn a_node_that_takes_no_new_tasks_takes_none_after_an_upgrade_either() {
+    only_on_hearth!();
+    let mut world = World::new();
+    let sleep = world.program(&Guest::SLEEP);
+    world.hearthctl(["drain"]).ok();
+    world.upgrade_hearthd();
+    alone(&mut world);
+    world.run(&sleep, "during").args(["0"]).run().assert_fault(&["drained", "hearthctl drain --undo"]);
+    assert_eq!(world.ask(&["status"])[0]["draining"], true);
+    world.hearthctl(["drain", "--undo"]).ok();
+    world.ctr(["containers", "rm", "during"]).run();
+    world.upgrade_hearthd();
+    world.run(&sleep, "after").args(["0"]).ok();
+}
+
+#[test]
+fn a_stop_lets_tasks_come_to_their_end_if_it_is_told_to() {
+    only_on_hearth!();
+    let mut world = World::configured("[upgrade]\nstop_drain_seconds = 3600\n");
+    let image = world.program(&Guest::AWAIT);
+    let waits = |world: &World, times: usize| {
+        eventually("it waits for its tasks", SHORT, || {
+            (world.hearthd_log().matches("waits for the tasks to end").count() >= times).then_some(())
+        });
+    };
+    waiter(&world, &image, "slow", 5);
+    world.hearthd().signal(Signal::TERM);
+    waits(&world, 1);
+    world.run(&image, "new").args(["/nothing", "0"]).run().assert_fault(&["drained"]);
+    // Who asks once more does not hurry it; a second signal does.
+    let asking = world.hearthctl(["stop"]).spawn();
+    release(&world, "slow");
+    assert_eq!(world.finish("slow"), 5);
+    asking.wait(SHORT).assert_code(0);
+    assert!(world.hearthd_log().contains("the last task has ended"));
+    world.stop_hearthd();
+    world.start_hearthd();
+    world.ctr(["containers", "rm", "new"]).run();
+    waiter(&world, &image, "slower", 6);
+    let events = world.events();
+    world.hearthd().signal(Signal::TERM);
+    waits(&world, 2);
+    world.hearthd().signal(Signal::TERM);
+    assert_eq!(events.wait_for_topic("/tasks/exit", "slower").exit_status(), 137);
+    drop(events);
+    world.stop_hearthd();
+    world.start_hearthd();
+}
+
 /// In a row.
 const UPGRADES: usize = 10;
 

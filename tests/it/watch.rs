@@ -1,5 +1,8 @@
 //! Those who watch the node: Prometheus with the dashboards and rules, probes, the page, the log.
 
+mod panels;
+mod pictures;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -331,213 +334,15 @@ fn completions_and_manual_pages_are_made_of_the_command_line() {
     let page = fs::read_to_string(directory.join("hearthctl.8")).unwrap();
     assert!(page.contains(".SH") && page.contains("hearthctl\\-ps"), "{page}");
     assert!(directory.join("hearthctl-trace.8").exists());
-}
-
-/// A Prometheus on the machine, private to it.
-struct Prometheus<'a> {
-    world: &'a World,
-    _process: Process,
-    address: String,
-}
-
-impl<'a> Prometheus<'a> {
-    /// Scrapes the daemon every second, with our rules.
-    fn start(world: &'a World) -> Prometheus<'a> {
-        let address = "127.0.0.1:9090".to_owned();
-        let rules = dashboards();
-        let config = format!(
-            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\n\
-             rule_files: [{rules:?}]\n\
-             scrape_configs:\n  - job_name: hearth\n    honor_labels: true\n    static_configs: [{{ targets: [{:?}] }}]\n",
-            world.metrics_address(),
-            rules = format!("{}/*.yaml", rules.display()),
-        );
-        let file = world.write("prometheus.yml", config.as_bytes());
-        let mut command = world.machine().command("prometheus");
-        command
-            .arg(format!("--config.file={}", file.display()))
-            .arg(format!("--storage.tsdb.path={}", world.path("prometheus").display()))
-            .arg(format!("--web.listen-address={address}"));
-        let log = fs::File::create(world.path("prometheus.log")).unwrap();
-        command.stdout(log.try_clone().unwrap()).stderr(log);
-        let process = Process::start("prometheus", &mut command);
-        Prometheus { world, _process: process, address }
-    }
-
-    /// How many series an expression gives now, and whether Prometheus takes it.
-    fn series(&self, expression: &str) -> Result<usize, String> {
-        let query = format!("query={expression}");
-        let at = format!("http://{}/api/v1/query", self.address);
-        let answer = curl(self.world, &["--data-urlencode", &query, &at]);
-        let answer: Value = serde_json::from_slice(&answer.stdout).map_err(|error| format!("{error}: {answer}"))?;
-        match answer["status"].as_str() {
-            Some("success") => Ok(answer["data"]["result"].as_array().map_or(0, Vec::len)),
-            _ => Err(answer["error"].to_string()),
-        }
+    let text = fs::read_to_string(directory.join("hearthd.8")).unwrap();
+    for part in
+        ["hearthd \\- Keeps WebAssembly warm", "\\-\\-metrics\\-address", "OTEL_EXPORTER_OTLP_ENDPOINT", "SIGTERM"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
     }
 }
 
-fn dashboards() -> PathBuf {
-    paths::repository().join("dashboards")
-}
-
-/// Every panel's expression, with where it is.
-fn panels() -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir(dashboards()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        let dashboard: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        for panel in dashboard["panels"].as_array().unwrap() {
-            for target in panel["targets"].as_array().into_iter().flatten() {
-                let place = format!("{}: {}", dashboard["title"], panel["title"]);
-                let expression = target["expr"].as_str().unwrap();
-                all.push((place, expression.replace("$instance", ".*").replace("$__rate_interval", "1m")));
-            }
-        }
-    }
-    all
-}
-
-/// The names of our recording rules, and of each alert what it compares with its threshold.
-fn rules() -> Vec<(String, String)> {
-    let mut all = Vec::new();
-    for file in ["recording-rules.yaml", "alert-rules.yaml"] {
-        let text = fs::read_to_string(dashboards().join(file)).unwrap();
-        for line in text.lines().map(str::trim_start) {
-            if let Some(name) = line.strip_prefix("- record: ") {
-                all.push((name.to_owned(), name.to_owned()));
-            } else if file.starts_with("alert")
-                && let Some(expression) = line.strip_prefix("expr: ")
-            {
-                let compared = [" == ", " > "].iter().find_map(|operator| expression.rsplit_once(operator));
-                let (left, _) = compared.unwrap_or_else(|| panic!("{expression} compares nothing"));
-                all.push((expression.to_owned(), left.to_owned()));
-            }
-        }
-    }
-    assert!(all.len() >= 25, "{all:?}");
-    all
-}
-
-#[test]
-fn prometheus_finds_data_for_every_panel_and_every_rule_of_a_loaded_node() {
-    only_on_hearth!();
-    let options = HearthdOptions { metrics: "pod_labels = true\npods = true".into(), ..HearthdOptions::default() };
-    let node = Node::with(options);
-    for file in ["recording-rules.yaml", "alert-rules.yaml"] {
-        let path = dashboards().join(file).display().to_string();
-        node.program_on_machine("promtool", ["check", "rules", "--lint-fatal", path.as_str()]).ok();
-    }
-    let prometheus = Prometheus::start(&node);
-    let load = Load::start(&node);
-    let wanted: Vec<_> = panels().into_iter().chain(rules()).collect();
-    let mut missing = Vec::new();
-    let found = hearth_tests::wait::within(LONG, || {
-        missing = wanted.iter().filter(|(_, expression)| !matches!(prometheus.series(expression), Ok(1..))).collect();
-        missing.is_empty().then_some(())
-    });
-    let why: Vec<_> =
-        missing.iter().map(|(place, expression)| (place, expression, prometheus.series(expression))).collect();
-    assert!(found.is_some(), "no data for {why:#?}");
-    load.answers_the_five_questions(&node, &prometheus);
-}
-
-/// Fifty containers in pods: most asleep, five that crash, one that computes against a quota, one at its
-/// memory limit.
-struct Load {
-    _pods: Vec<hearth_tests::Pod>,
-    _containers: Vec<hearth_tests::Container>,
-}
-
-impl Load {
-    fn start(node: &Node) -> Load {
-        let (sleep, trap) = (node.program(&Guest::SLEEP), node.program(&Guest::TRAP));
-        let (spin, grow) = (node.program(&Guest::SPIN), node.program(&Guest::GROW));
-        let pods: Vec<_> = ["shop", "blog", "jobs"].iter().map(|name| node.pod(name).run()).collect();
-        let mut containers = Vec::new();
-        for number in 0..42 {
-            let pod = &pods[number % 2];
-            containers.push(pod.container(&format!("sleeper-{number}"), &sleep).args(["3600"]).start());
-        }
-        for number in 0..5 {
-            containers.push(pods[2].container(&format!("crasher-{number}"), &trap).start());
-        }
-        // Its metrics by pod are there before its first request.
-        containers.push(pods[0].container("web", &node.program(&Guest::HTTP)).start());
-        let limited = pods[2].container("throttled", &spin).options(|options| {
-            options.resources.cpu_period = 100_000;
-            options.resources.cpu_quota = 20_000;
-        });
-        containers.push(limited.start());
-        let limit = 8 << 20;
-        let full = pods[2].container("full", &grow).args(["6", "3600"]);
-        let full = full.options(|options| options.resources.memory_limit_in_bytes = limit);
-        containers.push(full.start());
-        Load { _pods: pods, _containers: containers }
-    }
-
-    /// Each by a panel and by a command: see dashboards/README.md.
-    fn answers_the_five_questions(&self, node: &Node, prometheus: &Prometheus<'_>) {
-        let has = |expression: &str| {
-            eventually(expression, SHORT, || matches!(prometheus.series(expression), Ok(1..)).then_some(()));
-        };
-        // Why was this pod's start slow?
-        has("histogram_quantile(0.99, sum by (le, phase) (hearth_start_phase_seconds_bucket)) > 0");
-        let text = node.hearthctl(["trace", "pod:default/jobs/throttled"]).run();
-        let first = node.ask(&["trace", "--slowest"]);
-        assert!(text.status.success() || !first.as_array().unwrap().is_empty(), "{text}");
-        // Which pod uses the CPU?
-        has(
-            "topk(1, rate(hearth_task_cpu_seconds_total{pod!=\"\"}[1m])) and on (container) hearth_task_memory_bytes{container=\"throttled\"}",
-        );
-        let top = node.ask(&["top", "--interval", "1"]);
-        assert_eq!(top[0]["pod"]["container"], "throttled", "{top}");
-        assert!(top[0]["throttled_seconds"].as_f64() > Some(0.0), "{top}");
-        // Is the pool about to be full?
-        has("hearth:pool_used:ratio > 0");
-        // All but those that crashed, and the service, which has no instance at rest.
-        assert!(node.ask(&["status"])[0]["pool"]["used"].as_u64() >= Some(44));
-        // Which images are not compiled yet?
-        has("sum(hearth_compiles_pending) == 0");
-        assert_eq!(node.ask(&["modules", "list"])["compiling"], serde_json::json!([]));
-        // What trapped, and with what text?
-        has("sum(hearth_task_traps_total{container=~\"crasher.*\"}) == 5");
-        let traps = node.ask(&["traps"]);
-        assert_eq!(traps.as_array().unwrap().len(), 5, "{traps}");
-        assert!(
-            traps[0]["text"].as_str().unwrap().contains("unreachable") && traps[0]["pod"]["name"] == "jobs",
-            "{traps}"
-        );
-        // And the one at its limit.
-        has("hearth_task_memory_bytes{container=\"full\"} / hearth_task_memory_limit_bytes > 0.7");
-        show(node);
-    }
-}
-
-/// Writes what people see into the directory that `HEARTH_TEST_PICTURES` names, for the documentation.
-fn show(node: &Node) {
-    let Some(directory) = std::env::var_os("HEARTH_TEST_PICTURES").map(PathBuf::from) else { return };
-    let commands: [&[&str]; 8] = [
-        &["status"],
-        &["ps", "--sort", "cpu"],
-        &["top", "--interval", "1", "--rows", "6"],
-        &["trace", "--slowest", "--last", "6"],
-        &["trace", "pod:default/jobs/throttled"],
-        &["traps", "--last", "1"],
-        &["modules", "list"],
-        &["check", "--no-containerd"],
-    ];
-    for command in commands {
-        let said = node.hearthctl(command.iter().copied()).run();
-        fs::write(directory.join(format!("{}.txt", command.join("_").replace('/', "-"))), said.stdout).unwrap();
-    }
-    photograph(node, &directory.join("page.png"));
-}
-
-/// The page, as Chromium shows it; false without Chromium.
+/// The page, as Chromium shows it, in a file; false without Chromium.
 fn photograph(world: &World, picture: &Path) -> bool {
     let page = get(world, &[&url(world, "/")]).1;
     let file = world.write("page.html", page.as_bytes());

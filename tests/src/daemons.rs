@@ -34,10 +34,11 @@ const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.snapshotter.v1.zfs",
     "io.containerd.snapshotter.v1.devmapper",
     "io.containerd.internal.v1.opt",
-    "io.containerd.internal.v1.tracing",
-    "io.containerd.tracing.processor.v1.otlp",
     "io.containerd.nri.v1.nri",
 ];
+
+/// What containerd does without, unless it is to trace.
+const TRACING_PLUGINS: &[&str] = &["io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"];
 
 /// The image of a pod's sandbox, in containerd's namespace of Kubernetes. Nobody can pull it.
 pub const PAUSE_IMAGE: &str = "hearth.test/pause:1";
@@ -70,6 +71,16 @@ impl Layout {
     /// containerd's gRPC socket; its ttrpc socket is beside it.
     pub fn containerd_socket(&self) -> PathBuf {
         self.directory.join("containerd.sock")
+    }
+
+    /// containerd's configuration file.
+    pub fn containerd_config(&self) -> PathBuf {
+        self.directory.join("containerd.toml")
+    }
+
+    /// What `hearthctl install containerd` has a containerd 2.x import.
+    pub fn containerd_drop_in(&self) -> PathBuf {
+        self.directory.join("conf.d/hearth.toml")
     }
 
     /// containerd's log.
@@ -125,19 +136,33 @@ impl Layout {
 
 /// Starts containerd and waits until it answers.
 ///
-/// `path` is its `PATH`: where it finds shims.
-pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, handlers: &[Handler]) -> Process {
-    let config = layout.directory.join("containerd.toml");
+/// `path` is its `PATH`: where it finds shims. Of pods' runtime handlers, hearth is put into its configuration by
+/// `hearthctl install containerd`.
+pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, options: &ContainerdOptions) -> Process {
+    let config = layout.containerd_config();
+    let newest = if containerd_major() >= 2 { 3 } else { 2 };
+    let version = options.config_version.unwrap_or(newest);
+    let mut without = DISABLED_PLUGINS.to_vec();
+    if options.traces.is_none() {
+        without.extend(TRACING_PLUGINS);
+    }
     let text = match machine.kind() {
-        Kind::Tasks => containerd_config(layout, CRI_PLUGINS),
-        Kind::Pods => containerd_config(layout, &[]) + &cri_config(layout, handlers),
+        // (Understood by all.)
+        Kind::Tasks => containerd_config(layout, 2, [CRI_PLUGINS, &without].concat()),
+        Kind::Pods => containerd_config(layout, version, without) + &cri_config(layout, version, &options.handlers),
     };
     fs::write(&config, text).expect("the machine's directory is writable");
+    if machine.kind() == Kind::Pods {
+        install_handler(layout, &config);
+    }
     let log = layout.containerd_log();
     let socket = layout.containerd_socket();
     // A stale socket would refuse until the new one takes its place, but never take a connection.
     let mut command = machine.command(paths::containerd("containerd"));
     command.arg("--config").arg(&config).env("PATH", path).env("HEARTH_CONTROL_SOCKET", layout.control_socket());
+    if let Some(endpoint) = &options.traces {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).env("OTEL_BSP_SCHEDULE_DELAY", "20");
+    }
     let mut containerd = Process::start("containerd", logged(&mut command, &log));
     let ready = within(SHORT, || {
         assert!(containerd.status().is_none(), "containerd ended at start:\n{}", tail(&log));
@@ -147,13 +172,29 @@ pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, handle
     containerd
 }
 
-/// The configuration without plugins. Version 2 is understood by all; 3 is 2.x's own.
-fn containerd_config(layout: &Layout, without: &[&str]) -> String {
+/// As an administrator does.
+fn install_handler(layout: &Layout, config: &Path) {
+    let mut command = Command::new(paths::hearthctl());
+    command.args(["install", "containerd", "--config"]).arg(config).arg("--drop-in").arg(layout.containerd_drop_in());
+    command.arg("--containerd").arg(paths::containerd("containerd"));
+    if with_sandboxer() {
+        command.arg("--sandboxer").arg(layout.sandboxer_socket());
+    }
+    let output = command.output().expect("hearthctl was built");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The configuration without plugins.
+fn containerd_config(layout: &Layout, version: u32, mut disabled: Vec<&str>) -> String {
     let path = |name: &str| layout.directory.join(name).display().to_string();
-    let disabled = [without, DISABLED_PLUGINS].concat();
-    let version = if without.is_empty() && containerd_major() >= 2 { 3 } else { 2 };
+    let mut head = format!("version = {version}\n");
+    if version == 1 {
+        // It has no such line, and knows plugins by the last part of their names.
+        head.clear();
+        disabled.iter_mut().for_each(|name| *name = name.rsplit('.').next().unwrap_or(name));
+    }
     format!(
-        "version = {version}\n\
+        "{head}\
          root = {root:?}\n\
          state = {state:?}\n\
          disabled_plugins = {disabled:?}\n\
@@ -174,11 +215,11 @@ fn containerd_config(layout: &Layout, without: &[&str]) -> String {
 ///
 /// The machine the tests run on may be a container itself: it may have no right to lower an
 /// `oom_score_adj`, nor AppArmor's profiles.
-fn cri_config(layout: &Layout, more: &[Handler]) -> String {
+fn cri_config(layout: &Layout, version: u32, more: &[Handler]) -> String {
     let conf = layout.directory.join("cni");
     fs::create_dir_all(&conf).expect("the machine's directory is writable");
     fs::write(conf.join("10-hearth.conflist"), network(layout)).expect("the machine's directory is writable");
-    let mut handlers = vec![("hearth", Runtime::Hearth, with_sandboxer()), ("runc", Runtime::Runc, false)];
+    let mut handlers = vec![("runc", Runtime::Runc, false)];
     let mut proxy = String::new();
     if containerd_major() >= 2 {
         handlers.extend([(BY_PAUSE, Runtime::Hearth, false), (BY_SANDBOXER, Runtime::Hearth, true)]);
@@ -200,7 +241,7 @@ fn cri_config(layout: &Layout, more: &[Handler]) -> String {
     };
     let both = "restrict_oom_score_adj = true\ndisable_apparmor = true\n";
     let server = "disable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n";
-    if containerd_major() >= 2 {
+    if version == 3 {
         let (images, runtime) = ("'io.containerd.cri.v1.images'", "'io.containerd.cri.v1.runtime'");
         format!(
             "[plugins.{images}]\nsnapshotter = \"overlayfs\"\n\
@@ -211,10 +252,10 @@ fn cri_config(layout: &Layout, more: &[Handler]) -> String {
             handlers(runtime)
         )
     } else {
-        let cri = "\"io.containerd.grpc.v1.cri\"";
+        let cri = if version == 1 { "cri" } else { "\"io.containerd.grpc.v1.cri\"" };
         format!(
             "[plugins.{cri}]\nsandbox_image = {PAUSE_IMAGE:?}\n{both}{server}{}\
-             [plugins.{cri}.cni]\nbin_dir = {CNI_PLUGINS:?}\nconf_dir = {conf:?}\n",
+             [plugins.{cri}.cni]\nbin_dir = {CNI_PLUGINS:?}\nconf_dir = {conf:?}\n{proxy}",
             handlers(cri)
         )
     }
@@ -301,6 +342,10 @@ pub struct ContainerdOptions {
     pub path: Vec<PathBuf>,
     /// More runtime handlers for pods.
     pub handlers: Vec<Handler>,
+    /// The URL of the OpenTelemetry collector that it sends its own spans to.
+    pub traces: Option<String>,
+    /// The version of its configuration, if it is not the newest that it knows.
+    pub config_version: Option<u32>,
 }
 
 /// A runtime handler, as a RuntimeClass names it.

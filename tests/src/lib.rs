@@ -20,11 +20,12 @@
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
 //! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`terminal`], [`events`],
-//! [`metrics`], [`cri`], [`pods`], [`attach`], [`dns`], then what is run: [`guests`], [`components`], [`images`].
+//! [`metrics`], [`collector`], [`ttrpc`], [`cri`], [`pods`], [`attach`], [`dns`], then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
 pub mod api;
 pub mod attach;
+pub mod collector;
 pub mod components;
 pub mod cri;
 pub mod ctr;
@@ -37,10 +38,12 @@ pub mod leftovers;
 pub mod machine;
 pub mod metrics;
 pub mod paths;
+pub mod plot;
 pub mod pods;
 pub mod process;
 pub mod task;
 pub mod terminal;
+pub mod ttrpc;
 pub mod wait;
 pub mod world;
 

@@ -145,7 +145,7 @@ impl World {
         let inherited = std::env::var_os("PATH").unwrap_or_default();
         directories.extend(std::env::split_paths(&inherited));
         let path = std::env::join_paths(directories).expect("none has a colon: they were split at it, or made by us");
-        let containerd = daemons::start_containerd(&self.machine, &self.layout, &path, &options.handlers);
+        let containerd = daemons::start_containerd(&self.machine, &self.layout, &path, options);
         self.containerd = Some(containerd);
     }
 

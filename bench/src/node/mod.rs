@@ -98,6 +98,7 @@ pub fn run(options: &Options) -> Result<Report> {
         containerd: ContainerdOptions {
             path: vec![floor.directory.clone()],
             handlers: peers.iter().filter_map(Peer::more_handler).collect(),
+            ..ContainerdOptions::default()
         },
         ..HearthdOptions::default()
     });

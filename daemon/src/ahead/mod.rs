@@ -30,7 +30,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::{self, Config};
+use crate::config::{self, Live};
 use crate::containerd::{Containerd, Entry, Runnable, SnapshotMount};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -68,9 +68,7 @@ const DIGITS: usize = 16;
 
 /// Follows one containerd's images.
 pub struct Ahead {
-    config: config::Ahead,
-    files: config::Files,
-    module_bytes_max: u64,
+    live: Arc<Live>,
     containerd: Containerd,
     modules: Arc<ModuleStore>,
     metrics: Arc<Metrics>,
@@ -83,6 +81,8 @@ pub struct Ahead {
     mounting: Semaphore,
     queue: Mutex<Queue>,
     wake: Notify,
+    /// Other images are to be followed.
+    changed: Notify,
 }
 
 /// Images that wait for their turn, each once.
@@ -120,16 +120,15 @@ impl Ahead {
     /// What the configuration says; nothing is followed before [`Ahead::follow`]. `directory`: the daemon's
     /// own.
     pub fn new(
-        config: &Config,
+        live: Arc<Live>,
         modules: Arc<ModuleStore>,
         metrics: Arc<Metrics>,
         runtime: Handle,
         directory: &Path,
     ) -> Arc<Ahead> {
+        let config = live.now();
         Arc::new(Ahead {
-            config: config.ahead.clone(),
-            files: config.files.clone(),
-            module_bytes_max: config.modules.module_bytes_max,
+            live,
             containerd: Containerd::new(&config.ahead.containerd.display().to_string(), &config.rpc),
             modules,
             metrics,
@@ -139,47 +138,62 @@ impl Ahead {
             mounting: Semaphore::new(1),
             queue: Mutex::default(),
             wake: Notify::new(),
+            changed: Notify::new(),
         })
     }
 
-    /// Follows the configured namespaces until the handle is aborted; nothing if there are none.
-    pub fn follow(self: &Arc<Self>, background: &Handle) -> Option<JoinHandle<()>> {
-        if self.config.namespaces.is_empty() {
-            return None;
-        }
+    fn config(&self) -> config::Ahead {
+        self.live.now().ahead.clone()
+    }
+
+    /// Follows the configured namespaces until the handle is aborted.
+    pub fn follow(self: &Arc<Self>, background: &Handle) -> JoinHandle<()> {
         let ahead = self.clone();
-        Some(background.spawn(async move {
+        background.spawn(async move {
             tokio::join!(ahead.listen(), ahead.work());
-        }))
+        })
+    }
+
+    /// The configuration is another: what it names now is followed.
+    pub fn follow_anew(&self) {
+        self.changed.notify_one();
     }
 
     /// Fills the queue, for ever.
     async fn listen(&self) {
         let mut pause = RETRY;
         loop {
+            if self.config().namespaces.is_empty() {
+                self.changed.notified().await;
+                continue;
+            }
             // A node whose containerd is somebody else's has none here: no news.
             if self.containerd.is_there().await {
                 let followed = Instant::now();
                 let error = tokio::select! {
                     error = self.containerd.follow_images(|namespace, name| self.enqueue(namespace, name)) => error,
                     error = self.catch_up() => error,
+                    () = self.changed.notified() => continue,
                 };
                 tracing::info!(%error, "containerd's images are not followed for now: tried again");
                 if followed.elapsed() > RETRY_MAX {
                     pause = RETRY;
                 }
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_MAX),
+                () = self.changed.notified() => pause = RETRY,
+            }
         }
     }
 
     /// Looks at the list, and again when following has surely begun; returns only if that fails.
     async fn catch_up(&self) -> Error {
+        let config = self.config();
         for pause in [Duration::ZERO, SETTLE] {
             tokio::time::sleep(pause).await;
-            for namespace in &self.config.namespaces {
-                match self.containerd.images(namespace, self.config.images_max).await {
+            for namespace in &config.namespaces {
+                match self.containerd.images(namespace, config.images_max).await {
                     Ok(names) => names.iter().for_each(|name| self.enqueue(namespace, name)),
                     Err(error) => return error,
                 }
@@ -189,12 +203,13 @@ impl Ahead {
     }
 
     fn enqueue(&self, namespace: &str, name: &str) {
-        if !self.config.namespaces.iter().any(|followed| followed == namespace) {
+        let config = self.config();
+        if !config.namespaces.iter().any(|followed| followed == namespace) {
             return;
         }
         let image = Image { namespace: namespace.into(), name: name.into() };
         let mut queue = self.queue.lock();
-        if queue.known.len() >= self.config.images_max || !queue.known.insert(image.clone()) {
+        if queue.known.len() >= config.images_max || !queue.known.insert(image.clone()) {
             return;
         }
         queue.waiting.push_back(Waiting { image, since: None });
@@ -219,7 +234,7 @@ impl Ahead {
         let label = match self.image(&image.namespace, &image.name).await {
             Ok(Done::NotUnpacked) => {
                 let (first, pause) = since.unwrap_or((Instant::now(), UNPACK_RETRY));
-                if first.elapsed() < Duration::from_millis(self.config.unpack_timeout_ms) {
+                if first.elapsed() < Duration::from_millis(self.config().unpack_timeout_ms) {
                     return self.later(image, first, pause);
                 }
                 "late"
@@ -259,7 +274,8 @@ impl Ahead {
         let began = Instant::now();
         let done = match what {
             Warm::Image { namespace, name } => {
-                let own = self.config.namespaces.first().map(String::as_str);
+                let config = self.config();
+                let own = config.namespaces.first().map(String::as_str);
                 let namespace = namespace.as_deref().or(own).unwrap_or(DEFAULT_NAMESPACE);
                 self.image(namespace, name).await?
             }
@@ -278,7 +294,7 @@ impl Ahead {
             Done::NotUnpacked => {
                 return Err(Error::FailedPrecondition(format!(
                     "the image's layers are not unpacked for the snapshotter {} (ahead.snapshotter): pull it, or import it, with that",
-                    self.config.snapshotter
+                    self.config().snapshotter
                 )));
             }
         };
@@ -325,10 +341,11 @@ impl Ahead {
                 let _mounting = self.mounting.acquire().await;
                 let tail = &manifest[manifest.len().saturating_sub(DIGITS)..];
                 let key = format!("hearth-ahead-{}-{tail}", self.generation);
-                let view = self.containerd.view(namespace, &self.config.snapshotter, &chain, &key).await?;
+                let snapshotter = self.config().snapshotter;
+                let view = self.containerd.view(namespace, &snapshotter, &chain, &key).await?;
                 let Some(mounts) = view else { return Ok(Done::NotUnpacked) };
                 let loaded = self.file(mounts, wanted, place).await;
-                let removed = self.containerd.remove_view(namespace, &self.config.snapshotter, &key).await;
+                let removed = self.containerd.remove_view(namespace, &snapshotter, &key).await;
                 if let Err(error) = removed {
                     tracing::debug!(%error, "a view is left to containerd");
                 }
@@ -342,7 +359,7 @@ impl Ahead {
     async fn layer(&self, namespace: &str, image: &str, digest: &str, place: Place) -> Result<Loaded> {
         let wanted = Digest::parse(digest)
             .ok_or_else(|| Error::InvalidArgument(format!("{image}: {digest:?} is not a SHA-256 digest")))?;
-        let bytes = self.containerd.read_blob(namespace, digest, self.module_bytes_max).await?;
+        let bytes = self.containerd.read_blob(namespace, digest, self.live.now().modules.module_bytes_max).await?;
         let origin = Origin::Layer { name: image.to_owned(), digest: wanted, bytes: bytes.into() };
         self.modules.load_ahead(origin, Some(place)).await
     }
@@ -360,7 +377,7 @@ impl Ahead {
             read_only: true,
             volumes: Vec::new(),
         };
-        let plan = root::plan(spec, &self.files)?;
+        let plan = root::plan(spec, &self.live.now().files)?;
         let metrics = self.metrics.clone();
         let root = self.blocking(move || plan.perform(&metrics)).await?;
         let loaded = self.mounted(&root, wanted, place).await;

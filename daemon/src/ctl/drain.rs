@@ -21,7 +21,7 @@ pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Fail
     let tasks = &status.tasks;
     output.line(match status.draining {
         true => format!(
-            "hearthd takes no new tasks; {} run on. /readyz fails. `hearthctl drain --undo`, or a restart, takes it back",
+            "hearthd takes no new tasks; {} run on. /readyz fails. `hearthctl drain --undo` takes it back; an upgrade does not",
             tasks.running + tasks.paused
         ),
         false => "hearthd takes new tasks".into(),

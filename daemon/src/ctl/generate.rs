@@ -19,7 +19,7 @@ pub struct Completion {
 /// Where to.
 #[derive(clap::Args)]
 pub struct Manual {
-    /// The directory for the pages: hearthctl(8), and one for each command
+    /// The directory for the pages: hearthd(8), hearthctl(8), and one for each command
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }
@@ -36,6 +36,7 @@ pub fn completion(args: &Completion, mut command: Command) -> Result<(), Failure
 pub fn manual(args: &Manual, command: Command) -> Result<(), Failure> {
     let mut command = command.disable_help_subcommand(true);
     command.build();
+    std::fs::write(args.directory.join("hearthd.8"), crate::command::manual()?)?;
     write(&command, &args.directory)
 }
 

@@ -56,7 +56,7 @@ pub fn list(args: &Args, out: &mut impl Write) -> Result<(), String> {
     writeln!(out, "{:<11} {:>8} {:<9} {:<9} {:>6} {:>9}", "GENERATION", "PID", "VERSION", "NEW PODS", "TASKS", "UP")
         .map_err(printed)?;
     for status in all(&args.state_dir)? {
-        let Status { generation, pid, version, in_charge, tasks, up_seconds } = status;
+        let Status { generation, pid, version, in_charge, tasks, up_seconds, .. } = status;
         let takes = if in_charge { "yes" } else { "no" };
         writeln!(out, "{generation:<11} {pid:>8} {version:<9} {takes:<9} {tasks:>6} {:>9}", age(up_seconds))
             .map_err(printed)?;
@@ -103,7 +103,8 @@ fn end(state_dir: &Path, generations: &[Status]) -> Result<(), String> {
         // One that does not answer may be about to go; what counts is whether it does.
         let _ = client::ask_status(state_dir, &status.generation, question::Body::Stop(Nothing {}));
     }
-    let until = Instant::now() + STOP_TIME;
+    let drain = generations.iter().map(|status| status.stop_drain_seconds).max().unwrap_or_default();
+    let until = Instant::now() + STOP_TIME + Duration::from_secs(drain);
     for status in generations {
         while directory::is_alive(state_dir, &status.generation) {
             if Instant::now() >= until {

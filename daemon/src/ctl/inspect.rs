@@ -31,13 +31,13 @@ impl Named for TaskInfo {
 
 impl Named for StartInfo {
     fn names(&self) -> (&str, &str, Option<&PodName>) {
-        (&self.namespace, &self.id, self.pod.as_ref())
+        (&self.of.namespace, &self.of.id, self.of.pod.as_ref())
     }
 }
 
 impl Named for EndInfo {
     fn names(&self) -> (&str, &str, Option<&PodName>) {
-        (&self.namespace, &self.id, self.pod.as_ref())
+        (&self.of.namespace, &self.of.id, self.of.pod.as_ref())
     }
 }
 

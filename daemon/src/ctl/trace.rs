@@ -51,8 +51,8 @@ pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Fail
         };
         table.row(vec![
             age_since(start.created_at).into(),
-            ps::short_id(&start.id, false).into(),
-            start.pod.as_ref().map_or_else(|| "-".into(), ps::pod).into(),
+            ps::short_id(&start.of.id, false).into(),
+            start.of.pod.as_ref().map_or_else(|| "-".into(), ps::pod).into(),
             start.source.as_deref().unwrap_or("-").into(),
             start.own_seconds.map(seconds).unwrap_or_else(|| "-".into()).into(),
             last,
@@ -69,7 +69,7 @@ fn find(name: &Name, starts: Vec<StartInfo>, client: &Client) -> Result<StartInf
         Ok(task) => {
             // With why it failed, if it did.
             if let Some(at) =
-                remembered.iter().position(|start| start.id == task.id && start.namespace == task.namespace)
+                remembered.iter().position(|start| start.of.id == task.id && start.of.namespace == task.namespace)
             {
                 return Ok(remembered.swap_remove(at));
             }
@@ -84,11 +84,11 @@ fn find(name: &Name, starts: Vec<StartInfo>, client: &Client) -> Result<StartInf
 }
 
 fn show(start: &StartInfo, output: &mut Output) -> Result<(), Failure> {
-    output.line(format!("{}/{}", start.namespace, printable(&start.id)))?;
-    if let Some(pod) = &start.pod {
+    output.line(format!("{}/{}", start.of.namespace, printable(&start.of.id)))?;
+    if let Some(pod) = &start.of.pod {
         output.line(format!("pod {}", printable(&ps::pod(pod))))?;
     }
-    let what = start.image.as_ref().unwrap_or(&start.program);
+    let what = start.of.image.as_ref().unwrap_or(&start.of.program);
     output.line(format!("{}; module from: {}", printable(what), start.source.as_deref().unwrap_or("(not found)")))?;
     if let Some(trace) = &start.trace_id {
         output.line(format!("trace {trace}"))?;

@@ -24,8 +24,8 @@ pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Fail
         return Ok(output.json(&ends)?);
     }
     for end in &ends {
-        let what = end.image.as_ref().unwrap_or(&end.program);
-        let who = end.pod.as_ref().map_or_else(|| format!("{}/{}", end.namespace, end.id), ps::pod);
+        let what = end.of.image.as_ref().unwrap_or(&end.of.program);
+        let who = end.of.pod.as_ref().map_or_else(|| format!("{}/{}", end.of.namespace, end.of.id), ps::pod);
         let kind = output.paint(Tone::Bad, &format!("{} ({})", end.kind.name(), end.status));
         output.line(format!("{} ago  {}  {}  {kind}", age_since(end.at), printable(&who), printable(what)))?;
         let lines = if args.short { 1 } else { usize::MAX };

@@ -82,6 +82,7 @@ impl Charge {
         let over = HandOver {
             passed: passed.into_iter().map(i32::from).collect(),
             removes_control: held.control_file.is_some(),
+            draining: false,
         };
         Some(send(over, &descriptors))
     }

@@ -85,6 +85,8 @@ pub struct HandedOver {
     pub descriptors: Vec<(Passed, OwnedFd)>,
     /// As [`HandOver::removes_control`].
     pub removes_control: bool,
+    /// As [`HandOver::draining`].
+    pub draining: bool,
     from: UnixStream,
 }
 
@@ -128,8 +130,8 @@ pub fn hand_over(state_dir: &Path, from: &str, to: TakeOver) -> Result<HandedOve
     let (answer::Body::HandOver(over), from) = ask(state_dir, from, question::Body::TakeOver(to))? else {
         return Err(format!("generation {from} answered another question"));
     };
-    let HandOver { passed, removes_control } = &over;
+    let HandOver { passed, removes_control, draining } = over;
     let descriptors = receive_descriptors(&from).map_err(|e| format!("the old hearthd hands nothing over: {e}"))?;
     let known = passed.iter().map(|number| Passed::try_from(*number).unwrap_or(Passed::Unknown));
-    Ok(HandedOver { descriptors: known.zip(descriptors).collect(), removes_control: *removes_control, from })
+    Ok(HandedOver { descriptors: known.zip(descriptors).collect(), removes_control, draining, from })
 }

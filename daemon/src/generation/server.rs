@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::generation::charge::Charge;
 use crate::generation::directory::SOCKET;
 use crate::generation::wire::{
-    self, Answer, Metrics, Owned, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question, send_descriptors,
+    self, Answer, HandOver, Metrics, Owned, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question,
+    send_descriptors,
 };
 use crate::server::instances::Instances;
 use crate::server::operator::Operator;
@@ -134,6 +135,7 @@ impl Server {
             in_charge: self.charge.is_held(),
             tasks: self.instances.count().used() as u64,
             up_seconds: self.began.elapsed().as_secs(),
+            stop_drain_seconds: self.operator.config.now().upgrade.stop_drain_seconds,
         };
         Answer { body: Some(answer::Body::Status(status)) }
     }
@@ -142,6 +144,7 @@ impl Server {
     async fn hand_over(&self, mut stream: UnixStream, to: TakeOver) -> std::io::Result<()> {
         let sent = self.charge.hand_on(|over, descriptors| {
             let copies: std::io::Result<Vec<_>> = descriptors.iter().map(|fd| fd.try_clone_to_owned()).collect();
+            let over = HandOver { draining: self.instances.is_draining(), ..over };
             (Answer { body: Some(answer::Body::HandOver(over)) }, copies)
         });
         let Some((answer, copies)) = sent else {

@@ -134,6 +134,9 @@ pub struct Status {
     /// How long it has been up, in seconds.
     #[prost(uint64, tag = "6")]
     pub up_seconds: u64,
+    /// How long a stop lets its tasks end by themselves, in seconds.
+    #[prost(uint64, tag = "7")]
+    pub stop_drain_seconds: u64,
 }
 
 /// What is handed on.
@@ -145,6 +148,9 @@ pub struct HandOver {
     /// Whether the control socket's file is to be removed at the end: it is not where a service manager made it.
     #[prost(bool, tag = "2")]
     pub removes_control: bool,
+    /// Whether an operator wants no new tasks on this node.
+    #[prost(bool, tag = "3")]
+    pub draining: bool,
 }
 
 /// A descriptor of a [`HandOver`].

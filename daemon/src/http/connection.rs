@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{StatusCode, Version};
@@ -27,6 +29,7 @@ use tokio::task::JoinSet;
 
 use crate::config;
 use crate::http::requests::Member;
+use crate::http::response::{Cut, ResponseBody};
 use crate::http::{Service, request};
 
 /// Requests at once on one HTTP/2 connection.
@@ -35,6 +38,10 @@ const STREAMS_MAX: u32 = 128;
 /// How long connections go on when a service drains. A request that comes meanwhile is answered and its
 /// connection closed by that, so that nobody's request meets a closing connection.
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
+
+/// How long a draining connection without a request may be silent. HTTP/2 ends it once its client has answered a
+/// last PING; one that answers nothing would hold the drain for `http.idle_timeout_ms`.
+const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 
 /// How long accepting rests after a failure: the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -67,7 +74,7 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
                 return;
             }
         };
-        let places = Arc::new(Semaphore::new(service.world.http.config.connections_max));
+        let places = Arc::new(Semaphore::new(service.world.http.config().connections_max));
         loop {
             tokio::select! {
                 () = until(&mut draining) => break,
@@ -146,7 +153,7 @@ fn last_of(listener: TcpListener) -> Vec<TcpStream> {
 }
 
 async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<OwnedSemaphorePermit>) {
-    let config = service.world.http.config.clone();
+    let config = service.world.http.config();
     // Answers are written whole; waiting for more to write only delays them.
     let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::new());
@@ -156,6 +163,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
         let (activity, draining) = (activity.clone(), draining.clone());
         service_fn(move |request| {
             let (service, busy, draining) = (service.clone(), activity.wait(), draining.clone());
+            let open = activity.open();
             async move {
                 let closes = request.version() < Version::HTTP_2;
                 let mut response = request::answer(service, request).await;
@@ -165,7 +173,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 drop(busy);
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| Answering { body, _open: open }))
             }
         })
     };
@@ -197,6 +205,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
                 serving.as_mut().graceful_shutdown();
             }
             () = idle.as_mut() => return,
+            () = activity.silent(DRAIN_SILENCE), if closing => return,
         }
     }
 }
@@ -208,6 +217,8 @@ struct Activity {
     moved_ms: AtomicU64,
     /// Requests that wait for their response's head.
     waiting: AtomicUsize,
+    /// Requests whose responses have not come to their end.
+    open: AtomicUsize,
     /// Whether there was a request.
     asked: AtomicBool,
 }
@@ -218,6 +229,7 @@ impl Activity {
             began: Instant::now(),
             moved_ms: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
             asked: AtomicBool::new(false),
         }
     }
@@ -230,6 +242,24 @@ impl Activity {
         self.asked.store(true, Ordering::Relaxed);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Busy(self.clone())
+    }
+
+    fn open(self: &Arc<Self>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(self.clone())
+    }
+
+    /// Waits until there is no request, and nothing has moved for so long.
+    async fn silent(&self, time: Duration) {
+        loop {
+            let now_ms = self.began.elapsed().as_millis() as u64;
+            let silence = Duration::from_millis(now_ms.saturating_sub(self.moved_ms.load(Ordering::Relaxed)));
+            let is_open = self.open.load(Ordering::Relaxed) > 0;
+            if silence >= time && !is_open {
+                return;
+            }
+            tokio::time::sleep(if is_open { time } else { time - silence }).await;
+        }
     }
 
     /// Until when it may stay as it is, in milliseconds since it began.
@@ -263,6 +293,39 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.moved();
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A request whose response has not come to its end.
+struct Open(Arc<Activity>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.moved();
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A response's body, whose end its connection is told.
+struct Answering {
+    body: ResponseBody,
+    _open: Open,
+}
+
+impl Body for Answering {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -58,7 +58,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::config;
+use crate::config::{self, Live};
 use crate::metrics::Metrics;
 use crate::starts::About;
 use crate::task::stdio::Stdio;
@@ -70,8 +70,8 @@ use crate::wasm::wasi::MemoryUse;
 
 /// What all services of the daemon share.
 pub struct Http {
-    /// Limits.
-    pub config: config::Http,
+    /// The daemon's configuration.
+    live: Arc<Live>,
     /// Where connections are served.
     pub runtime: Handle,
     /// Places for the requests of all containers.
@@ -84,9 +84,14 @@ pub struct Http {
 
 impl Http {
     /// Connections are served on `runtime`.
-    pub fn new(config: config::Http, runtime: Handle, metrics: Arc<Metrics>) -> Arc<Http> {
-        let places = Arc::new(Semaphore::new(config.instances_max));
-        Arc::new(Http { config, runtime, places, tls: outgoing::tls::Configurations::default(), metrics })
+    pub fn new(live: Arc<Live>, runtime: Handle, metrics: Arc<Metrics>) -> Arc<Http> {
+        let places = Arc::new(Semaphore::new(live.now().http.instances_max));
+        Arc::new(Http { live, runtime, places, tls: outgoing::tls::Configurations::default(), metrics })
+    }
+
+    /// Limits, as they are now.
+    pub fn config(&self) -> config::Http {
+        self.live.now().http.clone()
     }
 }
 

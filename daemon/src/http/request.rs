@@ -104,7 +104,7 @@ async fn handle(service: &Arc<Service>, mut request: Request<Incoming>) -> Resul
         // Of HTTP/1.0, where it may be missing and wasi:http still wants one.
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
     }
-    let timeout = Duration::from_millis(service.world.http.config.request_timeout_ms);
+    let timeout = Duration::from_millis(service.world.http.config().request_timeout_ms);
     let place = async {
         let turn = service.turns.take(&service.counts).await?;
         // Never closed. Those that wait here have their turns: there are so many of each container.
@@ -257,7 +257,7 @@ impl Service {
             End::Completed(Verdict::Returned) => (None, Refused(FAILED.0, "the service gave no response")),
             End::Completed(Verdict::Full) => (None, BUSY),
             End::Completed(Verdict::Late) => {
-                let ms = self.world.http.config.request_timeout_ms;
+                let ms = self.world.http.config().request_timeout_ms;
                 (Some(format!("took over {ms} ms (http.request_timeout_ms)")), LATE)
             }
             End::Completed(Verdict::NotStarted(error)) => (Some(error.to_string()), FAILED),

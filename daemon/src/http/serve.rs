@@ -87,7 +87,7 @@ pub async fn alone(
         Ok(pushed) => pushed,
         Err(error) => return Verdict::NotStarted(Error::Internal(format!("the request cannot be told: {error:#}"))),
     };
-    let timeout = Duration::from_millis(service.world.http.config.request_timeout_ms);
+    let timeout = Duration::from_millis(service.world.http.config().request_timeout_ms);
     let called = {
         let mut call = pin!(proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out));
         let mut time = pin!(tokio::time::sleep(timeout));
@@ -124,7 +124,7 @@ pub async fn together(
     let Proxy::P3(proxy) = proxy else { return another_world() };
     let failing = worker.clone();
     let mut failed = FailedUnlessDone::new(move || failing.fail());
-    let timeout = Duration::from_millis(service.world.http.config.request_timeout_ms);
+    let timeout = Duration::from_millis(service.world.http.config().request_timeout_ms);
     let Some(workers) = &service.workers else { return another_world() };
     let mut draining = service.requests.draining();
     let called = {

@@ -25,7 +25,7 @@ type Key = (Arc<str>, Arc<str>);
 /// Who has series.
 pub struct TaskSeries {
     max: usize,
-    pod_labels: bool,
+    pods: bool,
     inner: Mutex<Inner>,
 }
 
@@ -101,8 +101,8 @@ struct Claim {
 
 impl TaskSeries {
     /// Series for `max` tasks (`metrics.task_series_max`), with the pods' names on them if asked for.
-    pub fn new(max: usize, pod_labels: bool) -> Arc<TaskSeries> {
-        Arc::new(TaskSeries { max, pod_labels, inner: Mutex::default() })
+    pub fn new(max: usize, pods: bool) -> Arc<TaskSeries> {
+        Arc::new(TaskSeries { max, pods, inner: Mutex::default() })
     }
 
     /// A new task.
@@ -181,7 +181,7 @@ impl TaskSeries {
     fn labels(&self, task: &TaskInfo) -> String {
         let mut labels =
             format!("containerd_namespace=\"{}\",task=\"{}\"", Escaped(&task.namespace), Escaped(&task.id));
-        if self.pod_labels
+        if self.pods
             && let Some(pod) = &task.pod
         {
             let _ = write!(

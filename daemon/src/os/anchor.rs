@@ -48,6 +48,8 @@ pub fn start(unit: &str, state_dir: &Path) -> io::Result<u32> {
     let daemon = std::process::id().to_string();
     let mut command = Command::new(PROGRAM);
     command.args([SUBCOMMAND, unit, &daemon]).arg(state_dir).stdin(Stdio::null());
+    // The one that stays has this stream, too: of a pipe the end would never come.
+    command.stderr(Stdio::inherit());
     let output = command.output()?;
     let pid = String::from_utf8_lossy(&output.stdout);
     pid.trim().parse().map_err(|_| io::Error::other("it did not say its pid"))
@@ -81,6 +83,8 @@ pub fn child_main() -> ExitCode {
 }
 
 fn stand(unit: &str, daemon: i32, state_dir: &Path) -> io::Result<ExitCode> {
+    // (Of a link in /proc it would be `exe`.)
+    rustix::thread::set_name(c"hearthd-anchor")?;
     let daemon = Pid::from_raw(daemon).ok_or(io::ErrorKind::InvalidInput)?;
     let daemon = pidfd_open(daemon, PidfdFlags::empty())?;
     let mut signals = SigSet::empty();

@@ -96,8 +96,10 @@ pub async fn serve(listener: UnixListener, instances: Arc<Instances>, operator: 
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (instances, operator) = (instances.clone(), operator.clone());
+                // From here on: a daemon that drains must not leave between the question and its answer.
+                let asked = instances.count().asked();
                 tokio::spawn(async move {
-                    let _place = place;
+                    let _held = (place, asked);
                     if let Err(error) = answer(stream, &instances, &operator).await {
                         tracing::debug!(%error, "a question on the control socket failed");
                     }

@@ -26,12 +26,12 @@ use crate::metrics::{METHODS, Metrics};
 use crate::native::Natives;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::passing;
-use crate::starts::TraceParent;
 use crate::task::create::{CreateRequest, Creator};
 use crate::task::exec::ExecRequest;
 use crate::task::map::TaskMap;
 use crate::task::process::Process;
 use crate::task::{StdioPaths, Task, pid};
+use crate::traces::Trace;
 use crate::wasm::instance::World;
 
 /// The service.
@@ -125,9 +125,10 @@ impl TaskApi for TaskService {
                     "hearthd takes no new tasks on this node: it is being drained (`hearthctl drain --undo` takes that back)".into(),
                 ));
             }
-            let parent = context.metadata.get("traceparent").and_then(|values| TraceParent::parse(values.first()?));
-            let task = self.creator.create(&self.tasks, create_request(request, parent), began).await?;
-            tracing::debug!(target: "hearthd::task", task = %task.id(), "created");
+            let trace = self.world.traces.as_ref().and_then(|traces| traces.begin(&context.metadata));
+            let task = self.creator.create(&self.tasks, create_request(request, trace), began).await?;
+            let trace = task.container.about.trace_id().map(tracing::field::display);
+            tracing::debug!(target: "hearthd::task", task = %task.id(), trace, "created");
             Ok(CreateTaskResponse { pid: task.container.pid(), ..Default::default() })
         };
         let result = created.await;
@@ -143,10 +144,15 @@ impl TaskApi for TaskService {
         self.answer(Method::Create, began, result)
     }
 
-    async fn start(&self, _: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
+    async fn start(&self, context: &TtrpcContext, request: StartRequest) -> ttrpc::Result<StartResponse> {
         let began = Instant::now();
         let result = match self.process(&request.id, &request.exec_id) {
-            Ok(process) => process.start(&self.world).await,
+            Ok(process) => {
+                if let Some(trace) = &process.container().about.trace {
+                    trace.start_began(&context.metadata);
+                }
+                process.start(&self.world).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = &result {
@@ -228,7 +234,7 @@ impl TaskApi for TaskService {
 
     async fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> ttrpc::Result<ConnectResponse> {
         let began = Instant::now();
-        let result = self.tasks.get(&request.id).map(|task| ConnectResponse {
+        let result = self.tasks.settled(&request.id).await.map(|task| ConnectResponse {
             shim_pid: pid(),
             task_pid: task.container.pid(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -282,7 +288,7 @@ impl TaskApi for TaskService {
     }
 }
 
-fn create_request(request: CreateTaskRequest, parent: Option<TraceParent>) -> CreateRequest {
+fn create_request(request: CreateTaskRequest, trace: Option<Trace>) -> CreateRequest {
     CreateRequest {
         id: request.id,
         bundle: request.bundle.into(),
@@ -293,7 +299,7 @@ fn create_request(request: CreateTaskRequest, parent: Option<TraceParent>) -> Cr
             stderr: request.stderr,
             terminal: request.terminal,
         },
-        parent,
+        trace,
     }
 }
 

@@ -59,7 +59,7 @@ impl Task {
     pub fn details(&self, generation: &str, ends: Vec<EndInfo>) -> TaskDetails {
         let (container, stdio) = (&self.container, &self.init.stdio_paths);
         let mut ends = ends;
-        ends.retain(|end| end.namespace == *container.namespace && end.id == *container.id);
+        ends.retain(|end| end.of.namespace == *container.namespace && end.of.id == *container.id);
         TaskDetails {
             task: self.info(generation),
             image: container.about.image.clone(),

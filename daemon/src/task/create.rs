@@ -30,7 +30,7 @@ use crate::faults::{self, Point};
 use crate::metrics::{Metrics, Phase, Source};
 use crate::os::identity::Identity;
 use crate::server::instances::Instance;
-use crate::starts::{About, Asked, TraceParent};
+use crate::starts::{About, Asked};
 use crate::task::container::{Container, TERMINATION_LOG};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
@@ -42,6 +42,7 @@ use crate::task::sandbox::{self, Joined, Sandbox, SandboxSpec};
 use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task};
+use crate::traces::Trace;
 use crate::wasm::engine::{Entry, Program};
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
@@ -62,8 +63,8 @@ pub struct CreateRequest {
     pub rootfs: Vec<Mount>,
     /// Where stdio goes.
     pub stdio: StdioPaths,
-    /// The caller's trace, if it has one.
-    pub parent: Option<TraceParent>,
+    /// Its trace, if it is recorded.
+    pub trace: Option<Trace>,
 }
 
 /// Makes the tasks of one containerd instance and namespace.
@@ -149,7 +150,7 @@ impl Creator {
             began,
             bundle_written_at: spec.written_at,
             snapshot: upper.filter_map(|option| option.strip_prefix("upperdir=")).next().map(PathBuf::from),
-            parent: request.parent,
+            trace: request.trace.clone(),
         })
     }
 

@@ -4,11 +4,13 @@
 //! both succeed; dropping it gives the id back.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::error::{Error, Result};
 use crate::task::Task;
@@ -17,6 +19,9 @@ use crate::task::Task;
 /// shim less than that.
 const ARRIVAL_TIME: Duration = Duration::from_secs(30);
 
+/// How long to wait for a task that is being created. containerd gives the answer 5 s.
+const SETTLE_TIME: Duration = Duration::from_secs(4);
+
 /// Tasks on their way of which a note is kept.
 const ARRIVING_MAX: usize = 4_096;
 
@@ -24,13 +29,24 @@ const ARRIVING_MAX: usize = 4_096;
 pub struct TaskCount {
     limit: AtomicUsize,
     used: AtomicUsize,
+    asked: AtomicUsize,
     arriving: Mutex<VecDeque<(Instant, Arc<str>)>>,
+}
+
+/// A question that may be answered with a task socket of ours; see [`TaskCount::asked`].
+pub struct Asked(Arc<TaskCount>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.asked.fetch_sub(1, Ordering::Release);
+    }
 }
 
 impl TaskCount {
     /// `limit`: `rpc.tasks_max`.
     pub fn new(limit: usize) -> Arc<TaskCount> {
-        Arc::new(TaskCount { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), arriving: Mutex::default() })
+        let [used, asked] = [0, 0].map(AtomicUsize::new);
+        Arc::new(TaskCount { limit: AtomicUsize::new(limit), used, asked, arriving: Mutex::default() })
     }
 
     /// Another limit; tasks beyond it stay.
@@ -41,6 +57,13 @@ impl TaskCount {
     /// The tasks there are, those being created with them.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Acquire)
+    }
+
+    /// Somebody asks where a task goes. Until this is dropped, which is after [`Self::expect`] and the answer, a
+    /// task may be on its way.
+    pub fn asked(self: &Arc<Self>) -> Asked {
+        self.asked.fetch_add(1, Ordering::AcqRel);
+        Asked(self.clone())
     }
 
     /// Notes that a task of this id will come: somebody has been told a task socket of ours.
@@ -54,7 +77,11 @@ impl TaskCount {
 
     /// Whether there are no tasks, and none on their way.
     pub fn is_idle(&self) -> bool {
-        // In this order: an arrival takes its place before its note goes.
+        // In this order: an answer's note is there before its question goes, and an arrival takes its place
+        // before its note goes.
+        if self.asked.load(Ordering::Acquire) > 0 {
+            return false;
+        }
         let awaited = self.arriving.lock().iter().any(|(at, _)| at.elapsed() <= ARRIVAL_TIME);
         !awaited && self.used() == 0
     }
@@ -90,13 +117,15 @@ enum Entry {
 /// The map.
 pub struct TaskMap {
     entries: Mutex<HashMap<Arc<str>, Entry>>,
+    /// Told when a task that was being created is there, or will not be.
+    settled: Notify,
     count: Arc<TaskCount>,
 }
 
 impl TaskMap {
     /// An empty map that counts against `count`.
     pub fn new(count: Arc<TaskCount>) -> Arc<TaskMap> {
-        Arc::new(TaskMap { entries: Mutex::new(HashMap::new()), count })
+        Arc::new(TaskMap { entries: Mutex::default(), settled: Notify::new(), count })
     }
 
     /// Takes an id.
@@ -124,6 +153,29 @@ impl TaskMap {
             Some(Entry::Task(task)) => Ok(task.clone()),
             Some(Entry::Reserved) | None => Err(Error::NotFound(format!("task {id} not found"))),
         }
+    }
+
+    /// The task with this id, waiting for one that is being created. For who asks without having made it: a
+    /// containerd that comes back removes the bundle of a task that is not found, and the Create of the one that
+    /// died goes on.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, or none after [`SETTLE_TIME`].
+    pub async fn settled(&self, id: &str) -> Result<Arc<Task>> {
+        let settle = async {
+            loop {
+                let mut told = pin!(self.settled.notified());
+                // From here on, so that nothing is missed between the look and the wait.
+                told.as_mut().enable();
+                if !matches!(self.entries.lock().get(id), Some(Entry::Reserved)) {
+                    return;
+                }
+                told.await;
+            }
+        };
+        // After that it is said as it is.
+        let _ = tokio::time::timeout(SETTLE_TIME, settle).await;
+        self.get(id)
     }
 
     /// Takes a task out; `false` if somebody else did.
@@ -160,6 +212,7 @@ impl Reservation {
     pub fn fill(mut self, task: Arc<Task>) {
         if let Some(id) = self.id.take() {
             self.map.entries.lock().insert(id, Entry::Task(task));
+            self.map.settled.notify_waiters();
         }
     }
 }
@@ -169,12 +222,15 @@ impl Drop for Reservation {
         if let Some(id) = self.id.take() {
             self.map.entries.lock().remove(&id);
             self.map.count.give_back();
+            self.map.settled.notify_waiters();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[test]
@@ -191,12 +247,26 @@ mod tests {
         map.reserve("c").unwrap();
     }
 
+    #[tokio::test]
+    async fn who_asks_for_a_task_that_is_being_created_hears_what_came_of_it() {
+        let map = TaskMap::new(TaskCount::new(1));
+        assert!(map.settled("a").await.is_err());
+        let reservation = map.reserve("a").unwrap();
+        let mut asks = Box::pin(map.settled("a"));
+        assert!(asks.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(reservation);
+        assert!(asks.await.is_err());
+    }
+
     #[test]
     fn nothing_is_idle_while_a_task_is_there_or_on_its_way() {
         let count = TaskCount::new(2);
         let map = TaskMap::new(count.clone());
         assert!(count.is_idle());
+        let asked = count.asked();
+        assert!(!count.is_idle(), "somebody may be told to bring a task");
         count.expect("a");
+        drop(asked);
         count.expect("b");
         assert!(!count.is_idle());
         let a = map.reserve("a").unwrap();

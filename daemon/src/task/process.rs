@@ -352,7 +352,7 @@ impl Process {
             guest: self.guest.clone(),
             requests: requests.clone(),
             about: self.container.about.clone(),
-            turns: http::turns::Turns::new(&world.http.config),
+            turns: http::turns::Turns::new(&world.http.config()),
             notes: http::notes::Notes::default(),
             world,
         };
@@ -377,7 +377,8 @@ impl Process {
                 Role::Exec => Event::ExecStarted { container_id, exec_id: self.id.clone(), pid: self.container.pid() },
             };
             self.gauge(State::Starting, State::Running);
-            tracing::debug!(task = %self.container.id, process = %self.id, "started");
+            let trace = self.container.about.trace_id().map(tracing::field::display);
+            tracing::debug!(task = %self.container.id, process = %self.id, trace, "started");
             self.publish(event);
         }
     }

@@ -29,6 +29,7 @@ use crate::operator;
 use crate::starts::{About, Recent};
 use crate::task::holders::Holders;
 use crate::task::stdio::Stdio;
+use crate::traces::Traces;
 use crate::wasm::engine::{Allocation, CommandPre, Engines, INITIALIZE, InitialMemory, Prepared, Program, START};
 use crate::wasm::names::{Names, Resolvers};
 use crate::wasm::scheduler::{Guest, Scheduler};
@@ -165,6 +166,8 @@ pub struct World {
     pub task_series: Arc<TaskSeries>,
     /// The last starts and ends.
     pub recent: Arc<Recent>,
+    /// Traces of starts, if there are any.
+    pub traces: Option<Arc<Traces>>,
     /// Whether there are metrics of each pod.
     pub by_pod: bool,
 }

@@ -167,9 +167,6 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
             _ => {}
         }
     }
-    // It answers no PING, by which a connection is closed in order: a drain would wait for it as long as for any that
-    // is idle.
-    drop(many);
     // Errors of the protocol end the connection with their code (RFC 9113, 7): PROTOCOL_ERROR 1; STREAM_CLOSED 5 may be
     // said of a stream that is not open.
     type Wrong = fn(&mut Http2);
@@ -187,8 +184,10 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
     }
     wait_for(&world, "hearth_http_requests_in_flight", 0.0);
     assert_eq!(get(at, "/count").text(), "1\n");
+    // A connection is closed in order by a last PING. The one that answers none holds up no drain.
     world.kill("service", "SIGTERM").ok();
     server.wait(SHORT).assert_code(0);
+    drop(many);
 }
 
 #[test]
@@ -212,4 +211,33 @@ fn a_client_without_a_place_waits_and_harms_nobody() {
         world.kill(id, "SIGTERM").ok();
         server.wait(SHORT).assert_code(0);
     }
+}
+
+#[test]
+fn a_guest_that_traps_in_each_request_does_not_flood_the_log() {
+    only_on_hearth!();
+    /// More than the log takes of one kind in a second, many times over.
+    const REQUESTS: usize = 1_000;
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    let logged = || world.hearthd_log().matches("the guest of a request trapped").count();
+    let began = std::time::Instant::now();
+    for _ in 0..REQUESTS {
+        assert_eq!(get(at, "/trap").status, 500);
+    }
+    let seconds = began.elapsed().as_secs() as usize;
+    let lines = logged();
+    assert!((20..=20 * (seconds + 2)).contains(&lines), "{lines} lines in {seconds} s");
+    let counted = |name: &str| world.metrics().sum(name, &[]) as usize;
+    assert_eq!(counted("hearth_log_lines_suppressed_total"), REQUESTS - lines, "what is left out is counted");
+    assert_eq!(counted("hearth_http_traps_total"), REQUESTS);
+    // It is the log that is spared, not those who look for the text.
+    let traps = world.ask(&["traps", "--last", "1"]);
+    assert!(traps[0]["text"].as_str().is_some_and(|text| text.contains("unreachable")), "{traps}");
+    // Other lines are not held back by it.
+    world.run(&world.program(&Guest::NO_ENTRY), "broken").run();
+    assert!(world.hearthd_log().contains("a task was refused"));
+    drop(server);
 }

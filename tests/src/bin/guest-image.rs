@@ -11,8 +11,9 @@ fn main() -> ExitCode {
     let guest = match name.as_str() {
         "hello" => Guest::HELLO,
         "sleep" => Guest::SLEEP,
+        "await" => Guest::AWAIT,
         _ => {
-            eprintln!("guest-image: there are hello and sleep, not {name:?}");
+            eprintln!("guest-image: there are hello, sleep and await, not {name:?}");
             return ExitCode::from(2);
         }
     };

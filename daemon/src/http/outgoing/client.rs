@@ -71,7 +71,7 @@ enum Unanswered {
 impl Client {
     /// A container's client: `env` is its environment, which may name the certificates it trusts.
     pub fn new(http: Arc<Http>, names: Names, env: &[(String, String)]) -> Arc<Client> {
-        let places = Arc::new(Semaphore::new(http.config.outgoing_connections_max));
+        let places = Arc::new(Semaphore::new(http.config().outgoing_connections_max));
         let trust = Trust::new(http.clone(), names.root.clone(), env);
         Arc::new(Client { http, names, trust, idle: Mutex::default(), swept: AtomicBool::new(false), places })
     }
@@ -90,7 +90,7 @@ impl Client {
         request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Response<WasiBody>, Error> {
-        let answer = self.try_exchange(request, Limits::new(options, &self.http.config)).await;
+        let answer = self.try_exchange(request, Limits::new(options, &self.http.config())).await;
         match &answer {
             Ok(response) => self.http.metrics.http_outgoing(response.status().as_u16()),
             Err(error) => {
@@ -205,7 +205,7 @@ impl Client {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(self.http.config.header_bytes_max);
+        builder.max_buf_size(self.http.config().header_bytes_max);
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(|error| fault::exchanging(&error))?;
         let metrics = self.http.metrics.clone();
@@ -221,12 +221,12 @@ impl Client {
     }
 
     fn keep(self: &Arc<Self>, target: Target, sender: Sender) {
-        self.idle.lock().put(target, sender, self.http.config.outgoing_idle_max);
+        self.idle.lock().put(target, sender, self.http.config().outgoing_idle_max);
         if self.swept.swap(true, Ordering::AcqRel) {
             return;
         }
         let (client, timeout) =
-            (Arc::downgrade(self), Duration::from_millis(self.http.config.outgoing_idle_timeout_ms));
+            (Arc::downgrade(self), Duration::from_millis(self.http.config().outgoing_idle_timeout_ms));
         self.http.runtime.spawn(async move {
             let mut wait = timeout;
             loop {
@@ -263,7 +263,7 @@ impl Return {
         }
         let runtime = client.http.runtime.clone();
         runtime.spawn(async move {
-            let patience = Duration::from_millis(client.http.config.outgoing_idle_timeout_ms);
+            let patience = Duration::from_millis(client.http.config().outgoing_idle_timeout_ms);
             if let Ok(Ok(())) = tokio::time::timeout(patience, sender.ready()).await {
                 client.keep(target, sender);
             }

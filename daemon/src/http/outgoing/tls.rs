@@ -120,7 +120,7 @@ struct Find {
 
 impl Find {
     fn find(self) -> Result<(Stamp, Arc<ClientConfig>), Error> {
-        let roots = self.http.config.tls_roots;
+        let roots = self.http.config().tls_roots;
         if roots != TlsRoots::Node
             && let Some(found) = self.in_image()?
         {

@@ -121,7 +121,7 @@ fn starts(html: &mut String, starts: &[StartInfo]) {
     }
     html.push_str("</div><table id=\"starts\"><tr><th class=\"n\">ago<th>task<th>from<th class=\"n\">time<th>phases");
     for start in starts.iter().take(ROWS_MAX) {
-        let name = name(start.pod.as_ref(), &start.namespace, &start.id);
+        let name = name(start.of.pod.as_ref(), &start.of.namespace, &start.of.id);
         let _ = write!(html, "<tr><td class=\"n\">{}<td class=\"name\">{name}", age_since(start.created_at));
         match (&start.error, start.own_seconds) {
             (Some(error), _) => {
@@ -175,7 +175,7 @@ fn ends(html: &mut String, ends: &[EndInfo]) {
             html,
             "<tr><td class=\"n\">{}<td class=\"name\">{}<td class=\"bad\">{what} ({})<td>",
             age_since(end.at),
-            name(end.pod.as_ref(), &end.namespace, &end.id),
+            name(end.of.pod.as_ref(), &end.of.namespace, &end.of.id),
             end.status,
         );
         let _ = match text.trim_end().contains('\n') {
@@ -280,7 +280,11 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::PhaseInfo;
+    use crate::operator::{PhaseInfo, TaskName};
+
+    fn of(id: &str) -> TaskName {
+        TaskName { id: id.into(), ..TaskName::default() }
+    }
 
     #[test]
     fn what_a_guest_says_stays_text_and_nothing_is_loaded_from_elsewhere() {
@@ -288,8 +292,8 @@ mod tests {
         let page = Page {
             node: evil.into(),
             tasks: vec![TaskInfo { id: evil.into(), program: evil.into(), ..TaskInfo::default() }],
-            starts: vec![StartInfo { id: evil.into(), error: Some(evil.into()), ..StartInfo::default() }],
-            ends: vec![EndInfo { id: evil.into(), text: evil.into(), ..EndInfo::default() }],
+            starts: vec![StartInfo { of: of(evil), error: Some(evil.into()), ..StartInfo::default() }],
+            ends: vec![EndInfo { of: of(evil), text: evil.into(), ..EndInfo::default() }],
             ..Page::default()
         };
         let html = render(&page);

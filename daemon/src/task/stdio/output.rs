@@ -212,10 +212,7 @@ impl Sink {
         if pipe.pending.is_empty() {
             match drain_one(pipe.channel.as_fd(), &mut bytes) {
                 Some(Ok(())) => return Ok(true),
-                Some(Err(error)) => {
-                    *self = Sink::Broken(error);
-                    return Err(Refused::Failed(error));
-                }
+                Some(Err(error)) => return Err(self.broken(error)),
                 None => {}
             }
         }
@@ -231,7 +228,7 @@ impl Sink {
         if let Sink::Pipe(pipe) = self
             && let Some(Err(error)) = pipe.drain()
         {
-            *self = Sink::Broken(error);
+            return Err(self.broken(error));
         }
         self.check()
     }
@@ -245,11 +242,15 @@ impl Sink {
         let Sink::Pipe(pipe) = self else { return Poll::Ready(self.check().map(|()| otherwise)) };
         match ready!(attempt(pipe)) {
             Ok(done) => Poll::Ready(Ok(done)),
-            Err(error) => {
-                *self = Sink::Broken(error);
-                Poll::Ready(Err(Refused::Failed(error)))
-            }
+            Err(error) => Poll::Ready(Err(self.broken(error))),
         }
+    }
+
+    /// Nothing more can be written.
+    fn broken(&mut self, error: Errno) -> Refused {
+        tracing::debug!(%error, "a process's output takes no more");
+        *self = Sink::Broken(error);
+        Refused::Failed(error)
     }
 
     /// Closes it. Gives what keeps its content for a reader that is yet to come.
