@@ -101,7 +101,7 @@ spec:
   # Ends with an error without its file, and waits for ever with it.
   - name: picky
     image: e2e.test/tools:1
-    command: [files, await, /etc/app/wanted, never]
+    command: [files, read, /etc/app/wanted, ",", await, /etc/app/wanted, never]
     volumeMounts: [{name: settings, mountPath: /etc/app}]
   - {name: steady, image: e2e.test/tools:1, command: [sleep, "3600"]}
   volumes: [{name: settings, configMap: {name: settings}}]
