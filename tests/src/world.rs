@@ -171,7 +171,11 @@ impl World {
     pub fn start_hearthd(&mut self) {
         if self.runtime == Runtime::Hearth {
             let hearthd = daemons::start_hearthd(&self.machine, &self.layout, &self.hearthd_options);
-            self.hearthd = Some(hearthd);
+            // The newest is the last of them, also where older ones have been replaced before.
+            match self.successors.get_mut().expect("no story panics in here") {
+                successors if successors.is_empty() => self.hearthd = Some(hearthd),
+                successors => successors.push(hearthd),
+            }
         }
     }
 
