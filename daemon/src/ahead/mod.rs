@@ -399,6 +399,7 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::wasm::engine::Engines;
 
     fn ahead(namespaces: &[&str], images_max: usize) -> Arc<Ahead> {
@@ -410,7 +411,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let engines = Arc::new(Engines::new(&config.engine).unwrap());
         let modules = ModuleStore::open(&config, engines, metrics.clone(), Handle::current()).unwrap();
-        Ahead::new(&config, modules, metrics, Handle::current(), directory.path())
+        Ahead::new(Live::new(config), modules, metrics, Handle::current(), directory.path())
     }
 
     #[tokio::test]
@@ -424,7 +425,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_namespaces_nothing_is_followed() {
-        assert!(ahead(&[], 1).follow(&Handle::current()).is_none());
+    async fn an_image_of_a_namespace_the_configuration_names_by_now_waits() {
+        let ahead = ahead(&[], 1);
+        ahead.enqueue("k8s.io", "a");
+        assert!(ahead.queue.lock().waiting.is_empty());
+        let mut config = Config::clone(&ahead.live.now());
+        config.ahead.namespaces = vec!["k8s.io".into()];
+        ahead.live.replace(config);
+        ahead.enqueue("k8s.io", "a");
+        assert_eq!(ahead.queue.lock().waiting.len(), 1);
     }
 }
