@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::server::instances::Instances;
 use crate::server::operator::Operator;
+use crate::task::map::Asked;
 
 /// How long a peer may take to ask.
 const QUESTION_TIME: Duration = Duration::from_secs(5);
@@ -99,8 +100,8 @@ pub async fn serve(listener: UnixListener, instances: Arc<Instances>, operator: 
                 // From here on: a daemon that drains must not leave between the question and its answer.
                 let asked = instances.count().asked();
                 tokio::spawn(async move {
-                    let _held = (place, asked);
-                    if let Err(error) = answer(stream, &instances, &operator).await {
+                    let _place = place;
+                    if let Err(error) = answer(stream, &instances, &operator, asked).await {
                         tracing::debug!(%error, "a question on the control socket failed");
                     }
                 });
@@ -114,15 +115,24 @@ pub async fn serve(listener: UnixListener, instances: Arc<Instances>, operator: 
     }
 }
 
-async fn answer(mut stream: UnixStream, instances: &Instances, operator: &Arc<Operator>) -> std::io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    instances: &Instances,
+    operator: &Arc<Operator>,
+    asked: Asked,
+) -> std::io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let reply = if peer == 0 {
         let question = tokio::time::timeout(QUESTION_TIME, read(&mut stream)).await??;
         match question.body {
-            Some(request::Body::Operator(question)) => match operator.answer(&question).await {
-                Ok(answer) => return write_pieces(&mut stream, &answer).await,
-                Err(text) => error(text),
-            },
+            Some(request::Body::Operator(question)) => {
+                // It brings no task, and may wait for the daemon's end.
+                drop(asked);
+                match operator.answer(&question).await {
+                    Ok(answer) => return write_pieces(&mut stream, &answer).await,
+                    Err(text) => error(text),
+                }
+            }
             Some(request::Body::TaskSocket(ask)) => task_socket(&ask, instances).await,
             None => error(format!(
                 "this hearthd ({}) does not know the question; it is older than who asks: upgrade it",
