@@ -99,6 +99,12 @@ pub fn keep_unread(output: BorrowedFd) -> Result<Option<Unread>, Errno> {
 }
 
 impl Unread {
+    /// Whether it has been read, or there is no reader to wait for.
+    pub fn is_over(&self) -> bool {
+        let unread = rustix::io::ioctl_fionread(&self.0);
+        !unread.is_ok_and(|unread| unread > 0) || !self.is_safe()
+    }
+
     /// Whether a reader has it, or has read it all.
     pub fn is_safe(&self) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::OUT)];

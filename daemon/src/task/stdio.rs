@@ -55,6 +55,7 @@ pub struct Stdio {
     stderr: Arc<Output>,
     terminal: Option<Terminal>,
     log_programs: Mutex<Vec<Lease>>,
+    runtime: Handle,
 }
 
 impl Stdio {
@@ -83,10 +84,10 @@ impl Stdio {
         let (stdout, stderr, log_programs) = opener.outputs(paths).await?;
         let log_programs = Mutex::new(log_programs);
         if !paths.terminal {
-            return Ok(Stdio { stdin, stdout, stderr, terminal: None, log_programs });
+            return Ok(Stdio { stdin, stdout, stderr, terminal: None, log_programs, runtime });
         }
-        let (terminal, GuestSide { stdin, stdout }) = Terminal::open(stdin, stdout, config, runtime)?;
-        Ok(Stdio { stdin, stderr: stdout.clone(), stdout, terminal: Some(terminal), log_programs })
+        let (terminal, GuestSide { stdin, stdout }) = Terminal::open(stdin, stdout, config, runtime.clone())?;
+        Ok(Stdio { stdin, stderr: stdout.clone(), stdout, terminal: Some(terminal), log_programs, runtime })
     }
 
     /// No input, and nobody who wants output.
@@ -94,11 +95,12 @@ impl Stdio {
         let runtime = Handle::current();
         let nowhere = Output::discard(config.chunk_bytes, runtime.clone());
         Stdio {
-            stdin: Input::none(runtime),
+            stdin: Input::none(runtime.clone()),
             stdout: nowhere.clone(),
             stderr: nowhere,
             terminal: None,
             log_programs: Mutex::default(),
+            runtime,
         }
     }
 
@@ -149,12 +151,20 @@ impl Stdio {
         self.stderr.note(text);
     }
 
-    /// Closes everything once the process has ended, and then calls `then`: at once, or, with a terminal,
-    /// when what it still shows has been read.
+    /// Closes everything once the process has ended, and then calls `then`: at once, or when a client that reads
+    /// has read the rest, for up to a tenth of a second (with a terminal: what it still shows).
     pub fn finish(self: &Arc<Self>, then: impl FnOnce() + Send + 'static) {
         let Some(terminal) = &self.terminal else {
-            self.close();
-            return then();
+            let unread = self.close_guest_side();
+            self.log_programs.lock().clear();
+            if unread.is_empty() {
+                return then();
+            }
+            self.runtime.spawn(async move {
+                output::last_words(unread).await;
+                then();
+            });
+            return;
         };
         self.close_guest_side();
         let stdio = self.clone();
@@ -164,10 +174,10 @@ impl Stdio {
         });
     }
 
-    fn close_guest_side(&self) {
+    /// Gives what its client has still to read.
+    fn close_guest_side(&self) -> Vec<fifo::Unread> {
         self.stdin.close();
-        self.stdout.close();
-        self.stderr.close();
+        [&self.stdout, &self.stderr].into_iter().filter_map(|output| output.close()).collect()
     }
 
     /// Closes everything at once, so that the client sees the end of the output; streams that still exist

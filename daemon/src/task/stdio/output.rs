@@ -171,8 +171,8 @@ impl Output {
     }
 
     /// Closes the descriptor, whatever streams still exist, and wakes who waits. What is pending gets
-    /// its last chance in the background.
-    pub(super) fn close(&self) {
+    /// its last chance in the background. Gives what a reader that is there has still to read.
+    pub(super) fn close(&self) -> Option<Unread> {
         let mut last = {
             let mut sink = self.sink.lock();
             let _ = sink.flush();
@@ -187,9 +187,14 @@ impl Output {
                     wait_for_reader(kept, unread).await;
                 }
             });
-        } else if let Some(kept) = last.keep_unread(unread) {
-            self.runtime.spawn(wait_for_reader(kept, unread));
+            return None;
         }
+        let kept = last.keep_unread(unread)?;
+        if kept.is_safe() {
+            return Some(kept);
+        }
+        self.runtime.spawn(wait_for_reader(kept, unread));
+        None
     }
 }
 
@@ -265,7 +270,7 @@ impl Sink {
         })?;
         // Ours, which reads too, has to be gone before another reader can be told.
         drop(pipe);
-        (!kept.is_safe()).then_some(kept)
+        Some(kept)
     }
 
     /// Writes what is left, for as long as a reader may need that is slow rather than gone.
@@ -275,6 +280,22 @@ impl Sink {
             tracing::debug!("a task's last output was dropped, since nobody read it");
         }
     }
+}
+
+/// How long a client gets to read the last words before it hears of the end, and how often to look. One of
+/// containerd's closes its side unread if it hears of the end before it has noticed that the FIFO is open.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+const LAST_WORDS_LOOK: Duration = Duration::from_millis(1);
+
+/// Waits until what is left has been read.
+pub(super) async fn last_words(kept: Vec<Unread>) {
+    let read = async {
+        while !kept.iter().all(Unread::is_over) {
+            tokio::time::sleep(LAST_WORDS_LOOK).await;
+        }
+    };
+    // A reader that is slower still finds all of it: only then is it on its own.
+    let _ = tokio::time::timeout(LAST_WORDS, read).await;
 }
 
 /// How often to look whether a reader has come: the kernel wakes nobody who polls for that.
