@@ -99,19 +99,25 @@ pub fn keep_unread(output: BorrowedFd) -> Result<Option<Unread>, Errno> {
 }
 
 impl Unread {
-    /// Whether it has been read, or there is no reader to wait for.
-    pub fn is_over(&self) -> bool {
-        let unread = rustix::io::ioctl_fionread(&self.0);
-        !unread.is_ok_and(|unread| unread > 0) || !self.is_safe()
-    }
-
     /// Whether a reader has it, or has read it all.
     pub fn is_safe(&self) -> bool {
+        self.has_reader() || self.is_read()
+    }
+
+    /// Whether there is nothing to wait for: it has been read, or nobody reads.
+    pub fn is_over(&self) -> bool {
+        self.is_read() || !self.has_reader()
+    }
+
+    fn has_reader(&self) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::OUT)];
         let polled = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })));
         // On a writer's side an error means that nobody reads.
-        let has_reader = polled.is_ok() && !fds[0].revents().contains(PollFlags::ERR);
-        has_reader || rustix::io::ioctl_fionread(&self.0).is_ok_and(|unread| unread == 0)
+        polled.is_ok() && !fds[0].revents().contains(PollFlags::ERR)
+    }
+
+    fn is_read(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.0).is_ok_and(|unread| unread == 0)
     }
 }
 
@@ -211,8 +217,9 @@ pub(crate) mod tests {
         let unread = keep_unread(output.as_fd()).unwrap().unwrap();
         drop(output);
         assert!(!unread.is_safe());
+        assert!(unread.is_over(), "nobody reads");
         let reader = open(&path, OFlags::RDONLY).unwrap();
-        assert!(unread.is_safe());
+        assert!(unread.is_safe() && !unread.is_over());
         drop(unread);
         assert_eq!(read(&reader).unwrap(), b"early");
         assert_eq!(read(&reader).unwrap(), b"");

@@ -8,7 +8,8 @@
 //!   write ──▶ fits ──────────────────────────────▶ done
 //!        └──▶ EAGAIN ──▶ pending ──▶ writable ──▶ flushed     ready() waits here; a kill drops it
 //!   close ──▶ nothing pending ──▶ closed; but what a FIFO holds that has no reader yet is kept for one,
-//!        │                        up to stdio.unread_ms
+//!        │                        up to stdio.unread_ms, and a reader that is there gets a moment to take it
+//!        │                        before the end is told
 //!        └──▶ pending ──▶ lingers, up to stdio.linger_ms ──▶ closed
 //! ```
 //!
@@ -190,11 +191,11 @@ impl Output {
             return None;
         }
         let kept = last.keep_unread(unread)?;
-        if kept.is_safe() {
-            return Some(kept);
+        if !kept.is_safe() {
+            self.runtime.spawn(wait_for_reader(kept, unread));
+            return None;
         }
-        self.runtime.spawn(wait_for_reader(kept, unread));
-        None
+        (!kept.is_over()).then_some(kept)
     }
 }
 
