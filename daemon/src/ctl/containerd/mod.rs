@@ -103,7 +103,7 @@ pub fn run(action: Action, args: &Args, out: &mut impl Write) -> Result<(), Stri
             continue;
         }
         let backs_up = action == Action::Install && change.path == node.config;
-        carry_out(change, &on_disk, backs_up)
+        carry_out(change, on_disk, backs_up)
             .map_err(|e| format!("cannot change {}: {e}", on_disk(&change.path).display()))?;
         let done = match (&change.before, &change.after) {
             (None, _) => "made",
