@@ -113,7 +113,7 @@ pub struct User {
     pub capabilities: Capabilities,
 }
 
-/// Those of `process.capabilities` that decide what a guest's calls may do; see [`capability`].
+/// Those of `process.capabilities` that decide what a guest's calls may do; see `capability`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// `effective`: what root has.

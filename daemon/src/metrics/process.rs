@@ -13,7 +13,7 @@ pub struct Family {
     kind: &'static str,
 }
 
-/// All of them, in the order of [`values`].
+/// All of them, in the order of `values`.
 pub const FAMILIES: [Family; 7] = [
     family("process_cpu_seconds_total", "User and system CPU time of the process, in seconds.", "counter"),
     family("process_threads", "Threads of the process.", "gauge"),

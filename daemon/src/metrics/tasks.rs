@@ -1,7 +1,7 @@
 //! Series of single tasks, and how many there may be.
 //!
 //! A task gets series of its own when it is made, if fewer than `metrics.task_series_max` tasks have some, and
-//! keeps them until [`LINGER`] after it was deleted: CRI deletes a task as soon as it has ended, and somebody
+//! keeps them until `LINGER` after it was deleted: CRI deletes a task as soon as it has ended, and somebody
 //! has to see what became of it. The others are folded into the series `task="other"`, for all their lives and
 //! after, so that its counters only ever grow. How many are folded is a metric, too.
 //!

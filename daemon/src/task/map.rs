@@ -160,7 +160,7 @@ impl TaskMap {
     /// died goes on.
     ///
     /// # Errors
-    /// `NotFound` if there is none, or none after [`SETTLE_TIME`].
+    /// `NotFound` if there is none, or none after `SETTLE_TIME`.
     pub async fn settled(&self, id: &str) -> Result<Arc<Task>> {
         let settle = async {
             loop {
