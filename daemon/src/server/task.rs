@@ -132,6 +132,9 @@ impl TaskApi for TaskService {
             Ok(CreateTaskResponse { pid: task.container.pid(), ..Default::default() })
         };
         let result = created.await;
+        if result.is_err() {
+            self.tasks.turned_away(&again.id);
+        }
         if let Err(Error::Native(_)) = result {
             let id = again.id.clone();
             let created = self.natives.create(context, again).await;

@@ -144,6 +144,11 @@ impl TaskMap {
         Ok(Reservation { map: self.clone(), id: Some(id) })
     }
 
+    /// A task that was on its way has come and was refused: it is not waited for any more.
+    pub fn turned_away(&self, id: &str) {
+        self.count.arrived(id);
+    }
+
     /// The task with this id.
     ///
     /// # Errors
@@ -273,6 +278,10 @@ mod tests {
         let b = map.reserve("b").unwrap();
         assert!(!count.is_idle() && count.used() == 2);
         drop((a, b));
+        assert!(count.is_idle());
+        count.expect("refused");
+        assert!(!count.is_idle());
+        map.turned_away("refused");
         assert!(count.is_idle());
     }
 }
