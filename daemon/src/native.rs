@@ -77,6 +77,8 @@ pub struct Native {
     _taken: map::Reservation,
     /// Room for the exit that we report if its shim cannot.
     room: Room,
+    /// Set once it has ended and its shim has said so.
+    ended: Mutex<Option<Exit>>,
     /// Set if its shim is gone.
     lost: Mutex<Option<Exit>>,
     /// Keeps the pod's namespaces, which the container names by our descriptors.
@@ -165,8 +167,15 @@ impl Natives {
                 return Err(error);
             }
         };
-        let native =
-            Arc::new(Native { id: id.as_str().into(), shim, _taken: taken, room, lost: Mutex::default(), sandbox });
+        let native = Arc::new(Native {
+            id: id.as_str().into(),
+            shim,
+            _taken: taken,
+            room,
+            ended: Mutex::default(),
+            lost: Mutex::default(),
+            sandbox,
+        });
         self.known.lock().insert(id, native.clone());
         tokio::spawn(self.clone().watch(native));
         Ok(answer)
@@ -198,27 +207,44 @@ impl Natives {
     /// Passes a call on.
     pub async fn pass(&self, native: &Arc<Native>, request: Request) -> Response {
         if let Some(exit) = *native.lost.lock() {
-            return native.answer_for_lost(&request, exit, || drop(self.known.lock().remove(&*native.id)));
+            return native.answer_for_lost(&request, exit, || self.forget(native));
         }
         let is_delete = request.method == "Delete" && is_of_init(&request.payload);
-        match native.shim.pass(request).await {
+        let error = match native.shim.pass(request.clone()).await {
             Ok(response) => {
                 if is_delete && is_ok(&response) {
                     self.known.lock().remove(&*native.id);
                     native.shim.shut_down(&native.id).await;
                     let _ = std::fs::remove_dir_all(&native.shim.bundle);
                 }
-                response
+                return response;
             }
-            Err(error) => failure(&unreachable_shim(&error)),
-        }
+            Err(error) => error,
+        };
+        // A pod's containers share a shim, which leaves when the last of them is deleted, be it before it has
+        // answered that. One that has ended is as deleted as it can be.
+        let Some(exit) = *native.ended.lock() else { return failure(&unreachable_shim(&error)) };
+        self.delete_by_exec(&native.id, &native.shim.bundle).await;
+        *native.lost.lock() = Some(exit);
+        native.answer_for_lost(&request, exit, || self.forget(native))
+    }
+
+    /// It has been deleted, and its shim is gone.
+    fn forget(&self, native: &Native) {
+        self.known.lock().remove(&*native.id);
+        let _ = std::fs::remove_dir_all(&native.shim.bundle);
     }
 
     /// Waits for its end, or for that of its shim, which would otherwise never be told.
     async fn watch(self: Arc<Self>, native: Arc<Native>) {
         let wait = WaitRequest { id: native.id.to_string(), ..Default::default() };
         let Ok(request) = call("Wait", &wait) else { return };
-        if native.shim.pass(request).await.is_ok() {
+        if let Ok(response) = native.shim.pass(request).await {
+            if let Ok(end) = WaitResponse::parse_from_bytes(&response.payload)
+                && is_ok(&response)
+            {
+                *native.ended.lock() = Some(Exit { status: end.exit_status, at: convert::system_time(&end.exited_at) });
+            }
             return;
         }
         if self.get(&native.id).is_none() {

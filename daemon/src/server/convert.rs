@@ -27,6 +27,12 @@ pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     })
 }
 
+/// The same read back; what protobuf leaves out is 1970.
+pub fn system_time(at: &Timestamp) -> SystemTime {
+    let seconds = u64::try_from(at.seconds).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::new(seconds, u32::try_from(at.nanos).unwrap_or_default().min(999_999_999))
+}
+
 /// Type of an update's limits: the runtime spec's JSON, as containerd's typeurl names it.
 const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
@@ -243,5 +249,6 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + Duration::new(5, 7);
         let wire = timestamp(at);
         assert_eq!((wire.seconds, wire.nanos), (5, 7));
+        assert_eq!(system_time(&wire), at);
     }
 }
