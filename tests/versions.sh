@@ -39,7 +39,9 @@ sandboxer_smoke=(
     sandboxer::only_root_may_ask
     sandboxer::pods_of_a_daemon_that_is_gone_are_not_ready_and_can_be_removed
     sandboxer::pods_outlive_restarts_of_containerd
+    sandboxer::upgrades_under_load_fail_no_pod_and_the_old_daemon_answers_for_its_own
     sandboxer::what_is_asked_amiss_is_refused_and_harms_no_pod
+    upgrade::a_pod_gets_new_containers_from_the_daemon_that_has_its_sandbox
     deploy::a_pod_runs_by_what_hearthctl_has_written_into_each_version_of_the_configuration
     native::a_sidecar_shares_the_network_and_the_name_of_its_pod
     native::native_containers_end_with_the_daemon
@@ -50,7 +52,7 @@ sandboxer_smoke=(
     pods::two_containers_of_one_pod_live_and_end_apart
 )
 # The modules of stories about pods.
-pods=(pods:: pod_network:: native:: http:: sandboxer::)
+pods=(pods:: pod_network:: native:: http:: sandboxer:: upgrade::)
 
 results=()
 failed=0

@@ -23,6 +23,7 @@ use crate::generation::charge::{self, Charge};
 use crate::generation::directory::{self, Dead, Directory};
 use crate::generation::peers::Peers;
 use crate::generation::server::{self as generation_server, Server};
+use crate::generation::wire::Passed;
 use crate::http::Http;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
@@ -33,7 +34,7 @@ use crate::os::{activation, capacity, identity, process};
 use crate::server::control;
 use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::Operator;
-use crate::server::sandboxer;
+use crate::server::sandboxer::sockets::{self, Controllers};
 use crate::service;
 use crate::starts::{Recent, recorder};
 use crate::task::holders::Holders;
@@ -249,7 +250,9 @@ async fn serve(begin: Begin) -> Result<(), String> {
     }
     // With older ones, they are theirs. Looked for before anything new comes.
     let left = (older == 0).then(|| native::leftovers(config));
-    let (held, questions) = control(config, passed, got.lock, &mut got.handed_over, &scrape, &answers)?;
+    let handed = got.handed_over.as_mut().map(|over| over.take_all(Passed::Controller)).unwrap_or_default();
+    let pods = sockets::open(config, &ours.path, handed)?;
+    let (held, questions) = control(config, passed, got.lock, &mut got.handed_over, &scrape, &pods, &answers)?;
     let control_file = held.control_file.clone();
     let passed = control_file.is_none();
     charge.hold(held);
@@ -263,9 +266,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
         let shim = config.native.shim.clone();
         answering.spawn_blocking(move || native::end_leftovers(&shim, left));
     }
-    // An older one goes on with the connections it has: its containerd comes to this one when it leaves.
-    let controllers = sandboxer::serve_all(config, &instances)
-        .map_err(|(path, e)| format!("sandboxer.sockets: cannot listen on {}: {e}", path.display()))?;
+    let controllers = Controllers::serve(pods, config, &instances);
     let watchdog = background.spawn(service::watchdog(answering.clone(), world.scheduler.clone()));
     service::ready(anchor);
     modules.remove_unused();

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use containerd_client::services::v1::sandbox::controller_client::ControllerClient;
 use containerd_client::services::v1::sandbox::{
@@ -118,6 +119,61 @@ fn pods_outlive_restarts_of_containerd() {
     let error = ended.container("late", &image).create().try_start().expect_err("its pod has ended");
     assert!(error.status.message().contains("not running"), "{error}");
     assert_eq!(kept.container("late", &image).args(["0"]).start().wait(), 0);
+}
+
+/// How many daemons follow each other under load.
+const UPGRADES: usize = 4;
+
+/// How many pods live and end between two of them, at least.
+const PODS_BETWEEN: usize = 3;
+
+#[test]
+fn upgrades_under_load_fail_no_pod_and_the_old_daemon_answers_for_its_own() {
+    only_with_sandboxer!();
+    let mut node = Node::new();
+    let (sleep, exit) = (node.program(&Guest::SLEEP), node.program(&Guest::EXIT));
+    let kept = node.pod("kept").run();
+    let container = kept.container("sleep", &sleep).args(["3600"]).start();
+    container.wait_for_stdout("asleep");
+    let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            for number in 0.. {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let pod = node.pod(&format!("short-{number}")).options(|options| options.host_network = true).run();
+                assert_eq!(pod.container("exit", &exit).args(["5"]).start().wait(), 5);
+                pod.stop();
+                drop(pod);
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for _ in 0..UPGRADES {
+            let before = done.load(Ordering::Relaxed);
+            eventually("pods come and go", SHORT, || {
+                (load.is_finished() || done.load(Ordering::Relaxed) >= before + PODS_BETWEEN).then_some(())
+            });
+            node.upgrade_hearthd();
+        }
+        over.store(true, Ordering::Relaxed);
+        load.join().expect("no pod is refused, and every container ends as it should");
+    });
+    // All between the first and the last have left: no new pod came to one that was not in charge.
+    eventually("those without pods leave", SHORT, || (node.older_hearthds() == 1).then_some(()));
+    // A containerd that has no connection to the old one comes to it through the new one: for the pod's state, its
+    // end and its removal.
+    node.restart_containerd();
+    assert!(kept.is_ready());
+    assert!(container.is_running());
+    assert_eq!(kept.container("late", &exit).args(["6"]).start().wait(), 6);
+    assert!(node.pod_stats().contains_key(kept.id()));
+    kept.stop();
+    assert_eq!(container.wait(), 137);
+    assert!(!kept.is_ready());
+    drop(container);
+    drop(kept);
+    eventually("the old hearthd leaves", SHORT, || (node.older_hearthds() == 0).then_some(()));
 }
 
 /// The controller, asked as containerd asks it.

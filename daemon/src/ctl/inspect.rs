@@ -52,27 +52,28 @@ impl Name {
         &self.task
     }
 
-    /// Whether this is the one meant: by its whole id or its pod, or, where `by_prefix`, the beginning of its id.
-    fn means(&self, named: &impl Named, by_prefix: bool) -> bool {
+    /// How well this fits; the least is best. None: it is not meant.
+    fn rank(&self, named: &impl Named) -> Option<u8> {
         let (namespace, id, pod) = named.names();
         if self.namespace.as_ref().is_some_and(|wanted| wanted != namespace) {
-            return false;
+            return None;
         }
-        match (self.task.strip_prefix("pod:"), pod) {
-            (Some(wanted), Some(pod)) => {
-                let whole = ps::pod(pod);
-                whole == wanted || (by_prefix && whole.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/')))
-            }
-            (Some(_), None) => false,
-            (None, _) if by_prefix => id.starts_with(&self.task),
-            (None, _) => id == self.task,
+        let Some(wanted) = self.task.strip_prefix("pod:") else {
+            return if id == self.task { Some(0) } else { id.starts_with(&self.task).then_some(1) };
+        };
+        let whole = ps::pod(pod?);
+        let rest = whole.strip_prefix(wanted)?;
+        // Who names a pod means its containers, and the sandbox only where there is none.
+        match (rest, pod?.container.as_str()) {
+            ("", "") => Some(1),
+            (rest, _) => (rest.is_empty() || rest.starts_with('/')).then_some(0),
         }
     }
 
     /// Those meant, in their order.
     pub fn choose<T: Named>(&self, all: Vec<T>) -> Vec<T> {
-        let exact = all.iter().any(|named| self.means(named, false));
-        all.into_iter().filter(|named| self.means(named, !exact)).collect()
+        let best = all.iter().filter_map(|named| self.rank(named)).min();
+        all.into_iter().filter(|named| best.is_some() && self.rank(named) == best).collect()
     }
 
     /// The one meant.
@@ -88,11 +89,15 @@ impl Name {
             return Ok(last);
         }
         chosen.push(last);
-        let ids: Vec<_> = chosen.iter().map(|named| format!("{}/{}", named.names().0, named.names().1)).collect();
+        let name = |named: &T| match named.names() {
+            (_, _, Some(pod)) if self.task.starts_with("pod:") => format!("pod:{}", ps::pod(pod)),
+            (namespace, id, _) => format!("{namespace}/{id}"),
+        };
+        let names: Vec<_> = chosen.iter().map(name).collect();
         Err(Failure::Refused(format!(
-            "{:?} may be {}: say more of the id, or the --namespace",
+            "{:?} may be {}: say more of it, or the --namespace",
             self.task,
-            ids.join(" or ")
+            names.join(" or ")
         )))
     }
 }
@@ -160,7 +165,11 @@ mod tests {
     use super::*;
 
     fn task(namespace: &str, id: &str, pod: Option<&str>) -> TaskInfo {
-        let pod = pod.map(|name| PodName { namespace: "default".into(), name: name.into(), container: "app".into() });
+        let pod = pod.and_then(|pod| pod.split_once('/')).map(|(name, container)| PodName {
+            namespace: "default".into(),
+            name: name.into(),
+            container: container.into(),
+        });
         TaskInfo { namespace: namespace.into(), id: id.into(), pod, ..TaskInfo::default() }
     }
 
@@ -169,7 +178,12 @@ mod tests {
             task("a", "web", None),
             task("b", "web", None),
             task("a", "website", None),
-            task("k8s.io", "0123", Some("web-0")),
+            task("k8s.io", "0122", Some("web-0/")),
+            task("k8s.io", "0123", Some("web-0/app")),
+            task("k8s.io", "4", Some("two/")),
+            task("k8s.io", "5", Some("two/a")),
+            task("k8s.io", "6", Some("two/b")),
+            task("k8s.io", "7", Some("empty/")),
         ];
         let name = Name { task: name.into(), namespace: namespace.map(str::to_string) };
         name.find(all).map(|task| format!("{}/{}", task.namespace, task.id))
@@ -179,7 +193,10 @@ mod tests {
     fn a_task_is_named_by_its_id_a_beginning_or_its_pod() {
         assert_eq!(find("webs", None).unwrap(), "a/website");
         assert_eq!(find("web", Some("b")).unwrap(), "b/web");
-        assert_eq!(find("01", None).unwrap(), "k8s.io/0123");
+        assert_eq!(find("0122", None).unwrap(), "k8s.io/0122");
+        assert_eq!(find("pod:default/empty", None).unwrap(), "k8s.io/7");
+        let Err(Failure::Refused(text)) = find("pod:default/two", None) else { panic!() };
+        assert!(text.contains("pod:default/two/a or pod:default/two/b"), "{text}");
         for pod in ["pod:default/web-0", "pod:default/web-0/app"] {
             assert_eq!(find(pod, None).unwrap(), "k8s.io/0123");
         }

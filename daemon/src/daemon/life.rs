@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::reload;
 use crate::server::instances::Instances;
 use crate::server::operator::METRICS_ADDRESS;
-use crate::server::sandboxer::Controllers;
+use crate::server::sandboxer::sockets::Controllers;
 use crate::service;
 use crate::task::Task;
 use crate::wasm::instance::World;
@@ -125,7 +125,7 @@ impl Daemon {
         let why = loop {
             let drained = async {
                 match &draining {
-                    Some(drain) => drain.over(&self.instances).await,
+                    Some(drain) => drain.over(&self.instances, &self.controllers).await,
                     None => std::future::pending().await,
                 }
             };
@@ -180,7 +180,7 @@ impl Daemon {
             "waits for the tasks to end before it stops (upgrade.stop_drain_seconds); another SIGTERM ends them at once"
         );
         let drain = Drain::within(time, "upgrade.stop_drain_seconds has passed");
-        let mut over = pin!(drain.over(&self.instances));
+        let mut over = pin!(drain.over(&self.instances, &self.controllers));
         let mut patience = tokio::time::interval(service::PATIENCE / 3);
         loop {
             let order = tokio::select! {
@@ -213,6 +213,7 @@ impl Daemon {
         if let Some(scrape) = self.scrape.take() {
             scrape.serving.abort();
         }
+        self.controllers.hand_over();
         self.charge.release();
         let tasks = self.instances.count().used();
         let time = Duration::from_secs(self.live.now().upgrade.drain_seconds_max);
@@ -304,11 +305,11 @@ impl Drain {
     }
 
     /// Waits until the daemon need not be there any more, or may not.
-    async fn over(&self, instances: &Instances) -> &'static str {
+    async fn over(&self, instances: &Instances, controllers: &Controllers) -> &'static str {
         let mut look = tokio::time::interval(DRAINED_EVERY);
         loop {
             look.tick().await;
-            if instances.count().is_idle() {
+            if !controllers.are_asked() && instances.count().is_idle() {
                 return "the last task has ended";
             }
             if self.end.is_some_and(|end| tokio::time::Instant::now() >= end) {

@@ -19,6 +19,7 @@ use crate::server::endpoint::listen::Listener;
 use crate::server::endpoint::{self, Endpoint};
 use crate::server::instances::Instances;
 use crate::server::operator::Operator;
+use crate::server::sandboxer::sockets::Sockets;
 
 use super::Setup;
 
@@ -125,6 +126,7 @@ pub fn control(
     lock: File,
     handed_over: &mut Option<HandedOver>,
     scrape: &Option<Scrape>,
+    controllers: &Sockets,
     answers: &Answers,
 ) -> Result<(Held, JoinHandle<()>), String> {
     let path = config.control_socket();
@@ -139,6 +141,7 @@ pub fn control(
     let socket = socket.map_err(cannot)?;
     let copy = socket.listener.as_fd().try_clone_to_owned().map_err(cannot)?;
     let metrics = scrape.as_ref().map(|scrape| scrape.listener.try_clone()).transpose().map_err(cannot)?;
+    let controllers = controllers.descriptors().map_err(cannot)?;
     let questions = answers.serve(socket.listener);
-    Ok((Held { lock, control: copy, control_file: socket.ours, metrics }, questions))
+    Ok((Held { lock, control: copy, control_file: socket.ours, metrics, controllers }, questions))
 }

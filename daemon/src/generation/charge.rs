@@ -1,10 +1,11 @@
-//! Who takes new pods: one generation at a time holds the lock, the control socket and the metrics endpoint.
+//! Who takes new pods: one generation at a time holds the lock, the control socket, the metrics endpoint and
+//! the sandbox controller's sockets.
 //!
 //! ```text
 //!  a new generation                                       the one in charge
 //!  builds all that can fail
 //!       ── TakeOver ─────────────────────────────────────▶  serves on
-//!       ◀───────────── lock, control socket, metrics ─────  serves on
+//!       ◀───────────── lock, control socket, and so on ───  serves on
 //!  serves, too
 //!       ── taken ────────────────────────────────────────▶  takes nothing new, keeps its tasks
 //!       ◀──────────────────────────────────── hangs up ───
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 
 use crate::generation::client::{self, HandedOver};
 use crate::generation::directory;
-use crate::generation::wire::{HandOver, Passed, TakeOver};
+use crate::generation::wire::{HandOver, PASSED_MAX, Passed, TakeOver};
 
 /// How long to ask for the charge; another may be taking it right now.
 const TAKE_TIME: Duration = Duration::from_secs(10);
@@ -46,6 +47,8 @@ pub struct Held {
     pub control_file: Option<PathBuf>,
     /// The metrics endpoint.
     pub metrics: Option<OwnedFd>,
+    /// The sockets of the sandbox controller.
+    pub controllers: Vec<OwnedFd>,
 }
 
 /// The charge, got but not yet exercised.
@@ -78,6 +81,9 @@ impl Charge {
         let held = held.as_ref()?;
         let mut all = vec![(Passed::Charge, held.lock.as_fd()), (Passed::Control, held.control.as_fd())];
         all.extend(held.metrics.as_ref().map(|fd| (Passed::Metrics, fd.as_fd())));
+        all.extend(held.controllers.iter().map(|fd| (Passed::Controller, fd.as_fd())));
+        // Those that are too many are bound anew.
+        all.truncate(PASSED_MAX);
         let (passed, descriptors): (Vec<_>, Vec<_>) = all.into_iter().unzip();
         let over = HandOver {
             passed: passed.into_iter().map(i32::from).collect(),

@@ -97,6 +97,11 @@ impl HandedOver {
         Some(self.descriptors.swap_remove(place).1)
     }
 
+    /// Takes all of them out.
+    pub fn take_all(&mut self, what: Passed) -> Vec<OwnedFd> {
+        std::iter::from_fn(|| self.take(what)).collect()
+    }
+
     /// Says that we serve, and waits until the old generation takes nothing new.
     ///
     /// # Errors

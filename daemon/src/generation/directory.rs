@@ -3,7 +3,7 @@
 //! ```text
 //! <state_dir>/lock               held by the generation in charge; handed on with the control socket
 //! <state_dir>/looking            held while somebody looks through s/
-//! <state_dir>/s/<generation>/    task sockets, generation.sock, control.sock
+//! <state_dir>/s/<generation>/    task sockets, those of the sandbox controller, generation.sock, control.sock
 //! <state_dir>/s/<generation>/alive   held by that generation for as long as it lives
 //! ```
 //!

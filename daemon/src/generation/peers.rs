@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 
 use crate::generation::directory;
-use crate::generation::wire::{Answer, Nothing, Owner, Question, answer, question};
+use crate::generation::wire::{Answer, Nothing, Owned, Owner, Question, answer, question};
 
 /// How long one may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
@@ -65,9 +65,19 @@ impl Peers {
 
     /// The task socket of the generation that has this task.
     pub async fn owner(&self, task: &Owner) -> Option<String> {
+        self.owned(task).await.map(|(_, owned)| owned.address)
+    }
+
+    /// The generation that has made this pod, and the socket of its sandbox controller.
+    pub async fn controller(&self, pod: &Owner) -> Option<(String, String)> {
+        let (id, owned) = self.owned(pod).await?;
+        (!owned.controller.is_empty()).then_some((id, owned.controller))
+    }
+
+    async fn owned(&self, task: &Owner) -> Option<(String, Owned)> {
         for id in self.living().iter() {
             match self.ask(id, question::Body::Owner(task.clone())).await {
-                Ok((answer::Body::Owned(owned), _)) if !owned.address.is_empty() => return Some(owned.address),
+                Ok((answer::Body::Owned(owned), _)) if !owned.address.is_empty() => return Some((id.clone(), owned)),
                 Ok(_) => {}
                 Err(error) => tracing::warn!(generation = id, %error, "cannot ask an older hearthd for a task"),
             }

@@ -13,8 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::generation::charge::Charge;
 use crate::generation::directory::SOCKET;
 use crate::generation::wire::{
-    self, Answer, HandOver, Metrics, Owned, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question,
-    send_descriptors,
+    self, Answer, HandOver, Metrics, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question, send_descriptors,
 };
 use crate::server::instances::Instances;
 use crate::server::operator::Operator;
@@ -101,8 +100,8 @@ impl Server {
             Some(question::Body::Status(_)) => self.status(),
             Some(question::Body::TakeOver(by)) => return self.hand_over(stream, by).await,
             Some(question::Body::Owner(task)) => {
-                let address = self.instances.address_of_task(&task).unwrap_or_default();
-                Answer { body: Some(answer::Body::Owned(Owned { address })) }
+                let owned = self.instances.owned(&task).unwrap_or_default();
+                Answer { body: Some(answer::Body::Owned(owned)) }
             }
             Some(question::Body::Metrics(_)) => {
                 let operator = self.operator.clone();

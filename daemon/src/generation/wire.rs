@@ -65,7 +65,7 @@ pub struct TakeOver {
     pub version: String,
 }
 
-/// A task, by what names it on a node.
+/// A task or a pod, by what names it on a node.
 #[derive(Clone, PartialEq, Message)]
 pub struct Owner {
     /// containerd's gRPC socket.
@@ -77,7 +77,7 @@ pub struct Owner {
     /// containerd's namespace.
     #[prost(string, tag = "3")]
     pub namespace: String,
-    /// The task's id.
+    /// Its id.
     #[prost(string, tag = "4")]
     pub id: String,
 }
@@ -165,6 +165,8 @@ pub enum Passed {
     Control = 2,
     /// The metrics endpoint.
     Metrics = 3,
+    /// A containerd's socket of the sandbox controller.
+    Controller = 4,
 }
 
 /// Where a task is.
@@ -173,6 +175,9 @@ pub struct Owned {
     /// The task socket, as for the shim; empty if the task is not here.
     #[prost(string, tag = "1")]
     pub address: String,
+    /// For a pod that the sandbox controller has made: the socket of that controller.
+    #[prost(string, tag = "2")]
+    pub controller: String,
 }
 
 /// Metrics follow.
@@ -192,8 +197,8 @@ pub const TOO_LATE: u8 = b'l';
 /// The byte that carries descriptors.
 const CARRIER: u8 = b'd';
 
-/// The most descriptors that are handed on.
-const PASSED_MAX: usize = 8;
+/// The most descriptors that are handed on; the kernel's bound is 253 (SCM_MAX_FD).
+pub const PASSED_MAX: usize = 32;
 
 /// An answer that is an error.
 pub fn error(text: impl Into<String>) -> Answer {

@@ -18,8 +18,9 @@ use crate::containerd::Containerd;
 use crate::error::{Error, Result};
 use crate::events::EventQueue;
 use crate::generation::peers::Peers;
-use crate::generation::wire::Owner;
+use crate::generation::wire::{Owned, Owner};
 use crate::native::{Native, Natives};
+use crate::server::sandboxer::sockets;
 use crate::server::task::TaskService;
 use crate::task::Task;
 use crate::task::create::Creator;
@@ -167,18 +168,28 @@ impl Instances {
         let Ok(Ok(TaskSpec { role: Role::InSandbox(id), .. })) = read.await else { return None };
         let (grpc_address, ttrpc_address) = key.clone();
         let sandbox = Owner { grpc_address, ttrpc_address, namespace: ask.namespace.clone(), id };
-        if self.address_of_task(&sandbox).is_some() {
+        if self.owned(&sandbox).is_some() {
             return None;
         }
         self.peers.owner(&sandbox).await
     }
 
-    /// The task socket of a task that is here.
-    pub fn address_of_task(&self, task: &Owner) -> Option<String> {
+    /// Where a task or a pod is reached, if it is here.
+    pub fn owned(&self, task: &Owner) -> Option<Owned> {
         let key = (task.grpc_address.clone(), task.ttrpc_address.clone());
         let known = self.known.lock();
-        let namespace = known.namespaces.get(&(key, task.namespace.clone()))?;
-        namespace.tasks.get(&task.id).ok().map(|_| namespace.entered.address.clone())
+        let namespace = known.namespaces.get(&(key.clone(), task.namespace.clone()))?;
+        let address = namespace.entered.address.clone();
+        if namespace.tasks.get(&task.id).is_ok() {
+            return Some(Owned { address, controller: String::new() });
+        }
+        namespace.entered.sandboxes.pod(&task.id).ok()?;
+        Some(Owned { address, controller: sockets::own(&self.dir, &key).display().to_string() })
+    }
+
+    /// The older generations.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
     }
 
     fn instance(&self, key: &Key) -> Arc<Instance> {

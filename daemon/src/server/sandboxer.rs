@@ -3,64 +3,46 @@
 //! no shim for it and has no pause container.
 //!
 //! * A socket of its own for each containerd, since a request does not say whose it is; the namespace is in
-//!   its metadata. Only root may ask (mode 0600, and the peer's credentials are checked).
+//!   its metadata ([`sockets`]).
 //! * The containers of such a pod come to the same task socket as all others of that namespace: its address is
 //!   in the answer to Start and to Status, where a containerd that starts again finds it.
-//! * containerd keeps one connection and waits on it for each pod's end, so the number of calls at once is
-//!   bounded by `rpc.tasks_max` and not by the protocol's usual hundred.
+//! * A pod stays with the generation that made it. What is asked of the one in charge is handed on to that
+//!   ([`elsewhere`]).
 //!
 //! When the daemon is gone containerd asks again until there is another, which does not know the pod:
 //! then it is not ready for Kubernetes, which makes it anew.
 
+pub mod elsewhere;
+pub mod sockets;
+
 use std::collections::HashMap;
-use std::io;
-use std::path::PathBuf;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use containerd_client::services::v1::sandbox as api;
 use containerd_client::types::{Metric, Platform};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tonic::codegen::{Service, async_trait};
+use tonic::codegen::async_trait;
 use tonic::{Code, Request, Response, Status};
 
 use crate::bundle::{Network, Scope, Scopes};
-use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::generation::wire::Owner;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::instances::{Entered, Instances, Key, VERSION_3};
-use crate::server::{control, task};
+use crate::server::task;
 use crate::task::pid;
 use crate::task::pod_files::Dns;
 use crate::task::pods::{Phase, PodSpec};
 use crate::task::sandbox::SandboxSpec;
 
-use generated::controller_server::{Controller as ControllerApi, ControllerServer};
+use generated::controller_server::Controller as ControllerApi;
 
 #[allow(missing_docs)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/containerd.services.sandbox.v1.Controller.rs"));
 }
-
-/// Connections at once; more wait in the socket's backlog. containerd has one.
-const CONNECTIONS_MAX: usize = 64;
-
-/// Calls at once beyond those that wait for a pod's end.
-const OTHER_CALLS_MAX: u32 = 1_024;
-
-/// The largest request, in bytes: what containerd takes itself.
-const REQUEST_BYTES_MAX: usize = 16 << 20;
-
-/// How long accepting rests after a failure: the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The metadata with containerd's namespace (pkg/namespaces/grpc.go of containerd).
 const NAMESPACE: &str = "containerd-namespace";
@@ -70,132 +52,25 @@ const NAMESPACE: &str = "containerd-namespace";
 const NETWORK_SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
-/// The controllers, one for each containerd, and their sockets.
-pub struct Controllers {
-    serving: JoinSet<()>,
-    closing: watch::Sender<bool>,
-    files: Vec<PathBuf>,
-}
-
-/// Serves each socket of the configuration.
-///
-/// # Errors
-/// The socket that cannot be had, and why.
-pub fn serve_all(config: &Config, instances: &Arc<Instances>) -> Result<Controllers, (PathBuf, io::Error)> {
-    let mut all = Controllers { serving: JoinSet::new(), closing: watch::Sender::new(false), files: Vec::new() };
-    let calls_max = u32::try_from(config.rpc.tasks_max).unwrap_or(u32::MAX).saturating_add(OTHER_CALLS_MAX);
-    for socket in &config.sandboxer.sockets {
-        let path = config.state_dir.join(&socket.listen);
-        // The caller holds the state directory's lock.
-        let listener = control::bind(&path).map_err(|e| (path.clone(), e))?;
-        all.files.push(path);
-        let text = |path: &PathBuf| path.display().to_string();
-        let grpc = text(&socket.containerd);
-        let ttrpc = socket.ttrpc.as_ref().map_or_else(|| format!("{grpc}.ttrpc"), text);
-        let controller =
-            Controller { key: (grpc, ttrpc), instances: instances.clone(), cgroups: CgroupVersion::of_host() };
-        let service = ControllerServer::new(controller).max_decoding_message_size(REQUEST_BYTES_MAX);
-        all.serving.spawn(serve(listener, service, calls_max, all.closing.subscribe()));
-    }
-    Ok(all)
-}
-
-impl Controllers {
-    /// Lets calls under way be answered, until the deadline, and takes the sockets away if they are `ours`: a
-    /// daemon that has taken over has its own in their places.
-    pub async fn close(mut self, deadline: tokio::time::Instant, ours: bool) {
-        self.closing.send_replace(true);
-        let all = async { while self.serving.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout_at(deadline, all).await;
-        for file in self.files.iter().filter(|_| ours) {
-            let _ = std::fs::remove_file(file);
-        }
-    }
-}
-
-async fn serve(
-    listener: UnixListener,
-    service: ControllerServer<Controller>,
-    calls_max: u32,
-    mut closing: watch::Receiver<bool>,
-) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = async {
-            // Never closed.
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        tokio::select! {
-            () = until(&mut closing) => break,
-            (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => {
-                    let (service, closing) = (service.clone(), closing.clone());
-                    connections.spawn(async move {
-                        let _place = place;
-                        connection(stream, service, calls_max, closing).await;
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept on the sandbox controller's socket");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn connection(
-    stream: UnixStream,
-    service: ControllerServer<Controller>,
-    calls_max: u32,
-    mut closing: watch::Receiver<bool>,
-) {
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == 0 => {}
-        peer => {
-            tracing::warn!(peer = ?peer.map(|peer| peer.uid()), "only root may use the sandbox controller");
-            return;
-        }
-    }
-    let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let mut service = service.clone();
-        async move { service.call(request.map(tonic::body::Body::new)).await }
-    });
-    let server = http2::Builder::new(TokioExecutor::new())
-        .max_concurrent_streams(calls_max)
-        .serve_connection(TokioIo::new(stream), answer);
-    let mut server = pin!(server);
-    let served = tokio::select! {
-        served = server.as_mut() => served,
-        () = until(&mut closing) => {
-            server.as_mut().graceful_shutdown();
-            server.await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection to the sandbox controller ended");
-    }
-}
-
-/// Waits until no more is to be begun.
-async fn until(closing: &mut watch::Receiver<bool>) {
-    // The sender lives as long as the controllers.
-    let _ = closing.wait_for(|closing| *closing).await;
-}
-
-/// The controller for one containerd.
-struct Controller {
+/// The pods that this generation has made for one containerd.
+pub struct Controller {
     key: Key,
     instances: Arc<Instances>,
     cgroups: CgroupVersion,
 }
 
 impl Controller {
+    /// For the containerd that is called so.
+    pub fn new(key: Key, instances: Arc<Instances>) -> Controller {
+        Controller { key, instances, cgroups: CgroupVersion::of_host() }
+    }
+
+    /// What names a pod on this node.
+    fn owner(&self, namespace: &str, id: &str) -> Owner {
+        let (grpc_address, ttrpc_address) = self.key.clone();
+        Owner { grpc_address, ttrpc_address, namespace: namespace.to_owned(), id: id.to_owned() }
+    }
+
     /// The namespace a request is about, where pods have been made before.
     fn known<T>(&self, request: &Request<T>, id: &str) -> Result<Entered> {
         let namespace = namespace(request)?;

@@ -253,7 +253,7 @@ impl Load {
         prometheus.wait_for(
             "topk(1, max_over_time(histogram_quantile(0.99, sum by (le, phase) (rate(hearth_start_phase_seconds_bucket[1m])))[5m:1s])) and on (phase) label_replace(vector(1), \"phase\", \"compile\", \"\", \"\")",
         );
-        let start = node.ask(&["trace", "pod:stories/throttled/render"]);
+        let start = node.ask(&["trace", "pod:stories/throttled"]);
         assert_eq!((&start["source"], &start["pod"]["container"]), (&"compiled".into(), &"render".into()), "{start}");
         let phases = start["phases"].as_array().unwrap();
         let slowest =

@@ -1,0 +1,288 @@
+//! The sockets on which containerd and other generations ask for pods. Only root may ask (mode 0600, and the peer's
+//! credentials are checked).
+//!
+//! Each containerd has a socket of its own, which is handed from generation to generation as the control socket is:
+//! no dial is ever refused. Beside it each generation has one that stays its, where the next one finds the pods
+//! that are here ([`own`]).
+//!
+//! containerd keeps one connection and waits on it for each pod's end, so the number of calls at once is bounded by
+//! `rpc.tasks_max` and not by the protocol's usual hundred. A generation that has handed over says so on it
+//! (GOAWAY): what is under way ends here, and what comes next is asked of the next generation.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tonic::codegen::Service;
+
+use crate::config::{Config, SandboxerSocket};
+use crate::server::control;
+use crate::server::instances::{Instances, Key};
+
+use super::Controller;
+use super::elsewhere::Anywhere;
+use super::generated::controller_server::{Controller as ControllerApi, ControllerServer};
+
+/// Connections at once to a socket; more wait in its backlog. containerd has one.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Calls at once beyond those that wait for a pod's end.
+const OTHER_CALLS_MAX: u32 = 1_024;
+
+/// The largest request, in bytes: what containerd takes itself.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
+
+/// How long accepting rests after a failure: the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a containerd may take to hear that another generation is to be asked.
+const FAREWELL_TIME: Duration = Duration::from_secs(5);
+
+/// The sockets, bound.
+pub struct Sockets {
+    all: Vec<Socket>,
+    /// The files of those that are no more wanted.
+    left: Vec<PathBuf>,
+}
+
+/// A containerd's socket, bound.
+struct Socket {
+    key: Key,
+    path: PathBuf,
+    listener: UnixListener,
+    own: UnixListener,
+}
+
+impl Sockets {
+    /// A second descriptor of each that is to be handed on.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        self.all.iter().map(|socket| socket.listener.as_fd().try_clone_to_owned()).collect()
+    }
+}
+
+/// The sockets of the configuration: those that are `handed` over, and the others bound; and our own in
+/// `directory`. The caller has been given the state directory's lock. Who handed over goes on as before.
+///
+/// # Errors
+/// One line: which socket cannot be had, and why.
+pub fn open(config: &Config, directory: &Path, handed: Vec<OwnedFd>) -> Result<Sockets, String> {
+    let mut handed: Vec<_> = handed.into_iter().map(StdUnixListener::from).collect();
+    let is_at = |listener: &StdUnixListener, path: &Path| {
+        listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(path))
+    };
+    let mut all = Vec::new();
+    for socket in &config.sandboxer.sockets {
+        let path = config.state_dir.join(&socket.listen);
+        let listener = match handed.iter().position(|listener| is_at(listener, &path)) {
+            Some(place) => {
+                let listener = handed.swap_remove(place);
+                listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener))
+            }
+            None => control::bind(&path),
+        };
+        let listener = listener.map_err(|e| format!("sandboxer.sockets: cannot listen on {}: {e}", path.display()))?;
+        let key = key(socket);
+        let own = control::bind(&own(directory, &key))
+            .map_err(|e| format!("state_dir: cannot listen in {}: {e}", directory.display()))?;
+        all.push(Socket { key, path, listener, own });
+    }
+    let path = |listener: StdUnixListener| Some(listener.local_addr().ok()?.as_pathname()?.to_owned());
+    Ok(Sockets { all, left: handed.into_iter().filter_map(path).collect() })
+}
+
+/// Which containerd a socket is for.
+fn key(socket: &SandboxerSocket) -> Key {
+    let text = |path: &PathBuf| path.display().to_string();
+    let grpc = text(&socket.containerd);
+    let ttrpc = socket.ttrpc.as_ref().map_or_else(|| format!("{grpc}.ttrpc"), text);
+    (grpc, ttrpc)
+}
+
+/// In a generation's directory: where it is asked for the pods that it has made for a containerd.
+pub fn own(directory: &Path, key: &Key) -> PathBuf {
+    let name = blake3::hash(format!("{}\0{}", key.0, key.1).as_bytes()).to_hex();
+    directory.join(format!("{}.pods", &name[..16]))
+}
+
+/// What is still served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// All.
+    All,
+    /// What the generation in charge hands on.
+    Own,
+    /// Calls under way.
+    Nothing,
+}
+
+/// The controllers, one for each containerd.
+pub struct Controllers {
+    serving: JoinSet<()>,
+    stage: watch::Sender<Stage>,
+    /// When another has taken over.
+    handed_over: Option<Instant>,
+    /// Of each containerd's socket.
+    places: Vec<Arc<Semaphore>>,
+    files: Vec<PathBuf>,
+}
+
+impl Controllers {
+    /// Serves the sockets. Who handed them over does not any more.
+    pub fn serve(sockets: Sockets, config: &Config, instances: &Arc<Instances>) -> Controllers {
+        for file in &sockets.left {
+            let _ = std::fs::remove_file(file);
+        }
+        let mut all = Controllers {
+            serving: JoinSet::new(),
+            stage: watch::Sender::new(Stage::All),
+            handed_over: None,
+            places: Vec::new(),
+            files: Vec::new(),
+        };
+        let calls_max = u32::try_from(config.rpc.tasks_max).unwrap_or(u32::MAX).saturating_add(OTHER_CALLS_MAX);
+        for Socket { key, path, listener, own } in sockets.all {
+            let here = Arc::new(Controller::new(key, instances.clone()));
+            all.add(own, here.clone(), calls_max, Stage::Own);
+            let places = all.add(listener, Arc::new(Anywhere::new(here)), calls_max, Stage::All);
+            all.places.push(places);
+            all.files.push(path);
+        }
+        all
+    }
+
+    fn add<C: ControllerApi>(
+        &mut self,
+        listener: UnixListener,
+        controller: Arc<C>,
+        calls_max: u32,
+        until: Stage,
+    ) -> Arc<Semaphore> {
+        let service = ControllerServer::from_arc(controller).max_decoding_message_size(REQUEST_BYTES_MAX);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let ending = Ending { stage: self.stage.subscribe(), until };
+        self.serving.spawn(serve(listener, places.clone(), service, calls_max, ending));
+        places
+    }
+
+    /// Another generation has the sockets now: what is under way here ends here.
+    pub fn hand_over(&mut self) {
+        self.handed_over = Some(Instant::now());
+        self.stage.send_replace(Stage::Own);
+    }
+
+    /// Whether a containerd may still ask here for a new pod, since it has not heard yet that it has to ask
+    /// another generation.
+    pub fn are_asked(&self) -> bool {
+        self.handed_over.is_some_and(|at| at.elapsed() < FAREWELL_TIME)
+            && self.places.iter().any(|places| places.available_permits() < CONNECTIONS_MAX)
+    }
+
+    /// Lets calls under way be answered, until the deadline, and takes the sockets away if they are `ours`: a
+    /// daemon that has taken over has them.
+    pub async fn close(mut self, deadline: tokio::time::Instant, ours: bool) {
+        self.stage.send_replace(Stage::Nothing);
+        let all = async { while self.serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout_at(deadline, all).await;
+        for file in self.files.iter().filter(|_| ours) {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+/// Tells when nothing more is to be begun.
+#[derive(Clone)]
+struct Ending {
+    stage: watch::Receiver<Stage>,
+    /// The last stage in which it is.
+    until: Stage,
+}
+
+impl Ending {
+    async fn come(&mut self) {
+        let until = self.until;
+        // The sender lives as long as the controllers.
+        let _ = self.stage.wait_for(|stage| *stage > until).await;
+    }
+}
+
+async fn serve<C: ControllerApi>(
+    listener: UnixListener,
+    places: Arc<Semaphore>,
+    service: ControllerServer<C>,
+    calls_max: u32,
+    mut ending: Ending,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            // Never closed.
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            () = ending.come() => break,
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => {
+                    let (service, ending) = (service.clone(), ending.clone());
+                    connections.spawn(async move {
+                        let _place = place;
+                        connection(stream, service, calls_max, ending).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept on the sandbox controller's socket");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection<C: ControllerApi>(
+    stream: UnixStream,
+    service: ControllerServer<C>,
+    calls_max: u32,
+    mut ending: Ending,
+) {
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == 0 => {}
+        peer => {
+            tracing::warn!(peer = ?peer.map(|peer| peer.uid()), "only root may use the sandbox controller");
+            return;
+        }
+    }
+    let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let mut service = service.clone();
+        async move { service.call(request.map(tonic::body::Body::new)).await }
+    });
+    let server = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(calls_max)
+        .serve_connection(TokioIo::new(stream), answer);
+    let mut server = pin!(server);
+    let served = tokio::select! {
+        served = server.as_mut() => served,
+        () = ending.come() => {
+            server.as_mut().graceful_shutdown();
+            server.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the sandbox controller ended");
+    }
+}
