@@ -86,13 +86,14 @@ fn tell(cluster: &mut Cluster, name: &'static str, tale: Tale) -> Told {
     Told { name, time, failure, notes }
 }
 
-/// Stops everything; what is left, if anything. After a failure, what is left is no news.
+/// Stops everything; what is left, if anything.
 fn end(cluster: Cluster, failed: bool) -> Option<String> {
     let removed = catch_unwind(AssertUnwindSafe(move || {
         cluster.empty();
         drop(cluster);
     }));
-    removed.err().map(|panic| message(panic.as_ref())).filter(|_| !failed)
+    let left = removed.err().map(|panic| message(panic.as_ref()))?;
+    Some(if failed { format!("of a story that failed, perhaps: {left}") } else { left })
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
