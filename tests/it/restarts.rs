@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hearth_tests::wait::within;
 use hearth_tests::{Guest, Imported, LONG, Runtime, SHORT, World, eventually};
 
 use crate::only_on_hearth;
@@ -200,11 +201,16 @@ fn a_containerd_killed_amid_starts_and_deletes_loses_no_task_and_no_exit_and_dou
         listed.split_whitespace().for_each(|id| world.remove(id));
         assert_eq!(world.tasks(), [], "round {round}");
         if world.runtime() == Runtime::Hearth {
-            eventually("nothing is left of them", SHORT, || {
+            let mut left = String::new();
+            let nothing = within(SHORT, || {
                 let metrics = world.metrics();
-                let held = metrics.sum("hearth_tasks", &[]) + metrics.sum("hearth_pool_slots", &[("state", "used")]);
-                (held == 0.0 && world.hearthd_mounts().is_empty() && bundles(&world).is_empty()).then_some(())
+                let tasks = metrics.sum("hearth_tasks", &[]);
+                let slots = metrics.sum("hearth_pool_slots", &[("state", "used")]);
+                let (mounts, bundles) = (world.hearthd_mounts(), bundles(&world));
+                left = format!("{tasks} tasks, {slots} slots, mounts {mounts:?}, bundles {bundles:?}");
+                (tasks + slots == 0.0 && mounts.is_empty() && bundles.is_empty()).then_some(())
             });
+            assert!(nothing.is_some(), "round {round}: left are {left}; {}", world.ask(&["ps", "--all"]));
         }
     }
 }

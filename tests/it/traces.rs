@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use containerd_shim_protos::ttrpc::context;
+use containerd_shim_protos::{Client, TaskClient, api as task_api};
 use hearth_tests::collector::{Answers, Collector, attribute};
 use hearth_tests::daemons::{ContainerdOptions, HearthdOptions, containerd_major, try_start_hearthd};
-use hearth_tests::ttrpc::Client;
 use hearth_tests::{Guest, SHORT, World, api, eventually};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
@@ -128,7 +129,7 @@ fn bundle(world: &World, name: &str) -> PathBuf {
 }
 
 /// A task socket of the daemon's, for a namespace of our own.
-fn task_socket(world: &World) -> PathBuf {
+fn task_socket(world: &World) -> String {
     let containerd = world.layout().containerd_socket().display().to_string();
     let ask = hearth_shim::TaskSocketRequest {
         namespace: "traced".into(),
@@ -140,7 +141,7 @@ fn task_socket(world: &World) -> PathBuf {
     let request = hearth_shim::Request { body: Some(hearth_shim::request::Body::TaskSocket(ask)) };
     hearth_shim::write_frame(&mut stream, &request).unwrap();
     match hearth_shim::read_frame::<hearth_shim::Reply>(&mut stream).unwrap().body {
-        Some(hearth_shim::reply::Body::TaskSocket(reply)) => reply.address.trim_start_matches("unix://").into(),
+        Some(hearth_shim::reply::Body::TaskSocket(reply)) => reply.address,
         other => panic!("{other:?}"),
     }
 }
@@ -150,13 +151,21 @@ fn a_callers_trace_is_continued() {
     only_on_hearth!();
     let collector = Collector::start(Answers::Well);
     let world = World::with(traced(&collector, &[]));
-    let mut client = Client::connect(&task_socket(&world));
+    let client = TaskClient::new(Client::connect(&task_socket(&world)).expect("the task socket is served"));
+    let carrying = |parent: &str| {
+        let mut context = context::with_duration(SHORT);
+        context.add("traceparent".into(), parent.into());
+        context
+    };
     let parent = |trace: char, span: char, flags: &str| {
         format!("00-{}-{}-{flags}", trace.to_string().repeat(32), span.to_string().repeat(16))
     };
-    let mut start = |id: &str, create: &str, start: &str| {
-        client.create(id, &bundle(&world, id), &[("traceparent", create)]).unwrap();
-        client.of_task("Start", id, &[("traceparent", start)]).unwrap();
+    let start = |id: &str, create: &str, start: &str| {
+        let bundle = bundle(&world, id).display().to_string();
+        let request = task_api::CreateTaskRequest { id: id.into(), bundle, ..task_api::CreateTaskRequest::default() };
+        client.create(carrying(create), &request).unwrap();
+        let request = task_api::StartRequest { id: id.into(), ..task_api::StartRequest::default() };
+        client.start(carrying(start), &request).unwrap();
     };
     start("unsampled", &parent('a', '1', "00"), &parent('a', '2', "00"));
     start("nonsense", "00-nonsense", "");
@@ -184,7 +193,8 @@ fn a_callers_trace_is_continued() {
     assert!(!collector.spans().iter().any(|span| hex(&span.trace_id) == "a".repeat(32)));
     assert_eq!(world.ask(&["trace", "unsampled"])["trace_id"], serde_json::Value::Null);
     for id in ["unsampled", "nonsense", "one", "two"] {
-        client.of_task("Kill", id, &[]).unwrap();
+        let request = task_api::KillRequest { id: id.into(), signal: 9, ..task_api::KillRequest::default() };
+        client.kill(context::with_duration(SHORT), &request).unwrap();
     }
 }
 
