@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -160,6 +161,12 @@ pub struct UpgradeArgs {
     /// Upgrades, one after another
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     upgrades: u32,
+    /// Pods that live on the first daemon all the time
+    #[arg(long, default_value_t = 200)]
+    pods: usize,
+    /// Starts a second; 0: one after another
+    #[arg(long, default_value_t = 50)]
+    rate: u32,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -348,7 +355,12 @@ impl UpgradeArgs {
             None => beside_this_program("hearthd", "--hearthd")?,
         };
         namespaces::enter_private_mount_namespace()?;
-        let options = upgrade::Options { hearthd, upgrades: self.upgrades as usize };
+        let options = upgrade::Options {
+            hearthd,
+            upgrades: self.upgrades as usize,
+            pods: self.pods,
+            pace: Duration::from_secs(1).checked_div(self.rate).unwrap_or_default(),
+        };
         self.common.run(BundleStore::Memory, async |scratch: &Scratch, runtimes: &Runtimes| {
             let report = upgrade::run(&options, scratch, runtimes).await?;
             let text = report.markdown();

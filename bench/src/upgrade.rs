@@ -1,6 +1,7 @@
 //! The `upgrade` command: what a start takes while one hearthd takes over from another.
 //!
-//! One client starts a task of a module that is known, again and again. As the shim does, it asks the control
+//! Pods live on the first daemon all the time; each is ended, waited for and deleted at the end, when many daemons
+//! have come after it. Beside them one client starts a task of a module that is known, at a steady pace. As the shim does, it asks the control
 //! socket for the task socket before each, and dials it anew; both are in the number. *Steady*: no
 //! upgrade is under way. *Hand-over*: from the launch of a new daemon until it is ready, and the starts right
 //! after: the first at a new daemon takes its module from the disk.
@@ -15,8 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures_util::poll;
 use serde::Serialize;
+use tokio::time::MissedTickBehavior;
 
 use crate::bundle::{Image, Recipe};
+use crate::crowd::{self, Pods};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
@@ -44,6 +47,10 @@ pub struct Options {
     pub hearthd: PathBuf,
     /// How many upgrades, one after another.
     pub upgrades: usize,
+    /// Pods that live on the first daemon.
+    pub pods: usize,
+    /// From one start to the next; zero: at once.
+    pub pace: Duration,
 }
 
 /// What was measured.
@@ -52,6 +59,9 @@ pub struct Report {
     machine: Machine,
     hearthd: Program,
     upgrades: usize,
+    pods: usize,
+    /// In seconds.
+    pace: f64,
     steady: Summary,
     hand_over: Summary,
     /// From a new daemon's launch until it is ready.
@@ -78,13 +88,19 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
         images: Images::Same(image),
     };
     let mut lane = Lane::connect(setup, &daemons[0].task_address).await?;
+    let idle = crowd::image(scratch.bundles(), "idle", &Module::idle()?)?;
+    let mut pods = Pods::new(&daemons[0].task_address, scratch.bundles().join("pods"), idle, false).await?;
+    pods.grow(options.pods).await?;
+    let mut pace = (!options.pace.is_zero()).then(|| tokio::time::interval(options.pace));
+    // (One that is late starts at once, and the next after a whole pace.)
+    pace.iter_mut().for_each(|pace| pace.set_missed_tick_behavior(MissedTickBehavior::Delay));
     let (mut steady, mut hand_over, mut ready) = (Vec::new(), Vec::new(), Vec::new());
     // The first compiles.
-    start(&mut lane, &home, &events).await?;
+    start(&mut lane, &home, &events, &mut pace).await?;
     for upgrade in 0..options.upgrades {
         progress(&format!("upgrade {} of {}", upgrade + 1, options.upgrades));
         for _ in 0..STEADY {
-            steady.push(start(&mut lane, &home, &events).await?);
+            steady.push(start(&mut lane, &home, &events, &mut pace).await?);
         }
         let began = Instant::now();
         let mut launch = pin!(Hearthd::replace(&options.hearthd, &home, &events));
@@ -92,16 +108,18 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
             if let std::task::Poll::Ready(launched) = poll!(&mut launch) {
                 break launched?;
             }
-            hand_over.push(start(&mut lane, &home, &events).await?);
+            hand_over.push(start(&mut lane, &home, &events, &mut pace).await?);
         };
         ready.push(began.elapsed());
         daemons.push(launched);
         for _ in 0..AFTER {
-            hand_over.push(start(&mut lane, &home, &events).await?);
+            hand_over.push(start(&mut lane, &home, &events, &mut pace).await?);
         }
     }
     progress_done();
     drop(lane);
+    // None is lost: each is killed, and its exit is told.
+    pods.end().await?;
     for daemon in daemons.iter_mut().rev() {
         daemon.end()?;
     }
@@ -110,6 +128,8 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
         machine: Machine::here(),
         hearthd: Program { path: options.hearthd.display().to_string(), version: version_of(&options.hearthd) },
         upgrades: options.upgrades,
+        pods: options.pods,
+        pace: options.pace.as_secs_f64(),
         steady: summary(steady)?,
         hand_over: summary(hand_over)?,
         ready: summary(ready)?,
@@ -117,8 +137,16 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
 }
 
 /// One start, from the question for the task socket to Start's answer.
-async fn start(lane: &mut Lane, home: &Home, events: &EventSink) -> Result<Duration> {
+async fn start(
+    lane: &mut Lane,
+    home: &Home,
+    events: &EventSink,
+    pace: &mut Option<tokio::time::Interval>,
+) -> Result<Duration> {
     let bundle = lane.prepare()?;
+    if let Some(pace) = pace {
+        pace.tick().await;
+    }
     let began = Instant::now();
     let address = home.ask_task_socket(events)?;
     lane.reconnect(&address).await?;
@@ -132,8 +160,14 @@ impl Report {
     /// For people.
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "{} upgrades, one client; ask + connect + Create + Start, in µs\n\n| | n | p50 | p90 | p99 | max |\n|---|---:|---:|---:|---:|---:|\n",
-            self.upgrades
+            "{} upgrades beside {} pods, one client, {}; ask + connect + Create + Start, in µs\n\n| | n | p50 | p90 | p99 | max |\n|---|---:|---:|---:|---:|---:|\n",
+            self.upgrades,
+            self.pods,
+            if self.pace > 0.0 {
+                format!("{:.0} starts a second", 1.0 / self.pace)
+            } else {
+                "one start after another".into()
+            },
         );
         for (name, of) in [("steady", &self.steady), ("hand-over", &self.hand_over), ("new daemon ready", &self.ready)]
         {
