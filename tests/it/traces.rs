@@ -1,12 +1,14 @@
 //! Starts as OpenTelemetry traces.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 
 use containerd_shim_protos::ttrpc::context;
 use containerd_shim_protos::{Client, TaskClient, api as task_api};
 use hearth_tests::collector::{Answers, Collector, attribute};
 use hearth_tests::daemons::{ContainerdOptions, HearthdOptions, containerd_major, try_start_hearthd};
+use hearth_tests::tls::Authority;
 use hearth_tests::{Guest, SHORT, World, api, eventually};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
@@ -41,12 +43,13 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn a_start_is_a_trace_with_its_phases_over_either_protocol() {
     only_on_hearth!();
-    for protocol in ["http/protobuf", "grpc"] {
+    for (protocol, compression) in [("http/protobuf", "none"), ("grpc", "gzip")] {
         let collector = Collector::start(Answers::Well);
         let world = World::with(traced(
             &collector,
             &[
                 ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_COMPRESSION", compression),
                 ("OTEL_EXPORTER_OTLP_HEADERS", "tenant=blue%20one"),
                 ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=story"),
             ],
@@ -272,6 +275,45 @@ fn a_collector_that_hangs_refuses_or_is_away_holds_nobody_up() {
         assert_eq!(said.len(), 1, "once a minute at most, where it {how}: {said:?}");
         assert!(said[0].contains(why), "{how}, {protocol}: {said:?}");
         world.stop_hearthd();
+    }
+}
+
+#[test]
+fn a_collector_is_known_by_its_certificate() {
+    only_on_hearth!();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(authority.pem().as_bytes()).unwrap();
+    let certificate = file.path().display().to_string();
+    for protocol in ["http/protobuf", "grpc"] {
+        let ours = Collector::start_with_tls(authority.server("localhost"));
+        let strange = Collector::start_with_tls(other.server("localhost"));
+        let misnamed = Collector::start_with_tls(authority.server("elsewhere"));
+        for (collector, is_known) in [(&strange, false), (&misnamed, false), (&ours, true)] {
+            let port = collector.address().rsplit_once(':').expect("it has a port").1;
+            let endpoint = format!("https://localhost:{port}");
+            let environment = [
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+                ("OTEL_EXPORTER_OTLP_CERTIFICATE", certificate.as_str()),
+                ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
+                ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+            ];
+            let environment = environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let world = World::with(HearthdOptions { environment, ..HearthdOptions::default() });
+            let hello = world.program(&Guest::HELLO);
+            world.run(&hello, "traced").ok();
+            if is_known {
+                eventually("its spans come", SHORT, || (!collector.spans().is_empty()).then_some(()));
+                continue;
+            }
+            let log = eventually("it is said why none are sent", SHORT, || {
+                Some(world.hearthd_log()).filter(|log| log.contains("does not take spans"))
+            });
+            assert!(log.to_lowercase().contains("certificate"), "{log}");
+            assert!(collector.spans().is_empty());
+        }
     }
 }
 

@@ -4,14 +4,16 @@
 //! two framings of one call.
 
 use std::convert::Infallible;
+use std::io::Read;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use flate2::read::GzDecoder;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -20,7 +22,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use rustls::ServerConfig;
 use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
 
 /// gRPC's header of a message: whether it is compressed, and its length.
 const GRPC_HEADER: usize = 5;
@@ -59,6 +63,19 @@ impl Collector {
     /// # Panics
     /// If there is none.
     pub fn start(answers: Answers) -> Self {
+        Self::serve(answers, None)
+    }
+
+    /// The same by TLS.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub fn start_with_tls(mut tls: ServerConfig) -> Self {
+        tls.alpn_protocols = vec![b"h2".into(), b"http/1.1".into()];
+        Self::serve(Answers::Well, Some(Arc::new(tls).into()))
+    }
+
+    fn serve(answers: Answers, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
         let kept = Arc::default();
@@ -70,7 +87,7 @@ impl Collector {
         listener.set_nonblocking(true).expect("a socket can be made so");
         let _entered = runtime.enter();
         let listener = tokio::net::TcpListener::from_std(listener).expect("it is a socket");
-        runtime.spawn(accept(listener, answers, Arc::clone(&kept)));
+        runtime.spawn(accept(listener, tls, answers, Arc::clone(&kept)));
         Self { address, kept, _runtime: Some(runtime), _silent: None }
     }
 
@@ -118,16 +135,27 @@ pub fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, answers: Answers, kept: Arc<Mutex<Kept>>) {
+async fn accept(listener: tokio::net::TcpListener, tls: Option<TlsAcceptor>, answers: Answers, kept: Arc<Mutex<Kept>>) {
     while let Ok((stream, _)) = listener.accept().await {
         let kept = Arc::clone(&kept);
         let service = service_fn(move |request| {
             let kept = Arc::clone(&kept);
             async move { Ok::<_, Infallible>(take(request, answers, &kept).await) }
         });
+        let tls = tls.clone();
         tokio::spawn(async move {
+            let server = auto::Builder::new(TokioExecutor::new());
             // A client that goes is the client's affair.
-            let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+            match tls {
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    }
+                }
+                None => {
+                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                }
+            }
         });
     }
 }
@@ -142,8 +170,13 @@ async fn take(
     let is_grpc = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let path = if is_grpc { "/opentelemetry.proto.collector.trace.v1.TraceService/Export" } else { "/v1/traces" };
-    let message = if is_grpc { body.get(GRPC_HEADER..).unwrap_or_default() } else { &body };
-    let message = (head.uri.path() == path).then(|| ExportTraceServiceRequest::decode(message).ok()).flatten();
+    let (is_compressed, message) = match is_grpc {
+        true => (body.first() == Some(&1), body.get(GRPC_HEADER..).unwrap_or_default()),
+        false => (head.headers.get(CONTENT_ENCODING).is_some_and(|how| how == "gzip"), &body[..]),
+    };
+    let message = if is_compressed { unpacked(message) } else { Some(message.to_vec()) };
+    let message = message.filter(|_| head.uri.path() == path);
+    let message = message.and_then(|message| ExportTraceServiceRequest::decode(&message[..]).ok());
     match message {
         Some(message) if answers == Answers::Well => {
             let mut kept = kept.lock().expect("nothing panics with it");
@@ -155,6 +188,12 @@ async fn take(
         Some(_) => answer(is_grpc, 400, "3"),
         None => answer(is_grpc, 404, "12"),
     }
+}
+
+fn unpacked(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    GzDecoder::new(bytes).read_to_end(&mut all).ok()?;
+    Some(all)
 }
 
 /// An empty message, or none: with HTTP's status, or gRPC's.

@@ -20,7 +20,7 @@
 //! * A wait has a deadline, and what it waited for is named when that passes.
 //!
 //! Reading order: [`machine`], [`process`], [`world`], [`ctr`], [`task`], [`api`], [`terminal`], [`events`],
-//! [`metrics`], [`collector`], [`cri`], [`pods`], [`attach`], [`dns`], then what is run: [`guests`], [`components`], [`images`].
+//! [`metrics`], [`collector`], [`tls`], [`cri`], [`pods`], [`attach`], [`dns`], then what is run: [`guests`], [`components`], [`images`].
 #![deny(unsafe_code)]
 
 pub mod api;
@@ -43,6 +43,7 @@ pub mod pods;
 pub mod process;
 pub mod task;
 pub mod terminal;
+pub mod tls;
 pub mod wait;
 pub mod world;
 

@@ -31,8 +31,7 @@ impl Protocol {
     }
 }
 
-/// How starts are traced. (Headers and `OTEL_RESOURCE_ATTRIBUTES` are read by
-/// OpenTelemetry's library.)
+/// How starts are traced. (Headers, compression and `OTEL_RESOURCE_ATTRIBUTES` are read by OpenTelemetry's library.)
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The collector's URL, whole.
@@ -79,6 +78,7 @@ impl Settings {
             return Ok(None);
         }
         variables.check_headers()?;
+        variables.check_compression()?;
         let protocol = variables.protocol()?;
         Ok(Some(Settings {
             endpoint: variables.endpoint(protocol)?,
@@ -194,6 +194,16 @@ impl Variables<'_> {
         wrong.map_or(Ok(()), |at| Err(format!("{variable}: entry {} is no header like name=value", at + 1)))
     }
 
+    /// OpenTelemetry's library compresses, and leaves out what it does not know.
+    fn check_compression(&self) -> Result<(), String> {
+        match self.otlp("COMPRESSION") {
+            Some((name, value)) if !["gzip", "none"].iter().any(|known| value.eq_ignore_ascii_case(known)) => {
+                Err(format!("{name}: hearthd has no compression {value:?}; there are gzip and none"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn number(&self, found: Found, default: u64) -> Result<u64, String> {
         let Some((name, value)) = found else { return Ok(default) };
         let number = value.parse().ok().filter(|&number| number > 0);
@@ -303,6 +313,7 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "10s", "no whole number"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret", "entry 2 is no header"),
             ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key", "no certificate of its own"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", "there are gzip and none"),
             ("OTEL_TRACES_SAMPLER", "sometimes", "there are always_on"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "otlp and none"),
             ("OTEL_SDK_DISABLED", "maybe", "neither true nor false"),

@@ -3,10 +3,11 @@
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::mpsc;
 
+use hearth_tests::tls::Authority;
 use hearth_tests::{Guest, Imported, Node, Output, SHORT, World};
 use rustix::net::{AddressFamily, SocketAddrV4, SocketType};
 
-use super::server::{Authority, Server, read_head};
+use super::server::{Server, read_head};
 use crate::only_on_hearth;
 
 /// The size of an upload, in bytes.

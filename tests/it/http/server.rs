@@ -5,9 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use hearth_tests::tls::Authority;
+use rustls::{ServerConnection, StreamOwned};
 
 /// A server on the loopback.
 pub struct Server {
@@ -40,7 +39,7 @@ impl Server {
 
     /// The same by TLS, as `name`, with a certificate of this authority.
     pub fn greets_by_tls(authority: &Authority, name: &str) -> Server {
-        let config = authority.server(name);
+        let config = Arc::new(authority.server(name));
         Server::new(move |stream| {
             let tls = ServerConnection::new(config.clone()).expect("the configuration is right");
             greet(StreamOwned::new(tls, stream));
@@ -99,34 +98,5 @@ fn greet(mut stream: impl Read + Write) {
         if stream.write_all(answer.as_bytes()).is_err() {
             return;
         }
-    }
-}
-
-/// Who signs certificates.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    /// A new one.
-    pub fn new() -> Authority {
-        let mut about = CertificateParams::new(Vec::new()).expect("no names");
-        about.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key can be made");
-        Authority(CertifiedIssuer::self_signed(about, key).expect("it can sign"))
-    }
-
-    /// Its certificate, as a file has it.
-    pub fn pem(&self) -> String {
-        self.0.pem()
-    }
-
-    fn server(&self, name: &str) -> Arc<ServerConfig> {
-        let key = KeyPair::generate().expect("a key can be made");
-        let about = CertificateParams::new([name.to_owned()]).expect("a name");
-        let certificate = about.signed_by(&key, &self.0).expect("it signs");
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.expect("they are known").with_no_client_auth();
-        Arc::new(config.with_single_cert(vec![certificate.into()], key).expect("they belong together"))
     }
 }
