@@ -1,0 +1,45 @@
+//! Certificates for servers of stories.
+
+use std::sync::Arc;
+
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+
+/// Who signs certificates.
+#[derive(Debug)]
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    /// A new one.
+    ///
+    /// # Panics
+    /// If no key can be made.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Authority {
+        let mut about = CertificateParams::new(Vec::new()).expect("no names");
+        about.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key can be made");
+        Authority(CertifiedIssuer::self_signed(about, key).expect("it can sign"))
+    }
+
+    /// Its certificate, as a file has it.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// How a server of this name speaks TLS, with a certificate signed here.
+    ///
+    /// # Panics
+    /// If it is no name.
+    pub fn server(&self, name: &str) -> ServerConfig {
+        let key = KeyPair::generate().expect("a key can be made");
+        let about = CertificateParams::new([name.to_owned()]).expect("a name");
+        let certificate = about.signed_by(&key, &self.0).expect("it signs");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("they are known").with_no_client_auth();
+        config.with_single_cert(vec![certificate.into()], key).expect("they belong together")
+    }
+}
