@@ -168,6 +168,13 @@ fn upgrades_under_load_fail_no_pod_and_the_old_daemon_answers_for_its_own() {
     assert!(container.is_running());
     assert_eq!(kept.container("late", &exit).args(["6"]).start().wait(), 6);
     assert!(node.pod_stats().contains_key(kept.id()));
+    let listed = node.ask(&["ps"]);
+    let pod = listed.as_array().expect("a list").iter().find(|task| task["id"] == kept.id());
+    assert_eq!(
+        pod.map(|pod| (&pod["pod"]["name"], &pod["state"])),
+        Some((&"kept".into(), &"running".into())),
+        "{listed}"
+    );
     kept.stop();
     assert_eq!(container.wait(), 137);
     assert!(!kept.is_ready());

@@ -20,6 +20,7 @@ use crate::events::EventQueue;
 use crate::generation::peers::Peers;
 use crate::generation::wire::{Owned, Owner};
 use crate::native::{Native, Natives};
+use crate::operator::TaskInfo;
 use crate::server::sandboxer::sockets;
 use crate::server::task::TaskService;
 use crate::task::Task;
@@ -300,6 +301,15 @@ impl Instances {
     pub fn tasks(&self) -> Vec<Arc<Task>> {
         let maps: Vec<_> = self.known.lock().namespaces.values().map(|n| n.tasks.clone()).collect();
         maps.iter().flat_map(|map| map.all()).collect()
+    }
+
+    /// Every pod of this daemon that is no task, as an operator sees it.
+    pub fn pods(&self, generation: &str) -> Vec<TaskInfo> {
+        let of = |((_, namespace), known): (&(Key, String), &Namespace)| {
+            (namespace.clone(), known.entered.sandboxes.clone())
+        };
+        let all: Vec<_> = self.known.lock().namespaces.iter().map(of).collect();
+        all.iter().flat_map(|(namespace, sandboxes)| sandboxes.infos(namespace, generation)).collect()
     }
 
     /// Every native container of this daemon's pods.

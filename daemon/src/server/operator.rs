@@ -138,17 +138,22 @@ impl Operator {
         }
     }
 
-    /// Every task, oldest first.
+    /// Every task, and every pod that is none, oldest first.
     pub fn tasks(&self) -> Vec<TaskInfo> {
         let tasks = self.instances.tasks();
         let mut infos: Vec<_> = tasks.iter().map(|task| task.info(&self.generation)).collect();
+        infos.extend(self.instances.pods(&self.generation));
         infos.sort_by(|a, b| a.created_at.total_cmp(&b.created_at));
         infos
     }
 
     fn details(&self, namespace: &str, id: &str) -> Option<TaskDetails> {
         let tasks = self.instances.tasks();
-        let task = tasks.iter().find(|task| *task.container.namespace == *namespace && **task.id() == *id)?;
+        let Some(task) = tasks.iter().find(|task| *task.container.namespace == *namespace && **task.id() == *id) else {
+            let pods = self.instances.pods(&self.generation).into_iter();
+            let mut found = pods.filter(|pod| pod.namespace == namespace && pod.id == id);
+            return found.next().map(|task| TaskDetails { task, ..TaskDetails::default() });
+        };
         let mut details = task.details(&self.generation, self.world.recent.ends(&self.generation));
         if details.image.is_none() {
             details.image = self.answering.block_on(self.instances.image(namespace, id));

@@ -29,6 +29,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::bundle::{Network, Scope, Scopes};
 use crate::error::{Error, Result};
 use crate::generation::wire::Owner;
+use crate::operator::PodName;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::instances::{Entered, Instances, Key, VERSION_3};
 use crate::server::task;
@@ -238,12 +239,23 @@ fn info(entered: &Entered, id: &str) -> String {
 /// `runtime.v1.PodSandboxConfig` of CRI, as far as it is used here.
 #[derive(Clone, PartialEq, Message)]
 struct PodSandboxConfig {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<PodSandboxMetadata>,
     #[prost(string, tag = "2")]
     hostname: String,
     #[prost(message, optional, tag = "4")]
     dns_config: Option<DnsConfig>,
     #[prost(message, optional, tag = "8")]
     linux: Option<LinuxPodSandboxConfig>,
+}
+
+/// `runtime.v1.PodSandboxMetadata`.
+#[derive(Clone, PartialEq, Message)]
+struct PodSandboxMetadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
 }
 
 /// `runtime.v1.DNSConfig`.
@@ -326,6 +338,11 @@ fn pod_spec(request: &api::ControllerCreateRequest) -> Result<PodSpec> {
             sysctls,
         },
         dns: config.dns_config.map(|DnsConfig { servers, searches, options }| Dns { servers, searches, options }),
+        name: config.metadata.map(|PodSandboxMetadata { name, namespace }| PodName {
+            namespace,
+            name,
+            container: String::new(),
+        }),
     })
 }
 
@@ -347,6 +364,7 @@ mod tests {
 
     fn config(network: i32, pid: i32, sysctls: &[(&str, &str)]) -> PodSandboxConfig {
         PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata { name: "web-0".into(), namespace: "shop".into() }),
             hostname: "web".into(),
             dns_config: Some(DnsConfig { servers: vec!["10.0.0.1".into()], ..Default::default() }),
             linux: Some(LinuxPodSandboxConfig {
@@ -361,6 +379,8 @@ mod tests {
     #[test]
     fn a_pods_configuration_is_read() {
         let spec = pod_spec(&create(&config(0, 1, &[("net.ipv4.ping_group_range", "1 1")]), "/run/netns/x")).unwrap();
+        let name = spec.name.unwrap();
+        assert_eq!((name.namespace.as_str(), name.name.as_str(), name.container.as_str()), ("shop", "web-0", ""));
         assert_eq!((spec.sandbox.hostname.as_str(), spec.dns.unwrap().servers.len()), ("web", 1));
         assert_eq!(spec.sandbox.network, Network::Path("/run/netns/x".into()));
         assert_eq!(spec.sandbox.scopes, Scopes { ipc: Scope::Pod, pid: Scope::Pod, uts: Scope::Pod });

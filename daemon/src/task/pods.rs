@@ -21,10 +21,12 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
-use crate::task::Task;
+use crate::operator::{PodName, TaskInfo, TaskKind};
+use crate::starts::unix;
 use crate::task::map::{self, TaskMap};
 use crate::task::pod_files::{Dns, PodFiles};
 use crate::task::sandbox::{Sandbox, SandboxSpec};
+use crate::task::{Task, pid};
 
 /// Which pod a container is of.
 #[derive(Clone)]
@@ -56,12 +58,15 @@ pub struct PodSpec {
     pub sandbox: SandboxSpec,
     /// What its resolv.conf says; the node's if there is nothing.
     pub dns: Option<Dns>,
+    /// What Kubernetes calls it.
+    pub name: Option<PodName>,
 }
 
 /// A pod that is no task.
 pub struct Pod {
     /// When it was created.
     pub created_at: SystemTime,
+    name: Option<PodName>,
     /// None once it has ended.
     sandbox: Mutex<Option<Arc<Sandbox>>>,
     phase: watch::Sender<Phase>,
@@ -124,7 +129,7 @@ impl Sandboxes {
         }
         let taken = self.tasks.reserve(id)?;
         let directory = self.directory.join(self.made.fetch_add(1, Ordering::Relaxed).to_string());
-        let runtime = self.runtime.clone();
+        let (runtime, name) = (self.runtime.clone(), spec.name);
         let make = move || {
             let files = PodFiles::write(directory, &spec.sandbox.hostname, spec.dns.as_ref())?;
             Sandbox::new(spec.sandbox, Some(files), runtime)
@@ -133,6 +138,7 @@ impl Sandboxes {
         let sandbox = made.map_err(|e| Error::Internal(format!("making a sandbox ended early: {e}")))??;
         let pod = Pod {
             created_at: SystemTime::now(),
+            name,
             sandbox: Mutex::new(Some(Arc::new(sandbox))),
             phase: watch::Sender::new(Phase::Created),
             _taken: taken,
@@ -180,6 +186,12 @@ impl Sandboxes {
         }
     }
 
+    /// All that are no tasks, as an operator sees them.
+    pub fn infos(&self, namespace: &str, generation: &str) -> Vec<TaskInfo> {
+        let pods = self.pods.lock();
+        pods.iter().map(|(id, pod)| pod.info(namespace, id, generation)).collect()
+    }
+
     /// The tasks of a pod, its sandbox left out.
     pub fn tasks_in(&self, sandbox: &Arc<Sandbox>) -> Vec<Arc<Task>> {
         let is_in = |task: &Arc<Task>| matches!(&task.container.pod, Membership::In(pod) if Arc::ptr_eq(pod, sandbox));
@@ -201,6 +213,26 @@ impl Pod {
             created
         });
         if started { Ok(()) } else { Err(Error::FailedPrecondition("the sandbox has been started before".into())) }
+    }
+
+    fn info(&self, namespace: &str, id: &str, generation: &str) -> TaskInfo {
+        let (state, exit_status) = match self.phase() {
+            Phase::Created => ("created", None),
+            Phase::Ready => ("running", None),
+            Phase::Ended(_) => ("stopped", Some(0)),
+        };
+        TaskInfo {
+            generation: generation.to_owned(),
+            namespace: namespace.to_owned(),
+            id: id.to_owned(),
+            kind: TaskKind::Sandbox,
+            pod: self.name.clone(),
+            state: state.into(),
+            exit_status,
+            pid: pid(),
+            created_at: unix(self.created_at),
+            ..TaskInfo::default()
+        }
     }
 
     fn end(&self) {
