@@ -9,6 +9,9 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 CARGO ?= cargo
 # Everything is built with these, so that no verb compiles again what another has compiled.
 BUILD := --release --workspace --locked
+# With points at which stories kill the daemon; not optimised, which would take longer than all that runs it.
+FAULTS := $(BUILD) --features hearthd/faults --config 'profile.release.package.hearthd.opt-level=0' \
+	--config 'profile.release.package.hearthd.debug=false'
 # A target of its own keeps the shim's flags apart from those of all other crates.
 SHIM_TARGET := x86_64-unknown-linux-gnu
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -35,8 +38,7 @@ shim: ## Build containerd-shim-hearth-v1, static and small
 
 .PHONY: faults
 faults: ## Build a daemon that stories kill at points of its choice
-	$(CARGO) build $(BUILD) --features hearthd/faults --bin hearthd-faults \
-		--config 'profile.release.package.hearthd.opt-level=0' --config 'profile.release.package.hearthd.debug=false'
+	$(CARGO) build $(FAULTS) --bin hearthd-faults
 
 .PHONY: demo
 demo: deps build shim ## Run Wasm containers from containerd, and explain what happens (root)
@@ -44,7 +46,9 @@ demo: deps build shim ## Run Wasm containers from containerd, and explain what h
 
 .PHONY: test
 test: deps build shim faults ## Run every test, on a real containerd, and a few on 1.7 and 2.x (root)
-	$(CARGO) test $(BUILD)
+	$(CARGO) test $(FAULTS) --lib --bins
+	$(CARGO) test $(BUILD) --test '*'
+	$(CARGO) test $(BUILD) --doc
 	@CARGO="$(CARGO)" tests/versions.sh smoke
 	@$(TARGET)/release/leftovers
 
