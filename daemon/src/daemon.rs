@@ -142,6 +142,9 @@ fn runtime(name: &str, (threads, blocking): (usize, usize), share: Share) -> Res
 fn begin_thread(share: Share) {
     identity::settle();
     process::take_share(share);
+    if share == Share::Usual {
+        process::come_soon();
+    }
 }
 
 fn tell_of_the_dead(dead: &[Dead]) {

@@ -6,8 +6,9 @@
 //!   slice used up ──▶ spent ─┘        │  identity, CPU time               Ready: end(outcome)
 //!                                     └─ killed? drop the guest instead
 //!                                        paused, over its quota? leave it parked
-//!   ticker: every tick, the engines' epochs advance; a busy guest looks up (Scheduler::tick) and yields
-//!           every tick, workers long in one poll are looked at; one asleep in a system call is
+//!   epochs: advance every tick, and when a guest is woken while every worker is busy; then a busy guest looks up
+//!           (Scheduler::tick) and yields if another goes first
+//!   ticker: advances them; every tick, workers long in one poll are looked at; one asleep in a system call is
 //!           replaced, so that a hung volume stalls nobody else
 //! ```
 //!
@@ -18,8 +19,7 @@
 //! * `workers`: the threads.
 //!
 //! Guests never run on the RPC runtime's threads and RPCs never run here. A guest that was woken goes
-//! before one that used up its slice, so that a start never queues behind busy guests for longer than
-//! a tick.
+//! before one that used up its slice, so that a start never queues behind busy guests.
 //!
 //! A kill is a flag and a wake-up: the wrapper sees the flag and drops the guest's future, which
 //! unwinds it wherever it is: computing (it yields at the next tick), asleep or blocked on stdio (its
@@ -104,6 +104,7 @@ impl Scheduler {
             workers_max: config.workers_max.max(target),
             metrics,
             runtime,
+            engines: engines.into_iter().collect(),
         });
         let mut threads = Vec::new();
         for _ in 0..target {
@@ -112,7 +113,6 @@ impl Scheduler {
         }
         let ticker = Ticker {
             shared: shared.clone(),
-            engines: engines.into_iter().collect(),
             tick: Duration::from_millis(config.tick_ms),
             blocked_after_ns: config.blocked_after_ms * 1_000_000,
         };

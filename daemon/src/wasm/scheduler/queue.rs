@@ -10,8 +10,8 @@
 //! slower the more it weighs; the queue's is that of the last guest taken from `spent`. A guest that was
 //! away comes back at the queue's time: it has saved nothing up. One that comes back ahead of the queue's
 //! time has had more than its share since it was new; when it is more than a slice ahead, being woken is
-//! no longer a reason to go first. So a new guest never waits behind those that compute for longer than a
-//! tick, and a guest that sleeps for a moment whenever its slice ends gains nothing by it.
+//! no longer a reason to go first. So a new guest never waits behind those that compute, which look up as soon as it
+//! comes, and a guest that sleeps for a moment whenever its slice ends gains nothing by it.
 //!
 //! With several workers one guest cannot use more than one of them, however much it weighs, so its
 //! virtual time may fall behind for ever. It may not fall further behind than [`LAG_SLICES`], which
@@ -104,8 +104,8 @@ impl RunQueue {
         }
     }
 
-    /// Adds a guest; `used_up_slice`: it gave way, rather than being woken.
-    pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) {
+    /// Adds a guest; `used_up_slice`: it gave way, rather than being woken. Whether it goes before those that compute.
+    pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) -> bool {
         let queue = self.virtual_ns.load(Ordering::Relaxed);
         let (place, at) = place(guest.virtual_ns(), queue, guest.weight(), self.slice_ns, used_up_slice);
         // It only ever grows: guests of one group share it.
@@ -121,6 +121,7 @@ impl RunQueue {
                 self.spent.lock().push(Reverse(Spent { rank, runnable }));
             }
         }
+        place == Place::Fresh
     }
 
     /// Takes the next guest.
@@ -161,7 +162,7 @@ impl RunQueue {
         self.fresh.is_empty() && self.spent.lock().is_empty()
     }
 
-    /// Whether somebody waits for whom those that compute give way at their next tick.
+    /// Whether somebody waits for whom those that compute give way.
     pub(super) fn someone_fresh_waits(&self) -> bool {
         self.fresh_waiting.load(Ordering::Relaxed) > 0
     }

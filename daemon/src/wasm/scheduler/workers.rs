@@ -42,6 +42,8 @@ pub(super) struct Shared {
     pub(super) workers_max: usize,
     pub(super) metrics: Arc<Metrics>,
     pub(super) runtime: tokio::runtime::Handle,
+    /// Whose epochs advance.
+    pub(super) engines: Vec<Engine>,
 }
 
 #[derive(Default)]
@@ -97,12 +99,21 @@ impl Shared {
     }
 
     pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) {
-        self.queue.push(runnable, guest, used_up_slice);
+        let goes_first = self.queue.push(runnable, guest, used_up_slice);
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.idle.load(Ordering::SeqCst) > 0 {
             // Taking the lock waits for a worker that has announced its sleep but not begun it.
             drop(self.sleep.lock());
             self.wake.notify_one();
+        } else if goes_first {
+            // Those that compute look up now, not at the next tick.
+            self.advance_epochs();
+        }
+    }
+
+    pub(super) fn advance_epochs(&self) {
+        for engine in &self.engines {
+            engine.increment_epoch();
         }
     }
 
@@ -188,7 +199,6 @@ fn retire(shared: &Shared, slot: &Arc<Slot>) -> bool {
 /// The thread that advances the epochs and looks after blocked workers.
 pub(super) struct Ticker {
     pub(super) shared: Arc<Shared>,
-    pub(super) engines: Vec<Engine>,
     pub(super) tick: Duration,
     pub(super) blocked_after_ns: u64,
 }
@@ -196,6 +206,7 @@ pub(super) struct Ticker {
 impl Ticker {
     pub(super) fn run(self) {
         let shared = &self.shared;
+        process::come_soon();
         let mut idle_ticks = 0;
         while !shared.stop.load(Ordering::SeqCst) {
             if shared.polling.load(Ordering::SeqCst) == 0 {
@@ -212,9 +223,7 @@ impl Ticker {
                 idle_ticks = 0;
             }
             std::thread::sleep(self.tick);
-            for engine in &self.engines {
-                engine.increment_epoch();
-            }
+            shared.advance_epochs();
             self.look_after_workers();
             shared.ticks.fetch_add(1, Ordering::Relaxed);
         }
