@@ -27,6 +27,12 @@ macro_rules! only_with_sandboxer {
     };
 }
 
+macro_rules! ask {
+    ($controller:expr, $namespace:expr, $method:ident($message:expr)) => {
+        $controller.ask($namespace, $message, |mut client, request| async move { client.$method(request).await })
+    };
+}
+
 #[test]
 fn a_pod_costs_no_process_of_containerds() {
     only_with_sandboxer!();
@@ -167,8 +173,10 @@ fn upgrades_under_load_fail_no_pod_and_the_old_daemon_answers_for_its_own() {
     assert!(kept.is_ready());
     assert!(container.is_running());
     assert_eq!(kept.container("late", &exit).args(["6"]).start().wait(), 6);
-    assert!(node.pod_stats().contains_key(kept.id()));
-    let listed = node.ask(&["ps"]);
+    let request = ControllerMetricsRequest { sandbox_id: kept.id().into(), ..Default::default() };
+    let metrics = ask!(Controller::of(&node), "k8s.io", metrics(request)).expect("the old one answers");
+    assert_eq!(metrics.metrics.map(|metrics| metrics.id).as_deref(), Some(kept.id()));
+    let listed = node.ask(&["ps", "--all"]);
     let pod = listed.as_array().expect("a list").iter().find(|task| task["id"] == kept.id());
     assert_eq!(
         pod.map(|pod| (&pod["pod"]["name"], &pod["state"])),
@@ -211,12 +219,6 @@ impl Controller {
         }
         self.runtime.block_on(ask(self.client.clone(), request)).map(tonic::Response::into_inner)
     }
-}
-
-macro_rules! ask {
-    ($controller:expr, $namespace:expr, $method:ident($message:expr)) => {
-        $controller.ask($namespace, $message, |mut client, request| async move { client.$method(request).await })
-    };
 }
 
 #[test]
