@@ -310,7 +310,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let all = sandboxes(&directory);
         let network = crate::bundle::Network::Path("/absent/netns".into());
-        let spec = PodSpec { sandbox: SandboxSpec { network, ..Default::default() }, dns: None };
+        let spec = PodSpec { sandbox: SandboxSpec { network, ..Default::default() }, ..PodSpec::default() };
         let error = all.create("a", spec).await.unwrap_err().to_string();
         assert!(error.contains("/absent/netns"), "{error}");
         assert_eq!(std::fs::read_dir(directory.path().join("pods")).unwrap().count(), 0);
