@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 
 use hearth_tests::{Guest, SHORT, World};
 
@@ -240,4 +241,31 @@ fn a_guest_that_traps_in_each_request_does_not_flood_the_log() {
     world.run(&world.program(&Guest::NO_ENTRY), "broken").run();
     assert!(world.hearthd_log().contains("a task was refused"));
     drop(server);
+}
+
+/// h2spec is in no distribution; who has it on the `PATH` has its cases told, too.
+#[test]
+fn what_http_2_forbids_is_refused_as_it_says() {
+    only_on_hearth!();
+    if Command::new("h2spec").arg("--version").output().is_err() {
+        eprintln!("NOT TOLD: h2spec is not on the PATH");
+        return;
+    }
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let at = free_port();
+    let server = start(&world, &image, "service", at, &[]);
+    let port = at.port().to_string();
+    let output = Command::new("h2spec")
+        .args(["--host", "127.0.0.1", "--port", &port, "--path", "/upload", "--timeout", "5", "--strict"])
+        .output()
+        .expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    // What is no preface is HTTP/1 here, on the same port: it is answered in that (400), and closed.
+    let failed = told.lines().filter(|line| line.trim_start().starts_with('×') && !line.contains("connection preface"));
+    assert_eq!(failed.count(), 0, "{told}");
+    assert!(told.contains("147 tests, 146 passed"), "{told}");
+    assert_eq!(get(at, "/count").text(), "1\n", "it has harmed nobody");
+    world.kill("service", "SIGTERM").ok();
+    server.wait(SHORT).assert_code(0);
 }
