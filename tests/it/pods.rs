@@ -126,6 +126,25 @@ fn a_container_is_stopped_within_its_grace() {
 }
 
 #[test]
+fn a_container_is_stopped_by_the_signal_of_its_image() {
+    let node = Node::new();
+    let runtime = node.runtime();
+    let (path, bytes) = match runtime {
+        Runtime::Hearth => ("/sleep.wasm", Guest::SLEEP.wasm_bytes()),
+        Runtime::Runc => ("/sleep", Guest::SLEEP.native_bytes()),
+    };
+    let pod = node.pod("signalled").run();
+    for (signal, code) in [("SIGINT", 130), ("3", 131)] {
+        let name = format!("stopped-by-{}", signal.to_lowercase());
+        let image = node.import(&Image::of_file(&name, path, bytes.clone()).stop_signal(signal));
+        let container = pod.container(&signal.to_lowercase(), &image).args(["3600"]).start();
+        container.wait_for_stdout("asleep");
+        container.stop(SHORT.as_secs() as i64);
+        assert_eq!(container.wait(), code, "{signal}");
+    }
+}
+
+#[test]
 fn containers_that_prepare_a_volume_run_one_after_another() {
     let node = Node::new();
     let files = node.program(&Guest::FILES);

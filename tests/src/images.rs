@@ -105,6 +105,7 @@ enum Content {
         environment: Vec<String>,
         directory: Option<String>,
         user: Option<String>,
+        stop_signal: Option<String>,
     },
     Wasm {
         os: &'static str,
@@ -123,6 +124,7 @@ impl Image {
                 environment: Vec::new(),
                 directory: None,
                 user: None,
+                stop_signal: None,
             },
         }
     }
@@ -178,6 +180,14 @@ impl Image {
     pub fn user(mut self, name: &str) -> Self {
         if let Content::Linux { user, .. } = &mut self.content {
             *user = Some(name.to_owned());
+        }
+        self
+    }
+
+    /// Sets the signal that asks it to stop, e.g. `SIGINT`.
+    pub fn stop_signal(mut self, name: &str) -> Self {
+        if let Content::Linux { stop_signal, .. } = &mut self.content {
+            *stop_signal = Some(name.to_owned());
         }
         self
     }
@@ -238,7 +248,7 @@ impl Image {
     }
 
     fn linux_blobs(&self, layout: &mut LayoutTar) -> (Descriptor, Vec<Descriptor>) {
-        let Content::Linux { layers, entrypoint, environment, directory, user } = &self.content else {
+        let Content::Linux { layers, entrypoint, environment, directory, user, stop_signal } = &self.content else {
             unreachable!("asked of an ordinary image only")
         };
         let layers: Vec<_> = layers.iter().map(|layer| layout.blob(MediaType::ImageLayer, layer.to_tar())).collect();
@@ -248,6 +258,9 @@ impl Image {
         }
         if let Some(user) = user {
             config = config.user(user.clone());
+        }
+        if let Some(signal) = stop_signal {
+            config = config.stop_signal(signal.clone());
         }
         let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest().to_string()).collect();
         let root = RootFsBuilder::default().typ("layers").diff_ids(diff_ids).build();
