@@ -84,8 +84,9 @@ pub enum Role {
     Exec,
 }
 
-/// Signals that end a guest: a guest has no handlers, so what matters is only whether the default
-/// action of the signal is to end. HUP, INT, QUIT, ABRT, KILL, TERM (signal(7)).
+/// Signals that end a guest, which has no handlers: HUP, INT, QUIT, ABRT, KILL, TERM (signal(7)), by which people and
+/// Kubernetes ask a program to end. Others leave it alone, as the first process of a PID namespace is left alone
+/// by those that it has no handler for (pid_namespaces(7)).
 const FATAL: [u32; 6] = [1, 2, 3, 6, SIGKILL, 15];
 
 /// The signal that nothing holds back.
