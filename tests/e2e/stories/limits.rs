@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cluster::NODE;
+use crate::cluster::{NODE, condition};
 use crate::story::{Story, assert_shows, container, items, number, text};
 
 pub fn a_guest_beyond_its_memory_is_oom_killed(story: &mut Story<'_>) {
@@ -175,6 +175,26 @@ spec:
     });
 }
 
+/// The scheduler hears of a cordon later than kubectl: a pod made in between comes to the node still, and if it takes
+/// the place of one that a drain has evicted, the drain may evict all of them.
+fn wait_until_nothing_is_scheduled(story: &Story<'_>) {
+    let mut probes = 0;
+    story.wait("the scheduler knows that the node is cordoned", || {
+        probes += 1;
+        let name = format!("probe-{probes}");
+        story.said(["run", &name, "--image=busybox:1", "--restart=Never", "--command", "--", "true"]);
+        let is_refused = story.wait("the scheduler has looked at a pod", || {
+            let pod = story.get(&["pod", &name])?;
+            match condition(&pod, "PodScheduled")? {
+                scheduled if scheduled == "True" => Some(false),
+                _ => Some(true),
+            }
+        });
+        story.said(["delete", "pod", &name, "--wait=false"]);
+        is_refused.then_some(())
+    });
+}
+
 pub fn a_drain_evicts_and_an_uncordon_brings_back(story: &mut Story<'_>) {
     story.apply(
         r#"
@@ -200,6 +220,8 @@ spec: {minAvailable: 1, selector: {matchLabels: {app: movable}}}
     story.wait("the budget is known", || {
         (number(&story.get(&["pdb", "movable"])?, "/status/disruptionsAllowed") == 2).then_some(())
     });
+    story.said(["cordon", NODE]);
+    wait_until_nothing_is_scheduled(story);
     // One has to stay, and there is no other node: the drain waits for its time-out.
     let drain = ["drain", NODE, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=20s"];
     let drained = story.kubectl(drain).run();
