@@ -8,7 +8,7 @@ use hearth_tests::wait::looking_every;
 use hearth_tests::{Ctr, SHORT};
 use serde_json::Value;
 
-use crate::cluster::{Cluster, DEADLINE, condition};
+use crate::cluster::{Cluster, DEADLINE, NODE, condition};
 
 /// How long a server may take to answer, or to take a connection.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -164,8 +164,9 @@ impl<'a> Story<'a> {
     }
 }
 
-/// Ends a story, however it went: its namespace goes, and all that is in it.
+/// Ends a story, however it went: its namespace goes, and all that is in it; and the node takes pods again.
 pub fn end(cluster: &Cluster, name: &str) {
+    cluster.kubectl(["uncordon", NODE]).run();
     cluster.kubectl(["delete", "namespace", &namespace(name), "--wait=false"]).run();
 }
 
