@@ -1,9 +1,9 @@
 //! The `http` command: requests to an HTTP component, served by hearthd, by `wasmtime serve` of the same wasmtime, and
 //! without a guest.
 //!
-//! All servers run during the whole measurement, each in a process of its own, and are asked in turns: for each number of
-//! connections some rounds, in each of which every server has the load for some seconds. The load generator runs on the
-//! same processors, as is said of all clients of this program: what it takes is in every number.
+//! All servers run during the whole measurement, each in a process of its own, and are asked in turns: for each number
+//! of connections some rounds, in each of which every server has the load for some seconds. The load generator runs on
+//! the same processors, as all clients of this program do: what it takes is in every number.
 //!
 //! * [`servers`]: who serves, and how.
 //! * [`floor`]: the server without a guest.

@@ -164,8 +164,8 @@ impl Report {
             self.crowds.iter().flat_map(|crowd| crowd.servers.values()).map(|rounds| rounds.rounds.len()).max();
         let _ = writeln!(
             text,
-            "\nA component of {} bytes; GET {} answers {} bytes. {}, keep-alive, {} rounds of {} s each, in turns. Medians of \
-             the rounds; ratios are of neighbouring rounds, with the lowest and the highest.{}\n",
+            "\nA component of {} bytes; GET {} answers {} bytes. {}, keep-alive, {} rounds of {} s each, in turns. \
+             Medians of the rounds; ratios are of neighbouring rounds, with the lowest and the highest.{}\n",
             self.component_bytes,
             self.path,
             self.answer_bytes,

@@ -1,14 +1,14 @@
 //! Who serves the component: a hearthd of this program's own, `wasmtime serve`, and the floor; each on a free port of
 //! 127.0.0.1.
 //!
-//! Both real servers make an instance for each request, from a pool of the same shape, with a thread per core for guests,
-//! without an access log, and admit the same number of requests and connections. What stays different is what each
-//! is: hearthd has checks in the guest's code with which it can end or pause it anywhere, counts and times
+//! Both real servers make an instance for each request, from a pool of the same shape, with a thread per core for
+//! guests, without an access log, and admit the same number of requests and connections. What stays different is what
+//! each is: hearthd has checks in the guest's code with which it can end or pause it anywhere, counts and times
 //! requests, opens the container's root for each, and lets none take more than a minute. `wasmtime serve` is left at
 //! its fastest, without a directory and without `-W timeout`.
 //!
-//! Failure paths: a server that does not come up is reported with what it said, one that answers otherwise than the others
-//! with both answers; what `wasmtime serve` says later goes to stderr.
+//! Failure paths: a server that does not come up is reported with what it said, one that answers otherwise than the
+//! others with both answers; what `wasmtime serve` says later goes to stderr, but for clients that are gone.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -39,12 +39,16 @@ const TASK: &str = "service";
 /// How long `wasmtime serve` may take to compile the component.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
 
+/// What `wasmtime serve` says when a client closes its connection with a request under way, as the load does with all
+/// of them at the end of each round.
+const CLIENT_GONE: &str = "error: hyper::Error(IncompleteMessage)";
+
 /// hearthd's limits that `wasmtime serve` has, too. All others are as they come.
 const HEARTHD: &str =
     "[engine]\npool_slots = 1000\n[http]\nconnections_max = 1000\nrequests_max = 500\ninstances_max = 500\n";
 
-/// The same limits, and hearthd's pool (`daemon/src/wasm/engine.rs`), for `wasmtime serve`. Its threads are one per core by
-/// themselves.
+/// The same limits, and hearthd's pool (`daemon/src/wasm/engine.rs`), for `wasmtime serve`. Its threads are one per core
+/// by themselves.
 pub const WASMTIME: &[&str] = &[
     "-Scli",
     "-Opooling-allocator=y",
@@ -159,7 +163,9 @@ impl Server {
             listening.with_context(|| format!("wasmtime did not listen within {} s", READY_DEADLINE.as_secs()))??;
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                eprintln!("wasmtime: {line}");
+                if line != CLIENT_GONE {
+                    eprintln!("wasmtime: {line}");
+                }
             }
         });
         Ok(Server { by: Served::Wasmtime, address, kind: Kind::Process(process) })

@@ -3,8 +3,8 @@
 //! It keeps its connections open and sends the next request on each as soon as the last is answered. Its percentiles
 //! are counted by the microsecond and printed with two decimals (`123.00us`, `1.23ms`): the worst that rounding
 //! does to one is half a per cent. Where an answer took longer than twice the mean, it adds the requests that would
-//! have been sent meanwhile (*coordinated omission*), so that a pause of the server weighs in p99 what it would weigh for
-//! clients that do not wait for each other.
+//! have been sent meanwhile (*coordinated omission*), so that a pause of the server weighs in p99 what it would weigh
+//! for clients that do not wait for each other.
 //!
 //! Failure paths: any line that is not one of a run without faults is an error that quotes it: socket errors and
 //! statuses of 400 and more among them. A connection that the server closes is opened again and goes unseen, but for
