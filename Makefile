@@ -115,8 +115,12 @@ package-test: build shim ## Check units, packages and manifests in private roots
 FLOOR_SHIM := $(TARGET)/$(SHIM_TARGET)/shim/containerd-shim-floor-v1
 BENCH := $(TARGET)/release/hearth-bench
 
+.PHONY: bench-deps
+bench-deps:
+	@deploy/install-deps.sh wrk   # the load of `bench-http`
+
 .PHONY: bench-build
-bench-build: deps build shim
+bench-build: bench-deps build shim
 	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" $(CARGO) build --locked --profile shim \
 		--target $(SHIM_TARGET) -p hearth-bench-floor
 
@@ -128,6 +132,10 @@ bench: bench-build ## Measure everything, beside the floor and other runtimes; w
 .PHONY: bench-quick
 bench-quick: bench-build ## The same in a few minutes, for a look (root)
 	@$(BENCH) all --quick --floor-shim $(FLOOR_SHIM) --json $(TARGET)/bench-quick.json
+
+.PHONY: bench-http
+bench-http: bench-build ## Measure an HTTP component beside `wasmtime serve`, which is built once (root, 10 minutes)
+	@wasmtime=$$(bench/wasmtime.sh) && $(BENCH) http --wasmtime "$$wasmtime" --json $(TARGET)/bench-http.json
 
 .PHONY: bench-hot
 bench-hot: ## Measure the pure parts of the start path with Criterion

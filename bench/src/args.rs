@@ -15,7 +15,7 @@ use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Scenario};
 use crate::scratch::{BundleStore, Scratch};
 use crate::signals::Signals;
-use crate::{density, floor, namespaces, node, shim, signals, start, storm, suite, upgrade};
+use crate::{density, floor, http, namespaces, node, shim, signals, start, storm, suite, upgrade};
 
 /// Measures how fast hearthd starts a guest, beside the floor of the same machine.
 #[derive(Debug, Parser)]
@@ -29,7 +29,7 @@ pub struct Args {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Everything below but `shim`, in a few minutes: a report, and the README's numbers (as root)
+    /// Everything below but `shim`, `upgrade` and `http`: a report, and the README's numbers (as root)
     All(AllArgs),
     /// Show the report of an earlier `all` again
     Show(ShowArgs),
@@ -45,6 +45,8 @@ pub enum Command {
     Storm(StormArgs),
     /// The same workload through a private containerd, by Hearth, by nothing, and by other runtimes (as root)
     Node(NodeArgs),
+    /// Requests to an HTTP component, at hearthd, at `wasmtime serve` and at a bare HTTP server in turn (as root)
+    Http(HttpArgs),
     /// Serve empty Create, Start, Wait and Delete replies on a socket until SIGTERM
     NullServer {
         /// Path of the Unix socket to make
@@ -53,6 +55,9 @@ pub enum Command {
     /// Serve tasks that do nothing, for containerd-shim-floor-v1
     #[command(hide = true)]
     FloorDaemon { directory: PathBuf, short: String, long: String },
+    /// Serve the answer in a file over HTTP
+    #[command(hide = true)]
+    HttpFloor { answer: PathBuf },
     /// Become a program that dies with its parent
     #[command(hide = true)]
     ExecTied {
@@ -230,6 +235,31 @@ pub struct NodeArgs {
     /// The floor's shim [default: containerd-shim-floor-v1 beside this program]
     #[arg(long, value_name = "PATH")]
     floor_shim: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `http`.
+#[derive(Debug, clap::Args)]
+pub struct HttpArgs {
+    /// The program wasmtime, of hearthd's version; bench/wasmtime.sh prints such a path [default: not measured]
+    #[arg(long, value_name = "PATH")]
+    wasmtime: Option<PathBuf>,
+    /// The HTTP component [default: the tests' own in C]
+    #[arg(long, value_name = "PATH")]
+    component: Option<PathBuf>,
+    /// What to ask for, which must be answered with 200 [default: /count of the tests' component, / of another]
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    /// Another build of the daemon, to be measured in turn with the first
+    #[arg(long, value_name = "PATH")]
+    against: Option<PathBuf>,
+    /// Fewer and shorter rounds, for a look: the tails mean nothing
+    #[arg(long)]
+    quick: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -440,6 +470,31 @@ impl NodeArgs {
         print!("{}", report.markdown());
         json.map_or(Ok(()), |json| json.write(&report))?;
         removed
+    }
+}
+
+impl HttpArgs {
+    /// The `http` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let path = self.path.unwrap_or_else(|| if self.component.is_some() { "/" } else { "/count" }.into());
+        ensure!(path.starts_with('/'), "--path {path} does not begin with a slash");
+        let options = http::Options {
+            hearthd: hearthd(self.hearthd)?,
+            against: self.against.map(existing).transpose()?,
+            wasmtime: self.wasmtime.map(existing).transpose()?,
+            component: self.component.map_or_else(|| Ok(hearth_tests::Guest::HTTP.wasm()), existing)?,
+            path,
+            quick: self.quick,
+        };
+        namespaces::enter_private_mount_namespace()?;
+        self.common.run(BundleStore::Memory, async |scratch: &Scratch, _: &Runtimes| {
+            let report = http::run(&options, scratch).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
     }
 }
 

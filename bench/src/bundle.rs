@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -134,6 +135,9 @@ impl Pod {
 const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
 
+/// The environment variable that says where an HTTP component listens.
+const HTTP_ADDRESS: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
+
 /// The reading ends of a task's FIFOs.
 pub struct Stdio {
     /// Where the guest's first byte arrives.
@@ -150,6 +154,8 @@ pub enum Recipe {
     Stdio,
     /// What CRI makes for a container of this pod.
     Cri(Pod),
+    /// The least, for an HTTP component that listens at this address of the node's network.
+    Service(SocketAddr),
 }
 
 /// A bundle ready to be created and started.
@@ -176,9 +182,14 @@ impl Bundle {
         create.bundle = text(&dir);
         let mut bundle = Bundle { dir, image, create, stdio: None, floor: None };
         match recipe {
-            Recipe::Bare => bundle.add_bare_root()?,
+            Recipe::Bare => bundle.add_bare_root(&bare_spec())?,
+            Recipe::Service(address) => {
+                let mut spec = bare_spec();
+                spec["process"]["env"] = json!([format!("{HTTP_ADDRESS}={address}")]);
+                bundle.add_bare_root(&spec)?;
+            }
             Recipe::Stdio => {
-                bundle.add_bare_root()?;
+                bundle.add_bare_root(&bare_spec())?;
                 bundle.add_stdio(None)?;
             }
             Recipe::Cri(pod) => {
@@ -191,11 +202,11 @@ impl Bundle {
 
     /// The image's directory itself as root file system. It is moved, which keeps the file's identity:
     /// no start pays for a file that is new to the kernel.
-    fn add_bare_root(&mut self) -> Result<()> {
+    fn add_bare_root(&mut self, spec: &Value) -> Result<()> {
         let image = self.image.dir();
         fs::rename(image, self.dir.join("rootfs"))
             .with_context(|| format!("cannot move {} into a bundle", image.display()))?;
-        write_json(&self.dir.join("config.json"), &bare_spec())
+        write_json(&self.dir.join("config.json"), spec)
     }
 
     /// An overlay with the image as lower directory, and the pod's volumes.

@@ -83,8 +83,8 @@ impl Module {
         wat::parse_str(SPIN).map(Module).context("the bench's own module does not assemble")
     }
 
-    /// A module or component from a file. It must write to stdout first thing and then end with
-    /// status 0.
+    /// A module or component from a file. To be started again and again, it must write to stdout first thing and
+    /// then end with status 0.
     ///
     /// # Errors
     /// If the file cannot be read or is no Wasm binary.

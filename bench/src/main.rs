@@ -60,8 +60,10 @@ mod crowd;
 mod density;
 mod events;
 mod floor;
+mod get;
 mod guest;
 mod hearthd;
+mod http;
 mod lane;
 mod machine;
 mod metrics;
@@ -105,6 +107,8 @@ fn main() -> ExitCode {
         Command::Density(arguments) => arguments.run(),
         Command::Storm(arguments) => arguments.run(),
         Command::Node(arguments) => arguments.run(),
+        Command::Http(arguments) => arguments.run(),
+        Command::HttpFloor { answer } => http::floor::serve(&answer),
         Command::FloorDaemon { directory, short, long } => floor::serve(&directory, &short, &long),
         Command::NullServer { socket } => null_server::serve(&socket),
         Command::ExecTied { parent, program, arguments } => process::exec_tied(parent, &program, &arguments),

@@ -7,9 +7,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
 
 /// One sample of a scrape.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,19 +150,9 @@ pub async fn text(address: &str) -> Result<String> {
 }
 
 async fn get(address: &str) -> Result<String> {
-    let stream = tokio::net::TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = hyper::Request::get("/metrics")
-        .header("host", address)
-        .header("connection", "close")
-        .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    connection.abort();
-    ensure!(status.is_success(), "status {status}");
-    Ok(String::from_utf8(body.to_vec())?)
+    let response = crate::get::get(address, "/metrics").await?;
+    ensure!(response.status().is_success(), "status {}", response.status());
+    Ok(String::from_utf8(response.into_body().to_vec())?)
 }
 
 /// `name{label="value",…} number`; a timestamp behind it is ignored.

@@ -1,0 +1,164 @@
+//! The `http` command: requests to an HTTP component, served by hearthd, by `wasmtime serve` of the same wasmtime, and
+//! without a guest.
+//!
+//! All servers run during the whole measurement, each in a process of its own, and are asked in turns: for each number
+//! of connections some rounds, in each of which every server has the load for some seconds. The load generator runs on
+//! the same processors, as all clients of this program do: what it takes is in every number.
+//!
+//! * [`servers`]: who serves, and how.
+//! * [`floor`]: the server without a guest.
+//! * [`wrk`]: the load.
+//! * [`report`]: the figures.
+//!
+//! # What the numbers mean
+//!
+//! * **requests/s**: with every connection asking again as soon as it is answered: the most this server answers on this
+//!   machine beside the load generator.
+//! * **p50, p99**: of that same closed loop, so with 32 and 256 connections they are the time in the queue before the
+//!   processors, not that of a request alone; with one connection there is no queue.
+//! * **processor time a request**: of the server's process, all threads, read to a hundredth of a second. Other work on the
+//!   machine moves it less than the rest. What a request that is cut by a round's end has taken is in it, too.
+//! * **floor**: the same answer by hyper on tokio, which both other servers use: the price of HTTP and of the load.
+//!
+//! # Failure paths
+//!
+//! A server that answers another thing than the others, a wasmtime of another version than hearthd's, an answer that
+//! is no 2xx or 3xx, or a connection that fails end the run.
+
+pub mod floor;
+mod report;
+mod servers;
+mod wrk;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::crowd;
+use crate::events::EventSink;
+use crate::guest::Module;
+use crate::http::report::{Crowd, Report, Round};
+use crate::http::servers::{Served, Server};
+use crate::machine::Machine;
+use crate::progress::{progress, progress_done};
+use crate::report::{Program, SCHEMA};
+use crate::scratch::Scratch;
+
+/// Connections at once.
+const CONNECTIONS: [u32; 3] = [1, 32, 256];
+
+/// Rounds (an odd number, for the sake of the median), and the seconds of each at each server: for a report and for a
+/// look.
+const PLANS: [(u32, u32); 2] = [(9, 4), (3, 1)];
+
+/// Seconds of load before the first round of each number of connections, at each server.
+const WARM_UP_SECONDS: u32 = 1;
+
+/// What to run.
+pub struct Options {
+    /// The daemon's binary.
+    pub hearthd: PathBuf,
+    /// Another build of the daemon, measured in turn with the first.
+    pub against: Option<PathBuf>,
+    /// The program `wasmtime`.
+    pub wasmtime: Option<PathBuf>,
+    /// The component's file.
+    pub component: PathBuf,
+    /// What is asked for.
+    pub path: String,
+    /// Fewer and shorter rounds.
+    pub quick: bool,
+}
+
+/// Runs it. To be called on the main thread, which the servers are tied to.
+///
+/// # Errors
+/// The first thing that fails.
+pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
+    let (rounds, seconds) = PLANS[usize::from(options.quick)];
+    let (machine, wrk) = (Machine::here(), wrk::version()?);
+    let component = Module::read(&options.component)?;
+    crowd::raise_descriptor_limit();
+    let events = EventSink::listen(scratch.path().join("events.sock"))?;
+    let (mut servers, answer_bytes) = start(options, &component, scratch, &events).await?;
+    let mut crowds = Vec::new();
+    for connections in CONNECTIONS {
+        eprintln!("hearth-bench: connections at once: {connections}");
+        for server in &servers {
+            wrk::run(&server.url(&options.path), connections, WARM_UP_SECONDS).await?;
+        }
+        let mut found: BTreeMap<Served, Vec<Round>> = BTreeMap::new();
+        for number in 0..rounds {
+            for server in &servers {
+                progress(&format!("round {} of {rounds}: {}", number + 1, server.by.name()));
+                found.entry(server.by).or_default().push(round(server, &options.path, connections, seconds).await?);
+            }
+            // Nobody always follows the same.
+            servers.reverse();
+        }
+        progress_done();
+        crowds.push(Crowd::of(connections, found));
+    }
+    for server in servers {
+        server.end().await?;
+    }
+    Ok(Report {
+        schema: SCHEMA,
+        machine,
+        hearthd: Program::at(&options.hearthd),
+        against: options.against.as_deref().map(Program::at),
+        wasmtime: options.wasmtime.as_deref().map(Program::at),
+        wrk,
+        component_bytes: component.bytes().len(),
+        path: options.path.clone(),
+        answer_bytes,
+        quick: options.quick,
+        seconds,
+        crowds,
+    })
+}
+
+/// Starts all servers, and gives the bytes of the body that each answers.
+async fn start(
+    options: &Options,
+    component: &Module,
+    scratch: &Scratch,
+    events: &EventSink,
+) -> Result<(Vec<Server>, usize)> {
+    let dir = |name: &str| scratch.bundles().join(name);
+    progress("starting the servers");
+    let daemon = Server::hearthd(Served::Hearthd, &options.hearthd, component, dir("a"), events).await?;
+    let answer = daemon.ask(&options.path).await?;
+    let floor = Server::floor(&answer, &scratch.path().join("answer"))?;
+    let mut servers = Vec::new();
+    if let Some(program) = &options.wasmtime {
+        let (theirs, ours) = (servers::wasmtime_version(program)?, daemon.wasmtime_version().await?);
+        ensure!(theirs == ours, "{} is wasmtime {theirs}, and hearthd has {ours} in it", program.display());
+        servers.push(Server::wasmtime(program, &options.component).await?);
+    }
+    if let Some(program) = &options.against {
+        servers.push(Server::hearthd(Served::Against, program, component, dir("c"), events).await?);
+    }
+    servers.extend([daemon, floor]);
+    for server in &servers {
+        let found = server.ask(&options.path).await?;
+        ensure!(found == answer, "{} answers {found:?}, hearthd {answer:?}", server.by.name());
+    }
+    progress_done();
+    Ok((servers, answer.body.len()))
+}
+
+/// Puts the load on one server.
+async fn round(server: &Server, path: &str, connections: u32, seconds: u32) -> Result<Round> {
+    let before = server.processor_time()?;
+    let found = wrk::run(&server.url(path), connections, seconds).await.context(server.by.name())?;
+    let took = server.processor_time()?.saturating_sub(before);
+    Ok(Round {
+        requests: found.requests,
+        requests_per_second: found.per_second,
+        p50: found.p50,
+        p99: found.p99,
+        processor_time: took.as_secs_f64() * 1e6 / found.requests as f64,
+    })
+}
