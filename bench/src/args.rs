@@ -47,6 +47,8 @@ pub enum Command {
     Node(NodeArgs),
     /// Requests to an HTTP component, at hearthd, at `wasmtime serve` and at a bare HTTP server in turn (as root)
     Http(HttpArgs),
+    /// Many HTTP components at rest on one daemon, and requests to them (as root)
+    Services(ServicesArgs),
     /// Serve empty Create, Start, Wait and Delete replies on a socket until SIGTERM
     NullServer {
         /// Path of the Unix socket to make
@@ -260,6 +262,25 @@ pub struct HttpArgs {
     /// Fewer and shorter rounds, for a look: the tails mean nothing
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `services`.
+#[derive(Debug, clap::Args)]
+pub struct ServicesArgs {
+    /// How many
+    #[arg(long, default_value_t = 1_000)]
+    services: usize,
+    /// The HTTP component [default: the tests' own in C]
+    #[arg(long, value_name = "PATH")]
+    component: Option<PathBuf>,
+    /// What to ask for, which must be answered with 200 [default: /count of the tests' component, / of another]
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -479,19 +500,42 @@ impl HttpArgs {
     /// # Errors
     /// Whatever ends the run.
     pub fn run(self) -> Result<()> {
-        let path = self.path.unwrap_or_else(|| if self.component.is_some() { "/" } else { "/count" }.into());
-        ensure!(path.starts_with('/'), "--path {path} does not begin with a slash");
+        let (component, path) = served(self.component, self.path)?;
         let options = http::Options {
             hearthd: hearthd(self.hearthd)?,
             against: self.against.map(existing).transpose()?,
             wasmtime: self.wasmtime.map(existing).transpose()?,
-            component: self.component.map_or_else(|| Ok(hearth_tests::Guest::HTTP.wasm()), existing)?,
+            component,
             path,
             quick: self.quick,
         };
         namespaces::enter_private_mount_namespace()?;
         self.common.run(BundleStore::Memory, async |scratch: &Scratch, _: &Runtimes| {
             let report = http::run(&options, scratch).await?;
+            let text = report.markdown();
+            Ok((report, text))
+        })
+    }
+}
+
+/// The component of an `http` command, and what it is asked for.
+fn served(component: Option<PathBuf>, path: Option<String>) -> Result<(PathBuf, String)> {
+    let path = path.unwrap_or_else(|| if component.is_some() { "/" } else { "/count" }.into());
+    ensure!(path.starts_with('/'), "--path {path} does not begin with a slash");
+    Ok((component.map_or_else(|| Ok(hearth_tests::Guest::HTTP.wasm()), existing)?, path))
+}
+
+impl ServicesArgs {
+    /// The `services` command.
+    ///
+    /// # Errors
+    /// Whatever ends the run.
+    pub fn run(self) -> Result<()> {
+        let (component, path) = served(self.component, self.path)?;
+        let options = http::idle::Options { hearthd: hearthd(self.hearthd)?, component, path, services: self.services };
+        namespaces::enter_private_mount_namespace()?;
+        self.common.run(BundleStore::Memory, async |scratch: &Scratch, _: &Runtimes| {
+            let report = http::idle::run(&options, scratch).await?;
             let text = report.markdown();
             Ok((report, text))
         })

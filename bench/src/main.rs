@@ -108,6 +108,7 @@ fn main() -> ExitCode {
         Command::Storm(arguments) => arguments.run(),
         Command::Node(arguments) => arguments.run(),
         Command::Http(arguments) => arguments.run(),
+        Command::Services(arguments) => arguments.run(),
         Command::HttpFloor { answer } => http::floor::serve(&answer),
         Command::FloorDaemon { directory, short, long } => floor::serve(&directory, &short, &long),
         Command::NullServer { socket } => null_server::serve(&socket),

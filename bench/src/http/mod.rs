@@ -9,6 +9,7 @@
 //! * [`floor`]: the server without a guest.
 //! * [`wrk`]: the load.
 //! * [`report`]: the figures.
+//! * [`idle`]: another command: many services at rest.
 //!
 //! # What the numbers mean
 //!
@@ -26,6 +27,7 @@
 //! is no 2xx or 3xx, or a connection that fails end the run.
 
 pub mod floor;
+pub mod idle;
 mod report;
 mod servers;
 mod wrk;

@@ -137,7 +137,7 @@ impl Server {
         make_dir(&dir)?;
         let home = Home::create(dir.join("h"))?.configured(HEARTHD);
         let mut daemon = Hearthd::launch(program, &home, events).await?;
-        let address = free_address()?;
+        let address = free_address()?.0;
         let image = Image::create(dir.join("image"), component)?;
         let bundle = Bundle::create(dir.join("b"), TASK, image, &Recipe::Service(address))?;
         let client = crowd::connect(&daemon.task_address, 1).await?.remove(0);
@@ -253,10 +253,13 @@ pub fn wasmtime_version(program: &Path) -> Result<String> {
     version.map(str::to_owned).with_context(|| format!("{} is no wasmtime: it says {text:?}", program.display()))
 }
 
-/// A port nobody has right now.
-fn free_address() -> Result<SocketAddr> {
+/// A port of the loopback that nobody has as long as the listener is kept, nor most probably right after.
+///
+/// # Errors
+/// There is none.
+pub fn free_address() -> Result<(SocketAddr, TcpListener)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on the loopback")?;
-    Ok(listener.local_addr()?)
+    Ok((listener.local_addr()?, listener))
 }
 
 /// Reads up to the line that says where it listens.
