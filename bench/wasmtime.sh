@@ -2,8 +2,8 @@
 # Prints the path of a `wasmtime` program of exactly the version that the workspace is locked to.
 #
 # It is built from crates.io with cargo, 5 to 10 minutes on two cores, once: the result is kept in
-# ${XDG_CACHE_HOME:-~/.cache}/hearth-bench, under what it is made of, and nothing of it comes into this repository. It has
-# what `serve` needs with a pool, and of wasmtime itself what hearthd's has (Cargo.toml); optimised as hearthd is.
+# ${XDG_CACHE_HOME:-~/.cache}/hearth-bench, under what it is made of, and nothing of it comes into this repository. It
+# has what `serve` needs with a pool, and of wasmtime itself what hearthd's has (Cargo.toml); optimised as hearthd is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

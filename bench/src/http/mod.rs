@@ -17,8 +17,8 @@
 //!   machine beside the load generator.
 //! * **p50, p99**: of that same closed loop, so with 32 and 256 connections they are the time in the queue before the
 //!   processors, not that of a request alone; with one connection there is no queue.
-//! * **processor time a request**: of the server's process, all threads, read to a hundredth of a second. Other work on the
-//!   machine moves it less than the rest. What a request that is cut by a round's end has taken is in it, too.
+//! * **processor time a request**: of the server's process, all threads, read to a hundredth of a second. Other work on
+//!   the machine moves it less than the rest. What requests that a round's end cuts have taken is in it, too.
 //! * **floor**: the same answer by hyper on tokio, which both other servers use: the price of HTTP and of the load.
 //!
 //! # Failure paths
