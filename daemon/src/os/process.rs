@@ -63,24 +63,31 @@ const SHORT_SLICE_NS: u64 = 100_000;
 /// Has the kernel give the calling thread a processor soon after it is woken, also where others compute on all of them;
 /// how much it gets in all does not change. By itself the kernel lets who runs come to the end of its slice, which is
 /// 1.4 ms on two cores and 2.8 ms on eight; who has a shorter one goes first (EEVDF, from Linux 6.12 on; an older kernel
-/// takes no notice). A thread starts with what the one has that started it.
+/// takes no notice). Threads and processes that it starts have the usual slice again.
 pub fn come_soon() {
-    let size = size_of::<libc::sched_attr>() as u32;
-    // SAFETY: an all-zero sched_attr is a valid one.
-    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
-    // SAFETY: 0 is the calling thread; the kernel writes no more than `size` bytes.
-    let known = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) } == 0;
+    let Some(mut attributes) = scheduling() else { return };
     // What this is about; nothing is to be taken from a thread that somebody has given another policy.
-    if !known || attributes.sched_policy != libc::SCHED_OTHER as u32 {
+    if attributes.sched_policy != libc::SCHED_OTHER as u32 {
         return;
     }
-    attributes.size = size;
     attributes.sched_runtime = SHORT_SLICE_NS;
-    // SAFETY: the kernel reads `size` bytes of it.
+    attributes.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
+    // SAFETY: 0 is the calling thread; the kernel reads as many bytes as the structure says it has.
     if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } != 0 {
         let error = std::io::Error::last_os_error();
         tracing::debug!(%error, "a thread keeps its slice");
     }
+}
+
+/// How the calling thread is scheduled, if the kernel tells.
+fn scheduling() -> Option<libc::sched_attr> {
+    let size = size_of::<libc::sched_attr>() as u32;
+    // SAFETY: an all-zero sched_attr is a valid one.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: 0 is the calling thread; the kernel writes no more than `size` bytes.
+    let told = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) } == 0;
+    attributes.size = size;
+    told.then_some(attributes)
 }
 
 /// The signal that makes a system call of a worker's come back with `EINTR`. wasmtime uses SIGSEGV,
@@ -116,6 +123,23 @@ pub fn interrupt_thread(thread: Pid) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_soon_passes_it_on_to_nobody() {
+        let slice = || scheduling().map(|attributes| attributes.sched_runtime);
+        let thread = std::thread::spawn(move || {
+            let before = slice();
+            come_soon();
+            let child = std::thread::spawn(slice).join().unwrap();
+            (before, slice(), child)
+        });
+        let (before, after, child) = thread.join().unwrap();
+        // A kernel before 6.12 has no slices to tell of.
+        if before.is_none_or(|slice| slice == 0) {
+            return;
+        }
+        assert_eq!((after, child), (Some(SHORT_SLICE_NS), before));
+    }
 
     #[test]
     fn a_thread_steps_back_and_comes_forward_again() {
