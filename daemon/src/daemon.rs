@@ -143,7 +143,7 @@ fn begin_thread(share: Share) {
     identity::settle();
     process::take_share(share);
     if share == Share::Usual {
-        process::take_slice(process::Slice::Least);
+        process::come_soon();
     }
 }
 

@@ -56,35 +56,21 @@ pub fn take_share(share: Share) {
     }
 }
 
-/// How long a thread may run before the kernel looks whether another should.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Slice {
-    /// The least there is (sched_setattr(2): 0.1 ms), for threads that others wait for: they come soon after they are
-    /// woken, also where others compute on all processors.
-    Least,
-    /// For threads that compute for strangers: others, of whatever program, wait no longer for them than this.
-    Short,
-}
+/// How long a thread that others wait for may run before the kernel looks whether another should, in nanoseconds: the
+/// least there is (sched(7): 0.1 ms).
+const SHORT_SLICE_NS: u64 = 100_000;
 
-impl Slice {
-    fn nanoseconds(self) -> u64 {
-        match self {
-            Slice::Least => 100_000,
-            Slice::Short => 400_000,
-        }
-    }
-}
-
-/// Gives the calling thread a slice; how much it gets in all does not change. By itself the kernel lets who runs come to
-/// the end of 1.4 ms on two cores and 2.8 ms on eight, and who has a shorter slice goes first (EEVDF, from Linux 6.12 on;
-/// an older kernel takes no notice). Threads and processes that it starts have the usual slice again.
-pub fn take_slice(slice: Slice) {
+/// Has the kernel give the calling thread a processor soon after it is woken, also where others compute on all of them;
+/// how much it gets in all does not change. By itself the kernel lets who runs come to the end of its slice, which is
+/// 1.4 ms on two cores and 2.8 ms on eight; who has a shorter one goes first (EEVDF, from Linux 6.12 on; an older kernel
+/// takes no notice). Threads and processes that it starts have the usual slice again.
+pub fn come_soon() {
     let Some(mut attributes) = scheduling() else { return };
     // What this is about; nothing is to be taken from a thread that somebody has given another policy.
     if attributes.sched_policy != libc::SCHED_OTHER as u32 {
         return;
     }
-    attributes.sched_runtime = slice.nanoseconds();
+    attributes.sched_runtime = SHORT_SLICE_NS;
     attributes.sched_flags |= libc::SCHED_FLAG_RESET_ON_FORK as u64;
     // SAFETY: 0 is the calling thread; the kernel reads as many bytes as the structure says it has.
     if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } != 0 {
@@ -139,11 +125,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slice_is_passed_on_to_nobody() {
+    fn who_comes_soon_passes_it_on_to_nobody() {
         let slice = || scheduling().map(|attributes| attributes.sched_runtime);
         let thread = std::thread::spawn(move || {
             let before = slice();
-            take_slice(Slice::Least);
+            come_soon();
             let child = std::thread::spawn(slice).join().unwrap();
             (before, slice(), child)
         });
@@ -152,7 +138,7 @@ mod tests {
         if before.is_none_or(|slice| slice == 0) {
             return;
         }
-        assert_eq!((after, child), (Some(Slice::Least.nanoseconds()), before));
+        assert_eq!((after, child), (Some(SHORT_SLICE_NS), before));
     }
 
     #[test]

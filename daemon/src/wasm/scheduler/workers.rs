@@ -154,7 +154,6 @@ pub(super) fn spawn_worker(shared: &Arc<Shared>) -> std::io::Result<std::thread:
 
 /// A worker thread's life. The caller has counted it as active.
 fn work(shared: &Arc<Shared>) {
-    process::take_slice(process::Slice::Short);
     identity::settle_worker();
     let _home = identity::ComeHome;
     // Timers and sockets that a guest's poll creates belong to the daemon's runtime.
@@ -207,7 +206,7 @@ pub(super) struct Ticker {
 impl Ticker {
     pub(super) fn run(self) {
         let shared = &self.shared;
-        process::take_slice(process::Slice::Least);
+        process::come_soon();
         let mut idle_ticks = 0;
         while !shared.stop.load(Ordering::SeqCst) {
             if shared.polling.load(Ordering::SeqCst) == 0 {
