@@ -12,7 +12,6 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use containerd_shim_protos::api::{CreateTaskRequest, Mount};
 use rustix::fs::{FileType, Mode};
-use rustix::mount::UnmountFlags;
 use serde_json::{Value, json};
 use tokio::net::unix::pipe;
 
@@ -46,31 +45,11 @@ impl Image {
 /// What the containers of one pod share: the files that kubelet and CRI write for it, and its
 /// network namespace.
 pub struct Pod {
-    files: Arc<Files>,
+    dir: PathBuf,
     /// None: the node's.
     network: Option<Arc<PodNetwork>>,
     /// The task id of its sandbox, if it has one.
     sandbox: Option<String>,
-}
-
-/// A directory that is a mount of its own, as long as this lives. On a node a pod's files are on another mount
-/// (`/var/lib`) than the roots of containers (`/run`), and it matters: at each bind the kernel looks at every mount that
-/// lies on its source's, so that with thousands of roots there the binds would be most of what is measured.
-struct Files(PathBuf);
-
-impl Files {
-    fn create(dir: PathBuf) -> Result<Files> {
-        make_dir(&dir)?;
-        rustix::mount::mount_bind(&dir, &dir).with_context(|| format!("cannot bind {}", dir.display()))?;
-        Ok(Files(dir))
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        // Where it fails the private mount namespace takes it.
-        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
-    }
 }
 
 impl Pod {
@@ -87,8 +66,7 @@ impl Pod {
     /// # Errors
     /// Of the file system.
     pub fn in_host_network(dir: PathBuf) -> Result<Pod> {
-        let files = Files::create(dir)?;
-        let dir = &files.0;
+        make_dir(&dir)?;
         write(&dir.join("hosts"), b"127.0.0.1\tlocalhost\n::1\tlocalhost\n10.88.0.7\tbench\n")?;
         write(&dir.join("hostname"), b"bench\n")?;
         write(
@@ -100,7 +78,7 @@ impl Pod {
         make_dir(&dir.join("secret"))?;
         write(&dir.join("secret/token"), &[b'x'; 1024])?;
         write(&dir.join("secret/namespace"), b"default")?;
-        Ok(Pod { files: Arc::new(files), network: None, sandbox: None })
+        Ok(Pod { dir, network: None, sandbox: None })
     }
 
     /// The pod's entry in `linux.namespaces`.
@@ -111,7 +89,7 @@ impl Pod {
 
     /// Another pod with these files and this network, whose sandbox is the task `id`.
     pub fn with_sandbox(&self, id: &str) -> Pod {
-        Pod { files: self.files.clone(), network: self.network.clone(), sandbox: Some(id.to_owned()) }
+        Pod { dir: self.dir.clone(), network: self.network.clone(), sandbox: Some(id.to_owned()) }
     }
 
     /// The bundle of its sandbox, in a new directory, and the Create request for it.
@@ -137,7 +115,7 @@ impl Pod {
     /// plain directory here; under CRI it is a tmpfs of the sandbox.
     fn volumes(&self) -> Vec<Volume> {
         let bind = |destination, source: &str, directory, read_only| Volume {
-            source: self.files.0.join(source),
+            source: self.dir.join(source),
             destination,
             directory,
             read_only,
