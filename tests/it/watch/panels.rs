@@ -296,7 +296,8 @@ pub fn compile_many(node: &Node, mark: u8) -> Vec<Running> {
         let file = node.write(&format!("big-{mark}-{number}.wasm"), &bytes).display().to_string();
         node.hearthctl(["modules", "warm", file.as_str()]).spawn()
     };
-    let running = (0..3).map(warm).collect();
+    // So many that a scrape, once a second, finds some of them at it, also on a fast machine.
+    let running = (0..8).map(warm).collect();
     eventually("some wait to be compiled", SHORT, || {
         let list = node.ask(&["modules", "list"]);
         list["compiling"].as_array().is_some_and(|all| all.len() >= 2).then_some(())
