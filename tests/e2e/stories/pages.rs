@@ -50,11 +50,12 @@ fn settled(story: &Story<'_>, name: &str) {
 }
 
 pub fn the_examples_run(story: &mut Story<'_>) {
-    for example in ["command", "volumes", "probes", "tcp", "http"] {
+    for example in ["command", "volumes", "probes", "tcp", "http", "sidecar"] {
         apply(story, &read(&format!("kubernetes/examples/{example}.yaml")));
     }
     assert!(story.said(["logs", "hearth-command"]).contains("env GREETING=hello"));
     assert!(story.said(["logs", "hearth-volumes"]).contains("UTC"), "the date that the init container wrote");
+    story.wait_said(&["logs", "hearth-sidecar", "--container", "watch"], "the guest answers: 1");
     story.wait_fetch(&format!("{}:80", story.service("hearth-http")), "/count", "1");
     let address = format!("{}:8080", story.service("hearth-tcp"));
     let greeting = story.cluster.node().machine().in_network(|| {
