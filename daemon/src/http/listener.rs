@@ -32,7 +32,10 @@ const BACKLOG: i32 = 1_024;
 fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
     // The last counts, as for getenv(3) in most languages' maps.
     let find = |name| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.trim());
-    let port = match (find(PORT), find(ADDRESS)) {
+    // Kubernetes sets this very variable in every pod beside a Service that is called `hearth-http`, to that one's
+    // address (`tcp://10.96.0.7:80`): it says nothing about this container.
+    let of_service = |value: &&str| ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let port = match (find(PORT).filter(|value| !of_service(value)), find(ADDRESS)) {
         (Some(port), _) => match port.parse() {
             Ok(port) if port > 0 => port,
             _ => return Err(Error::InvalidArgument(format!("{PORT}={port:?} is not a port between 1 and 65535"))),
@@ -110,6 +113,9 @@ mod tests {
         assert_eq!(texts(&[]), ["0.0.0.0:8080", "[::]:8080"]);
         assert_eq!(texts(&[(PORT, "81"), (ADDRESS, "127.0.0.1:9")]), ["0.0.0.0:81", "[::]:81"]);
         assert_eq!(texts(&[(ADDRESS, "127.0.0.1:9")]), ["127.0.0.1:9"]);
+        let of_service = (PORT, "tcp://10.96.209.185:80");
+        assert_eq!(texts(&[of_service]), ["0.0.0.0:8080", "[::]:8080"]);
+        assert_eq!(texts(&[of_service, (ADDRESS, "127.0.0.1:9")]), ["127.0.0.1:9"]);
         for (name, value) in [(PORT, "0"), (PORT, "65536"), (PORT, "x"), (ADDRESS, "localhost:80")] {
             let error = addresses(&env(&[(name, value)])).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");
