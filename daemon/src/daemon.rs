@@ -94,7 +94,7 @@ pub fn run(setup: Setup) -> Result<(), String> {
     }
     // Before the first thread: whose they all have to be.
     identity::remember_home().map_err(|e| e.to_string())?;
-    let runtime = runtime("rpc", (config.rpc.threads, config.rpc.blocking_threads_max), Share::Usual)?;
+    let runtime = runtime("rpc", (config.rpc.threads, config.rpc.blocking_threads_max), Share::Prompt)?;
     // What no caller waits for stays off the threads that answer, and steps back where they need the processors:
     // in a burst of starts, telling containerd of them takes as much as the starts themselves.
     let background = self::runtime("background", (1, BLOCKING_THREADS), Share::Less)?;
@@ -103,6 +103,7 @@ pub fn run(setup: Setup) -> Result<(), String> {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
+    // (Prompt, they would be switched to and fro with the guests that answer: a tenth fewer requests.)
     let http = self::runtime("http", (threads, BLOCKING_THREADS), Share::Usual)?;
     let begin = Begin {
         setup,
@@ -142,9 +143,6 @@ fn runtime(name: &str, (threads, blocking): (usize, usize), share: Share) -> Res
 fn begin_thread(share: Share) {
     identity::settle();
     process::take_share(share);
-    if share == Share::Usual {
-        process::come_soon();
-    }
 }
 
 fn tell_of_the_dead(dead: &[Dead]) {

@@ -35,6 +35,8 @@ const STEP_BACK: i32 = 5;
 /// How much of the processors a thread gets beside others that want them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
+    /// What the daemon has, and soon after it is woken: others wait for each of its answers.
+    Prompt,
     /// What the daemon has.
     Usual,
     /// About a third of that: it does what nobody waits for, but has to keep up.
@@ -54,6 +56,9 @@ pub fn take_share(share: Share) {
     {
         tracing::debug!(%error, "a thread keeps its priority");
     }
+    if share == Share::Prompt {
+        come_soon();
+    }
 }
 
 /// How long a thread that others wait for may run before the kernel looks whether another should, in nanoseconds: the
@@ -64,7 +69,7 @@ const SHORT_SLICE_NS: u64 = 100_000;
 /// how much it gets in all does not change. By itself the kernel lets who runs come to the end of its slice, which is
 /// 1.4 ms on two cores and 2.8 ms on eight; who has a shorter one goes first (EEVDF, from Linux 6.12 on; an older kernel
 /// takes no notice). Threads and processes that it starts have the usual slice again.
-pub fn come_soon() {
+fn come_soon() {
     let Some(mut attributes) = scheduling() else { return };
     // What this is about; nothing is to be taken from a thread that somebody has given another policy.
     if attributes.sched_policy != libc::SCHED_OTHER as u32 {
@@ -129,7 +134,7 @@ mod tests {
         let slice = || scheduling().map(|attributes| attributes.sched_runtime);
         let thread = std::thread::spawn(move || {
             let before = slice();
-            come_soon();
+            take_share(Share::Prompt);
             let child = std::thread::spawn(slice).join().unwrap();
             (before, slice(), child)
         });

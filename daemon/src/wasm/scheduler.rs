@@ -144,10 +144,15 @@ impl Scheduler {
             if guest.is_killed() {
                 wasmtime::bail!("killed");
             }
+            let now = shared.now_ns();
+            let gives_way = || {
+                guest.slice_tick.load(Ordering::Relaxed) != shared.ticks.load(Ordering::Relaxed)
+                    || now >= guest.gives_way_ns.load(Ordering::Relaxed)
+            };
             // Someone who was woken goes first; others who compute get their turn slice by slice.
             if guest.is_paused()
-                || shared.queue.someone_fresh_waits()
-                || shared.now_ns() >= guest.slice_ends_ns.load(Ordering::Relaxed)
+                || (shared.queue.someone_fresh_waits() && gives_way())
+                || now >= guest.slice_ends_ns.load(Ordering::Relaxed)
             {
                 Ok(UpdateDeadline::Yield(1))
             } else {

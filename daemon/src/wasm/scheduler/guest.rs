@@ -26,6 +26,10 @@ pub struct Guest {
     cpu_ns: AtomicU64,
     /// When it gives way to others, in nanoseconds of the scheduler's clock.
     pub(super) slice_ends_ns: AtomicU64,
+    /// From when on it gives way at once to one that is woken, by the same clock.
+    pub(super) gives_way_ns: AtomicU64,
+    /// The round of the ticker in which its slice began; from the next one on it gives way in any case.
+    pub(super) slice_tick: AtomicU64,
     /// See [`super::queue`].
     virtual_ns: AtomicU64,
     /// Read at every poll, so that a guest without a quota takes no lock.

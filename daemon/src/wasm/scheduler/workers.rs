@@ -206,7 +206,7 @@ pub(super) struct Ticker {
 impl Ticker {
     pub(super) fn run(self) {
         let shared = &self.shared;
-        process::come_soon();
+        process::take_share(process::Share::Prompt);
         let mut idle_ticks = 0;
         while !shared.stop.load(Ordering::SeqCst) {
             if shared.polling.load(Ordering::SeqCst) == 0 {
@@ -223,9 +223,10 @@ impl Ticker {
                 idle_ticks = 0;
             }
             std::thread::sleep(self.tick);
+            // Before the epochs, by which guests look at it.
+            shared.ticks.fetch_add(1, Ordering::Relaxed);
             shared.advance_epochs();
             self.look_after_workers();
-            shared.ticks.fetch_add(1, Ordering::Relaxed);
         }
     }
 
