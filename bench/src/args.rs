@@ -29,7 +29,7 @@ pub struct Args {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Everything below but `shim`, `upgrade` and `http`: a report, and the README's numbers (as root)
+    /// Everything below but `shim`, `upgrade`, `http` and `services`: a report, and the README's numbers (as root)
     All(AllArgs),
     /// Show the report of an earlier `all` again
     Show(ShowArgs),
@@ -247,12 +247,8 @@ pub struct HttpArgs {
     /// The program wasmtime, of hearthd's version; bench/wasmtime.sh prints such a path [default: not measured]
     #[arg(long, value_name = "PATH")]
     wasmtime: Option<PathBuf>,
-    /// The HTTP component [default: the tests' own in C]
-    #[arg(long, value_name = "PATH")]
-    component: Option<PathBuf>,
-    /// What to ask for, which must be answered with 200 [default: /count of the tests' component, / of another]
-    #[arg(long, value_name = "PATH")]
-    path: Option<String>,
+    #[command(flatten)]
+    served: ServedArgs,
     /// The daemon's binary [default: hearthd beside this program]
     #[arg(long, value_name = "PATH")]
     hearthd: Option<PathBuf>,
@@ -266,18 +262,25 @@ pub struct HttpArgs {
     common: CommonArgs,
 }
 
-/// Arguments of `services`.
+/// What is served.
 #[derive(Debug, clap::Args)]
-pub struct ServicesArgs {
-    /// How many
-    #[arg(long, default_value_t = 1_000)]
-    services: usize,
+struct ServedArgs {
     /// The HTTP component [default: the tests' own in C]
     #[arg(long, value_name = "PATH")]
     component: Option<PathBuf>,
     /// What to ask for, which must be answered with 200 [default: /count of the tests' component, / of another]
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
+}
+
+/// Arguments of `services`.
+#[derive(Debug, clap::Args)]
+pub struct ServicesArgs {
+    /// How many
+    #[arg(long, default_value_t = 1_000)]
+    services: usize,
+    #[command(flatten)]
+    served: ServedArgs,
     /// The daemon's binary [default: hearthd beside this program]
     #[arg(long, value_name = "PATH")]
     hearthd: Option<PathBuf>,
@@ -500,7 +503,7 @@ impl HttpArgs {
     /// # Errors
     /// Whatever ends the run.
     pub fn run(self) -> Result<()> {
-        let (component, path) = served(self.component, self.path)?;
+        let (component, path) = self.served.found()?;
         let options = http::Options {
             hearthd: hearthd(self.hearthd)?,
             against: self.against.map(existing).transpose()?,
@@ -518,11 +521,13 @@ impl HttpArgs {
     }
 }
 
-/// The component of an `http` command, and what it is asked for.
-fn served(component: Option<PathBuf>, path: Option<String>) -> Result<(PathBuf, String)> {
-    let path = path.unwrap_or_else(|| if component.is_some() { "/" } else { "/count" }.into());
-    ensure!(path.starts_with('/'), "--path {path} does not begin with a slash");
-    Ok((component.map_or_else(|| Ok(hearth_tests::Guest::HTTP.wasm()), existing)?, path))
+impl ServedArgs {
+    /// The component's file, and what it is asked for.
+    fn found(self) -> Result<(PathBuf, String)> {
+        let path = self.path.unwrap_or_else(|| if self.component.is_some() { "/" } else { "/count" }.into());
+        ensure!(path.starts_with('/'), "--path {path} does not begin with a slash");
+        Ok((self.component.map_or_else(|| Ok(hearth_tests::Guest::HTTP.wasm()), existing)?, path))
+    }
 }
 
 impl ServicesArgs {
@@ -531,7 +536,7 @@ impl ServicesArgs {
     /// # Errors
     /// Whatever ends the run.
     pub fn run(self) -> Result<()> {
-        let (component, path) = served(self.component, self.path)?;
+        let (component, path) = self.served.found()?;
         let options = http::idle::Options { hearthd: hearthd(self.hearthd)?, component, path, services: self.services };
         namespaces::enter_private_mount_namespace()?;
         self.common.run(BundleStore::Memory, async |scratch: &Scratch, _: &Runtimes| {

@@ -1,4 +1,4 @@
-//! One HTTP request, for answers that are looked at and not measured.
+//! One HTTP request over a connection of its own; for a load there is wrk.
 
 use anyhow::Result;
 use http_body_util::{BodyExt, Empty};

@@ -1,8 +1,8 @@
 //! The `upgrade` command: what a start takes while one hearthd takes over from another.
 //!
 //! Pods live on the first daemon all the time; each is ended, waited for and deleted at the end, when many daemons
-//! have come after it. Beside them one client starts a task of a module that is known, at a steady pace. As the shim does, it asks the control
-//! socket for the task socket before each, and dials it anew; both are in the number. *Steady*: no
+//! have come after it. Beside them one client starts a task of a module that is known, at a steady pace. As the shim
+//! does, it asks the control socket for the task socket before each, and dials it anew; both are in the number. *Steady*: no
 //! upgrade is under way. *Hand-over*: from the launch of a new daemon until it is ready, and the starts right
 //! after: the first at a new daemon takes its module from the disk.
 //!

@@ -49,6 +49,16 @@ impl Anywhere {
     }
 }
 
+/// A call about a pod, made where the pod is.
+macro_rules! by_whose_it_is {
+    ($all:ident.$call:ident($request:ident)) => {
+        match $all.elsewhere(&$request, &$request.get_ref().sandbox_id).await {
+            Some(mut there) => there.$call($request).await,
+            None => $all.here.$call($request).await,
+        }
+    };
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[async_trait]
@@ -58,10 +68,7 @@ impl ControllerApi for Anywhere {
     }
 
     async fn start(&self, request: Request<api::ControllerStartRequest>) -> Answer<api::ControllerStartResponse> {
-        match self.elsewhere(&request, &request.get_ref().sandbox_id).await {
-            Some(mut there) => there.start(request).await,
-            None => self.here.start(request).await,
-        }
+        by_whose_it_is!(self.start(request))
     }
 
     async fn platform(
@@ -72,47 +79,29 @@ impl ControllerApi for Anywhere {
     }
 
     async fn stop(&self, request: Request<api::ControllerStopRequest>) -> Answer<api::ControllerStopResponse> {
-        match self.elsewhere(&request, &request.get_ref().sandbox_id).await {
-            Some(mut there) => there.stop(request).await,
-            None => self.here.stop(request).await,
-        }
+        by_whose_it_is!(self.stop(request))
     }
 
     async fn wait(&self, request: Request<api::ControllerWaitRequest>) -> Answer<api::ControllerWaitResponse> {
-        match self.elsewhere(&request, &request.get_ref().sandbox_id).await {
-            Some(mut there) => there.wait(request).await,
-            None => self.here.wait(request).await,
-        }
+        by_whose_it_is!(self.wait(request))
     }
 
     async fn status(&self, request: Request<api::ControllerStatusRequest>) -> Answer<api::ControllerStatusResponse> {
-        match self.elsewhere(&request, &request.get_ref().sandbox_id).await {
-            Some(mut there) => there.status(request).await,
-            None => self.here.status(request).await,
-        }
+        by_whose_it_is!(self.status(request))
     }
 
     async fn shutdown(
         &self,
         request: Request<api::ControllerShutdownRequest>,
     ) -> Answer<api::ControllerShutdownResponse> {
-        match self.elsewhere(&request, &request.get_ref().sandbox_id).await {
-            Some(mut there) => there.shutdown(request).await,
-            None => self.here.shutdown(request).await,
-        }
+        by_whose_it_is!(self.shutdown(request))
     }
 
     async fn metrics(&self, request: Request<api::ControllerMetricsRequest>) -> Answer<api::ControllerMetricsResponse> {
-        match self.elsewhere(&request, &request.get_ref().sandbox_id).await {
-            Some(mut there) => there.metrics(request).await,
-            None => self.here.metrics(request).await,
-        }
+        by_whose_it_is!(self.metrics(request))
     }
 
     async fn update(&self, request: Request<api::ControllerUpdateRequest>) -> Answer<api::ControllerUpdateResponse> {
-        match self.elsewhere(&request, &request.get_ref().sandbox_id).await {
-            Some(mut there) => there.update(request).await,
-            None => self.here.update(request).await,
-        }
+        by_whose_it_is!(self.update(request))
     }
 }
