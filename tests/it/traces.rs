@@ -97,7 +97,11 @@ fn a_start_is_a_trace_with_its_phases_over_either_protocol() {
         let trace = hex(&task.trace_id);
         assert!(world.hearthctl(["trace", "cold"]).ok().stdout().contains(&format!("trace {trace}")));
         assert!(world.hearthctl(["logs", "cold"]).ok().stdout().contains(&format!("trace={trace}")));
-        assert!(world.metrics().sum("hearth_trace_spans_total", &[("result", "sent")]) >= spans.len() as f64);
+        // They are counted once the collector's answer has come back.
+        eventually("they are counted", SHORT, || {
+            let sent = world.metrics().sum("hearth_trace_spans_total", &[("result", "sent")]);
+            (sent >= spans.len() as f64).then_some(())
+        });
     }
 }
 
