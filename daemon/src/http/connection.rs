@@ -39,6 +39,10 @@ const STREAMS_MAX: u32 = 128;
 /// connection closed by that, so that nobody's request meets a closing connection.
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
 
+/// How long a service that drains waits for connections that are being made. A handshake takes as long as a packet
+/// there and back; a service nobody ever connected to waits for none.
+const HANDSHAKE: Duration = Duration::from_millis(100);
+
 /// How long a draining connection without a request may be silent. HTTP/2 ends it once its client has answered a
 /// last PING; one that answers nothing would hold the drain for `http.idle_timeout_ms`.
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
@@ -75,11 +79,13 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
             }
         };
         let places = Arc::new(Semaphore::new(service.world.http.config().connections_max));
+        let mut any = false;
         loop {
             tokio::select! {
                 () = until(&mut draining) => break,
                 (place, accepted) = accept_one(&listeners, &places) => match accepted {
                     Ok(stream) => {
+                        any = true;
                         connections.spawn(connection(service.clone(), stream, place));
                     }
                     Err(error) => {
@@ -90,7 +96,18 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
                 Some(_) = connections.join_next() => {}
             }
         }
-        // Those in the kernel's queue are connected, as their clients see it.
+        // Its client takes a connection for made when the kernel here still waits for the last packet.
+        listeners.iter().for_each(close_to_new);
+        let closes = tokio::time::Instant::now() + if any { HANDSHAKE } else { Duration::ZERO };
+        loop {
+            tokio::select! {
+                biased;
+                (place, Ok(stream)) = accept_one(&listeners, &places) => {
+                    connections.spawn(connection(service.clone(), stream, place));
+                }
+                () = tokio::time::sleep_until(closes) => break,
+            }
+        }
         for listener in listeners {
             for stream in last_of(listener) {
                 let Ok(place) = places.clone().try_acquire_owned() else { break };
@@ -130,18 +147,29 @@ async fn accept_one(
     (place, accepted.await)
 }
 
-/// The classic BPF instruction that ends a filter with its constant: how much of a packet is kept.
-const BPF_RET: u16 = 0x06;
-
-/// Closes a listener, and gives those who had connected and were not accepted.
-///
-/// What is still in the kernel's queue when a listener is closed is reset. So first it takes no packet any more (who
-/// begins to connect now tries again a second later, and is refused or finds another), then the queue is emptied.
-fn last_of(listener: TcpListener) -> Vec<TcpStream> {
-    let deaf = SockRef::from(&listener).attach_filter(&[SockFilter::new(BPF_RET, 0, 0, 0)]);
-    if let Err(error) = deaf {
+/// Lets nobody begin to connect: who tries now tries again a second later, and is refused or finds another. Who has
+/// begun goes on.
+fn close_to_new(listener: &TcpListener) {
+    // Classic BPF, on the TCP header: a packet whose SYN flag is set is kept to 0 bytes, any other whole.
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    let filter = [
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_AT),
+        SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ];
+    if let Err(error) = SockRef::from(listener).attach_filter(&filter) {
         tracing::debug!(%error, "a port cannot be closed without a gap");
     }
+}
+
+/// Closes a listener, and gives those who had connected and were not accepted: what is in the kernel's queue when a
+/// listener is closed is reset.
+fn last_of(listener: TcpListener) -> Vec<TcpStream> {
     // The kernel is asked itself: the runtime only knows of whom it has been told.
     let Ok(listener) = listener.into_std() else { return Vec::new() };
     let accepted = std::iter::from_fn(|| listener.accept().ok());
