@@ -6,6 +6,7 @@
 //! that does not read stops its guest.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::pin::{Pin, pin};
@@ -19,18 +20,19 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{StatusCode, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
 
 use crate::config;
 use crate::http::requests::Member;
 use crate::http::response::{Cut, ResponseBody};
 use crate::http::{Service, request};
+use crate::os::identity;
+use crate::wasm::scheduler::{End, Guest};
 
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
@@ -46,6 +48,9 @@ const HANDSHAKE: Duration = Duration::from_millis(100);
 /// How long a draining connection without a request may be silent. HTTP/2 ends it once its client has answered a
 /// last PING; one that answers nothing would hold the drain for `http.idle_timeout_ms`.
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
+
+/// How often a connection reads before it lets others go on, however much its client sends.
+const READS_MAX: usize = 32;
 
 /// How long accepting rests after a failure: the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -67,7 +72,6 @@ pub fn serve(service: Arc<Service>, listeners: Vec<StdListener>) {
 }
 
 async fn accept(service: Arc<Service>, mut listening: Listening) {
-    let mut connections = JoinSet::new();
     let mut draining = service.requests.draining();
     {
         let listeners = listening.listeners.drain(..).map(TcpListener::from_std).collect::<io::Result<Vec<_>>>();
@@ -86,14 +90,13 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
                 (place, accepted) = accept_one(&listeners, &places) => match accepted {
                     Ok(stream) => {
                         any = true;
-                        connections.spawn(connection(service.clone(), stream, place));
+                        begin(&service, stream, place);
                     }
                     Err(error) => {
                         tracing::debug!(%error, "cannot accept a connection for an HTTP component");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(_) = connections.join_next() => {}
             }
         }
         // Its client takes a connection for made when the kernel here still waits for the last packet.
@@ -102,20 +105,47 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
         loop {
             tokio::select! {
                 biased;
-                (place, Ok(stream)) = accept_one(&listeners, &places) => {
-                    connections.spawn(connection(service.clone(), stream, place));
-                }
+                (place, Ok(stream)) = accept_one(&listeners, &places) => begin(&service, stream, place),
                 () = tokio::time::sleep_until(closes) => break,
             }
         }
         for listener in listeners {
             for stream in last_of(listener) {
                 let Ok(place) = places.clone().try_acquire_owned() else { break };
-                connections.spawn(connection(service.clone(), stream, Some(place)));
+                begin(&service, stream, Some(place));
             }
         }
     }
-    while connections.join_next().await.is_some() {}
+}
+
+/// Serves a client beside the container's guests, in their group: what it costs to read and write is the container's
+/// CPU time, and a request goes from its connection to its guest and back without leaving the thread.
+fn begin(service: &Arc<Service>, stream: TcpStream, place: Option<OwnedSemaphorePermit>) {
+    run(service, connection(service.clone(), stream, place));
+}
+
+/// Runs a part of a connection.
+fn run<F: Future<Output: Send> + Send + 'static>(service: &Arc<Service>, part: F) {
+    let guest = Arc::new(Guest::part(&service.guest));
+    // The container has ended.
+    let Some(member) = service.requests.begin(&guest) else { return };
+    service.world.scheduler.spawn_part(guest, part, move |end| {
+        if let End::Panicked(panic) = end {
+            identity::go_home();
+            tracing::error!(panic, "a connection to an HTTP component panicked; only this connection ends");
+        }
+        drop(member);
+    });
+}
+
+/// Where hyper runs the streams of an HTTP/2 connection.
+#[derive(Clone)]
+struct Beside(Arc<Service>);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for Beside {
+    fn execute(&self, stream: F) {
+        run(&self.0, stream);
+    }
 }
 
 /// Waits until nothing new is to be let in.
@@ -136,7 +166,7 @@ async fn accept_one(
 ) -> (Option<OwnedSemaphorePermit>, io::Result<TcpStream>) {
     // Never closed.
     let place = places.clone().acquire_owned().await.ok();
-    let accepted = std::future::poll_fn(|cx| {
+    let accepted = poll_fn(|cx| {
         for listener in listeners {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready(accepted.map(|(stream, _)| stream));
@@ -187,6 +217,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
     let activity = Arc::new(Activity::new());
     let io = TokioIo::new(Watched { stream, activity: activity.clone() });
     let mut draining = service.requests.draining();
+    let beside = Beside(service.clone());
     let answering = {
         let (activity, draining) = (activity.clone(), draining.clone());
         service_fn(move |request| {
@@ -205,7 +236,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
             }
         })
     };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = auto::Builder::new(beside);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -220,8 +251,12 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _place: Option<Own
     let mut idle = pin!(activity.idle(&config));
     let (mut closes_at, mut closing) = (None, false);
     loop {
+        let served = poll_fn(|cx| {
+            activity.reads.store(0, Ordering::Relaxed);
+            serving.as_mut().poll(cx)
+        });
         tokio::select! {
-            served = serving.as_mut() => {
+            served = served => {
                 if let Err(error) = served {
                     tracing::debug!(%error, "a client's connection ended early");
                 }
@@ -249,6 +284,8 @@ struct Activity {
     open: AtomicUsize,
     /// Whether there was a request.
     asked: AtomicBool,
+    /// Reads in this poll.
+    reads: AtomicUsize,
 }
 
 impl Activity {
@@ -259,6 +296,7 @@ impl Activity {
             waiting: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             asked: AtomicBool::new(false),
+            reads: AtomicUsize::new(0),
         }
     }
 
@@ -365,6 +403,10 @@ struct Watched {
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.activity.reads.fetch_add(1, Ordering::Relaxed) >= READS_MAX {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if read.is_ready() {
             self.activity.moved();

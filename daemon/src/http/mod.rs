@@ -1,11 +1,11 @@
 //! HTTP components: a listener in the pod's network, and an instance for each request.
 //!
 //! ```text
-//!  Start ─▶ listener::bind ─▶ connection::serve ──▶ a task per connection (hyper, on the `http` threads)
-//!             in the pod's                              │ head of a request
-//!             network                                   ▼
+//!  Start ─▶ listener::bind ─▶ connection::serve ──▶ hyper for each connection, on the scheduler
+//!             in the pod's      on the `http` threads,    │ head of a request
+//!             network           as are epoll's news       ▼
 //!                                        request::answer: refuse, or a turn and a slot
-//!                                                       │ a guest of its own, on the scheduler
+//!                                                       │ a guest of its own, next on the same thread
 //!                                                       ▼
 //!                    serve: instance ─▶ handle(request, response) ─▶ body, streamed ─▶ store dropped
 //! ```
@@ -14,7 +14,8 @@
 //!
 //! At rest a service is its sockets and one task. Requests share nothing but the container: its
 //! files, its memory limit, its CPU time (they are members of its guest's group, see
-//! [`Guest::member`](crate::wasm::scheduler::Guest::member)), its stdio, its pauses and its end.
+//! [`Guest::part`](crate::wasm::scheduler::Guest::part)), its stdio, its pauses and its end. So do connections: what
+//! their clients make the daemon do is the container's CPU time.
 //!
 //! How it ends: SIGTERM closes the sockets, lets requests under way finish and then ends with 0
 //! ([`requests::Requests::drain`]); any other fatal signal ends all at once.
@@ -52,11 +53,11 @@ pub mod serve;
 pub mod turns;
 pub mod workers;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
 use crate::config::{self, Live};
 use crate::metrics::Metrics;
@@ -105,8 +106,8 @@ pub struct Service {
     pub env: Vec<(String, String)>,
     /// Its working directory.
     pub cwd: String,
-    /// Its `/`, on the host.
-    pub root: PathBuf,
+    /// Its files, open.
+    pub files: WasiFilesystemCtx,
     /// Whether its `/`, or a volume in it, refuses writes.
     pub partly_read_only: bool,
     /// How it looks up names.

@@ -1,6 +1,6 @@
 //! One request, as its client's side sees it: from its head to its response's.
 //!
-//! The client's side runs on the `http` threads, the guest's on the scheduler; between them are the
+//! The client's side and the guest's are two parts of the container on the scheduler; between them are the
 //! response's head, the two bodies, which are channels with room for two pieces, and an
 //! [`Exchange`] of what each has to know of the other.
 
@@ -23,6 +23,7 @@ use crate::http::serve::{self, Verdict};
 use crate::http::workers::{Given, Workers};
 use crate::logging;
 use crate::operator::EndKind;
+use crate::os::identity;
 use crate::wasm::scheduler::{End, Guest};
 
 /// The most of a request's path that a message shows, in characters.
@@ -143,7 +144,7 @@ fn alone(
     places: Places,
 ) -> Result<Begun, Refused> {
     let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY)?;
-    let guest = Arc::new(Guest::member(&service.guest, service.guest.identity().clone()));
+    let guest = Arc::new(Guest::part(&service.guest));
     let member = service.requests.begin(&guest).ok_or(ENDING)?;
     let exchange = Arc::new(Exchange::default());
     // From here on its client's leaving ends it.
@@ -159,7 +160,7 @@ fn alone(
             drop(member);
         }
     };
-    service.world.scheduler.spawn(guest, future, ended);
+    service.world.scheduler.spawn_part(guest, future, ended);
     Ok((hold, told))
 }
 
@@ -176,7 +177,7 @@ fn together(
     let Given { occupied, told, new } = workers.give(request, send_head, exchange.clone(), name, places);
     let mut hold = Hold { guest: None, exchange, occupied: Some(occupied), armed: true };
     let Some((worker, queue)) = new else { return Ok((hold, told)) };
-    let guest = Arc::new(Guest::member(&service.guest, service.guest.identity().clone()));
+    let guest = Arc::new(Guest::part(&service.guest));
     let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY);
     let begun = slot.and_then(|slot| Ok((slot, service.requests.begin(&guest).ok_or(ENDING)?)));
     let (slot, member) = match begun {
@@ -200,7 +201,7 @@ fn together(
             drop(member);
         }
     };
-    service.world.scheduler.spawn(guest, future, ended);
+    service.world.scheduler.spawn_part(guest, future, ended);
     Ok((hold, told))
 }
 
@@ -253,6 +254,10 @@ impl Service {
     /// Tells of a guest's end, and what to answer if it left no response. `name` is how a message calls what
     /// it was doing.
     fn ended(&self, end: End<Verdict>, name: impl FnOnce() -> String) -> Refused {
+        if !matches!(end, End::Completed(Verdict::Returned)) {
+            // What is told and remembered, the daemon tells.
+            identity::go_home();
+        }
         let (note, refused) = match end {
             End::Completed(Verdict::Returned) => (None, Refused(FAILED.0, "the service gave no response")),
             End::Completed(Verdict::Full) => (None, BUSY),

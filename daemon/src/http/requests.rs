@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use crate::os::identity;
 use crate::wasm::scheduler::Guest;
 
 /// Those of one container.
@@ -24,7 +25,7 @@ pub struct Requests {
 struct Inner {
     guests: HashMap<u64, Arc<Guest>>,
     next: u64,
-    /// The guests and the listener.
+    /// The guests, connections among them, and the listener.
     under_way: usize,
     listener: Option<AbortHandle>,
     /// The container has ended.
@@ -119,7 +120,11 @@ impl Requests {
             (if over { inner.afterwards.take() } else { None }, over)
         };
         match afterwards {
-            Some(afterwards) => afterwards(),
+            Some(afterwards) => {
+                // This may be a thread that is still who its guest was.
+                identity::go_home();
+                afterwards();
+            }
             None if over => self.over.notify_one(),
             None => {}
         }

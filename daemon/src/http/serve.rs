@@ -225,26 +225,28 @@ impl Service {
         Ok((slot, store, proxy))
     }
 
-    /// A store and an instance. The root is opened as the daemon; from then on it is the guest that acts.
+    /// A store and an instance.
     async fn instantiate(&self, guest: &Arc<Guest>, slot: &Slot) -> Result<(Store<ComponentState>, Proxy), Verdict> {
-        guest.act_as_daemon();
+        let on_demand = slot.allocation() == Allocation::OnDemand;
+        if on_demand {
+            // It may have to be prepared first, from the store that only the daemon can enter.
+            guest.act_as_daemon();
+        }
         let prepared = self.program.prepared(&self.world.engines, slot.allocation()).map_err(Verdict::NotStarted)?;
+        if on_demand {
+            guest.act_as_itself().map_err(Verdict::NotStarted)?;
+        }
         let Prepared::Component { service: Some(pre), .. } = prepared else {
             return Err(Verdict::NotStarted(Error::Internal("a service's program is none".into())));
         };
-        let surroundings = Surroundings {
-            args: &self.args,
-            env: &self.env,
-            cwd: &self.cwd,
-            root: &self.root,
-            networked: self.names.is_some(),
-        };
+        let surroundings =
+            Surroundings { args: &self.args, env: &self.env, cwd: &self.cwd, networked: self.names.is_some() };
         let mark = self.marks.next();
         let (stdout, stderr) = (Lines::new(self.stdio.stdout(), mark), Lines::new(self.stdio.stderr(), mark));
-        let mut wasi = surroundings.context(stdout, stderr).map_err(Verdict::NotStarted)?;
-        guest.act_as_itself().map_err(Verdict::NotStarted)?;
+        let mut ctx = surroundings.context(stdout, stderr).build();
+        ctx.filesystem().clone_from(&self.files);
         let state = ComponentState {
-            ctx: wasi.build(),
+            ctx,
             table: resources(RESOURCES_MAX * self.requests_per_instance()),
             limits: Limits::new(self.memory.clone(), Arc::default()),
             partly_read_only: self.partly_read_only,

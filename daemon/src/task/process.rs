@@ -327,6 +327,10 @@ impl Process {
             Ok(workers) => workers,
             Err(error) => return Outcome::NotStarted(error),
         };
+        let files = match instance::shared_files(&root) {
+            Ok(files) => files,
+            Err(error) => return Outcome::NotStarted(error),
+        };
         let listeners = match http::listener::bind(&world.http, env, self.guest.identity()).await {
             Ok(listeners) => listeners,
             Err(error) => return Outcome::NotStarted(error),
@@ -345,7 +349,7 @@ impl Process {
             args: prepared.spec.args,
             env: prepared.spec.env,
             cwd: prepared.spec.cwd,
-            root,
+            files,
             partly_read_only: self.container.partly_read_only,
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),

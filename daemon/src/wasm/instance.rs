@@ -16,6 +16,7 @@ use std::time::Instant;
 use wasmtime::component;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Val};
 use wasmtime_wasi::cli::StdoutStream;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder};
 
 use crate::config;
@@ -393,14 +394,10 @@ fn store<T: 'static>(world: &World, launch: &Launch, engine: &Engine, state: T, 
 }
 
 fn wasi_context(launch: &Launch) -> Result<WasiCtxBuilder> {
-    let surroundings = Surroundings {
-        args: &launch.args,
-        env: &launch.env,
-        cwd: &launch.cwd,
-        root: &launch.root,
-        networked: launch.names.is_some(),
-    };
-    let mut wasi = surroundings.context(launch.stdio.stdout(), launch.stdio.stderr())?;
+    let surroundings =
+        Surroundings { args: &launch.args, env: &launch.env, cwd: &launch.cwd, networked: launch.names.is_some() };
+    let mut wasi = surroundings.context(launch.stdio.stdout(), launch.stdio.stderr());
+    open_root(&mut wasi, &launch.root)?;
     wasi.stdin(launch.stdio.stdin());
     if launch.program.kind() == crate::wasm::engine::Kind::Core && !launch.env.iter().any(|(name, _)| name == "PWD") {
         wasi.env("PWD", &launch.cwd);
@@ -416,22 +413,13 @@ pub struct Surroundings<'a> {
     pub env: &'a [(String, String)],
     /// The working directory.
     pub cwd: &'a str,
-    /// `/`, on the host.
-    pub root: &'a Path,
     /// Whether it has a network.
     pub networked: bool,
 }
 
 impl Surroundings<'_> {
-    /// All of it, with an empty standard input. For the daemon: the root lies where only it can enter.
-    ///
-    /// # Errors
-    /// If the root cannot be opened.
-    pub fn context(
-        &self,
-        stdout: impl StdoutStream + 'static,
-        stderr: impl StdoutStream + 'static,
-    ) -> Result<WasiCtxBuilder> {
+    /// All of it but its files, with an empty standard input.
+    pub fn context(&self, stdout: impl StdoutStream + 'static, stderr: impl StdoutStream + 'static) -> WasiCtxBuilder {
         let mut wasi = WasiCtx::builder();
         wasi.allow_blocking_current_thread(true)
             .args(self.args)
@@ -444,11 +432,27 @@ impl Surroundings<'_> {
             // decided there, as for any process of the pod.
             wasi.allow_tcp(true).allow_udp(true).socket_addr_check(|_, _| Box::pin(std::future::ready(true)));
         }
-        // A read-only root is one by its mount, which leaves the volumes in it as they are.
-        wasi.preopened_dir(self.root, "/", FsPerms::ReadWrite)
-            .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", self.root.display())))?;
-        Ok(wasi)
+        wasi
     }
+}
+
+/// Opens a guest's `/`. For the daemon: it lies where only the daemon can enter.
+fn open_root(wasi: &mut WasiCtxBuilder, root: &Path) -> Result<()> {
+    // A read-only root is one by its mount, which leaves the volumes in it as they are.
+    wasi.preopened_dir(root, "/", FsPerms::ReadWrite)
+        .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", root.display())))?;
+    Ok(())
+}
+
+/// The files of a container whose guests come and go: its `/`, opened once.
+///
+/// # Errors
+/// If the root cannot be opened.
+pub fn shared_files(root: &Path) -> Result<WasiFilesystemCtx> {
+    let mut wasi = WasiCtx::builder();
+    wasi.allow_blocking_current_thread(true);
+    open_root(&mut wasi, root)?;
+    Ok(wasi.build().filesystem().clone())
 }
 
 fn wasi_p1(mut wasi: WasiCtxBuilder) -> wasmtime_wasi::p1::WasiP1Ctx {

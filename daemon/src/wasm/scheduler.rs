@@ -122,8 +122,22 @@ impl Scheduler {
         Ok(Scheduler { shared, threads: Mutex::new(threads) })
     }
 
-    /// Runs a guest. `end` is called once, on a worker, whatever happens.
+    /// Runs a guest. `end` is called once, on a worker, whatever happens, by the daemon: it may open files and start
+    /// threads.
     pub fn spawn<F>(&self, guest: Arc<Guest>, future: F, end: impl FnOnce(End<F::Output>) + Send + 'static)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn_part(guest, future, move |outcome| {
+            identity::go_home();
+            end(outcome);
+        });
+    }
+
+    /// As [`Scheduler::spawn`], but the thread that calls `end` is still who the guest was, so that it can go on to
+    /// another part of the same container.
+    pub fn spawn_part<F>(&self, guest: Arc<Guest>, future: F, end: impl FnOnce(End<F::Output>) + Send + 'static)
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,

@@ -60,6 +60,17 @@ impl Guest {
         Guest { identity, group: Some(leader.clone()), ..Guest::default() }
     }
 
+    /// A member that is who `leader` is and acts as itself from its first poll: one of the many short parts of a
+    /// container, which a thread goes on to without changing who it is.
+    pub fn part(leader: &Arc<Guest>) -> Guest {
+        Guest { acts: AtomicBool::new(true), ..Guest::member(leader, leader.identity.clone()) }
+    }
+
+    /// Whether both use up the same CPU limits.
+    pub(super) fn is_beside(&self, other: &Guest) -> bool {
+        std::ptr::eq(self.group(), other.group())
+    }
+
     fn group(&self) -> &Guest {
         self.group.as_deref().unwrap_or(self)
     }

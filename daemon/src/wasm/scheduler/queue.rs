@@ -75,19 +75,22 @@ impl Ord for Spent {
 
 /// Where a guest goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
+    /// Before those that compute.
     Fresh,
-    Spent,
+    /// Among those that compute, at this virtual time.
+    Spent(u64),
 }
 
 /// Where a guest goes and its virtual time from then on. `own`: its virtual time so far.
 fn place(own: u64, queue: u64, weight: u64, slice_ns: u64, used_up_slice: bool) -> (Place, u64) {
     if used_up_slice {
-        return (Place::Spent, own.max(queue.saturating_sub(LAG_SLICES * slice_ns)));
+        let at = own.max(queue.saturating_sub(LAG_SLICES * slice_ns));
+        return (Place::Spent(at), at);
     }
-    let ahead = own.saturating_sub(queue);
-    let place = if ahead <= virtual_time(slice_ns, weight) { Place::Fresh } else { Place::Spent };
-    (place, own.max(queue))
+    let (ahead, at) = (own.saturating_sub(queue), own.max(queue));
+    let place = if ahead <= virtual_time(slice_ns, weight) { Place::Fresh } else { Place::Spent(at) };
+    (place, at)
 }
 
 impl RunQueue {
@@ -104,24 +107,28 @@ impl RunQueue {
         }
     }
 
-    /// Adds a guest; `used_up_slice`: it gave way, rather than being woken. Whether it goes before those that compute.
-    pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) -> bool {
+    /// Where a guest goes that can run now; `used_up_slice`: it gave way, rather than being woken.
+    pub(super) fn place(&self, guest: &Guest, used_up_slice: bool) -> Place {
         let queue = self.virtual_ns.load(Ordering::Relaxed);
         let (place, at) = place(guest.virtual_ns(), queue, guest.weight(), self.slice_ns, used_up_slice);
         // It only ever grows: guests of one group share it.
         guest.set_virtual_ns(at);
+        place
+    }
+
+    /// Adds a guest where it goes.
+    pub(super) fn push(&self, runnable: Runnable, place: Place) {
         match place {
             Place::Fresh => {
                 self.fresh_waiting.fetch_add(1, Ordering::Relaxed);
                 self.fresh.push(runnable);
             }
-            Place::Spent => {
+            Place::Spent(at) => {
                 self.spent_waiting.fetch_add(1, Ordering::Relaxed);
                 let rank = (at, self.arrivals.fetch_add(1, Ordering::Relaxed));
                 self.spent.lock().push(Reverse(Spent { rank, runnable }));
             }
         }
-        place == Place::Fresh
     }
 
     /// Takes the next guest.
@@ -187,14 +194,15 @@ mod tests {
 
     #[test]
     fn who_is_ahead_of_its_share_waits_its_turn_even_when_woken() {
-        assert_eq!(place(1_011, 1_000, 1_024, SLICE, false), (Place::Spent, 1_011));
+        assert_eq!(place(1_011, 1_000, 1_024, SLICE, false), (Place::Spent(1_011), 1_011));
         // A slice of a light guest's is long in virtual time.
         assert_eq!(place(1_011, 1_000, 512, SLICE, false), (Place::Fresh, 1_011));
     }
 
     #[test]
     fn who_computes_keeps_its_time_but_falls_behind_by_so_much_only() {
-        assert_eq!(place(990, 1_000, 1_024, SLICE, true), (Place::Spent, 990));
-        assert_eq!(place(0, 1_000, 1_024, SLICE, true), (Place::Spent, 1_000 - LAG_SLICES * SLICE));
+        assert_eq!(place(990, 1_000, 1_024, SLICE, true), (Place::Spent(990), 990));
+        let least = 1_000 - LAG_SLICES * SLICE;
+        assert_eq!(place(0, 1_000, 1_024, SLICE, true), (Place::Spent(least), least));
     }
 }

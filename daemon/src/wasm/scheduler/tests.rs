@@ -135,6 +135,55 @@ fn cpu_time_is_charged_to_the_guest_that_used_it() {
     scheduler.stop();
 }
 
+/// A part of `container` that says its name, and then begins the next with one letter less.
+fn chain(scheduler: &Arc<Scheduler>, container: &Arc<Guest>, names: &'static str, send: mpsc::Sender<String>) {
+    let (again, leader) = (scheduler.clone(), container.clone());
+    let part = async move {
+        let (name, rest) = names.split_at(1);
+        send.send(name.to_owned()).unwrap();
+        if !rest.is_empty() {
+            chain(&again, &leader, rest, send);
+        }
+    };
+    scheduler.spawn_part(Arc::new(Guest::part(container)), part, |_| ());
+}
+
+#[test]
+fn a_worker_goes_on_to_parts_of_the_same_container_but_not_for_ever() {
+    let runtime = runtime();
+    let scheduler = Arc::new(scheduler(&runtime, 1));
+    let (send, said) = mpsc::channel();
+    let (container, inside, also) = (Arc::new(Guest::default()), scheduler.clone(), send.clone());
+    let leader = container.clone();
+    let first = async move {
+        let stranger = also.clone();
+        inside.spawn(Arc::default(), async {}, move |_| stranger.send("stranger".into()).unwrap());
+        chain(&inside, &leader, "abcd", also);
+    };
+    scheduler.spawn_part(Arc::new(Guest::part(&container)), first, |_| ());
+    let order: Vec<_> = (0..5).map(|_| said.recv_timeout(SOON).unwrap()).collect();
+    assert_eq!(order, ["a", "b", "stranger", "c", "d"]);
+    scheduler.stop();
+}
+
+#[test]
+fn what_a_worker_has_kept_for_itself_is_not_kept_waiting() {
+    let runtime = runtime();
+    let scheduler = Arc::new(scheduler(&runtime, 1));
+    let (send, ends) = mpsc::channel();
+    let (container, inside) = (Arc::new(Guest::default()), scheduler.clone());
+    let leader = container.clone();
+    let first = async move {
+        let (say, said) = mpsc::channel();
+        inside.spawn_part(Arc::new(Guest::part(&leader)), async {}, move |_| say.send(()).unwrap());
+        // A system call that ends only when the other has run.
+        said.recv_timeout(SOON).is_ok()
+    };
+    scheduler.spawn_part(Arc::new(Guest::part(&container)), first, move |end| send.send(format!("{end:?}")).unwrap());
+    assert_eq!(ends.recv_timeout(SOON).unwrap(), "Completed(true)");
+    scheduler.stop();
+}
+
 /// What a guest that computes is to the scheduler: it looks up about ten times a tick.
 async fn compute(mut tick: impl FnMut() -> wasmtime::Result<UpdateDeadline>) {
     loop {

@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_task::Runnable;
 use parking_lot::{Condvar, Mutex};
 use wasmtime::Engine;
 
+use super::guarded::cpu_ns_since_last;
 use super::guest::Guest;
-use super::queue::RunQueue;
+use super::queue::{Place, RunQueue};
 use crate::metrics::Metrics;
 use crate::os::{identity, process};
 
@@ -20,6 +21,10 @@ const IDLE_TICKS: u32 = 100;
 /// The stack of a worker thread, in bytes. Guests run on their own stacks; this is for the wrapper
 /// and for drops.
 const WORKER_STACK_BYTES: usize = 1 << 20;
+
+/// How many parts of a container a worker may go on to, one after another, before others that wait: from a connection
+/// to its request's guest, and back.
+const KEPT_MAX: u32 = 2;
 
 /// What workers, the ticker and the scheduler's handles share.
 pub(super) struct Shared {
@@ -62,6 +67,28 @@ pub(super) struct Slot {
     pub(super) blocked: AtomicBool,
     /// Whose poll it is in.
     pub(super) guest: Mutex<Option<Arc<Guest>>>,
+    /// Whom it goes on to after this poll.
+    kept: Mutex<Option<Runnable>>,
+    /// To how many it has gone on so since it last asked the queue; its own.
+    kept_before: AtomicU32,
+}
+
+impl Slot {
+    /// Keeps a part of the container whose poll the worker is in for itself: no other thread is woken for it, and its
+    /// data are still in this processor's cache. Gives it back if the worker has had its turns.
+    fn keep(&self, runnable: Runnable, guest: &Guest) -> Option<Runnable> {
+        let beside = self.kept_before.load(Ordering::Relaxed) < KEPT_MAX
+            && self.guest.lock().as_ref().is_some_and(|current| current.is_beside(guest));
+        if !beside {
+            return Some(runnable);
+        }
+        let mut kept = self.kept.lock();
+        if kept.is_some() {
+            return Some(runnable);
+        }
+        *kept = Some(runnable);
+        None
+    }
 }
 
 thread_local! {
@@ -99,15 +126,35 @@ impl Shared {
     }
 
     pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) {
-        let goes_first = self.queue.push(runnable, guest, used_up_slice);
+        let place = self.queue.place(guest, used_up_slice);
+        let runnable = SLOT.with_borrow(|slot| match slot {
+            Some(slot) if place == Place::Fresh => slot.keep(runnable, guest),
+            _ => Some(runnable),
+        });
+        if let Some(runnable) = runnable {
+            self.add(runnable, place);
+        }
+    }
+
+    /// Puts a guest into the queue, and sees to it that somebody looks.
+    fn add(&self, runnable: Runnable, place: Place) {
+        self.queue.push(runnable, place);
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.idle.load(Ordering::SeqCst) > 0 {
             // Taking the lock waits for a worker that has announced its sleep but not begun it.
             drop(self.sleep.lock());
             self.wake.notify_one();
-        } else if goes_first {
+        } else if place == Place::Fresh {
             // Those that compute look up now, not at the next tick.
             self.advance_epochs();
+        }
+    }
+
+    /// Lets others have what a worker has kept for itself.
+    fn release(&self, slot: &Slot) {
+        let kept = slot.kept.lock().take();
+        if let Some(runnable) = kept {
+            self.add(runnable, Place::Fresh);
         }
     }
 
@@ -163,10 +210,14 @@ fn work(shared: &Arc<Shared>) {
         poll_began_ns: AtomicU64::new(0),
         blocked: AtomicBool::new(false),
         guest: Mutex::new(None),
+        kept: Mutex::new(None),
+        kept_before: AtomicU32::new(0),
     });
     SLOT.set(Some(slot.clone()));
     shared.workers.lock().slots.push(slot.clone());
-    while let Some(runnable) = shared.next() {
+    // What the thread's start has cost is nobody's.
+    cpu_ns_since_last();
+    while let Some(runnable) = next(shared, &slot) {
         slot.poll_began_ns.store(shared.now_ns().max(1), Ordering::Release);
         shared.polling.fetch_add(1, Ordering::SeqCst);
         if shared.ticker_asleep.load(Ordering::SeqCst) {
@@ -176,12 +227,24 @@ fn work(shared: &Arc<Shared>) {
         shared.polling.fetch_sub(1, Ordering::SeqCst);
         slot.poll_began_ns.store(0, Ordering::Release);
         if slot.blocked.load(Ordering::Acquire) && retire(shared, &slot) {
+            shared.release(&slot);
             return;
         }
     }
+    shared.release(&slot);
     let mut workers = shared.workers.lock();
     workers.active -= 1;
     workers.slots.retain(|s| !Arc::ptr_eq(s, &slot));
+}
+
+/// Whom the worker goes on to.
+fn next(shared: &Shared, slot: &Slot) -> Option<Runnable> {
+    if let Some(kept) = slot.kept.lock().take() {
+        slot.kept_before.fetch_add(1, Ordering::Relaxed);
+        return Some(kept);
+    }
+    slot.kept_before.store(0, Ordering::Relaxed);
+    shared.next()
 }
 
 /// A worker that came back from a system call: it goes if it has been replaced meanwhile.
@@ -226,8 +289,21 @@ impl Ticker {
             // Before the epochs, by which guests look at it.
             shared.ticks.fetch_add(1, Ordering::Relaxed);
             shared.advance_epochs();
+            self.release_kept();
             self.look_after_workers();
         }
+    }
+
+    /// Gives to others whom a worker has kept that is still in the poll it was in a tick ago.
+    fn release_kept(&self) {
+        let (shared, tick_ns) = (&self.shared, self.tick.as_nanos() as u64);
+        let now = shared.now_ns();
+        let late = |slot: &&Arc<Slot>| {
+            let began = slot.poll_began_ns.load(Ordering::Acquire);
+            began != 0 && now.saturating_sub(began) >= tick_ns && slot.kept.lock().is_some()
+        };
+        let slots: Vec<_> = shared.workers.lock().slots.iter().filter(late).cloned().collect();
+        slots.iter().for_each(|slot| shared.release(slot));
     }
 
     /// Finds workers asleep in a system call of their guest and puts others in their place.
