@@ -12,7 +12,7 @@ use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use hearth_tests::{Guest, Image, Imported, Layer, Node, Pod, Running, SHORT, World};
+use hearth_tests::{Guest, Image, Imported, Layer, Node, Pod, Running, SHORT, World, eventually};
 
 use crate::only_on_hearth;
 use client::{Client, get};
@@ -331,6 +331,43 @@ fn a_paused_service_answers_when_it_is_resumed() {
     assert_eq!(client.receive(false).expect("an answer").text(), "1\n");
     world.kill("service", "SIGTERM").ok();
     server.wait(SHORT).assert_code(0);
+}
+
+#[test]
+fn requests_of_one_service_compute_on_every_processor_and_within_its_limit() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let computing = |at| {
+        let begin = |_| {
+            let mut client = Client::connect(at);
+            client.send(b"GET /spin HTTP/1.1\r\nHost: here\r\n\r\n");
+            client
+        };
+        (0..cores).map(begin).collect::<Vec<_>>()
+    };
+    let (free, limited) = (free_port(), free_port());
+    let server = start(&world, &image, "free", free, &[]);
+    let clients = computing(free);
+    let running = || world.metrics().sum("hearth_workers", &[("state", "running")]);
+    eventually("all compute at once", SHORT, || (running() == cores as f64).then_some(()));
+    world.kill("free", "SIGKILL").ok();
+    server.wait(SHORT).assert_code(137);
+    drop(clients);
+    // Those of a container with a tenth of a processor wait for their periods, together.
+    let server = start(&world, &image, "limited", limited, &["--cpus", "0.1"]);
+    let clients = computing(limited);
+    eventually("they wait", SHORT, || (world.metrics().sum("hearth_guest_throttled_total", &[]) > 0.0).then_some(()));
+    let begin = Instant::now();
+    let used = || world.ask(&["ps", "--all"])[0]["cpu_seconds"].as_f64().expect("a number");
+    let before = used();
+    eventually("some periods pass", SHORT, || (used() - before > 0.05).then_some(()));
+    let share = (used() - before) / begin.elapsed().as_secs_f64();
+    assert!(share < 0.5, "they had {share} of a processor");
+    world.kill("limited", "SIGKILL").ok();
+    server.wait(SHORT).assert_code(137);
+    drop(clients);
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn a_start_is_told_phase_by_phase_and_a_trap_with_its_text() {
     let names: BTreeSet<_> = phases.keys().copied().collect();
     assert_eq!(names, BTreeSet::from(["bundle", "compile", "first_call", "instantiate", "lookup", "mounts"]));
     let own = cold["own_seconds"].as_f64().unwrap();
-    assert!(phases.values().sum::<f64>() <= own && phases["compile"] > own / 2.0, "{cold}");
+    assert!(phases.values().sum::<f64>() <= own && phases.values().all(|seconds| *seconds > 0.0), "{cold}");
     let text = world.hearthctl(["trace", "cold"]).ok().stdout();
     assert!(text.contains("compile") && text.contains("first instruction") && text.contains('▇'), "{text}");
     let slowest = world.ask(&["trace", "--slowest"]);

@@ -215,6 +215,48 @@ fn a_client_without_a_place_waits_and_harms_nobody() {
 }
 
 #[test]
+fn a_flood_of_pings_harms_nobody() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::HTTP);
+    let (flooded, other) = (free_port(), free_port());
+    let servers = [start(&world, &image, "flooded", flooded, &[]), start(&world, &image, "other", other, &[])];
+    // The preface and empty settings, and then more answers to make than there is time to send them.
+    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], b"flooding"].concat();
+    let pings = ping.repeat(4_096);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let floods: Vec<_> = (0..2 * cores)
+        .map(|_| {
+            let mut stream = TcpStream::connect(flooded).expect("the service listens");
+            stream.write_all(&begin).expect("it reads");
+            let (mut answers, mut sender, pings) = (stream.try_clone().expect("a socket"), stream, pings.clone());
+            let ended = sender.try_clone().expect("a socket");
+            let threads = [
+                std::thread::spawn(move || while sender.write_all(&pings).is_ok() {}),
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 1 << 16];
+                    while answers.read(&mut buffer).is_ok_and(|count| count > 0) {}
+                }),
+            ];
+            (ended, threads)
+        })
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(get(other, "/count").text(), "1\n");
+        assert_eq!(get(flooded, "/count").text(), "1\n");
+    }
+    for (stream, threads) in floods {
+        stream.shutdown(std::net::Shutdown::Both).ok();
+        threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
+    }
+    for (id, server) in ["flooded", "other"].into_iter().zip(servers) {
+        world.kill(id, "SIGTERM").ok();
+        server.wait(SHORT).assert_code(0);
+    }
+}
+
+#[test]
 fn a_guest_that_traps_in_each_request_does_not_flood_the_log() {
     only_on_hearth!();
     /// More than the log takes of one kind in a second, many times over.
