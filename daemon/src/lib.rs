@@ -83,8 +83,9 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
-/// A request to an HTTP component makes some hundred short-lived objects, on whichever worker is free: mimalloc answers
-/// 1.3 to 1.6 times as many as glibc's allocator (bench/README.md).
+/// A request to an HTTP component makes and drops hundreds of small objects. With mimalloc it takes three quarters of the
+/// processor time that it takes with glibc's allocator. (Its large pages, which the feature `no_thp` leaves out, would
+/// take a service at rest from 16 to 105 KiB.)
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
