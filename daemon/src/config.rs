@@ -306,6 +306,18 @@ impl Default for Scheduler {
     }
 }
 
+/// What is started on code of the baseline compiler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Baseline {
+    /// Nothing.
+    Never,
+    /// HTTP services that have an instance for each request.
+    Services,
+    /// Everything.
+    All,
+}
+
 /// The module store and the compiler.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -320,6 +332,14 @@ pub struct Modules {
     pub prepared_max: usize,
     /// Known places of modules (image layer and path, or file) kept in memory.
     pub places_max: usize,
+    /// What is started on code of the baseline compiler, which takes a fifth of the time and gives code that
+    /// is two to three times slower, until the optimising compiler is done as well: `services` (those of
+    /// wasi:http 0.2, which have an instance for each request, so that requests soon get the better code),
+    /// `all` (commands too, which keep their code until they end) or `never`, which also keeps that compiler out
+    /// of what the sandbox rests on. On x86-64 only.
+    pub baseline: Baseline,
+    /// The smallest Wasm file that is worth it, in bytes.
+    pub baseline_bytes_min: u64,
     /// Compile processes at once.
     pub compiles_max: usize,
     /// Compiles waiting for one of those.
@@ -344,6 +364,8 @@ impl Default for Modules {
             store_bytes_max: 10 << 30,
             prepared_max: 512,
             places_max: 16_384,
+            baseline: Baseline::Services,
+            baseline_bytes_min: 512 << 10,
             compiles_max: 1,
             compile_queue_max: 1_024,
             compile_threads: 0,
@@ -370,7 +392,8 @@ pub struct Ahead {
     pub images_max: usize,
     /// How long after its pull an image may take to be unpacked, in milliseconds.
     pub unpack_timeout_ms: u64,
-    /// The nice value of such a compile, until a start waits for it: 19 leaves it what nobody else wants.
+    /// The nice value of such a compile, until a start waits for it, and of the one that follows a start on
+    /// baseline code: 19 leaves it what nobody else wants.
     pub nice: i32,
 }
 

@@ -182,7 +182,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
     let recorder = recorder::start(metrics.clone(), &background);
     let traced = |settings| Traces::start(settings, &ours.id, &metrics, &background);
     let traces = setup.traces.as_ref().map(traced).transpose()?;
-    let engines = Arc::new(Engines::new(&config.engine).map_err(|e| e.to_string())?);
+    let engines = Arc::new(Engines::new(&config.engine, config.modules.baseline).map_err(|e| e.to_string())?);
     let modules = ModuleStore::open(config, engines.clone(), metrics.clone(), answering.clone())
         .map_err(|e| format!("the module store: {e}"))?;
     let scheduler = Scheduler::start(&config.scheduler, engines.each(), metrics.clone(), answering.clone())

@@ -52,7 +52,7 @@
 //! | `http` | `http.threads` | connections of HTTP components' clients, and of guests' own requests |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
-//! | `compile` | `modules.compiles_max`, and one for what is compiled ahead | one beside each compile process, which dies with its thread |
+//! | `compile` | `modules.compiles_max`, and one for what no start waits for | one beside each compile process, which dies with its thread |
 //! | `guest-worker` | one per core, more while some are blocked | guests |
 //! | `guest-ticker` | 1 | the epoch; finds workers stuck in system calls |
 //!

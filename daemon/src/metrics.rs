@@ -119,6 +119,12 @@ pub struct Metrics {
     pub compiles: IntCounterVec,
     /// Duration of compile processes.
     pub compile_seconds: Histogram,
+    /// Processes of the baseline compiler, by result.
+    pub baseline_compiles: IntCounterVec,
+    /// Duration of those.
+    pub baseline_compile_seconds: Histogram,
+    /// Modules started on baseline code whose optimised code took its place, or could not be made.
+    pub module_swaps: IntCounterVec,
     /// Compiles running or waiting.
     pub compiles_pending: IntGauge,
     /// Images looked at before their first start, by what became of them.
@@ -295,6 +301,21 @@ impl Metrics {
                 "Duration of compile processes in seconds.",
                 PHASE_BUCKETS,
             ),
+            baseline_compiles: declare.counters(
+                "hearth_baseline_compiles_total",
+                "Processes of the baseline compiler by result; `unwanted`: what was looked at is no such service, `invalid`: the baseline compiler does not take it.",
+                "result",
+            ),
+            baseline_compile_seconds: declare.histogram(
+                "hearth_baseline_compile_seconds",
+                "Duration of the baseline compiler's processes in seconds.",
+                PHASE_BUCKETS,
+            ),
+            module_swaps: declare.counters(
+                "hearth_module_swaps_total",
+                "Modules started on baseline code: `done` when optimised code took its place, `failed` when that could not be made.",
+                "result",
+            ),
             images_ahead: declare.counters(
                 "hearth_images_ahead_total",
                 "Images looked at before a start of theirs, by what became of them: compiled, known already, not WebAssembly, late (not unpacked in time), failed.",
@@ -446,6 +467,11 @@ impl Metrics {
         }
         for result in ["ok", "invalid", "limit", "crashed", "failed"] {
             self.compiles.with_label_values(&[result]);
+            self.baseline_compiles.with_label_values(&[result]);
+        }
+        self.baseline_compiles.with_label_values(&["unwanted"]);
+        for result in ["done", "failed"] {
+            self.module_swaps.with_label_values(&[result]);
         }
         for result in ["compiled", "known", "not_wasm", "late", "failed"] {
             self.images_ahead.with_label_values(&[result]);

@@ -442,6 +442,8 @@ pub struct ModuleInfo {
     pub current: bool,
     /// Whether it is prepared in memory.
     pub prepared: bool,
+    /// Whether what is prepared is code of the baseline compiler still.
+    pub baseline: bool,
     /// When it was used last.
     pub used_at: f64,
     /// Tasks that run it.

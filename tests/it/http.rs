@@ -1,5 +1,6 @@
 //! HTTP components, served by the daemon.
 
+mod baseline;
 mod client;
 mod drain;
 mod hostile;

@@ -360,7 +360,7 @@ impl Ahead {
         let wanted = Digest::parse(digest)
             .ok_or_else(|| Error::InvalidArgument(format!("{image}: {digest:?} is not a SHA-256 digest")))?;
         let bytes = self.containerd.read_blob(namespace, digest, self.live.now().modules.module_bytes_max).await?;
-        let origin = Origin::Layer { name: image.to_owned(), digest: wanted, bytes: bytes.into() };
+        let origin = Origin::Layer { name: image.to_owned(), digest: wanted, bytes: bytes.into(), export: None };
         self.modules.load_ahead(origin, Some(place)).await
     }
 
@@ -409,7 +409,7 @@ mod tests {
         config.ahead.namespaces = namespaces.iter().map(ToString::to_string).collect();
         config.ahead.images_max = images_max;
         let metrics = Arc::new(Metrics::new());
-        let engines = Arc::new(Engines::new(&config.engine).unwrap());
+        let engines = Arc::new(Engines::new(&config.engine, config.modules.baseline).unwrap());
         let modules = ModuleStore::open(&config, engines, metrics.clone(), Handle::current()).unwrap();
         Ahead::new(Live::new(config), modules, metrics, Handle::current(), directory.path())
     }

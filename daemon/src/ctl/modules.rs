@@ -63,6 +63,7 @@ fn list(args: &List, client: &Client, output: &mut Output) -> Result<(), Failure
     let mut table = Table::new(&["DIGEST", "KIND", "STATE", ">ON DISK", ">USED", ">TASKS", "NAMES"]);
     for module in &modules.compiled {
         let state = match (module.current, module.prepared) {
+            (_, true) if module.baseline => Cell::toned(Tone::Warn, "not optimised yet"),
             (_, true) => Cell::toned(Tone::Good, "in memory"),
             (true, false) => "on disk".into(),
             (false, false) => Cell::toned(Tone::Dim, "of another engine"),

@@ -10,6 +10,10 @@
 //!                    serve: instance ─▶ handle(request, response) ─▶ body, streamed ─▶ store dropped
 //! ```
 //!
+//! What a request's instance is made of is asked anew for each: a service that nobody had compiled begins on code of
+//! the baseline compiler, and goes over to better code when there is some
+//! ([`LiveProgram`]).
+//!
 //! A component of WASI 0.3 may have several requests in one instance, if its pod asks for it; see [`workers`].
 //!
 //! At rest a service is its sockets and one task. Requests share nothing but the container: its
@@ -63,7 +67,7 @@ use crate::config::{self, Live};
 use crate::metrics::Metrics;
 use crate::starts::About;
 use crate::task::stdio::Stdio;
-use crate::wasm::engine::Program;
+use crate::wasm::engine::LiveProgram;
 use crate::wasm::instance::World;
 use crate::wasm::names::Names;
 use crate::wasm::scheduler::Guest;
@@ -98,8 +102,8 @@ impl Http {
 
 /// A container that serves.
 pub struct Service {
-    /// The component.
-    pub program: Arc<Program>,
+    /// The component: what its next instance is made of.
+    pub program: Arc<LiveProgram>,
     /// `argv` of each instance.
     pub args: Vec<String>,
     /// Its environment.

@@ -143,14 +143,15 @@ fn alone(
     name: String,
     places: Places,
 ) -> Result<Begun, Refused> {
-    let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY)?;
+    let program = service.program.now();
+    let slot = service.world.slots.take(program.fits_pool()).map_err(|_| BUSY)?;
     let guest = Arc::new(Guest::part(&service.guest));
     let member = service.requests.begin(&guest).ok_or(ENDING)?;
     let exchange = Arc::new(Exchange::default());
     // From here on its client's leaving ends it.
     let hold = Hold { guest: Some(guest.clone()), exchange: exchange.clone(), occupied: None, armed: true };
     let (tell, told) = oneshot::channel();
-    let future = serve::alone(service.clone(), guest.clone(), slot, request, send_head, exchange);
+    let future = serve::alone(service.clone(), guest.clone(), (program, slot), request, send_head, exchange);
     let ended = {
         let service = service.clone();
         move |end| {
@@ -178,7 +179,8 @@ fn together(
     let mut hold = Hold { guest: None, exchange, occupied: Some(occupied), armed: true };
     let Some((worker, queue)) = new else { return Ok((hold, told)) };
     let guest = Arc::new(Guest::part(&service.guest));
-    let slot = service.world.slots.take(service.program.fits_pool()).map_err(|_| BUSY);
+    let program = service.program.now();
+    let slot = service.world.slots.take(program.fits_pool()).map_err(|_| BUSY);
     let begun = slot.and_then(|slot| Ok((slot, service.requests.begin(&guest).ok_or(ENDING)?)));
     let (slot, member) = match begun {
         Ok(begun) => begun,
@@ -190,7 +192,7 @@ fn together(
     if !workers.share() {
         hold.guest = Some(guest.clone());
     }
-    let future = serve::together(service.clone(), guest.clone(), slot, worker.clone(), queue);
+    let future = serve::together(service.clone(), guest.clone(), (program, slot), worker.clone(), queue);
     let ended = {
         let service = service.clone();
         move |end| {

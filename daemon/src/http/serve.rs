@@ -24,8 +24,8 @@ use crate::http::Service;
 use crate::http::exchange::{Exchange, FailedUnlessDone, SendHead, Written};
 use crate::http::lines::Lines;
 use crate::http::workers::{Job, Worker};
-use crate::wasm::engine::{Allocation, Prepared, ServicePre};
-use crate::wasm::instance::{Slot, Surroundings};
+use crate::wasm::engine::{Allocation, Prepared, Program, ServicePre};
+use crate::wasm::instance::{Placed, Slot, Surroundings};
 use crate::wasm::scheduler::Guest;
 use crate::wasm::wasi::{ComponentState, Limits, fields, resources};
 
@@ -60,12 +60,12 @@ enum Proxy {
 pub async fn alone(
     service: Arc<Service>,
     guest: Arc<Guest>,
-    slot: Slot,
+    placed: Placed,
     request: Request<Incoming>,
     send_head: SendHead,
     exchange: Arc<Exchange>,
 ) -> Verdict {
-    let (_slot, mut store, proxy) = match service.instance(&guest, slot).await {
+    let (_slot, mut store, proxy) = match service.instance(&guest, placed).await {
         Ok(instance) => instance,
         Err(verdict) => return verdict,
     };
@@ -113,11 +113,11 @@ pub async fn alone(
 pub async fn together(
     service: Arc<Service>,
     guest: Arc<Guest>,
-    slot: Slot,
+    placed: Placed,
     worker: Arc<Worker>,
     mut jobs: UnboundedReceiver<Job>,
 ) -> Verdict {
-    let (_slot, mut store, proxy) = match service.instance(&guest, slot).await {
+    let (_slot, mut store, proxy) = match service.instance(&guest, placed).await {
         Ok(instance) => instance,
         Err(verdict) => return verdict,
     };
@@ -213,12 +213,13 @@ type Instance = (Slot, Store<ComponentState>, Proxy);
 impl Service {
     /// An instance, in the slot or, where the pool is out of some part that this component needs more of than
     /// most, in one beyond it.
-    async fn instance(&self, guest: &Arc<Guest>, mut slot: Slot) -> Result<Instance, Verdict> {
+    async fn instance(&self, guest: &Arc<Guest>, placed: Placed) -> Result<Instance, Verdict> {
         let began = Instant::now();
-        let mut made = self.instantiate(guest, &slot).await;
+        let (program, mut slot) = placed;
+        let mut made = self.instantiate(guest, &program, &slot).await;
         if matches!(made, Err(Verdict::Full)) && slot.allocation() == Allocation::Pooling {
             slot = self.world.slots.take_on_demand().map_err(|_| Verdict::Full)?;
-            made = self.instantiate(guest, &slot).await;
+            made = self.instantiate(guest, &program, &slot).await;
         }
         let (store, proxy) = made?;
         self.counts.instantiated(began.elapsed());
@@ -226,13 +227,18 @@ impl Service {
     }
 
     /// A store and an instance.
-    async fn instantiate(&self, guest: &Arc<Guest>, slot: &Slot) -> Result<(Store<ComponentState>, Proxy), Verdict> {
+    async fn instantiate(
+        &self,
+        guest: &Arc<Guest>,
+        program: &Program,
+        slot: &Slot,
+    ) -> Result<(Store<ComponentState>, Proxy), Verdict> {
         let on_demand = slot.allocation() == Allocation::OnDemand;
         if on_demand {
             // It may have to be prepared first, from the store that only the daemon can enter.
             guest.act_as_daemon();
         }
-        let prepared = self.program.prepared(&self.world.engines, slot.allocation()).map_err(Verdict::NotStarted)?;
+        let prepared = program.prepared(&self.world.engines, slot.allocation()).map_err(Verdict::NotStarted)?;
         if on_demand {
             guest.act_as_itself().map_err(Verdict::NotStarted)?;
         }

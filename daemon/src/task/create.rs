@@ -43,7 +43,7 @@ use crate::task::state::{Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, Task};
 use crate::traces::Trace;
-use crate::wasm::engine::{Entry, Program};
+use crate::wasm::engine::{Entry, LiveProgram, Program};
 use crate::wasm::instance::{World, over_memory};
 use crate::wasm::modules::lookup::{self, Wanted};
 use crate::wasm::modules::origin::{Digest, Origin};
@@ -80,7 +80,7 @@ pub struct Creator {
 
 /// A program with its root.
 struct Located {
-    program: Arc<Program>,
+    program: Arc<LiveProgram>,
     digest: Digest,
     export: Option<Arc<str>>,
     source: Source,
@@ -180,10 +180,11 @@ impl Creator {
         faults::at(Point::Located);
         let entry = located
             .program
+            .now()
             .check_entry(&self.world.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.now().engine.memory_bytes_max);
-        check_memory(&located.program, memory_limit)?;
+        check_memory(&located.program.now(), memory_limit)?;
         let identity = Identity::new(&spec.process.user, network.namespace.clone())?;
         let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
         let stdio = Stdio::open(&self.namespace, &request.id, &request.stdio, &self.config.now().stdio).await?;
@@ -408,17 +409,17 @@ impl Creator {
         let digest = Digest::parse(&artifact.digest).ok_or_else(|| {
             Error::InvalidArgument(format!("{}: {:?} is not a SHA-256 digest", artifact.image, artifact.digest))
         })?;
-        let loaded = match self.modules.known_digest(digest).await? {
-            Some(loaded) => loaded,
+        let export: Option<Arc<str>> =
+            wanted.and_then(|wanted| wanted.program.split_once('#')).map(|(_, export)| export.into());
+        match self.modules.known_digest(digest, export.clone()).await? {
+            Some(loaded) => Ok(loaded),
             None => {
                 let limit = self.config.now().modules.module_bytes_max;
                 let bytes = containerd.read_blob(&self.namespace, &artifact.digest, limit).await?;
-                let origin = Origin::Layer { name: artifact.image, digest, bytes: bytes.into() };
-                self.modules.load(origin, None).await?
+                let origin = Origin::Layer { name: artifact.image, digest, bytes: bytes.into(), export };
+                self.modules.load(origin, None).await
             }
-        };
-        let export = wanted.and_then(|wanted| wanted.program.split_once('#')).map(|(_, export)| export.into());
-        Ok(Loaded { export, ..loaded })
+        }
     }
 }
 

@@ -87,13 +87,14 @@ impl Creator {
         files.wait_ready().await?;
         let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;
         let loaded = self.modules.load(Origin::File(found), None).await.map_err(only_wasm)?;
-        let entry = loaded.program.check_entry(&self.world.engines, loaded.export.as_deref()).map_err(only_wasm)?;
+        let entry =
+            loaded.program.now().check_entry(&self.world.engines, loaded.export.as_deref()).map_err(only_wasm)?;
         if entry == Entry::Serve {
             return Err(only_wasm(Error::InvalidArgument(
                 "the component is an HTTP service: only a container's first process can serve".into(),
             )));
         }
-        check_memory(&loaded.program, task.container.memory.limit()).map_err(only_wasm)?;
+        check_memory(&loaded.program.now(), task.container.memory.limit()).map_err(only_wasm)?;
         Ok(loaded)
     }
 }

@@ -33,8 +33,8 @@ use crate::task::container::Container;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
 use crate::task::stdio::Stdio;
 use crate::task::{StdioPaths, oom};
-use crate::wasm::engine::{Kind, Program};
-use crate::wasm::instance::{self, Launch, Outcome, Slot, TRAP_STATUS, World};
+use crate::wasm::engine::{Kind, LiveProgram, Program};
+use crate::wasm::instance::{self, Launch, Outcome, Placed, TRAP_STATUS, World};
 use crate::wasm::names::Names;
 use crate::wasm::scheduler::{End, Guest, Throttling};
 
@@ -94,7 +94,7 @@ pub enum Work {
 /// What a program's Start needs.
 pub struct Prepared {
     /// The program.
-    pub program: Arc<Program>,
+    pub program: Arc<LiveProgram>,
     /// The export to call instead of the entry point.
     pub export: Option<Arc<str>>,
     /// Arguments, environment, working directory, user.
@@ -203,7 +203,7 @@ impl Process {
         if let Work::Serve(prepared) = work {
             return self.start_serving(world, *prepared).await;
         }
-        let (Work::Program(prepared), Some(slot)) = (work, slot) else {
+        let (Work::Program(prepared), Some((program, slot))) = (work, slot) else {
             self.started();
             let process = self.clone();
             let ended = move |end| process.ended(end, &Tell::default());
@@ -212,7 +212,7 @@ impl Process {
         };
         // An exec shares the memory limit with others, who may take what is left of it at any moment.
         let sure = self.role == Role::Init
-            && slot.is_sure(prepared.program.initial_memory(), self.container.memory.limit())
+            && slot.is_sure(program.initial_memory(), self.container.memory.limit())
             && self.container.files.is_ready();
         if sure {
             self.started();
@@ -220,7 +220,7 @@ impl Process {
         let (tell, told) = oneshot::channel();
         let tell = Arc::new(Mutex::new(Some(tell)));
         let (process, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
-        let guest = async move { process.run(world_of_guest, *prepared, slot, ready).await };
+        let guest = async move { process.run(world_of_guest, *prepared, (program, slot), ready).await };
         let process = self.clone();
         world.scheduler.spawn(self.guest.clone(), guest, move |end| process.ended(end, &tell));
         if sure {
@@ -240,10 +240,14 @@ impl Process {
 
     /// Takes a slot and what Start needs. Without a slot the process stays as it is; an init can be started
     /// later.
-    fn begin_start(&self, world: &Arc<World>) -> Result<(Work, Option<Slot>)> {
+    fn begin_start(&self, world: &Arc<World>) -> Result<(Work, Option<Placed>)> {
         let mut inner = self.inner.lock();
         let slot = match (inner.state, &inner.work) {
-            (State::Created, Some(Work::Program(prepared))) => Some(world.slots.take(prepared.program.fits_pool())?),
+            (State::Created, Some(Work::Program(prepared))) => {
+                let program = prepared.program.now();
+                let slot = world.slots.take(program.fits_pool())?;
+                Some((program, slot))
+            }
             _ => None,
         };
         inner.state.apply(Input::Start, self.role)?;
@@ -252,16 +256,22 @@ impl Process {
     }
 
     /// The guest's future: waits for the root, then runs.
-    async fn run(self: Arc<Self>, world: Arc<World>, prepared: Prepared, slot: Slot, tell: Tell) -> Outcome {
+    async fn run(
+        self: Arc<Self>,
+        world: Arc<World>,
+        prepared: Prepared,
+        (program, slot): Placed,
+        tell: Tell,
+    ) -> Outcome {
         if let Err(error) = self.container.files.wait_ready().await {
             return Outcome::NotStarted(error);
         }
         faults::at(Point::Instantiating);
         let about = (self.role == Role::Init).then(|| self.container.about.clone());
         let root = self.container.files.path().to_path_buf();
-        let names = self.names(&world, &prepared.program, &root);
+        let names = self.names(&world, &program, &root);
         let launch = Launch {
-            program: prepared.program,
+            program,
             export: prepared.export,
             args: prepared.spec.args,
             env: prepared.spec.env,
@@ -319,7 +329,7 @@ impl Process {
         };
         let root = self.container.files.path().to_path_buf();
         let env = &prepared.spec.env;
-        let workers = prepared.program.serves_p3(&world.engines).and_then(|newer| {
+        let workers = prepared.program.now().serves_p3(&world.engines).and_then(|newer| {
             let reuse = http::workers::Reuse::of(env)?;
             Ok(newer.then(|| http::workers::Workers::new(reuse)))
         });
@@ -337,7 +347,7 @@ impl Process {
         };
         let named = self.container.about.pod.as_ref().filter(|_| world.by_pod);
         let pod = named.map(|pod| world.metrics.http_pod([&pod.namespace, &pod.name, &pod.container]));
-        let names = self.names(&world, &prepared.program, &root);
+        let names = self.names(&world, &prepared.program.now(), &root);
         let client = names.clone().map(|names| Client::new(world.http.clone(), names, env));
         let service = Service {
             names,

@@ -4,18 +4,26 @@
 //! whose slots are reserved once and cost a microsecond to take, and the *on-demand* engine, which
 //! maps memory for each guest and is used when the pool is full or a module does not fit a slot.
 //!
+//! A third, the *baseline* engine, runs what wasmtime's baseline compiler (Winch) has made: its code has calling
+//! conventions of its own, so that neither takes the other's. It maps memory for each guest, as the on-demand
+//! engine does.
+//!
 //! A [`Program`] is all of a start that does not depend on the task: code mapped, imports resolved,
-//! types checked. Tasks share it by `Arc`.
+//! types checked. Tasks share it by `Arc`. One of the baseline compiler's gives way to a better one in the
+//! [`LiveProgram`] that tasks ask.
 //!
 //! Compiling happens elsewhere, in [`compile`]'s own process; nothing here reads a stranger's bytes.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, InstancePre as ComponentPre, Linker as ComponentLinker};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module, OptLevel, PoolingAllocationConfig,
+    Strategy,
 };
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
@@ -33,6 +41,16 @@ pub enum Kind {
     Component,
 }
 
+/// Which compiler's code it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// That of the baseline compiler: soon there, and slow.
+    Baseline,
+    /// That of the optimising compiler.
+    Optimised,
+}
+
 /// Address space of one linear memory. With 4 GiB no access needs a bounds check.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 
@@ -44,6 +62,11 @@ const MEMORY_GUARD_BYTES: u64 = 32 << 20;
 const CORE_INSTANCES_PER_SLOT: u32 = 5;
 const TABLES_PER_SLOT: u32 = 3;
 
+/// How much more of a guest's own stack there is for baseline code, whose frames hold what optimised code keeps
+/// in registers, so that a guest that needs its stack does not overflow it before it is optimised. Frames of code
+/// with many locals can be larger by more than this; such a guest traps. All of it is address space until touched.
+const BASELINE_STACK_FACTOR: usize = 4;
+
 /// A page of linear memory, by the WebAssembly specification.
 const WASM_PAGE_BYTES: u64 = 65_536;
 
@@ -51,6 +74,7 @@ const WASM_PAGE_BYTES: u64 = 65_536;
 pub struct Engines {
     pooling: Room,
     on_demand: Room,
+    baseline: Option<Room>,
     fingerprint: String,
 }
 
@@ -71,11 +95,11 @@ pub enum Allocation {
 }
 
 impl Engines {
-    /// Makes both engines; reserves the pool's address space.
+    /// Makes the engines, the baseline's only if it is wanted; reserves the pool's address space.
     ///
     /// # Errors
     /// If the pool does not fit the address space or `vm.max_map_count`.
-    pub fn new(config: &config::Engine) -> Result<Engines> {
+    pub fn new(config: &config::Engine, baseline: config::Baseline) -> Result<Engines> {
         let mut pooling = tunables(config);
         pooling.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)));
         let mut on_demand = tunables(config);
@@ -89,7 +113,13 @@ impl Engines {
         let on_demand =
             Room::new(&on_demand).map_err(|e| Error::Internal(format!("cannot make the on-demand engine: {e:#}")))?;
         let fingerprint = fingerprint(&on_demand.engine);
-        Ok(Engines { pooling, on_demand, fingerprint })
+        // wasmtime gives Winch its first tier of support, as to Cranelift, on x86-64 alone.
+        let wanted = baseline != config::Baseline::Never && cfg!(target_arch = "x86_64");
+        let baseline = wanted.then(|| Room::new(&baseline_tunables(config))).and_then(|room| {
+            // Nobody needs it.
+            room.inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "there is no baseline engine")).ok()
+        });
+        Ok(Engines { pooling, on_demand, baseline, fingerprint })
     }
 
     /// Identifies what an artifact must have been compiled for, as 32 hex digits.
@@ -98,8 +128,16 @@ impl Engines {
     }
 
     /// The engines themselves, for the epoch's tick.
-    pub fn each(&self) -> [Engine; 2] {
-        [self.pooling.engine.clone(), self.on_demand.engine.clone()]
+    pub fn each(&self) -> impl Iterator<Item = Engine> {
+        [Some(&self.pooling), Some(&self.on_demand), self.baseline.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|room| room.engine.clone())
+    }
+
+    /// Whether there is a baseline engine.
+    pub fn has_baseline(&self) -> bool {
+        self.baseline.is_some()
     }
 
     /// Maps an artifact and prepares it.
@@ -112,18 +150,22 @@ impl Engines {
     /// The file holds bytes that our own compile process wrote, verified by the module store, and
     /// nobody writes to or truncates it while the program lives: wasmtime maps it and runs it.
     #[allow(unsafe_code, reason = "mapping code is what this function is for")]
-    pub unsafe fn load(&self, artifact: File, kind: Kind) -> Result<Program> {
+    pub unsafe fn load(&self, artifact: File, kind: Kind, tier: Tier) -> Result<Program> {
+        if tier == Tier::Baseline {
+            let program = Program { pooled: None, spare: artifact, kind, tier, on_demand: OnceLock::new() };
+            return program.prepared(self, Allocation::OnDemand).map(|_| ()).map(|()| program);
+        }
         let spare = artifact
             .try_clone()
             .map_err(|e| Error::Internal(format!("cannot duplicate an artifact's descriptor: {e}")))?;
         // SAFETY: passed on from our caller.
         let pooled = unsafe { self.pooling.prepare(artifact, kind) };
         match pooled {
-            Ok(pooled) => Ok(Program { pooled: Some(pooled), spare, kind, on_demand: OnceLock::new() }),
+            Ok(pooled) => Ok(Program { pooled: Some(pooled), spare, kind, tier, on_demand: OnceLock::new() }),
             Err(Refusal::Import(error)) => Err(error),
             Err(Refusal::Code(first)) => {
                 // It may just not fit a slot: several memories, a large table, a shared memory.
-                let program = Program { pooled: None, spare, kind, on_demand: OnceLock::new() };
+                let program = Program { pooled: None, spare, kind, tier, on_demand: OnceLock::new() };
                 match program.prepared(self, Allocation::OnDemand) {
                     Ok(_) => Ok(program),
                     Err(Error::InvalidArgument(e)) => Err(Error::InvalidArgument(e)),
@@ -184,7 +226,31 @@ pub struct Program {
     /// The verified artifact, for preparing it in the on-demand engine when the pool is full.
     spare: File,
     kind: Kind,
+    tier: Tier,
+    /// Of baseline code: in the baseline engine.
     on_demand: OnceLock<Result<Prepared>>,
+}
+
+/// A module's program as its tasks ask for it: better code may take the place of what there was. What has
+/// begun on the old one goes on with it, and the last of those takes it away.
+pub struct LiveProgram(ArcSwap<Program>);
+
+impl LiveProgram {
+    /// The first.
+    pub fn new(program: Program) -> LiveProgram {
+        LiveProgram(ArcSwap::from_pointee(program))
+    }
+
+    /// The one to begin with now. Whoever takes a slot for it runs this one in it, not the one of a later
+    /// question: that may fit the pool where this one does not.
+    pub fn now(&self) -> Arc<Program> {
+        self.0.load_full()
+    }
+
+    /// Puts another in its place.
+    pub fn replace(&self, program: Arc<Program>) {
+        self.0.store(program);
+    }
 }
 
 /// Bounds of the memory a program starts with, in bytes.
@@ -264,6 +330,11 @@ impl Program {
         self.kind
     }
 
+    /// Whose code it is.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
     /// Whether it fits a slot of the pool.
     pub fn fits_pool(&self) -> bool {
         self.pooled.is_some()
@@ -291,9 +362,16 @@ impl Program {
             .spare
             .try_clone()
             .map_err(|e| Error::Internal(format!("cannot duplicate an artifact's descriptor: {e}")))?;
+        let room = match self.tier {
+            Tier::Optimised => &engines.on_demand,
+            Tier::Baseline => {
+                let missing = || Error::Internal("there is no engine for code of the baseline compiler".into());
+                engines.baseline.as_ref().ok_or_else(missing)?
+            }
+        };
         // SAFETY: the same open file that Engines::load was given, whose caller promised what is
         // needed for as long as this program lives.
-        unsafe { engines.on_demand.prepare(artifact, self.kind) }.map_err(|refusal| match refusal {
+        unsafe { room.prepare(artifact, self.kind) }.map_err(|refusal| match refusal {
             Refusal::Code(text) => Error::Internal(format!("wasmtime does not take the compiled module: {text}")),
             Refusal::Import(error) => error,
         })
@@ -431,6 +509,18 @@ fn tunables(config: &config::Engine) -> Config {
     tunables
 }
 
+/// What the baseline engine and its compiler share.
+fn baseline_tunables(config: &config::Engine) -> Config {
+    let mut baseline = tunables(config);
+    let more = config.wasm_stack_bytes.saturating_mul(BASELINE_STACK_FACTOR - 1);
+    baseline
+        .strategy(Strategy::Winch)
+        .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+        .max_wasm_stack(config.wasm_stack_bytes.saturating_add(more))
+        .async_stack_size(config.stack_bytes.saturating_add(more));
+    baseline
+}
+
 fn pool(config: &config::Engine) -> PoolingAllocationConfig {
     let slots = config.pool_slots;
     let mut pool = PoolingAllocationConfig::new();
@@ -474,10 +564,14 @@ fn fingerprint(engine: &Engine) -> String {
 /// Compiles a module or component into an artifact. Runs in the compile process.
 ///
 /// # Errors
-/// wasmtime's text about what is wrong with the module, on one line.
-pub fn compile(config: &config::Engine, wasm: &[u8], kind: Kind) -> Result<Vec<u8>, String> {
+/// wasmtime's text about what is wrong with the module, or what the baseline compiler lacks for it, on one line.
+pub fn compile(config: &config::Engine, wasm: &[u8], kind: Kind, tier: Tier) -> Result<Vec<u8>, String> {
     let one_line = |e: wasmtime::Error| format!("{e:#}").replace('\n', " ");
-    let engine = Engine::new(&tunables(config)).map_err(one_line)?;
+    let tunables = match tier {
+        Tier::Optimised => tunables(config),
+        Tier::Baseline => baseline_tunables(config),
+    };
+    let engine = Engine::new(&tunables).map_err(one_line)?;
     match kind {
         Kind::Core => engine.precompile_module(wasm),
         Kind::Component => engine.precompile_component(wasm),

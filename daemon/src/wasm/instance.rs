@@ -137,6 +137,9 @@ impl Slot {
     }
 }
 
+/// A program, and the slot that was taken for just this one.
+pub type Placed = (Arc<Program>, Slot);
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let room = match self.allocation {

@@ -7,7 +7,7 @@
 //! What confinement is for, and what it is not for: a module that crashes, hangs or bloats the
 //! compiler harms this process alone, and one that takes it over finds no file, network or process to
 //! reach. But whoever controls the compiler controls its output, and the daemon runs that; here, as
-//! everywhere, the sandbox of guests is as good as Cranelift.
+//! everywhere, the sandbox of guests is as good as Cranelift, and, unless `modules.baseline` is `never`, as Winch.
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::os::confine::{Bounds, confine};
-use crate::wasm::engine::{self, Kind};
+use crate::wasm::engine::{self, Kind, Tier};
+use crate::wasm::modules::world;
 
 /// The first argument that makes `hearthd` a compile process.
 pub const SUBCOMMAND: &str = "compile";
@@ -36,11 +37,14 @@ pub enum Exit {
     TooLarge = 67,
     /// It could not read the module or write the artifact.
     Streams = 68,
+    /// It is none of those that the baseline compiler is wanted for.
+    Unwanted = 69,
 }
 
 impl Exit {
     /// All of them.
-    pub const ALL: [Exit; 6] = [Exit::Done, Exit::Unready, Exit::Invalid, Exit::Memory, Exit::TooLarge, Exit::Streams];
+    pub const ALL: [Exit; 7] =
+        [Exit::Done, Exit::Unready, Exit::Invalid, Exit::Memory, Exit::TooLarge, Exit::Streams, Exit::Unwanted];
 }
 
 /// What the daemon asks for, as JSON in the second argument.
@@ -48,6 +52,8 @@ impl Exit {
 pub struct Order {
     /// Whether the module is a component.
     pub component: bool,
+    /// What to compile with the baseline compiler; `never` asks for the optimising one.
+    pub baseline: config::Baseline,
     /// The engine that will run it.
     pub engine: config::Engine,
     /// See [`Bounds`].
@@ -98,7 +104,14 @@ fn compile_as_ordered() -> Result<(), (Exit, String)> {
     };
     let wasm = read_input().map_err(streams("read the module"))?;
     let kind = if order.component { Kind::Component } else { Kind::Core };
-    let artifact = engine::compile(&order.engine, &wasm, kind)
+    let tier = match order.baseline {
+        config::Baseline::Never => Tier::Optimised,
+        config::Baseline::Services if kind == Kind::Core || !world::has_an_instance_per_request(&wasm) => {
+            return Err((Exit::Unwanted, "it is no HTTP service with an instance for each request".into()));
+        }
+        config::Baseline::Services | config::Baseline::All => Tier::Baseline,
+    };
+    let artifact = engine::compile(&order.engine, &wasm, kind, tier)
         .map_err(|text| (if is_out_of_memory(&text) { Exit::Memory } else { Exit::Invalid }, text))?;
     if artifact.len() as u64 > order.artifact_bytes {
         return Err((Exit::TooLarge, format!("the artifact has {} bytes", artifact.len())));

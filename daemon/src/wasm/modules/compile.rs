@@ -30,7 +30,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config;
+use crate::config::{self, Baseline};
 use crate::error::{Error, Result};
 use crate::faults::{self, Point};
 use crate::metrics::Metrics;
@@ -57,7 +57,7 @@ pub struct Compiler {
     engine: config::Engine,
     turns: Arc<Semaphore>,
     /// The one turn of compiles that nobody waits for: they never take a start's.
-    ahead_turn: Arc<Semaphore>,
+    pub(super) ahead_turn: Arc<Semaphore>,
     ahead_nice: i32,
     pending: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
@@ -94,6 +94,28 @@ impl Compiler {
         wasm: impl Future<Output = Result<(File, Kind)>>,
         pace: &Arc<Pace>,
     ) -> Result<(File, Kind)> {
+        self.run(wasm, pace, Baseline::Never).await
+    }
+
+    /// As [`Compiler::compile`], with the baseline compiler, if it is one of those that `modules.baseline` wants
+    /// it for.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`]. Each may be the baseline compiler's alone.
+    pub async fn compile_baseline(
+        &self,
+        wasm: impl Future<Output = Result<(File, Kind)>>,
+        pace: &Arc<Pace>,
+    ) -> Result<(File, Kind)> {
+        self.run(wasm, pace, self.config.baseline).await
+    }
+
+    async fn run(
+        &self,
+        wasm: impl Future<Output = Result<(File, Kind)>>,
+        pace: &Arc<Pace>,
+        baseline: Baseline,
+    ) -> Result<(File, Kind)> {
         let waiting = Waiting::enter(self)?;
         let turn = tokio::select! {
             biased;
@@ -106,7 +128,7 @@ impl Compiler {
         let turn = turn.map_err(|_| stopped())?;
         let (wasm, kind) = wasm.await?;
         let (result, done) = tokio::sync::oneshot::channel();
-        let job = self.job(pace.clone());
+        let job = self.job(pace.clone(), baseline);
         let run = move || {
             let artifact = job.run(wasm, kind).map(|artifact| (artifact, kind));
             drop::<(Waiting, OwnedSemaphorePermit)>((waiting, turn));
@@ -120,13 +142,14 @@ impl Compiler {
         done.await.map_err(|_| stopped())?
     }
 
-    fn job(&self, pace: Arc<Pace>) -> Job {
+    fn job(&self, pace: Arc<Pace>, baseline: Baseline) -> Job {
         let threads = match self.config.compile_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let order = Order {
             component: false,
+            baseline,
             engine: self.engine.clone(),
             memory_bytes: self.config.compile_memory_bytes_max,
             cpu_seconds: self.config.compile_cpu_seconds_max,
@@ -220,7 +243,13 @@ impl Job {
         let end = process.wait(began.checked_add(self.wall));
         self.metrics.compiles_running.dec();
         let end = end.map_err(failed("wait for"))?;
-        self.metrics.compile_seconds.observe(began.elapsed().as_secs_f64());
+        let (seconds, results) = match self.order.baseline {
+            Baseline::Never => (&self.metrics.compile_seconds, &self.metrics.compiles),
+            Baseline::Services | Baseline::All => {
+                (&self.metrics.baseline_compile_seconds, &self.metrics.baseline_compiles)
+            }
+        };
+        seconds.observe(began.elapsed().as_secs_f64());
         // Before a byte of it is believed: whoever might still hold the file cannot change it now.
         let verdict = verdict(&end, &self.order, self.wall).and_then(|()| {
             memfd::seal(&artifact).map_err(|e| Verdict::Crashed(format!("its output cannot be sealed: {e}")))?;
@@ -230,8 +259,13 @@ impl Job {
             }
         });
         let result = verdict.as_ref().map_or_else(Verdict::label, |()| "ok");
-        self.metrics.compiles.with_label_values(&[result]).inc();
-        tracing::debug!(result, took_ms = began.elapsed().as_millis() as u64, "compile process ended");
+        results.with_label_values(&[result]).inc();
+        tracing::debug!(
+            result,
+            baseline = self.order.baseline != Baseline::Never,
+            took_ms = began.elapsed().as_millis() as u64,
+            "compile process ended"
+        );
         verdict.map(|()| artifact).map_err(Verdict::into_error)
     }
 }
@@ -325,8 +359,10 @@ fn take(stream: &mut Option<ChildStderr>, said: &mut Vec<u8>) {
 /// Why there is no artifact.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The module's fault.
+    /// The module's fault; of the baseline compiler: it may lack something for it.
     Invalid(String),
+    /// The baseline compiler is not wanted for it.
+    Unwanted(String),
     /// A limit of ours was reached; the text says which.
     Limit(String),
     /// The compiler's fault.
@@ -340,6 +376,7 @@ impl Verdict {
     fn label(&self) -> &'static str {
         match self {
             Verdict::Invalid(_) => "invalid",
+            Verdict::Unwanted(_) => "unwanted",
             Verdict::Limit(_) => "limit",
             Verdict::Crashed(_) => "crashed",
             Verdict::Failed(_) => "failed",
@@ -349,6 +386,7 @@ impl Verdict {
     fn into_error(self) -> Error {
         match self {
             Verdict::Invalid(text) => Error::InvalidArgument(format!("it cannot be compiled: {text}")),
+            Verdict::Unwanted(text) => Error::FailedPrecondition(text),
             Verdict::Limit(text) => Error::ResourceExhausted(format!("compiling it {text}")),
             Verdict::Crashed(text) => {
                 Error::Internal(format!("the compiler crashed on this module ({text}); nothing else was affected"))
@@ -398,6 +436,7 @@ fn verdict(end: &End, order: &Order, wall: Duration) -> Result<(), Verdict> {
     match Exit::ALL.into_iter().find(|exit| code == Some(*exit as i32)) {
         Some(Exit::Done) => Ok(()),
         Some(Exit::Invalid) => Err(Verdict::Invalid(said)),
+        Some(Exit::Unwanted) => Err(Verdict::Unwanted(said)),
         Some(Exit::Memory) => Err(memory()),
         Some(Exit::TooLarge) => Err(too_large()),
         Some(Exit::Unready | Exit::Streams) => Err(Verdict::Failed(said)),
@@ -460,7 +499,7 @@ mod tests {
 
     /// Runs one process and returns its result and the metric's label.
     fn run(compiler: &Compiler, wasm: &[u8], wall: Option<Duration>) -> (Result<File>, &'static str) {
-        let mut job = compiler.job(pace());
+        let mut job = compiler.job(pace(), Baseline::Never);
         job.wall = wall.unwrap_or(job.wall);
         let result = job.run(memory(wasm), Kind::Core);
         let counted: Vec<_> = ["ok", "invalid", "limit", "crashed", "failed"]
@@ -545,7 +584,9 @@ mod tests {
             assert_eq!(matches!(error, Error::ResourceExhausted(_)), label == "limit", "{error:?}");
         }
         let gone = Compiler { program: directory.path().join("none"), ..compiler(|_| {}) };
-        let Err(Error::Internal(text)) = gone.job(pace()).run(memory(b""), Kind::Core) else { panic!() };
+        let Err(Error::Internal(text)) = gone.job(pace(), Baseline::Never).run(memory(b""), Kind::Core) else {
+            panic!()
+        };
         assert!(text.contains("cannot start the compiler"), "{text}");
     }
 

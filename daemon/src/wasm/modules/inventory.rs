@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::operator::{CompilingModule, ModuleCounts, ModuleInfo, Modules, Pruned, RejectedModule, Verified};
 use crate::starts::unix;
+use crate::wasm::engine::Tier;
 use crate::wasm::modules::origin::Digest;
 use crate::wasm::modules::store::kind_name;
 use crate::wasm::modules::{ModuleStore, REJECTED_FOR};
@@ -30,7 +31,8 @@ impl ModuleStore {
         let prepared: Vec<_> = {
             let prepared = self.rooms.prepared.lock();
             let each = prepared.iter();
-            each.map(|(&digest, module)| (digest, module.program.kind(), module.used.time())).collect()
+            each.map(|(&digest, module)| (digest, module.program.now().kind(), module.tier(), module.used.time()))
+                .collect()
         };
         let mut compiled: Vec<_> = listed
             .iter()
@@ -45,12 +47,13 @@ impl ModuleStore {
             })
             .collect();
         let on_disk = |wanted| listed.iter().any(|artifact| artifact.current && artifact.digest == wanted);
-        compiled.extend(prepared.iter().filter(|(digest, ..)| !on_disk(*digest)).map(|(digest, kind, used)| {
+        compiled.extend(prepared.iter().filter(|(digest, ..)| !on_disk(*digest)).map(|(digest, kind, tier, used)| {
             ModuleInfo {
                 digest: digest.to_string(),
                 kind: kind_name(*kind).into(),
                 current: true,
                 prepared: true,
+                baseline: *tier == Tier::Baseline,
                 used_at: unix(*used),
                 ..ModuleInfo::default()
             }
@@ -68,7 +71,7 @@ impl ModuleStore {
         });
         let rejected = rejected.collect();
         let compiling = self.rooms.compiling.lock();
-        let compiling = compiling.iter().map(|(digest, (name, since))| CompilingModule {
+        let compiling = compiling.iter().map(|((digest, _), (name, since))| CompilingModule {
             digest: digest.to_string(),
             name: name.clone(),
             age_seconds: now.duration_since(*since).as_secs_f64(),

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -64,6 +65,8 @@ pub enum Origin {
         digest: Digest,
         /// The bytes.
         bytes: Bytes,
+        /// The export to call, if the program's name had one.
+        export: Option<Arc<str>>,
     },
 }
 
@@ -74,6 +77,8 @@ pub struct Scanned {
     pub digest: Digest,
     /// What it is.
     pub kind: Kind,
+    /// How many bytes it has.
+    pub bytes: u64,
 }
 
 impl Origin {
@@ -82,6 +87,20 @@ impl Origin {
         match self {
             Origin::File(found) => &found.path,
             Origin::Layer { name, .. } => name,
+        }
+    }
+
+    /// How many bytes it has. Blocks.
+    ///
+    /// # Errors
+    /// `Internal` if its file cannot be looked at.
+    pub fn length(&self) -> Result<u64> {
+        match self {
+            Origin::File(Found { file, .. }) => {
+                let metadata = file.metadata();
+                metadata.map(|of| of.len()).map_err(|e| Error::Internal(format!("cannot read it: {e}")))
+            }
+            Origin::Layer { bytes, .. } => Ok(bytes.len() as u64),
         }
     }
 
@@ -100,8 +119,10 @@ impl Origin {
         let mut head = Vec::with_capacity(HEAD_BYTES);
         let mut hasher = Sha256::new();
         let mut kind = None;
+        let mut bytes = 0;
         self.read(bytes_max, |chunk| {
             hasher.update(chunk);
+            bytes += chunk.len() as u64;
             if kind.is_none() {
                 head.extend_from_slice(&chunk[..chunk.len().min(HEAD_BYTES - head.len())]);
                 if head.len() == HEAD_BYTES {
@@ -119,7 +140,7 @@ impl Origin {
                 "the layer hashes to {digest:?}, its manifest says {promised:?}: pull the image again"
             )));
         }
-        Ok(Scanned { digest, kind })
+        Ok(Scanned { digest, kind, bytes })
     }
 
     /// The bytes in a sealed memory file, for the compiler, and what they are. Blocks.
@@ -208,7 +229,6 @@ pub fn each_chunk<E>(
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::sync::Arc;
 
     use super::*;
 
@@ -221,7 +241,7 @@ mod tests {
     }
 
     fn layer(bytes: &'static [u8], digest: Digest) -> Origin {
-        Origin::Layer { name: "image:1".into(), digest, bytes: Bytes::from_static(bytes) }
+        Origin::Layer { name: "image:1".into(), digest, bytes: Bytes::from_static(bytes), export: None }
     }
 
     #[test]
@@ -241,9 +261,9 @@ mod tests {
         let mut large = b"\0asm\x0d\0\x01\0".to_vec();
         large.resize(3 * CHUNK_BYTES + 17, 0xaa);
         let scanned = file(&large).scan(u64::MAX).unwrap();
-        assert_eq!(scanned, Scanned { digest: Digest::of(&large), kind: Kind::Component });
+        assert_eq!(scanned, Scanned { digest: Digest::of(&large), kind: Kind::Component, bytes: large.len() as u64 });
         let scanned = layer(MODULE, Digest::of(MODULE)).scan(8).unwrap();
-        assert_eq!(scanned, Scanned { digest: Digest::of(MODULE), kind: Kind::Core });
+        assert_eq!(scanned, Scanned { digest: Digest::of(MODULE), kind: Kind::Core, bytes: MODULE.len() as u64 });
     }
 
     #[test]

@@ -68,6 +68,34 @@ pub fn component() -> Vec<u8> {
     b"\0asm\x0d\0\x01\0".to_vec()
 }
 
+/// An HTTP service of WASI 0.2, as far as a compiler can tell: what it exports is empty.
+pub fn service() -> Vec<u8> {
+    exporting("wasi:http/incoming-handler@0.2.3", "")
+}
+
+/// A service that the baseline compiler does not take.
+pub fn tail_calling_service() -> Vec<u8> {
+    exporting("wasi:http/incoming-handler@0.2.3", "(func $f return_call $f)")
+}
+
+/// A service that is invalid.
+pub fn invalid_service() -> Vec<u8> {
+    exporting("wasi:http/incoming-handler@0.2.3", "(func i32.const 0)")
+}
+
+/// A component that is a command, as [`service`] is a service.
+pub fn command_component() -> Vec<u8> {
+    exporting("wasi:cli/run@0.2.3", "")
+}
+
+fn exporting(name: &str, functions: &str) -> Vec<u8> {
+    let text = format!(
+        "(component (core module {functions}) (component $c) (instance $i (instantiate $c))
+           (export \"{name}\" (instance $i)))"
+    );
+    wat::parse_str(text).unwrap()
+}
+
 /// Takes a compiler many seconds and much memory: what it does with a function grows faster than the
 /// function.
 pub fn heavy() -> Vec<u8> {

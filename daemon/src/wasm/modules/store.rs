@@ -130,6 +130,13 @@ pub struct Verified {
     pub used: Arc<Used>,
 }
 
+impl Verified {
+    /// What the compile process has just written into a sealed memory file, for as long as it is needed.
+    pub fn in_memory(artifact: File, kind: Kind) -> Verified {
+        Verified { file: artifact, kind, used: Arc::new(Used::at(SystemTime::now())) }
+    }
+}
+
 /// An artifact, for those who look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
