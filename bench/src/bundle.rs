@@ -162,6 +162,8 @@ pub enum Recipe {
 pub struct Bundle {
     dir: PathBuf,
     image: Image,
+    /// Where an overlay's writes go, and the directory it works in.
+    writable: Option<[PathBuf; 2]>,
     /// The Create request for it.
     pub create: CreateTaskRequest,
     /// FIFOs, where the request names some.
@@ -180,7 +182,7 @@ impl Bundle {
         let mut create = CreateTaskRequest::new();
         create.id = id.to_owned();
         create.bundle = text(&dir);
-        let mut bundle = Bundle { dir, image, create, stdio: None, floor: None };
+        let mut bundle = Bundle { dir, image, writable: None, create, stdio: None, floor: None };
         match recipe {
             Recipe::Bare => bundle.add_bare_root(&bare_spec())?,
             Recipe::Service(address) => {
@@ -212,8 +214,9 @@ impl Bundle {
     /// An overlay with the image as lower directory, and the pod's volumes.
     fn add_cri_root(&mut self, pod: &Pod) -> Result<RootPlan> {
         let inside = |name: &str| self.dir.join(name);
-        for name in ["rootfs", "upper", "work"] {
-            make_dir(&inside(name))?;
+        let [upper, work] = ["upper", "work"].map(|name| pod.dir.join(format!("{}-{name}", self.create.id)));
+        for dir in [&inside("rootfs"), &upper, &work] {
+            make_dir(dir)?;
         }
         let volumes = pod.volumes();
         let mut spec = cri_spec(&self.create.id, &volumes, pod.network());
@@ -224,12 +227,13 @@ impl Bundle {
         write_json(&inside("config.json"), &spec)?;
         let options = vec![
             "index=off".to_owned(),
-            format!("workdir={}", text(&inside("work"))),
-            format!("upperdir={}", text(&inside("upper"))),
+            format!("workdir={}", text(&work)),
+            format!("upperdir={}", text(&upper)),
             format!("lowerdir={}", text(self.image.dir())),
         ];
         let overlay_options = CString::new(options.join(","))?;
         let target = inside("rootfs");
+        self.writable = Some([upper, work]);
         self.create.rootfs =
             vec![Mount { type_: "overlay".into(), source: "overlay".into(), options, ..Mount::default() }];
         Ok(RootPlan { overlay_options, target, volumes })
@@ -262,7 +266,9 @@ impl Bundle {
             let rootfs = self.dir.join("rootfs");
             fs::rename(&rootfs, self.image.dir()).with_context(|| format!("cannot move {} back", rootfs.display()))?;
         }
-        remove_dir(&self.dir)?;
+        for dir in [self.dir].iter().chain(self.writable.iter().flatten()) {
+            remove_dir(dir)?;
+        }
         Ok(self.image)
     }
 }

@@ -91,13 +91,12 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// None yet, of this image, with bundles in a new directory.
+    /// None yet, of this image and with these files, with bundles in a new directory.
     ///
     /// # Errors
     /// Of the file system, or if nothing listens at `address`.
-    pub async fn new(address: &str, dir: PathBuf, image: Image, stdio: bool) -> Result<Pods> {
+    pub async fn new(address: &str, dir: PathBuf, files: Pod, image: Image, stdio: bool) -> Result<Pods> {
         make_dir(&dir)?;
-        let files = Pod::in_host_network(dir.join("files"))?;
         Ok(Pods { clients: connect(address, 4).await?, dir, image, files, stdio, bundles: Vec::new() })
     }
 

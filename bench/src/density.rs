@@ -159,17 +159,19 @@ impl Side {
         let config = format!("[engine]\npool_slots = {slots}\n[rpc]\ntasks_max = {}\n", 2 * slots);
         let home = Home::create(scratch.path().join(format!("h-{name}")))?.configured(&config);
         let daemon = Hearthd::launch(&options.hearthd, &home, events).await?;
-        let dir = scratch.bundles();
-        let path = |what: &str| dir.join(format!("{name}-{what}"));
-        let idle = crowd::image(dir, &format!("{name}-idle"), &Module::idle()?)?;
-        let pods = Pods::new(&daemon.task_address, path("pods"), idle, options.stdio).await?;
-        let hello = |what: &str| {
-            Ok::<_, anyhow::Error>(Images::Same(crowd::image(dir, &format!("{name}-{what}"), &Module::hello()?)?))
-        };
+        let (bundles, layers) = (scratch.bundles(), scratch.layers());
+        let path = |what: &str| bundles.join(format!("{name}-{what}"));
+        let layer = |what: &str| layers.join(format!("{name}-{what}"));
+        let image = |dir, what: &str, module| crowd::image(dir, &format!("{name}-{what}"), module);
+        let (idle, hello) = (Module::idle()?, Module::hello()?);
         let address = &daemon.task_address;
-        let bare = Probe::new(address, path("bare"), hello("hello")?, Recipe::Bare).await?;
-        let pod = Pod::create(path("pod"))?;
-        let cri = Probe::new(address, path("cri"), hello("hello2")?, Recipe::Cri(pod)).await?;
+        let files = Pod::in_host_network(layer("files"))?;
+        let pods = Pods::new(address, path("pods"), files, image(layers, "idle", &idle)?, options.stdio).await?;
+        // It is moved into its bundle, which is no copy only on the same file system.
+        let images = Images::Same(image(bundles, "hello", &hello)?);
+        let bare = Probe::new(address, path("bare"), images, Recipe::Bare).await?;
+        let pod = Recipe::Cri(Pod::create(layer("pod"))?);
+        let cri = Probe::new(address, path("cri"), Images::Same(image(layers, "hello", &hello)?), pod).await?;
         Ok(Side { daemon, pods, bare, cri })
     }
 }

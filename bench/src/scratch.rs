@@ -15,7 +15,8 @@ const PATH_BYTES_MAX: usize = 48;
 /// A new directory below `parent` (the system's temporary directory by default).
 pub struct Scratch {
     /// Unmounted before the directory is removed.
-    bundles: Bundles,
+    bundles: Store,
+    layers: Store,
     dir: TempDir,
     path: PathBuf,
 }
@@ -29,7 +30,7 @@ pub enum BundleStore {
     Memory,
 }
 
-struct Bundles {
+struct Store {
     path: PathBuf,
     store: BundleStore,
 }
@@ -47,8 +48,9 @@ impl Scratch {
             .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
         let path = dir.path().canonicalize()?;
         check(&path)?;
-        let bundles = Bundles::create(path.join("b"), store)?;
-        Ok(Scratch { bundles, dir, path })
+        let bundles = Store::create(path.join("b"), store)?;
+        let layers = Store::create(path.join("l"), store)?;
+        Ok(Scratch { bundles, layers, dir, path })
     }
 
     /// Its absolute path.
@@ -61,28 +63,34 @@ impl Scratch {
         &self.bundles.path
     }
 
+    /// The directory for what lies on another file system than the bundles of a node, which are below `/run`: images'
+    /// layers and pods' files.
+    pub fn layers(&self) -> &Path {
+        &self.layers.path
+    }
+
     /// Removes it.
     ///
     /// # Errors
     /// Of the file system; what is left is named.
     pub fn remove(self) -> Result<()> {
-        drop(self.bundles);
+        drop((self.bundles, self.layers));
         self.dir.close().with_context(|| format!("cannot remove {}", self.path.display()))
     }
 }
 
-impl Bundles {
-    fn create(path: PathBuf, store: BundleStore) -> Result<Bundles> {
+impl Store {
+    fn create(path: PathBuf, store: BundleStore) -> Result<Store> {
         make_dir(&path)?;
         if store == BundleStore::Memory {
             rustix::mount::mount("tmpfs", &path, "tmpfs", MountFlags::empty(), c"mode=700")
                 .with_context(|| format!("cannot mount a tmpfs on {}", path.display()))?;
         }
-        Ok(Bundles { path, store })
+        Ok(Store { path, store })
     }
 }
 
-impl Drop for Bundles {
+impl Drop for Store {
     fn drop(&mut self) {
         if self.store == BundleStore::Disk {
             return;

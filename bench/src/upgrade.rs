@@ -18,7 +18,7 @@ use futures_util::poll;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use crate::bundle::{Image, Recipe};
+use crate::bundle::{Image, Pod, Recipe};
 use crate::crowd::{self, Pods};
 use crate::events::EventSink;
 use crate::guest::Module;
@@ -89,7 +89,8 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
     };
     let mut lane = Lane::connect(setup, &daemons[0].task_address).await?;
     let idle = crowd::image(scratch.bundles(), "idle", &Module::idle()?)?;
-    let mut pods = Pods::new(&daemons[0].task_address, scratch.bundles().join("pods"), idle, false).await?;
+    let files = Pod::in_host_network(scratch.layers().join("files"))?;
+    let mut pods = Pods::new(&daemons[0].task_address, scratch.bundles().join("pods"), files, idle, false).await?;
     pods.grow(options.pods).await?;
     let mut pace = (!options.pace.is_zero()).then(|| tokio::time::interval(options.pace));
     // (One that is late starts at once, and the next after a whole pace.)
