@@ -306,7 +306,7 @@ impl Pod {
     #[track_caller]
     pub fn stop(&self) {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
-        self.cri.stop_pod(request).unwrap_or_else(|error| panic!("{error}"));
+        again(|| self.cri.stop_pod(request.clone())).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// What kubelet does at the end of a pod: containers first, then the sandbox, then all of it goes.
@@ -314,11 +314,12 @@ impl Pod {
         for container in self.cri.list_containers(v1::Empty {})?.containers {
             if container.pod_sandbox_id == self.id && container.state() == v1::ContainerState::ContainerRunning {
                 let (container_id, timeout) = (container.id, GRACE_AT_THE_END);
-                self.cri.stop_container(v1::StopContainerRequest { container_id, timeout })?;
+                let request = v1::StopContainerRequest { container_id, timeout };
+                again(|| self.cri.stop_container(request.clone()))?;
             }
         }
         let pod_sandbox_id = || self.id.clone();
-        self.cri.stop_pod(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id() })?;
+        again(|| self.cri.stop_pod(v1::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id() }))?;
         self.cri.remove_pod(v1::RemovePodSandboxRequest { pod_sandbox_id: pod_sandbox_id() })?;
         Ok(())
     }
@@ -330,6 +331,16 @@ impl Drop for Pod {
         if !std::thread::panicking() {
             self.end().unwrap_or_else(|error| panic!("at the end of pod {}: {error}", self.id));
         }
+    }
+}
+
+/// Calls again, as kubelet does, what met the end of its container: containerd closes its connection to the shim when
+/// that has answered Delete, also to a Kill that is under way there, whatever the runtime (seen with shims that do
+/// nothing), and its client is told `ttrpc: closed`.
+fn again<T>(call: impl Fn() -> Result<T, Failed>) -> Result<T, Failed> {
+    match call() {
+        Err(error) if error.status.message().contains("ttrpc: closed") => call(),
+        result => result,
     }
 }
 
@@ -612,7 +623,7 @@ impl Container {
     #[track_caller]
     pub fn stop(&self, grace: i64) {
         let request = v1::StopContainerRequest { container_id: self.id.clone(), timeout: grace };
-        self.cri.stop_container(request).unwrap_or_else(|error| panic!("{error}"));
+        again(|| self.cri.stop_container(request.clone())).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Removes it.
