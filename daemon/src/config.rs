@@ -499,7 +499,8 @@ impl Default for Network {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Threads that move bytes between clients and guests, for all containers; 0: one per core.
+    /// Threads that accept clients, watch their connections and serve guests' own requests, for all containers;
+    /// 0: one for each four cores.
     pub threads: usize,
     /// Requests at once of all containers together, so that they leave room in the pool for others.
     pub instances_max: usize,

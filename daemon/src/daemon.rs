@@ -100,7 +100,8 @@ pub fn run(setup: Setup) -> Result<(), String> {
     let background = self::runtime("background", (1, BLOCKING_THREADS), Share::Less)?;
     // Strangers' requests do not delay containerd's.
     let threads = match config.http.threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        // They only tell workers whose connection can go on: with a second on two cores a worker has less.
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(4)),
         threads => threads,
     };
     // (Prompt, they would be switched to and fro with the guests that answer: a tenth fewer requests.)

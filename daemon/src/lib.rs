@@ -22,8 +22,8 @@
 //!
 //! * **One owner.** A process's state changes only in [`task::process`], by the pure machine of
 //!   [`task::state`]; the guest's future is owned by the scheduler and dropped by it alone.
-//! * **Guests and requests never share a thread.** Requests run on a small tokio runtime; guests on the
-//!   scheduler's workers. Mounts, file reads and hashing of a first start run on tokio's blocking pool.
+//! * **Guests and containerd's calls never share a thread.** Calls run on a small tokio runtime; guests, and the
+//!   connections of an HTTP component's clients, on the scheduler's workers. Mounts, file reads and hashing of a first start run on tokio's blocking pool.
 //!   Compiling runs in another process.
 //! * **No lock is held across an await**, a mount, a poll of a guest or a system call on a guest's files.
 //! * **Everything is bounded**, and the bound has a name in [`config`].
@@ -31,7 +31,8 @@
 //!   back, so that an error, a panic or a caller that hangs up leaves nothing.
 //! * **A thread is the daemon unless a guest acts on it.** The scheduler puts a guest's user and network
 //!   on the worker for its polls and its end, and takes them off before anything of the daemon runs there;
-//!   every thread of a runtime begins as the daemon, whoever's poll started it ([`os::identity`]).
+//!   every thread of a runtime begins as the daemon, whoever's poll started it ([`os::identity`]). An HTTP component's
+//!   connections are served as its guests' user, who may do less: they read and write what is open.
 //! * **An order containerd can rely on**: TaskCreate before Create is answered; TaskStart before the
 //!   guest's first instruction; stdio closed, then TaskExit, then every Wait; the exits of a task's execs,
 //!   then its init's; the root unmounted, then TaskDelete, then Delete is answered.
@@ -49,11 +50,11 @@
 //! | | how many | what |
 //! |---|---|---|
 //! | `rpc` | `rpc.threads` | sockets and timers; the guests' timers and readiness too |
-//! | `http` | `http.threads` | connections of HTTP components' clients, and of guests' own requests |
+//! | `http` | `http.threads` | accepts HTTP components' clients, and says whose connection can go on; guests' own requests |
 //! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
 //! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
 //! | `compile` | `modules.compiles_max`, and one for what no start waits for | one beside each compile process, which dies with its thread |
-//! | `guest-worker` | one per core, more while some are blocked | guests |
+//! | `guest-worker` | one per core, more while some are blocked | guests, and the connections of HTTP components' clients |
 //! | `guest-ticker` | 1 | the epoch; finds workers stuck in system calls |
 //!
 //! # A guest's file calls block its worker
