@@ -127,6 +127,7 @@ bench-build: bench-deps build shim
 .PHONY: bench
 bench: bench-build ## Measure everything, beside the floor and other runtimes; write the README's numbers (root)
 	@$(BENCH) all --floor-shim $(FLOOR_SHIM) --large "$$(tests/guests/componentize.sh javascript)" \
+		--component "$$(tests/guests/componentize.sh javascript-command)" \
 		--json $(TARGET)/bench.json --plots bench/plots --readme README.md
 
 .PHONY: bench-quick

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes a component of an HTTP service in JavaScript or Python, and prints its path:
+# Makes a component of an HTTP service, or of a command, in JavaScript or Python, and prints its path:
 #
-#   componentize.sh javascript    componentize/service.js, wasi:http 0.2 (13 MB, SpiderMonkey)
-#   componentize.sh python        componentize/service.py, wasi:http 0.2 (18 MB, CPython)
-#   componentize.sh python-p3     componentize/service_p3.py, wasi:http 0.3
+#   componentize.sh javascript           componentize/service.js, wasi:http 0.2 (13 MB, SpiderMonkey)
+#   componentize.sh javascript-command   componentize/command.js, wasi:cli 0.2
+#   componentize.sh python               componentize/service.py, wasi:http 0.2 (18 MB, CPython)
+#   componentize.sh python-p3            componentize/service_p3.py, wasi:http 0.3
 #
 # The tools come from npm and PyPI, in the versions below. They and what they make are kept outside of
 # the repository, in $HEARTH_GUESTS_CACHE (~/.cache/hearth/guests), under a name with the digest of all
@@ -28,7 +29,8 @@ digest() {
     sha256sum | cut -c -16
 }
 
-# The interfaces of wasi:http: wit 0.2 DIRECTORY or wit 0.3 DIRECTORY, with the world `service`.
+# The interfaces of wasi:http and wasi:cli: wit 0.2 DIRECTORY, wit 0.3 DIRECTORY or wit command DIRECTORY, with the
+# world `service`.
 wit() {
     local version=$1 to=$2 manifest crate deps world file
     manifest=$(cargo metadata --format-version 1 --locked --filter-platform x86_64-unknown-linux-gnu \
@@ -36,11 +38,18 @@ wit() {
         grep -o '"manifest_path":"[^"]*/wasmtime-wasi-http-[^"/]*/Cargo.toml"' | head -n 1 | cut -d '"' -f 4)
     crate=$(dirname "${manifest:?wasmtime-wasi-http is no dependency of the workspace any more}")
     case $version in
-    0.2) deps=$crate/wit/deps world=wasi:http/proxy@0.2.10 ;;
-    0.3) deps=$crate/src/p3/wit/deps world=wasi:http/service@0.3.0 ;;
+    0.2) deps=$crate/wit/deps world='include wasi:http/proxy@0.2.10;' ;;
+    0.3) deps=$crate/src/p3/wit/deps world='include wasi:http/service@0.3.0;' ;;
+    # Without sockets: componentize-js wants a function of theirs that is not stable, and hides it.
+    command)
+        deps=$crate/wit/deps
+        world='import wasi:cli/stdin@0.2.10; import wasi:cli/stdout@0.2.10; import wasi:cli/stderr@0.2.10;
+            import wasi:clocks/monotonic-clock@0.2.10; import wasi:clocks/wall-clock@0.2.10;
+            import wasi:random/random@0.2.10; export wasi:cli/run@0.2.10;'
+        ;;
     esac
     mkdir -p "$to/deps"
-    echo "package hearth:guests; world service { include $world; }" >"$to/world.wit"
+    echo "package hearth:guests; world service { $world }" >"$to/world.wit"
     for file in "$deps"/*.wit; do
         # componentize-js is made with the interfaces of 0.2.10; up to .12 nothing that it uses has changed.
         sed 's/0\.2\.1[0-9]/0.2.10/g' "$file" >"$to/deps/$(basename "$file")"
@@ -77,12 +86,12 @@ pypi_tool() {
 }
 
 javascript() {
-    local output=$1 tool
+    local program=$1 version=$2 output=$3 tool
     tool=$(npm_tool)
     # A module is looked for from where the importing one is.
     cp "$sources/componentize.mjs" "$tool/"
-    wit 0.2 "$work/wit"
-    (cd "$sources" && node "$tool/componentize.mjs" service.js "$work/wit" service "$output") >&2
+    wit "$version" "$work/wit"
+    (cd "$sources" && node "$tool/componentize.mjs" "$program" "$work/wit" service "$output") >&2
 }
 
 python() {
@@ -96,10 +105,11 @@ python() {
 kind=${1:-}
 case $kind in
 javascript) inputs=(service.js componentize.mjs) ;;
+javascript-command) inputs=(command.js componentize.mjs) ;;
 python) inputs=(service.py) ;;
 python-p3) inputs=(service_p3.py) ;;
 *)
-    echo "usage: componentize.sh javascript|python|python-p3" >&2
+    echo "usage: componentize.sh javascript|javascript-command|python|python-p3" >&2
     exit 2
     ;;
 esac
@@ -114,7 +124,8 @@ if [ ! -f "$component" ]; then
     work=$(mktemp -d "$cache/work.XXXXXX")
     trap 'rm -rf -- "$work"' EXIT
     case $kind in
-    javascript) javascript "$work/component.wasm" ;;
+    javascript) javascript service.js 0.2 "$work/component.wasm" ;;
+    javascript-command) javascript command.js command "$work/component.wasm" ;;
     python) python service 0.2 "$work/component.wasm" ;;
     python-p3) python service_p3 0.3 "$work/component.wasm" ;;
     esac

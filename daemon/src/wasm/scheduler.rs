@@ -15,6 +15,7 @@
 //! * `guest`: what those who control a guest hold.
 //! * `guarded`: the poll wrapper.
 //! * `cpu`: weight and quota.
+//! * `meter`: whose a worker's CPU time is.
 //! * `queue`: who runs next.
 //! * `workers`: the threads.
 //!
@@ -30,6 +31,7 @@
 mod cpu;
 mod guarded;
 mod guest;
+mod meter;
 mod queue;
 mod workers;
 

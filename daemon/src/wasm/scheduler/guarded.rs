@@ -4,7 +4,6 @@
 //! it, charges the CPU time, and at the guest's end drops it, all under that identity, and tells, as the
 //! daemon, those who wait for the end.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -13,11 +12,10 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use super::End;
 use super::cpu::Allowance;
 use super::guest::Guest;
+use super::meter;
 use super::workers::{Polling, Shared};
 use crate::os::identity;
 
@@ -76,18 +74,18 @@ where
             return Poll::Pending;
         }
         let _polling = Polling::begin(&this.guest);
+        meter::begin(&this.guest, &this.shared);
         let end = this.step(killed, context);
-        let used = cpu_ns_since_last();
-        this.guest.charge(used);
-        if this.shared.now_ns() > this.guest.slice_ends_ns.load(Ordering::Relaxed).saturating_add(OVERRUN_NS) {
+        let now = this.shared.now_ns();
+        meter::end(&this.guest, now, end.is_some(), &this.shared.metrics);
+        if now > this.guest.slice_ends_ns.load(Ordering::Relaxed).saturating_add(OVERRUN_NS) {
             this.shared.metrics.slice_overruns.inc();
         }
-        this.shared.metrics.guest_cpu_seconds.inc_by(used as f64 / 1e9);
         let Some(outcome) = end else {
             return Poll::Pending;
         };
         this.end_budget_wait(this.shared.now_ns());
-        // After the charge, so that whoever learns of the end reads the whole CPU time.
+        // After the charge, so that whoever learns of a process's end reads the whole CPU time.
         if let Some(end) = this.end.take()
             && std::panic::catch_unwind(AssertUnwindSafe(|| end(outcome))).is_err()
         {
@@ -191,23 +189,4 @@ impl<F: Future, E> Drop for Guarded<F, E> {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("a panic without text").to_string()
-}
-
-thread_local! {
-    /// What the calling thread's CPU time was when it was last read, in nanoseconds.
-    static CPU_READ_NS: Cell<u64> = const { Cell::new(0) };
-}
-
-/// CPU time of the calling thread since the last call, in nanoseconds. Between the polls of a worker it finds the
-/// next guest, or sleeps and is woken for it: that guest pays for it, as a process does in the kernel, and one
-/// system call a poll is enough.
-pub(super) fn cpu_ns_since_last() -> u64 {
-    let now = thread_cpu_ns();
-    now.saturating_sub(CPU_READ_NS.replace(now))
-}
-
-/// CPU time of the calling thread, in nanoseconds.
-pub(super) fn thread_cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

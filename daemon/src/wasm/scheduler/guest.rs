@@ -18,6 +18,8 @@ pub struct Guest {
     identity: Identity,
     /// Whose CPU limits, CPU time and pauses are also this one's; `None`: its own.
     group: Option<Arc<Guest>>,
+    /// See [`Guest::part`].
+    is_part: bool,
     /// Its future is in the part that runs as [`Guest::identity`], not as the daemon.
     acts: AtomicBool,
     killed: AtomicBool,
@@ -63,7 +65,17 @@ impl Guest {
     /// A member that is who `leader` is and acts as itself from its first poll: one of the many short parts of a
     /// container, which a thread goes on to without changing who it is.
     pub fn part(leader: &Arc<Guest>) -> Guest {
-        Guest { acts: AtomicBool::new(true), ..Guest::member(leader, leader.identity.clone()) }
+        Guest { is_part: true, acts: AtomicBool::new(true), ..Guest::member(leader, leader.identity.clone()) }
+    }
+
+    /// Whether it is one of the many short parts of a container.
+    pub(super) fn is_part(&self) -> bool {
+        self.is_part
+    }
+
+    /// Whether its CPU time is limited.
+    pub(super) fn has_quota(&self) -> bool {
+        self.group().has_quota.load(Ordering::Acquire)
     }
 
     /// Whether both use up the same CPU limits.

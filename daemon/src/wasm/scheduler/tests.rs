@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use super::guarded::thread_cpu_ns;
+use super::meter::thread_cpu_ns;
 use super::*;
 use crate::os::identity::Identity;
 

@@ -9,8 +9,8 @@ use async_task::Runnable;
 use parking_lot::{Condvar, Mutex};
 use wasmtime::Engine;
 
-use super::guarded::cpu_ns_since_last;
 use super::guest::Guest;
+use super::meter;
 use super::queue::{Place, RunQueue};
 use crate::metrics::Metrics;
 use crate::os::{identity, process};
@@ -175,6 +175,7 @@ impl Shared {
             }
             // A thread that sleeps is nobody's but the daemon's: it keeps no network namespace alive.
             identity::go_home();
+            meter::rest(&self.metrics);
             let mut guard = self.sleep.lock();
             self.idle.fetch_add(1, Ordering::SeqCst);
             std::sync::atomic::fence(Ordering::SeqCst);
@@ -215,8 +216,7 @@ fn work(shared: &Arc<Shared>) {
     });
     SLOT.set(Some(slot.clone()));
     shared.workers.lock().slots.push(slot.clone());
-    // What the thread's start has cost is nobody's.
-    cpu_ns_since_last();
+    meter::start();
     while let Some(runnable) = next(shared, &slot) {
         slot.poll_began_ns.store(shared.now_ns().max(1), Ordering::Release);
         shared.polling.fetch_add(1, Ordering::SeqCst);
@@ -228,10 +228,12 @@ fn work(shared: &Arc<Shared>) {
         slot.poll_began_ns.store(0, Ordering::Release);
         if slot.blocked.load(Ordering::Acquire) && retire(shared, &slot) {
             shared.release(&slot);
+            meter::rest(&shared.metrics);
             return;
         }
     }
     shared.release(&slot);
+    meter::rest(&shared.metrics);
     let mut workers = shared.workers.lock();
     workers.active -= 1;
     workers.slots.retain(|s| !Arc::ptr_eq(s, &slot));
