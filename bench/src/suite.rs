@@ -180,13 +180,8 @@ impl Suite {
                 let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
             }
         };
-        for (level, name) in LEVELS {
-            row(level, WORKLOAD, name);
-            if level == TASKS {
-                for (workload, name) in LARGER {
-                    row(level, workload, name);
-                }
-            }
+        for (level, workload, name) in LEVELS {
+            row(level, workload, name);
         }
         let memory = |runtime: &String| {
             let found = self.node.memory.iter().find(|memory| memory.runtime == *runtime);
@@ -229,12 +224,12 @@ impl Suite {
     pub fn plots(&self, directory: &Path) -> Result<()> {
         std::fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
         let bar = |name: &str, value: f64| Bar { name: name.to_owned(), value };
-        let levels = LEVELS.iter().map(|(level, label)| {
+        let levels = LEVELS.iter().filter(|(_, workload, _)| *workload == WORKLOAD).map(|(level, workload, label)| {
             let bars = self
                 .node
                 .runtimes
                 .iter()
-                .filter_map(|runtime| Some(bar(runtime, self.node.took(level, WORKLOAD, runtime)?.p50 / 1e3)));
+                .filter_map(|runtime| Some(bar(runtime, self.node.took(level, workload, runtime)?.p50 / 1e3)));
             Group { label: (*label).to_owned(), bars: bars.collect() }
         });
         let levels: Vec<_> = levels.collect();
@@ -270,23 +265,18 @@ impl Suite {
     }
 }
 
-/// What both tables and charts show: a level's name in the report, and for readers.
-const LEVELS: [(&str, &str); 4] = [
-    (TASKS, "Create + Start, Tasks API"),
-    ("ctr run --rm", "`ctr run --rm`"),
-    ("pod, node's network", "a pod through CRI, node's network"),
-    ("pod, own network", "a pod through CRI, network of its own"),
-];
-
-/// The level at which larger programs are started, too.
-const TASKS: &str = "tasks";
-
-/// The workload of those.
+/// The workload of all levels, and of the charts.
 const WORKLOAD: &str = "hello";
 
-/// Larger programs: their names in the report, and for readers.
-const LARGER: [(&str, &str); 2] =
-    [("Lua", "the same, the Lua interpreter"), ("JavaScript", "the same, a JavaScript component of 12 MB")];
+/// What is shown: a level's and a workload's names in the report, and for readers.
+const LEVELS: [(&str, &str, &str); 6] = [
+    ("tasks", WORKLOAD, "Create + Start, Tasks API"),
+    ("tasks", "Lua", "the same, the Lua interpreter"),
+    ("tasks", "JavaScript", "the same, a JavaScript component of 12 MB"),
+    ("ctr run --rm", WORKLOAD, "`ctr run --rm`"),
+    ("pod, node's network", WORKLOAD, "a pod through CRI, node's network"),
+    ("pod, own network", WORKLOAD, "a pod through CRI, network of its own"),
+];
 
 /// The text with other numbers between the marks.
 fn replaced(text: &str, numbers: &str) -> Option<String> {

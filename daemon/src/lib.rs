@@ -23,8 +23,8 @@
 //! * **One owner.** A process's state changes only in [`task::process`], by the pure machine of
 //!   [`task::state`]; the guest's future is owned by the scheduler and dropped by it alone.
 //! * **Guests and containerd's calls never share a thread.** Calls run on a small tokio runtime; guests, and the
-//!   connections of an HTTP component's clients, on the scheduler's workers. Mounts, file reads and hashing of a first start run on tokio's blocking pool.
-//!   Compiling runs in another process.
+//!   connections of an HTTP component's clients, on the scheduler's workers. Mounts, file reads and hashing of a
+//!   first start run on tokio's blocking pool. Compiling runs in another process.
 //! * **No lock is held across an await**, a mount, a poll of a guest or a system call on a guest's files.
 //! * **Everything is bounded**, and the bound has a name in [`config`].
 //! * **Creation undoes itself.** What Create has made so far is held by values whose drop takes it

@@ -16,7 +16,7 @@
 //!
 //! A component of WASI 0.3 may have several requests in one instance, if its pod asks for it; see [`workers`].
 //!
-//! At rest a service is its sockets and one task. Requests share nothing but the container: its
+//! At rest a service is its sockets, its open root and one task. Requests share nothing but the container: its
 //! files, its memory limit, its CPU time (they are members of its guest's group, see
 //! [`Guest::part`](crate::wasm::scheduler::Guest::part)), its stdio, its pauses and its end. So do connections: what
 //! their clients make the daemon do is the container's CPU time.

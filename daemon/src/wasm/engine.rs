@@ -153,7 +153,8 @@ impl Engines {
     pub unsafe fn load(&self, artifact: File, kind: Kind, tier: Tier) -> Result<Program> {
         if tier == Tier::Baseline {
             let program = Program { pooled: None, spare: artifact, kind, tier, on_demand: OnceLock::new() };
-            return program.prepared(self, Allocation::OnDemand).map(|_| ()).map(|()| program);
+            program.prepared(self, Allocation::OnDemand)?;
+            return Ok(program);
         }
         let spare = artifact
             .try_clone()

@@ -3,13 +3,16 @@
 //! ```text
 //!   spawn / wake ──▶ fresh ──┐
 //!                            ├──▶ worker: Guarded::poll ──▶ guest runs ──▶ Pending: parked in its waker
-//!   slice used up ──▶ spent ─┘        │  identity, CPU time               Ready: end(outcome)
+//!   slice used up ──▶ spent ─┘   ▲    │  identity, CPU time               Ready: end(outcome)
+//!                                │    │
+//!   woken by a part of the same ─┘    │
+//!   container: kept, by that worker   │
 //!                                     └─ killed? drop the guest instead
 //!                                        paused, over its quota? leave it parked
 //!   epochs: advance every tick, and when a guest is woken while every worker is busy; then a busy guest looks up
 //!           (Scheduler::tick) and yields if another goes first
-//!   ticker: advances them; every tick, workers long in one poll are looked at; one asleep in a system call is
-//!           replaced, so that a hung volume stalls nobody else
+//!   ticker: advances them; every tick, workers long in one poll are looked at: whom one has kept goes to the queue;
+//!           one asleep in a system call is replaced, so that a hung volume stalls nobody else
 //! ```
 //!
 //! * `guest`: what those who control a guest hold.
@@ -20,7 +23,9 @@
 //! * `workers`: the threads.
 //!
 //! Guests never run on the RPC runtime's threads and RPCs never run here. A guest that was woken goes
-//! before one that used up its slice, so that a start never queues behind busy guests.
+//! before one that used up its slice, so that a start never queues behind busy guests. What belongs to an HTTP
+//! component, its clients' connections and its requests' guests, are parts of one container: a worker goes on from
+//! one to the next that it has woken, without another thread, and asks the queue after two of them.
 //!
 //! A kill is a flag and a wake-up: the wrapper sees the flag and drops the guest's future, which
 //! unwinds it wherever it is: computing (it yields at the next tick), asleep or blocked on stdio (its

@@ -1,6 +1,5 @@
 //! Services that nobody has compiled: they answer on code of the baseline compiler until there is better.
 
-use hearth_tests::daemons::HearthdOptions;
 use hearth_tests::{Guest, LONG, SHORT, World, eventually};
 
 use super::client::{Client, get};
@@ -12,7 +11,7 @@ use crate::only_on_hearth;
 const CONFIG: &str = "[modules]\nbaseline_bytes_min = 1\ncompile_threads = 1\n";
 
 fn world(baseline: &str) -> World {
-    World::with(HearthdOptions { config: format!("{CONFIG}{baseline}"), ..HearthdOptions::default() })
+    World::configured(&format!("{CONFIG}{baseline}"))
 }
 
 fn baseline_compiles(world: &World) -> f64 {

@@ -855,9 +855,7 @@ mod tests {
         }
 
         async fn layer(&self, wasm: Vec<u8>) -> Result<Loaded> {
-            let origin =
-                Origin::Layer { name: "image:1".into(), digest: Digest::of(&wasm), bytes: wasm.into(), export: None };
-            self.modules.load(origin, None).await
+            self.modules.load(image(wasm), None).await
         }
 
         fn compiles(&self, result: &str) -> u64 {
@@ -867,6 +865,11 @@ mod tests {
         fn reads(&self) -> u64 {
             self.metrics.module_reads.get()
         }
+    }
+
+    /// A Wasm artifact.
+    fn image(wasm: Vec<u8>) -> Origin {
+        Origin::Layer { name: "image:1".into(), digest: Digest::of(&wasm), bytes: wasm.into(), export: None }
     }
 
     fn text(result: Result<Loaded>) -> String {
@@ -1197,9 +1200,7 @@ mod tests {
         }
 
         async fn ahead(&self, wasm: Vec<u8>) -> Result<Loaded> {
-            let origin =
-                Origin::Layer { name: "image:1".into(), digest: Digest::of(&wasm), bytes: wasm.into(), export: None };
-            self.modules.load_ahead(origin, None).await
+            self.modules.load_ahead(image(wasm), None).await
         }
 
         fn baseline_compiles(&self, result: &str) -> u64 {

@@ -177,11 +177,10 @@ impl Guest {
 
     /// Whether it may run now, if it has a quota.
     pub(super) fn allowance(&self, now_ns: u64) -> Option<Allowance> {
-        let group = self.group();
-        if !group.has_quota.load(Ordering::Acquire) {
+        if !self.has_quota() {
             return None;
         }
-        let cpu = &mut *group.cpu.lock();
+        let cpu = &mut *self.group().cpu.lock();
         cpu.limits.quota.map(|quota: Quota| cpu.account.ask(now_ns, quota))
     }
 
@@ -196,7 +195,7 @@ impl Guest {
         group.cpu_ns.fetch_add(used_ns, Ordering::Relaxed);
         // Guests of one group run side by side.
         group.virtual_ns.fetch_add(virtual_time(used_ns, self.weight()), Ordering::Relaxed);
-        if group.has_quota.load(Ordering::Acquire) {
+        if self.has_quota() {
             group.cpu.lock().account.charge(used_ns);
         }
     }
