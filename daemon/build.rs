@@ -1,20 +1,8 @@
-//! Tells the daemon which wasmtime it was built with: the crate itself has no constant for it. Makes the server of
-//! containerd's sandbox Controller, whose messages the containerd-client crate has.
-
-use std::path::Path;
+//! Makes the server of containerd's sandbox Controller, whose messages the containerd-client crate has.
 
 use tonic_build::manual::{Builder, Method, Service};
 
 fn main() {
-    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
-    println!("cargo::rerun-if-changed={}", lock.display());
-    let text = std::fs::read_to_string(&lock).expect("the workspace has a Cargo.lock");
-    let version = text
-        .split_once("name = \"wasmtime\"\nversion = \"")
-        .and_then(|(_, rest)| rest.split_once('"'))
-        .map(|(version, _)| version)
-        .expect("Cargo.lock names wasmtime");
-    println!("cargo::rustc-env=WASMTIME_VERSION={version}");
     println!("cargo::rerun-if-changed=build.rs");
     sandbox_controller();
 }

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hearthd::bundle::SpecMount;
-use hearthd::config;
-use hearthd::metrics::Metrics;
-use hearthd::task::StdioPaths;
+use hearth_base::bundle::SpecMount;
+use hearth_base::config;
+use hearth_observe::metrics::Metrics;
+use hearth_stdio::Stdio;
+use hearth_stdio::StdioPaths;
+use hearth_wasm::wasi::{self, CoreState, Limits, MemoryUse};
 use hearthd::task::root::{self, FsMount, RootSpec};
-use hearthd::task::stdio::Stdio;
-use hearthd::wasm::wasi::{self, CoreState, Limits, MemoryUse};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use wasmtime::{Engine, Linker, Module, Store, Trap};
 use wasmtime_wasi::cli::{StdinStream, StdoutStream};
@@ -25,7 +25,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, p1};
 const ROUNDS: usize = 200;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    hearthd::os::mount::enter_private_namespace()?;
+    hearth_os::mount::enter_private_namespace()?;
     let parent = std::env::args().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::tempdir_in(parent)?;
     mounts(dir.path())?;

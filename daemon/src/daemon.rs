@@ -18,38 +18,42 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::ahead::Ahead;
-use crate::config::{Config, Live};
 use crate::generation::charge::{self, Charge};
-use crate::generation::directory::{self, Dead, Directory};
-use crate::generation::peers::Peers;
+use crate::generation::older::OlderGenerations;
 use crate::generation::server::{self as generation_server, Server};
-use crate::generation::wire::Passed;
-use crate::http::Http;
-use crate::logging::Logging;
-use crate::metrics::Metrics;
-use crate::metrics::tasks::TaskSeries;
 use crate::native;
-use crate::os::process::Share;
-use crate::os::{activation, capacity, identity, process};
 use crate::server::control;
-use crate::server::instances::{Instances, Runtimes};
 use crate::server::operator::Operator;
 use crate::server::sandboxer::sockets::{self, Controllers};
+use crate::server::task_sockets::{Runtimes, TaskSockets};
 use crate::service;
-use crate::starts::{Recent, recorder};
 use crate::task::holders::Holders;
-use crate::traces::{self, Traces};
-use crate::wasm::engine::Engines;
-use crate::wasm::instance::{Slots, World};
-use crate::wasm::modules::ModuleStore;
-use crate::wasm::names::Resolvers;
-use crate::wasm::scheduler::Scheduler;
+use crate::task::world::World;
+use hearth_base::config::{Config, Live};
+use hearth_base::generation::directory::{self, Dead, Directory};
+use hearth_base::generation::wire::Passed;
+use hearth_http::context::Http;
+use hearth_observe::logging::Logging;
+use hearth_observe::metrics::Metrics;
+use hearth_observe::metrics::tasks::TaskSeries;
+use hearth_observe::starts::{Listener, Recent, recorder};
+use hearth_observe::traces::{self, Traces};
+use hearth_os::process::Share;
+use hearth_os::{activation, identity, process};
+use hearth_wasm::engine::Engines;
+use hearth_wasm::modules::ModuleStore;
+use hearth_wasm::names::Resolvers;
+use hearth_wasm::runtime::Runtime;
+use hearth_wasm::scheduler::Scheduler;
+use hearth_wasm::slots::Slots;
 
+pub mod anchor;
+mod capacity;
 mod life;
 mod taking;
 
 use life::{Daemon, Signals, set_limits};
-use taking::{Answers, anchor, control, scrapes, take_charge};
+use taking::{Answers, control, scrapes, start_anchor, take_charge};
 
 /// Orders under way at once: each is somebody's connection.
 const ORDERS_MAX: usize = 16;
@@ -188,29 +192,36 @@ async fn serve(begin: Begin) -> Result<(), String> {
         .map_err(|e| format!("the module store: {e}"))?;
     let scheduler = Scheduler::start(&config.scheduler, engines.each(), metrics.clone(), answering.clone())
         .map_err(|e| format!("cannot start the guests' threads: {e}"))?;
-    let world = Arc::new(World {
+    let mut listeners: Vec<Listener> = vec![recorder];
+    if let Some(traces) = traces.clone() {
+        listeners.push(Box::new(move |start| traces.finished(start)));
+    }
+    let runtime = Arc::new(Runtime {
         engines,
         scheduler: Arc::new(scheduler),
         slots: Slots::new(&config.engine, metrics.clone()),
+        resolvers: Resolvers::new(&config.network, background.clone()),
+        recent: Recent::new(config.metrics.recent_max, metrics.clone(), listeners),
+        metrics: metrics.clone(),
+    });
+    let world = Arc::new(World {
+        runtime,
         holders: Holders::new(config.network.holders_warm, answering.clone(), metrics.clone()),
         http: Http::new(live.clone(), http, metrics.clone()),
-        resolvers: Resolvers::new(&config.network, background.clone()),
         task_series: TaskSeries::new(config.metrics.task_series_max, config.metrics.pods),
-        recent: Recent::new(config.metrics.recent_max, metrics.clone(), Some(recorder), traces.clone()),
         traces,
-        metrics: metrics.clone(),
         by_pod: config.metrics.pods,
     });
     let ahead = Ahead::new(live.clone(), modules.clone(), metrics.clone(), answering.clone(), &ours.path);
-    metrics.engine(world.engines.fingerprint());
-    let older = living.len();
-    let peers = Peers::new(config.state_dir.clone(), living, &background, {
+    metrics.engine(world.runtime.engines.fingerprint());
+    let living_count = living.len();
+    let older = OlderGenerations::new(config.state_dir.clone(), living, &background, {
         let modules = modules.clone();
         move |_| modules.remove_unused()
     });
     let runtimes = Runtimes { answering: answering.clone(), background: background.clone() };
-    let instances =
-        Instances::new(live.clone(), world.clone(), modules.clone(), ours.path.clone(), peers.clone(), runtimes);
+    let task_sockets =
+        TaskSockets::new(live.clone(), world.clone(), modules.clone(), ours.path.clone(), older.clone(), runtimes);
     let signals = Signals::new().map_err(|e| e.to_string())?;
     let (orders, ordered) = mpsc::channel(ORDERS_MAX);
     let charge = Arc::new(Charge::default());
@@ -220,8 +231,8 @@ async fn serve(begin: Begin) -> Result<(), String> {
         world: world.clone(),
         modules: modules.clone(),
         ahead: ahead.clone(),
-        instances: instances.clone(),
-        peers,
+        task_sockets: task_sockets.clone(),
+        older,
         logging: setup.logging.clone(),
         generation: ours.id.clone(),
         started_at: SystemTime::now(),
@@ -231,27 +242,27 @@ async fn serve(begin: Begin) -> Result<(), String> {
     let server = Arc::new(Server {
         id: ours.id.clone(),
         began,
-        instances: instances.clone(),
+        task_sockets: task_sockets.clone(),
         charge: charge.clone(),
         operator: operator.clone(),
         orders,
     });
     let asking = tokio::spawn(server.serve(asked));
-    let answers = Answers { instances: instances.clone(), operator };
+    let answers = Answers { task_sockets: task_sockets.clone(), operator };
     let own = control::open(None, &ours.path.join(directory::CONTROL))
         .map_err(|e| format!("state_dir: cannot listen in it: {e}"))?;
     let own = answers.serve(own.listener);
 
-    let anchor = anchor(&setup).await?;
+    let anchor = start_anchor(&setup).await?;
     let mut got = take_charge(config, &ours.id, free).await?;
     // What is wrong with its address or certificate is said before anything is served.
     let scrape = scrapes(config, &answers.operator, &background, &mut got).await?;
     // Who takes no new tasks has said so of the node, and not of one process.
     if got.handed_over.as_ref().is_some_and(|over| over.draining) {
-        instances.drain(true);
+        task_sockets.drain(true);
     }
     // With older ones, they are theirs. Looked for before anything new comes.
-    let left = (older == 0).then(|| native::leftovers(config));
+    let left = (living_count == 0).then(|| native::leftovers(config));
     let handed = got.handed_over.as_mut().map(|over| over.take_all(Passed::Controller)).unwrap_or_default();
     let pods = sockets::open(config, &ours.path, handed)?;
     let (held, questions) = control(config, passed, got.lock, &mut got.handed_over, &scrape, &pods, &answers)?;
@@ -268,14 +279,14 @@ async fn serve(begin: Begin) -> Result<(), String> {
         let shim = config.native.shim.clone();
         answering.spawn_blocking(move || native::end_leftovers(&shim, left));
     }
-    let controllers = Controllers::serve(pods, config, &instances);
-    let watchdog = background.spawn(service::watchdog(answering.clone(), world.scheduler.clone()));
+    let controllers = Controllers::serve(pods, config, &task_sockets);
+    let watchdog = background.spawn(service::watchdog(answering.clone(), world.runtime.scheduler.clone()));
     service::ready(anchor);
     modules.remove_unused();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         generation = ours.id,
-        older,
+        older = living_count,
         control_socket = %config.control_socket().display(),
         passed,
         took_ms = began.elapsed().as_millis() as u64,
@@ -286,7 +297,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
         live,
         ours,
         world,
-        instances,
+        task_sockets,
         charge,
         questions,
         scrape,

@@ -81,8 +81,7 @@
 //! [`generation`] · [`reload`] · [`service`] · [`daemon`] · [`command`]; for tests, [`faults`]
 //!
 //! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].
-#![deny(unsafe_code)]
-#![warn(missing_docs)]
+#![forbid(unsafe_code)]
 
 /// A request to an HTTP component makes and drops hundreds of small objects. With mimalloc it takes three quarters of the
 /// processor time that it takes with glibc's allocator. (Its large pages, which the feature `no_thp` leaves out, would
@@ -91,26 +90,11 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod ahead;
-pub mod bundle;
 pub mod command;
-pub mod config;
-pub mod containerd;
-pub mod ctl;
 pub mod daemon;
-pub mod error;
-pub mod events;
-pub mod faults;
 pub mod generation;
-pub mod http;
-pub mod logging;
-pub mod metrics;
 pub mod native;
-pub mod operator;
-pub mod os;
 pub mod reload;
 pub mod server;
 pub mod service;
-pub mod starts;
 pub mod task;
-pub mod traces;
-pub mod wasm;

@@ -38,16 +38,16 @@ use ttrpc::Code;
 use ttrpc::r#async::{Client, TtrpcContext};
 use ttrpc::proto::{Request, Response};
 
-use crate::config::{self, Config};
-use crate::error::{Error, Result};
-use crate::events::{Event, Reservation as Room};
-use crate::server::convert;
-use crate::server::instances::Instance;
 use crate::task::map::{self, TaskMap};
 use crate::task::pid;
 use crate::task::pods::Sandboxes;
 use crate::task::process::Exit;
 use crate::task::sandbox::Sandbox;
+use hearth_base::config::{self, Config};
+use hearth_base::error::{Error, Result};
+use hearth_containerd::events::{Event, Reservation as Room};
+use hearth_containerd::peer::Peer;
+use hearth_containerd::time::{system_time, timestamp};
 
 pub use bundle::{end_leftovers, leftovers};
 
@@ -60,7 +60,7 @@ const LOST_STATUS: u32 = 128 + SIGKILL;
 /// The native containers of one containerd instance and namespace.
 pub struct Natives {
     namespace: Arc<str>,
-    instance: Arc<Instance>,
+    peer: Arc<Peer>,
     config: config::Native,
     tasks: Arc<TaskMap>,
     sandboxes: Arc<Sandboxes>,
@@ -99,14 +99,14 @@ impl Natives {
     /// None yet; their ids are taken in `tasks`.
     pub fn new(
         namespace: &str,
-        instance: Arc<Instance>,
+        peer: Arc<Peer>,
         config: &Config,
         tasks: Arc<TaskMap>,
         sandboxes: Arc<Sandboxes>,
     ) -> Arc<Natives> {
         Arc::new(Natives {
             namespace: namespace.into(),
-            instance,
+            peer,
             config: config.native.clone(),
             tasks,
             sandboxes,
@@ -151,7 +151,7 @@ impl Natives {
     ) -> ttrpc::Result<CreateTaskResponse> {
         let id = create.id.clone();
         let taken = self.tasks.reserve(&id)?;
-        let room = self.instance.events.reserve()?;
+        let room = self.peer.events.reserve()?;
         let outer = PathBuf::from(&create.bundle);
         let (natives, name) = (self.clone(), id.clone());
         let prepare = move || bundle::prepare(&outer, &name, &natives.sandboxes, &natives.directory);
@@ -243,7 +243,7 @@ impl Natives {
             if let Ok(end) = WaitResponse::parse_from_bytes(&response.payload)
                 && is_ok(&response)
             {
-                *native.ended.lock() = Some(Exit { status: end.exit_status, at: convert::system_time(&end.exited_at) });
+                *native.ended.lock() = Some(Exit { status: end.exit_status, at: system_time(&end.exited_at) });
             }
             return;
         }
@@ -276,7 +276,7 @@ impl Natives {
         let said = String::from_utf8_lossy(&output.stdout);
         let (address, version) = bootstrap(said.trim());
         // For our shim's `delete`, or the next daemon, should we not be there any more.
-        let owner = format!("{}\n{}\n", self.namespace, self.instance.addresses.0);
+        let owner = format!("{}\n{}\n", self.namespace, self.peer.key.0);
         std::fs::write(bundle.join(NATIVE_ADDRESS_FILE), format!("{address}\n{version}\n{owner}"))
             .map_err(|e| Error::Internal(format!("cannot write into {}: {e}", bundle.display())))?;
         let path = address.strip_prefix("unix://").unwrap_or(address.as_str());
@@ -301,7 +301,7 @@ impl Natives {
     }
 
     async fn exec(&self, id: &str, bundle: &Path, verb: &str) -> Result<std::process::Output> {
-        let (grpc, ttrpc) = &self.instance.addresses;
+        let (grpc, ttrpc) = &self.peer.key;
         let mut command = tokio::process::Command::new(&self.config.shim);
         command
             .args(["-namespace", &self.namespace, "-address", grpc, "-publish-binary", "containerd", "-id", id])
@@ -369,7 +369,7 @@ impl Native {
 
     /// What its shim would say.
     fn answer_for_lost(&self, request: &Request, exit: Exit, forget: impl FnOnce()) -> Response {
-        let at = convert::timestamp(exit.at);
+        let at = timestamp(exit.at);
         let encoded = match request.method.as_str() {
             "State" => StateRequest::parse_from_bytes(&request.payload).ok().and_then(|asked| {
                 let state = StateResponse {

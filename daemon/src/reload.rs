@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::config::Config;
+use hearth_base::config::Config;
 
 /// Keys that can be changed, and sections of which each key can.
 pub const RELOADABLE: &[&str] = &[

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tokio::runtime::Handle;
 
-use crate::wasm::scheduler::Scheduler;
+use hearth_wasm::scheduler::Scheduler;
 
 /// Signs of life in the time after which one is missed.
 const SIGNS_PER_WATCHDOG_TIME: u32 = 3;

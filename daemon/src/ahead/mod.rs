@@ -30,17 +30,19 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::config::{self, Live};
-use crate::containerd::{Containerd, Entry, Runnable, SnapshotMount};
-use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::operator::{Warm, Warmed};
-use crate::task::create::open_root;
 use crate::task::root::{self, FsMount, Root, RootSpec};
-use crate::wasm::modules::lookup::{Found, Wanted};
-use crate::wasm::modules::origin::{Digest, Origin};
-use crate::wasm::modules::places::Place;
-use crate::wasm::modules::{Loaded, ModuleStore};
+use hearth_base::config::{self, Live};
+use hearth_base::digest::Digest;
+use hearth_base::error::{Error, Result};
+use hearth_base::operator::{Warm, Warmed};
+use hearth_base::wanted::Wanted;
+use hearth_containerd::client::{Containerd, Entry, Runnable, SnapshotMount};
+use hearth_observe::metrics::Metrics;
+use hearth_os::in_root::open_root;
+use hearth_wasm::modules::lookup::Found;
+use hearth_wasm::modules::origin::Origin;
+use hearth_wasm::modules::places::Place;
+use hearth_wasm::modules::{Loaded, ModuleStore};
 
 /// The first pause after containerd has gone away; it doubles.
 const RETRY: Duration = Duration::from_millis(500);
@@ -399,8 +401,8 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::wasm::engine::Engines;
+    use hearth_base::config::Config;
+    use hearth_wasm::engine::Engines;
 
     fn ahead(namespaces: &[&str], images_max: usize) -> Arc<Ahead> {
         let directory = tempfile::tempdir().unwrap();

@@ -9,18 +9,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::ahead::Ahead;
-use crate::config::{Config, Live};
 use crate::generation::charge::Charge;
-use crate::generation::directory::Directory;
 use crate::generation::server::Order;
-use crate::metrics::Metrics;
 use crate::reload;
-use crate::server::instances::Instances;
 use crate::server::operator::METRICS_ADDRESS;
 use crate::server::sandboxer::sockets::Controllers;
+use crate::server::task_sockets::TaskSockets;
 use crate::service;
 use crate::task::Task;
-use crate::wasm::instance::World;
+use crate::task::world::World;
+use hearth_base::config::{Config, Live};
+use hearth_base::generation::directory::Directory;
+use hearth_observe::metrics::Metrics;
 
 use super::Setup;
 use super::taking::Scrape;
@@ -95,7 +95,7 @@ pub struct Daemon {
     /// What its guests share.
     pub world: Arc<World>,
     /// Its tasks.
-    pub instances: Arc<Instances>,
+    pub task_sockets: Arc<TaskSockets>,
     /// Whether it takes new ones.
     pub charge: Arc<Charge>,
     /// Answers on the control socket.
@@ -125,7 +125,7 @@ impl Daemon {
         let why = loop {
             let drained = async {
                 match &draining {
-                    Some(drain) => drain.over(&self.instances, &self.controllers).await,
+                    Some(drain) => drain.over(&self.task_sockets, &self.controllers).await,
                     None => std::future::pending().await,
                 }
             };
@@ -170,17 +170,17 @@ impl Daemon {
         stopped: &mut Vec<oneshot::Sender<()>>,
     ) {
         let time = Duration::from_secs(self.live.now().upgrade.stop_drain_seconds);
-        if time.is_zero() || self.instances.count().is_idle() {
+        if time.is_zero() || self.task_sockets.count().is_idle() {
             return;
         }
-        self.instances.drain(true);
+        self.task_sockets.drain(true);
         tracing::info!(
-            tasks = self.instances.count().used(),
+            tasks = self.task_sockets.count().used(),
             seconds = time.as_secs(),
             "waits for the tasks to end before it stops (upgrade.stop_drain_seconds); another SIGTERM ends them at once"
         );
         let drain = Drain::within(time, "upgrade.stop_drain_seconds has passed");
-        let mut over = pin!(drain.over(&self.instances, &self.controllers));
+        let mut over = pin!(drain.over(&self.task_sockets, &self.controllers));
         let mut patience = tokio::time::interval(service::PATIENCE / 3);
         loop {
             let order = tokio::select! {
@@ -215,7 +215,7 @@ impl Daemon {
         }
         self.controllers.hand_over();
         self.charge.release();
-        let tasks = self.instances.count().used();
+        let tasks = self.task_sockets.count().used();
         let time = Duration::from_secs(self.live.now().upgrade.drain_seconds_max);
         let why = "upgrade.drain_seconds_max has passed";
         let drain = if time.is_zero() { Drain { end: None, why } } else { Drain::within(time, why) };
@@ -231,8 +231,8 @@ impl Daemon {
             if changed.iter().any(|key| key == "log.level") {
                 self.setup.logging.configure(&new.log.level)?;
             }
-            self.instances.count().set_limit(new.rpc.tasks_max);
-            set_limits(&self.world.metrics, &new);
+            self.task_sockets.count().set_limit(new.rpc.tasks_max);
+            set_limits(&self.world.runtime.metrics, &new);
             self.live.replace(new);
             if changed.iter().any(|key| key.starts_with("ahead.")) {
                 self.ahead.follow_anew();
@@ -265,15 +265,15 @@ impl Daemon {
         if let Some(file) = held.as_ref().and_then(|held| held.control_file.as_ref()) {
             let _ = std::fs::remove_file(file);
         }
-        for native in self.instances.natives() {
+        for native in self.task_sockets.natives() {
             native.kill().await;
         }
-        stop_guests(&self.instances.tasks()).await;
-        self.instances.end_pods();
+        stop_guests(&self.task_sockets.tasks()).await;
+        self.task_sockets.end_pods();
         let end = tokio::time::Instant::now() + STOP_ANSWERS_TIME;
         self.controllers.close(end, held.is_some()).await;
-        self.instances.flush_events(tokio::time::Instant::now() + STOP_EVENTS_TIME).await;
-        self.instances.close().await;
+        self.task_sockets.flush_events(tokio::time::Instant::now() + STOP_EVENTS_TIME).await;
+        self.task_sockets.close().await;
         if let Some(traces) = &self.world.traces {
             traces.stop(STOP_TRACES_TIME).await;
         }
@@ -286,7 +286,7 @@ impl Daemon {
         }
         self.serving.iter().for_each(JoinHandle::abort);
         self.world.holders.close();
-        self.world.scheduler.stop();
+        self.world.runtime.scheduler.stop();
         drop((held, self.ours));
         tracing::info!("stopped");
     }
@@ -305,11 +305,11 @@ impl Drain {
     }
 
     /// Waits until the daemon need not be there any more, or may not.
-    async fn over(&self, instances: &Instances, controllers: &Controllers) -> &'static str {
+    async fn over(&self, task_sockets: &TaskSockets, controllers: &Controllers) -> &'static str {
         let mut look = tokio::time::interval(DRAINED_EVERY);
         loop {
             look.tick().await;
-            if !controllers.are_asked() && instances.count().is_idle() {
+            if !controllers.are_asked() && task_sockets.count().is_idle() {
                 return "the last task has ended";
             }
             if self.end.is_some_and(|end| tokio::time::Instant::now() >= end) {

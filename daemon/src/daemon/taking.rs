@@ -9,17 +9,17 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::config::Config;
+use crate::daemon::anchor;
 use crate::generation::charge::{self, Got, Held};
-use crate::generation::client::HandedOver;
-use crate::generation::wire::Passed;
-use crate::os::anchor;
 use crate::server::control;
 use crate::server::endpoint::listen::Listener;
 use crate::server::endpoint::{self, Endpoint};
-use crate::server::instances::Instances;
 use crate::server::operator::Operator;
 use crate::server::sandboxer::sockets::Sockets;
+use crate::server::task_sockets::TaskSockets;
+use hearth_base::config::Config;
+use hearth_base::generation::client::HandedOver;
+use hearth_base::generation::wire::Passed;
 
 use super::Setup;
 
@@ -27,7 +27,7 @@ use super::Setup;
 ///
 /// # Errors
 /// One line.
-pub async fn anchor(setup: &Setup) -> Result<Option<u32>, String> {
+pub async fn start_anchor(setup: &Setup) -> Result<Option<u32>, String> {
     let Some(unit) = setup.anchor.clone() else { return Ok(None) };
     let state_dir = setup.config.state_dir.clone();
     let started = tokio::task::spawn_blocking(move || anchor::start(&unit, &state_dir)).await;
@@ -104,7 +104,7 @@ pub async fn scrapes(
 /// What questions on a control socket are answered from.
 pub struct Answers {
     /// Of the shim.
-    pub instances: Arc<Instances>,
+    pub task_sockets: Arc<TaskSockets>,
     /// Of operators.
     pub operator: Arc<Operator>,
 }
@@ -112,7 +112,7 @@ pub struct Answers {
 impl Answers {
     /// Answers what comes to a control socket, for ever.
     pub fn serve(&self, listener: tokio::net::UnixListener) -> JoinHandle<()> {
-        tokio::spawn(control::serve(listener, self.instances.clone(), self.operator.clone()))
+        tokio::spawn(control::serve(listener, self.task_sockets.clone(), self.operator.clone()))
     }
 }
 

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::generation::client::{self, HandedOver};
-use crate::generation::directory;
-use crate::generation::wire::{HandOver, PASSED_MAX, Passed, TakeOver};
+use hearth_base::generation::client::{self, HandedOver};
+use hearth_base::generation::directory;
+use hearth_base::generation::wire::{HandOver, PASSED_MAX, Passed, TakeOver};
 
 /// How long to ask for the charge; another may be taking it right now.
 const TAKE_TIME: Duration = Duration::from_secs(10);

@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn alone_nothing_changes() {
-        let metrics = crate::metrics::Metrics::new();
+        let metrics = hearth_observe::metrics::Metrics::new();
         let text = metrics.render();
         assert_eq!(merge(&text, &[]), text);
     }

@@ -16,9 +16,6 @@
 //! address of the generation that has the sandbox.
 
 pub mod charge;
-pub mod client;
-pub mod directory;
 pub mod merge;
-pub mod peers;
+pub mod older;
 pub mod server;
-pub mod wire;

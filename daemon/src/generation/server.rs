@@ -11,12 +11,12 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::generation::charge::Charge;
-use crate::generation::directory::SOCKET;
-use crate::generation::wire::{
+use crate::server::operator::Operator;
+use crate::server::task_sockets::TaskSockets;
+use hearth_base::generation::directory::SOCKET;
+use hearth_base::generation::wire::{
     self, Answer, HandOver, Metrics, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question, send_descriptors,
 };
-use crate::server::instances::Instances;
-use crate::server::operator::Operator;
 
 /// Connections at once; more wait in the socket's backlog. Each younger generation holds one.
 const CONNECTIONS_MAX: usize = 64;
@@ -46,7 +46,7 @@ pub struct Server {
     /// Since when we are.
     pub began: Instant,
     /// Our tasks.
-    pub instances: Arc<Instances>,
+    pub task_sockets: Arc<TaskSockets>,
     /// Whether we are in charge.
     pub charge: Arc<Charge>,
     /// Makes the text of our metrics.
@@ -100,7 +100,7 @@ impl Server {
             Some(question::Body::Status(_)) => self.status(),
             Some(question::Body::TakeOver(by)) => return self.hand_over(stream, by).await,
             Some(question::Body::Owner(task)) => {
-                let owned = self.instances.owned(&task).unwrap_or_default();
+                let owned = self.task_sockets.owned(&task).unwrap_or_default();
                 Answer { body: Some(answer::Body::Owned(owned)) }
             }
             Some(question::Body::Metrics(_)) => {
@@ -132,7 +132,7 @@ impl Server {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
             in_charge: self.charge.is_held(),
-            tasks: self.instances.count().used() as u64,
+            tasks: self.task_sockets.count().used() as u64,
             up_seconds: self.began.elapsed().as_secs(),
             stop_drain_seconds: self.operator.config.now().upgrade.stop_drain_seconds,
         };
@@ -143,7 +143,7 @@ impl Server {
     async fn hand_over(&self, mut stream: UnixStream, to: TakeOver) -> std::io::Result<()> {
         let sent = self.charge.hand_on(|over, descriptors| {
             let copies: std::io::Result<Vec<_>> = descriptors.iter().map(|fd| fd.try_clone_to_owned()).collect();
-            let over = HandOver { draining: self.instances.is_draining(), ..over };
+            let over = HandOver { draining: self.task_sockets.is_draining(), ..over };
             (Answer { body: Some(answer::Body::HandOver(over)) }, copies)
         });
         let Some((answer, copies)) = sent else {

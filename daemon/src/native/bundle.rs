@@ -7,11 +7,11 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use hearth_shim::{NATIVE_ADDRESS_FILE, NATIVE_BUNDLES, natives};
 use serde_json::Value;
 
-use crate::config::Config;
-use crate::error::{Error, Result};
 use crate::task::pid;
 use crate::task::pods::Sandboxes;
 use crate::task::sandbox::Sandbox;
+use hearth_base::config::Config;
+use hearth_base::error::{Error, Result};
 
 /// What runc's shim writes its log to, in its bundle. For containerd this is a FIFO that it reads; the shim
 /// does not start without one, but takes a file as well, which waits for no reader.

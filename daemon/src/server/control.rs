@@ -4,7 +4,6 @@
 //! Only root may ask (mode 0600, and the peer's credentials are checked). A peer that sends nothing,
 //! too much or rubbish costs one bounded connection for `QUESTION_TIME`.
 
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,9 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use crate::server::instances::Instances;
 use crate::server::operator::Operator;
+use crate::server::task_sockets::TaskSockets;
 use crate::task::map::Asked;
+use hearth_os::sockets;
 
 /// How long a peer may take to ask.
 const QUESTION_TIME: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ pub struct ControlSocket {
 /// What the file system or the kernel says.
 pub fn open(passed: Option<StdUnixListener>, path: &Path) -> std::io::Result<ControlSocket> {
     let Some(passed) = passed else {
-        return Ok(ControlSocket { listener: bind(path)?, ours: Some(path.to_owned()) });
+        return Ok(ControlSocket { listener: sockets::bind(path)?, ours: Some(path.to_owned()) });
     };
     let address = passed.local_addr()?;
     if address.as_pathname() != Some(path) {
@@ -73,35 +73,20 @@ pub fn inherit(handed: StdUnixListener, removes: bool, path: &Path) -> std::io::
     Ok(ControlSocket { listener: UnixListener::from_std(handed)?, ours: removes.then(|| path.to_owned()) })
 }
 
-/// Binds a socket for root only. A stale one of a dead daemon is replaced: the caller holds the state directory's lock.
-pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
 /// Serves until the listener fails for good; cancel by dropping.
-pub async fn serve(listener: UnixListener, instances: Arc<Instances>, operator: Arc<Operator>) {
+pub async fn serve(listener: UnixListener, task_sockets: Arc<TaskSockets>, operator: Arc<Operator>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         // The semaphore is never closed.
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (instances, operator) = (instances.clone(), operator.clone());
+                let (task_sockets, operator) = (task_sockets.clone(), operator.clone());
                 // From here on: a daemon that drains must not leave between the question and its answer.
-                let asked = instances.count().asked();
+                let asked = task_sockets.count().asked();
                 tokio::spawn(async move {
                     let _place = place;
-                    if let Err(error) = answer(stream, &instances, &operator, asked).await {
+                    if let Err(error) = answer(stream, &task_sockets, &operator, asked).await {
                         tracing::debug!(%error, "a question on the control socket failed");
                     }
                 });
@@ -117,7 +102,7 @@ pub async fn serve(listener: UnixListener, instances: Arc<Instances>, operator: 
 
 async fn answer(
     mut stream: UnixStream,
-    instances: &Instances,
+    task_sockets: &TaskSockets,
     operator: &Arc<Operator>,
     asked: Asked,
 ) -> std::io::Result<()> {
@@ -133,7 +118,7 @@ async fn answer(
                     Err(text) => error(text),
                 }
             }
-            Some(request::Body::TaskSocket(ask)) => task_socket(&ask, instances).await,
+            Some(request::Body::TaskSocket(ask)) => task_socket(&ask, task_sockets).await,
             None => error(format!(
                 "this hearthd ({}) does not know the question; it is older than who asks: upgrade it",
                 env!("CARGO_PKG_VERSION")
@@ -163,8 +148,8 @@ async fn read(stream: &mut UnixStream) -> std::io::Result<Request> {
     hearth_shim::decode(&bytes)
 }
 
-async fn task_socket(ask: &TaskSocketRequest, instances: &Instances) -> Reply {
-    match instances.task_socket(ask).await {
+async fn task_socket(ask: &TaskSocketRequest, task_sockets: &TaskSockets) -> Reply {
+    match task_sockets.task_socket(ask).await {
         Ok((address, version)) => Reply { body: Some(reply::Body::TaskSocket(TaskSocketReply { address, version })) },
         Err(e) => error(e.to_string()),
     }

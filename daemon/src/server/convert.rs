@@ -1,37 +1,20 @@
 //! Between our types and the wire's.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use containerd_shim_protos::cgroups::metrics as v1;
 use containerd_shim_protos::cgroups_v2::metrics as v2;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 
-use crate::bundle::ResourceUpdate;
-use crate::error::{Error, Result};
-use crate::os::pty::Size;
-use crate::wasm::scheduler::Throttling;
+use hearth_base::bundle::ResourceUpdate;
+use hearth_base::error::{Error, Result};
+use hearth_os::pty::Size;
+use hearth_wasm::scheduler::Throttling;
 
 /// `CGROUP2_SUPER_MAGIC` of linux/magic.h.
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
-
-/// A point in time as protobuf has it; times before 1970 do not occur.
-pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    MessageField::some(Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: since.subsec_nanos() as i32,
-        ..Default::default()
-    })
-}
-
-/// The same read back; what protobuf leaves out is 1970.
-pub fn system_time(at: &Timestamp) -> SystemTime {
-    let seconds = u64::try_from(at.seconds).unwrap_or_default();
-    SystemTime::UNIX_EPOCH + Duration::new(seconds, u32::try_from(at.nanos).unwrap_or_default().min(999_999_999))
-}
 
 /// Type of an update's limits: the runtime spec's JSON, as containerd's typeurl names it.
 const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
@@ -242,13 +225,5 @@ mod tests {
         assert_eq!((two.cpu.nr_periods, two.cpu.nr_throttled, two.cpu.throttled_usec), (9, 4, 5_000));
         assert_eq!((two.memory_events.max, two.memory_events.oom_kill), (2, 1));
         assert_eq!((two.memory.usage, two.memory.usage_limit, two.pids.current), (65_536, 1 << 20, 1));
-    }
-
-    #[test]
-    fn a_timestamp_keeps_nanoseconds() {
-        let at = SystemTime::UNIX_EPOCH + Duration::new(5, 7);
-        let wire = timestamp(at);
-        assert_eq!((wire.seconds, wire.nanos), (5, 7));
-        assert_eq!(system_time(&wire), at);
     }
 }

@@ -12,8 +12,8 @@
 pub mod control;
 pub mod convert;
 pub mod endpoint;
-pub mod instances;
 pub mod operator;
 pub mod passing;
 pub mod sandboxer;
 pub mod task;
+pub mod task_sockets;

@@ -12,19 +12,19 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::ahead::Ahead;
-use crate::config::Live;
-use crate::generation::directory;
 use crate::generation::merge;
-use crate::generation::peers::Peers;
-use crate::logging::Logging;
-use crate::metrics::process;
-use crate::operator::{LogLevel, ModuleInfo, Modules, Question, Status, TaskCounts, TaskDetails, TaskInfo};
+use crate::generation::older::OlderGenerations;
 use crate::server::endpoint::page::Page;
-use crate::server::instances::Instances;
-use crate::starts::unix;
-use crate::wasm::instance::World;
-use crate::wasm::modules::ModuleStore;
-use crate::wasm::modules::origin::Digest;
+use crate::server::task_sockets::TaskSockets;
+use crate::task::world::World;
+use hearth_base::config::Live;
+use hearth_base::digest::Digest;
+use hearth_base::generation::directory;
+use hearth_base::operator::{LogLevel, ModuleInfo, Modules, Question, Status, TaskCounts, TaskDetails, TaskInfo};
+use hearth_base::time::unix;
+use hearth_observe::logging::Logging;
+use hearth_observe::metrics::process;
+use hearth_wasm::modules::ModuleStore;
 
 /// How many names of tasks a module is given.
 const NAMES_MAX: usize = 3;
@@ -40,9 +40,9 @@ pub struct Operator {
     /// What it compiles before a start.
     pub ahead: Arc<Ahead>,
     /// Its tasks.
-    pub instances: Arc<Instances>,
+    pub task_sockets: Arc<TaskSockets>,
     /// The older daemons.
-    pub peers: Arc<Peers>,
+    pub older: Arc<OlderGenerations>,
     /// Which life of the daemon this is.
     pub generation: String,
     /// When it was ready.
@@ -80,8 +80,8 @@ impl Operator {
             Question::Status => encode(&self.status()),
             Question::Tasks => encode(&self.tasks()),
             Question::Task { namespace, id } => encode(&self.details(namespace, id)),
-            Question::Starts => encode(&self.world.recent.starts(&self.generation)),
-            Question::Ends => encode(&self.world.recent.ends(&self.generation)),
+            Question::Starts => encode(&self.world.runtime.recent.starts(&self.generation)),
+            Question::Ends => encode(&self.world.runtime.recent.ends(&self.generation)),
             Question::Modules => encode(&self.inventory()),
             Question::Warm(_) => Err("compiling is no look".into()),
             Question::VerifyModules => encode(&self.modules.verify()),
@@ -93,7 +93,7 @@ impl Operator {
                 encode(&self.log_level())
             }
             Question::Drain { on } => {
-                self.instances.drain(*on);
+                self.task_sockets.drain(*on);
                 encode(&self.status())
             }
         }
@@ -105,28 +105,28 @@ impl Operator {
         let address = std::fs::read_to_string(config.state_dir.join(METRICS_ADDRESS)).unwrap_or_default();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            wasmtime: env!("WASMTIME_VERSION").into(),
+            wasmtime: hearth_base::version::WASMTIME.into(),
             pid: std::process::id(),
             generation: self.generation.clone(),
             started_at: unix(self.started_at),
             state_dir: config.state_dir.display().to_string(),
             root_dir: config.root_dir.display().to_string(),
-            draining: self.instances.is_draining(),
+            draining: self.task_sockets.is_draining(),
             metrics_address: address.trim().into(),
-            containerds: self.instances.containerds(),
-            namespaces: self.instances.namespaces() as u64,
+            containerds: self.task_sockets.containerds(),
+            namespaces: self.task_sockets.namespaces() as u64,
             tasks: self.counts(),
-            pool: self.world.slots.usage(),
+            pool: self.world.runtime.slots.usage(),
             modules: self.modules.counts(),
-            workers: self.world.scheduler.usage(),
-            earlier: self.peers.living().iter().map(|id| earlier(&config.state_dir, id)).collect(),
-            events_queued: u64::try_from(self.world.metrics.events_queued.get()).unwrap_or(0),
+            workers: self.world.runtime.scheduler.usage(),
+            earlier: self.older.living().iter().map(|id| earlier(&config.state_dir, id)).collect(),
+            events_queued: u64::try_from(self.world.runtime.metrics.events_queued.get()).unwrap_or(0),
         }
     }
 
     fn counts(&self) -> TaskCounts {
         let count = |state: &str| {
-            let gauge = self.world.metrics.tasks.with_label_values(&[state]);
+            let gauge = self.world.runtime.metrics.tasks.with_label_values(&[state]);
             u64::try_from(gauge.get()).unwrap_or(0)
         };
         TaskCounts {
@@ -140,23 +140,23 @@ impl Operator {
 
     /// Every task, and every pod that is none, oldest first.
     pub fn tasks(&self) -> Vec<TaskInfo> {
-        let tasks = self.instances.tasks();
+        let tasks = self.task_sockets.tasks();
         let mut infos: Vec<_> = tasks.iter().map(|task| task.info(&self.generation)).collect();
-        infos.extend(self.instances.pods(&self.generation));
+        infos.extend(self.task_sockets.pods(&self.generation));
         infos.sort_by(|a, b| a.created_at.total_cmp(&b.created_at));
         infos
     }
 
     fn details(&self, namespace: &str, id: &str) -> Option<TaskDetails> {
-        let tasks = self.instances.tasks();
+        let tasks = self.task_sockets.tasks();
         let Some(task) = tasks.iter().find(|task| *task.container.namespace == *namespace && **task.id() == *id) else {
-            let pods = self.instances.pods(&self.generation).into_iter();
+            let pods = self.task_sockets.pods(&self.generation).into_iter();
             let mut found = pods.filter(|pod| pod.namespace == namespace && pod.id == id);
             return found.next().map(|task| TaskDetails { task, ..TaskDetails::default() });
         };
-        let mut details = task.details(&self.generation, self.world.recent.ends(&self.generation));
+        let mut details = task.details(&self.generation, self.world.runtime.recent.ends(&self.generation));
         if details.image.is_none() {
-            details.image = self.answering.block_on(self.instances.image(namespace, id));
+            details.image = self.answering.block_on(self.task_sockets.image(namespace, id));
         }
         Some(details)
     }
@@ -169,17 +169,17 @@ impl Operator {
     /// All metrics of this daemon in Prometheus' text format. Blocks.
     pub fn scrape(&self) -> String {
         let world = &self.world;
-        world.scheduler.observe();
-        world.slots.observe();
+        world.runtime.scheduler.observe();
+        world.runtime.slots.observe();
         world.holders.observe();
         self.modules.observe();
-        world.metrics.native_containers.set(self.instances.natives().len() as i64);
+        world.runtime.metrics.native_containers.set(self.task_sockets.natives().len() as i64);
         let (own, folded) = world.task_series.counts();
         for (kind, count) in [("own", own), ("folded", folded)] {
-            world.metrics.task_series.with_label_values(&[kind]).set(count as i64);
+            world.runtime.metrics.task_series.with_label_values(&[kind]).set(count as i64);
         }
-        let mut text = world.metrics.render();
-        let tasks = self.instances.tasks();
+        let mut text = world.runtime.metrics.render();
+        let tasks = self.task_sockets.tasks();
         let each = tasks.iter().map(|task| (task.info(""), task.container.seat.is_own()));
         world.task_series.render(each, &mut text);
         process::render(&mut text);
@@ -193,9 +193,9 @@ impl Operator {
     pub async fn scrape_all(self: &Arc<Operator>) -> Result<String, String> {
         let operator = self.clone();
         let ours = self.background.spawn_blocking(move || operator.scrape()).await.map_err(|e| e.to_string())?;
-        Ok(match self.peers.is_empty() {
+        Ok(match self.older.is_empty() {
             true => ours,
-            false => merge::merge(&ours, &self.peers.metrics().await),
+            false => merge::merge(&ours, &self.older.metrics().await),
         })
     }
 
@@ -205,14 +205,14 @@ impl Operator {
             node: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             status: self.status(),
             tasks: self.tasks(),
-            starts: self.world.recent.starts(&self.generation),
-            ends: self.world.recent.ends(&self.generation),
+            starts: self.world.runtime.recent.starts(&self.generation),
+            ends: self.world.runtime.recent.ends(&self.generation),
             modules: self.inventory(),
         }
     }
 
     fn modules_in_use(&self) -> HashSet<Digest> {
-        let tasks = self.instances.tasks();
+        let tasks = self.task_sockets.tasks();
         tasks.iter().filter_map(|task| task.container.about.module.get().copied()).collect()
     }
 
@@ -220,7 +220,7 @@ impl Operator {
     pub fn inventory(&self) -> Modules {
         let mut modules = self.modules.inventory();
         let mut users: HashMap<String, (u64, Vec<String>)> = HashMap::new();
-        for task in self.instances.tasks() {
+        for task in self.task_sockets.tasks() {
             let about = &task.container.about;
             let Some(digest) = about.module.get() else { continue };
             let (count, names) = users.entry(digest.to_string()).or_default();

@@ -24,19 +24,20 @@ use containerd_client::types::{Metric, Platform};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use prost::Message;
 use tonic::codegen::async_trait;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use crate::bundle::{Network, Scope, Scopes};
-use crate::error::{Error, Result};
-use crate::generation::wire::Owner;
-use crate::operator::PodName;
 use crate::server::convert::{self, CgroupVersion, Usage};
-use crate::server::instances::{Entered, Instances, Key, VERSION_3};
 use crate::server::task;
+use crate::server::task_sockets::{Entered, TaskSockets, VERSION_3};
 use crate::task::pid;
 use crate::task::pod_files::Dns;
 use crate::task::pods::{Phase, PodSpec};
 use crate::task::sandbox::SandboxSpec;
+use hearth_base::bundle::{Network, Scope, Scopes};
+use hearth_base::error::{Error, Result};
+use hearth_base::generation::wire::Owner;
+use hearth_base::operator::PodName;
+use hearth_containerd::peer::Key;
 
 use generated::controller_server::Controller as ControllerApi;
 
@@ -56,14 +57,14 @@ const NETWORK_SYSCTLS: [(&str, &str); 2] =
 /// The pods that this generation has made for one containerd.
 pub struct Controller {
     key: Key,
-    instances: Arc<Instances>,
+    task_sockets: Arc<TaskSockets>,
     cgroups: CgroupVersion,
 }
 
 impl Controller {
     /// For the containerd that is called so.
-    pub fn new(key: Key, instances: Arc<Instances>) -> Controller {
-        Controller { key, instances, cgroups: CgroupVersion::of_host() }
+    pub fn new(key: Key, task_sockets: Arc<TaskSockets>) -> Controller {
+        Controller { key, task_sockets, cgroups: CgroupVersion::of_host() }
     }
 
     /// What names a pod on this node.
@@ -75,7 +76,7 @@ impl Controller {
     /// The namespace a request is about, where pods have been made before.
     fn known<T>(&self, request: &Request<T>, id: &str) -> Result<Entered> {
         let namespace = namespace(request)?;
-        self.instances.known(&self.key, namespace).ok_or_else(|| Error::NotFound(format!("sandbox {id} not found")))
+        self.task_sockets.known(&self.key, namespace).ok_or_else(|| Error::NotFound(format!("sandbox {id} not found")))
     }
 }
 
@@ -86,13 +87,6 @@ fn namespace<T>(request: &Request<T>) -> Result<&str> {
     })
 }
 
-impl From<Error> for Status {
-    fn from(error: Error) -> Status {
-        tracing::debug!(%error, code = ?error.code(), "a call to the sandbox controller was refused");
-        Status::new(Code::from_i32(error.code() as i32), error.to_string())
-    }
-}
-
 type Answer<T> = std::result::Result<Response<T>, Status>;
 
 #[async_trait]
@@ -101,7 +95,7 @@ impl ControllerApi for Controller {
         let namespace = namespace(&request)?.to_owned();
         let request = request.into_inner();
         let spec = pod_spec(&request)?;
-        let entered = self.instances.enter(&self.key, &namespace).await?;
+        let entered = self.task_sockets.enter(&self.key, &namespace).await?;
         let created = entered.sandboxes.create(&request.sandbox_id, spec).await;
         created.inspect_err(|error| tracing::info!(sandbox = request.sandbox_id, %error, "a pod was refused"))?;
         tracing::debug!(namespace, sandbox = request.sandbox_id, "a pod was created");

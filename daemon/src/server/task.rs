@@ -20,9 +20,6 @@ use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use containerd_shim_protos::shim_async::{Task as TaskApi, create_task};
 use ttrpc::r#async::{Service, TtrpcContext};
 
-use crate::error::{Error, Result};
-use crate::logging;
-use crate::metrics::{METHODS, Metrics};
 use crate::native::Natives;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::passing;
@@ -30,9 +27,14 @@ use crate::task::create::{CreateRequest, Creator};
 use crate::task::exec::ExecRequest;
 use crate::task::map::TaskMap;
 use crate::task::process::Process;
-use crate::task::{StdioPaths, Task, pid};
-use crate::traces::Trace;
-use crate::wasm::instance::World;
+use crate::task::world::World;
+use crate::task::{Task, pid};
+use hearth_base::error::{Error, Result};
+use hearth_containerd::time::timestamp;
+use hearth_observe::logging;
+use hearth_observe::metrics::{METHODS, Metrics};
+use hearth_observe::starts::trace::Trace;
+use hearth_stdio::StdioPaths;
 
 /// The service.
 pub struct TaskService {
@@ -58,7 +60,7 @@ impl TaskService {
         world: Arc<World>,
         draining: Arc<AtomicBool>,
     ) -> Arc<TaskService> {
-        let metrics = world.metrics.clone();
+        let metrics = world.runtime.metrics.clone();
         Arc::new(TaskService { creator, tasks, natives, world, metrics, cgroups: CgroupVersion::of_host(), draining })
     }
 
@@ -178,7 +180,7 @@ impl TaskApi for TaskService {
         };
         let result = result.map(|exit| WaitResponse {
             exit_status: exit.status,
-            exited_at: convert::timestamp(exit.at),
+            exited_at: timestamp(exit.at),
             ..Default::default()
         });
         self.answer(Method::Wait, began, result)
@@ -202,7 +204,7 @@ impl TaskApi for TaskService {
         let result = result.map(|exit| DeleteResponse {
             pid,
             exit_status: exit.status,
-            exited_at: convert::timestamp(exit.at),
+            exited_at: timestamp(exit.at),
             ..Default::default()
         });
         self.answer(Method::Delete, began, result)
@@ -335,7 +337,7 @@ fn state_response(process: &Process) -> StateResponse {
     };
     if let Some(exit) = snapshot.exit {
         response.exit_status = exit.status;
-        response.exited_at = convert::timestamp(exit.at);
+        response.exited_at = timestamp(exit.at);
     }
     response
 }

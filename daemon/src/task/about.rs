@@ -1,10 +1,10 @@
 //! What those who look at the node see of a task.
 
-use crate::metrics::tasks::Totals;
-use crate::operator::{EndInfo, TaskDetails, TaskInfo, TaskKind};
-use crate::starts::unix;
 use crate::task::Task;
 use crate::task::process::label;
+use hearth_base::operator::{EndInfo, TaskDetails, TaskInfo, TaskKind};
+use hearth_base::time::unix;
+use hearth_observe::metrics::tasks::Totals;
 
 impl Task {
     /// What it is and how it does now. Takes short locks, one after the other.

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::bundle::Cpu;
-use crate::http::requests::Requests;
-use crate::metrics::Metrics;
-use crate::metrics::tasks::Seat;
-use crate::starts::{About, Recent};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::pods::Membership;
 use crate::task::sandbox::Joined;
-use crate::wasm::wasi::MemoryUse;
+use hearth_base::bundle::Cpu;
+use hearth_http::requests::Requests;
+use hearth_observe::metrics::Metrics;
+use hearth_observe::metrics::tasks::Seat;
+use hearth_observe::starts::{About, Recent};
+use hearth_wasm::wasi::MemoryUse;
 
 /// A container: everything of a task that is not a process.
 pub struct Container {

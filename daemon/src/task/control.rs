@@ -8,13 +8,13 @@
 //! accepted, since WebAssembly cannot give memory back: it refuses every growth from then on. (A cgroup
 //! would refuse such a limit; refusing it here would leave the guests free to grow further.)
 
-use crate::bundle::ResourceUpdate;
-use crate::error::{Error, Result};
-use crate::events::Event;
 use crate::task::Task;
 use crate::task::process::Pause;
 use crate::task::state::{Input, Role, State};
-use crate::wasm::scheduler::CpuLimits;
+use hearth_base::bundle::ResourceUpdate;
+use hearth_base::error::{Error, Result};
+use hearth_containerd::events::Event;
+use hearth_wasm::scheduler::CpuLimits;
 
 impl Task {
     /// Stops the guests until they are resumed.

@@ -13,24 +13,15 @@
 //! it, read, hashed, and mapped or compiled, all before Create answers, so that what is wrong with an
 //! image is Create's error.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use containerd_shim_protos::api::Mount;
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
 
-use crate::bundle::{self, Cpu, ProcessSpec, SpecMount, TaskSpec};
-use crate::config::Live;
-use crate::error::{Error, Result};
-use crate::events::{Create, Event, Reservation};
-use crate::faults::{self, Point};
-use crate::metrics::{Metrics, Phase, Source};
-use crate::os::identity::Identity;
-use crate::server::instances::Instance;
-use crate::starts::{About, Asked};
+use crate::task::Task;
 use crate::task::container::{Container, TERMINATION_LOG};
 use crate::task::execs::Execs;
 use crate::task::files::Files;
@@ -40,17 +31,30 @@ use crate::task::process::{self, NewProcess, Prepared, Process, Work};
 use crate::task::root::{self, FsMount, Plan, Root, RootSpec};
 use crate::task::sandbox::{self, Joined, Sandbox, SandboxSpec};
 use crate::task::state::{Role, State};
-use crate::task::stdio::Stdio;
-use crate::task::{StdioPaths, Task};
-use crate::traces::Trace;
-use crate::wasm::engine::{Entry, LiveProgram, Program};
-use crate::wasm::instance::{World, over_memory};
-use crate::wasm::modules::lookup::{self, Wanted};
-use crate::wasm::modules::origin::{Digest, Origin};
-use crate::wasm::modules::places::{Place, RootMount};
-use crate::wasm::modules::{Loaded, ModuleStore};
-use crate::wasm::scheduler::{CpuLimits, Guest};
-use crate::wasm::wasi::MemoryUse;
+use crate::task::world::World;
+use hearth_base::bundle::{self, Cpu, ProcessSpec, SpecMount, TaskSpec};
+use hearth_base::config::Live;
+use hearth_base::digest::Digest;
+use hearth_base::error::{Error, Result};
+use hearth_base::faults::{self, Point};
+use hearth_base::wanted::Wanted;
+use hearth_containerd::events::{Create, Event, Reservation};
+use hearth_containerd::peer::Peer;
+use hearth_observe::metrics::{Metrics, Phase, Source};
+use hearth_observe::starts::trace::Trace;
+use hearth_observe::starts::{About, Asked};
+use hearth_os::identity::Identity;
+use hearth_os::in_root::open_root;
+use hearth_stdio::Stdio;
+use hearth_stdio::StdioPaths;
+use hearth_wasm::command::over_memory;
+use hearth_wasm::engine::{Entry, LiveProgram, Program};
+use hearth_wasm::modules::lookup::{self};
+use hearth_wasm::modules::origin::Origin;
+use hearth_wasm::modules::places::{Place, RootMount};
+use hearth_wasm::modules::{Loaded, ModuleStore};
+use hearth_wasm::scheduler::{CpuLimits, Guest};
+use hearth_wasm::wasi::MemoryUse;
 
 /// A Create call.
 #[derive(Debug)]
@@ -70,7 +74,7 @@ pub struct CreateRequest {
 /// Makes the tasks of one containerd instance and namespace.
 pub struct Creator {
     pub(super) namespace: Arc<str>,
-    pub(super) instance: Arc<Instance>,
+    pub(super) peer: Arc<Peer>,
     pub(super) config: Arc<Live>,
     pub(super) modules: Arc<ModuleStore>,
     pub(super) world: Arc<World>,
@@ -107,14 +111,14 @@ impl Creator {
     /// A creator for one namespace.
     pub fn new(
         namespace: &str,
-        instance: Arc<Instance>,
+        peer: Arc<Peer>,
         config: Arc<Live>,
         modules: Arc<ModuleStore>,
         world: Arc<World>,
         sandboxes: Arc<Sandboxes>,
         runtime: tokio::runtime::Handle,
     ) -> Creator {
-        Creator { namespace: namespace.into(), instance, config, modules, world, sandboxes, runtime }
+        Creator { namespace: namespace.into(), peer, config, modules, world, sandboxes, runtime }
     }
 
     /// Makes a task and puts it into `map`. `began`: when the request arrived.
@@ -123,7 +127,7 @@ impl Creator {
     /// Whatever is wrong with the request, the bundle, the image or the node, in one line.
     pub async fn create(&self, map: &Arc<TaskMap>, request: CreateRequest, began: Instant) -> Result<Arc<Task>> {
         let reservation = map.reserve(&request.id)?;
-        let events = self.instance.events.reserve()?;
+        let events = self.peer.events.reserve()?;
         faults::at(Point::Reserved);
         let spec = TaskSpec::read(&request.bundle, self.config.now().rpc.spec_bytes_max)?;
         if spec.role == bundle::Role::Sandbox {
@@ -134,7 +138,7 @@ impl Creator {
         self.create_container(request, (spec, about.clone()), (reservation, events), began).await.inspect_err(|error| {
             // One that is native is passed on, and starts elsewhere.
             if !matches!(error, Error::Native(_)) {
-                self.world.recent.failed(&about, &error.to_string());
+                self.world.runtime.recent.failed(&about, &error.to_string());
             }
         })
     }
@@ -171,7 +175,7 @@ impl Creator {
         faults::at(Point::Joined);
         let plan = root::plan(root_spec(&request, &spec), &self.config.now().files)?;
         let partly_read_only = plan.is_partly_read_only();
-        about.phase(&self.world.metrics, Phase::Bundle, began, began.elapsed());
+        about.phase(&self.world.runtime.metrics, Phase::Bundle, began, began.elapsed());
 
         let located = self.locate(&request, &spec, plan, &about).await.map_err(|error| match (error, &spec.role) {
             (Error::Native(text), bundle::Role::Alone | bundle::Role::Sandbox) => Error::InvalidArgument(text),
@@ -181,7 +185,7 @@ impl Creator {
         let entry = located
             .program
             .now()
-            .check_entry(&self.world.engines, located.export.as_deref())
+            .check_entry(&self.world.runtime.engines, located.export.as_deref())
             .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.now().engine.memory_bytes_max);
         check_memory(&located.program.now(), memory_limit)?;
@@ -284,8 +288,8 @@ impl Creator {
             cpu: Mutex::new(made.cpu),
             execs: Execs::new(self.config.now().rpc.execs_per_task_max),
             requests: matches!(made.work, Work::Serve(_)).then(Arc::default),
-            metrics: self.world.metrics.clone(),
-            recent: self.world.recent.clone(),
+            metrics: self.world.runtime.metrics.clone(),
+            recent: self.world.runtime.recent.clone(),
         });
         let init = NewProcess {
             id,
@@ -302,7 +306,7 @@ impl Creator {
 
     /// Makes the task known, to containerd first.
     fn fill(&self, reservation: map::Reservation, (task, create): (Arc<Task>, Create)) -> Arc<Task> {
-        self.world.metrics.tasks.with_label_values(&[process::label(State::Created)]).inc();
+        self.world.runtime.metrics.tasks.with_label_values(&[process::label(State::Created)]).inc();
         task.init.publish(Event::Create(Box::new(create)));
         reservation.fill(task.clone());
         faults::at(Point::Created);
@@ -317,8 +321,8 @@ impl Creator {
         plan: Plan,
         about: &Arc<About>,
     ) -> Result<Located> {
-        let found = |began: Instant| about.phase(&self.world.metrics, Phase::Lookup, began, began.elapsed());
-        let mount = |plan| Files::mount(plan, about.clone(), self.world.metrics.clone(), self.runtime.clone());
+        let found = |began: Instant| about.phase(&self.world.runtime.metrics, Phase::Lookup, began, began.elapsed());
+        let mount = |plan| Files::mount(plan, about.clone(), self.world.runtime.metrics.clone(), self.runtime.clone());
         let began = Instant::now();
         let wanted = wanted(&spec.process);
         let place = wanted.as_ref().and_then(|wanted| snapshot_place(request, spec, wanted));
@@ -361,7 +365,7 @@ impl Creator {
         place: Option<Place>,
         about: &Arc<About>,
     ) -> Result<Located> {
-        let (metrics, theirs) = (self.world.metrics.clone(), about.clone());
+        let (metrics, theirs) = (self.world.runtime.metrics.clone(), about.clone());
         let root = self.runtime.spawn_blocking(move || perform(plan, &theirs, &metrics)).await;
         let root = root.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))??;
         faults::at(Point::Mounted);
@@ -386,10 +390,10 @@ impl Creator {
         };
         let compile_time = loaded.compile_time.unwrap_or_default();
         let lookup_time = began.elapsed().saturating_sub(compile_time);
-        about.phase(&self.world.metrics, Phase::Lookup, began, lookup_time);
+        about.phase(&self.world.runtime.metrics, Phase::Lookup, began, lookup_time);
         if loaded.compile_time.is_some() {
             // What is looked up after it is a trifle.
-            about.phase(&self.world.metrics, Phase::Compile, began + lookup_time, compile_time);
+            about.phase(&self.world.runtime.metrics, Phase::Compile, began + lookup_time, compile_time);
         }
         Ok(located(loaded, Files::ready(root, self.runtime.clone())))
     }
@@ -397,7 +401,7 @@ impl Creator {
     /// The program of an image that is a Wasm OCI artifact: its one layer is the module, and there is
     /// nothing in the root. `missing`: why there is no program in the root.
     async fn load_artifact(&self, request: &CreateRequest, wanted: Option<&Wanted>, missing: Error) -> Result<Loaded> {
-        let containerd = &self.instance.containerd;
+        let containerd = &self.peer.client;
         let artifact = match containerd.wasm_artifact(&self.namespace, &request.id).await {
             Ok(Some(artifact)) => artifact,
             Ok(None) => return Err(missing),
@@ -467,13 +471,6 @@ fn snapshot_place(request: &CreateRequest, spec: &TaskSpec, wanted: &Wanted) -> 
     let mounts: Vec<_> =
         request.rootfs.iter().map(|mount| RootMount { fstype: &mount.type_, options: &mount.options }).collect();
     Place::of_snapshot(&mounts, wanted, &spec.mounts)
-}
-
-/// Opens a root's directory, to look something up in it.
-pub(crate) fn open_root(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| {
-        Error::InvalidArgument(format!("root.path: cannot open {}: {e}; is the bundle complete?", path.display()))
-    })
 }
 
 fn perform(plan: Plan, about: &About, metrics: &Metrics) -> Result<Root> {

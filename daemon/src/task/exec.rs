@@ -10,19 +10,21 @@
 
 use std::sync::Arc;
 
-use crate::bundle::ProcessSpec;
-use crate::error::{Error, Result};
-use crate::events::Event;
-use crate::os::identity::Identity;
-use crate::task::create::{Creator, check_memory, open_root, wanted};
+use crate::task::Task;
+use crate::task::create::{Creator, check_memory, wanted};
 use crate::task::process::{NewProcess, Prepared, Process, Work};
 use crate::task::state::{Role, State};
-use crate::task::stdio::Stdio;
-use crate::task::{StdioPaths, Task};
-use crate::wasm::engine::Entry;
-use crate::wasm::modules::Loaded;
-use crate::wasm::modules::origin::Origin;
-use crate::wasm::scheduler::Guest;
+use hearth_base::bundle::ProcessSpec;
+use hearth_base::error::{Error, Result};
+use hearth_containerd::events::Event;
+use hearth_os::identity::Identity;
+use hearth_os::in_root::open_root;
+use hearth_stdio::Stdio;
+use hearth_stdio::StdioPaths;
+use hearth_wasm::engine::Entry;
+use hearth_wasm::modules::Loaded;
+use hearth_wasm::modules::origin::Origin;
+use hearth_wasm::scheduler::Guest;
 
 /// An Exec call.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ impl Creator {
             return Err(Error::AlreadyExists(format!("{exec_id:?} is the id of the task's own process")));
         }
         let reserved = container.execs.reserve(&exec_id)?;
-        let events = self.instance.events.reserve_exec()?;
+        let events = self.peer.events.reserve_exec()?;
         let spec_bytes_max = self.config.now().rpc.spec_bytes_max;
         if spec.len() as u64 > spec_bytes_max {
             return Err(Error::InvalidArgument(format!(
@@ -87,8 +89,11 @@ impl Creator {
         files.wait_ready().await?;
         let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;
         let loaded = self.modules.load(Origin::File(found), None).await.map_err(only_wasm)?;
-        let entry =
-            loaded.program.now().check_entry(&self.world.engines, loaded.export.as_deref()).map_err(only_wasm)?;
+        let entry = loaded
+            .program
+            .now()
+            .check_entry(&self.world.runtime.engines, loaded.export.as_deref())
+            .map_err(only_wasm)?;
         if entry == Entry::Serve {
             return Err(only_wasm(Error::InvalidArgument(
                 "the component is an HTTP service: only a container's first process can serve".into(),

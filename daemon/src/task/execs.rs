@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
 use crate::task::process::Process;
+use hearth_base::error::{Error, Result};
 
 /// The execs of one task.
 pub struct Execs {

@@ -13,10 +13,10 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::error::{Error, Result};
-use crate::metrics::{Metrics, Phase};
-use crate::starts::About;
 use crate::task::root::{Plan, Root};
+use hearth_base::error::{Error, Result};
+use hearth_observe::metrics::{Metrics, Phase};
+use hearth_observe::starts::About;
 
 /// A task's root.
 pub struct Files {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::os::holder::Holder;
+use hearth_base::error::{Error, Result};
+use hearth_observe::metrics::Metrics;
+use hearth_os::holder::Holder;
 
 /// The supply.
 pub struct Holders {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::error::{Error, Result};
 use crate::task::Task;
+use hearth_base::error::{Error, Result};
 
 /// How long a task may take from the answer that says where it goes until it arrives. containerd gives a
 /// shim less than that.

@@ -11,7 +11,7 @@
 //! * [`control`]: pause, resume, new limits; [`oom`]: when a guest counts as ended for want of memory.
 //! * [`files`]: the life of a task's root file system.
 //! * [`root`]: which mounts make it.
-//! * [`stdio`]: FIFOs, files and log programs.
+//! * [`world`]: what all tasks share.
 //! * [`map`]: the tasks of one namespace, by id.
 //!
 //! A process's lock guards its state for a few instructions; it is never held across an await, a mount
@@ -33,31 +33,18 @@ pub mod process;
 pub mod root;
 pub mod sandbox;
 pub mod state;
-pub mod stdio;
+pub mod world;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use crate::error::{Error, Result};
-use crate::events::Event;
-use crate::faults::{self, Point};
 use crate::task::container::Container;
 use crate::task::map::TaskMap;
 use crate::task::process::{Exit, Process};
 use crate::task::state::State;
-
-/// Where a Create request wants a process's stdio.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StdioPaths {
-    /// FIFO, or empty.
-    pub stdin: String,
-    /// FIFO, `file://` or `binary://` URI, or empty.
-    pub stdout: String,
-    /// As `stdout`.
-    pub stderr: String,
-    /// Whether the process has a terminal.
-    pub terminal: bool,
-}
+use hearth_base::error::{Error, Result};
+use hearth_base::faults::{self, Point};
+use hearth_containerd::events::Event;
 
 /// A task: a container and its first process.
 pub struct Task {

@@ -12,8 +12,8 @@
 //! * One that got memory afterwards had what it wanted; its trap later is a trap.
 //! * A growth over the module's own maximum is not the container's limit.
 
-use crate::wasm::instance::{Outcome, TRAP_STATUS};
-use crate::wasm::scheduler::End;
+use hearth_wasm::command::{Outcome, TRAP_STATUS};
+use hearth_wasm::scheduler::End;
 
 /// Exit status for Kubernetes and everybody else: 128 + SIGKILL, as the kernel would have it.
 pub const OOM_STATUS: u32 = 137;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use rustix::mount::MountFlags;
 
-use crate::bundle::SpecMount;
-use crate::error::{Error, Result};
-use crate::os::mount::{self, Mounted};
+use hearth_base::bundle::SpecMount;
+use hearth_base::error::{Error, Result};
+use hearth_os::mount::{self, Mounted};
 
 /// What a pod's resolv.conf says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

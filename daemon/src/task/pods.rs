@@ -20,13 +20,13 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::error::{Error, Result};
-use crate::operator::{PodName, TaskInfo, TaskKind};
-use crate::starts::unix;
 use crate::task::map::{self, TaskMap};
 use crate::task::pod_files::{Dns, PodFiles};
 use crate::task::sandbox::{Sandbox, SandboxSpec};
 use crate::task::{Task, pid};
+use hearth_base::error::{Error, Result};
+use hearth_base::operator::{PodName, TaskInfo, TaskKind};
+use hearth_base::time::unix;
 
 /// Which pod a container is of.
 #[derive(Clone)]
@@ -309,7 +309,7 @@ mod tests {
     async fn what_cannot_be_made_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let all = sandboxes(&directory);
-        let network = crate::bundle::Network::Path("/absent/netns".into());
+        let network = hearth_base::bundle::Network::Path("/absent/netns".into());
         let spec = PodSpec { sandbox: SandboxSpec { network, ..Default::default() }, ..PodSpec::default() };
         let error = all.create("a", spec).await.unwrap_err().to_string();
         assert!(error.contains("/absent/netns"), "{error}");

@@ -17,26 +17,29 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
-use crate::bundle::ProcessSpec;
-use crate::error::{Error, Result};
-use crate::events::{Event, Reservation};
-use crate::faults::{self, Point};
-use crate::http::counts::Counts;
-use crate::http::outgoing::Outgoing;
-use crate::http::outgoing::client::Client;
-use crate::http::requests::Requests;
-use crate::http::{self, Service};
-use crate::logging;
-use crate::operator::EndKind;
-use crate::os::pty::Size;
+use hearth_base::bundle::ProcessSpec;
+use hearth_base::error::{Error, Result};
+use hearth_base::faults::{self, Point};
+use hearth_base::operator::EndKind;
+use hearth_containerd::events::{Event, Reservation};
+use hearth_http::outgoing::Outgoing;
+use hearth_http::outgoing::client::Client;
+use hearth_http::requests::Requests;
+use hearth_http::service::{NewService, Service};
+use hearth_observe::logging;
+use hearth_os::pty::Size;
+use hearth_stdio::{Stdio, StdioPaths};
+use hearth_wasm::command::{self, Launch, Outcome, TRAP_STATUS};
+use hearth_wasm::engine::{Kind, LiveProgram, Program};
+use hearth_wasm::names::Names;
+use hearth_wasm::runtime::Runtime;
+use hearth_wasm::scheduler::{End, Guest, Throttling};
+use hearth_wasm::slots::Placed;
+
 use crate::task::container::Container;
+use crate::task::oom;
 use crate::task::state::{Effect, Input, NEVER_STARTED, Role, State};
-use crate::task::stdio::Stdio;
-use crate::task::{StdioPaths, oom};
-use crate::wasm::engine::{Kind, LiveProgram, Program};
-use crate::wasm::instance::{self, Launch, Outcome, Placed, TRAP_STATUS, World};
-use crate::wasm::names::Names;
-use crate::wasm::scheduler::{End, Guest, Throttling};
+use crate::task::world::World;
 
 /// Status of a guest that was ended without a signal of containerd's (its task's init has ended).
 const KILLED_STATUS: u32 = 137;
@@ -207,7 +210,7 @@ impl Process {
             self.started();
             let process = self.clone();
             let ended = move |end| process.ended(end, &Tell::default());
-            world.scheduler.spawn(self.guest.clone(), std::future::pending(), ended);
+            world.runtime.scheduler.spawn(self.guest.clone(), std::future::pending(), ended);
             return Ok(self.container.pid());
         };
         // An exec shares the memory limit with others, who may take what is left of it at any moment.
@@ -222,7 +225,7 @@ impl Process {
         let (process, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
         let guest = async move { process.run(world_of_guest, *prepared, (program, slot), ready).await };
         let process = self.clone();
-        world.scheduler.spawn(self.guest.clone(), guest, move |end| process.ended(end, &tell));
+        world.runtime.scheduler.spawn(self.guest.clone(), guest, move |end| process.ended(end, &tell));
         if sure {
             return Ok(self.container.pid());
         }
@@ -245,7 +248,7 @@ impl Process {
         let slot = match (inner.state, &inner.work) {
             (State::Created, Some(Work::Program(prepared))) => {
                 let program = prepared.program.now();
-                let slot = world.slots.take(program.fits_pool())?;
+                let slot = world.runtime.slots.take(program.fits_pool())?;
                 Some((program, slot))
             }
             _ => None,
@@ -269,9 +272,11 @@ impl Process {
         faults::at(Point::Instantiating);
         let about = (self.role == Role::Init).then(|| self.container.about.clone());
         let root = self.container.files.path().to_path_buf();
-        let names = self.names(&world, &program, &root);
+        let names = self.names(&world.runtime, &program, &root);
+        let client = names.clone().map(|names| Client::new(world.http.clone(), names, &prepared.spec.env));
+        let outgoing = Outgoing::new(client);
         let launch = Launch {
-            program,
+            placed: (program, slot),
             export: prepared.export,
             args: prepared.spec.args,
             env: prepared.spec.env,
@@ -284,11 +289,11 @@ impl Process {
             memory: self.container.memory.clone(),
             starved: self.starved.clone(),
             guest: self.guest.clone(),
-            slot,
+            outgoing: Box::new(move || Box::new(outgoing.clone())),
             about,
         };
         let process = self.clone();
-        instance::run(world, launch, move || {
+        command::run(world.runtime.clone(), launch, move || {
             process.started();
             faults::at(Point::Started);
             answer(&tell, Ok(()));
@@ -298,10 +303,10 @@ impl Process {
 
     /// How the guest looks up names. Only components have sockets, and with a network namespace yet to be
     /// made there is nothing to reach.
-    fn names(&self, world: &World, program: &Program, root: &Path) -> Option<Names> {
+    fn names(&self, runtime: &Runtime, program: &Program, root: &Path) -> Option<Names> {
         // Only components have sockets.
         (program.kind() == Kind::Component).then(|| Names {
-            resolvers: world.resolvers.clone(),
+            resolvers: runtime.resolvers.clone(),
             root: root.to_path_buf(),
             identity: self.guest.identity().clone(),
         })
@@ -315,7 +320,7 @@ impl Process {
         let (process, world_of_guest, ready) = (self.clone(), world.clone(), tell.clone());
         let listening = async move { process.serve(world_of_guest, prepared, ready).await };
         let process = self.clone();
-        world.scheduler.spawn(self.guest.clone(), listening, move |end| process.ended(end, &tell));
+        world.runtime.scheduler.spawn(self.guest.clone(), listening, move |end| process.ended(end, &tell));
         self.hear(told).await
     }
 
@@ -328,53 +333,30 @@ impl Process {
             return Outcome::NotStarted(Error::Internal("a service has nowhere to keep its requests".into()));
         };
         let root = self.container.files.path().to_path_buf();
-        let env = &prepared.spec.env;
-        let workers = prepared.program.now().serves_p3(&world.engines).and_then(|newer| {
-            let reuse = http::workers::Reuse::of(env)?;
-            Ok(newer.then(|| http::workers::Workers::new(reuse)))
-        });
-        let workers = match workers {
-            Ok(workers) => workers,
-            Err(error) => return Outcome::NotStarted(error),
-        };
-        let files = match instance::shared_files(&root) {
-            Ok(files) => files,
-            Err(error) => return Outcome::NotStarted(error),
-        };
-        let listeners = match http::listener::bind(&world.http, env, self.guest.identity()).await {
-            Ok(listeners) => listeners,
-            Err(error) => return Outcome::NotStarted(error),
-        };
-        let named = self.container.about.pod.as_ref().filter(|_| world.by_pod);
-        let pod = named.map(|pod| world.metrics.http_pod([&pod.namespace, &pod.name, &pod.container]));
-        let names = self.names(&world, &prepared.program.now(), &root);
-        let client = names.clone().map(|names| Client::new(world.http.clone(), names, env));
-        let service = Service {
-            names,
-            outgoing: Outgoing::new(client),
-            workers,
-            marks: http::lines::Marks::of(env),
-            counts: Arc::new(Counts::new(world.metrics.clone(), pod)),
+        let new = NewService {
+            names: self.names(&world.runtime, &prepared.program.now(), &root),
             program: prepared.program,
             args: prepared.spec.args,
             env: prepared.spec.env,
             cwd: prepared.spec.cwd,
-            files,
+            root,
             partly_read_only: self.container.partly_read_only,
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
             guest: self.guest.clone(),
             requests: requests.clone(),
             about: self.container.about.clone(),
-            turns: http::turns::Turns::new(&world.http.config()),
-            notes: http::notes::Notes::default(),
-            world,
+            by_pod: world.by_pod,
+        };
+        let bound = match Service::bind(&world.http, &world.runtime, new).await {
+            Ok(bound) => bound,
+            Err(error) => return Outcome::NotStarted(error),
         };
         // Before the first request's first instruction.
         self.started();
         self.container.recent.started(&self.container.about);
         answer(&tell, Ok(()));
-        http::connection::serve(Arc::new(service), listeners);
+        bound.serve();
         requests.drained().await;
         Outcome::Exited(0)
     }

@@ -22,10 +22,10 @@ use prometheus::IntGauge;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::os::in_root::{Kind, RootDir};
-use crate::os::mount::{self, Bind, Detached, MountOptions, Mounted, Overlay, Propagation};
+use hearth_base::error::{Error, Result};
+use hearth_observe::metrics::Metrics;
+use hearth_os::in_root::{Kind, RootDir};
+use hearth_os::mount::{self, Bind, Detached, MountOptions, Mounted, Overlay, Propagation};
 use plan::{Base, Volume};
 
 pub use plan::{FsMount, Plan, RootSpec, plan};
@@ -298,8 +298,8 @@ mod tests {
 
     use super::plan::tests::{none_of, planned, snapshot, volume};
     use super::*;
-    use crate::bundle::SpecMount;
-    use crate::os::mount::tests::{directory, in_namespace, mounts_below};
+    use hearth_base::bundle::SpecMount;
+    use hearth_testing::{directory, in_namespace, mounts_below};
 
     /// An image of two layers, a fresh snapshot on it, and volumes.
     struct Fixture {

@@ -15,17 +15,17 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 
-use crate::bundle::{Network, Role, Scope, Scopes, SpecMount, TaskSpec};
-use crate::error::{Error, Result};
-use crate::os::holder::{Holder, PidHolder};
-use crate::os::identity::{self, Identity};
-use crate::os::namespaces::Shared;
-use crate::os::netns::NetNs;
-use crate::os::sysctl::{Kind, Sysctl};
 use crate::task::holders::Holders;
 use crate::task::pid;
 use crate::task::pod_files::PodFiles;
 use crate::task::pods::Sandboxes;
+use hearth_base::bundle::{Network, Role, Scope, Scopes, SpecMount, TaskSpec};
+use hearth_base::error::{Error, Result};
+use hearth_os::holder::{Holder, PidHolder};
+use hearth_os::identity::{self, Identity};
+use hearth_os::namespaces::Shared;
+use hearth_os::netns::NetNs;
+use hearth_os::sysctl::{Kind, Sysctl};
 
 /// What is said about a sandbox.
 #[derive(Debug, Clone, Default)]

@@ -16,7 +16,7 @@
 //! Delete is allowed in Created, which it ends so that no Start can follow, and in Stopped; then the
 //! entry goes from the map. There are no setters and no second status; containerd's status is `From<&State>`.
 
-use crate::error::{Error, Result};
+use hearth_base::error::{Error, Result};
 
 /// Where a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,11 +19,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto};
 
-use crate::config;
 use crate::server::operator::METRICS_ADDRESS;
-
-/// What addresses of Unix sockets begin with.
-pub const UNIX: &str = "unix:";
+use hearth_base::config::{self, UNIX};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);

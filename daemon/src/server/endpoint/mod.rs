@@ -201,7 +201,7 @@ pub fn read_token(path: &std::path::Path) -> std::io::Result<String> {
 async fn health(operator: &Operator) -> Answer {
     let alive = async {
         let answering = operator.answering.spawn(std::future::ready(())).await.is_ok();
-        operator.world.scheduler.ticked().await;
+        operator.world.runtime.scheduler.ticked().await;
         answering
     };
     match tokio::time::timeout(HEALTH_TIME, alive).await {
@@ -212,7 +212,7 @@ async fn health(operator: &Operator) -> Answer {
 
 /// Whether it takes new tasks.
 async fn readiness(operator: &Operator) -> Answer {
-    if operator.instances.is_draining() {
+    if operator.task_sockets.is_draining() {
         let text = "draining: no new tasks (hearthctl drain --undo takes it back)\n";
         return (StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into());
     }

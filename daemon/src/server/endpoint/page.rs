@@ -3,9 +3,9 @@
 
 use std::fmt::Write;
 
-use crate::ctl::output::{age, age_since, bytes, seconds};
-use crate::metrics::PHASES;
-use crate::operator::{EndInfo, Modules, PodName, StartInfo, Status, TaskInfo, TaskKind};
+use hearth_base::operator::{EndInfo, Modules, PodName, StartInfo, Status, TaskInfo, TaskKind};
+use hearth_base::units::{age, age_since, bytes, seconds};
+use hearth_observe::metrics::PHASES;
 
 /// How many tasks, starts and ends are shown; of more, the page says how many there are.
 const ROWS_MAX: usize = 25;
@@ -280,7 +280,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operator::{PhaseInfo, TaskName};
+    use hearth_base::operator::{PhaseInfo, TaskName};
 
     fn of(id: &str) -> TaskName {
         TaskName { id: id.into(), ..TaskName::default() }

@@ -29,16 +29,16 @@ impl Anywhere {
 
     /// The older generation that has the pod.
     async fn elsewhere<T>(&self, request: &Request<T>, id: &str) -> Option<ControllerClient<Channel>> {
-        let peers = self.here.instances.peers();
-        if peers.is_empty() {
+        let older = self.here.task_sockets.older();
+        if older.is_empty() {
             return None;
         }
         let pod = self.here.owner(namespace(request).ok()?, id);
-        if self.here.instances.owned(&pod).is_some() {
+        if self.here.task_sockets.owned(&pod).is_some() {
             return None;
         }
-        let (generation, socket) = peers.controller(&pod).await?;
-        let living = peers.living();
+        let (generation, socket) = older.controller(&pod).await?;
+        let living = older.living();
         let mut channels = self.channels.lock();
         channels.retain(|generation, _| living.contains(generation));
         let channel = channels.entry(generation).or_insert_with(|| {

@@ -3,7 +3,7 @@
 //!
 //! Each containerd has a socket of its own, which is handed from generation to generation as the control socket is:
 //! no dial is ever refused. Beside it each generation has one that stays its, where the next one finds the pods
-//! that are here ([`own`]).
+//! that are here ([`peer::controller_socket`]).
 //!
 //! containerd keeps one connection and waits on it for each pod's end, so the number of calls at once is bounded by
 //! `rpc.tasks_max` and not by the protocol's usual hundred. A generation that has handed over says so on it
@@ -25,9 +25,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tonic::codegen::Service;
 
-use crate::config::{Config, SandboxerSocket};
-use crate::server::control;
-use crate::server::instances::{Instances, Key};
+use crate::server::task_sockets::TaskSockets;
+use hearth_base::config::Config;
+use hearth_containerd::peer::{self, Key};
+use hearth_os::sockets;
 
 use super::Controller;
 use super::elsewhere::Anywhere;
@@ -91,30 +92,16 @@ pub fn open(config: &Config, directory: &Path, handed: Vec<OwnedFd>) -> Result<S
                 let listener = handed.swap_remove(place);
                 listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener))
             }
-            None => control::bind(&path),
+            None => sockets::bind(&path),
         };
         let listener = listener.map_err(|e| format!("sandboxer.sockets: cannot listen on {}: {e}", path.display()))?;
-        let key = key(socket);
-        let own = control::bind(&own(directory, &key))
+        let key = peer::key(socket);
+        let own = sockets::bind(&peer::controller_socket(directory, &key))
             .map_err(|e| format!("state_dir: cannot listen in {}: {e}", directory.display()))?;
         all.push(Socket { key, path, listener, own });
     }
     let path = |listener: StdUnixListener| Some(listener.local_addr().ok()?.as_pathname()?.to_owned());
     Ok(Sockets { all, left: handed.into_iter().filter_map(path).collect() })
-}
-
-/// Which containerd a socket is for.
-fn key(socket: &SandboxerSocket) -> Key {
-    let text = |path: &PathBuf| path.display().to_string();
-    let grpc = text(&socket.containerd);
-    let ttrpc = socket.ttrpc.as_ref().map_or_else(|| format!("{grpc}.ttrpc"), text);
-    (grpc, ttrpc)
-}
-
-/// In a generation's directory: where it is asked for the pods that it has made for a containerd.
-pub fn own(directory: &Path, key: &Key) -> PathBuf {
-    let name = blake3::hash(format!("{}\0{}", key.0, key.1).as_bytes()).to_hex();
-    directory.join(format!("{}.pods", &name[..16]))
 }
 
 /// What is still served.
@@ -141,7 +128,7 @@ pub struct Controllers {
 
 impl Controllers {
     /// Serves the sockets. Who handed them over does not any more.
-    pub fn serve(sockets: Sockets, config: &Config, instances: &Arc<Instances>) -> Controllers {
+    pub fn serve(sockets: Sockets, config: &Config, task_sockets: &Arc<TaskSockets>) -> Controllers {
         for file in &sockets.left {
             let _ = std::fs::remove_file(file);
         }
@@ -154,7 +141,7 @@ impl Controllers {
         };
         let calls_max = u32::try_from(config.rpc.tasks_max).unwrap_or(u32::MAX).saturating_add(OTHER_CALLS_MAX);
         for Socket { key, path, listener, own } in sockets.all {
-            let here = Arc::new(Controller::new(key, instances.clone()));
+            let here = Arc::new(Controller::new(key, task_sockets.clone()));
             all.add(own, here.clone(), calls_max, Stage::Own);
             let places = all.add(listener, Arc::new(Anywhere::new(here)), calls_max, Stage::All);
             all.places.push(places);

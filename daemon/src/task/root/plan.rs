@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::MountFlags;
 
-use crate::bundle::SpecMount;
-use crate::config;
-use crate::error::{Error, Result};
-use crate::os::mount::{Bind, MountOptions, Overlay};
+use hearth_base::bundle::SpecMount;
+use hearth_base::config;
+use hearth_base::error::{Error, Result};
+use hearth_os::mount::{Bind, MountOptions, Overlay};
 
 /// A mount of a snapshot, as in `Create.rootfs`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,35 @@
+//! Points in time as containerd's protobuf messages have them.
+
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+
+/// A point in time as protobuf has it; times before 1970 do not occur.
+pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    MessageField::some(Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: since.subsec_nanos() as i32,
+        ..Default::default()
+    })
+}
+
+/// The same read back; what protobuf leaves out is 1970.
+pub fn system_time(at: &Timestamp) -> SystemTime {
+    let seconds = u64::try_from(at.seconds).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::new(seconds, u32::try_from(at.nanos).unwrap_or_default().min(999_999_999))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_keeps_nanoseconds() {
+        let at = SystemTime::UNIX_EPOCH + Duration::new(5, 7);
+        let wire = timestamp(at);
+        assert_eq!((wire.seconds, wire.nanos), (5, 7));
+        assert_eq!(system_time(&wire), at);
+    }
+}

@@ -1,0 +1,112 @@
+//! `hearthctl check`: is this node right for hearthd? Each line is ok, warn or fail, with the remedy.
+//!
+//! It looks at the node itself and asks the running programs, hearthd and containerd, rather than read their
+//! files: what counts is what they have read.
+
+mod containerd;
+mod daemon;
+mod host;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use crate::client::{self, Client};
+use crate::output::{Cell, Output, Table, Tone};
+use crate::{Failure, Outcome};
+use hearth_base::operator::{Question, Status};
+
+/// What to check against.
+#[derive(clap::Args)]
+pub struct Args {
+    /// containerd's socket [default: the one hearthd serves, else /run/containerd/containerd.sock]
+    #[arg(long, value_name = "PATH")]
+    containerd: Option<PathBuf>,
+    /// The handler that the RuntimeClass names
+    #[arg(long, value_name = "NAME", default_value = "hearth")]
+    handler: String,
+    /// Leave containerd out
+    #[arg(long)]
+    no_containerd: bool,
+    /// Exit with 1 for warnings, too
+    #[arg(long)]
+    strict: bool,
+}
+
+/// How something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// As it should be.
+    Ok,
+    /// It works, but not well, or not in every case.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    name: &'static str,
+    state: State,
+    detail: String,
+    /// What to do; empty if it is ok.
+    remedy: String,
+}
+
+impl Finding {
+    fn ok(name: &'static str, detail: impl Into<String>) -> Finding {
+        Finding { name, state: State::Ok, detail: detail.into(), remedy: String::new() }
+    }
+
+    fn warn(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding { name, state: State::Warn, detail: detail.into(), remedy: remedy.into() }
+    }
+
+    fn fail(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
+        Finding { name, state: State::Fail, detail: detail.into(), remedy: remedy.into() }
+    }
+}
+
+/// The containerd of a node, if nobody says otherwise.
+const CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+pub fn run(args: &Args, sockets: &[PathBuf], output: &mut Output) -> Outcome {
+    let socket = sockets.first().cloned().unwrap_or_else(client::default_socket);
+    // A daemon that is down is one finding among others.
+    let asked = Client::open(std::slice::from_ref(&socket)).and_then(|client| client.ask::<Status>(&Question::Status));
+    let mut findings = host::check(asked.as_ref().ok());
+    findings.extend(daemon::check(&socket, &asked));
+    if !args.no_containerd {
+        let served = asked.ok().and_then(|status| status.containerds.first().map(PathBuf::from));
+        let containerd = args.containerd.clone().or(served).unwrap_or_else(|| CONTAINERD.into());
+        findings.extend(containerd::check(&containerd, &args.handler, &socket));
+    }
+    show(&findings, output)?;
+    let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok);
+    let limit = if args.strict { State::Warn } else { State::Fail };
+    Ok(if worst >= limit { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn show(findings: &[Finding], output: &mut Output) -> Result<(), Failure> {
+    if output.json {
+        return Ok(output.json(&findings)?);
+    }
+    let mut table = Table::new(&["", "", ""]);
+    for finding in findings {
+        let state = match finding.state {
+            State::Ok => Cell::toned(Tone::Good, "ok"),
+            State::Warn => Cell::toned(Tone::Warn, "warn"),
+            State::Fail => Cell::toned(Tone::Bad, "FAIL"),
+        };
+        let text = match finding.remedy.as_str() {
+            "" => finding.detail.clone(),
+            remedy => format!("{} -> {remedy}", finding.detail),
+        };
+        table.row(vec![state, finding.name.into(), text.into()]);
+    }
+    output.table(&table)?;
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! hearthd, its sockets and its directories.
+
+use std::fs;
+use std::io;
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::Finding;
+use crate::Failure;
+use hearth_base::operator::Status;
+use hearth_base::units::bytes;
+
+/// The module store should have so much room on its disk, in bytes.
+const ROOM_BYTES: u64 = 1 << 30;
+
+/// Descriptors of a guest: its stdio, its root, its sockets.
+const DESCRIPTORS_PER_GUEST: u64 = 8;
+
+pub fn check(socket: &Path, asked: &Result<Status, Failure>) -> Vec<Finding> {
+    let mut findings = vec![control_socket(socket)];
+    let status = match asked {
+        Ok(status) => status,
+        Err(Failure::Refused(text) | Failure::Unreachable(text)) => {
+            findings.push(Finding::fail("hearthd", text.as_str(), "systemctl status hearthd; journalctl -u hearthd"));
+            return findings;
+        }
+        Err(Failure::Output(error)) => {
+            findings.push(Finding::fail("hearthd", error.to_string(), "systemctl status hearthd"));
+            return findings;
+        }
+    };
+    findings.push(version(status));
+    findings.push(descriptors(status));
+    findings.push(store(status));
+    findings.push(metrics(&status.metrics_address));
+    findings
+}
+
+fn control_socket(socket: &Path) -> Finding {
+    const NAME: &str = "control socket";
+    let at = socket.display();
+    let metadata = match fs::symlink_metadata(socket) {
+        Ok(metadata) => metadata,
+        Err(error) => return Finding::fail(NAME, format!("{at}: {error}"), "systemctl start hearthd.socket hearthd"),
+    };
+    let mode = metadata.mode() & 0o777;
+    if metadata.uid() != 0 || mode & 0o077 != 0 {
+        let owner = metadata.uid();
+        return Finding::fail(
+            NAME,
+            format!("{at} is of user {owner}, mode {mode:04o}: others could reach it"),
+            format!("chown root:root {at}; chmod 0600 {at}"),
+        );
+    }
+    let directory = socket.parent().and_then(|directory| fs::metadata(directory).ok());
+    match directory {
+        Some(directory) if directory.uid() != 0 || directory.mode() & 0o022 != 0 => Finding::fail(
+            NAME,
+            format!("others can write to the directory of {at}, and put a socket of theirs there"),
+            "chown root:root and chmod 0700 that directory",
+        ),
+        _ => Finding::ok(NAME, format!("{at}, root's alone")),
+    }
+}
+
+fn version(status: &Status) -> Finding {
+    let ours = env!("CARGO_PKG_VERSION");
+    let detail = format!("{} with wasmtime {}, pid {}", status.version, status.wasmtime, status.pid);
+    if status.draining {
+        return Finding::warn("hearthd", format!("{detail}; it is draining"), "hearthctl drain --undo");
+    }
+    match status.version == ours {
+        true => Finding::ok("hearthd", detail),
+        false => Finding::warn(
+            "hearthd",
+            format!("{detail}; hearthctl is {ours}"),
+            "the newer one was installed and has not been started: systemctl restart hearthd once the node is drained",
+        ),
+    }
+}
+
+fn descriptors(status: &Status) -> Finding {
+    const NAME: &str = "open files";
+    let limits = fs::read_to_string(format!("/proc/{}/limits", status.pid)).unwrap_or_default();
+    let Some(limit) = soft_limit(&limits, "Max open files") else {
+        return Finding::warn(NAME, "hearthd's limit cannot be read", "run this on the node itself, as root");
+    };
+    let guests = status.pool.slots + status.pool.on_demand_limit;
+    match limit >= guests * DESCRIPTORS_PER_GUEST {
+        true => Finding::ok(NAME, format!("at most {limit}")),
+        false => Finding::warn(
+            NAME,
+            format!("at most {limit}: too few for {guests} guests"),
+            "LimitNOFILE=1048576 in hearthd.service, or a smaller engine.pool_slots",
+        ),
+    }
+}
+
+/// From `/proc/PID/limits`.
+fn soft_limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    }
+}
+
+fn store(status: &Status) -> Finding {
+    const NAME: &str = "module store";
+    let path = Path::new(&status.root_dir);
+    let at = path.display();
+    let disk = match rustix::fs::statvfs(path) {
+        Ok(disk) => disk,
+        Err(error) => {
+            return Finding::warn(
+                NAME,
+                format!("{at}: {error}: every module is compiled again after a restart"),
+                "make the directory, or set root_dir",
+            );
+        }
+    };
+    let free = disk.f_bavail * disk.f_frsize;
+    if free < ROOM_BYTES.min(status.modules.bytes_limit) {
+        return Finding::warn(
+            NAME,
+            format!("{at}: {} are left on its disk", bytes(free)),
+            "make room, or set modules.store_bytes_max or root_dir; hearthctl modules prune",
+        );
+    }
+    if disk.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC) {
+        return Finding::warn(
+            NAME,
+            format!("{at} is mounted noexec: compiled code is copied into memory"),
+            "mount it with exec, or set root_dir",
+        );
+    }
+    let limit = bytes(status.modules.bytes_limit);
+    Finding::ok(NAME, format!("{at}: {} of {limit}, {} left on the disk", bytes(status.modules.bytes), bytes(free)))
+}
+
+fn metrics(address: &str) -> Finding {
+    const NAME: &str = "metrics";
+    if address.is_empty() {
+        return Finding::warn(NAME, "not served", "set metrics.address, for dashboards and probes");
+    }
+    let connected = match address.strip_prefix(hearth_base::config::UNIX) {
+        Some(path) => std::os::unix::net::UnixStream::connect(path).map(drop),
+        None => TcpStream::connect(address).map(drop),
+    };
+    match connected {
+        Ok(()) => Finding::ok(NAME, address),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::warn(NAME, format!("{address}: {error}"), "use sudo")
+        }
+        Err(error) => Finding::fail(NAME, format!("{address}: {error}"), "see hearthd's log"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_read_from_proc() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+            Max open files            1024                 1048576              files\n\
+            Max processes             unlimited            unlimited            processes\n";
+        assert_eq!(soft_limit(limits, "Max open files"), Some(1024));
+        assert_eq!(soft_limit(limits, "Max processes"), Some(u64::MAX));
+        assert_eq!(soft_limit("", "Max open files"), None);
+    }
+}

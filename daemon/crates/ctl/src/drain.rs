@@ -1,0 +1,30 @@
+//! `hearthctl drain`: no new tasks; those that run go on.
+
+use crate::Failure;
+use crate::client::Client;
+use crate::output::Output;
+use hearth_base::operator::{Question, Status};
+
+/// Whether to.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Take new tasks again
+    #[arg(long)]
+    undo: bool,
+}
+
+pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let status: Status = client.ask(&Question::Drain { on: !args.undo })?;
+    if output.json {
+        return Ok(output.json(&status)?);
+    }
+    let tasks = &status.tasks;
+    output.line(match status.draining {
+        true => format!(
+            "hearthd takes no new tasks; {} run on. /readyz fails. `hearthctl drain --undo` takes it back; an upgrade does not",
+            tasks.running + tasks.paused
+        ),
+        false => "hearthd takes new tasks".into(),
+    })?;
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! `hearthctl inspect`: all that is known of one task; and how a task is named on a command line.
+
+use crate::Failure;
+use crate::client::Client;
+use crate::output::{Cell, Output, Table};
+use crate::ps;
+use hearth_base::operator::{EndInfo, PodName, Question, StartInfo, TaskDetails, TaskInfo};
+use hearth_base::units::{age_since, bytes, seconds};
+
+/// A task on the command line.
+#[derive(clap::Args)]
+pub struct Name {
+    /// Its id or the beginning of it, or `pod:NAMESPACE/POD[/CONTAINER]`
+    #[arg(value_name = "TASK")]
+    task: String,
+    /// containerd's namespace, if several have such a task
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+}
+
+/// What has a task's names.
+pub trait Named {
+    /// containerd's namespace, the id, the pod.
+    fn names(&self) -> (&str, &str, Option<&PodName>);
+}
+
+impl Named for TaskInfo {
+    fn names(&self) -> (&str, &str, Option<&PodName>) {
+        (&self.namespace, &self.id, self.pod.as_ref())
+    }
+}
+
+impl Named for StartInfo {
+    fn names(&self) -> (&str, &str, Option<&PodName>) {
+        (&self.of.namespace, &self.of.id, self.of.pod.as_ref())
+    }
+}
+
+impl Named for EndInfo {
+    fn names(&self) -> (&str, &str, Option<&PodName>) {
+        (&self.of.namespace, &self.of.id, self.of.pod.as_ref())
+    }
+}
+
+impl Name {
+    /// A task by these.
+    pub fn new(task: &str, namespace: Option<&str>) -> Name {
+        Name { task: task.into(), namespace: namespace.map(str::to_string) }
+    }
+
+    /// What was typed.
+    pub fn text(&self) -> &str {
+        &self.task
+    }
+
+    /// How well this fits; the least is best. None: it is not meant.
+    fn rank(&self, named: &impl Named) -> Option<u8> {
+        let (namespace, id, pod) = named.names();
+        if self.namespace.as_ref().is_some_and(|wanted| wanted != namespace) {
+            return None;
+        }
+        let Some(wanted) = self.task.strip_prefix("pod:") else {
+            return if id == self.task { Some(0) } else { id.starts_with(&self.task).then_some(1) };
+        };
+        let whole = ps::pod(pod?);
+        let rest = whole.strip_prefix(wanted)?;
+        // Who names a pod means its containers, and the sandbox only where there is none.
+        match (rest, pod?.container.as_str()) {
+            ("", "") => Some(1),
+            (rest, _) => (rest.is_empty() || rest.starts_with('/')).then_some(0),
+        }
+    }
+
+    /// Those meant, in their order.
+    pub fn choose<T: Named>(&self, all: Vec<T>) -> Vec<T> {
+        let best = all.iter().filter_map(|named| self.rank(named)).min();
+        all.into_iter().filter(|named| best.is_some() && self.rank(named) == best).collect()
+    }
+
+    /// The one meant.
+    ///
+    /// # Errors
+    /// There is none, or several, which are named.
+    pub fn find<T: Named>(&self, all: Vec<T>) -> Result<T, Failure> {
+        let mut chosen = self.choose(all);
+        let last = chosen.pop().ok_or_else(|| {
+            Failure::Refused(format!("there is no task {:?}; `hearthctl ps --all` lists those there are", self.task))
+        })?;
+        if chosen.is_empty() {
+            return Ok(last);
+        }
+        chosen.push(last);
+        let name = |named: &T| match named.names() {
+            (_, _, Some(pod)) if self.task.starts_with("pod:") => format!("pod:{}", ps::pod(pod)),
+            (namespace, id, _) => format!("{namespace}/{id}"),
+        };
+        let names: Vec<_> = chosen.iter().map(name).collect();
+        Err(Failure::Refused(format!(
+            "{:?} may be {}: say more of it, or the --namespace",
+            self.task,
+            names.join(" or ")
+        )))
+    }
+}
+
+pub fn run(name: &Name, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let task: TaskInfo = name.find(client.list(&Question::Tasks)?)?;
+    let question = Question::Task { namespace: task.namespace, id: task.id };
+    let found: Vec<Option<TaskDetails>> = client.ask_all(&question)?;
+    let details = found.into_iter().flatten().next();
+    let details = details.ok_or_else(|| Failure::Refused(format!("task {:?} has just gone", name.task)))?;
+    if output.json {
+        return Ok(output.json(&details)?);
+    }
+    output.table(&table(&details))?;
+    for end in &details.ends {
+        output.line("")?;
+        output.line(format!("ended {} ago ({}, status {}):", age_since(end.at), end.kind.name(), end.status))?;
+        for line in end.text.lines() {
+            output.line(format!("  {}", crate::output::printable(line)))?;
+        }
+    }
+    Ok(())
+}
+
+fn table(details: &TaskDetails) -> Table {
+    let task = &details.task;
+    let mut table = Table::new(&["", ""]);
+    let mut row = |name: &str, cell: Cell| table.row(vec![name.into(), cell]);
+    row("task", format!("{}/{}", task.namespace, task.id).into());
+    if let Some(pod) = &task.pod {
+        row("pod", ps::pod(pod).into());
+    }
+    row("image", task.image.clone().or_else(|| details.image.clone()).unwrap_or_else(|| "unknown".into()).into());
+    row("program", task.program.as_str().into());
+    row("module", if task.module.is_empty() { "none: a sandbox".into() } else { task.module.as_str().into() });
+    row("state", ps::state(task));
+    row("pid", task.pid.to_string().into());
+    row("created", format!("{} ago", age_since(task.created_at)).into());
+    row("cpu time", format!("{}, throttled for {}", seconds(task.cpu_seconds), seconds(task.throttled_seconds)).into());
+    row(
+        "memory",
+        format!(
+            "{}, at most {}; limit {}; refused {} times",
+            bytes(task.memory_bytes),
+            bytes(task.memory_peak_bytes),
+            bytes(task.memory_limit_bytes),
+            task.memory_refused
+        )
+        .into(),
+    );
+    row("traps", task.traps.to_string().into());
+    row("processes", format!("the first and {} execs", task.execs).into());
+    row("bundle", details.bundle.as_str().into());
+    row("stdio", details.stdio.iter().map(String::as_str).collect::<Vec<_>>().join(" ").into());
+    if let Some(own) = details.start.own_seconds {
+        let source = details.start.source.as_deref().unwrap_or("?");
+        row("start", format!("{} ({source}); hearthctl trace has its phases", seconds(own)).into());
+    }
+    row("generation", task.generation.as_str().into());
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(namespace: &str, id: &str, pod: Option<&str>) -> TaskInfo {
+        let pod = pod.and_then(|pod| pod.split_once('/')).map(|(name, container)| PodName {
+            namespace: "default".into(),
+            name: name.into(),
+            container: container.into(),
+        });
+        TaskInfo { namespace: namespace.into(), id: id.into(), pod, ..TaskInfo::default() }
+    }
+
+    fn find(name: &str, namespace: Option<&str>) -> Result<String, Failure> {
+        let all = vec![
+            task("a", "web", None),
+            task("b", "web", None),
+            task("a", "website", None),
+            task("k8s.io", "0122", Some("web-0/")),
+            task("k8s.io", "0123", Some("web-0/app")),
+            task("k8s.io", "4", Some("two/")),
+            task("k8s.io", "5", Some("two/a")),
+            task("k8s.io", "6", Some("two/b")),
+            task("k8s.io", "7", Some("empty/")),
+        ];
+        let name = Name { task: name.into(), namespace: namespace.map(str::to_string) };
+        name.find(all).map(|task| format!("{}/{}", task.namespace, task.id))
+    }
+
+    #[test]
+    fn a_task_is_named_by_its_id_a_beginning_or_its_pod() {
+        assert_eq!(find("webs", None).unwrap(), "a/website");
+        assert_eq!(find("web", Some("b")).unwrap(), "b/web");
+        assert_eq!(find("0122", None).unwrap(), "k8s.io/0122");
+        assert_eq!(find("pod:default/empty", None).unwrap(), "k8s.io/7");
+        let Err(Failure::Refused(text)) = find("pod:default/two", None) else { panic!() };
+        assert!(text.contains("pod:default/two/a or pod:default/two/b"), "{text}");
+        for pod in ["pod:default/web-0", "pod:default/web-0/app"] {
+            assert_eq!(find(pod, None).unwrap(), "k8s.io/0123");
+        }
+        let Err(Failure::Refused(text)) = find("web", None) else { panic!() };
+        assert!(text.contains("a/web or b/web") && !text.contains("website"), "{text}");
+        for none in ["x", "pod:default/web", "pod:default/web-0/other"] {
+            assert!(find(none, None).is_err(), "{none}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! `hearthctl logs`: the daemon's last lines, of all or about one task; and `hearthctl log-level`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::Failure;
+use crate::client::Client;
+use crate::inspect::Name;
+use crate::output::{Output, Tone, printable};
+use hearth_base::operator::{LogLevel, LogLine, Question, TaskInfo};
+
+/// How often one who follows looks.
+const FOLLOW: Duration = Duration::from_millis(500);
+
+/// Which lines.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only lines about this task: its id or the beginning of it, or `pod:NAMESPACE/POD[/CONTAINER]`
+    #[arg(value_name = "TASK")]
+    task: Option<String>,
+    /// How many of the last
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    tail: usize,
+    /// Go on with new ones
+    #[arg(short, long)]
+    follow: bool,
+}
+
+pub fn logs(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let task = args.task.as_ref().map(|task| whole_id(task, client)).transpose()?;
+    let ask = |after| client.ask::<Vec<LogLine>>(&Question::Logs { task: task.clone(), after });
+    let mut lines = ask(0)?;
+    let surplus = lines.len().saturating_sub(args.tail);
+    lines.drain(..surplus);
+    let mut last = 0;
+    loop {
+        if output.json && !args.follow {
+            output.json(&lines)?;
+        }
+        for line in &lines {
+            last = last.max(line.number);
+            if !output.json {
+                show(line, output)?;
+            } else if args.follow {
+                output.json_line(line)?;
+            }
+        }
+        output.finish()?;
+        if !args.follow {
+            return Ok(());
+        }
+        std::thread::sleep(FOLLOW);
+        lines = ask(last)?;
+    }
+}
+
+/// The id of a task that is there; a whole one may be of a task that has gone.
+fn whole_id(task: &str, client: &Client) -> Result<String, Failure> {
+    match Name::new(task, None).choose::<TaskInfo>(client.list(&Question::Tasks)?).as_slice() {
+        [] if task.starts_with("pod:") => Name::new(task, None).find::<TaskInfo>(Vec::new()).map(|found| found.id),
+        [] => Ok(task.into()),
+        [one] => Ok(one.id.clone()),
+        several => Name::new(task, None).find(several.to_vec()).map(|found| found.id),
+    }
+}
+
+fn show(line: &LogLine, output: &mut Output) -> Result<(), Failure> {
+    let tone = match line.level.as_str() {
+        "error" => Tone::Bad,
+        "warn" => Tone::Warn,
+        _ => Tone::Dim,
+    };
+    let level = output.paint(tone, &format!("{:5}", line.level.to_uppercase()));
+    output.line(format!("{} {level} {} {}", timestamp(line.at), line.target, printable(&line.text)))?;
+    Ok(())
+}
+
+/// UTC, as RFC 3339 has it, to the millisecond.
+fn timestamp(at: f64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs_f64(at.max(0.0));
+    let since = SystemTime::duration_since(&time, UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+}
+
+/// The date so many days after 1970-01-01, by Howard Hinnant's `civil_from_days`.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// What to let through.
+#[derive(clap::Args)]
+pub struct LevelArgs {
+    /// A filter like `debug` or `info,hearthd=debug`; none: say what it is
+    #[arg(value_name = "FILTER")]
+    filter: Option<String>,
+    /// Back to what the configuration says
+    #[arg(long, conflicts_with = "filter")]
+    reset: bool,
+}
+
+pub fn level(args: &LevelArgs, client: &Client, output: &mut Output) -> Result<(), Failure> {
+    let question = match (&args.filter, args.reset) {
+        (None, false) => Question::LogLevel,
+        (filter, _) => Question::SetLogLevel { filter: filter.clone() },
+    };
+    let level: LogLevel = client.ask(&question)?;
+    if output.json {
+        return Ok(output.json(&level)?);
+    }
+    let note = if level.current == level.configured {
+        "as configured".into()
+    } else {
+        format!("configured: {}", level.configured)
+    };
+    output.line(format!("{} ({note})", level.current))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(timestamp(0.0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(951_827_696.789), "2000-02-29T12:34:56.789Z");
+        assert_eq!(timestamp(1_790_000_000.0), "2026-09-21T14:13:20.000Z");
+    }
+}

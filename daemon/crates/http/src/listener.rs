@@ -1,0 +1,132 @@
+//! Where a service listens, and binding it.
+//!
+//! It is done in the pod's network and with the container's rights, so that a port the container may not
+//! have is refused as it would be to a native server. What is wrong with the port is Start's error.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt};
+
+use crate::context::Http;
+use hearth_base::error::{Error, Result};
+use hearth_os::identity::{self, Identity};
+
+/// The environment variable with the port.
+pub const PORT: &str = "HEARTH_HTTP_PORT";
+
+/// runwasi's, with an address and a port.
+pub const ADDRESS: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
+
+/// The port without either.
+pub const PORT_DEFAULT: u16 = 8080;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1_024;
+
+/// The addresses a service wants; the first has to be had.
+///
+/// # Errors
+/// `InvalidArgument` naming the variable.
+fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
+    // The last counts, as for getenv(3) in most languages' maps.
+    let find = |name| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.trim());
+    // Kubernetes sets this very variable in every pod beside a Service that is called `hearth-http`, to that one's
+    // address (`tcp://10.96.0.7:80`): it says nothing about this container.
+    let of_service = |value: &&str| ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let port = match (find(PORT).filter(|value| !of_service(value)), find(ADDRESS)) {
+        (Some(port), _) => match port.parse() {
+            Ok(port) if port > 0 => port,
+            _ => return Err(Error::InvalidArgument(format!("{PORT}={port:?} is not a port between 1 and 65535"))),
+        },
+        (None, Some(address)) => {
+            let address = address.parse().map_err(|_| {
+                Error::InvalidArgument(format!("{ADDRESS}={address:?} is not an address like 0.0.0.0:8080"))
+            })?;
+            return Ok(vec![address]);
+        }
+        (None, None) => PORT_DEFAULT,
+    };
+    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    Ok(any.map(|address| SocketAddr::new(address, port)).to_vec())
+}
+
+/// Binds what the environment says, as `identity`.
+///
+/// # Errors
+/// The address is taken, not the pod's, or not for this user.
+pub async fn bind(http: &Http, env: &[(String, String)], identity: &Identity) -> Result<Vec<TcpListener>> {
+    let (addresses, identity) = (addresses(env)?, identity.clone());
+    let job = move || {
+        identity::bind_as(&identity, || listen_on(&addresses))
+            .map_err(|e| Error::Internal(format!("cannot take on the container's identity: {e}")))?
+    };
+    let bound = http.runtime.spawn_blocking(job).await;
+    bound.map_err(|e| Error::Internal(format!("binding ended early: {e}")))?
+}
+
+fn listen_on(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        match listen_at(*address) {
+            Ok(listener) => listeners.push(listener),
+            // A network without IPv6.
+            Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if !listeners.is_empty() => {}
+            Err(error) => {
+                return Err(Error::FailedPrecondition(format!(
+                    "cannot listen on {address}: {}; choose another port with {PORT}",
+                    io::Error::from(error)
+                )));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn listen_at(address: SocketAddr) -> Result<TcpListener, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    // Connections of an earlier container may linger.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    bind_socket(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn the_environment_says_where_and_8080_is_where_it_says_nothing() {
+        let texts = |pairs: &[(&str, &str)]| {
+            addresses(&env(pairs)).unwrap().iter().map(SocketAddr::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&[]), ["0.0.0.0:8080", "[::]:8080"]);
+        assert_eq!(texts(&[(PORT, "81"), (ADDRESS, "127.0.0.1:9")]), ["0.0.0.0:81", "[::]:81"]);
+        assert_eq!(texts(&[(ADDRESS, "127.0.0.1:9")]), ["127.0.0.1:9"]);
+        let of_service = (PORT, "tcp://10.96.209.185:80");
+        assert_eq!(texts(&[of_service]), ["0.0.0.0:8080", "[::]:8080"]);
+        assert_eq!(texts(&[of_service, (ADDRESS, "127.0.0.1:9")]), ["127.0.0.1:9"]);
+        for (name, value) in [(PORT, "0"), (PORT, "65536"), (PORT, "x"), (ADDRESS, "localhost:80")] {
+            let error = addresses(&env(&[(name, value)])).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = held.local_addr().unwrap();
+        let error = listen_on(&[address]).unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
+    }
+}

@@ -1,0 +1,79 @@
+//! The metrics of the process itself, under the names that every Prometheus client uses.
+
+use std::fmt::Write;
+use std::fs;
+
+use rustix::process::{Resource, getrlimit};
+
+/// A metric of the process.
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    help: &'static str,
+    kind: &'static str,
+}
+
+/// All of them, in the order of `values`.
+pub const FAMILIES: [Family; 7] = [
+    family("process_cpu_seconds_total", "User and system CPU time of the process, in seconds.", "counter"),
+    family("process_threads", "Threads of the process.", "gauge"),
+    family("process_start_time_seconds", "When the process started, in seconds since 1970.", "gauge"),
+    family("process_virtual_memory_bytes", "Address space of the process.", "gauge"),
+    family("process_resident_memory_bytes", "Resident memory of the process.", "gauge"),
+    family("process_open_fds", "Open file descriptors.", "gauge"),
+    family("process_max_fds", "As many file descriptors as may be open.", "gauge"),
+];
+
+const fn family(name: &'static str, help: &'static str, kind: &'static str) -> Family {
+    Family { name, help, kind }
+}
+
+/// Adds them in Prometheus' text format. What the kernel does not tell is left out.
+pub fn render(text: &mut String) {
+    for (family, value) in FAMILIES.iter().zip(values()) {
+        if let Some(value) = value {
+            let Family { name, help, kind } = family;
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+    }
+}
+
+fn values() -> [Option<f64>; FAMILIES.len()] {
+    let ticks = rustix::param::clock_ticks_per_second() as f64;
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in parentheses, may hold anything; what follows is counted from field 3, proc_pid_stat(5).
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<f64>().ok());
+    let booted = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let booted = booted.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok());
+    let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as f64);
+    let limit = getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |limit| limit as f64);
+    [
+        field(14).zip(field(15)).map(|(user, system)| (user + system) / ticks),
+        field(20),
+        booted.zip(field(22)).map(|(booted, started)| booted + started / ticks),
+        field(23),
+        field(24).map(|pages| pages * rustix::param::page_size() as f64),
+        open,
+        Some(limit),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_all_of_them_and_they_are_of_this_process() {
+        let values = values().map(|value| value.expect("Linux tells"));
+        let [cpu, threads, started, virtual_bytes, resident, open, limit] = values;
+        let now = hearth_base::time::unix(std::time::SystemTime::now());
+        assert!(cpu >= 0.0 && threads >= 1.0 && open >= 3.0 && limit >= open, "{values:?}");
+        assert!(resident > 1e6 && virtual_bytes > resident, "{values:?}");
+        assert!(started > now - 1e5 && started < now + 5.0, "{values:?}");
+        let mut text = String::new();
+        render(&mut text);
+        assert_eq!(text.lines().count(), 3 * FAMILIES.len());
+    }
+}

@@ -1,0 +1,48 @@
+//! What unit tests of several crates need: a mount namespace, files and FIFOs of their own. Only a dev-dependency.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::mount::MountFlags;
+
+/// Runs `body` on a thread with a mount namespace of its own, and with an empty tmpfs there whose
+/// path it is told. All it mounts is gone with the thread.
+pub fn in_namespace<T: Send>(body: impl FnOnce(&Path) -> T + Send) -> T {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().canonicalize().unwrap();
+    std::thread::scope(|scope| {
+        let run = || {
+            hearth_os::mount::unshare_mounts().expect("these tests need root");
+            rustix::mount::mount("tmpfs", &path, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
+            body(&path)
+        };
+        scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The mount points below `path`, as the calling thread sees them.
+pub fn mounts_below(path: &Path) -> Vec<String> {
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let below = format!("{}/", path.display());
+    table.lines().filter_map(|line| line.split(' ').nth(4)?.strip_prefix(&below).map(String::from)).collect()
+}
+
+/// A directory of these files, each with its own path as content.
+pub fn directory(path: &Path, files: &[&str]) -> PathBuf {
+    fs::create_dir_all(path).unwrap();
+    for file in files {
+        let file = path.join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, file.to_str().unwrap()).unwrap();
+    }
+    path.to_path_buf()
+}
+
+/// Makes a FIFO `name` in `dir`.
+pub fn make_fifo(dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    path
+}

@@ -1,0 +1,319 @@
+//! Preview 1's calls with paths, as wasmtime-wasi has them, with paths as in [`super`].
+//!
+//! Its calls read the path from the guest's memory. To try again with another text, they are given a memory
+//! of their own that holds that text, and what they write there goes to where the guest wanted it.
+
+use rustix::io::Errno;
+use wasmtime::{AsContextMut, Caller, Extern, Linker};
+use wasmtime_wasi::filesystem::WasiFilesystemView;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p1::types::Errno as Preview1;
+use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as preview1, WasiSnapshotPreview1};
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+use wiggle::GuestMemory;
+
+use super::{Route, root};
+use crate::wasi::{CoreState, put};
+use hearth_os::in_root::RootDir;
+
+const SUCCESS: i32 = 0;
+const FAULT: i32 = Preview1::Fault as i32;
+const IO: i32 = Preview1::Io as i32;
+const PERM: i32 = Preview1::Perm as i32;
+const ROFS: i32 = Preview1::Rofs as i32;
+const MFILE: i32 = Preview1::Mfile as i32;
+
+/// `lookupflags`: a link at the end of the path is followed.
+const SYMLINK_FOLLOW: i32 = 1;
+
+/// `oflags`: what is there already is an error, be it a link.
+const EXCLUSIVE: i32 = 4;
+
+/// Sizes of preview 1's types, in bytes.
+const FD_BYTES: usize = 4;
+const PRESTAT_BYTES: usize = 8;
+const FILESTAT_BYTES: usize = 64;
+
+/// Puts the calls in the place of wasmtime-wasi's own.
+///
+/// # Errors
+/// None in practice: the names are there.
+pub fn replace(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    replace_calls(linker)?;
+    read_links(linker)?;
+    count_closes(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// The two calls that close files, neither of which looks at the guest's memory. Closing one of those a guest
+/// begins with counts as well: it may then have that one more.
+fn count_closes(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
+    fn closed(state: &mut CoreState, errno: i32) -> i32 {
+        state.open_files = state.open_files.saturating_sub(u32::from(errno == SUCCESS));
+        errno
+    }
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "fd_close",
+        |mut caller: Caller<'_, CoreState>, (fd,): (i32,)| {
+            Box::new(async move {
+                let state = caller.data_mut();
+                let errno = preview1::fd_close(&mut state.wasi, &mut GuestMemory::Unshared(&mut []), fd).await?;
+                Ok(closed(state, errno))
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "fd_renumber",
+        |mut caller: Caller<'_, CoreState>, (fd, to): (i32, i32)| {
+            Box::new(async move {
+                let state = caller.data_mut();
+                let memory = &mut GuestMemory::Unshared(&mut []);
+                let errno = preview1::fd_renumber(&mut state.wasi, memory, fd, to).await?;
+                Ok(if fd == to { errno } else { closed(state, errno) })
+            })
+        },
+    )?;
+    Ok(())
+}
+
+/// `name(arguments) from [each path: its directory, address, length, and whether a link at its end is
+/// followed] gives [each thing the call writes: its address and bytes] changes (whether it writes to files),
+/// opens (how many files), reads (another text: its address and length)`.
+macro_rules! calls {
+    ($linker:ident: $($name:ident($($argument:ident: $type:ty),*)
+        from [$($fd:ident $path:ident $length:ident $followed:expr),*]
+        gives [$($given:ident $bytes:expr),*]
+        changes $changes:expr $(, opens $one:literal)? $(, reads $text:ident $bytes_of:ident)?;)*) => {$(
+        $linker.func_wrap_async(
+            "wasi_snapshot_preview1",
+            stringify!($name),
+            |mut caller: Caller<'_, CoreState>, ($($argument,)*): ($($type,)*)| Box::new(async move {
+                let Call { state, memory } = &mut Call::of(&mut caller)?;
+                $(if state.open_files + $one > state.open_files_max {
+                    return Ok(MFILE);
+                })?
+                let guests = &mut GuestMemory::Unshared(&mut **memory);
+                let mut errno = preview1::$name(&mut state.wasi, guests, $($argument),*).await?;
+                if errno == PERM {
+                    let places = [$(Place::read(&mut state.wasi, memory, $fd, $path, $length, $followed)?),*];
+                    let mut places: Vec<Place> = places.into();
+                    while errno == PERM && resolve(&mut state.wasi, &mut places, &mut errno) {
+                        let mut own = Own::default();
+                        let mut texts = places.iter().map(|place| place.route.text());
+                        $(let ($path, $length) = own.put(texts.next());)*
+                        $(let ($text, $bytes_of) = own.copy(memory, $text, $bytes_of);)?
+                        debug_assert!(texts.next().is_none(), "a path is not passed on");
+                        $(let $given = own.room($given, $bytes);)*
+                        let owns = &mut GuestMemory::Unshared(own.memory());
+                        errno = preview1::$name(&mut state.wasi, owns, $($argument),*).await?;
+                        if errno == SUCCESS {
+                            errno = own.give(memory);
+                        }
+                    }
+                }
+                $(if errno == SUCCESS {
+                    state.open_files += $one;
+                })?
+                // wasmtime-wasi 48 does not know the kernel's number and says EIO (its `p1.rs`, "unknown raw
+                // os error"). Where nothing is read-only, that stays what it is.
+                Ok(if $changes && errno == IO && state.partly_read_only { ROFS } else { errno })
+            }),
+        )?;
+    )*};
+}
+
+#[rustfmt::skip]
+fn replace_calls(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
+    calls! { linker:
+        path_open(fd: i32, links: i32, path: i32, length: i32, how: i32, rights: i64, inherited: i64, flags: i32, opened: i32)
+            from [fd path length links & SYMLINK_FOLLOW != 0 && how & EXCLUSIVE == 0] gives [opened FD_BYTES] changes true, opens 1;
+        path_filestat_get(fd: i32, links: i32, path: i32, length: i32, status: i32)
+            from [fd path length links & SYMLINK_FOLLOW != 0] gives [status FILESTAT_BYTES] changes false;
+        path_filestat_set_times(fd: i32, links: i32, path: i32, length: i32, accessed: i64, modified: i64, which: i32)
+            from [fd path length links & SYMLINK_FOLLOW != 0] gives [] changes true;
+        path_create_directory(fd: i32, path: i32, length: i32) from [fd path length false] gives [] changes true;
+        path_remove_directory(fd: i32, path: i32, length: i32) from [fd path length false] gives [] changes true;
+        path_unlink_file(fd: i32, path: i32, length: i32) from [fd path length false] gives [] changes true;
+        path_symlink(target: i32, target_length: i32, fd: i32, path: i32, length: i32)
+            from [fd path length false] gives [] changes true, reads target target_length;
+        path_rename(fd: i32, path: i32, length: i32, new_fd: i32, new: i32, new_length: i32)
+            from [fd path length false, new_fd new new_length false] gives [] changes true;
+        path_link(fd: i32, links: i32, path: i32, length: i32, new_fd: i32, new: i32, new_length: i32)
+            from [fd path length false, new_fd new new_length false] gives [] changes true;
+        fd_filestat_set_times(fd: i32, accessed: i64, modified: i64, which: i32) from [] gives [] changes true;
+    }
+    Ok(())
+}
+
+/// `path_readlink`, also of links that wasmtime-wasi does not tell.
+fn read_links(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "path_readlink",
+        |mut caller: Caller<'_, CoreState>,
+         (fd, path, length, target, room, written): (i32, i32, i32, i32, i32, i32)| {
+            Box::new(async move {
+                let Call { state, memory } = &mut Call::of(&mut caller)?;
+                let guests = &mut GuestMemory::Unshared(memory);
+                let wasi = &mut state.wasi;
+                let errno = preview1::path_readlink(wasi, guests, fd, path, length, target, room, written).await?;
+                if errno != PERM {
+                    return Ok(errno);
+                }
+                let place = Place::read(wasi, memory, fd, path, length, false)?;
+                let Some(root) = root(&mut wasi.filesystem()).filter(|_| place.at_root && !place.route.is_absolute())
+                else {
+                    return Ok(PERM);
+                };
+                Ok(match RootDir::of(&root).read_link(place.route.text()) {
+                    Ok(text) => {
+                        let text = &text.as_bytes()[..text.len().min(room as u32 as usize)];
+                        let length = (text.len() as u32).to_le_bytes();
+                        if put(memory, target, text) && put(memory, written, &length) { SUCCESS } else { FAULT }
+                    }
+                    Err(error) => number(error),
+                })
+            })
+        },
+    )?;
+    Ok(())
+}
+
+/// What a call works on.
+struct Call<'a> {
+    state: &'a mut CoreState,
+    memory: &'a mut [u8],
+}
+
+impl<'a> Call<'a> {
+    fn of(caller: &'a mut Caller<'_, CoreState>) -> wasmtime::Result<Call<'a>> {
+        let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+            wasmtime::bail!("missing required memory export");
+        };
+        let fuel = caller.as_context_mut().hostcall_fuel();
+        let (memory, state) = memory.data_and_store_mut(caller);
+        state.wasi.set_hostcall_fuel(fuel);
+        Ok(Call { state, memory })
+    }
+}
+
+/// A path, and whether it starts at the guest's `/`.
+struct Place {
+    route: Route,
+    at_root: bool,
+}
+
+impl Place {
+    fn read(
+        wasi: &mut WasiP1Ctx,
+        memory: &[u8],
+        fd: i32,
+        path: i32,
+        length: i32,
+        followed: bool,
+    ) -> wasmtime::Result<Place> {
+        let text = slice(memory, path, length as u32 as usize).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let text = text.ok_or_else(|| wasmtime::format_err!("a path that was read before cannot be read"))?;
+        // It is the one directory that was there from the start.
+        let mut own = Own::default();
+        let prestat = own.put_room(PRESTAT_BYTES);
+        let at_root = preview1::fd_prestat_get(wasi, &mut GuestMemory::Unshared(own.memory()), fd, prestat)? == SUCCESS;
+        // As in the kernel, a slash at the end follows whatever the call says.
+        Ok(Place { route: Route::new(text.to_owned(), followed || text.ends_with('/')), at_root })
+    }
+}
+
+/// Finds other texts for places that were not permitted; `false`, and what to answer, if there are none.
+fn resolve(wasi: &mut WasiP1Ctx, places: &mut [Place], errno: &mut i32) -> bool {
+    let Some(root) = root(&mut wasi.filesystem()) else {
+        return false;
+    };
+    let mut new = false;
+    for place in places.iter_mut().filter(|place| place.at_root) {
+        match place.route.resolve(&root) {
+            Ok(found) => new |= found,
+            Err(error) => {
+                *errno = number(error);
+                return false;
+            }
+        }
+    }
+    new
+}
+
+/// Preview 1's for the kernel's.
+fn number(errno: Errno) -> i32 {
+    Preview1::from(ErrorCode::from(std::io::Error::from(errno))) as i32
+}
+
+fn slice(memory: &[u8], at: i32, length: usize) -> Option<&[u8]> {
+    let at = at as u32 as usize;
+    memory.get(at..at.checked_add(length)?)
+}
+
+/// A memory for one call.
+#[derive(Default)]
+struct Own {
+    bytes: Vec<u8>,
+    /// `bytes`, at an address that suits every type of preview 1.
+    aligned: Vec<u8>,
+    start: usize,
+    /// What the call writes: where in here, where in the guest's, and how much.
+    given: Vec<(usize, i32, usize)>,
+}
+
+/// The largest alignment of a type of preview 1, in bytes.
+const ALIGNMENT: usize = 8;
+
+impl Own {
+    /// Adds a path; its address and length.
+    fn put(&mut self, text: Option<&str>) -> (i32, i32) {
+        let text = text.unwrap_or_default();
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(text.as_bytes());
+        (at as i32, text.len() as i32)
+    }
+
+    /// Adds what is at `at` in the guest's memory; its address and length.
+    fn copy(&mut self, guests: &[u8], at: i32, length: i32) -> (i32, i32) {
+        let here = self.bytes.len();
+        self.bytes.extend_from_slice(slice(guests, at, length as u32 as usize).unwrap_or_default());
+        (here as i32, length)
+    }
+
+    /// Adds room for something; its address.
+    fn put_room(&mut self, bytes: usize) -> i32 {
+        let at = self.bytes.len().next_multiple_of(ALIGNMENT);
+        self.bytes.resize(at + bytes, 0);
+        at as i32
+    }
+
+    /// Adds room for what goes to `at` in the guest's memory; its address.
+    fn room(&mut self, at: i32, bytes: usize) -> i32 {
+        let here = self.put_room(bytes) as usize;
+        self.given.push((here, at, bytes));
+        here as i32
+    }
+
+    fn memory(&mut self) -> &mut [u8] {
+        self.aligned = vec![0; self.bytes.len() + ALIGNMENT];
+        self.start = self.aligned.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        let memory = &mut self.aligned[self.start..][..self.bytes.len()];
+        memory.copy_from_slice(&self.bytes);
+        memory
+    }
+
+    /// Gives the guest what the call wrote.
+    fn give(&self, guests: &mut [u8]) -> i32 {
+        for &(here, at, bytes) in &self.given {
+            if !put(guests, at, &self.aligned[self.start + here..][..bytes]) {
+                return FAULT;
+            }
+        }
+        SUCCESS
+    }
+}

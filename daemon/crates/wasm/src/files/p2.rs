@@ -1,0 +1,265 @@
+//! `wasi:filesystem` 0.2, as wasmtime-wasi has it, with paths as in [`super`].
+
+use std::ops::ControlFlow;
+
+use rustix::io::Errno;
+use wasmtime::component::{HasData, Linker, Resource};
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView};
+use wasmtime_wasi::p2::bindings::filesystem::types::{
+    self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, DirectoryEntryStream, ErrorCode,
+    Filesize, Host, HostDescriptor, HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags, PathFlags,
+};
+use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
+
+use super::Place;
+use crate::wasi::ComponentState;
+
+/// Puts the interface in the place of wasmtime-wasi's own.
+///
+/// # Errors
+/// None in practice: the names are there.
+pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    types::add_to_linker::<ComponentState, Files<'static>>(linker, |state| Files {
+        partly_read_only: state.partly_read_only,
+        wasi: state.filesystem(),
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// A component's files.
+struct Files<'a> {
+    wasi: WasiFilesystemCtxView<'a>,
+    /// Whether its root, or a volume in it, refuses writes.
+    partly_read_only: bool,
+}
+
+impl HasData for Files<'static> {
+    type Data<'a> = Files<'a>;
+}
+
+impl Files<'_> {
+    /// Whether to do it again, after `result`, with the places as they are then.
+    fn after<T>(&mut self, result: FsResult<T>, places: &mut [&mut Place]) -> ControlFlow<FsResult<T>> {
+        if !refused(&result) {
+            return ControlFlow::Break(result);
+        }
+        match super::resolve(&mut self.wasi, places) {
+            Ok(true) => ControlFlow::Continue(()),
+            Ok(false) => ControlFlow::Break(result),
+            Err(errno) => ControlFlow::Break(Err(code(errno).into())),
+        }
+    }
+
+    /// wasmtime-wasi 48 does not know the kernel's `EROFS` and says that an input or output failed. Where
+    /// nothing is read-only, that stays what it is.
+    fn written<T>(&self, result: FsResult<T>) -> FsResult<T> {
+        match result {
+            Err(error) if self.partly_read_only && matches!(error.downcast_ref(), Some(ErrorCode::Io)) => {
+                Err(ErrorCode::ReadOnly.into())
+            }
+            result => result,
+        }
+    }
+}
+
+fn refused<T>(result: &FsResult<T>) -> bool {
+    result.as_ref().is_err_and(|error| matches!(error.downcast_ref(), Some(ErrorCode::NotPermitted)))
+}
+
+fn code(errno: Errno) -> ErrorCode {
+    ErrorCode::from(std::io::Error::from(errno))
+}
+
+/// Does `$call` until there is no reason to do it again.
+macro_rules! from_root {
+    ($self:ident, [$($place:ident),+], $call:expr) => {
+        loop {
+            let result = $call.await;
+            if let ControlFlow::Break(result) = $self.after(result, &mut [$(&mut $place),+]) {
+                break result;
+            }
+        }
+    };
+}
+
+macro_rules! as_it_is {
+    ($(async $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {$(
+        async fn $name(&mut self, $($argument: $type),*) -> $result {
+            self.wasi.$name($($argument),*).await
+        }
+    )*};
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {$(
+        fn $name(&mut self, $($argument: $type),*) -> $result {
+            self.wasi.$name($($argument),*)
+        }
+    )*};
+}
+
+/// A guest's handle.
+type Handle = Resource<Descriptor>;
+
+fn followed(flags: PathFlags, path: &str) -> bool {
+    // As in the kernel, a slash at the end follows whatever the call says.
+    flags.contains(PathFlags::SYMLINK_FOLLOW) || path.ends_with('/')
+}
+
+impl HostDescriptor for Files<'_> {
+    as_it_is! {
+        async advise(fd: Handle, offset: Filesize, length: Filesize, advice: Advice) -> FsResult<()>;
+        async sync_data(fd: Handle) -> FsResult<()>;
+        async get_flags(fd: Handle) -> FsResult<DescriptorFlags>;
+        async get_type(fd: Handle) -> FsResult<DescriptorType>;
+        async set_size(fd: Handle, size: Filesize) -> FsResult<()>;
+        async read(fd: Handle, length: Filesize, offset: Filesize) -> FsResult<(Vec<u8>, bool)>;
+        async write(fd: Handle, bytes: Vec<u8>, offset: Filesize) -> FsResult<Filesize>;
+        async read_directory(fd: Handle) -> FsResult<Resource<DirectoryEntryStream>>;
+        async sync(fd: Handle) -> FsResult<()>;
+        async stat(fd: Handle) -> FsResult<DescriptorStat>;
+        async is_same_object(one: Handle, other: Handle) -> wasmtime::Result<bool>;
+        async metadata_hash(fd: Handle) -> FsResult<MetadataHashValue>;
+    }
+
+    as_it_is! {
+        read_via_stream(fd: Handle, offset: Filesize) -> FsResult<Resource<DynInputStream>>;
+        write_via_stream(fd: Handle, offset: Filesize) -> FsResult<Resource<DynOutputStream>>;
+        append_via_stream(fd: Handle) -> FsResult<Resource<DynOutputStream>>;
+    }
+
+    fn drop(&mut self, fd: Handle) -> wasmtime::Result<()> {
+        HostDescriptor::drop(&mut self.wasi, fd)
+    }
+
+    async fn set_times(&mut self, fd: Handle, accessed: NewTimestamp, modified: NewTimestamp) -> FsResult<()> {
+        let result = self.wasi.set_times(fd, accessed, modified).await;
+        self.written(result)
+    }
+
+    async fn create_directory_at(&mut self, fd: Handle, path: String) -> FsResult<()> {
+        let mut at = Place::new(&fd, path, false);
+        let result = from_root!(self, [at], self.wasi.create_directory_at(at.directory(), at.path()));
+        self.written(result)
+    }
+
+    async fn stat_at(&mut self, fd: Handle, links: PathFlags, path: String) -> FsResult<DescriptorStat> {
+        let follow = followed(links, &path);
+        let mut at = Place::new(&fd, path, follow);
+        from_root!(self, [at], self.wasi.stat_at(at.directory(), links, at.path()))
+    }
+
+    async fn set_times_at(
+        &mut self,
+        fd: Handle,
+        links: PathFlags,
+        path: String,
+        accessed: NewTimestamp,
+        modified: NewTimestamp,
+    ) -> FsResult<()> {
+        let follow = followed(links, &path);
+        let mut at = Place::new(&fd, path, follow);
+        let result =
+            from_root!(self, [at], self.wasi.set_times_at(at.directory(), links, at.path(), accessed, modified));
+        self.written(result)
+    }
+
+    async fn link_at(
+        &mut self,
+        fd: Handle,
+        links: PathFlags,
+        path: String,
+        new_fd: Handle,
+        new: String,
+    ) -> FsResult<()> {
+        let (mut from, mut to) = (Place::new(&fd, path, false), Place::new(&new_fd, new, false));
+        let result = from_root!(
+            self,
+            [from, to],
+            self.wasi.link_at(from.directory(), links, from.path(), to.directory(), to.path())
+        );
+        self.written(result)
+    }
+
+    async fn open_at(
+        &mut self,
+        fd: Handle,
+        links: PathFlags,
+        path: String,
+        how: OpenFlags,
+        flags: DescriptorFlags,
+    ) -> FsResult<Handle> {
+        // As O_EXCL has it, what is to be new is no link.
+        let follow = followed(links, &path) && !how.contains(OpenFlags::EXCLUSIVE);
+        let writes = how.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.contains(DescriptorFlags::WRITE);
+        let mut at = Place::new(&fd, path, follow);
+        let result = from_root!(self, [at], self.wasi.open_at(at.directory(), links, at.path(), how, flags));
+        if writes { self.written(result) } else { result }
+    }
+
+    async fn readlink_at(&mut self, fd: Handle, path: String) -> FsResult<String> {
+        let at = Place::new(&fd, path, false);
+        let result = self.wasi.readlink_at(fd, at.path()).await;
+        match refused(&result).then(|| at.read_link(&mut self.wasi)).flatten() {
+            Some(read) => read.map_err(|errno| code(errno).into()),
+            None => result,
+        }
+    }
+
+    async fn remove_directory_at(&mut self, fd: Handle, path: String) -> FsResult<()> {
+        let mut at = Place::new(&fd, path, false);
+        let result = from_root!(self, [at], self.wasi.remove_directory_at(at.directory(), at.path()));
+        self.written(result)
+    }
+
+    async fn rename_at(&mut self, fd: Handle, path: String, new_fd: Handle, new: String) -> FsResult<()> {
+        let (mut from, mut to) = (Place::new(&fd, path, false), Place::new(&new_fd, new, false));
+        let result =
+            from_root!(self, [from, to], self.wasi.rename_at(from.directory(), from.path(), to.directory(), to.path()));
+        self.written(result)
+    }
+
+    async fn symlink_at(&mut self, fd: Handle, target: String, path: String) -> FsResult<()> {
+        let mut at = Place::new(&fd, path, false);
+        let result = from_root!(self, [at], self.wasi.symlink_at(at.directory(), target.clone(), at.path()));
+        self.written(result)
+    }
+
+    async fn unlink_file_at(&mut self, fd: Handle, path: String) -> FsResult<()> {
+        let mut at = Place::new(&fd, path, false);
+        let result = from_root!(self, [at], self.wasi.unlink_file_at(at.directory(), at.path()));
+        self.written(result)
+    }
+
+    async fn metadata_hash_at(&mut self, fd: Handle, links: PathFlags, path: String) -> FsResult<MetadataHashValue> {
+        let follow = followed(links, &path);
+        let mut at = Place::new(&fd, path, follow);
+        from_root!(self, [at], self.wasi.metadata_hash_at(at.directory(), links, at.path()))
+    }
+}
+
+impl HostDirectoryEntryStream for Files<'_> {
+    as_it_is! {
+        async read_directory_entry(stream: Resource<DirectoryEntryStream>) -> FsResult<Option<DirectoryEntry>>;
+    }
+
+    fn drop(&mut self, stream: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
+        HostDirectoryEntryStream::drop(&mut self.wasi, stream)
+    }
+}
+
+impl Host for Files<'_> {
+    fn convert_error_code(&mut self, error: FsError) -> wasmtime::Result<ErrorCode> {
+        self.wasi.convert_error_code(error)
+    }
+
+    fn filesystem_error_code(&mut self, error: Resource<wasmtime::Error>) -> wasmtime::Result<Option<ErrorCode>> {
+        let read_only = |error: &wasmtime::Error| {
+            let of_os = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+            of_os == Some(Errno::ROFS.raw_os_error())
+        };
+        if read_only(self.wasi.table.get(&error)?) {
+            return Ok(Some(ErrorCode::ReadOnly));
+        }
+        self.wasi.filesystem_error_code(error)
+    }
+}

@@ -1,0 +1,258 @@
+//! What a file is, from its first bytes, and what to do about it when it is not WebAssembly.
+//!
+//! Nothing here parses a module: the compile process does that. A precompiled module is refused like
+//! any other native program: machine code from an image would run inside the daemon.
+
+use std::fmt::Write as _;
+
+use crate::engine::Kind;
+use hearth_base::error::Error;
+
+/// How many of a file's first bytes decide, at most.
+pub const HEAD_BYTES: usize = 512;
+
+/// The eight bytes a core module starts with: magic, version 1, layer 0.
+const CORE: [u8; 8] = *b"\0asm\x01\0\0\0";
+/// The eight bytes a component starts with: magic, version 13, layer 1.
+const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
+
+/// ELF's `EI_OSABI` of wasmtime's precompiled artifacts.
+const ELFOSABI_WASMTIME: u8 = 200;
+
+/// What a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// A program for us.
+    Wasm(Kind),
+    /// Something else.
+    Other(Other),
+}
+
+/// What a file is that is not a binary WebAssembly program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Other {
+    /// No bytes at all.
+    Empty,
+    /// Starts like a WebAssembly binary and ends before its header does.
+    Truncated,
+    /// A WebAssembly binary of a version or layer that does not exist yet, or no longer.
+    Version {
+        /// The version field.
+        version: u16,
+        /// The layer field: 0 core, 1 component.
+        layer: u16,
+    },
+    /// WebAssembly's text format.
+    Text,
+    /// A module somebody already compiled with wasmtime.
+    Precompiled,
+    /// A program for this or another operating system, as `os/architecture`.
+    Native(&'static str, &'static str),
+    /// A script; what its first line names.
+    Script(String),
+    /// A compressed file or an archive, by name.
+    Archive(&'static str),
+    /// Anything else; its first bytes.
+    Unknown(Vec<u8>),
+}
+
+/// Tells what a file is from its first [`HEAD_BYTES`] bytes, or all of them if it has fewer.
+pub fn identify(head: &[u8]) -> Identity {
+    let other = match head {
+        [] => Other::Empty,
+        _ if head.starts_with(&CORE) => return Identity::Wasm(Kind::Core),
+        _ if head.starts_with(&COMPONENT) => return Identity::Wasm(Kind::Component),
+        [0, b'a', b's', b'm', v0, v1, l0, l1, ..] => {
+            Other::Version { version: u16::from_le_bytes([*v0, *v1]), layer: u16::from_le_bytes([*l0, *l1]) }
+        }
+        _ if head.len() < 8 && (CORE.starts_with(head) || COMPONENT.starts_with(head)) => Other::Truncated,
+        [0x7f, b'E', b'L', b'F', ..] => elf(head),
+        [b'#', b'!', line @ ..] => Other::Script(printable(line)),
+        [0x1f, 0x8b, ..] => Other::Archive("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Other::Archive("zstd"),
+        [b'P', b'K', 3, 4, ..] => Other::Archive("zip"),
+        [b'M', b'Z', ..] => Other::Native("windows", "unknown"),
+        [0xcf, 0xfa, 0xed, 0xfe, ..] => Other::Native("darwin", "unknown"),
+        _ if is_text_format(head) => Other::Text,
+        _ => Other::Unknown(head[..head.len().min(4)].to_vec()),
+    };
+    Identity::Other(other)
+}
+
+/// An ELF file: Linux's own, or an artifact of wasmtime's.
+fn elf(head: &[u8]) -> Other {
+    if head.get(7) == Some(&ELFOSABI_WASMTIME) {
+        return Other::Precompiled;
+    }
+    let (Some(class), Some(order), Some(&[m0, m1])) =
+        (head.get(4), head.get(5), head.get(18..20).and_then(|m| m.first_chunk()))
+    else {
+        return Other::Native("linux", "unknown");
+    };
+    let little = *order == 1;
+    let machine = if little { u16::from_le_bytes([m0, m1]) } else { u16::from_be_bytes([m0, m1]) };
+    // Go's names, which images use too. https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html
+    let architecture = match (machine, class, little) {
+        (3, ..) => "386",
+        (8, _, true) => "mipsle",
+        (8, ..) => "mips",
+        (21, _, true) => "ppc64le",
+        (21, ..) => "ppc64",
+        (22, ..) => "s390x",
+        (40, ..) => "arm",
+        (62, ..) => "amd64",
+        (183, ..) => "arm64",
+        (243, ..) => "riscv64",
+        (258, ..) => "loong64",
+        _ => "unknown",
+    };
+    Other::Native("linux", architecture)
+}
+
+/// Whether the first thing that is neither space nor comment opens a module or component in text.
+fn is_text_format(head: &[u8]) -> bool {
+    let mut rest = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head);
+    loop {
+        rest = rest.trim_ascii_start();
+        if let Some(comment) = rest.strip_prefix(b";;") {
+            let Some(end) = comment.iter().position(|b| *b == b'\n') else { return true };
+            rest = &comment[end..];
+        } else if let Some(comment) = rest.strip_prefix(b"(;") {
+            let Some(end) = comment.windows(2).position(|pair| pair == b";)") else { return true };
+            rest = &comment[end + 2..];
+        } else {
+            break;
+        }
+    }
+    let Some(form) = rest.strip_prefix(b"(") else { return false };
+    let form = form.trim_ascii_start();
+    form.starts_with(b"module") || form.starts_with(b"component")
+}
+
+/// The first line, as far as it can be shown.
+fn printable(line: &[u8]) -> String {
+    let end = line.iter().position(|b| *b == b'\n').unwrap_or(line.len()).min(64);
+    String::from_utf8_lossy(&line[..end]).chars().filter(|c| !c.is_control()).collect::<String>().trim().into()
+}
+
+impl Other {
+    /// What it is and what to do. The program's name is the caller's to add.
+    pub fn error(&self) -> Error {
+        let text = format!("it {}", self.fault());
+        match self {
+            Other::Native("linux", _) | Other::Script(_) => Error::Native(text),
+            _ => Error::InvalidArgument(text),
+        }
+    }
+
+    fn fault(&self) -> String {
+        const BUILD: &str = "build it for wasm32-wasip1 or wasm32-wasip2";
+        match self {
+            Other::Empty => format!("is an empty file, not WebAssembly: {BUILD} and check how the image is built"),
+            Other::Truncated => "is cut off inside its WebAssembly header: build or copy it again".into(),
+            Other::Version { version, layer } => format!(
+                "is a WebAssembly binary of version {version}, layer {layer}, which Hearth does not know (it runs modules of version 1 and components of version 13): {BUILD} with current tools"
+            ),
+            Other::Text => "is WebAssembly in text form (WAT): turn it into a binary first, for example with `wasm-tools parse`".into(),
+            Other::Precompiled => "is a module already compiled by wasmtime, which is machine code and never run from an image: put the .wasm file into the image, Hearth compiles it once per node".into(),
+            Other::Native(os, architecture) => {
+                let of = if *architecture == "unknown" { format!("{os} program") } else { format!("{os}/{architecture} program") };
+                format!("is a native {of} (an ELF, PE or Mach-O file), not WebAssembly: {BUILD}, or run this image with another runtime class")
+            }
+            Other::Script(interpreter) => format!(
+                "is a script for {interpreter:?}, not WebAssembly: name the .wasm file itself as the image's entry point"
+            ),
+            Other::Archive(format) => format!("is a {format} file, not WebAssembly: unpack it when the image is built"),
+            Other::Unknown(bytes) => {
+                let mut hex = String::new();
+                for byte in bytes {
+                    let _ = write!(hex, " {byte:02x}");
+                }
+                format!("is not WebAssembly: it starts with{hex}, a module starts with 00 61 73 6d; {BUILD}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elf_head(class: u8, order: u8, abi: u8, machine: [u8; 2]) -> Vec<u8> {
+        let mut head = vec![0x7f, b'E', b'L', b'F', class, order, 1, abi];
+        head.extend([0; 8]);
+        head.extend([2, 0]);
+        head.extend(machine);
+        head
+    }
+
+    #[test]
+    fn programs_for_us_are_told_apart_by_layer() {
+        assert_eq!(identify(b"\0asm\x01\0\0\0\x01"), Identity::Wasm(Kind::Core));
+        assert_eq!(identify(b"\0asm\x01\0\0\0"), Identity::Wasm(Kind::Core));
+        assert_eq!(identify(b"\0asm\x0d\0\x01\0"), Identity::Wasm(Kind::Component));
+    }
+
+    #[test]
+    fn everything_else_gets_one_line_with_its_remedy() {
+        let table: &[(&[u8], Other, &str)] = &[
+            (b"", Other::Empty, "is an empty file"),
+            (b"\0", Other::Truncated, "cut off"),
+            (b"\0asm", Other::Truncated, "cut off"),
+            (b"\0asm\x0d\0\x01", Other::Truncated, "cut off"),
+            (b"\0asm\x0a\0\x01\0", Other::Version { version: 10, layer: 1 }, "version 10, layer 1"),
+            (b"\0asm\x02\0\0\0", Other::Version { version: 2, layer: 0 }, "version 2, layer 0"),
+            (b"(module)", Other::Text, "wasm-tools parse"),
+            (b"\xef\xbb\xbf \n;; hi\n(; a ;) ( component $x", Other::Text, "text form"),
+            (b";; (module)", Other::Text, "text form"),
+            (b"#!/bin/sh\nexit", Other::Script("/bin/sh".into()), "script for \"/bin/sh\""),
+            (b"#!", Other::Script(String::new()), "script"),
+            (b"\x1f\x8b\x08", Other::Archive("gzip"), "gzip"),
+            (b"\x28\xb5\x2f\xfd\0", Other::Archive("zstd"), "zstd"),
+            (b"PK\x03\x04", Other::Archive("zip"), "zip"),
+            (b"MZ\x90", Other::Native("windows", "unknown"), "native windows program"),
+            (b"\x7fELF", Other::Native("linux", "unknown"), "native linux program"),
+            (b"hello", Other::Unknown(b"hell".to_vec()), "starts with 68 65 6c 6c,"),
+            (b"\xff", Other::Unknown(vec![0xff]), "starts with ff,"),
+            (b"(memory", Other::Unknown(b"(mem".to_vec()), "starts with 28 6d 65 6d"),
+        ];
+        for (head, want, words) in table {
+            let Identity::Other(other) = identify(head) else { panic!("{head:?} taken for WebAssembly") };
+            assert_eq!(other, *want, "{head:?}");
+            let error = other.error();
+            let native = matches!(other, Other::Native("linux", _) | Other::Script(_));
+            assert_eq!(matches!(error, Error::Native(_)), native, "{head:?}");
+            let text = error.to_string();
+            assert!(text.starts_with("it is ") && text.contains(words), "{text}");
+            assert!(!text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn native_programs_are_named_by_platform() {
+        let table = [
+            (elf_head(2, 1, 0, [62, 0]), "linux/amd64"),
+            (elf_head(2, 1, 3, [183, 0]), "linux/arm64"),
+            (elf_head(1, 1, 0, [40, 0]), "linux/arm"),
+            (elf_head(2, 2, 0, [0, 22]), "linux/s390x"),
+            (elf_head(2, 1, 0, [21, 0]), "linux/ppc64le"),
+            (elf_head(2, 1, 0, [0xff, 0xff]), "native linux program"),
+        ];
+        for (head, want) in table {
+            let Identity::Other(other) = identify(&head) else { panic!("taken for WebAssembly") };
+            let text = other.error().to_string();
+            assert!(text.contains(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn machine_code_for_wasmtime_is_refused() {
+        assert_eq!(identify(&elf_head(2, 1, 200, [62, 0])), Identity::Other(Other::Precompiled));
+    }
+
+    #[test]
+    fn a_script_line_cannot_forge_the_log() {
+        let Identity::Other(Other::Script(line)) = identify(b"#!/bin/\x1b[31m\r\x07sh -e\nrm") else { panic!() };
+        assert_eq!(line, "/bin/[31msh -e");
+    }
+}

@@ -1,0 +1,80 @@
+//! Which world a component is of, told before it is compiled. The compile process asks, which is confined: it
+//! parses what strangers wrote.
+
+use wasmparser::{Chunk, Parser, Payload};
+
+/// How the name of what an HTTP service of WASI 0.2 exports begins; a version of 0.2 follows.
+const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2.";
+
+/// How the name of what a command exports begins.
+const RUN: &str = "wasi:cli/run@";
+
+/// Whether it is a component that has an instance for each request: it exports `wasi:http/incoming-handler`, and
+/// is no command as well. Skips over modules and components inside it. What is malformed is not: the compiler
+/// says why.
+pub fn has_an_instance_per_request(wasm: &[u8]) -> bool {
+    let mut serves = false;
+    let mut parser = Parser::new(0);
+    let mut rest = wasm;
+    loop {
+        let Ok(Chunk::Parsed { consumed, payload }) = parser.parse(rest, true) else { return false };
+        let mut length = consumed;
+        match payload {
+            Payload::ModuleSection { unchecked_range, .. } | Payload::ComponentSection { unchecked_range, .. } => {
+                length += unchecked_range.len();
+            }
+            Payload::ComponentExportSection(exports) => {
+                for export in exports {
+                    let Ok(export) = export else { return false };
+                    if export.name.name.starts_with(RUN) {
+                        return false;
+                    }
+                    serves |= export.name.name.starts_with(INCOMING_HANDLER);
+                }
+            }
+            Payload::End(_) => return serves,
+            _ => {}
+        }
+        let Some(after) = rest.get(length..) else { return false };
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::modules::samples;
+
+    /// A component with these exports, each an instance, and a component inside with others.
+    fn exporting(names: &[&str]) -> Vec<u8> {
+        let each = names.iter().map(|name| format!("(export \"{name}\" (instance $nothing))"));
+        let text = format!(
+            "(component (component (component $c) (instance $i (instantiate $c)) (export \"{RUN}0.2.0\" (instance $i)))
+               (core module (func)) (component $c) (instance $nothing (instantiate $c)) {})",
+            each.collect::<String>()
+        );
+        wat::parse_str(text).unwrap()
+    }
+
+    #[test]
+    fn only_a_service_of_wasi_0_2_that_is_no_command_has_an_instance_per_request() {
+        let is = |names: &[&str]| has_an_instance_per_request(&exporting(names));
+        assert!(is(&["wasi:http/incoming-handler@0.2.10"]));
+        assert!(is(&["some:other/thing@1.0.0", "wasi:http/incoming-handler@0.2.0"]));
+        assert!(!is(&["wasi:http/handler@0.3.0"]));
+        assert!(!is(&["wasi:cli/run@0.2.3"]));
+        assert!(!is(&["wasi:http/incoming-handler@0.2.10", "wasi:cli/run@0.2.10"]));
+        assert!(!is(&[]));
+    }
+
+    #[test]
+    fn what_is_no_component_has_none() {
+        let service = exporting(&["wasi:http/incoming-handler@0.2.10"]);
+        for length in 0..service.len() {
+            has_an_instance_per_request(&service[..length]);
+        }
+        assert!(!has_an_instance_per_request(&service[..service.len() - 1]));
+        assert!(!has_an_instance_per_request(&samples::command(1)));
+        assert!(!has_an_instance_per_request(b"#!/bin/sh"));
+    }
+}

@@ -1,0 +1,27 @@
+//! What every guest of this daemon shares.
+
+use std::sync::Arc;
+
+use hearth_observe::metrics::Metrics;
+use hearth_observe::starts::Recent;
+
+use crate::engine::Engines;
+use crate::names::Resolvers;
+use crate::scheduler::Scheduler;
+use crate::slots::Slots;
+
+/// The engine at work: what instances are made of and run on.
+pub struct Runtime {
+    /// The engines.
+    pub engines: Arc<Engines>,
+    /// The scheduler.
+    pub scheduler: Arc<Scheduler>,
+    /// Slots for guests.
+    pub slots: Arc<Slots>,
+    /// Look-ups of names.
+    pub resolvers: Arc<Resolvers>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// The last starts and ends.
+    pub recent: Arc<Recent>,
+}

@@ -1,0 +1,236 @@
+//! The guest scheduler: the threads guests run on, and one poll wrapper around every guest.
+//!
+//! ```text
+//!   spawn / wake ──▶ fresh ──┐
+//!                            ├──▶ worker: Guarded::poll ──▶ guest runs ──▶ Pending: parked in its waker
+//!   slice used up ──▶ spent ─┘   ▲    │  identity, CPU time               Ready: end(outcome)
+//!                                │    │
+//!   woken by a part of the same ─┘    │
+//!   container: kept, by that worker   │
+//!                                     └─ killed? drop the guest instead
+//!                                        paused, over its quota? leave it parked
+//!   epochs: advance every tick, and when a guest is woken while every worker is busy; then a busy guest looks up
+//!           (Scheduler::tick) and yields if another goes first
+//!   ticker: advances them; every tick, workers long in one poll are looked at: whom one has kept goes to the queue;
+//!           one asleep in a system call is replaced, so that a hung volume stalls nobody else
+//! ```
+//!
+//! * `guest`: what those who control a guest hold.
+//! * `guarded`: the poll wrapper.
+//! * `cpu`: weight and quota.
+//! * `meter`: whose a worker's CPU time is.
+//! * `queue`: who runs next.
+//! * `workers`: the threads.
+//!
+//! Guests never run on the RPC runtime's threads and RPCs never run here. A guest that was woken goes
+//! before one that used up its slice, so that a start never queues behind busy guests. What belongs to an HTTP
+//! component, its clients' connections and its requests' guests, are parts of one container: a worker goes on from
+//! one to the next that it has woken, without another thread, and asks the queue after two of them.
+//!
+//! A kill is a flag and a wake-up: the wrapper sees the flag and drops the guest's future, which
+//! unwinds it wherever it is: computing (it yields at the next tick), asleep or blocked on stdio (its
+//! future is pending), paused. A killed guest that is inside a system call (a FIFO of its image that
+//! nobody writes to) gets its thread interrupted by a signal; only a call that takes no signal (a hung
+//! hard NFS mount) has to come back by itself.
+
+mod cpu;
+mod guarded;
+mod guest;
+mod meter;
+mod queue;
+mod workers;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_task::{ScheduleInfo, WithInfo};
+use parking_lot::{Condvar, Mutex};
+use wasmtime::{Engine, UpdateDeadline};
+
+pub use cpu::{CpuLimits, Quota, Throttling};
+use guarded::Guarded;
+pub use guest::Guest;
+use hearth_base::config;
+use hearth_base::operator;
+use hearth_observe::metrics::Metrics;
+use hearth_os::{identity, process};
+use queue::RunQueue;
+use workers::{Shared, Ticker, Workers, spawn_worker};
+
+/// How often one who waits for a tick looks.
+const LOOK_AT_TICKS: Duration = Duration::from_millis(2);
+
+/// How a guest came to its end.
+#[derive(Debug)]
+pub enum End<T> {
+    /// Its future completed.
+    Completed(T),
+    /// It was killed and its future dropped.
+    Killed,
+    /// Host code panicked in it, or the kernel refused its identity; the text.
+    Panicked(String),
+}
+
+/// Threads that run guests.
+pub struct Scheduler {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+impl Scheduler {
+    /// Starts the workers and the ticker. `runtime` drives the timers and sockets guests wait for.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(
+        config: &config::Scheduler,
+        engines: impl IntoIterator<Item = Engine>,
+        metrics: Arc<Metrics>,
+        runtime: tokio::runtime::Handle,
+    ) -> std::io::Result<Scheduler> {
+        process::install_interrupt()?;
+        identity::remember_home()?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let target = if config.workers == 0 { cores } else { config.workers };
+        let shared = Arc::new(Shared {
+            queue: RunQueue::new(config.slice_ms * 1_000_000),
+            idle: AtomicUsize::new(0),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+            polling: AtomicUsize::new(0),
+            workers: Mutex::new(Workers::default()),
+            ticker: Mutex::new(None),
+            ticker_asleep: AtomicBool::new(false),
+            ticks: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            born: Instant::now(),
+            slice_ns: config.slice_ms * 1_000_000,
+            target,
+            workers_max: config.workers_max.max(target),
+            metrics,
+            runtime,
+            engines: engines.into_iter().collect(),
+        });
+        let mut threads = Vec::new();
+        for _ in 0..target {
+            shared.workers.lock().active += 1;
+            threads.push(spawn_worker(&shared)?);
+        }
+        let ticker = Ticker {
+            shared: shared.clone(),
+            tick: Duration::from_millis(config.tick_ms),
+            blocked_after_ns: config.blocked_after_ms * 1_000_000,
+        };
+        let thread = std::thread::Builder::new().name("guest-ticker".into()).spawn(move || ticker.run())?;
+        *shared.ticker.lock() = Some(thread.thread().clone());
+        threads.push(thread);
+        Ok(Scheduler { shared, threads: Mutex::new(threads) })
+    }
+
+    /// Runs a guest. `end` is called once, on a worker, whatever happens, by the daemon: it may open files and start
+    /// threads.
+    pub fn spawn<F>(&self, guest: Arc<Guest>, future: F, end: impl FnOnce(End<F::Output>) + Send + 'static)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.spawn_part(guest, future, move |outcome| {
+            identity::go_home();
+            end(outcome);
+        });
+    }
+
+    /// As [`Scheduler::spawn`], but the thread that calls `end` is still who the guest was, so that it can go on to
+    /// another part of the same container.
+    pub fn spawn_part<F>(&self, guest: Arc<Guest>, future: F, end: impl FnOnce(End<F::Output>) + Send + 'static)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let (shared, of) = (self.shared.clone(), guest.clone());
+        let guarded = Guarded::new(guest, shared.clone(), future, end);
+        let schedule =
+            WithInfo(move |runnable, info: ScheduleInfo| shared.push(runnable, &of, info.woken_while_running));
+        let (runnable, task) = async_task::spawn(guarded, schedule);
+        task.detach();
+        runnable.schedule();
+    }
+
+    /// What a store of this guest's asks at every tick of the epoch.
+    pub fn tick(&self, guest: &Arc<Guest>) -> impl FnMut() -> wasmtime::Result<UpdateDeadline> + Send + Sync + use<> {
+        let (shared, guest) = (self.shared.clone(), guest.clone());
+        move || {
+            if guest.is_killed() {
+                wasmtime::bail!("killed");
+            }
+            let now = shared.now_ns();
+            let gives_way = || {
+                guest.slice_tick.load(Ordering::Relaxed) != shared.ticks.load(Ordering::Relaxed)
+                    || now >= guest.gives_way_ns.load(Ordering::Relaxed)
+            };
+            // Someone who was woken goes first; others who compute get their turn slice by slice.
+            if guest.is_paused()
+                || (shared.queue.someone_fresh_waits() && gives_way())
+                || now >= guest.slice_ends_ns.load(Ordering::Relaxed)
+            {
+                Ok(UpdateDeadline::Yield(1))
+            } else {
+                Ok(UpdateDeadline::Continue(1))
+            }
+        }
+    }
+
+    /// Waits until the ticker has gone round once more, asleep as it may be: it lives.
+    pub async fn ticked(&self) {
+        let before = self.shared.ticks.load(Ordering::Relaxed);
+        while self.shared.ticks.load(Ordering::Relaxed) == before {
+            self.shared.unpark_ticker();
+            tokio::time::sleep(LOOK_AT_TICKS).await;
+        }
+    }
+
+    /// What the threads do now.
+    pub fn usage(&self) -> operator::Workers {
+        let shared = &self.shared;
+        let workers = shared.workers.lock();
+        let blocked = workers.slots.iter().filter(|s| s.blocked.load(Ordering::Relaxed)).count();
+        let polling = workers.slots.iter().filter(|s| s.poll_began_ns.load(Ordering::Relaxed) != 0).count();
+        let total = workers.slots.len();
+        drop(workers);
+        operator::Workers {
+            idle: total.saturating_sub(polling) as u64,
+            running: polling.saturating_sub(blocked) as u64,
+            blocked: blocked as u64,
+            run_queue: shared.queue.waiting() as u64,
+        }
+    }
+
+    /// Brings the gauges up to date; called before a scrape.
+    pub fn observe(&self) {
+        let (metrics, now) = (&self.shared.metrics, self.usage());
+        metrics.run_queue.set(now.run_queue as i64);
+        for (state, count) in [("blocked", now.blocked), ("running", now.running), ("idle", now.idle)] {
+            metrics.workers.with_label_values(&[state]).set(count as i64);
+        }
+    }
+
+    /// Ends the threads that are not stuck in a system call. Guests still queued are dropped with the
+    /// queues.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        drop(self.shared.sleep.lock());
+        self.shared.wake.notify_all();
+        self.shared.unpark_ticker();
+        for thread in self.threads.lock().drain(..) {
+            // A worker stuck in a system call ends with the process.
+            if thread.thread().name() == Some("guest-ticker") {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,356 @@
+//! The threads guests run on, and the one that looks after them.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_task::Runnable;
+use parking_lot::{Condvar, Mutex};
+use wasmtime::Engine;
+
+use super::guest::Guest;
+use super::meter;
+use super::queue::{Place, RunQueue};
+use hearth_observe::metrics::Metrics;
+use hearth_os::{identity, process};
+
+/// Ticks without a running guest after which the ticker sleeps until there is one.
+const IDLE_TICKS: u32 = 100;
+
+/// The stack of a worker thread, in bytes. Guests run on their own stacks; this is for the wrapper
+/// and for drops.
+const WORKER_STACK_BYTES: usize = 1 << 20;
+
+/// How many parts of a container a worker may go on to, one after another, before others that wait: from a connection
+/// to its request's guest, and back.
+const KEPT_MAX: u32 = 2;
+
+/// What workers, the ticker and the scheduler's handles share.
+pub(super) struct Shared {
+    pub(super) queue: RunQueue,
+    /// Workers asleep; guarded by `sleep` for changes, read without it.
+    pub(super) idle: AtomicUsize,
+    pub(super) sleep: Mutex<()>,
+    pub(super) wake: Condvar,
+    /// Workers inside a poll.
+    pub(super) polling: AtomicUsize,
+    pub(super) workers: Mutex<Workers>,
+    pub(super) ticker: Mutex<Option<std::thread::Thread>>,
+    pub(super) ticker_asleep: AtomicBool,
+    /// Rounds of the ticker.
+    pub(super) ticks: AtomicU64,
+    pub(super) stop: AtomicBool,
+    pub(super) born: Instant,
+    pub(super) slice_ns: u64,
+    pub(super) target: usize,
+    pub(super) workers_max: usize,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) runtime: tokio::runtime::Handle,
+    /// Whose epochs advance.
+    pub(super) engines: Vec<Engine>,
+}
+
+#[derive(Default)]
+pub(super) struct Workers {
+    pub(super) slots: Vec<Arc<Slot>>,
+    /// Workers that are not blocked; kept at `target` while `workers_max` allows.
+    pub(super) active: usize,
+}
+
+/// A worker thread, as the ticker sees it.
+pub(super) struct Slot {
+    pub(super) thread_id: rustix::process::Pid,
+    /// When the current poll began, in nanoseconds of the scheduler's clock; 0: not in a poll.
+    pub(super) poll_began_ns: AtomicU64,
+    /// The ticker found it asleep in a system call and replaced it.
+    pub(super) blocked: AtomicBool,
+    /// Whose poll it is in.
+    pub(super) guest: Mutex<Option<Arc<Guest>>>,
+    /// Whom it goes on to after this poll.
+    kept: Mutex<Option<Runnable>>,
+    /// To how many it has gone on so since it last asked the queue; its own.
+    kept_before: AtomicU32,
+}
+
+impl Slot {
+    /// Keeps a part of the container whose poll the worker is in for itself: no other thread is woken for it, and its
+    /// data are still in this processor's cache. Gives it back if the worker has had its turns.
+    fn keep(&self, runnable: Runnable, guest: &Guest) -> Option<Runnable> {
+        let beside = self.kept_before.load(Ordering::Relaxed) < KEPT_MAX
+            && self.guest.lock().as_ref().is_some_and(|current| current.is_beside(guest));
+        if !beside {
+            return Some(runnable);
+        }
+        let mut kept = self.kept.lock();
+        if kept.is_some() {
+            return Some(runnable);
+        }
+        *kept = Some(runnable);
+        None
+    }
+}
+
+thread_local! {
+    /// The slot of the worker that this thread is.
+    static SLOT: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
+/// Says to the ticker whose poll this thread is in, until it is dropped.
+pub(super) struct Polling;
+
+impl Polling {
+    pub(super) fn begin(guest: &Arc<Guest>) -> Polling {
+        Polling::set(Some(guest.clone()));
+        Polling
+    }
+
+    fn set(guest: Option<Arc<Guest>>) {
+        SLOT.with_borrow(|slot| {
+            if let Some(slot) = slot {
+                *slot.guest.lock() = guest;
+            }
+        });
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        Polling::set(None);
+    }
+}
+
+impl Shared {
+    pub(super) fn now_ns(&self) -> u64 {
+        self.born.elapsed().as_nanos() as u64
+    }
+
+    pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) {
+        let place = self.queue.place(guest, used_up_slice);
+        let runnable = SLOT.with_borrow(|slot| match slot {
+            Some(slot) if place == Place::Fresh => slot.keep(runnable, guest),
+            _ => Some(runnable),
+        });
+        if let Some(runnable) = runnable {
+            self.add(runnable, place);
+        }
+    }
+
+    /// Puts a guest into the queue, and sees to it that somebody looks.
+    fn add(&self, runnable: Runnable, place: Place) {
+        self.queue.push(runnable, place);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.idle.load(Ordering::SeqCst) > 0 {
+            // Taking the lock waits for a worker that has announced its sleep but not begun it.
+            drop(self.sleep.lock());
+            self.wake.notify_one();
+        } else if place == Place::Fresh {
+            // Those that compute look up now, not at the next tick.
+            self.advance_epochs();
+        }
+    }
+
+    /// Lets others have what a worker has kept for itself.
+    fn release(&self, slot: &Slot) {
+        let kept = slot.kept.lock().take();
+        if let Some(runnable) = kept {
+            self.add(runnable, Place::Fresh);
+        }
+    }
+
+    pub(super) fn advance_epochs(&self) {
+        for engine in &self.engines {
+            engine.increment_epoch();
+        }
+    }
+
+    /// The next guest, or `None` when the worker shall end.
+    fn next(&self) -> Option<Runnable> {
+        loop {
+            if self.stop.load(Ordering::SeqCst) {
+                return None;
+            }
+            if let Some(runnable) = self.queue.pop() {
+                return Some(runnable);
+            }
+            // A thread that sleeps is nobody's but the daemon's: it keeps no network namespace alive.
+            identity::go_home();
+            meter::rest(&self.metrics);
+            let mut guard = self.sleep.lock();
+            self.idle.fetch_add(1, Ordering::SeqCst);
+            std::sync::atomic::fence(Ordering::SeqCst);
+            if self.queue.is_empty() && !self.stop.load(Ordering::SeqCst) {
+                self.wake.wait(&mut guard);
+            }
+            self.idle.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(super) fn unpark_ticker(&self) {
+        if self.ticker_asleep.swap(false, Ordering::SeqCst)
+            && let Some(thread) = &*self.ticker.lock()
+        {
+            thread.unpark();
+        }
+    }
+}
+
+pub(super) fn spawn_worker(shared: &Arc<Shared>) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let shared = shared.clone();
+    std::thread::Builder::new().name("guest-worker".into()).stack_size(WORKER_STACK_BYTES).spawn(move || work(&shared))
+}
+
+/// A worker thread's life. The caller has counted it as active.
+fn work(shared: &Arc<Shared>) {
+    identity::settle_worker();
+    let _home = identity::ComeHome;
+    // Timers and sockets that a guest's poll creates belong to the daemon's runtime.
+    let _runtime = shared.runtime.enter();
+    let slot = Arc::new(Slot {
+        thread_id: rustix::thread::gettid(),
+        poll_began_ns: AtomicU64::new(0),
+        blocked: AtomicBool::new(false),
+        guest: Mutex::new(None),
+        kept: Mutex::new(None),
+        kept_before: AtomicU32::new(0),
+    });
+    SLOT.set(Some(slot.clone()));
+    shared.workers.lock().slots.push(slot.clone());
+    meter::start();
+    while let Some(runnable) = next(shared, &slot) {
+        slot.poll_began_ns.store(shared.now_ns().max(1), Ordering::Release);
+        shared.polling.fetch_add(1, Ordering::SeqCst);
+        if shared.ticker_asleep.load(Ordering::SeqCst) {
+            shared.unpark_ticker();
+        }
+        runnable.run();
+        shared.polling.fetch_sub(1, Ordering::SeqCst);
+        slot.poll_began_ns.store(0, Ordering::Release);
+        if slot.blocked.load(Ordering::Acquire) && retire(shared, &slot) {
+            shared.release(&slot);
+            meter::rest(&shared.metrics);
+            return;
+        }
+    }
+    shared.release(&slot);
+    meter::rest(&shared.metrics);
+    let mut workers = shared.workers.lock();
+    workers.active -= 1;
+    workers.slots.retain(|s| !Arc::ptr_eq(s, &slot));
+}
+
+/// Whom the worker goes on to.
+fn next(shared: &Shared, slot: &Slot) -> Option<Runnable> {
+    if let Some(kept) = slot.kept.lock().take() {
+        slot.kept_before.fetch_add(1, Ordering::Relaxed);
+        return Some(kept);
+    }
+    slot.kept_before.store(0, Ordering::Relaxed);
+    shared.next()
+}
+
+/// A worker that came back from a system call: it goes if it has been replaced meanwhile.
+fn retire(shared: &Shared, slot: &Arc<Slot>) -> bool {
+    let mut workers = shared.workers.lock();
+    slot.blocked.store(false, Ordering::Release);
+    if workers.active >= shared.target {
+        workers.slots.retain(|s| !Arc::ptr_eq(s, slot));
+        return true;
+    }
+    workers.active += 1;
+    false
+}
+
+/// The thread that advances the epochs and looks after blocked workers.
+pub(super) struct Ticker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) tick: Duration,
+    pub(super) blocked_after_ns: u64,
+}
+
+impl Ticker {
+    pub(super) fn run(self) {
+        let shared = &self.shared;
+        process::take_share(process::Share::Prompt);
+        let mut idle_ticks = 0;
+        while !shared.stop.load(Ordering::SeqCst) {
+            if shared.polling.load(Ordering::SeqCst) == 0 {
+                idle_ticks += 1;
+            } else {
+                idle_ticks = 0;
+            }
+            if idle_ticks > IDLE_TICKS {
+                shared.ticker_asleep.store(true, Ordering::SeqCst);
+                if shared.polling.load(Ordering::SeqCst) == 0 && !shared.stop.load(Ordering::SeqCst) {
+                    std::thread::park();
+                }
+                shared.ticker_asleep.store(false, Ordering::SeqCst);
+                idle_ticks = 0;
+            }
+            std::thread::sleep(self.tick);
+            // Before the epochs, by which guests look at it.
+            shared.ticks.fetch_add(1, Ordering::Relaxed);
+            shared.advance_epochs();
+            self.release_kept();
+            self.look_after_workers();
+        }
+    }
+
+    /// Gives to others whom a worker has kept that is still in the poll it was in a tick ago.
+    fn release_kept(&self) {
+        let (shared, tick_ns) = (&self.shared, self.tick.as_nanos() as u64);
+        let now = shared.now_ns();
+        let late = |slot: &&Arc<Slot>| {
+            let began = slot.poll_began_ns.load(Ordering::Acquire);
+            began != 0 && now.saturating_sub(began) >= tick_ns && slot.kept.lock().is_some()
+        };
+        let slots: Vec<_> = shared.workers.lock().slots.iter().filter(late).cloned().collect();
+        slots.iter().for_each(|slot| shared.release(slot));
+    }
+
+    /// Finds workers asleep in a system call of their guest and puts others in their place.
+    fn look_after_workers(&self) {
+        let shared = &self.shared;
+        let now = shared.now_ns();
+        let long = |slot: &&Arc<Slot>| {
+            let began = slot.poll_began_ns.load(Ordering::Acquire);
+            began != 0 && now.saturating_sub(began) > self.blocked_after_ns
+        };
+        let suspects: Vec<_> = shared.workers.lock().slots.iter().filter(long).cloned().collect();
+        for slot in suspects {
+            // A guest that computes looks up every tick, so a poll this long is in host code; if the
+            // thread also sleeps there, it is in a system call. One that computes on is left alone.
+            if !slot.blocked.load(Ordering::Acquire) && process::thread_sleeps(slot.thread_id) {
+                self.replace(&slot);
+            }
+            if slot.blocked.load(Ordering::Acquire) && slot.guest.lock().as_ref().is_some_and(|g| g.is_killed()) {
+                // Again at every tick, since the signal may land just before the call it shall end.
+                process::interrupt_thread(slot.thread_id);
+            }
+        }
+    }
+
+    fn replace(&self, slot: &Slot) {
+        let shared = &self.shared;
+        let mut workers = shared.workers.lock();
+        if slot.poll_began_ns.load(Ordering::Acquire) == 0 || slot.blocked.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        workers.active -= 1;
+        if workers.slots.len() >= shared.workers_max {
+            drop(workers);
+            tracing::warn!(
+                limit = shared.workers_max,
+                "every worker is blocked in a system call; scheduler.workers_max is reached"
+            );
+            return;
+        }
+        workers.active += 1;
+        drop(workers);
+        shared.metrics.workers_replaced.inc();
+        if let Err(error) = spawn_worker(shared) {
+            shared.workers.lock().active -= 1;
+            tracing::warn!(%error, "cannot start a worker in place of a blocked one");
+        }
+    }
+}

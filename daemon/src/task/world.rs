@@ -1,0 +1,26 @@
+//! What all tasks of this daemon share.
+
+use std::sync::Arc;
+
+use hearth_http::context::Http;
+use hearth_observe::metrics::tasks::TaskSeries;
+use hearth_observe::traces::Traces;
+use hearth_wasm::runtime::Runtime;
+
+use crate::task::holders::Holders;
+
+/// What all tasks of this daemon share.
+pub struct World {
+    /// What their guests are made of and run on.
+    pub runtime: Arc<Runtime>,
+    /// Network namespaces for tasks that ask for a new one.
+    pub holders: Arc<Holders>,
+    /// Where requests are served.
+    pub http: Arc<Http>,
+    /// Which tasks have metrics of their own.
+    pub task_series: Arc<TaskSeries>,
+    /// Traces of starts, if there are any.
+    pub traces: Option<Arc<Traces>>,
+    /// Whether there are metrics of each pod.
+    pub by_pod: bool,
+}
