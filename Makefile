@@ -10,8 +10,9 @@ CARGO ?= cargo
 # Everything is built with these, so that no verb compiles again what another has compiled.
 BUILD := --release --workspace --locked
 # With points at which stories kill the daemon; not optimised, which would take longer than all that runs it.
-FAULTS := $(BUILD) --features hearthd/faults --config 'profile.release.package.hearthd.opt-level=0' \
-	--config 'profile.release.package.hearthd.debug=false'
+HEARTH_CRATES := hearthd $(addprefix hearth-,base os observe stdio containerd wasm http ctl testing)
+FAULTS := $(BUILD) --features hearthd/faults $(foreach crate,$(HEARTH_CRATES),\
+	--config 'profile.release.package.$(crate).opt-level=0' --config 'profile.release.package.$(crate).debug=false')
 # A target of its own keeps the shim's flags apart from those of all other crates.
 SHIM_TARGET := x86_64-unknown-linux-gnu
 TARGET := $(or $(CARGO_TARGET_DIR),target)

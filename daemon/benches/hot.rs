@@ -3,20 +3,22 @@
 //!
 //! `make bench-hot`; Criterion compares with the run before.
 
+#![allow(missing_docs, reason = "criterion_group! makes a public function")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use hearthd::bundle::TaskSpec;
-use hearthd::config::Config;
-use hearthd::metrics::Metrics;
+use hearth_base::bundle::TaskSpec;
+use hearth_base::config::Config;
+use hearth_base::digest::Digest;
+use hearth_base::wanted::Wanted;
+use hearth_observe::metrics::Metrics;
+use hearth_wasm::modules::known::{Known, KnownPlaces};
+use hearth_wasm::modules::places::{Place, RootMount};
+use hearth_wasm::scheduler::{Guest, Scheduler};
 use hearthd::task::state::{Input, Role, State};
-use hearthd::wasm::modules::known::{Known, KnownPlaces};
-use hearthd::wasm::modules::lookup::Wanted;
-use hearthd::wasm::modules::origin::Digest;
-use hearthd::wasm::modules::places::{Place, RootMount};
-use hearthd::wasm::scheduler::{Guest, Scheduler};
 
 /// What `ctr run` writes, and what CRI writes for a container of an ordinary pod: see `bench/`.
 const BARE: &str = r#"{"ociVersion":"1.1.0","process":{"user":{"uid":0,"gid":0},"args":["/hello.wasm"],"env":["PATH=/"],"cwd":"/"},"root":{"path":"rootfs"}}"#;
