@@ -7,6 +7,9 @@
 #   * a story in backticks (`module::name_of_the_story`) exists.
 #
 # Links to other hosts are not followed: a test must not depend on them.
+#
+#   docs.sh                     all pages of the repository
+#   docs.sh --links DIRECTORY   only the links, of the pages below another directory (a package's)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8
@@ -40,6 +43,8 @@ check_links() {
     while read -r link; do
         case $link in
         *://* | mailto:*) continue ;;
+        # A file of the system, in a package's page.
+        /*) [ "$mode" != --links ] || continue ;;
         esac
         path=${link%%#*}
         fragment=
@@ -83,16 +88,31 @@ check_stories() {
     done < <(words "$page" | grep -xE '[a-z0-9_]+(::[a-z0-9_]+)*::[a-z0-9]+(_[a-z0-9]+){3,}' || true)
 }
 
-grep -rhoE 'fn [a-z0-9_]+\(' tests/it tests/e2e --include='*.rs' | sed -e 's/^fn //' -e 's/($//' | sort -u >"$work/stories"
+mode=${1:-}
 count=0
-while IFS= read -r -d '' page; do
-    [ -e "$page" ] || continue
-    count=$((count + 1))
-    check_links "$page"
-    check_verbs "$page"
-    check_paths "$page"
-    check_stories "$page"
-done < <(git ls-files -z --cached --others --exclude-standard '*.md')
+case $mode in
+'')
+    grep -rhoE 'fn [a-z0-9_]+\(' tests/it tests/e2e --include='*.rs' | sed -e 's/^fn //' -e 's/($//' | sort -u >"$work/stories"
+    while IFS= read -r -d '' page; do
+        [ -e "$page" ] || continue
+        count=$((count + 1))
+        check_links "$page"
+        check_verbs "$page"
+        check_paths "$page"
+        check_stories "$page"
+    done < <(git ls-files -z --cached --others --exclude-standard '*.md')
+    ;;
+--links)
+    while IFS= read -r -d '' page; do
+        count=$((count + 1))
+        check_links "$page"
+    done < <(find "${2:?the directory}" -name '*.md' -print0)
+    ;;
+*)
+    echo "docs: unknown option $mode: say --links DIRECTORY, or nothing" >&2
+    exit 2
+    ;;
+esac
 [ "$count" -gt 0 ] || complain "there is no page"
 [ "$wrong" -eq 0 ] || exit 1
-echo "docs: $count pages: links, verbs, paths and stories exist"
+echo "docs: $count pages: what they refer to exists"
