@@ -80,8 +80,9 @@ e2e: e2e-deps build shim ## Drive pods on a real Kubernetes with kubectl; STORIE
 	@$(TARGET)/release/leftovers
 
 .PHONY: lint
-lint: ## Check format, clippy and rustdoc, all warnings denied
+lint: ## Check format, pages, clippy and rustdoc, all warnings denied
 	$(CARGO) fmt --all --check
+	@tests/docs.sh
 	$(CARGO) clippy $(BUILD) --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(BUILD) --no-deps --document-private-items
 
@@ -90,11 +91,8 @@ format: ## Format all sources
 	$(CARGO) fmt --all
 
 .PHONY: deny
-deny: ## Check licences, sources and advisories of all dependencies (needs cargo-deny)
-	@$(CARGO) deny --version >/dev/null 2>&1 || { \
-		echo "cargo-deny is missing; compiling it takes minutes, so CI does not: cargo install --locked cargo-deny" >&2; \
-		exit 1; }
-	$(CARGO) deny --locked check
+deny: ## Check licences, sources and advisories of all dependencies (compiles cargo-deny once)
+	@CARGO="$(CARGO)" tests/deny.sh $(DENY_FLAGS)
 
 .PHONY: deb
 deb: build shim ## Make the Debian package

@@ -189,6 +189,7 @@ tarball() {
     archive=$(deploy/package.sh tarball)
     mkdir -p "$unpacked" "$root"
     tar -C "$unpacked" --strip-components=1 -xzf "$archive"
+    tests/docs.sh --links "$unpacked/share/doc/hearth" || fail "the pages of the package refer to what it does not have"
     for prefix in /usr/local /opt/hearth; do
         "$unpacked/install.sh" --root "$root" --prefix "$prefix" >/dev/null
         "$root$prefix/bin/hearthd" --check-config --config "$root/etc/hearth/config.toml" >/dev/null

@@ -65,6 +65,24 @@ stage() {
     find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }
 
+# Pages that a package has beside those of deploy/: for the people who run nodes, and for those who write pods.
+pages=(containers http operations starts upgrades what-works)
+
+# pages_into DIRECTORY: those of deploy/ in it, as a system has them, the others below docs/, and the links between
+# them as they are there. The dashboards are in share/hearth, beside share/doc.
+pages_into() {
+    local to=$1 page
+    mkdir -p "$to/docs"
+    for page in deploy/*.md; do
+        sed -e 's|](\.\./docs/|](docs/|g' -e 's|](\.\./SECURITY\.md|](SECURITY.md|g' "$page" >"$to/${page##*/}"
+    done
+    for page in "${pages[@]}"; do
+        sed -e 's|](\.\./deploy/config\.toml)|](/etc/hearth/config.toml)|g' -e 's|](\.\./deploy/|](../|g' \
+            -e 's|](\.\./dashboards/|](../../../hearth/dashboards/|g' "docs/$page.md" >"$to/docs/$page.md"
+    done
+    sed 's|](deploy/|](|g' SECURITY.md >"$to/SECURITY.md"
+}
+
 deb() {
     local root=$out/deb full=$version$revision size doc
     rm -rf -- "$root"
@@ -76,7 +94,8 @@ deb() {
     mv "$root/usr/share/lintian/overrides/overrides" "$root/usr/share/lintian/overrides/hearth"
     mkdir -p "$root/etc/hearth" "$doc"
     "$hearthd" --print-default-config >"$root/etc/hearth/config.toml"
-    install -m 0644 deploy/*.md deploy/debian/copyright "$doc/"
+    pages_into "$doc"
+    install -m 0644 deploy/debian/copyright "$doc/"
     printf 'hearth (%s) unstable; urgency=medium\n\n  * Release.\n\n -- The Hearth developers <hearth@localhost.localdomain>  %s\n' \
         "$full" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$doc/changelog.gz"
 
@@ -98,7 +117,8 @@ tarball() {
     rm -rf -- "$root"
     stage "$root" ""
     install -m 0644 -t "$root/share/hearth" deploy/systemd/* deploy/sysctl/90-hearth.conf deploy/config.toml
-    install -D -m 0644 -t "$root/share/doc/hearth" LICENSE deploy/*.md
+    pages_into "$root/share/doc/hearth"
+    install -m 0644 LICENSE "$root/share/doc/hearth/"
     install -m 0755 deploy/install.sh "$root/"
     find "$root" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
     tar -C "$out" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -cf - "$name" |
