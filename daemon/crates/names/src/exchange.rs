@@ -85,8 +85,7 @@ impl<'a, N: Network> Exchange<'a, N> {
         let questions = Question::both(name, self.configuration).ok_or(failure)?;
         let servers = self.configuration.servers.len();
         let sockets = (0..servers).map(|_| None).collect();
-        let mut round =
-            Round { questions, sockets, buffer: vec![0; MESSAGE_BYTES_MAX], reached: false, failure };
+        let mut round = Round { questions, sockets, buffer: vec![0; MESSAGE_BYTES_MAX], reached: false, failure };
         let first = self.first % servers;
         if self.configuration.rotate {
             self.first = self.first.wrapping_add(1);
@@ -134,7 +133,8 @@ impl Server {
             return SocketAddr::new(self.address, PORT);
         };
         let scope = self.scope.as_deref().map_or(0, |scope| {
-            let named = if is_link_local(&address) { rustix::net::netdevice::name_to_index(socket, scope).ok() } else { None };
+            let named =
+                if is_link_local(&address) { rustix::net::netdevice::name_to_index(socket, scope).ok() } else { None };
             named.or_else(|| scope.parse().ok()).unwrap_or(0)
         });
         SocketAddrV6::new(address, PORT, 0, scope).into()

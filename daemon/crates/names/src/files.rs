@@ -77,8 +77,22 @@ mod tests {
     /// A sequence of bytes that is the same in each run, mostly of the letters of real files.
     fn noise(seed: u64, length: usize) -> Vec<u8> {
         let words: [&[u8]; 16] = [
-            b"nameserver ", b"search ", b"domain\t", b"options ", b"ndots:", b"timeout:", b"attempts:", b"\n", b"#",
-            b"127.0.0.1", b"fe80::1%", b" ", b"\0", b"99999999999999999999", b"-", b"\xff\xfe..",
+            b"nameserver ",
+            b"search ",
+            b"domain\t",
+            b"options ",
+            b"ndots:",
+            b"timeout:",
+            b"attempts:",
+            b"\n",
+            b"#",
+            b"127.0.0.1",
+            b"fe80::1%",
+            b" ",
+            b"\0",
+            b"99999999999999999999",
+            b"-",
+            b"\xff\xfe..",
         ];
         let mut state = seed;
         let mut next = move || {

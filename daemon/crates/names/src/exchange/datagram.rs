@@ -113,7 +113,7 @@ async fn wait(round: &mut Round, server: usize, asked: &mut Asked, deadline: Ins
                 // An answer and a failure are an answer.
                 let is_first = asked.is_open.iter().all(|open| *open);
                 if !is_first {
-                    return Wait::Done(answered_or_next(round, asked));
+                    return Wait::Done(answered_or_next(asked));
                 }
                 if single || round.questions.len() == 1 {
                     round.close();
@@ -125,7 +125,7 @@ async fn wait(round: &mut Round, server: usize, asked: &mut Asked, deadline: Ins
                 asked.is_open[question] = false;
                 asked.replies.push(reply);
                 if asked.is_open.iter().all(|open| !open) {
-                    return Wait::Done(answered_or_next(round, asked));
+                    return Wait::Done(answered_or_next(asked));
                 }
                 if single {
                     return Wait::Half;
@@ -135,12 +135,8 @@ async fn wait(round: &mut Round, server: usize, asked: &mut Asked, deadline: Ins
     }
 }
 
-fn answered_or_next(round: &mut Round, asked: &mut Asked) -> Outcome {
-    if asked.replies.is_empty() {
-        round.close();
-        return Outcome::Next;
-    }
-    Outcome::Answered(std::mem::take(&mut asked.replies))
+fn answered_or_next(asked: &mut Asked) -> Outcome {
+    if asked.replies.is_empty() { Outcome::Next } else { Outcome::Answered(std::mem::take(&mut asked.replies)) }
 }
 
 impl Round {

@@ -232,7 +232,10 @@ mod tests {
     #[test]
     fn the_last_line_of_search_or_domain_counts() {
         assert_eq!(search("search a b\nsearch c\td \ndomain e f"), ["e"]);
-        assert_eq!(search("domain e\nsearch a b c d e f g h\nsearch \nsearch"), ["a", "b", "c", "d", "e", "f", "g", "h"]);
+        assert_eq!(
+            search("domain e\nsearch a b c d e f g h\nsearch \nsearch"),
+            ["a", "b", "c", "d", "e", "f", "g", "h"]
+        );
         assert_eq!(search("search -x.d .ok ."), ["-x.d", "ok", ""]);
         assert_eq!(search("; search x\n# search y"), ["ns.test"]);
         let short = Configuration::parse(b"", Some("web"), &mut Problems::default());
