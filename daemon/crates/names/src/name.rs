@@ -31,8 +31,9 @@ impl<'a> HostName<'a> {
             Cow::Owned(idna::domain_to_ascii(text).map_err(|_| Unresolved::Invalid)?)
         };
         let stem = text.strip_suffix('.').unwrap_or(&text);
-        let is_root = &*text == ".";
-        if !is_root && !(stem.split('.').all(is_label) && stem.len() <= TEXT_BYTES_MAX && !stem.starts_with('-')) {
+        let is_name = stem.split('.').all(is_label) && stem.len() <= TEXT_BYTES_MAX && !stem.starts_with('-');
+        let is_root = stem.is_empty() && text.len() == 1;
+        if !is_name && !is_root {
             return Err(Unresolved::Invalid);
         }
         Ok(HostName { text })

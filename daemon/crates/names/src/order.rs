@@ -17,7 +17,7 @@ const HOME: u32 = 0x10;
 pub struct Source {
     /// The source address.
     pub address: IpAddr,
-    /// The length of its subnet's prefix, in bits. Only used for IPv4.
+    /// The length of its subnet's prefix, in bits, if it is an IPv4 address; 32 if the subnet is not known.
     pub prefix: u8,
     /// Whether the interface's configuration says to avoid the address.
     pub deprecated: bool,

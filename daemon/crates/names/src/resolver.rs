@@ -149,7 +149,8 @@ impl<'a, N: Network> Search<'a, N> {
         }
         let mut misses = Misses::default();
         if !complete {
-            for domain in &self.configuration.search {
+            let configuration = self.configuration;
+            for domain in configuration.domains() {
                 match self.one(name, domain).await {
                     Ok(found) => return found,
                     Err(miss) if misses.add(miss, domain) => {}

@@ -29,7 +29,8 @@ pub(crate) struct Server {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Configuration {
     pub(crate) servers: Vec<Server>,
-    pub(crate) search: Vec<Vec<u8>>,
+    /// The domains as the line has them: a list of as many as fit into a file is best not made.
+    search: Vec<u8>,
     pub(crate) ndots: usize,
     pub(crate) timeout_s: u64,
     pub(crate) attempts: usize,
@@ -68,11 +69,17 @@ impl Configuration {
         if configuration.servers.is_empty() {
             configuration.servers.push(Server { address: Ipv4Addr::LOCALHOST.into(), scope: None });
         }
-        let domain = host_name.and_then(|name| name.split_once('.')).map(|(_, domain)| domain.as_bytes().to_vec());
+        let domain = host_name.and_then(|name| name.split_once('.')).map(|(_, domain)| domain.as_bytes());
         if configuration.search.is_empty() {
-            configuration.search.extend(domain);
+            configuration.search = domain.unwrap_or_default().to_vec();
         }
         configuration
+    }
+
+    /// The search domains in their order; the root is empty.
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &[u8]> {
+        // ".test" is "test", and "." is the root.
+        words(&self.search).map(|domain| domain.strip_prefix(b".").unwrap_or(domain))
     }
 
     fn read(&mut self, line: &[u8], problems: &mut Problems) {
@@ -91,28 +98,25 @@ impl Configuration {
                 Some(_) => problems.note("more servers than are asked", line),
                 None => problems.note("no address of a server", line),
             },
-            b"search" => self.set_search(words, problems),
-            b"domain" => self.set_search(words.take(1), problems),
+            b"search" => self.set_search(rest, problems),
+            b"domain" => self.set_search(words.next().unwrap_or_default(), problems),
             b"options" => self.set_options(rest, problems),
             b"sortlist" => problems.note("getaddrinfo(3) does not sort by this", line),
             _ => problems.note("no line of resolv.conf begins so", line),
         }
     }
 
-    fn set_search<'a>(&mut self, domains: impl Iterator<Item = &'a [u8]>, problems: &mut Problems) {
-        // ".test" is "test", and "." is the root.
-        let domains = domains.map(|domain| domain.strip_prefix(b".").unwrap_or(domain).to_vec());
-        let domains: Vec<_> = domains.collect();
-        if domains.is_empty() {
+    fn set_search(&mut self, domains: &[u8], problems: &mut Problems) {
+        if words(domains).next().is_none() {
             return;
         }
-        for domain in &domains {
+        self.search = domains.to_vec();
+        for domain in self.domains() {
             let stem = domain.strip_suffix(b".").unwrap_or(domain);
             if !stem.is_empty() && stem.split(|byte| *byte == b'.').any(|label| !(1..=63).contains(&label.len())) {
                 problems.note("no name can be in this search domain", domain);
             }
         }
-        self.search = domains;
     }
 
     fn set_options(&mut self, options: &[u8], problems: &mut Problems) {
@@ -215,7 +219,7 @@ mod tests {
     }
 
     fn search(text: &str) -> Vec<String> {
-        parse(text).search.iter().map(|domain| domain.escape_ascii().to_string()).collect()
+        parse(text).domains().map(|domain| domain.escape_ascii().to_string()).collect()
     }
 
     #[test]
@@ -239,7 +243,7 @@ mod tests {
         assert_eq!(search("search -x.d .ok ."), ["-x.d", "ok", ""]);
         assert_eq!(search("; search x\n# search y"), ["ns.test"]);
         let short = Configuration::parse(b"", Some("web"), &mut Problems::default());
-        assert!(short.search.is_empty());
+        assert_eq!(short.domains().count(), 0);
     }
 
     #[test]

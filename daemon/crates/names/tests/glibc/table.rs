@@ -262,6 +262,19 @@ const SERVERS: &[Row] = &[
     .elsewhere(&[("127.0.0.1:53", WEB)]),
     Row::new("an address in two parts", "web.test", "nameserver 127.77 rest\n", &[], FOUND)
         .elsewhere(&[("127.0.0.77:53", WEB)]),
+    Row::new("the address of no host", "web.test", "nameserver 0.0.0.0\n", &[], FOUND)
+        .elsewhere(&[("127.0.0.1:53", WEB)]),
+    Row::new("an IPv4 server in IPv6", "web.test", "nameserver ::ffff:127.0.0.77\n", &[], FOUND)
+        .elsewhere(&[("127.0.0.77:53", WEB)]),
+    Row::new("a server with an interface that its address cannot have", "web.test", "nameserver ::1%lo\n", &[], FOUND)
+        .elsewhere(&[("[::1]:53", WEB)]),
+    Row::new(
+        "the same server twice",
+        "web.test",
+        "nameserver 127.0.0.51\noptions attempts:1\n",
+        &["* * servfail"],
+        "!Temporary",
+    ),
     Row::new("lines of another system", "web.test", "nameserver 127.0.0.51\r\noptions ndots:2\r\n", &[], FOUND)
         .elsewhere(&[("127.0.0.51:53", WEB)])
         .differs("glibc takes the CR as part of the address, and asks 127.0.0.1"),
@@ -454,6 +467,8 @@ const FILES: &[Row] = &[
         .hosts("10.1.2.3 peer # comment\n\n \tfd00::7\tx peer\n10.1.2.4 other\n"),
     Row::new("lines of the hosts file that are none", "peer", "", &["* * 10.0.0.9"], "10.0.0.9")
         .hosts("::: peer\n127.1 peer\nfe80::1%lo peer\n#10.1.2.3 peer\n10.1.2.3 #peer\npeer\n"),
+    Row::new("a line twice", "peer", "options no-aaaa\n", &["* * 10.0.0.9"], "fd00::7 10.1.2.3 10.1.2.3")
+        .hosts("10.1.2.3 peer\n10.1.2.3 peer\nfd00::7 peer\n"),
     Row::new("the hosts file without servers", "peer", "", &[], "10.1.2.3").hosts("10.1.2.3 peer").without_conf(),
     Row::new("a name of the hosts file with a dot behind", "peer.pod.", "", &["* * 10.0.0.9"], "10.1.2.3")
         .hosts("10.1.2.3 peer.pod\n")
