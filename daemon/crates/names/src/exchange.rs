@@ -141,6 +141,13 @@ impl Server {
     }
 }
 
+/// The replies that settle a name. SERVFAIL to one question beside an answer without records to the other one settles
+/// nothing: the records may be those that the server cannot tell now.
+fn settling(replies: Vec<Reply>, failures: &[ResponseCode]) -> Vec<Reply> {
+    let is_empty = |reply: &Reply| reply.code == ResponseCode::NoError && !reply.has_records;
+    if failures.contains(&ResponseCode::ServFail) && replies.iter().all(is_empty) { Vec::new() } else { replies }
+}
+
 /// What it means that a socket cannot be made.
 fn no_socket(error: &io::Error) -> Outcome {
     if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {

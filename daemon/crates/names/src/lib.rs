@@ -20,6 +20,8 @@
 //! * Without a resolv.conf there is no resolver ([`Unresolved::NoResolver`]); glibc would ask 127.0.0.1.
 //! * A server that answers SERVFAIL, NOTIMP or REFUSED by TCP is left for the next one, as by UDP; glibc returns the
 //!   error. A TCP exchange has the server's time-out; glibc waits without limit.
+//! * SERVFAIL to one of the questions for A and AAAA beside an empty answer to the other makes the next server be
+//!   asked. glibc says that the name has no address, which a program takes as lasting.
 //! * A message that cannot be decoded makes the next server be asked; glibc gives up.
 //! * A search domain that is no name is left out; glibc ends the search there. `attempts:0` is one attempt; glibc
 //!   sends nothing.

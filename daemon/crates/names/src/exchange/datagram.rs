@@ -1,9 +1,10 @@
 //! Questions by UDP.
 
+use hickory_proto::op::ResponseCode;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Exchange, Outcome, Round, no_socket};
+use super::{Exchange, Outcome, Round, no_socket, settling};
 use crate::message::{Packet, Reply, read};
 use crate::resolver::Network;
 
@@ -11,6 +12,7 @@ use crate::resolver::Network;
 struct Asked {
     is_open: Vec<bool>,
     replies: Vec<Reply>,
+    failures: Vec<ResponseCode>,
 }
 
 /// How the wait for a server's answers ends.
@@ -28,7 +30,8 @@ impl<N: Network> Exchange<'_, N> {
     pub(super) async fn datagram(&mut self, round: &mut Round, server: usize) -> Outcome {
         loop {
             let deadline = Instant::now() + self.patience(server);
-            let mut asked = Asked { is_open: vec![true; round.questions.len()], replies: Vec::new() };
+            let mut asked =
+                Asked { is_open: vec![true; round.questions.len()], replies: Vec::new(), failures: Vec::new() };
             match self.wait_for_all(round, server, &mut asked, deadline).await {
                 Wait::Done(outcome) => return outcome,
                 Wait::Over if asked.replies.is_empty() => {
@@ -110,6 +113,7 @@ async fn wait(round: &mut Round, server: usize, asked: &mut Asked, deadline: Ins
             }
             Packet::Unusable(question, code) => {
                 round.failure.last = Some(code);
+                asked.failures.push(code);
                 // An answer and a failure are an answer.
                 let is_first = asked.is_open.iter().all(|open| *open);
                 if !is_first {
@@ -136,7 +140,8 @@ async fn wait(round: &mut Round, server: usize, asked: &mut Asked, deadline: Ins
 }
 
 fn answered_or_next(asked: &mut Asked) -> Outcome {
-    if asked.replies.is_empty() { Outcome::Next } else { Outcome::Answered(std::mem::take(&mut asked.replies)) }
+    let replies = settling(std::mem::take(&mut asked.replies), &asked.failures);
+    if replies.is_empty() { Outcome::Next } else { Outcome::Answered(replies) }
 }
 
 impl Round {

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Exchange, Outcome, Round, no_socket};
+use super::{Exchange, Outcome, Round, no_socket, settling};
 use crate::message::{Packet, Reply, read};
 use crate::resolver::Network;
 
@@ -52,7 +52,7 @@ impl<N: Network> Exchange<'_, N> {
     }
 }
 
-/// Sends all questions, and reads until each has its answer. None of the replies if all of the answers are failures.
+/// Sends all questions, and reads until each has its answer. Returns no reply if they do not settle the name.
 async fn converse(round: &mut Round, mut connection: TcpStream) -> io::Result<Vec<Reply>> {
     let mut sent = Vec::new();
     for question in &round.questions {
@@ -62,7 +62,7 @@ async fn converse(round: &mut Round, mut connection: TcpStream) -> io::Result<Ve
     }
     connection.write_all(&sent).await?;
     let mut is_open = vec![true; round.questions.len()];
-    let mut replies = Vec::new();
+    let (mut replies, mut failures) = (Vec::new(), Vec::new());
     while is_open.iter().any(|open| *open) {
         let length = usize::from(connection.read_u16().await?);
         connection.read_exact(&mut round.buffer[..length]).await?;
@@ -73,6 +73,7 @@ async fn converse(round: &mut Round, mut connection: TcpStream) -> io::Result<Ve
             Packet::Short | Packet::Truncated => return Err(io::ErrorKind::InvalidData.into()),
             Packet::Unusable(question, code) => {
                 round.failure.last = Some(code);
+                failures.push(code);
                 is_open[question] = false;
             }
             Packet::Answer(question, reply) => {
@@ -81,5 +82,5 @@ async fn converse(round: &mut Round, mut connection: TcpStream) -> io::Result<Ve
             }
         }
     }
-    Ok(replies)
+    Ok(settling(replies, &failures))
 }
