@@ -35,10 +35,10 @@ pub(crate) struct Exchange<'a, N> {
     first: usize,
 }
 
-/// No server has answered.
+/// The state in which no server has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// Whether there is nothing behind the servers' addresses: then no other name is worth asking for.
+    /// Whether no server runs at any of the addresses. The search ends then.
     pub(crate) unreachable: bool,
     /// Whether a server did not answer in time.
     pub(crate) silent: bool,
@@ -46,7 +46,7 @@ pub(crate) struct Failure {
     pub(crate) last: Option<ResponseCode>,
 }
 
-/// How one server is done with.
+/// The result of the questions to one server.
 enum Outcome {
     /// The answers, in the order of their arrival.
     Answered(Vec<Reply>),
@@ -58,7 +58,7 @@ enum Outcome {
     NoSocket,
 }
 
-/// What has happened over all servers that were asked for a name.
+/// The state of one name's questions over all servers.
 struct Round {
     questions: Vec<Question>,
     sockets: Vec<Option<UdpSocket>>,
@@ -70,16 +70,16 @@ struct Round {
 
 impl<'a, N: Network> Exchange<'a, N> {
     pub(crate) fn new(network: &'a N, configuration: &'a Configuration) -> Exchange<'a, N> {
-        // A look-up has no memory of the last one, so the rotation begins anywhere.
+        // Look-ups share no state, so each rotation begins at a random server.
         let first = if configuration.rotate { usize::from(Message::query().metadata.id) } else { 0 };
         let reopen = configuration.single_request_reopen;
         Exchange { network, configuration, single: configuration.single_request || reopen, reopen, first }
     }
 
-    /// The answers of the first server that has some.
+    /// The answers of the first server that answers.
     ///
     /// # Errors
-    /// What has happened if there is none.
+    /// If no server answers.
     pub(crate) async fn ask(&mut self, name: &Name) -> Result<Vec<Reply>, Failure> {
         let failure = Failure { unreachable: false, silent: false, last: None };
         let questions = Question::both(name, self.configuration).ok_or(failure)?;
@@ -141,14 +141,14 @@ impl Server {
     }
 }
 
-/// The replies that settle a name. SERVFAIL to one question beside an answer without records to the other one settles
-/// nothing: the records may be those that the server cannot tell now.
+/// The replies, if they settle the name. SERVFAIL to one question beside an answer without records to the other one
+/// does not: the name may have records of the kind that the server cannot look up now.
 fn settling(replies: Vec<Reply>, failures: &[ResponseCode]) -> Vec<Reply> {
     let is_empty = |reply: &Reply| reply.code == ResponseCode::NoError && !reply.has_records;
     if failures.contains(&ResponseCode::ServFail) && replies.iter().all(is_empty) { Vec::new() } else { replies }
 }
 
-/// What it means that a socket cannot be made.
+/// The result of the questions if no socket can be made.
 fn no_socket(error: &io::Error) -> Outcome {
     if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) {
         Outcome::Next

@@ -1,4 +1,4 @@
-//! What a pod's files say about names.
+//! The pod's files about names.
 
 mod hosts;
 pub(crate) mod resolv_conf;
@@ -48,7 +48,7 @@ impl Files {
         self.configuration.is_some()
     }
 
-    /// What was left out of the files, and why: the first few problems, for a debug log.
+    /// The lines and options that were left out, and why: the first few problems, for a debug log.
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_noted() {
+    fn lines_that_are_left_out_are_noted() {
         let files = Files::parse(
             Some(b"10.0.0.300 a\n"),
             Some(b"nameserver nonsense\noptions what ndots:2\n nameserver 10.0.0.1\n"),

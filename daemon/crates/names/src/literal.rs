@@ -13,7 +13,7 @@ const INTERFACE_BYTES_MAX: usize = 15;
 /// The address that a text is, or `None` if the text is a name.
 ///
 /// IPv4 addresses are read as inet_aton(3) reads them: one to four parts, each decimal, octal or hexadecimal. An IPv6
-/// address may have a scope (`fe80::1%2`), which is checked and then left out: WASI's look-ups have no place for it.
+/// address may have a scope (`fe80::1%2`). The scope is checked and then dropped: WASI's look-ups have no field for it.
 ///
 /// # Errors
 /// [`Unresolved::Invalid`] if the text is empty, too long, or has a NUL; [`Unresolved::Unknown`] for a scope that no
@@ -38,7 +38,7 @@ pub fn literal(text: &str) -> Result<Option<IpAddr>, Unresolved> {
     }
 }
 
-/// The address that inet_aton(3) reads, if it reads all of the text.
+/// The address that inet_aton(3) reads, if the whole text is an address.
 pub(crate) fn ipv4(text: &[u8]) -> Option<Ipv4Addr> {
     let text = std::str::from_utf8(text).ok()?;
     let parts = text.split('.').map(number).collect::<Option<Vec<u32>>>()?;
@@ -69,7 +69,7 @@ fn number(text: &str) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok()
 }
 
-/// Whether an interface may be named in the scope of an address: else only its number.
+/// Whether the scope of an address may be the name of an interface. Other addresses only have a number there.
 pub(crate) fn is_link_local(address: &Ipv6Addr) -> bool {
     let multicast_here = address.is_multicast() && matches!(address.segments()[0] & 0xf, 1 | 2);
     address.is_unicast_link_local() || multicast_here
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_neither_address_nor_name_is_invalid() {
+    fn a_text_that_is_neither_address_nor_name_is_invalid() {
         for text in ["", "a\0b", &"x".repeat(257)] {
             assert_eq!(literal(text), Err(Unresolved::Invalid), "{text:?}");
         }

@@ -56,7 +56,7 @@ impl Question {
     }
 }
 
-/// What a server says to a question.
+/// A server's answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) code: ResponseCode,
@@ -66,10 +66,10 @@ pub(crate) struct Reply {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
-/// What a packet is.
+/// The meaning of a received packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet {
-    /// No answer to any of the questions: whoever sent it, it is to be ignored.
+    /// Not an answer to any of the questions, so it is ignored.
     Foreign,
     /// Too short for a message.
     Short,
@@ -82,7 +82,7 @@ pub(crate) enum Packet {
 }
 
 /// Reads a packet that may answer one of the open questions. The authority and additional sections are not decoded:
-/// what is odd there concerns no address.
+/// a malformed record there concerns no address.
 pub(crate) fn read(packet: &[u8], questions: &[Question], is_open: &[bool]) -> Packet {
     if packet.len() < HEADER_BYTES {
         return Packet::Short;
@@ -114,8 +114,8 @@ pub(crate) fn read(packet: &[u8], questions: &[Question], is_open: &[bool]) -> P
     }
 }
 
-/// Whether a server that neither knows the name nor asks other servers only names these. A question that is sent back
-/// looks the same.
+/// Whether the answer is a referral: the server neither knows the name nor asks other servers. A question that is sent
+/// back unchanged looks the same.
 fn is_lame(header: &Header) -> bool {
     header.metadata.response_code == ResponseCode::NoError
         && header.counts.answers == 0

@@ -49,8 +49,8 @@ impl<'a> HostName<'a> {
         self.text.ends_with('.')
     }
 
-    /// The name to ask for, itself or in a search domain; none if the two are too long together, or the domain is
-    /// no name.
+    /// The name to ask for: the name within a search domain. `None` if the two are too long together, or if the
+    /// domain is not valid.
     pub(crate) fn within(&self, domain: &[u8]) -> Option<Name> {
         let domain = domain.strip_suffix(b".").unwrap_or(domain);
         let own = self.text.trim_end_matches('.').as_bytes();

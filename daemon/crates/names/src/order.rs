@@ -42,7 +42,7 @@ struct Interfaces {
 }
 
 impl Interfaces {
-    /// What cannot be read is taken as not configured, as glibc does.
+    /// Interfaces that cannot be read count as not configured, as in glibc.
     fn read() -> Interfaces {
         // Of the thread's own namespace, unlike /proc/net.
         let text = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
@@ -89,7 +89,7 @@ fn route(destination: IpAddr) -> rustix::io::Result<IpAddr> {
     Ok(local.ip())
 }
 
-/// Sorts addresses by the sources of packets to them; alike ones keep their order.
+/// Sorts addresses by the sources of packets to them; addresses of the same rank keep their order.
 pub(crate) fn sort(addresses: Vec<IpAddr>, sources: &[Option<Source>]) -> Vec<IpAddr> {
     let source = |place: usize| sources.get(place).copied().flatten();
     let mut placed: Vec<_> =
@@ -98,7 +98,7 @@ pub(crate) fn sort(addresses: Vec<IpAddr>, sources: &[Option<Source>]) -> Vec<Ip
     placed.into_iter().map(|(_, address)| address).collect()
 }
 
-/// What is compared, in the order of RFC 6724's rules; the smaller comes first. Rule 7, which prefers native transport
+/// The values that are compared, in the order of RFC 6724's rules; the smaller comes first. Rule 7, which prefers native transport
 /// to tunnels, is left out: a pod has no tunnels of its own.
 type Rank = (bool, bool, bool, bool, bool, Reverse<u8>, u8, Reverse<u32>);
 
@@ -128,7 +128,7 @@ fn has_prefix(address: &Ipv6Addr, first: u16, bits: u32) -> bool {
     (address.segments()[0] ^ first) >> (16 - bits) == 0
 }
 
-/// The table of labels, whose values only have to differ.
+/// The table of labels; only equality of labels matters.
 fn label(address: IpAddr) -> u8 {
     let IpAddr::V6(address) = address else {
         return 4;

@@ -1,4 +1,4 @@
-//! Look-ups: the search list, and what its failures mean.
+//! Look-ups: the search list, and the meaning of its failures.
 
 use std::io;
 use std::net::IpAddr;
@@ -39,10 +39,10 @@ pub trait Network: Send + Sync {
     /// As for [`Network::datagram`].
     fn stream(&self, family: Family) -> impl Future<Output = io::Result<TcpSocket>> + Send;
 
-    /// What [`Source::of`] returns there, which blocks for some system calls.
+    /// The result of [`Source::of`] in the network. That function blocks for some system calls.
     ///
     /// # Errors
-    /// Any error leaves the order of the addresses to their own properties.
+    /// After any error, the addresses are sorted without their sources.
     fn sources(&self, destinations: Vec<IpAddr>) -> impl Future<Output = io::Result<Vec<Option<Source>>>> + Send;
 }
 
@@ -76,7 +76,8 @@ impl<N: Network> Resolver<N> {
         asked.unwrap_or(Err(Unresolved::Late))
     }
 
-    /// The addresses of the hosts file, in the order of getaddrinfo(3): without the resolver and without questions.
+    /// The addresses of the hosts file, in the order of getaddrinfo(3). No question is sent. Empty if the name is not in
+    /// the file.
     pub async fn known(&self, name: &str) -> Vec<IpAddr> {
         self.sort(self.files.known(name)).await
     }
@@ -92,8 +93,8 @@ impl<N: Network> Resolver<N> {
         if addresses.len() < 2 {
             return addresses;
         }
-        let sources = self.network.sources(addresses.clone()).await.unwrap_or_default();
-        order::sort(addresses, &sources)
+        let sources = tokio::time::timeout(self.deadline, self.network.sources(addresses.clone())).await;
+        order::sort(addresses, &sources.ok().and_then(Result::ok).unwrap_or_default())
     }
 }
 
@@ -171,7 +172,7 @@ impl<'a, N: Network> Search<'a, N> {
 
     /// The addresses of a name within one domain. An inner error ends the search: the name exists.
     async fn one(&mut self, name: &HostName<'_>, domain: &[u8]) -> Result<Result<Vec<IpAddr>, Unresolved>, Miss> {
-        // As if the server did not know it, so that the domains behind it are still searched.
+        // Counts as NXDOMAIN, so that the next domains are still searched.
         let Some(asked) = name.within(domain) else {
             return Err(Miss::Unknown);
         };
@@ -197,7 +198,7 @@ impl<'a, N: Network> Search<'a, N> {
     }
 }
 
-/// What has failed in the search domains.
+/// The failures in the search domains.
 #[derive(Default)]
 struct Misses {
     /// Whether the root was one of them: the name was asked for as it is.
@@ -226,3 +227,7 @@ impl Misses {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "resolver/tests.rs"]
+mod tests;

@@ -13,11 +13,13 @@ struct Asked {
     is_open: Vec<bool>,
     replies: Vec<Reply>,
     failures: Vec<ResponseCode>,
+    /// How many of the questions were sent.
+    sent: usize,
 }
 
-/// How the wait for a server's answers ends.
+/// The end of the wait for a server's answers.
 enum Wait {
-    /// Nothing came in time.
+    /// The server did not answer both questions in time.
     Over,
     /// One question is answered, and the other one is to be sent.
     Half,
@@ -30,8 +32,12 @@ impl<N: Network> Exchange<'_, N> {
     pub(super) async fn datagram(&mut self, round: &mut Round, server: usize) -> Outcome {
         loop {
             let deadline = Instant::now() + self.patience(server);
-            let mut asked =
-                Asked { is_open: vec![true; round.questions.len()], replies: Vec::new(), failures: Vec::new() };
+            let mut asked = Asked {
+                is_open: vec![true; round.questions.len()],
+                replies: Vec::new(),
+                failures: Vec::new(),
+                sent: 0,
+            };
             match self.wait_for_all(round, server, &mut asked, deadline).await {
                 Wait::Done(outcome) => return outcome,
                 Wait::Over if asked.replies.is_empty() => {
@@ -60,10 +66,9 @@ impl<N: Network> Exchange<'_, N> {
                 round.close();
                 return Wait::Done(Outcome::Next);
             };
-            // One after the other: the first that is open.
             let count = if self.single { 1 } else { round.questions.len() };
-            let open = round.questions.iter().zip(&asked.is_open).filter(|(_, open)| **open);
-            for (question, _) in open.take(count) {
+            for question in round.questions.iter().skip(asked.sent).take(count) {
+                asked.sent += 1;
                 if !matches!(timeout_at(deadline, socket.send(&question.bytes)).await, Ok(Ok(_))) {
                     round.close();
                     return Wait::Done(Outcome::Next);
@@ -77,7 +82,7 @@ impl<N: Network> Exchange<'_, N> {
         }
     }
 
-    /// A socket that takes packets from a server only; none if there is no way to the server.
+    /// A socket that only takes packets from one server. `None` if the server has no route.
     async fn open(&self, server: usize) -> Result<Option<UdpSocket>, Outcome> {
         let server = &self.configuration.servers[server];
         let socket = self.network.datagram(server.family()).await.map_err(|error| no_socket(&error))?;
@@ -96,7 +101,7 @@ async fn wait(round: &mut Round, server: usize, asked: &mut Asked, deadline: Ins
             return Wait::Over;
         };
         let Ok(length) = received else {
-            // The host of the server has said that there is none.
+            // The server's host has reported that no server runs there.
             round.close();
             return Wait::Done(Outcome::Next);
         };
@@ -114,7 +119,7 @@ async fn wait(round: &mut Round, server: usize, asked: &mut Asked, deadline: Ins
             Packet::Unusable(question, code) => {
                 round.failure.last = Some(code);
                 asked.failures.push(code);
-                // An answer and a failure are an answer.
+                // The answer to the other question is already there.
                 let is_first = asked.is_open.iter().all(|open| *open);
                 if !is_first {
                     return Wait::Done(answered_or_next(asked));

@@ -69,7 +69,7 @@ async fn converse(round: &mut Round, mut connection: TcpStream) -> io::Result<Ve
         round.reached = true;
         match read(&round.buffer[..length], &round.questions, &is_open) {
             Packet::Foreign => {}
-            // There is no larger transport, so a truncated answer is as bad as none.
+            // No transport takes larger answers.
             Packet::Short | Packet::Truncated => return Err(io::ErrorKind::InvalidData.into()),
             Packet::Unusable(question, code) => {
                 round.failure.last = Some(code);

@@ -25,11 +25,11 @@ pub(crate) struct Server {
     pub(crate) scope: Option<String>,
 }
 
-/// What a resolv.conf says, within the limits of resolv.conf(5).
+/// The contents of a resolv.conf, within the limits of resolv.conf(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Configuration {
     pub(crate) servers: Vec<Server>,
-    /// The domains as the line has them: a list of as many as fit into a file is best not made.
+    /// The domains as text: a file of 1 MiB has room for half a million, and a list of them would take much more memory.
     search: Vec<u8>,
     pub(crate) ndots: usize,
     pub(crate) timeout_s: u64,
@@ -136,8 +136,8 @@ impl Configuration {
         }
     }
 
-    /// Sets the option that a text begins with; what follows the option's name is ignored, as glibc does. False if it
-    /// is unknown.
+    /// Sets the option that a text begins with. Letters behind the option's name are ignored, as glibc does. False if
+    /// the option is unknown.
     fn set_option(&mut self, text: &[u8]) -> bool {
         if let Some(value) = text.strip_prefix(b"ndots:") {
             // A negative number is the largest: glibc keeps four bits of it.
@@ -181,7 +181,7 @@ fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| is_blank(*byte)).filter(|word| !word.is_empty())
 }
 
-/// A number as atoi(3) reads it: blanks, a sign, digits, anything. What overflows is the nearest number.
+/// A number as atoi(3) reads it: blanks, a sign, digits, any text. A number that is too large is the largest one.
 fn number(text: &[u8]) -> i64 {
     let text = text.trim_ascii_start();
     let (negative, digits) = match text.first() {

@@ -55,6 +55,20 @@ const WAITS: &[Row] = &[
         "10.0.0.1",
     ),
     Row::new("a server is silent for AAAA", "web.test", SHORT, &["* A 10.0.0.1; * AAAA silent", OTHER], "10.0.0.1"),
+    Row::new(
+        "the first answer for AAAA comes after A is asked again",
+        "web.test",
+        SHORT,
+        &["* A 10.0.0.1; * AAAA slow 1300 fd00::1"],
+        FOUND,
+    ),
+    Row::new(
+        "the first answer for A comes after it is asked again",
+        "web.test",
+        SHORT,
+        &["* AAAA fd00::1; * A slow 1300 10.0.0.1"],
+        FOUND,
+    ),
     Row::new("a server is silent for A", "web.test", SHORT, &["* AAAA fd00::1; * A silent", OTHER], FOUND_OTHER),
     Row::new(
         "a server is silent for AAAA and has no A",
@@ -399,7 +413,7 @@ const OPTIONS: &[Row] = &[
     Row::new("attempts:9 is 5", "web.test", "options attempts:9\n", &["* * servfail"], "!Temporary"),
     Row::new("attempts:0 is 1", "web.test", "options attempts:0\n", &[WEB], FOUND).differs("glibc asks nothing then"),
     Row::new(
-        "options that nobody knows",
+        "unknown options",
         "web.test",
         "options what ndots: 2 inet6 timeout:x #edns0\nnonsense\nsortlist 10.0.0.0\n",
         &[WEB],
