@@ -20,6 +20,9 @@ pub struct Server {
     log: Arc<Mutex<Log>>,
 }
 
+/// The rule of a server without TCP.
+const NO_TCP: &str = "tcp/* * down";
+
 /// A datagram that a server sends back.
 const FLUSH: &[u8] = b"flush";
 
@@ -76,8 +79,11 @@ impl Server {
     pub async fn start(number: usize, at: SocketAddr, rules: &'static str, log: Arc<Mutex<Log>>) -> io::Result<()> {
         let server = Server { number, rules, log };
         let socket = Arc::new(UdpSocket::bind(at).await?);
-        let listener = TcpListener::bind(at).await?;
         tokio::spawn(server.clone().serve_datagrams(socket));
+        if rules.contains(NO_TCP) {
+            return Ok(());
+        }
+        let listener = TcpListener::bind(at).await?;
         tokio::spawn(async move {
             while let Ok((connection, from)) = listener.accept().await {
                 tokio::spawn(server.clone().serve_stream(connection, from));
