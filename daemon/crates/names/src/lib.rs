@@ -23,6 +23,9 @@
 //! * SERVFAIL to one of the questions for A and AAAA beside an empty answer to the other makes the next server be
 //!   asked. glibc reports that the name has no address, and a program takes that as a lasting error.
 //! * A message that cannot be decoded makes the next server be asked; glibc gives up.
+//! * FORMERR is [`Unresolved::Permanent`]; glibc reports that there is no such name.
+//! * A carriage return ends a line of resolv.conf; glibc takes it as part of the last word.
+//! * The interface in the scope of a literal address is not looked up.
 //! * A search domain that is not a valid name is skipped; glibc ends the search there. `attempts:0` is one attempt;
 //!   glibc sends no question.
 //! * Names with letters outside ASCII are asked for in their IDNA form, as WASI prescribes.

@@ -234,20 +234,15 @@ fn act(words: &[&str], asked: &Message, question: &[u8], times: usize) -> Action
             packet.pop();
             send(vec![packet])
         }
-        "alias" => {
-            let target = name(words[1]);
-            reply.add_answer(Record::from_rdata(query.name.clone(), 60, RData::CNAME(CNAME(target.clone()))));
-            add_addresses(&mut reply, &target, &words[2..], query.query_type);
-            send(vec![reply.to_vec().unwrap()])
-        }
-        "alias-last" => {
+        "alias" | "alias-last" | "of" => {
             let target = name(words[1]);
             add_addresses(&mut reply, &target, &words[2..], query.query_type);
-            reply.add_answer(Record::from_rdata(query.name.clone(), 60, RData::CNAME(CNAME(target))));
-            send(vec![reply.to_vec().unwrap()])
-        }
-        "of" => {
-            add_addresses(&mut reply, &name(words[1]), &words[2..], query.query_type);
+            let alias = Record::from_rdata(query.name.clone(), 60, RData::CNAME(CNAME(target)));
+            match words[0] {
+                "alias" => reply.answers.insert(0, alias),
+                "alias-last" => reply.answers.push(alias),
+                _ => {}
+            }
             send(vec![reply.to_vec().unwrap()])
         }
         _ => {
