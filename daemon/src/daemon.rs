@@ -42,7 +42,7 @@ use hearth_os::process::Share;
 use hearth_os::{activation, identity, process};
 use hearth_wasm::engine::Engines;
 use hearth_wasm::modules::ModuleStore;
-use hearth_wasm::names::Resolvers;
+use hearth_wasm::resolver::Resolvers;
 use hearth_wasm::runtime::Runtime;
 use hearth_wasm::scheduler::Scheduler;
 use hearth_wasm::slots::Slots;

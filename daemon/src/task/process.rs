@@ -31,7 +31,7 @@ use hearth_os::pty::Size;
 use hearth_stdio::{Stdio, StdioPaths};
 use hearth_wasm::command::{self, Launch, Outcome, TRAP_STATUS};
 use hearth_wasm::engine::{Kind, LiveProgram, Program};
-use hearth_wasm::names::Names;
+use hearth_wasm::resolver::Names;
 use hearth_wasm::runtime::Runtime;
 use hearth_wasm::scheduler::{End, Guest, Throttling};
 use hearth_wasm::slots::Placed;
@@ -305,11 +305,8 @@ impl Process {
     /// made there is nothing to reach.
     fn names(&self, runtime: &Runtime, program: &Program, root: &Path) -> Option<Names> {
         // Only components have sockets.
-        (program.kind() == Kind::Component).then(|| Names {
-            resolvers: runtime.resolvers.clone(),
-            root: root.to_path_buf(),
-            identity: self.guest.identity().clone(),
-        })
+        (program.kind() == Kind::Component)
+            .then(|| runtime.resolvers.names(root.to_path_buf(), self.guest.identity().clone()))
     }
 
     /// Starts a service: its guest is a listener, whose end is the process's. Returns once the port is

@@ -11,7 +11,7 @@ use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
 use hearth_wasm::engine::LiveProgram;
 use hearth_wasm::instantiate::shared_files;
-use hearth_wasm::names::Names;
+use hearth_wasm::resolver::Names;
 use hearth_wasm::runtime::Runtime;
 use hearth_wasm::scheduler::Guest;
 use hearth_wasm::wasi::MemoryUse;

@@ -19,7 +19,7 @@ use hearth_stdio::Stdio;
 
 use crate::engine::{INITIALIZE, START};
 use crate::instantiate::{Call, Files, Instance, Outgoing, Refusal, Streams, Surroundings, instantiate};
-use crate::names::Names;
+use crate::resolver::Names;
 use crate::runtime::Runtime;
 use crate::scheduler::Guest;
 use crate::slots::Placed;

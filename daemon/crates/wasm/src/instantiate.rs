@@ -19,7 +19,7 @@ use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 use hearth_base::error::{Error, Result};
 
 use crate::engine::{Allocation, CommandPre, Kind, Prepared, Program, ServicePre};
-use crate::names::Names;
+use crate::resolver::Names;
 use crate::runtime::Runtime;
 use crate::scheduler::Guest;
 use crate::slots::{Placed, Slot};

@@ -4,7 +4,7 @@
 //! * [`modules`]: from what a bundle names to a prepared program.
 //! * [`wasi`]: the world a guest sees.
 //! * [`files`]: how a guest's paths are followed.
-//! * [`names`]: how a guest looks up names.
+//! * [`resolver`]: how guests' names are looked up; [`names`]: the interface of WASI for it.
 //! * [`slots`]: how many guests may have an instance at once.
 //! * [`instantiate`]: the one way to an instance.
 //! * [`command`]: a command's life, from the instance to the exit code.
@@ -19,6 +19,7 @@ pub mod files;
 pub mod instantiate;
 pub mod modules;
 pub mod names;
+pub mod resolver;
 pub mod runtime;
 pub mod scheduler;
 pub mod slots;

@@ -6,7 +6,7 @@ use hearth_observe::metrics::Metrics;
 use hearth_observe::starts::Recent;
 
 use crate::engine::Engines;
-use crate::names::Resolvers;
+use crate::resolver::Resolvers;
 use crate::scheduler::Scheduler;
 use crate::slots::Slots;
 

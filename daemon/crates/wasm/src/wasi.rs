@@ -17,7 +17,8 @@ use wasmtime_wasi_http::{Error as HttpError, WasiHttpCtx, WasiHttpCtxView, WasiH
 use wiggle::GuestMemory;
 
 use crate::files;
-use crate::names::{self, Names};
+use crate::names;
+use crate::resolver::Names;
 
 /// Bytes a table element takes on the host.
 pub const TABLE_ELEMENT_BYTES: u64 = 8;

@@ -24,7 +24,7 @@ use super::idle::{Idle, Sender, Target};
 use super::tls::Trust;
 use crate::context::Http;
 use hearth_base::config;
-use hearth_wasm::names::{InNetwork, Names};
+use hearth_wasm::resolver::{InNetwork, Names};
 
 /// One container's client.
 pub struct Client {

@@ -6,7 +6,7 @@ use std::io;
 use tokio_rustls::rustls;
 use wasmtime_wasi_http::Error;
 
-use hearth_wasm::names::Unresolved;
+use hearth_wasm::resolver::Unresolved;
 
 /// A name without addresses.
 pub fn unresolved(why: Unresolved) -> Error {
@@ -14,9 +14,9 @@ pub fn unresolved(why: Unresolved) -> Error {
     let rcode = match why {
         Unresolved::Late => return Error::DnsTimeout,
         Unresolved::Invalid => return Error::HttpRequestUriInvalid,
-        Unresolved::Unknown => "NXDOMAIN",
+        Unresolved::Unknown | Unresolved::NoAddress => "NXDOMAIN",
         Unresolved::Temporary => "SERVFAIL",
-        Unresolved::Permanent => "REFUSED",
+        Unresolved::Permanent | Unresolved::NoResolver => "REFUSED",
     };
     Error::DnsError { rcode: Some(rcode.into()), info_code: None }
 }

@@ -24,7 +24,7 @@ use super::fault;
 use crate::context::Http;
 use hearth_base::config::TlsRoots;
 use hearth_os::in_root::RootDir;
-use hearth_wasm::names;
+use hearth_wasm::resolver;
 
 /// The variable with the file of certificates, as OpenSSL has it.
 const CERTIFICATES: &str = "SSL_CERT_FILE";
@@ -148,7 +148,7 @@ impl Find {
             if let Some(current) = self.current.as_ref().filter(|(of, _)| *of == stamp) {
                 return Ok(Some(current.clone()));
             }
-            let Some(text) = names::read(&root, place).map_err(unreadable)? else { continue };
+            let Some(text) = resolver::read(&root, place).map_err(unreadable)? else { continue };
             let configuration = self.http.tls.get(*blake3::hash(&text).as_bytes(), || parse(&text))?;
             return Ok(Some((stamp, configuration)));
         }
