@@ -18,17 +18,15 @@
  *
  * The imports are written as the component model's canonical ABI has them; see http.wit for the types.
  */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#include "component.h"
+
 #define TYPES "wasi:http/types@0.2.0"
 #define STREAMS "wasi:io/streams@0.2.0"
-
-typedef int32_t handle;
 
 IMPORT(TYPES, "[method]incoming-request.method") void request_method(handle, void *result);
 IMPORT(TYPES, "[method]incoming-request.path-with-query") void request_path(handle, void *result);
@@ -49,21 +47,6 @@ IMPORT(TYPES, "[static]outgoing-body.finish") void finish_body(handle, int32_t h
 IMPORT(STREAMS, "[method]input-stream.blocking-read") void read_some(handle, int64_t, void *result);
 IMPORT(STREAMS, "[method]output-stream.blocking-write-and-flush") void write_all(handle, const char *, size_t, void *result);
 IMPORT(STREAMS, "[resource-drop]output-stream") void drop_output(handle);
-
-/* The host's lists, and the adapter's own state, which comes first and lives on. */
-static char arena[1 << 18];
-static size_t taken;
-
-__attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
-    taken = (taken + align - 1) & ~(align - 1);
-    if (size > sizeof arena - taken)
-        __builtin_trap();
-    void *new = arena + taken;
-    taken += size;
-    if (old)
-        memcpy(new, old, old_size < size ? old_size : size);
-    return new;
-}
 
 static const char *const methods[] = {"GET",     "HEAD",    "POST",  "PUT",  "DELETE",
                                       "CONNECT", "OPTIONS", "TRACE", "PATCH"};

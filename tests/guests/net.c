@@ -6,17 +6,15 @@
  *
  * The imports are written as the component model's canonical ABI has them; see net.wit for the types.
  */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#include "component.h"
+
 #define TCP "wasi:sockets/tcp@0.2.6"
 #define NAMES "wasi:sockets/ip-name-lookup@0.2.6"
 #define STREAMS "wasi:io/streams@0.2.6"
-
-typedef int32_t handle;
 
 IMPORT("wasi:sockets/instance-network@0.2.6", "instance-network") handle instance_network(void);
 IMPORT("wasi:sockets/tcp-create-socket@0.2.6", "create-tcp-socket") void create_socket(int32_t family, void *result);
@@ -40,21 +38,6 @@ IMPORT(STREAMS, "[method]input-stream.blocking-read") void read_some(handle, int
 IMPORT(STREAMS, "[method]output-stream.blocking-write-and-flush") void write_all(handle, const char *, size_t, void *result);
 IMPORT(STREAMS, "[resource-drop]input-stream") void drop_input(handle);
 IMPORT(STREAMS, "[resource-drop]output-stream") void drop_output(handle);
-
-/* The host's lists, and the adapter's own state, of which only the first allocation lives on. */
-static char arena[1 << 18];
-static size_t taken;
-
-__attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
-    taken = (taken + align - 1) & ~(align - 1);
-    if (size > sizeof arena - taken)
-        __builtin_trap();
-    void *new = arena + taken;
-    taken += size;
-    if (old)
-        memcpy(new, old, old_size < size ? old_size : size);
-    return new;
-}
 
 static const char *const errors[] = {
     "unknown", "access denied", "not supported", "invalid argument", "out of memory", "timeout",
