@@ -9,10 +9,12 @@ mod outgoing;
 mod p3;
 mod server;
 
+use std::collections::VecDeque;
 use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use hearth_tests::wait::within;
 use hearth_tests::{Guest, Image, Imported, Layer, Node, Pod, Running, SHORT, World, eventually};
 
 use crate::only_on_hearth;
@@ -21,22 +23,53 @@ use client::{Client, get};
 /// The size of the guest's download, in bytes.
 const DOWNLOAD: usize = 10_000_000;
 
-/// A port nobody has right now, on the loopback.
+/// A free port of the loopback.
 fn free_port() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
     listener.local_addr().expect("it is bound")
 }
 
+/// Starts a service in the node's network, and waits until it listens.
 fn start(world: &World, image: &Imported, id: &str, at: SocketAddr, flags: &[&str]) -> Running {
     let port = format!("HEARTH_HTTP_PORT={}", at.port());
     let flags = [&["--net-host", "--env", &port], flags].concat();
     let server = world.run(image, id).flags(flags).spawn();
-    let end = Instant::now() + SHORT;
-    while TcpStream::connect(at).is_err() {
-        assert!(Instant::now() < end, "nobody listens at {at}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually(&format!("{id} listens at {at}"), SHORT, || TcpStream::connect(at).ok());
     server
+}
+
+/// Two services of the C guest on one daemon.
+struct TwoServices<'a> {
+    world: &'a World,
+    addresses: [SocketAddr; 2],
+    /// The services that were not stopped yet, by their ids.
+    running: VecDeque<(&'a str, Running)>,
+}
+
+impl<'a> TwoServices<'a> {
+    /// Starts both, and waits until they listen.
+    fn start(world: &'a World, ids: [&'a str; 2]) -> Self {
+        let image = world.program(&Guest::HTTP);
+        let addresses = [free_port(), free_port()];
+        let running = ids.iter().zip(addresses).map(|(&id, at)| (id, start(world, &image, id, at, &[]))).collect();
+        Self { world, addresses, running }
+    }
+
+    /// Stops the first that still runs with SIGTERM. It must drain and end with code 0.
+    #[track_caller]
+    fn stop_one(&mut self) {
+        let (id, server) = self.running.pop_front().expect("a service runs");
+        self.world.kill(id, "SIGTERM").ok();
+        server.wait(SHORT).assert_code(0);
+    }
+
+    /// Stops all that still run, as [`Self::stop_one`].
+    #[track_caller]
+    fn stop(mut self) {
+        while !self.running.is_empty() {
+            self.stop_one();
+        }
+    }
 }
 
 #[test]
@@ -159,10 +192,7 @@ fn a_drain_lets_requests_finish_and_a_kill_does_not() {
     slow.send(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n");
     wait_for_flight(&world, 1.0);
     world.kill("drained", "SIGTERM").ok();
-    let end = Instant::now() + SHORT;
-    while TcpStream::connect(at).is_ok() {
-        assert!(Instant::now() < end, "it still accepts");
-    }
+    eventually("it accepts no connection", SHORT, || TcpStream::connect(at).err());
     let answer = slow.receive(false).expect("an answer");
     assert_eq!((answer.status, answer.text()), (200, "slow\n"));
     server.wait(SHORT).assert_code(0);
@@ -183,17 +213,21 @@ fn a_drain_lets_requests_finish_and_a_kill_does_not() {
     wait_for_flight(&world, 0.0);
 }
 
-/// Waits until so many requests have an instance.
+/// Waits until this number of requests have an instance.
+#[track_caller]
 fn wait_for_flight(world: &World, count: f64) {
     wait_for(world, "hearth_http_requests_in_flight", count);
 }
 
+/// Waits until a metric has this value.
+#[track_caller]
 fn wait_for(world: &World, metric: &str, value: f64) {
-    let end = Instant::now() + SHORT;
-    while world.metrics().sum(metric, &[]) != value {
-        assert!(Instant::now() < end, "{metric} is {} rather than {value}", world.metrics().sum(metric, &[]));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut last = f64::NAN;
+    let reached = within(SHORT, || {
+        last = world.metrics().sum(metric, &[]);
+        (last == value).then_some(())
+    });
+    assert!(reached.is_some(), "{metric} is {last} rather than {value}");
 }
 
 #[test]

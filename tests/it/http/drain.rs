@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hearth_tests::{Guest, SHORT, World, eventually};
+use hearth_tests::{SHORT, World, eventually};
 
-use super::{free_port, start};
+use super::TwoServices;
 use crate::only_on_hearth;
 
 /// Requests in all, and clients that share them.
@@ -64,9 +64,8 @@ impl Client {
 fn no_request_of_ten_thousand_fails_when_a_service_is_stopped_under_load() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let (old, new) = (free_port(), free_port());
-    let servers = [start(&world, &image, "old", old, &[]), start(&world, &image, "new", new, &[])];
+    let mut services = TwoServices::start(&world, ["old", "new"]);
+    let [old, new] = services.addresses;
     let answered = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
@@ -83,13 +82,10 @@ fn no_request_of_ten_thousand_fails_when_a_service_is_stopped_under_load() {
         })
         .collect();
     eventually("a third is answered", SHORT, || (answered.load(Ordering::SeqCst) > REQUESTS / 3).then_some(()));
-    world.kill("old", "SIGTERM").ok();
-    let [old_server, new_server] = servers;
-    old_server.wait(SHORT).assert_code(0);
+    services.stop_one();
     assert!(answered.load(Ordering::SeqCst) < REQUESTS, "it was stopped in the middle");
     for client in clients {
         assert_eq!(client.join().expect("it does not panic"), Vec::<String>::new());
     }
-    world.kill("new", "SIGTERM").ok();
-    new_server.wait(SHORT).assert_code(0);
+    services.stop();
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use hearth_tests::{Guest, SHORT, World};
 
 use super::client::{Client, get};
-use super::{free_port, start, wait_for, wait_for_flight};
+use super::{TwoServices, free_port, start, wait_for, wait_for_flight};
 use crate::only_on_hearth;
 
 /// All that comes until the connection ends.
@@ -195,9 +195,8 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
 fn a_client_without_a_place_waits_and_harms_nobody() {
     only_on_hearth!();
     let world = World::configured("[http]\nconnections_max = 8\nheader_timeout_ms = 1000\nidle_timeout_ms = 3000\n");
-    let image = world.program(&Guest::HTTP);
-    let (crowded, free) = (free_port(), free_port());
-    let servers = [start(&world, &image, "crowded", crowded, &[]), start(&world, &image, "free", free, &[])];
+    let services = TwoServices::start(&world, ["crowded", "free"]);
+    let [crowded, free] = services.addresses;
     // Silent ones, and some that send a byte now and then: each has a second for its head.
     let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(crowded).expect("there is room in the queue")).collect();
     assert_eq!(get(free, "/count").text(), "1\n", "another container's clients do not wait");
@@ -208,19 +207,15 @@ fn a_client_without_a_place_waits_and_harms_nobody() {
     wait_for_flight(&world, 1.0);
     wait_for_flight(&world, 0.0);
     drop((silent, deaf));
-    for (id, server) in ["crowded", "free"].into_iter().zip(servers) {
-        world.kill(id, "SIGTERM").ok();
-        server.wait(SHORT).assert_code(0);
-    }
+    services.stop();
 }
 
 #[test]
 fn a_flood_of_pings_harms_nobody() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let (flooded, other) = (free_port(), free_port());
-    let servers = [start(&world, &image, "flooded", flooded, &[]), start(&world, &image, "other", other, &[])];
+    let services = TwoServices::start(&world, ["flooded", "other"]);
+    let [flooded, other] = services.addresses;
     // The preface and empty settings, and then more answers to make than there is time to send them.
     let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
     let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], b"flooding"].concat();
@@ -250,10 +245,7 @@ fn a_flood_of_pings_harms_nobody() {
         stream.shutdown(std::net::Shutdown::Both).ok();
         threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
     }
-    for (id, server) in ["flooded", "other"].into_iter().zip(servers) {
-        world.kill(id, "SIGTERM").ok();
-        server.wait(SHORT).assert_code(0);
-    }
+    services.stop();
 }
 
 #[test]
