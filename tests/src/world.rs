@@ -4,11 +4,12 @@
 //! a task, no process but the daemons, no socket of theirs after they ended. A story that fails shows
 //! the end of both logs instead.
 
+mod end;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use crate::api::Api;
 use crate::ctr::Ctr;
@@ -21,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::paths;
 use crate::process::Process;
 use crate::task::Run;
-use crate::wait::{SHORT, eventually, within};
+use crate::wait::{SHORT, eventually};
 
 /// containerd's namespace of the stories.
 pub const NAMESPACE: &str = "stories";
@@ -423,98 +424,10 @@ impl World {
         fs::write(&path, bytes).expect("the machine's directory is writable");
         path
     }
-
-    // --- the end ---------------------------------------------------------------------------------
-
-    /// Deletes what tasks are left, best effort: a story may have ended with one of the daemons down.
-    fn delete_tasks(&self) {
-        if self.containerd.is_none() {
-            return;
-        }
-        let quick = Duration::from_secs(10);
-        let listed = self.ctr(["containers", "ls", "--quiet"]).deadline(quick).run().stdout();
-        for id in listed.split_whitespace() {
-            self.ctr(["tasks", "rm", "--force", id]).deadline(quick).run();
-            self.ctr(["containers", "rm", id]).deadline(quick).run();
-        }
-    }
-
-    /// What is still there although every task has been deleted: one line each.
-    fn leftovers(&mut self) -> Vec<String> {
-        let mut left = Vec::new();
-        if self.hearthd.is_some() {
-            let gone = within(SHORT, || self.hearthd_mounts().is_empty().then_some(()));
-            if gone.is_none() {
-                left.extend(self.hearthd_mounts().into_iter().map(|m| format!("mount {m}")));
-            }
-        }
-        left.extend(self.stop_hearthds());
-        self.containerd.take().map(Process::stop);
-        let gone = within(SHORT, || self.machine.processes().is_empty().then_some(()));
-        if gone.is_none() {
-            let processes = self.machine.processes().into_iter();
-            left.extend(processes.map(|(pid, line)| format!("process {pid}: {line}")));
-        }
-        left.extend(self.mounts_of(self.machine.init()).into_iter().map(|m| format!("mount {m}")));
-        left.extend(sockets(&self.layout.hearthd_state()));
-        left.extend(self.machine.cgroups().into_iter().map(|cgroup| format!("cgroup {}", cgroup.display())));
-        left.extend(self.network_namespaces().into_iter().map(|name| format!("network namespace {name}")));
-        left
-    }
-
-    /// Stops the newest; those it has replaced leave by themselves when their tasks are deleted.
-    fn stop_hearthds(&mut self) -> Vec<String> {
-        let gone = within(SHORT, || (self.older_hearthds() == 0).then_some(()));
-        let left = match gone {
-            Some(()) => Vec::new(),
-            None => vec![format!("{} older hearthds although their tasks are deleted", self.older_hearthds())],
-        };
-        self.stop_hearthd();
-        self.successors.get_mut().expect("no story panics in here").clear();
-        self.hearthd = None;
-        let generations = fs::read_dir(self.layout.hearthd_state().join("s")).into_iter().flatten().flatten();
-        left.into_iter().chain(generations.map(|entry| format!("generation {}", entry.path().display()))).collect()
-    }
-
-    fn show_logs(&self) {
-        for log in [self.layout.containerd_log(), self.layout.hearthd_log()] {
-            if log.exists() {
-                eprintln!("--- the end of {}:\n{}", log.display(), daemons::tail(&log));
-            }
-        }
-    }
 }
 
 impl Default for World {
     fn default() -> Self {
         Self::new()
     }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.show_logs();
-            return;
-        }
-        self.delete_tasks();
-        let left = self.leftovers();
-        if !left.is_empty() {
-            self.show_logs();
-        }
-        assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
-    }
-}
-
-/// The sockets in a directory of the daemon's, which removes them when it ends.
-fn sockets(directory: &Path) -> Vec<String> {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(entries) = fs::read_dir(directory) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
-        .map(|entry| format!("socket {}", entry.path().display()))
-        .collect()
 }
