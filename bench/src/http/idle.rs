@@ -9,6 +9,7 @@
 //! containerd and the pod's sandbox need is not in it.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -78,19 +79,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let home = Home::create(scratch.path().join("h"))?.configured(&tasks);
     let mut daemon = Hearthd::launch(&options.hearthd, &home, &events).await?;
     let clients = crowd::connect(&daemon.task_address, 4).await?;
-    let (mut services, mut held) = (Vec::new(), Vec::new());
-    for number in 0..options.services {
-        // All at once, so that none is given twice.
-        let (address, listener) = free_address()?;
-        held.push(listener);
-        let dir = scratch.bundles().join(number.to_string());
-        let image = crowd::image(scratch.bundles(), &format!("i{number}"), &component)?;
-        services.push((address, Bundle::create(dir, &number.to_string(), image, &Recipe::Service(address))?));
-        if number % 100 == 0 {
-            progress(&format!("{number} of {} bundles", options.services));
-        }
-    }
-    drop(held);
+    let services = prepare(options.services, &component, scratch)?;
     let start = |number: usize| crowd::start(&clients[number % clients.len()], &services[number].1.create);
     start(0).await.map_err(|error| daemon.explain(error))?;
     let one = Footprint::of(daemon.pid())?;
@@ -139,6 +128,23 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
         busy: summary(busy)?,
         at_rest: summary(at_rest)?,
     })
+}
+
+/// Makes the bundles of this many services, each with a free address.
+fn prepare(services: usize, component: &Module, scratch: &Scratch) -> Result<Vec<(SocketAddr, Bundle)>> {
+    let (mut prepared, mut held) = (Vec::new(), Vec::new());
+    for number in 0..services {
+        // The listeners are kept until all have an address, so that no address is given twice.
+        let (address, listener) = free_address()?;
+        held.push(listener);
+        let dir = scratch.bundles().join(number.to_string());
+        let image = crowd::image(scratch.bundles(), &format!("i{number}"), component)?;
+        prepared.push((address, Bundle::create(dir, &number.to_string(), image, &Recipe::Service(address))?));
+        if number % 100 == 0 {
+            progress(&format!("{number} of {services} bundles"));
+        }
+    }
+    Ok(prepared)
 }
 
 impl Report {
