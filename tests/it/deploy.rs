@@ -10,7 +10,7 @@ use std::process::Command;
 use hearth_tests::daemons::{ContainerdOptions, HearthdOptions, containerd_major, with_sandboxer};
 use hearth_tests::{ContainerOptions, Guest, Image, Node, Runtime, paths};
 
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 /// The programs that containerd runs as handlers, what its sandboxes are made of and where its network is, after it
 /// has read `config`.
@@ -80,9 +80,7 @@ fn importing(config: &str, import: &Path) -> String {
 
 #[test]
 fn the_runtime_is_added_to_a_configuration_of_containerd_1() {
-    if containerd_major() != 1 {
-        return;
-    }
+    skip_unless!(containerd_major() == 1, "it is about containerd 1.x");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");
     let dump = |text: String| {
@@ -220,9 +218,7 @@ fn hearthctl_finds_where_others_keep_containerds_configuration() {
 
 #[test]
 fn the_runtime_is_imported_by_containerd_2() {
-    if containerd_major() < 2 {
-        return;
-    }
+    skip_unless!(containerd_major() >= 2, "it is about containerd 2.x");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");
     let dump = |text: String| {

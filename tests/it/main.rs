@@ -34,12 +34,32 @@ mod users;
 mod volumes;
 mod watch;
 
-/// Leaves a story out where it makes no sense on the stock runtime.
-macro_rules! only_on_hearth {
-    () => {
-        if hearth_tests::Runtime::chosen() != hearth_tests::Runtime::Hearth {
-            return;
+/// Ends a story that does not apply here, and says so.
+macro_rules! skip_unless {
+    ($applies:expr, $reason:expr) => {
+        if !$applies {
+            return crate::skipped($reason);
         }
     };
 }
+pub(crate) use skip_unless;
+
+/// Skips a story about Wasm or the daemon on the stock runtime.
+macro_rules! only_on_hearth {
+    () => {
+        crate::skip_unless!(
+            hearth_tests::Runtime::chosen() == hearth_tests::Runtime::Hearth,
+            "it does not apply to the stock runtime"
+        )
+    };
+}
 pub(crate) use only_on_hearth;
+
+/// Reports on stderr that a story, or the rest of it, was skipped. The line is written past the capture of the test
+/// harness, which would hide it: a skipped story passes.
+fn skipped(reason: &str) {
+    let thread = std::thread::current();
+    let line = format!("SKIPPED {}: {reason}\n", thread.name().unwrap_or("a story"));
+    // One write, so that lines of several stories do not mix. Without stderr there is no reader.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+}

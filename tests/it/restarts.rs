@@ -290,9 +290,9 @@ fn a_daemon_killed_again_and_again_comes_back_each_time() {
     }
     world.run(&hello, "last").ok();
     let sockets: Vec<String> = walk(&world.layout().hearthd_state());
-    // The control socket, the sandbox controller's, three of the generation itself (for others, for hearthctl, for its
-    // pods), and one task socket; none of the dead generations.
-    assert!(sockets.len() <= 6, "{sockets:?}");
+    // The control socket, the sandbox controller's, three of the generation itself (for other generations, for hearthctl,
+    // for its pods), and one task socket; none of the dead generations.
+    assert_eq!(sockets.len(), 6, "{sockets:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use hearth_tests::{Guest, SHORT, World, api, eventually};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 /// A daemon that traces to `collector`, and what else its environment has.
 fn traced(collector: &Collector, more: &[(&str, &str)]) -> HearthdOptions {
@@ -208,10 +208,7 @@ fn a_callers_trace_is_continued() {
 #[test]
 fn the_trace_of_a_containerd_that_traces_goes_on() {
     only_on_hearth!();
-    if containerd_major() < 2 {
-        eprintln!("NOT TOLD: containerd 1.x sends shims no trace context");
-        return;
-    }
+    skip_unless!(containerd_major() >= 2, "containerd 1.x sends shims no trace context");
     let collector = Collector::start(Answers::Well);
     let options = traced(&collector, &[]);
     let traces = Some(format!("http://{}", collector.address()));

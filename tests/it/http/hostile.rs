@@ -8,7 +8,7 @@ use hearth_tests::{Guest, SHORT, World};
 
 use super::client::{Client, get};
 use super::{TwoServices, free_port, start, wait_for, wait_for_flight};
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 /// All that comes until the connection ends.
 fn all_of(at: SocketAddr, request: &[u8]) -> String {
@@ -281,10 +281,7 @@ fn a_guest_that_traps_in_each_request_does_not_flood_the_log() {
 #[test]
 fn what_http_2_forbids_is_refused_as_it_says() {
     only_on_hearth!();
-    if Command::new("h2spec").arg("--version").output().is_err() {
-        eprintln!("NOT TOLD: h2spec is not on the PATH");
-        return;
-    }
+    skip_unless!(Command::new("h2spec").arg("--version").output().is_ok(), "h2spec is not on the PATH");
     let world = World::new();
     let image = world.program(&Guest::HTTP);
     let at = free_port();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use hearth_tests::{Guest, Node};
 
 use super::client::{Client, Response, get};
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 /// The size of the body that comes back, in bytes.
 const BODY: usize = 1_000_000;
@@ -48,9 +48,7 @@ fn a_service_in_javascript_answers_in_a_pod() {
 fn a_service_in_python_answers_in_a_pod() {
     only_on_hearth!();
     // Compiling it takes as long as all other stories of this file; `make test` has Python with WASI 0.3.
-    if std::env::var_os("HEARTH_TEST_LANGUAGES").is_none() {
-        return;
-    }
+    skip_unless!(std::env::var_os("HEARTH_TEST_LANGUAGES").is_some(), "it needs HEARTH_TEST_LANGUAGES");
     in_a_pod(&Guest::PYTHON, |at| {
         let hello = get(at, "/a/path?and=query");
         assert_eq!(hello.status, 200);
