@@ -2,11 +2,11 @@
 # The stories on other versions of containerd than the machine's own: 1.7 of Debian 13 (trixie) and 2.x of
 # its next release (forky). runc is always the machine's.
 #
-#   versions.sh smoke   a few stories on the other versions; one that cannot be fetched is told loudly
-#   versions.sh all     every story on every version, services in all languages among them (compiling one takes
+# versions.sh smoke   a few stories on the other versions; a version that cannot be fetched is reported versions.sh all
+# every story on every version, services in all languages among them (compiling one takes
 #                       long); a version that cannot be fetched is a failure
 #
-# On 2.x those about pods are told a second time with pods that hearthd's sandbox controller makes.
+# On 2.x the stories about pods run a second time, with pods that hearthd's sandbox controller makes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -42,7 +42,7 @@ const MOUNTS_PER_POD: usize = 8;
 /// Descriptors the daemon needs beside the pods'.
 const DESCRIPTORS_SPARE: usize = 200;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -100,7 +100,7 @@ struct Side {
 /// Runs it. To be called on the main thread.
 ///
 /// # Errors
-/// The first thing that fails.
+/// The first failure.
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     crowd::raise_descriptor_limit();
     check_limits(options)?;

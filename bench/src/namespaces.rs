@@ -35,7 +35,7 @@ impl PodNetwork {
     /// Makes a network namespace.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn new() -> Result<PodNetwork> {
         let (release, parked) = mpsc::channel::<()>();
         let (made, result) = mpsc::channel();

@@ -60,7 +60,7 @@ impl Tied {
     /// this is called on the main thread only.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn spawn(name: &'static str, mut command: Command) -> Result<Tied> {
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = Pid::from_child(&child);

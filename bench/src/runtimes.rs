@@ -20,7 +20,7 @@ impl Runtimes {
     /// Builds both.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn build() -> io::Result<Runtimes> {
         Ok(Runtimes {
             alone: Builder::new_current_thread().enable_all().build()?,

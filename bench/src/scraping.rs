@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_secs(5);
 const TURNS: u32 = 3;
 
-/// What was measured. Durations of starts are in microseconds.
+/// The measurements. Durations of starts are in microseconds.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Scraping {
     /// The daemon's CPU time for one scrape, in milliseconds.
@@ -42,7 +42,7 @@ impl Scraping {
     /// Measures it.
     ///
     /// # Errors
-    /// The first thing that fails.
+    /// The first failure.
     pub async fn measure(daemon: &Hearthd, probe: &mut Probe) -> Result<Scraping> {
         let (cpu, began) = (cpu_time(daemon.pid())?, Instant::now());
         let mut bytes = 0;

@@ -34,7 +34,7 @@ use crate::table::{Table, micros};
 /// Executions of each command that are not counted.
 const WARM_UP: usize = 20;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The shim's binary.
     pub shim: PathBuf,

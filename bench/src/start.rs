@@ -44,7 +44,7 @@ const ROUND_DEADLINE: Duration = Duration::from_secs(120);
 /// than two seconds, since the clock might hide another; an image that was pulled is older.
 const IMAGE_AGE: Duration = Duration::from_secs(3);
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The scenarios, in order.
     pub scenarios: Vec<Scenario>,
@@ -114,7 +114,7 @@ struct Seen {
 /// Runs all scenarios. To be called on the main thread, which the daemon is tied to.
 ///
 /// # Errors
-/// The first thing that fails ends the run.
+/// The first failure ends the run.
 pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> Result<Report> {
     let machine = Machine::here();
     let null_socket = scratch.path().join("null.sock");

@@ -44,7 +44,7 @@ const SPINNERS: usize = 8;
 /// Starts of one batch, before the other side has its turn.
 const BATCH: usize = 20;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -103,7 +103,7 @@ struct Target {
 /// Runs it. To be called on the main thread.
 ///
 /// # Errors
-/// The first thing that fails.
+/// The first failure.
 pub async fn run(options: &Options, scratch: &Scratch, crowd: Handle) -> Result<Report> {
     crowd::raise_descriptor_limit();
     let machine = Machine::here();

@@ -24,7 +24,7 @@ const END: &str = "<!-- /numbers -->\n";
 /// Pods of the density measurement, for a report and for a look.
 const PODS: [usize; 2] = [10_000, 1_000];
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// Fewer of everything.
     pub quick: bool,

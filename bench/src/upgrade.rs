@@ -41,7 +41,7 @@ const AFTER: usize = 20;
 /// How old the image is before the first start, as in the `start` command.
 const IMAGE_AGE: Duration = Duration::from_secs(3);
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -53,7 +53,7 @@ pub struct Options {
     pub pace: Duration,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Serialize)]
 pub struct Report {
     machine: Machine,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hearth_tests::daemons::{self, HearthdOptions};
 use hearth_tests::process::Process;
-use hearth_tests::wait::looking_every;
+use hearth_tests::wait::polling_every;
 use hearth_tests::{Ctr, Node};
 use serde_json::{Value, json};
 
@@ -299,7 +299,7 @@ impl Cluster {
     }
 
     fn wait_for_server(&mut self) {
-        let ready = looking_every(PAUSE, DEADLINE, || {
+        let ready = polling_every(PAUSE, DEADLINE, || {
             for (name, process) in &mut self.parts {
                 let log = self.node.path(&format!("{name}.log"));
                 assert!(process.status().is_none(), "{name} has ended:\n{}", daemons::tail(&log));
@@ -330,7 +330,7 @@ impl Cluster {
     /// With `what` after [`DEADLINE`].
     #[track_caller]
     pub fn wait<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
-        looking_every(PAUSE, DEADLINE, condition)
+        polling_every(PAUSE, DEADLINE, condition)
             .unwrap_or_else(|| panic!("not within {} s: {what}", DEADLINE.as_secs()))
     }
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use hearth_tests::wait::looking_every;
+use hearth_tests::wait::polling_every;
 use hearth_tests::{Ctr, SHORT};
 use serde_json::Value;
 
@@ -94,7 +94,7 @@ impl<'a> Story<'a> {
     #[track_caller]
     pub fn wait_phase(&self, pod: &str, phase: &str) -> Value {
         let mut last = Value::Null;
-        let found = looking_every(Duration::from_millis(250), DEADLINE, || {
+        let found = polling_every(Duration::from_millis(250), DEADLINE, || {
             last = self.get(&["pod", pod])?;
             (last.pointer("/status/phase")? == phase).then(|| last.clone())
         });
@@ -105,7 +105,7 @@ impl<'a> Story<'a> {
     #[track_caller]
     pub fn wait_said(&self, arguments: &[&str], text: &str) -> String {
         let mut last = String::new();
-        let found = looking_every(Duration::from_millis(500), DEADLINE, || {
+        let found = polling_every(Duration::from_millis(500), DEADLINE, || {
             let output = self.kubectl(arguments.iter().copied()).run();
             last = output.stdout() + &output.stderr();
             last.contains(text).then(|| last.clone())
@@ -146,7 +146,7 @@ impl<'a> Story<'a> {
     /// GET from the node's network: the status and the body.
     ///
     /// # Errors
-    /// What the connection says.
+    /// The connection's error.
     pub fn fetch(&self, address: &str, path: &str) -> std::io::Result<(u16, String)> {
         self.cluster.node().machine().in_network(|| fetch(address, path))
     }
@@ -155,7 +155,7 @@ impl<'a> Story<'a> {
     #[track_caller]
     pub fn wait_fetch(&self, address: &str, path: &str, text: &str) {
         let mut last = String::new();
-        let found = looking_every(Duration::from_millis(100), DEADLINE, || {
+        let found = polling_every(Duration::from_millis(100), DEADLINE, || {
             let answer = self.fetch(address, path);
             last = format!("{answer:?}");
             answer.is_ok_and(|(status, body)| status == 200 && body.contains(text)).then_some(())
@@ -231,7 +231,7 @@ pub fn fetch(address: &str, path: &str) -> std::io::Result<(u16, String)> {
 /// A connection that waits for nobody longer than [`ANSWER`].
 ///
 /// # Errors
-/// What the connection says.
+/// The connection's error.
 pub fn connect(address: &str) -> std::io::Result<TcpStream> {
     let address = address.to_socket_addrs()?.next().ok_or_else(|| std::io::Error::other("no address"))?;
     let stream = TcpStream::connect_timeout(&address, ANSWER)?;

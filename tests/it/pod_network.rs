@@ -290,7 +290,7 @@ fn a_hundred_pods_serve_at_their_addresses_and_leave_nothing() {
     let pods: Vec<std::sync::Mutex<Option<Pod>>> = (0..PODS).map(|_| std::sync::Mutex::default()).collect();
     each(&|index| {
         let pod = serving(&node, &tcp, index);
-        *pods[index].lock().expect("nobody panics in here") = Some(pod);
+        *pods[index].lock().expect("no thread panics with the lock held") = Some(pod);
     });
     let addresses: std::collections::BTreeSet<String> =
         pods.iter().map(|pod| pod.lock().unwrap().as_ref().unwrap().ip()).collect();
@@ -299,7 +299,7 @@ fn a_hundred_pods_serve_at_their_addresses_and_leave_nothing() {
     for address in &addresses {
         assert_eq!(greeting(&node, &format!("{address}:8080")).unwrap(), GREETING, "{address}");
     }
-    each(&|index| drop(pods[index].lock().expect("nobody panics in here").take()));
+    each(&|index| drop(pods[index].lock().expect("no thread panics with the lock held").take()));
     assert_eq!(node.pods(), BTreeMap::new());
     assert_eq!(node.network_namespaces(), Vec::<String>::new());
     assert_eq!(leases(&node.layout().addresses()), Vec::<String>::new());

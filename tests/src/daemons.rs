@@ -18,13 +18,13 @@ pub use hearthd::{HearthdOptions, start_hearthd, try_start_hearthd};
 /// How much of a log is shown when a test fails, in bytes.
 const LOG_TAIL_BYTES: u64 = 16 * 1024;
 
-/// The image of a pod's sandbox, in containerd's namespace of Kubernetes. Nobody can pull it.
+/// The image of a pod's sandbox, in containerd's namespace of Kubernetes. It is in no registry.
 pub const PAUSE_IMAGE: &str = "hearth.test/pause:1";
 
-/// On 2.x, the handlers of pods that containerd makes with a pause container, and of those that hearthd's sandbox
-/// controller makes, whichever the handler `hearth` has.
+/// The handler of pods with a pause container, on containerd 2.x. It exists beside the handler `hearth`, whose pods
+/// have the sandboxer of the test run.
 pub const BY_PAUSE: &str = "hearth-by-pause";
-/// See [`BY_PAUSE`].
+/// The handler of pods of hearthd's sandbox controller, on containerd 2.x.
 pub const BY_SANDBOXER: &str = "hearth-by-sandboxer";
 
 /// The bridge of a machine's pods.
@@ -53,7 +53,7 @@ impl Layout {
         self.directory.join("containerd.toml")
     }
 
-    /// What `hearthctl install containerd` has a containerd 2.x import.
+    /// The file of `hearthctl install containerd` that a containerd 2.x imports.
     pub fn containerd_drop_in(&self) -> PathBuf {
         self.directory.join("conf.d/hearth.toml")
     }
@@ -63,7 +63,7 @@ impl Layout {
         self.directory.join("containerd.log")
     }
 
-    /// containerd's `state`: its bundles are in there.
+    /// containerd's `state`, the directory of its bundles.
     pub fn containerd_state(&self) -> PathBuf {
         self.directory.join("containerd-state")
     }
@@ -98,12 +98,12 @@ impl Layout {
         self.hearthd_state().join("sandboxer.sock")
     }
 
-    /// Where host-local keeps the addresses it has given to pods.
+    /// The directory in which host-local keeps the addresses of pods.
     pub fn addresses(&self) -> PathBuf {
         self.directory.join("addresses")
     }
 
-    /// Where the daemon tells how it is.
+    /// The socket to which the daemon sends `READY=1`, as to systemd.
     pub fn notify_socket(&self) -> PathBuf {
         self.directory.join("notify.sock")
     }

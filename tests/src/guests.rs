@@ -87,7 +87,7 @@ impl Guest {
         name: "tcp",
         source: Source::CInWorld(include_str!("../guests/tcp.c"), include_str!("../guests/tcp.wit"), "server"),
     };
-    /// Recurses until the stack ends.
+    /// Recurses until its stack overflows.
     pub const RECURSE: Self = wat!("recurse");
     /// Takes memory, MiB by MiB, and holds it for so many seconds.
     pub const GROW: Self = c!("grow");

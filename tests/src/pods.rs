@@ -1,8 +1,7 @@
-//! What kubelet does with CRI, as a story says it: pods, their containers, their logs and their end.
+//! The calls that kubelet makes to CRI, as verbs of a story: pods, their containers, their logs and their end.
 //!
-//! Dropping a [`Pod`] stops and removes it with its containers. Dropping a [`Node`] checks that containerd
-//! knows of no pod any more, and then all that [`World`] checks: mounts, processes, sockets, cgroups,
-//! network namespaces.
+//! Dropping a [`Pod`] stops and removes it with its containers. Dropping a [`Node`] checks that containerd has no pod
+//! left, and then all that [`World`] checks: mounts, processes, sockets, cgroups, network namespaces.
 
 mod container;
 mod pod;
@@ -42,7 +41,7 @@ impl Node {
         let cri = Arc::new(Cri::connect(&world.layout().containerd_socket()));
         cri.wait_until_ready();
         let node = Self { cri, world };
-        // Without, there is none to be had: who needs it would fail.
+        // There is no registry: a pod with a pause container would fail without this import.
         if !daemons::with_sandboxer() {
             let pause = Guest::PAUSE.native_bytes();
             assert_eq!(node.import(&Image::of_file("pause", "/pause", pause)).name, PAUSE_IMAGE);
@@ -63,7 +62,7 @@ impl Node {
     /// Imports an image for CRI.
     pub fn import(&self, image: &Image) -> Imported {
         let imported = self.world.import_in(NAMESPACE, image);
-        // The plugin hears of it by an event.
+        // The plugin learns of it by an event.
         eventually("CRI knows the image", SHORT, || self.cri.has_image(image.name()).then_some(()));
         imported
     }
@@ -80,21 +79,21 @@ impl Node {
         self.cri.wait_until_ready();
     }
 
-    /// The pods containerd knows: id and whether it is ready.
+    /// containerd's pods: their ids, and whether each is ready.
     pub fn pods(&self) -> BTreeMap<String, bool> {
         let listed = self.cri.list_pods(v1::Empty {}).unwrap_or_else(|error| panic!("{error}"));
         let ready = |pod: &v1::PodSandbox| pod.state() == v1::PodSandboxState::SandboxReady;
         listed.items.iter().map(|pod| (pod.id.clone(), ready(pod))).collect()
     }
 
-    /// What all pods use, by id.
+    /// All pods' resource usage, by id.
     pub fn pod_stats(&self) -> BTreeMap<String, v1::LinuxPodSandboxStats> {
         let listed = self.cri.list_pod_stats(v1::Empty {}).unwrap_or_else(|error| panic!("{error}"));
         let named = |stats: v1::PodSandboxStats| Some((stats.attributes?.id, stats.linux?));
         listed.stats.into_iter().filter_map(named).collect()
     }
 
-    /// What all running containers use, by id.
+    /// All running containers' resource usage, by id.
     pub fn stats(&self) -> BTreeMap<String, v1::ContainerStats> {
         let listed = self.cri.list_stats(v1::Empty {}).unwrap_or_else(|error| panic!("{error}"));
         let named = |stats: v1::ContainerStats| Some((stats.attributes.as_ref()?.id.clone(), stats));

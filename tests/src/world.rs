@@ -1,8 +1,8 @@
 //! A machine with containerd and `hearthd` on it, and the verbs of a story.
 //!
-//! Dropping a [`World`] deletes its tasks and checks that both daemons let go of everything: no mount of
-//! a task, no process but the daemons, no socket of theirs after they ended. A story that fails shows
-//! the end of both logs instead.
+//! Dropping a [`World`] deletes its tasks and checks that both daemons have released everything: no mount of a task, no
+//! process but the daemons, no socket of the daemons after their end. A story that fails prints the end of both logs
+//! instead.
 
 mod end;
 
@@ -27,13 +27,13 @@ use crate::wait::{SHORT, eventually};
 /// containerd's namespace of the stories.
 pub const NAMESPACE: &str = "stories";
 
-/// What runs the tasks.
+/// The runtime of the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Runtime {
     /// `io.containerd.hearth.v1`, running Wasm.
     Hearth,
-    /// The stock `io.containerd.runc.v2`, running the same programs as native ones. It tells whether a
-    /// story itself is right.
+    /// The stock `io.containerd.runc.v2`, which runs native builds of the same programs. It shows whether a story
+    /// itself is right.
     Runc,
 }
 
@@ -56,7 +56,7 @@ impl Runtime {
     }
 }
 
-/// An image containerd knows.
+/// An image that was imported into containerd.
 #[derive(Clone, Debug)]
 pub struct Imported {
     /// Its reference.
@@ -70,7 +70,7 @@ pub struct Imported {
 pub struct World {
     // Dropped first to last: daemons before the machine they run on.
     hearthd: Option<Process>,
-    /// Those that have taken over since, the newest last.
+    /// The daemons that have taken over since, the newest last.
     successors: Mutex<Vec<Process>>,
     containerd: Option<Process>,
     machine: Machine,
@@ -121,7 +121,7 @@ impl World {
         &self.layout
     }
 
-    /// What runs the tasks.
+    /// The runtime of the tasks.
     pub fn runtime(&self) -> Runtime {
         self.runtime
     }
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    /// Starts a daemon with other options, one that a story sees to itself; whether it got ready.
+    /// Starts a daemon with other options, which the story stops itself. The flag says whether it got ready.
     pub fn try_start_hearthd(&self, options: &HearthdOptions) -> (Process, bool) {
         daemons::try_start_hearthd(&self.machine, &self.layout, options)
     }
@@ -192,7 +192,8 @@ impl World {
         self.successors.lock().expect("no story panics in here").push(hearthd);
     }
 
-    /// As [`Self::upgrade_hearthd`], with other options, for one that may not get ready; whether it did.
+    /// As [`Self::upgrade_hearthd`], with other options, for a daemon that may not get ready. The flag says whether it
+    /// did.
     pub fn try_upgrade_hearthd(&self, options: &HearthdOptions) -> (Process, bool) {
         let options = HearthdOptions { replaces: true, ..options.clone() };
         daemons::try_start_hearthd(&self.machine, &self.layout, &options)
@@ -280,7 +281,7 @@ impl World {
         Imported { name: image.name().to_owned(), entry: image.entry() }
     }
 
-    /// containerd's gRPC API, for what `ctr` cannot say.
+    /// containerd's gRPC API, for calls that `ctr` cannot make.
     pub fn api(&self) -> Api {
         Api::connect(&self.layout.containerd_socket())
     }
@@ -326,7 +327,7 @@ impl World {
         self.ctr(["tasks", "kill", "--signal", signal, id])
     }
 
-    /// Waits until a task has stopped, deletes it, and gives its exit code (`ctr` does not tell it).
+    /// Waits until a task has stopped, deletes it, and returns its exit code, which `ctr` does not print.
     #[track_caller]
     pub fn finish(&self, id: &str) -> u32 {
         self.wait_for_status(id, "STOPPED");
@@ -355,7 +356,7 @@ impl World {
         Ctr::program(&self.machine, program.into(), arguments.into_iter().map(Into::into).collect())
     }
 
-    /// What `hearthctl ARGUMENTS --json` answers.
+    /// The answer of `hearthctl ARGUMENTS --json`.
     ///
     /// # Panics
     /// If it fails, or the answer is no JSON.

@@ -23,7 +23,7 @@ impl AllArgs {
     /// The `all` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let json = self.common.json.as_deref().map(JsonFile::at).transpose()?;
         let options = suite::Options {
@@ -66,7 +66,7 @@ impl StartArgs {
     /// The `start` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let scenarios = Scenario::matching(&self.scenarios).map_err(anyhow::Error::msg)?;
         let hearthd = match (self.floor_only, self.hearthd) {
@@ -100,7 +100,7 @@ impl ShimArgs {
     /// The `shim` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let shim = match self.shim {
             Some(path) => existing(path)?,
@@ -123,7 +123,7 @@ impl UpgradeArgs {
     /// The `upgrade` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let hearthd = match self.hearthd {
             Some(path) => existing(path)?,
@@ -148,7 +148,7 @@ impl DensityArgs {
     /// The `density` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let hearthd = hearthd(self.hearthd)?;
         namespaces::enter_private_mount_namespace()?;
@@ -165,7 +165,7 @@ impl StormArgs {
     /// The `storm` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let hearthd = hearthd(self.hearthd)?;
         let large = self.large.unwrap_or_else(|| hearth_tests::Guest::BIG.wasm());
@@ -189,7 +189,7 @@ impl NodeArgs {
     /// The `node` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let json = self.common.json.as_deref().map(JsonFile::at).transpose()?;
         let floor_shim = match self.floor_shim {
@@ -222,7 +222,7 @@ impl HttpArgs {
     /// The `http` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let (component, path) = self.served.found()?;
         let options = http::Options {
@@ -255,7 +255,7 @@ impl ServicesArgs {
     /// The `services` command.
     ///
     /// # Errors
-    /// Whatever ends the run.
+    /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let (component, path) = self.served.found()?;
         let options = http::idle::Options { hearthd: hearthd(self.hearthd)?, component, path, services: self.services };

@@ -38,7 +38,7 @@ const AT_ONCE: usize = 16;
 /// Requests to the busy service before each to one at rest.
 const BUSY: usize = 5;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,

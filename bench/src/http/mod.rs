@@ -57,7 +57,7 @@ const PLANS: [(u32, u32); 2] = [(9, 4), (3, 1)];
 /// Seconds of load before the first round of each number of connections, at each server.
 const WARM_UP_SECONDS: u32 = 1;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -76,7 +76,7 @@ pub struct Options {
 /// Runs it. To be called on the main thread, which the servers are tied to.
 ///
 /// # Errors
-/// The first thing that fails.
+/// The first failure.
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let (rounds, seconds) = PLANS[usize::from(options.quick)];
     let (machine, wrk) = (Machine::here(), wrk::version()?);

@@ -44,7 +44,7 @@ pub struct TaskSample {
 
 impl Tasks {
     /// # Errors
-    /// What containerd answers.
+    /// containerd's error.
     pub fn prepare(node: &Node, peer: &Peer, image: &str) -> Result<Tasks> {
         let id = format!("template-{}-{}", peer.handler, image.replace(['/', ':'], "-"));
         let mut arguments = vec!["containers".to_owned(), "create".into()];
@@ -68,7 +68,7 @@ impl Tasks {
     /// One container, from its record to nothing.
     ///
     /// # Errors
-    /// What containerd answers, or a status other than 0.
+    /// containerd's error, or a status other than 0.
     pub fn sample(&mut self) -> Result<TaskSample> {
         self.turn += 1;
         let id = format!("{}-{}", self.template.id, self.turn);
@@ -181,7 +181,7 @@ impl Pods {
     /// RunPodSandbox sent → StartContainer answered.
     ///
     /// # Errors
-    /// What containerd answers.
+    /// containerd's error.
     pub fn sample(&mut self, node: &Node) -> Result<Duration> {
         let began = Instant::now();
         let pod = self.run(node, &[])?;
@@ -194,7 +194,7 @@ impl Pods {
     /// Runs one pod with its container, which gets these arguments.
     ///
     /// # Errors
-    /// What containerd answers.
+    /// containerd's error.
     pub fn run(&mut self, node: &Node, arguments: &[&str]) -> Result<hearth_tests::Pod> {
         self.turn += 1;
         let network = if self.host_network { "host" } else { "own" };

@@ -34,7 +34,7 @@ const REST: Duration = Duration::from_millis(500);
 /// Measures all runtimes, one after another.
 ///
 /// # Errors
-/// What containerd answers.
+/// containerd's error.
 pub fn measure(node: &Node, peers: &[Peer], pods: usize) -> Result<Vec<Memory>> {
     let sleep = Guest::SLEEP;
     let wasm = node.import(&Image::of_file("sleep", "/sleep.wasm", sleep.wasm_bytes())).name;

@@ -38,7 +38,7 @@ const TASKS_NAMESPACE: &str = hearth_tests::world::NAMESPACE;
 /// containerd's namespace of pods.
 const PODS_NAMESPACE: &str = hearth_tests::pods::NAMESPACE;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -87,7 +87,7 @@ pub(crate) struct Workload {
 /// Runs it. To be called on the main thread, and not from within a runtime.
 ///
 /// # Errors
-/// What containerd answers.
+/// containerd's error.
 pub fn run(options: &Options) -> Result<Report> {
     let machine = Machine::here();
     let floor =

@@ -64,7 +64,7 @@ fn ask(address: &str, seen: &Seen) {
             Ok((200, _)) => {
                 seen.answers.fetch_add(1, Ordering::Relaxed);
             }
-            other => seen.failures.lock().expect("nobody panics with it").push(format!("{other:?}")),
+            other => seen.failures.lock().expect("no thread panics with the lock held").push(format!("{other:?}")),
         }
         // Enough to be hit by any gap, and something left for the machine.
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -84,7 +84,7 @@ pub fn while_asked(story: &Story<'_>, address: &str, work: impl FnOnce(&AtomicU6
         seen.stop.store(true, Ordering::Relaxed);
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    let failures = seen.failures.into_inner().expect("nobody panics with it");
+    let failures = seen.failures.into_inner().expect("no thread panics with the lock held");
     let answers = seen.answers.into_inner();
     assert!(
         failures.is_empty(),

@@ -14,11 +14,11 @@ use crate::process::Process;
 use crate::wait::{SHORT, within};
 use crate::world::Runtime;
 
-/// What containerd does without, unless it serves pods.
+/// Plugins that are disabled, unless containerd serves pods.
 const CRI_PLUGINS: &[&str] =
     &["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"];
 
-/// What containerd does without: whatever looks for devices or file systems at start.
+/// Plugins that are always disabled: they look for devices or file systems at start.
 const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.snapshotter.v1.btrfs",
     "io.containerd.snapshotter.v1.aufs",
@@ -29,16 +29,16 @@ const DISABLED_PLUGINS: &[&str] = &[
     "io.containerd.nri.v1.nri",
 ];
 
-/// What containerd does without, unless it is to trace.
+/// Plugins that are disabled, unless containerd is to trace.
 const TRACING_PLUGINS: &[&str] = &["io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"];
 
 /// Where Debian's CNI plugins are.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
 
-/// What containerd is asked beyond its defaults.
+/// Options of containerd beyond its defaults.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerdOptions {
-    /// Directories in which it finds more shims, before all others.
+    /// Directories that come first in its `PATH`, with more shims.
     pub path: Vec<PathBuf>,
     /// More runtime handlers for pods.
     pub handlers: Vec<Handler>,
@@ -55,14 +55,14 @@ pub struct Handler {
     pub name: String,
     /// containerd's name of the runtime.
     pub runtime: String,
-    /// What it runs instead of runc, for runc's shim.
+    /// The program that runc's shim runs instead of runc.
     pub binary: Option<String>,
 }
 
 /// Starts containerd and waits until it answers.
 ///
-/// `path` is its `PATH`: where it finds shims. Of pods' runtime handlers, hearth is put into its configuration by
-/// `hearthctl install containerd`.
+/// `path` is its `PATH`, which leads it to the shims. `hearthctl install containerd` adds the runtime handler `hearth`
+/// to its configuration.
 pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, options: &ContainerdOptions) -> Process {
     let config = layout.containerd_config();
     let newest = if containerd_major() >= 2 { 3 } else { 2 };
@@ -72,7 +72,7 @@ pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, option
         without.extend(TRACING_PLUGINS);
     }
     let text = match machine.kind() {
-        // (Understood by all.)
+        // (Every version reads it.)
         Kind::Tasks => containerd_config(layout, 2, [CRI_PLUGINS, &without].concat()),
         Kind::Pods => containerd_config(layout, version, without) + &cri_config(layout, version, &options.handlers),
     };
@@ -97,7 +97,7 @@ pub fn start_containerd(machine: &Machine, layout: &Layout, path: &OsStr, option
     containerd
 }
 
-/// As an administrator does.
+/// Adds the handler `hearth` as an administrator does.
 fn install_handler(layout: &Layout, config: &Path) {
     let mut command = Command::new(paths::hearthctl());
     command.args(["install", "containerd", "--config"]).arg(config).arg("--drop-in").arg(layout.containerd_drop_in());
@@ -114,7 +114,7 @@ fn containerd_config(layout: &Layout, version: u32, mut disabled: Vec<&str>) -> 
     let path = |name: &str| layout.directory.join(name).display().to_string();
     let mut head = format!("version = {version}\n");
     if version == 1 {
-        // It has no such line, and knows plugins by the last part of their names.
+        // Version 1 has no such line, and names plugins by the last part of their identifiers.
         head.clear();
         disabled.iter_mut().for_each(|name| *name = name.rsplit('.').next().unwrap_or(name));
     }
@@ -138,8 +138,8 @@ fn containerd_config(layout: &Layout, version: u32, mut disabled: Vec<&str>) -> 
 
 /// The CRI plugin's part of the configuration, and the pods' network.
 ///
-/// The machine the tests run on may be a container itself: it may have no right to lower an
-/// `oom_score_adj`, nor AppArmor's profiles.
+/// The machine the tests run on may be a container itself: it may lack the right to lower an `oom_score_adj`, and
+/// AppArmor's profiles.
 fn cri_config(layout: &Layout, version: u32, more: &[Handler]) -> String {
     let conf = layout.directory.join("cni");
     fs::create_dir_all(&conf).expect("the machine's directory is writable");
@@ -206,7 +206,7 @@ fn network(layout: &Layout) -> String {
 /// The first number of containerd's version.
 ///
 /// # Panics
-/// If it does not tell.
+/// If it does not print its version.
 pub fn containerd_major() -> u32 {
     static MAJOR: OnceLock<u32> = OnceLock::new();
     *MAJOR.get_or_init(|| {
@@ -221,10 +221,10 @@ pub fn containerd_major() -> u32 {
     })
 }
 
-/// Whether pods are made by hearthd's own sandbox controller: `HEARTH_TEST_SANDBOXER=1` asks for it.
+/// Whether hearthd's own sandbox controller makes the pods: `HEARTH_TEST_SANDBOXER=1` asks for it.
 ///
 /// # Panics
-/// On a containerd that has no such thing.
+/// On a containerd before 2.0, which has no sandbox controllers.
 pub fn with_sandboxer() -> bool {
     let asked =
         std::env::var("HEARTH_TEST_SANDBOXER").is_ok_and(|value| value == "1") && Runtime::chosen() == Runtime::Hearth;

@@ -13,7 +13,7 @@ use crate::paths;
 use crate::process::Process;
 use crate::wait::SHORT;
 
-/// What a story asks of the daemon beyond the defaults.
+/// Options of the daemon beyond the defaults.
 #[derive(Clone, Debug, Default)]
 pub struct HearthdOptions {
     /// Lines of TOML appended to the configuration.
@@ -22,11 +22,11 @@ pub struct HearthdOptions {
     pub metrics: String,
     /// A tmpfs of so many bytes as its `root_dir`.
     pub module_store_bytes: Option<u64>,
-    /// A listening socket that it is passed as systemd passes one, for its control socket.
+    /// A listening socket that is passed to it as its control socket, as systemd does.
     pub passed: Option<Arc<UnixListener>>,
-    /// The time systemd's watchdog would give it.
+    /// The interval of systemd's watchdog.
     pub watchdog: Option<Duration>,
-    /// Whether it is to take over from one that runs.
+    /// Whether it replaces the running daemon.
     pub replaces: bool,
     /// containerd's namespaces whose images are compiled ahead.
     pub ahead: Vec<String>,
@@ -34,7 +34,7 @@ pub struct HearthdOptions {
     pub program: Option<PathBuf>,
     /// More variables of its environment.
     pub environment: Vec<(String, String)>,
-    /// What containerd is asked beyond its defaults.
+    /// Options of containerd.
     pub containerd: ContainerdOptions,
 }
 
@@ -50,7 +50,7 @@ pub fn start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOption
     process
 }
 
-/// As [`start_hearthd`], for a daemon that may refuse to start: whether it got ready.
+/// As [`start_hearthd`], for a daemon that may refuse to start. The flag says whether it got ready.
 pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOptions) -> (Process, bool) {
     for directory in [layout.hearthd_state(), layout.hearthd_root()] {
         fs::create_dir_all(directory).expect("the machine's directory is writable");
@@ -89,7 +89,7 @@ pub fn try_start_hearthd(machine: &Machine, layout: &Layout, options: &HearthdOp
     (hearthd, ready)
 }
 
-/// A small disk for the module store, once.
+/// Mounts a small tmpfs as the module store, unless it is mounted already.
 fn mount_module_store(machine: &Machine, layout: &Layout, bytes: u64) {
     const SCRIPT: &str = r#"mountpoint -q "$2" || mount -t tmpfs -o "size=$1,mode=0700" tmpfs "$2""#;
     let mut command = machine.command("sh");

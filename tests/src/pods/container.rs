@@ -11,7 +11,7 @@ use crate::cri::{Cri, Failed, LogLine, Stream, read_log, text_of, v1};
 use crate::wait::{SHORT, within};
 use crate::world::Imported;
 
-/// What a container may be given beyond a name and an image.
+/// Options of a container beyond its name and image.
 #[derive(Clone, Debug)]
 pub struct ContainerOptions {
     /// In place of the image's entry point.
@@ -22,7 +22,7 @@ pub struct ContainerOptions {
     pub env: Vec<(String, String)>,
     /// Volumes.
     pub mounts: Vec<v1::Mount>,
-    /// Whether somebody may attach to its stdin.
+    /// Whether clients may attach to its stdin.
     pub stdin: bool,
     /// Whether it has a terminal.
     pub tty: bool,
@@ -34,9 +34,9 @@ pub struct ContainerOptions {
     pub group: Option<i64>,
     /// `fsGroup` and `supplementalGroups`.
     pub supplemental_groups: Vec<i64>,
-    /// Capabilities beyond the usual ones, and those taken away.
+    /// Capabilities added to and removed from the default ones.
     pub capabilities: v1::Capability,
-    /// The id of the container whose processes it shall see, as of an ephemeral one with `--target`.
+    /// The id of the container whose processes it sees, as of an ephemeral container with `--target`.
     pub target: Option<String>,
     /// Limits.
     pub resources: v1::LinuxContainerResources,
@@ -57,7 +57,7 @@ impl Default for ContainerOptions {
             supplemental_groups: Vec::new(),
             capabilities: v1::Capability::default(),
             target: None,
-            // What kubelet gives a container that asks for nothing.
+            // The values of kubelet for a container without requests.
             resources: v1::LinuxContainerResources {
                 cpu_shares: 2,
                 oom_score_adj: 1000,
@@ -118,7 +118,7 @@ impl<'a> ContainerPlan<'a> {
     /// Makes it.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn create(self) -> Container {
         self.try_create().unwrap_or_else(|error| panic!("{error}"))
@@ -127,7 +127,7 @@ impl<'a> ContainerPlan<'a> {
     /// Makes and starts it.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn start(self) -> Container {
         let container = self.create();
@@ -138,7 +138,7 @@ impl<'a> ContainerPlan<'a> {
     /// As [`Self::create`].
     ///
     /// # Errors
-    /// What containerd answered.
+    /// containerd's error.
     pub fn try_create(self) -> Result<Container, Failed> {
         let Self { pod, name, image, options } = self;
         let attempt = {
@@ -190,7 +190,7 @@ impl<'a> ContainerPlan<'a> {
     }
 }
 
-/// A container that was made. It goes with its pod.
+/// A container that was made. It is removed with its pod.
 #[derive(Debug)]
 pub struct Container {
     cri: Arc<Cri>,
@@ -208,7 +208,7 @@ impl Container {
     /// Starts it.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn start(&self) {
         self.try_start().unwrap_or_else(|error| panic!("{error}"));
@@ -217,7 +217,7 @@ impl Container {
     /// As [`Self::start`].
     ///
     /// # Errors
-    /// What containerd answered.
+    /// containerd's error.
     pub fn try_start(&self) -> Result<(), Failed> {
         self.cri.start_container(v1::StartContainerRequest { container_id: self.id.clone() }).map(drop)
     }
@@ -238,7 +238,7 @@ impl Container {
         self.status().state() == v1::ContainerState::ContainerRunning
     }
 
-    /// Waits for its end, and gives its exit code.
+    /// Waits for its end, and returns its exit code.
     ///
     /// # Panics
     /// With its log, if it has not ended after [`SHORT`].
@@ -262,12 +262,12 @@ impl Container {
         read_log(&self.log)
     }
 
-    /// What it wrote to standard output, as its log has it.
+    /// Its standard output, from its log.
     pub fn stdout(&self) -> String {
         text_of(&self.log(), Stream::Stdout)
     }
 
-    /// What it wrote to standard error, as its log has it.
+    /// Its standard error, from its log.
     pub fn stderr(&self) -> String {
         text_of(&self.log(), Stream::Stderr)
     }
@@ -279,7 +279,7 @@ impl Container {
     #[track_caller]
     pub fn wait_for_stdout(&self, text: &str) {
         let seen = within(SHORT, || {
-            // In this order: what a container printed is in its log before it is seen to have ended.
+            // In this order: a container's output is in its log before its end is visible.
             let running = self.is_running();
             let seen = self.stdout().contains(text);
             (seen || !running).then_some(seen)
@@ -290,7 +290,7 @@ impl Container {
     /// Stops it: its stop signal, and SIGKILL after so many seconds.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn stop(&self, grace: i64) {
         let request = v1::StopContainerRequest { container_id: self.id.clone(), timeout: grace };
@@ -300,7 +300,7 @@ impl Container {
     /// Removes it.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn remove(&self) {
         let request = v1::RemoveContainerRequest { container_id: self.id.clone() };
@@ -310,7 +310,7 @@ impl Container {
     /// Runs a command in it to its end, as a probe does.
     ///
     /// # Errors
-    /// What containerd answered.
+    /// containerd's error.
     pub fn exec<S: Into<String>>(&self, command: impl IntoIterator<Item = S>) -> Result<v1::ExecSyncResponse, Failed> {
         let cmd = command.into_iter().map(Into::into).collect();
         let timeout = SHORT.as_secs() as i64;
@@ -320,7 +320,7 @@ impl Container {
     /// Attaches to its stdin, which it must have; `node` is where it runs.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn attach(&self, node: &Node) -> Attached {
         let request = v1::AttachRequest { container_id: self.id.clone(), stdin: true, ..v1::AttachRequest::default() };
@@ -328,10 +328,10 @@ impl Container {
         node.machine().in_network(|| Attached::open(&answer.url))
     }
 
-    /// What it uses.
+    /// Its resource usage.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn stats(&self) -> v1::ContainerStats {
         let request = v1::ContainerStatsRequest { container_id: self.id.clone() };
@@ -342,7 +342,7 @@ impl Container {
     /// Changes its limits.
     ///
     /// # Errors
-    /// What containerd answered.
+    /// containerd's error.
     pub fn update(&self, resources: v1::LinuxContainerResources) -> Result<(), Failed> {
         let request = v1::UpdateContainerResourcesRequest { container_id: self.id.clone(), linux: Some(resources) };
         self.cri.update_resources(request).map(drop)

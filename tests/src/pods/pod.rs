@@ -13,7 +13,7 @@ use crate::world::{Imported, Runtime};
 /// How long a container that ignores its stop signal lives on when a story is over, in seconds.
 const GRACE_AT_THE_END: i64 = 1;
 
-/// What a pod may be given beyond a name.
+/// Options of a pod beyond its name.
 #[derive(Clone, Debug)]
 pub struct PodOptions {
     /// The name of the runtime handler, as a RuntimeClass says it.
@@ -24,7 +24,7 @@ pub struct PodOptions {
     pub host_network: bool,
     /// Kernel settings of its namespaces.
     pub sysctls: BTreeMap<String, String>,
-    /// What its resolv.conf says; the node's without.
+    /// Its resolv.conf; `None` for the node's.
     pub dns: Option<v1::DnsConfig>,
     /// The pod's annotations.
     pub annotations: BTreeMap<String, String>,
@@ -35,7 +35,7 @@ impl PodOptions {
     pub fn of(runtime: Runtime) -> Self {
         let (handler, shares_pids) = match runtime {
             Runtime::Hearth => ("hearth", false),
-            // As pid 1 of its own a native program would ignore the signals it does not handle.
+            // As pid 1 of its own namespace a native program would ignore signals that it does not handle.
             Runtime::Runc => ("runc", true),
         };
         Self {
@@ -72,7 +72,7 @@ impl<'a> PodPlan<'a> {
     /// Runs its sandbox.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn run(self) -> Pod {
         self.try_run().unwrap_or_else(|error| panic!("{error}"))
@@ -81,7 +81,7 @@ impl<'a> PodPlan<'a> {
     /// As [`Self::run`].
     ///
     /// # Errors
-    /// What containerd answered.
+    /// containerd's error.
     pub fn try_run(self) -> Result<Pod, Failed> {
         let Self { node, name, options } = self;
         let logs = node.path(&format!("logs/{name}"));
@@ -94,7 +94,7 @@ impl<'a> PodPlan<'a> {
                 namespace: "stories".into(),
                 attempt: 0,
             }),
-            // In the node's network the node's name holds.
+            // A pod in the node's network has the node's name.
             hostname: if options.host_network { String::new() } else { name },
             log_directory: logs.display().to_string(),
             dns_config: options.dns,
@@ -172,7 +172,7 @@ impl Pod {
     /// A connection to one of its ports; `node` is where it runs.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn forward(&self, node: &Node, port: u16) -> Forwarded {
         let request = v1::PortForwardRequest { pod_sandbox_id: self.id.clone(), port: vec![i32::from(port)] };
@@ -180,17 +180,17 @@ impl Pod {
         node.machine().in_network(|| Forwarded::open(&answer.url, port))
     }
 
-    /// Stops it, its containers and its network; it can still be asked about.
+    /// Stops it, its containers and its network. Its status stays available.
     ///
     /// # Panics
-    /// With what containerd answered, if it refuses.
+    /// With containerd's error, if it refuses the call.
     #[track_caller]
     pub fn stop(&self) {
         let request = v1::StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
         again(|| self.cri.stop_pod(request.clone())).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// What kubelet does at the end of a pod: containers first, then the sandbox, then all of it goes.
+    /// Ends the pod as kubelet does: stops the containers, stops the sandbox, and removes both.
     fn end(&self) -> Result<(), Failed> {
         for container in self.cri.list_containers(v1::Empty {})?.containers {
             if container.pod_sandbox_id == self.id && container.state() == v1::ContainerState::ContainerRunning {
@@ -215,9 +215,9 @@ impl Drop for Pod {
     }
 }
 
-/// Calls again, as kubelet does, what met the end of its container: containerd closes its connection to the shim when
-/// that has answered Delete, also to a Kill that is under way there, whatever the runtime (seen with shims that do
-/// nothing), and its client is told `ttrpc: closed`.
+/// Repeats a call that met the end of its container, as kubelet does. containerd closes its connection to the shim when
+/// the shim has answered Delete, also under a Kill that is under way, and its client gets `ttrpc: closed`. This happens
+/// with every runtime, also with a shim that does nothing.
 pub(super) fn again<T>(call: impl Fn() -> Result<T, Failed>) -> Result<T, Failed> {
     match call() {
         Err(error) if error.status.message().contains("ttrpc: closed") => call(),

@@ -1,4 +1,4 @@
-//! The end of a [`World`]: its tasks are deleted, its daemons stopped, and what is left is an error.
+//! The end of a [`World`]: its tasks are deleted, its daemons stopped, and any leftover is an error.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::process::Process;
 use crate::wait::{SHORT, within};
 
 impl World {
-    /// Deletes what tasks are left, best effort: a story may have ended with one of the daemons down.
+    /// Deletes the tasks that are left, if it can: a story may have ended with one of the daemons down.
     fn delete_tasks(&self) {
         if self.containerd.is_none() {
             return;
@@ -23,7 +23,7 @@ impl World {
         }
     }
 
-    /// What is still there although every task has been deleted: one line each.
+    /// The leftovers after the deletion of every task, one line each.
     fn leftovers(&mut self) -> Vec<String> {
         let mut left = Vec::new();
         if self.hearthd.is_some() {
@@ -46,7 +46,7 @@ impl World {
         left
     }
 
-    /// Stops the newest; those it has replaced leave by themselves when their tasks are deleted.
+    /// Stops the newest daemon. A replaced daemon ends by itself when its tasks are deleted.
     fn stop_hearthds(&mut self) -> Vec<String> {
         let gone = within(SHORT, || (self.older_hearthds() == 0).then_some(()));
         let left = match gone {
