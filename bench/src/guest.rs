@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_wasm_is_refused() {
+    fn a_file_that_is_not_wasm_is_refused() {
         let error = Module::read(Path::new("/proc/self/status")).unwrap_err();
         assert!(error.to_string().contains("no Wasm binary"), "{error}");
     }

@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_between_the_marks_is_replaced() {
+    fn only_the_text_between_the_marks_is_replaced() {
         let text = format!("before\n{BEGIN}old\n{END}after\n");
         let want = format!("before\n{BEGIN}\nnew\n{END}after\n");
         assert_eq!(replaced(&text, "new\n"), Some(want.clone()));

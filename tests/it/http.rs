@@ -91,7 +91,7 @@ fn a_service_answers_in_every_way() {
     assert_eq!(client.get("/empty").status, 204);
     assert_eq!(client.get("/nowhere").status, 404);
 
-    // Each has an instance of its own, on one connection.
+    // Each request has an instance of its own, on one connection.
     for _ in 0..1_000 {
         assert_eq!(client.get("/count").text(), "1\n");
     }
@@ -130,7 +130,7 @@ fn bodies_are_streamed_both_ways() {
     client.send(&vec![b'y'; DOWNLOAD]);
     assert_eq!(client.receive(false).expect("an answer").text(), format!("{DOWNLOAD} bytes\n"));
 
-    // What comes back has been through the guest's 4 KiB at a time; nothing holds all of it.
+    // The guest copies the body in pieces of 4 KiB; no part of the path holds all of it.
     client.send(format!("POST /mirror HTTP/1.1\r\nHost: here\r\nContent-Length: {DOWNLOAD}\r\n\r\n").as_bytes());
     let mut sender = client.reader.get_ref().try_clone().expect("it is a socket");
     let sent = std::thread::spawn(move || sender.write_all(&vec![b'z'; DOWNLOAD]));
@@ -154,7 +154,7 @@ fn a_request_that_fails_harms_no_other() {
     assert_eq!(client.get("/mute").status, 500);
     assert_eq!(client.get("/grow").status, 500);
     assert_eq!(client.get("/count").text(), "1\n");
-    // Its head may be out by then, or not.
+    // The response's head may have been sent by then, or not.
     client.send(b"GET /cut HTTP/1.1\r\nHost: here\r\n\r\n");
     let cut = client.receive(false);
     assert!(cut.as_ref().is_none_or(|cut| cut.status == 200 && !cut.whole), "{cut:?}");
@@ -254,7 +254,7 @@ fn a_client_that_goes_away_ends_its_guest() {
 }
 
 #[test]
-fn what_a_client_can_hold_is_bounded() {
+fn a_clients_use_of_the_daemon_is_bounded() {
     only_on_hearth!();
     let limits =
         "requests_max = 1\nqueued_max = 1\nheader_timeout_ms = 300\nrequest_timeout_ms = 3000\nidle_timeout_ms = 3000";
@@ -277,7 +277,7 @@ fn what_a_client_can_hold_is_bounded() {
     // A body without end keeps its guest for no longer than the guest may take.
     let mut endless = Client::connect(at);
     endless.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    // It has the only turn before the next asks for one.
+    // It has the only place before the next request asks for one.
     wait_for_flight(&world, 1.0);
     let mut sender = endless.reader.get_ref().try_clone().expect("it is a socket");
     let sending = std::thread::spawn(move || while sender.write_all(b"5\r\nhello\r\n").is_ok() {});
@@ -312,7 +312,7 @@ fn limits_that_are_read_again_hold_for_a_service_that_runs() {
     std::fs::write(&file, format!("{text}[http]\nrequest_timeout_ms = 100\n")).unwrap();
     world.hearthctl(["reload"]).ok();
     assert_eq!(get(at, "/spin").status, 504);
-    // Threads are made once.
+    // The number of threads is fixed at the start.
     std::fs::write(&file, format!("{text}[http]\nthreads = 1\n")).unwrap();
     let refused = world.hearthctl(["reload"]).run();
     assert!(!refused.status.success() && refused.stderr().contains("http.threads"), "{refused}");
@@ -390,7 +390,7 @@ fn requests_of_one_service_compute_on_every_processor_and_within_its_limit() {
     world.kill("free", "SIGKILL").ok();
     server.wait(SHORT).assert_code(137);
     drop(clients);
-    // Those of a container with a tenth of a processor wait for their periods, together.
+    // The requests of a container with a tenth of a processor wait for their periods, together.
     let server = start(&world, &image, "limited", limited, &["--cpus", "0.1"]);
     let clients = computing(limited);
     eventually("they wait", SHORT, || (world.metrics().sum("hearth_guest_throttled_total", &[]) > 0.0).then_some(()));

@@ -1,4 +1,5 @@
-//! `hearthd` is killed at each phase of a task's life. The next daemon removes what the dead one left, and starts tasks.
+//! `hearthd` is killed at each phase of a task's life. The next daemon removes the remains of the dead one, and starts
+//! tasks.
 //!
 //! A build of `hearthd` with fault points does that (`make faults`): it kills itself at the point that `HEARTH_FAULT`
 //! names. The program itself lists its points, so a new point without an expectation here fails the story.

@@ -58,7 +58,7 @@ fn a_paused_task_stands_still_until_it_is_resumed() {
     is_computing(&world, "spin");
     world.ctr(["tasks", "pause", "spin"]).ok();
     assert_eq!(world.task_status("spin").as_deref(), Some("PAUSED"));
-    // At its next tick at the latest; each look takes longer than that.
+    // It stops at its next tick at the latest; each call of `ctr` takes longer than a tick.
     let settled = eventually("it has stopped", SHORT, || {
         let before = cpu(&world, "spin").seconds;
         (cpu(&world, "spin").seconds == before).then_some(before)
@@ -92,7 +92,7 @@ fn a_paused_task_is_killed_at_once_and_ended_by_other_signals_when_it_goes_on() 
     assert_eq!(world.task_status("term").as_deref(), Some("PAUSED"));
     world.ctr(["tasks", "resume", "term"]).ok();
     assert_eq!(world.finish("term"), 143);
-    // What does not run is not paused.
+    // A task that does not run cannot be paused.
     world.run(&image, "short").args(["0"]).detach().ok();
     world.wait_for_status("short", "STOPPED");
     world.ctr(["tasks", "pause", "short"]).run().assert_fault(&["ended"]);
@@ -139,7 +139,7 @@ fn a_quota_is_kept_and_can_be_changed() {
     api.update_task("spin", &json!({"cpu": {"quota": 30_000}})).expect("a quota is changed");
     is_held_to(&world, "spin", 30.0, 20);
     api.update_task("spin", &json!({"cpu": {"quota": -1}})).expect("a quota is taken away");
-    // What is wrong is named and changes nothing.
+    // A wrong value is named in the error and changes nothing.
     for (resources, field) in [
         (json!({"cpu": {"quota": 10}}), "linux.resources.cpu.quota"),
         (json!({"cpu": {"period": 5_000_000}}), "linux.resources.cpu.period"),
@@ -164,14 +164,14 @@ fn an_exec_uses_up_the_quota_of_its_task() {
     let mut exec = world.ctr(exec).spawn();
     exec.wait_for_stdout("spinning");
     is_held_to(&world, "spin", 10.0, 10);
-    // What an update changes, it changes for both.
+    // An update changes the quota of both.
     world.api().update_task("spin", &json!({"cpu": {"quota": 15_000}})).expect("a quota is changed");
     is_held_to(&world, "spin", 15.0, 10);
     let used = cpu(&world, "spin").seconds;
     world.kill("spin", "SIGKILL").ok();
     exec.wait(SHORT);
     world.wait_for_status("spin", "STOPPED");
-    assert!(cpu(&world, "spin").seconds >= used, "what an exec has used is used");
+    assert!(cpu(&world, "spin").seconds >= used, "the CPU time of an exec stays counted");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_host_of_pure_cgroup_v2_gets_statistics_in_its_own_form() {
     let mut world = World::new();
     world.stop_containerd();
     world.stop_hearthd();
-    // Of the machine's own mount namespace. Both daemons look there, and find what such a host has.
+    // The mount is in the machine's own mount namespace. Both daemons look there, and find the files of such a host.
     let mut mount = world.machine().command("mount");
     let mounted = Process::start("mount", mount.args(["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"])).wait(SHORT);
     assert!(mounted.is_some_and(|status| status.success()), "cgroup v2 cannot be mounted: {mounted:?}");
@@ -247,7 +247,7 @@ fn a_guest_that_aborts_for_want_of_memory_is_out_of_memory() {
     world.run(&image, "starved").flags(["--memory-limit", &limit]).args(arguments).detach().ok();
     world.wait_for_status("starved", "STOPPED");
     let metrics = metrics(&world, "starved");
-    // v1 and v2, of which the host has one.
+    // The host has cgroup v1 or v2.
     let kills = [&metrics["memory_oom_control"]["oom_kill"], &metrics["memory_events"]["oom_kill"]];
     assert_eq!(kills.iter().filter_map(|value| value.as_u64()).sum::<u64>(), 1, "{metrics}");
     assert_eq!(world.finish("starved"), 137);
@@ -255,7 +255,7 @@ fn a_guest_that_aborts_for_want_of_memory_is_out_of_memory() {
     let topics = ["create", "start", "oom", "exit", "delete"].map(|name| format!("/tasks/{name}"));
     assert_eq!(events.task_topics("starved"), topics);
     assert_eq!(world.metrics().sum("hearth_oom_kills_total", &[]), 1.0);
-    // One that says itself what happened keeps its word.
+    // A guest that handles the failure itself keeps its exit code.
     world.run(&image, "polite").flags(["--memory-limit", &limit]).run().assert_code(9);
     // A trap with memory to spare is a trap.
     world.run(&world.program(&Guest::TRAP), "trap").run().assert_code(134);
@@ -276,7 +276,7 @@ fn a_memory_limit_is_changed_while_the_guest_runs() {
     let api = world.api();
     api.update_task("sleep", &json!({"memory": {"limit": 64 << 20}})).expect("a limit is raised");
     assert_eq!(limit("sleep"), 64 << 20);
-    // Below what it holds: it keeps that, and is refused more.
+    // With a limit below its use the guest keeps its memory, and gets no more.
     api.update_task("sleep", &json!({"memory": {"limit": 1}})).expect("a limit is lowered");
     assert_eq!(limit("sleep"), 1);
     assert_eq!(world.task_status("sleep").as_deref(), Some("RUNNING"));

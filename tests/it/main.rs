@@ -1,8 +1,7 @@
 //! The stories: each on a real containerd with a real `hearthd`, on a machine of its own.
 //!
-//! `HEARTH_TEST_RUNTIME=runc` tells those that apply to any runtime on the stock one, running the same
-//! programs as native code: it shows that a story itself is right. Those about Wasm or the daemon are
-//! then left out.
+//! `HEARTH_TEST_RUNTIME=runc` runs the stories on the stock runtime, with the same programs as native code: this shows
+//! that a story itself is right. Stories about Wasm or the daemon are then skipped.
 
 mod ahead;
 mod artifacts;

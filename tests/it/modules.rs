@@ -1,4 +1,4 @@
-//! The module store: what is compiled, found, read, kept.
+//! The module store: which modules are compiled, found, read and kept.
 
 use std::fs;
 
@@ -120,7 +120,7 @@ fn damaged_artifacts_are_compiled_again() {
     for (name, damage) in damages {
         world.stop_hearthd();
         let mut artifacts = files(&world.layout().hearthd_root());
-        // Whose they are is told by a lock, not by what it holds.
+        // The contents of the lock file do not matter: the lock itself marks the owner.
         artifacts.retain(|path| path.extension().is_none_or(|extension| extension != "in-use"));
         assert!(!artifacts.is_empty(), "the store has an artifact");
         for path in &artifacts {

@@ -1,4 +1,4 @@
-//! What programs see and how they end.
+//! Programs: their arguments, environment and directory, and their exit codes.
 
 use hearth_tests::{Guest, Image, Layer, Runtime, World, guests};
 
@@ -70,7 +70,7 @@ fn a_component_ends_with_success_or_failure() {
     only_on_hearth!();
     let world = World::new();
     let image = world.import(&Image::of_file("component", "/exit.wasm", Guest::EXIT.component_bytes()));
-    // wasi:cli/exit knows success and failure only: the adapter makes 1 of all that is not 0.
+    // wasi:cli/exit has success and failure only: the adapter makes 1 of every code but 0.
     for (given, code) in [(0, 0), (1, 1), (7, 1)] {
         world.run(&image, &format!("exit-{given}")).args([given.to_string()]).run().assert_code(code);
     }

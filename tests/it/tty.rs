@@ -155,7 +155,7 @@ fn ctr_runs_a_program_on_its_own_terminal() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::TTY);
-    // `script` gives ctr the terminal it insists on.
+    // ctr needs a terminal of its own, which `script` makes.
     let command = world.run(&image, TASK).flags(["--tty"]).ctr().on_terminal();
     let mut running = command.open_stdin().spawn();
     running.wait_for_stdout("terminals 111");
@@ -199,7 +199,7 @@ fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
     let world = World::new();
     let image = world.program(&Guest::TTY);
     let run = ["run", "--runtime", world.runtime().name(), "--tty", "--detach", &image.name, TASK];
-    // With its stdin open: `script` would type an end of file.
+    // With its stdin open: otherwise `script` would type an end of file.
     world.ctr(run).on_terminal().open_stdin().spawn().wait(SHORT).assert_code(0);
     let attach = |line: &str| {
         let mut attached = world.ctr(["tasks", "attach", TASK]).on_terminal().open_stdin().spawn();

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_what_the_component_said_and_not_what_the_connection_added() {
+    fn an_answer_has_the_components_headers_and_not_the_connections() {
         let mut headers = HeaderMap::new();
         headers.insert(header::DATE, HeaderValue::from_static("now"));
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

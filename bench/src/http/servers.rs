@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_wasmtime_is_told_from_one() {
+    fn another_program_is_not_taken_for_wasmtime() {
         let error = wasmtime_version(Path::new("/bin/true")).unwrap_err().to_string();
         assert!(error.contains("is no wasmtime"), "{error}");
     }

@@ -112,7 +112,7 @@ fn parameters_win_over_flags_and_environment() {
 }
 
 #[test]
-fn what_is_missing_is_named() {
+fn a_missing_parameter_is_named() {
     let missing = |args: &[&str], environment: Environment| {
         question(&flags(args), &environment, &Stdin::Options).unwrap_err().to_string()
     };

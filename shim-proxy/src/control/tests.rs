@@ -121,7 +121,7 @@ fn a_daemon_whose_queue_is_full_is_given_up() {
 }
 
 #[test]
-fn what_is_not_a_reply_is_named() {
+fn an_invalid_reply_is_named() {
     let closed = ask_served_by(LONG, |mut stream| {
         read_frame::<Request>(&mut stream).unwrap();
     });

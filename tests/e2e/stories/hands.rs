@@ -2,7 +2,7 @@
 
 use crate::story::{Story, container, number};
 
-pub fn logs_are_followed_and_those_of_a_crash_are_kept(story: &mut Story<'_>) {
+pub fn logs_are_followed_and_the_logs_of_a_crash_are_kept(story: &mut Story<'_>) {
     story.apply(
         r#"
 apiVersion: v1

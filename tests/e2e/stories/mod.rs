@@ -30,7 +30,7 @@ tales! {
     web::a_rollout_and_a_rollback_fail_no_request,
     web::a_port_is_forwarded,
     web::a_deleted_pod_answers_what_it_was_asked,
-    hands::logs_are_followed_and_those_of_a_crash_are_kept,
+    hands::logs_are_followed_and_the_logs_of_a_crash_are_kept,
     hands::exec_runs_a_program_of_the_image,
     hands::attach_reaches_stdin_and_stdout,
     hands::cp_needs_a_tar_that_is_wasm,

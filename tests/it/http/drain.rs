@@ -1,4 +1,4 @@
-//! A service that ends in the middle of load.
+//! A service that is stopped under load.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,12 +10,12 @@ use hearth_tests::{SHORT, World, eventually};
 use super::TwoServices;
 use crate::only_on_hearth;
 
-/// Requests in all, and clients that share them.
+/// The number of requests in all, and of the clients that share them.
 const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 8;
 
-/// A client that keeps its connection for as long as the service does, connects again when that has said that
-/// it closes, and goes to the next service when the first one's port is closed.
+/// A client that keeps its connection as long as the service does. It connects again after a response with `connection:
+/// close`, and goes to the next service when the first one's port is closed.
 struct Client {
     services: Vec<SocketAddr>,
     connection: Option<BufReader<TcpStream>>,
@@ -31,7 +31,7 @@ impl Client {
         BufReader::new(stream)
     }
 
-    /// One request, which is never sent again.
+    /// Sends one request, without a retry.
     fn ask(&mut self) -> Result<(), String> {
         let mut connection = self.connected();
         let text = |error: std::io::Error| error.to_string();
