@@ -1,4 +1,4 @@
-//! `make e2e`: a real Kubernetes of one node drives Hearth pods, and kubectl is the hand.
+//! `make e2e`: stories on a real Kubernetes of one node, which runs Hearth pods; kubectl is the client.
 //!
 //!   e2e [WORD...]   tells the stories whose names contain one of the words; all of them if there is none
 //!
@@ -25,7 +25,7 @@ use crate::cluster::Cluster;
 use crate::stories::{TALES, Tale};
 use crate::story::Story;
 
-/// How a story went.
+/// The result of a story.
 struct Told {
     name: &'static str,
     time: Duration,
@@ -66,7 +66,7 @@ fn tell(cluster: &mut Cluster, name: &'static str, tale: Tale) -> Told {
     println!("e2e: {name}");
     let begun = Instant::now();
     let (mut notes, mut failure) = (Vec::new(), None);
-    // A story's state is its namespace, of which nobody hears again.
+    // A story's state is its namespace, which no other story uses.
     let went = catch_unwind(AssertUnwindSafe(|| {
         let mut story = Story::begin(cluster, name);
         tale(&mut story);
@@ -86,7 +86,7 @@ fn tell(cluster: &mut Cluster, name: &'static str, tale: Tale) -> Told {
     Told { name, time, failure, notes }
 }
 
-/// Stops everything; what is left, if anything.
+/// Stops everything. Returns the leftovers, if there are any.
 fn end(cluster: Cluster, failed: bool) -> Option<String> {
     let removed = catch_unwind(AssertUnwindSafe(move || {
         cluster.empty();

@@ -1,4 +1,4 @@
-/* A command of WASI 0.3, by its environment:
+/* A command of WASI 0.3, controlled by its environment:
  *
  *   NAME=host   prints its IPv4 addresses, or `error` and the number of the error
  *   FILE=path   prints its beginning

@@ -1,6 +1,6 @@
 /* TCP and names, by wasi:sockets itself: preview 1 has no sockets and this libc knows no other.
  *
- *   net listen PORT TEXT     answers every connection with TEXT and what it sent first, for ever
+ *   net listen PORT TEXT     answers every connection with TEXT and its first message, for ever
  *   net fetch ADDRESS PORT   connects (to a name or an IPv4 address), sends "hello", prints the answer
  *   net lookup NAME          prints the addresses of a name
  *
@@ -18,7 +18,7 @@
 
 IMPORT("wasi:sockets/instance-network@0.2.6", "instance-network") handle instance_network(void);
 IMPORT("wasi:sockets/tcp-create-socket@0.2.6", "create-tcp-socket") void create_socket(int32_t family, void *result);
-/* An ip-socket-address, flattened: which, then the larger of both records. */
+/* An ip-socket-address, flattened: the case, then the larger of both records. */
 #define ADDRESS int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t
 IMPORT(TCP, "[method]tcp-socket.start-bind") void start_bind(handle, handle network, ADDRESS, void *result);
 IMPORT(TCP, "[method]tcp-socket.finish-bind") void finish_bind(handle, void *result);
@@ -47,15 +47,15 @@ static const char *const errors[] = {
     "permanent resolver failure"};
 enum { WOULD_BLOCK = 8 };
 
-static void fail(const char *what, uint8_t code) {
-    fprintf(stderr, "%s: %s\n", what, errors[code]);
+static void fail(const char *operation, uint8_t code) {
+    fprintf(stderr, "%s: %s\n", operation, errors[code]);
     exit(1);
 }
 
 /* result<_, error-code>. */
-static void check(const char *what, const uint8_t *result) {
+static void check(const char *operation, const uint8_t *result) {
     if (result[0])
-        fail(what, result[1]);
+        fail(operation, result[1]);
 }
 
 static void wait_for(handle pollable) {

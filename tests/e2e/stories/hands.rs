@@ -1,4 +1,4 @@
-//! What people do to a running pod: logs, exec, attach, cp.
+//! A user's commands for a running pod: logs, exec, attach, cp.
 
 use crate::story::{Story, container, number};
 
@@ -109,7 +109,7 @@ spec:
     attached.wait_for_stdout("line 1");
     attached.write(b"two\n");
     attached.wait_for_stdout("line 2");
-    // stdinOnce: whoever leaves closes it.
+    // stdinOnce: the first client that leaves closes it.
     attached.close_stdin();
     story.wait_phase("listener", "Succeeded");
     assert!(story.said(["logs", "listener"]).contains("end after 2"));

@@ -1,5 +1,4 @@
-//! The stories, in the order in which they are told: the simple ones first, and last those that break or fill
-//! the node.
+//! The stories, in the order of a run: the simple ones first, and last the stories that break or fill the node.
 
 pub mod crowd;
 pub mod hands;
@@ -17,7 +16,7 @@ pub type Tale = fn(&mut Story<'_>);
 
 macro_rules! tales {
     ($($module:ident::$name:ident,)*) => {
-        /// All of them, with their names.
+        /// All stories, with their names.
         pub const TALES: &[(&str, Tale)] = &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name),)*];
     };
 }
