@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(version)]
 pub struct Args {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -87,13 +87,13 @@ pub struct AllArgs {
 /// Arguments of `show`.
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
-    /// What `all --json` wrote
+    /// The report that `all --json` wrote
     report: PathBuf,
     #[command(flatten)]
     shown: ShownArgs,
 }
 
-/// What a report is made into beside text.
+/// The forms of a report beside text.
 #[derive(Debug, clap::Args)]
 struct ShownArgs {
     /// Draw charts into this directory
@@ -252,13 +252,14 @@ pub struct HttpArgs {
     common: CommonArgs,
 }
 
-/// What is served.
+/// The component that is served.
 #[derive(Debug, clap::Args)]
 struct ServedArgs {
     /// The HTTP component [default: the tests' own in C]
     #[arg(long, value_name = "PATH")]
     component: Option<PathBuf>,
-    /// What to ask for, which must be answered with 200 [default: /count of the tests' component, / of another]
+    /// The path of the requests, which must be answered with 200 [default: /count of the tests' component, / of
+    /// another]
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
 }

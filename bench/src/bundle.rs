@@ -42,8 +42,8 @@ impl Image {
     }
 }
 
-/// What the containers of one pod share: the files that kubelet and CRI write for it, and its
-/// network namespace.
+/// The parts that the containers of one pod share: the files that kubelet and CRI write for it, and its network
+/// namespace.
 pub struct Pod {
     dir: PathBuf,
     /// None: the node's.
@@ -140,19 +140,19 @@ const HTTP_ADDRESS: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
 
 /// The reading ends of a task's FIFOs.
 pub struct Stdio {
-    /// Where the guest's first byte arrives.
+    /// The FIFO of the guest's first byte.
     pub stdout: pipe::Receiver,
     /// Kept open, as containerd keeps it; the guest writes nothing there.
     _stderr: pipe::Receiver,
 }
 
-/// What kind of bundle to make.
+/// The kind of a bundle.
 pub enum Recipe {
     /// The least: a root file system, no mounts, no stdio.
     Bare,
     /// The least, with FIFOs for stdout and stderr.
     Stdio,
-    /// What CRI makes for a container of this pod.
+    /// A bundle as CRI makes it for a container of this pod.
     Cri(Pod),
     /// The least, for an HTTP component that listens at this address of the node's network.
     Service(SocketAddr),
@@ -168,7 +168,7 @@ pub struct Bundle {
     pub create: CreateTaskRequest,
     /// FIFOs, where the request names some.
     pub stdio: Option<Stdio>,
-    /// What the floor has to do beside the calls.
+    /// The floor's work beside the calls.
     pub floor: Option<FloorPlan>,
 }
 

@@ -1,5 +1,5 @@
-//! Many tasks of one daemon at once: several connections, pods started by the hundred, and what a daemon's
-//! process takes of the machine.
+//! Many tasks of one daemon at once: several connections, pods started by the hundred, and the resources of a daemon's
+//! process.
 //!
 //! Failure paths: the first call that fails ends the run, with the task's id.
 
@@ -24,7 +24,7 @@ const SIGKILL: u32 = 9;
 /// Starts, or ends, under way at the same time while a crowd comes or goes.
 const AT_ONCE: usize = 32;
 
-/// Calls of a client's.
+/// Creates and starts a task.
 pub async fn start(client: &TaskClient, create: &CreateTaskRequest) -> Result<()> {
     let start = StartRequest { id: create.id.clone(), ..StartRequest::default() };
     let pair = async {
@@ -36,7 +36,7 @@ pub async fn start(client: &TaskClient, create: &CreateTaskRequest) -> Result<()
     started.with_context(|| format!("task {}", create.id))
 }
 
-/// Waits for a task's end and deletes it; gives its status.
+/// Waits for a task's end and deletes it; returns its exit status.
 pub async fn finish(client: &TaskClient, id: &str) -> Result<u32> {
     let (wait, delete) = (
         WaitRequest { id: id.to_owned(), ..WaitRequest::default() },
@@ -86,7 +86,7 @@ pub struct Pods {
     files: Pod,
     /// Whether containers have FIFOs for stdout and stderr.
     stdio: bool,
-    /// Kept: their FIFOs are read from by nobody, as a log that nobody follows.
+    /// Kept for their FIFOs, which stay unread, as a log without a follower.
     bundles: Vec<Bundle>,
 }
 
@@ -105,7 +105,7 @@ impl Pods {
         self.bundles.len()
     }
 
-    /// Starts pods until there are so many; gives how long that took.
+    /// Starts pods until there are this many; returns the time of the starts.
     ///
     /// # Errors
     /// The first call that fails.
@@ -139,7 +139,7 @@ impl Pods {
         Ok((sandbox, if self.stdio { bundle } else { bundle.without_stdio() }))
     }
 
-    /// Ends them all; gives how long that took.
+    /// Ends all pods; returns the time of the ends.
     ///
     /// # Errors
     /// The first call that fails.
@@ -187,7 +187,7 @@ impl Probe {
         Ok(Probe(Lane::connect(setup, address).await?))
     }
 
-    /// So many starts.
+    /// This number of starts.
     ///
     /// # Errors
     /// The first that fails.
@@ -210,7 +210,7 @@ impl Probe {
     }
 }
 
-/// What a process takes of the machine.
+/// The resources of a process.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Footprint {
     /// Its proportional set size, in bytes.
@@ -250,7 +250,7 @@ impl Footprint {
 /// A process's proportional set size, in bytes.
 ///
 /// # Errors
-/// If it is gone, or the kernel does not tell.
+/// If it is gone, or the kernel has no such file.
 pub fn pss_bytes(pid: u32) -> Result<u64> {
     let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;

@@ -24,7 +24,7 @@ use crate::bundle::{Bundle, Image, Recipe, make_dir, remove_dir};
 use crate::guest::Module;
 use crate::rootfs::{FloorMade, FloorPlan, FloorTimes};
 
-/// Who answers.
+/// The server that answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// The daemon.
@@ -35,7 +35,7 @@ pub enum Peer {
     Floor,
 }
 
-/// Which image each start gets.
+/// The image of each start.
 pub enum Images {
     /// Always this one.
     Same(Image),
@@ -45,7 +45,7 @@ pub enum Images {
     Listed(VecDeque<Image>),
 }
 
-/// What one start took.
+/// The times of one start.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     /// Create's round trip.
@@ -64,7 +64,7 @@ pub struct Sample {
 
 /// How a client is set up.
 pub struct Setup {
-    /// Who answers it.
+    /// The server that answers it.
     pub peer: Peer,
     /// Whether it is the only client of its side.
     pub alone: bool,
@@ -72,7 +72,7 @@ pub struct Setup {
     pub runtime: Handle,
     /// Its directory, which must not exist yet; its last component makes task ids unique.
     pub dir: PathBuf,
-    /// What it starts.
+    /// The kind of bundle that it starts.
     pub recipe: Recipe,
     /// Where its images come from.
     pub images: Images,

@@ -1,6 +1,6 @@
-//! What a number depends on: the machine, its load, and the sources.
+//! The context of a number: the machine, its load, and the sources.
 //!
-//! Nothing here fails: what cannot be found out is reported as "unknown".
+//! Nothing here fails: a value that cannot be found out is reported as "unknown".
 
 use std::path::Path;
 use std::process::Command;

@@ -3,15 +3,14 @@
 //!
 //! # What the numbers mean
 //!
-//! A *start* is a Create and a Start call, one after the other on one ttrpc connection. Bundles,
-//! FIFOs and images are made before its clock starts, and the guest's end, Delete and the removal
-//! of the bundle come after the clock has stopped. With 16 clients, each on a connection of its
-//! own, all prepare, then all start at the same moment, then all finish: what is measured is a
-//! burst, and every start in it waits for the others.
+//! A *start* is a Create and a Start call, one after the other on one ttrpc connection. Bundles, FIFOs and images are
+//! made before its clock starts, and the guest's end, Delete and the removal of the bundle come after the clock has
+//! stopped. With 16 clients, each on a connection of its own, all prepare, then all start at the same moment, then all
+//! finish: this is a burst, in which every start waits for the others.
 //!
-//! * **Start reply**: Create sent → Start answered: what containerd waits for. It is *not* the guest's
-//!   first instruction: hearthd answers Start as soon as nothing can stand in the guest's way any more
-//!   and it is in a worker's queue, often before there is an instance.
+//! * **Start reply**: Create sent → Start answered: the time that containerd waits. It is *not* the guest's first
+//!   instruction: hearthd answers Start as soon as nothing can stand in the guest's way any more and it is in a
+//!   worker's queue, often before there is an instance.
 //! * **first byte**: Create sent → the byte read that the guest writes to stdout (a FIFO) as its
 //!   first act: the guest's first instructions, seen from outside. This includes the byte's way through
 //!   the FIFO and the wake-up of its reader.
@@ -24,28 +23,25 @@
 //!   daemon and at the floor alternate, so that both see the same machine.
 //! * **ratio**: a percentile of the daemon over the same percentile of the floor. Only ratios can
 //!   be compared between runs, machines or days.
-//! * **stages**: *warm*: the daemon has started this module before, and its file is some seconds old. *disk*: an earlier daemon has
-//!   compiled it, and this one, launched anew for each batch, starts it for the first time; the
-//!   very first start after each launch is reported apart. *cold*: each start brings a module never
-//!   seen before (the same program with another custom section), so a compile is in the number. The
-//!   built-in module is tiny: what a cold start costs with a real one, `--module` shows. Whether
-//!   the modules came from where the stage says is checked by the daemon's own counters.
-//! * **phases**: differences of the daemon's histogram `hearth_start_phase_seconds` over the
-//!   measured batches, and last `hearth_start_seconds`: Create's arrival at the daemon → the guest's
-//!   first instruction, less what the client took between its calls. This is what tells how soon the
-//!   guest of a *bare* bundle runs. Means are exact; percentiles are interpolated within buckets.
+//! * **stages**: *warm*: the daemon has started this module before, and its file is some seconds old. *disk*: an
+//!   earlier daemon has compiled it, and this one, launched anew for each batch, starts it for the first time; the very
+//!   first start after each launch is reported apart. *cold*: each start brings a module never seen before (the same
+//!   program with another custom section), so a compile is in the number. The built-in module is tiny; `--module`
+//!   measures the cold start of a real one. The daemon's own counters are checked against the stage.
+//! * **phases**: differences of the daemon's histogram `hearth_start_phase_seconds` over the measured batches, and last
+//!   `hearth_start_seconds`: Create's arrival at the daemon → the guest's first instruction, less the client's time
+//!   between its calls. It is the only measure of how soon the guest of a *bare* bundle runs. Means are exact;
+//!   percentiles are interpolated within buckets.
 //!
 //! # What they do not mean
 //!
-//! containerd, CRI, kubelet, the shim's exec, image pull and snapshots are not in them. The
-//! clients' side of the calls (this program, on the same processors) is in both, daemon and floor.
-//! A CRI-like bundle belongs to no sandbox; it has a real network namespace, but one without
-//! interfaces; its `/dev/shm` is
-//! bound from a directory, not a tmpfs. Bundles and images lie on a tmpfs (but for
-//! `--bundles-on-disk`): unmounting an overlay syncs its upper file system, and a disk's journal
-//! would then be most of what is measured; the daemon's own directories, its module store among
-//! them, lie in the scratch directory. The floor's mounts serve as a yardstick only: a daemon that
-//! finds a cheaper way to the same file system may be below it.
+//! containerd, CRI, kubelet, the shim's exec, image pull and snapshots are not in them. The clients' side of the calls
+//! (this program, on the same processors) is in both, daemon and floor. A CRI-like bundle belongs to no sandbox; it has
+//! a real network namespace, but one without interfaces; its `/dev/shm` is bound from a directory, not a tmpfs. Bundles
+//! and images lie on a tmpfs (but for `--bundles-on-disk`): unmounting an overlay syncs its upper file system, and a
+//! disk's journal would then be most of the measured time; the daemon's own directories, its module store among them,
+//! lie in the scratch directory. The floor's mounts serve as a yardstick only: a daemon that finds a cheaper way to the
+//! same file system may be below it.
 //!
 //! # Failure paths
 //!

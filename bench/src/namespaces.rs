@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use rustix::mount::MountPropagationFlags;
 
-/// Moves this process into a mount namespace of its own, a slave of the machine's: what is mounted
-/// here is seen by child processes and by nobody else, and is gone with the last of them.
+/// Moves this process into a mount namespace of its own, a slave of the machine's: only child processes see mounts made
+/// here, and the mounts are gone with the last of them.
 ///
 /// To be called before any thread is started, which would stay behind.
 ///

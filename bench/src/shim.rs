@@ -68,7 +68,7 @@ struct Case {
     program: PathBuf,
     arguments: Vec<OsString>,
     control_socket: Option<PathBuf>,
-    /// Whether it must print something to be right.
+    /// Whether it must print something to succeed.
     speaks: bool,
     samples: Vec<Duration>,
 }
@@ -234,7 +234,7 @@ fn version_of_shim(shim: &Path) -> String {
     lines.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// A control socket that gives everyone the same task socket, on a thread of its own.
+/// A control socket that answers each shim with the same task socket, on a thread of its own.
 struct NullControl {
     socket: PathBuf,
     stop: Arc<AtomicBool>,
@@ -251,7 +251,7 @@ impl NullControl {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                // A client that breaks off fails its own run.
+                // A shim that closes the connection fails its own run.
                 let _ = client.and_then(answer);
             }
         });

@@ -40,8 +40,8 @@ const PHASE_ORDER: [&str; 6] = ["bundle", "lookup", "compile", "mounts", "instan
 /// How long one round may take, compiles included, before the run is given up.
 const ROUND_DEADLINE: Duration = Duration::from_secs(120);
 
-/// How old images are before the first start: hearthd reads a file anew whose last change is younger
-/// than two seconds, since the clock might hide another; an image that was pulled is older.
+/// How old images are before the first start: hearthd reads a file again if its last change is less than two seconds
+/// old, as the clock might hide another change. Pulled images are older.
 const IMAGE_AGE: Duration = Duration::from_secs(3);
 
 /// The parameters of a run.
@@ -88,7 +88,7 @@ struct Side {
     runtime: Handle,
 }
 
-/// A daemon with its clients and what was seen of it.
+/// A daemon with its clients and its measurements.
 struct DaemonSide<'a> {
     peer: Peer,
     program: &'a Path,
@@ -100,7 +100,7 @@ struct DaemonSide<'a> {
     seen: Seen,
 }
 
-/// What was measured at the daemon so far.
+/// The measurements of the daemon so far.
 #[derive(Default)]
 struct Seen {
     samples: Vec<Sample>,
@@ -185,7 +185,7 @@ impl Bench<'_> {
             for daemon in &mut daemons {
                 daemon.batch(scenario, plan).await?;
             }
-            // Nobody always follows the floor.
+            // No daemon always follows the floor.
             daemons.reverse();
             floor.extend(floor_side.rounds(plan.floor_rounds).await.context("the floor")?);
         }
@@ -372,7 +372,7 @@ impl DaemonSide<'_> {
 }
 
 impl Seen {
-    /// Adds what a batch changed in the daemon's metrics.
+    /// Adds the changes of the daemon's metrics by a batch.
     fn scraped(&mut self, before: &Scrape, after: &Scrape) -> Result<()> {
         for (phase, histogram) in changed(before, after, PHASES)? {
             self.phases.entry(phase).or_default().add(&histogram);
@@ -410,7 +410,7 @@ impl Seen {
         names.filter_map(|name| Phase::of(name, self.phases.get(name)?)).collect()
     }
 
-    /// Whether the modules came from where the scenario's name says.
+    /// A contradiction between the scenario's stage and the daemon's count of sources, if there is one.
     fn doubt(&self, scenario: Scenario) -> Option<String> {
         let expected = match scenario.stage {
             Stage::Warm => "warm",
@@ -431,7 +431,7 @@ impl Seen {
     }
 }
 
-/// What the children of a histogram have observed between two scrapes.
+/// The observations of a histogram's children between two scrapes.
 fn changed(before: &Scrape, after: &Scrape, (name, label): (&str, &str)) -> Result<BTreeMap<String, Histogram>> {
     let earlier = before.histograms(name, label);
     let difference = |(child, now): (String, Histogram)| {

@@ -91,7 +91,7 @@ struct Prepared {
     bundle: Bundle,
 }
 
-/// Who gets bursts.
+/// The receiver of bursts: the daemon or the floor.
 struct Target {
     clients: Vec<TaskClient>,
     dir: PathBuf,
@@ -160,7 +160,7 @@ impl Target {
         Ok(Target { clients: crowd::connect(address, CONNECTIONS).await?, dir, images, burst: 0, has_guests })
     }
 
-    /// One burst: gives the time from the first Create to the last Start's answer.
+    /// One burst: returns the time from the first Create to the last Start's answer.
     async fn burst(&mut self) -> Result<Duration> {
         self.burst += 1;
         let dir = self.dir.join(self.burst.to_string());
@@ -200,7 +200,7 @@ impl Target {
     }
 }
 
-/// Starts while something else goes on, and while it does not.
+/// Starts beside other work of the daemon, and without it.
 struct Busy<'a> {
     address: &'a str,
     scratch: &'a Scratch,
@@ -294,7 +294,7 @@ fn replies(samples: &[Sample]) -> Result<Summary> {
     Summary::of(samples.iter().map(|sample| sample.reply)).context("no starts were measured")
 }
 
-/// The middle one; 0 of none.
+/// The median; 0 for an empty list.
 pub fn median(rates: &[f64]) -> f64 {
     let mut rates = rates.to_vec();
     rates.sort_by(f64::total_cmp);
@@ -310,9 +310,9 @@ impl Report {
     /// Its tables.
     pub fn tables(&self) -> String {
         let mut table = Table::new(1, &["Create + Start", "n", "p50", "p90", "p99", "p50 ÷", "p99 ÷"]);
-        let mut row = |what: String, summary: &Summary, calm: &Summary| {
+        let mut row = |label: String, summary: &Summary, calm: &Summary| {
             table.row([
-                what,
+                label,
                 summary.n.to_string(),
                 micros(summary.p50),
                 micros(summary.p90),

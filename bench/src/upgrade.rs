@@ -1,4 +1,4 @@
-//! The `upgrade` command: what a start takes while one hearthd takes over from another.
+//! The `upgrade` command: the time of a start while one hearthd takes over from another.
 //!
 //! Pods live on the first daemon all the time; each is ended, waited for and deleted at the end, when many daemons
 //! have come after it. Beside them one client starts a task of a module that is known, at a steady pace. As the shim
@@ -119,7 +119,7 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
     }
     progress_done();
     drop(lane);
-    // None is lost: each is killed, and its exit is told.
+    // No pod is lost: each is killed, and its exit is reported.
     pods.end().await?;
     for daemon in daemons.iter_mut().rev() {
         daemon.end()?;
@@ -158,7 +158,7 @@ async fn start(
 }
 
 impl Report {
-    /// For people.
+    /// The report as Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!(
             "{} upgrades beside {} pods, one client, {}; ask + connect + Create + Start, in µs\n\n| | n | p50 | p90 | p99 | max |\n|---|---:|---:|---:|---:|---:|\n",

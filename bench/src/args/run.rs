@@ -243,7 +243,7 @@ impl HttpArgs {
 }
 
 impl ServedArgs {
-    /// The component's file, and what it is asked for.
+    /// The component's file, and the path of the requests.
     fn found(self) -> Result<(PathBuf, String)> {
         let path = self.path.unwrap_or_else(|| if self.component.is_some() { "/" } else { "/count" }.into());
         ensure!(path.starts_with('/'), "--path {path} does not begin with a slash");
@@ -269,8 +269,8 @@ impl ServicesArgs {
 }
 
 impl CommonArgs {
-    /// Runs a measurement in a scratch directory until it is done or a signal comes, undoes
-    /// everything, and only then prints and writes its report.
+    /// Runs a measurement in a scratch directory until it is done or a signal comes, undoes everything, and then prints
+    /// and writes its report.
     fn run<R, M>(self, store: BundleStore, measure: M) -> Result<()>
     where
         R: Serialize,

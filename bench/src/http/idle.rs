@@ -5,8 +5,8 @@
 //! two of them one other service, the *busy* one, is asked again and again. Every request has a connection of its own,
 //! which is in the time.
 //!
-//! Memory is the daemon's proportional set size before any request, when all are up, less that with one up. What
-//! containerd and the pod's sandbox need is not in it.
+//! Memory is the daemon's proportional set size before any request, when all are up, less that with one up. The memory
+//! of containerd and of the pod's sandbox is not in it.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -44,9 +44,9 @@ pub struct Options {
     pub hearthd: PathBuf,
     /// The component's file.
     pub component: PathBuf,
-    /// What is asked for.
+    /// The path of the requests.
     pub path: String,
-    /// How many services.
+    /// The number of services.
     pub services: usize,
 }
 
@@ -103,7 +103,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
         for _ in 0..BUSY {
             busy.push(ask(0).await?);
         }
-        // From the middle on, every other one, and back: none is its predecessor's neighbour.
+        // Every second service from the middle on, modulo their number: neighbours do not follow each other.
         at_rest.push(ask(1 + (turn * 2 + options.services / 2) % (options.services - 1)).await?);
     }
     progress("ending them");

@@ -3,9 +3,9 @@
 //!
 //! All servers run during the whole measurement, each in a process of its own, and are asked in turns: for each number
 //! of connections some rounds, in each of which every server has the load for some seconds. The load generator runs on
-//! the same processors, as all clients of this program do: what it takes is in every number.
+//! the same processors, as all clients of this program do: its time is in every number.
 //!
-//! * [`servers`]: who serves, and how.
+//! * [`servers`]: the servers, and their settings.
 //! * [`floor`]: the server without a guest.
 //! * [`wrk`]: the load.
 //! * [`report`]: the figures.
@@ -18,7 +18,7 @@
 //! * **p50, p99**: of that same closed loop, so with 32 and 256 connections they are the time in the queue before the
 //!   processors, not that of a request alone; with one connection there is no queue.
 //! * **processor time a request**: of the server's process, all threads, read to a hundredth of a second. Other work on
-//!   the machine moves it less than the rest. What requests that a round's end cuts have taken is in it, too.
+//!   the machine moves it less than the rest. The time of requests that a round's end cuts is in it, too.
 //! * **floor**: the same answer by hyper on tokio, which both other servers use: the price of HTTP and of the load.
 //!
 //! # Failure paths
@@ -67,7 +67,7 @@ pub struct Options {
     pub wasmtime: Option<PathBuf>,
     /// The component's file.
     pub component: PathBuf,
-    /// What is asked for.
+    /// The path of the requests.
     pub path: String,
     /// Fewer and shorter rounds.
     pub quick: bool,
@@ -96,7 +96,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
                 progress(&format!("round {} of {rounds}: {}", number + 1, server.by.name()));
                 found.entry(server.by).or_default().push(round(server, &options.path, connections, seconds).await?);
             }
-            // Nobody always follows the same.
+            // No server always follows the same other one.
             servers.reverse();
         }
         progress_done();

@@ -1,14 +1,14 @@
-//! Who serves the component: a hearthd of this program's own, `wasmtime serve`, and the floor; each on a free port of
-//! 127.0.0.1.
+//! The servers of the component: a hearthd of this program's own, `wasmtime serve`, and the floor; each on a free port
+//! of 127.0.0.1.
 //!
 //! Both real servers make an instance for each request, from a pool of the same shape, with a thread per core for
-//! guests, without an access log, and admit the same number of requests and connections. What stays different is what
-//! each is: hearthd has checks in the guest's code with which it can end or pause it anywhere, counts and times
-//! requests, opens the container's root for each, and lets none take more than a minute. `wasmtime serve` is left at
-//! its fastest, without a directory and without `-W timeout`.
+//! guests, without an access log, and admit the same number of requests and connections. The rest is a difference of
+//! the programs: hearthd has checks in the guest's code with which it can end or pause it anywhere, counts and times
+//! requests, opens the container's root for each, and ends a request after a minute. `wasmtime serve` is left at its
+//! fastest, without a directory and without `-W timeout`.
 //!
-//! Failure paths: a server that does not come up is reported with what it said, one that answers otherwise than the
-//! others with both answers; what `wasmtime serve` says later goes to stderr, but for clients that are gone.
+//! Failure paths: a server that does not come up is reported with its output, and a server with another answer than the
+//! others with both answers. Later messages of `wasmtime serve` go to stderr, except for clients that are gone.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -39,8 +39,8 @@ const TASK: &str = "service";
 /// How long `wasmtime serve` may take to compile the component.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What `wasmtime serve` says when a client closes its connection with a request under way, as the load does with all
-/// of them at the end of each round.
+/// The message of `wasmtime serve` when a client closes its connection with a request under way, as the load does with
+/// all of them at the end of each round.
 const CLIENT_GONE: &str = "error: hyper::Error(IncompleteMessage)";
 
 /// hearthd's limits that `wasmtime serve` has, too. All others are as they come.
@@ -75,7 +75,7 @@ pub const WASMTIME: &[&str] = &[
     "--max-instance-concurrent-reuse-count=1",
 ];
 
-/// Who serves.
+/// The kind of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Served {
@@ -91,7 +91,7 @@ pub enum Served {
 
 /// A server, ended when dropped.
 pub struct Server {
-    /// Who it is.
+    /// Its kind.
     pub by: Served,
     address: SocketAddr,
     kind: Kind,
@@ -180,12 +180,12 @@ impl Server {
         Ok(Server { by: Served::Floor, address, kind: Kind::Process(process) })
     }
 
-    /// Where a path is asked for.
+    /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// What it answers at `path`.
+    /// Its answer at `path`.
     ///
     /// # Errors
     /// If the status is not 200.
@@ -214,7 +214,7 @@ impl Server {
     /// The version of wasmtime that a hearthd is built with, by its own metrics.
     ///
     /// # Errors
-    /// If it does not tell, or is no hearthd.
+    /// If its metrics lack it, or it is no hearthd.
     pub async fn wasmtime_version(&self) -> Result<String> {
         let Kind::Daemon(task) = &self.kind else { bail!("{} is no hearthd", self.by.name()) };
         let builds = task.daemon.scrape().await?.counters("hearth_build_info", "wasmtime");
@@ -242,10 +242,10 @@ impl Server {
     }
 }
 
-/// The version in what `wasmtime --version` says (`wasmtime 48.0.8 (a1b2c3d 2026-01-01)`).
+/// The version in the output of `wasmtime --version` (`wasmtime 48.0.8 (a1b2c3d 2026-01-01)`).
 ///
 /// # Errors
-/// If it says another thing.
+/// If the output has another form.
 pub fn wasmtime_version(program: &Path) -> Result<String> {
     let text = version_of(program);
     let mut words = text.split(' ');
@@ -253,10 +253,11 @@ pub fn wasmtime_version(program: &Path) -> Result<String> {
     version.map(str::to_owned).with_context(|| format!("{} is no wasmtime: it says {text:?}", program.display()))
 }
 
-/// A port of the loopback that nobody has as long as the listener is kept, nor most probably right after.
+/// A free port of the loopback. No other process can take it while the listener is kept, and hardly any will right
+/// after.
 ///
 /// # Errors
-/// There is none.
+/// If there is none.
 pub fn free_address() -> Result<(SocketAddr, TcpListener)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on the loopback")?;
     Ok((listener.local_addr()?, listener))

@@ -1,5 +1,5 @@
-//! One start of one runtime, at each level: what is prepared before the clock, what is on it, and what is
-//! cleared away behind it.
+//! One start of one runtime, at each level: the preparation before the clock starts, the measured calls, and the
+//! clean-up after the clock has stopped.
 
 use std::time::{Duration, Instant};
 
@@ -104,7 +104,7 @@ impl Tasks {
         tasks.delete(request(DeleteTaskRequest { container_id: key.clone() })).await.context("Delete")?;
         containers.delete(request(DeleteContainerRequest { id: key.clone() })).await?;
         match snapshots.remove(request(RemoveSnapshotRequest { snapshotter, key })).await {
-            // containerd collects what nobody names any more, and may have been faster.
+            // containerd collects snapshots without a reference, and may have been faster.
             Err(error) if error.code() == Code::NotFound => {}
             removed => drop(removed.context("the removal of its snapshot")?),
         }

@@ -11,8 +11,8 @@
 //! containerd, hearthd and everything they start run on a private machine of the test harness. A runtime
 //! that is not installed, or does not work here, is left out, and the report says why.
 //!
-//! Failure paths: what the harness cannot do is a panic that says what is missing; the private machine
-//! ends with this process, however that ends.
+//! Failure paths: a failure of the harness is a panic that names the missing program or right; the private machine ends
+//! with this process, also if it is killed.
 
 mod levels;
 mod memory;

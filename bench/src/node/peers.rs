@@ -1,4 +1,4 @@
-//! The runtimes that are measured: which there are on this machine, and how containerd is told of each.
+//! The runtimes that are measured: the ones on this machine, and containerd's configuration for each.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use hearth_tests::daemons::Handler;
 use super::Workload;
 use crate::floor;
 
-/// What a runtime runs.
+/// The kind of programs that a runtime runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// WebAssembly.
@@ -22,11 +22,11 @@ pub enum Kind {
 pub struct Peer {
     /// As the report names it.
     pub name: &'static str,
-    /// What it runs.
+    /// The kind of its programs.
     pub kind: Kind,
     /// containerd's name of it.
     pub runtime: String,
-    /// What runc's shim runs instead of runc.
+    /// The program that runc's shim runs instead of runc.
     pub binary: Option<String>,
     /// The handler of its pods.
     pub handler: &'static str,
@@ -36,13 +36,13 @@ pub struct Peer {
 pub const FLOOR: &str = "floor";
 /// This project.
 pub const HEARTH: &str = "Hearth";
-/// The usual one.
+/// The usual native runtime.
 pub const RUNC: &str = "runc";
 
 /// Handlers that the harness has by itself.
 const OWN_HANDLERS: [&str; 2] = ["hearth", "runc"];
 
-/// Those that may be there, the floor first. Whether they work is found out by [`Peer::probe`].
+/// The runtimes that are installed, the floor first. [`Peer::probe`] finds out whether they work.
 pub fn installed() -> Vec<Peer> {
     let peer = |name, kind, runtime: &str, handler| Peer { name, kind, runtime: runtime.into(), binary: None, handler };
     let mut peers = vec![
@@ -89,7 +89,7 @@ impl Peer {
 
     /// Runs the workload once.
     pub fn probe(&self, node: &Node, workload: &Workload) -> Result<(), String> {
-        let Some(image) = self.image(workload) else { return Err("there is nothing for it to run".into()) };
+        let Some(image) = self.image(workload) else { return Err("the workload has no program for it".into()) };
         let id = format!("probe-{}", self.handler);
         let mut arguments = vec!["run".to_owned(), "--rm".into()];
         arguments.extend(self.flags());
