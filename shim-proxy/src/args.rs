@@ -1,9 +1,9 @@
 //! The command line, as containerd's Go shims take it.
 //!
-//! `-flag value`, `-flag=value` and the same with two dashes; switches are `-debug` or
-//! `-debug=false`. Unlike Go's `flag` package, flags are also taken after the action, because
-//! containerd has put it in both places. Every flag of containerd 1.6 to 2.3 is known; those that
-//! mean nothing here (`-debug`, `-publish-binary`, `-socket`, `-debug-socket`) are read and dropped.
+//! `-flag value`, `-flag=value` and the same with two dashes; switches are `-debug` or `-debug=false`. Unlike Go's
+//! `flag` package, flags are also taken after the action, because containerd has put it in both places. Every flag of
+//! containerd 1.6 to 2.3 is known; the flags without a meaning here (`-debug`, `-publish-binary`, `-socket`,
+//! `-debug-socket`) are read and dropped.
 //!
 //! Fails on an unknown flag or action, a missing value, and text that is not UTF-8.
 
@@ -36,7 +36,7 @@ Environment:
   HEARTH_CONTROL_SOCKET   hearthd's control socket (default: /run/hearth/control.sock)
 ";
 
-/// What the command line asks for.
+/// The action of a command line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invocation {
     /// `start`: hand out a task socket.
@@ -51,7 +51,7 @@ pub enum Invocation {
     Help,
 }
 
-/// The flags that matter. An empty value is as good as none, as in Go.
+/// The flags with a meaning. An empty value counts as none, as in Go.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// `-namespace`: containerd's namespace.
@@ -67,8 +67,8 @@ impl Flags {
     /// The bundle: `-bundle`, else the working directory, where containerd starts its shims.
     ///
     /// # Errors
-    /// If `-bundle` is not the absolute path of a directory below `/`. A path with `..` is refused:
-    /// what is unmounted must be what containerd named.
+    /// If `-bundle` is not the absolute path of a directory below `/`. A path with `..` is refused: the shim must
+    /// unmount the directory that containerd named.
     pub fn bundle(&self) -> Result<Bundle> {
         let path = &self.bundle;
         if path.as_os_str().is_empty() {

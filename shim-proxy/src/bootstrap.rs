@@ -1,4 +1,4 @@
-//! `start`: finds out who asks, asks the daemon for a task socket, answers in the caller's form.
+//! `start`: identifies the calling containerd, asks the daemon for a task socket, and answers in the caller's form.
 //!
 //! ```text
 //!              containerd 1.6      1.7 – 2.2                     2.3 and later
@@ -10,8 +10,8 @@
 //!
 //! The runtime options on stdin are of no use here: the daemon gets them again in Create.
 //!
-//! Fails where the caller did not say who it is, where stdin is neither form, and where the daemon
-//! does not hand out a socket; then nothing is printed and no file is written.
+//! Fails if the caller's namespace, id or sockets are missing, if stdin has neither form, and if the daemon does not
+//! hand out a socket. Then stdout stays empty and no file is written.
 
 use std::env;
 use std::ffi::OsString;
@@ -35,7 +35,7 @@ const MAX_STDIN_BYTES: u64 = 10 << 20;
 /// Where containerd's ttrpc socket is named.
 const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
 
-/// Set by containerd 1.7 and later, always to 2: it tells those apart from 1.6 and nothing more.
+/// Set by containerd 1.7 and later, always to 2: its presence tells these versions from 1.6.
 const MAX_SHIM_VERSION_ENV: &str = "MAX_SHIM_VERSION";
 
 /// The file containerd 1.x restores the shim's address from.
@@ -44,8 +44,8 @@ const ADDRESS_FILE: &str = "address";
 /// The protocol of our task sockets, in containerd's words.
 const PROTOCOL: &str = "ttrpc";
 
-/// What containerd 2.3 and later write to stdin: those fields of
-/// `containerd.runtime.bootstrap.v1.BootstrapParams` that matter here.
+/// The message that containerd 2.3 and later write to stdin: the fields of
+/// `containerd.runtime.bootstrap.v1.BootstrapParams` that the shim needs.
 #[derive(Clone, PartialEq, Message)]
 struct BootstrapParams {
     #[prost(string, tag = "1")]
@@ -71,14 +71,14 @@ struct BootstrapResult {
     protocol: String,
 }
 
-/// What containerd says through the environment.
+/// containerd's variables in the environment.
 #[derive(Debug, Default)]
 struct Environment {
     ttrpc_address: OsString,
     has_max_shim_version: bool,
 }
 
-/// What came on stdin.
+/// The message on stdin.
 #[derive(Debug, PartialEq)]
 enum Stdin {
     /// Runtime options, or nothing.
@@ -150,9 +150,9 @@ fn control_socket() -> Result<PathBuf> {
     Ok(socket)
 }
 
-/// Tells the two messages apart that containerd may write to stdin. Both have two leading string
-/// or bytes fields, so options can decode as parameters; but options have no further field, and
-/// cannot carry the id and the namespace that the command line names.
+/// Recognises which of two messages containerd has written to stdin. Both have two leading string or bytes fields, so
+/// options can decode as parameters; but options have no further field, and cannot carry the id and the namespace that
+/// the command line names.
 fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
     if bytes.is_empty() {
         return Ok(Stdin::Options);
@@ -177,7 +177,7 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
     }
 }
 
-/// The request to the daemon. What stdin says wins over flags and environment.
+/// The request to the daemon. Parameters on stdin win over flags and environment.
 fn question(flags: &Flags, environment: &Environment, stdin: &Stdin) -> Result<TaskSocketRequest> {
     let none = BootstrapParams::default();
     let (params, accepts_version_3) = match stdin {
@@ -188,11 +188,11 @@ fn question(flags: &Flags, environment: &Environment, stdin: &Stdin) -> Result<T
         .ttrpc_address
         .to_str()
         .ok_or_else(|| Failure::new(format!("{TTRPC_ADDRESS_ENV} {:?} is not UTF-8", environment.ttrpc_address)))?;
-    let either = |stdin: &str, other: &str, what: &str| {
+    let either = |stdin: &str, other: &str, name: &str| {
         let value = if stdin.is_empty() { other } else { stdin };
         if value.is_empty() {
             return Err(Failure::new(format!(
-                "{what} is missing: containerd sets it; this program is not meant to be run by hand"
+                "{name} is missing: containerd sets it; this program is not meant to be run by hand"
             )));
         }
         Ok(value.to_owned())
@@ -225,8 +225,8 @@ fn socket_path(address: &str, which: &str) -> Result<String> {
 
 /// Chooses the form of the answer, and refuses a reply that this containerd would misread.
 fn form(stdin: &Stdin, accepts_version_3: bool, reply: &TaskSocketReply) -> Result<Form> {
-    let misfit = |what: String| {
-        Failure::new(format!("hearthd answered with {what}: install hearthd and the shim from one release"))
+    let misfit = |answer: String| {
+        Failure::new(format!("hearthd answered with {answer}: install hearthd and the shim from one release"))
     };
     // Without the scheme containerd 1.x takes an address for an abstract socket.
     if !reply.address.starts_with("unix:///") || reply.address.contains(char::is_control) {
@@ -265,8 +265,7 @@ fn encode(form: Form, reply: TaskSocketReply) -> Vec<u8> {
     }
 }
 
-/// Writes `<bundle>/address`. It appears whole or not at all: containerd may restart at any time
-/// and reads whatever lies there.
+/// Writes `<bundle>/address`. It appears whole or not at all: containerd may restart, and read it, at any time.
 fn write_address_file(bundle: &Bundle, address: &str) -> Result<()> {
     let Bundle::At(bundle) = bundle else {
         return Err(Failure::new("the bundle is gone: containerd removed it while it was starting the shim"));
@@ -287,7 +286,7 @@ fn replace_file(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(temporary, path));
     if written.is_err() {
-        // What could not be finished is of no use to anyone; the first error is the one to tell.
+        // A partial file is of no use. The first error is the one to report.
         let _ = fs::remove_file(temporary);
     }
     written

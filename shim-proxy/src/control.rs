@@ -1,8 +1,8 @@
 //! The client of `hearthd`'s control socket: one connection, one request, one reply.
 //!
-//! Every step has the same deadline, also the connection itself: a daemon that hangs, or whose
-//! queue of connections is full, must not hold up containerd. Each way to fail is a variant of
-//! [`ControlError`], because each has another remedy.
+//! Every step has the same deadline, also the connection itself: a daemon that hangs, or has a full queue of
+//! connections, must not block containerd. Each failure is a variant of its own in [`ControlError`], because each has
+//! another remedy.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, 
 /// daemon, so this covers a start; containerd gives a shim longer than that on every version.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What went wrong between the shim and the daemon, and where.
+/// An error between the shim and the daemon, with the socket's path.
 #[derive(Debug)]
 pub struct ControlError {
     socket: PathBuf,
@@ -31,7 +31,7 @@ pub struct ControlError {
 enum ErrorKind {
     /// There is no such socket.
     Missing,
-    /// The socket is there and nobody listens on it.
+    /// The socket exists and no process listens on it.
     Refused,
     /// We may not connect to it.
     Denied,
@@ -41,9 +41,9 @@ enum ErrorKind {
     Closed,
     /// The bytes that came are not a reply of this protocol.
     NotAReply(String),
-    /// The daemon's own words.
+    /// The daemon's own error message.
     Rejected(String),
-    /// Anything else the system says.
+    /// Another error of the system.
     Io(io::Error),
 }
 
@@ -90,7 +90,7 @@ fn connect(socket: &Path, timeout: Duration) -> rustix::io::Result<UnixStream> {
     Ok(fd.into())
 }
 
-/// A stream whose reads and writes all end at one point in time, however the peer dribbles.
+/// A stream with one deadline for all reads and writes, however slowly the peer sends.
 struct Deadlined {
     stream: UnixStream,
     deadline: Instant,
@@ -162,7 +162,7 @@ impl fmt::Display for ControlError {
             }
             ErrorKind::NotAReply(why) => write!(
                 f,
-                "what listens on {socket} does not speak this shim's protocol ({why}): install hearthd and the shim from one release"
+                "the process that listens on {socket} does not speak this shim's protocol ({why}): install hearthd and the shim from one release"
             ),
             ErrorKind::Rejected(text) => write!(f, "hearthd: {text}"),
             ErrorKind::Io(e) if e.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error()) => {

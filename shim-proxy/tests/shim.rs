@@ -20,7 +20,7 @@ use tempfile::TempDir;
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-hearth-v1");
 const ADDRESS: &str = "unix:///run/hearth/t/0123456789abcdef.sock";
 
-/// How long a test waits for what must happen at once.
+/// The deadline of an event that must come at once.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// `containerd.runtime.bootstrap.v1.BootstrapParams`, as containerd 2.3 fills it.
@@ -118,7 +118,7 @@ impl Node {
         names
     }
 
-    /// A daemon that answers one request, and what it was asked.
+    /// A daemon that answers one request; the receiver gets the request.
     fn daemon(&self, answer: reply::Body) -> Receiver<TaskSocketRequest> {
         let listener = UnixListener::bind(self.socket()).unwrap();
         let (tell, asked) = mpsc::channel();
@@ -301,7 +301,7 @@ fn an_answer_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
-fn bad_calls_are_refused_before_anyone_is_asked() {
+fn bad_calls_are_refused_before_the_daemon_is_asked() {
     let node = Node::new();
     let refused = |shim: &mut Command| complaint(shim.output().unwrap());
     assert!(refused(&mut node.shim(&["-frobnicate", "start"])).contains("-frobnicate"));
@@ -351,8 +351,8 @@ fn delete_can_be_repeated_and_needs_neither_daemon_nor_bundle() {
     let left = node.bundle_content();
     assert_eq!(left, ["address", "rootfs"], "containerd removes the bundle");
     assert!(node.socket().exists());
-    let nobody = socket.accept().unwrap_err().kind();
-    assert_eq!(nobody, std::io::ErrorKind::WouldBlock, "somebody was asked");
+    let refused = socket.accept().unwrap_err().kind();
+    assert_eq!(refused, std::io::ErrorKind::WouldBlock, "the daemon was asked");
 
     fs::remove_dir_all(&bundle).unwrap();
     let output = node.shim(&delete).current_dir("/").output().unwrap();
