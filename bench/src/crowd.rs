@@ -14,8 +14,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use ttrpc::context;
 
-use crate::bundle::{Bundle, Image, Pod, Recipe, make_dir};
-use crate::lane::{Images, Lane, Peer, Sample, Setup};
+use crate::bundle::{Bundle, BundleImage, PodFiles, Recipe, make_dir};
+use crate::lane::{BundleImages, Endpoint, Lane, Setup, StartTimes};
 use crate::progress::{progress, progress_done};
 
 /// SIGKILL of `kill(2)`.
@@ -79,25 +79,31 @@ pub async fn connect(address: &str, clients: usize) -> Result<Vec<TaskClient>> {
 }
 
 /// Idle pods: a sandbox and a container in it, each a task of its own, with a CRI-like bundle.
-pub struct Pods {
+pub struct IdlePods {
     clients: Vec<TaskClient>,
     dir: PathBuf,
-    image: Image,
-    files: Pod,
+    image: BundleImage,
+    files: PodFiles,
     /// Whether containers have FIFOs for stdout and stderr.
     stdio: bool,
     /// Kept for their FIFOs, which stay unread, as a log without a follower.
     bundles: Vec<Bundle>,
 }
 
-impl Pods {
+impl IdlePods {
     /// None yet, of this image and with these files, with bundles in a new directory.
     ///
     /// # Errors
     /// Of the file system, or if nothing listens at `address`.
-    pub async fn new(address: &str, dir: PathBuf, files: Pod, image: Image, stdio: bool) -> Result<Pods> {
+    pub async fn new(
+        address: &str,
+        dir: PathBuf,
+        files: PodFiles,
+        image: BundleImage,
+        stdio: bool,
+    ) -> Result<IdlePods> {
         make_dir(&dir)?;
-        Ok(Pods { clients: connect(address, 4).await?, dir, image, files, stdio, bundles: Vec::new() })
+        Ok(IdlePods { clients: connect(address, 4).await?, dir, image, files, stdio, bundles: Vec::new() })
     }
 
     /// How many there are.
@@ -181,9 +187,9 @@ impl Probe {
     ///
     /// # Errors
     /// If nothing listens at `address`.
-    pub async fn new(address: &str, dir: PathBuf, images: Images, recipe: Recipe) -> Result<Probe> {
+    pub async fn new(address: &str, dir: PathBuf, images: BundleImages, recipe: Recipe) -> Result<Probe> {
         let runtime = tokio::runtime::Handle::current();
-        let setup = Setup { peer: Peer::Hearthd, alone: true, runtime, dir, recipe, images };
+        let setup = Setup { endpoint: Endpoint::Hearthd, alone: true, runtime, dir, recipe, images };
         Ok(Probe(Lane::connect(setup, address).await?))
     }
 
@@ -191,7 +197,7 @@ impl Probe {
     ///
     /// # Errors
     /// The first that fails.
-    pub async fn starts(&mut self, starts: usize) -> Result<Vec<Sample>> {
+    pub async fn starts(&mut self, starts: usize) -> Result<Vec<StartTimes>> {
         let mut samples = Vec::with_capacity(starts);
         for _ in 0..starts {
             samples.push(self.start().await?);
@@ -203,7 +209,7 @@ impl Probe {
     ///
     /// # Errors
     /// If it fails.
-    pub async fn start(&mut self) -> Result<Sample> {
+    pub async fn start(&mut self) -> Result<StartTimes> {
         let bundle = self.0.prepare()?;
         let measured = self.0.measure(bundle).await?;
         self.0.finish(measured).await
@@ -274,8 +280,8 @@ pub fn raise_descriptor_limit() {
 ///
 /// # Errors
 /// Of the file system.
-pub fn image(dir: &Path, name: &str, module: &crate::guest::Module) -> Result<Image> {
-    Image::create(dir.join(name), module)
+pub fn image(dir: &Path, name: &str, module: &crate::guest::Module) -> Result<BundleImage> {
+    BundleImage::create(dir.join(name), module)
 }
 
 #[cfg(test)]

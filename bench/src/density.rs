@@ -16,13 +16,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{Pod, Recipe};
-use crate::crowd::{self, Footprint, Pods, Probe};
+use crate::bundle::{PodFiles, Recipe};
+use crate::crowd::{self, Footprint, IdlePods, Probe};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
-use crate::lane::{Images, Sample};
-use crate::machine::Machine;
+use crate::lane::{BundleImages, StartTimes};
+use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
 use crate::scraping::Scraping;
@@ -60,7 +60,7 @@ pub struct Report {
     /// Version of this layout.
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The daemon.
     pub hearthd: Program,
     /// How many pods there were.
@@ -90,9 +90,9 @@ pub struct Report {
 }
 
 /// A daemon with its pods and the probes that start beside them.
-struct Side {
+struct CrowdedDaemon {
     daemon: Hearthd,
-    pods: Pods,
+    pods: IdlePods,
     bare: Probe,
     cri: Probe,
 }
@@ -104,10 +104,10 @@ struct Side {
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     crowd::raise_descriptor_limit();
     check_limits(options)?;
-    let machine = Machine::here();
+    let machine = MachineFacts::here();
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
-    let mut few = Side::launch(options, scratch, &events, "few").await?;
-    let mut all = Side::launch(options, scratch, &events, "all").await?;
+    let mut few = CrowdedDaemon::launch(options, scratch, &events, "few").await?;
+    let mut all = CrowdedDaemon::launch(options, scratch, &events, "all").await?;
     few.pods.grow(FEW).await?;
     // The first pod compiles, and the pool touches some memory only once; neither belongs to a pod.
     all.pods.grow(1).await?;
@@ -116,7 +116,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     eprintln!("hearth-bench: starting {} pods", options.pods);
     let took = all.pods.grow(options.pods).await?;
     let full = Footprint::of(all.daemon.pid())?;
-    let mut samples: [Vec<Sample>; 4] = Default::default();
+    let mut samples: [Vec<StartTimes>; 4] = Default::default();
     const BATCH: usize = 25;
     for batch in 0..options.starts.div_ceil(BATCH) {
         progress(&format!("{} of {} starts", batch * BATCH, options.starts));
@@ -153,8 +153,8 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     })
 }
 
-impl Side {
-    async fn launch(options: &Options, scratch: &Scratch, events: &EventSink, name: &str) -> Result<Side> {
+impl CrowdedDaemon {
+    async fn launch(options: &Options, scratch: &Scratch, events: &EventSink, name: &str) -> Result<CrowdedDaemon> {
         let slots = options.pods + 200;
         let config = format!("[engine]\npool_slots = {slots}\n[rpc]\ntasks_max = {}\n", 2 * slots);
         let home = Home::create(scratch.path().join(format!("h-{name}")))?.configured(&config);
@@ -165,18 +165,18 @@ impl Side {
         let image = |dir, part: &str, module| crowd::image(dir, &format!("{name}-{part}"), module);
         let (idle, hello) = (Module::idle()?, Module::hello()?);
         let address = &daemon.task_address;
-        let files = Pod::in_host_network(layer("files"))?;
-        let pods = Pods::new(address, path("pods"), files, image(layers, "idle", &idle)?, options.stdio).await?;
+        let files = PodFiles::in_host_network(layer("files"))?;
+        let pods = IdlePods::new(address, path("pods"), files, image(layers, "idle", &idle)?, options.stdio).await?;
         // The image is moved into its bundle, which copies nothing on the same file system.
-        let images = Images::Same(image(bundles, "hello", &hello)?);
+        let images = BundleImages::Same(image(bundles, "hello", &hello)?);
         let bare = Probe::new(address, path("bare"), images, Recipe::Bare).await?;
-        let pod = Recipe::Cri(Pod::create(layer("pod"))?);
-        let cri = Probe::new(address, path("cri"), Images::Same(image(layers, "hello", &hello)?), pod).await?;
-        Ok(Side { daemon, pods, bare, cri })
+        let pod = Recipe::Cri(PodFiles::create(layer("pod"))?);
+        let cri = Probe::new(address, path("cri"), BundleImages::Same(image(layers, "hello", &hello)?), pod).await?;
+        Ok(CrowdedDaemon { daemon, pods, bare, cri })
     }
 }
 
-fn replies(samples: &[Sample]) -> Result<Summary> {
+fn replies(samples: &[StartTimes]) -> Result<Summary> {
     let summary = Summary::of(samples.iter().map(|sample| sample.reply));
     summary.ok_or_else(|| anyhow::anyhow!("no starts were measured"))
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Machine, version_of};
+use crate::machine::{MachineFacts, version_of};
 use crate::metrics::Histogram;
 use crate::scenario::{Plan, Scenario};
 use crate::stats::Summary;
@@ -21,7 +21,7 @@ pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The daemon measured; none with `--floor-only`.
     pub hearthd: Option<Program>,
     /// The other build it was measured against.
@@ -387,7 +387,7 @@ mod tests {
         let ratios = Some(Ratios::of(&hearthd, &floor, None));
         Report {
             schema: SCHEMA,
-            machine: Machine::here(),
+            machine: MachineFacts::here(),
             hearthd: Some(Program { path: "hearthd".into(), version: "1".into() }),
             against: None,
             module_bytes: 1,

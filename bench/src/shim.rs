@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::bundle::{make_dir, remove_dir};
 use crate::events::EventSink;
 use crate::hearthd::{Hearthd, Home, NAMESPACE};
-use crate::machine::{Machine, version_of};
+use crate::machine::{MachineFacts, version_of};
 use crate::progress::{progress, progress_done};
 use crate::report::Program;
 use crate::scratch::Scratch;
@@ -49,7 +49,7 @@ pub struct Options {
 pub struct Report {
     /// Version of this layout.
     schema: u32,
-    machine: Machine,
+    machine: MachineFacts,
     shim: Program,
     shim_bytes: u64,
     hearthd: Option<Program>,
@@ -78,7 +78,7 @@ struct Case {
 /// # Errors
 /// If the shim or the daemon fails.
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
-    let machine = Machine::here();
+    let machine = MachineFacts::here();
     let shim = options.shim.canonicalize();
     let shim = shim.with_context(|| format!("no shim at {}", options.shim.display()))?;
     let shim_bytes = shim.metadata()?.len();

@@ -21,13 +21,13 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use ttrpc::context;
 
-use crate::bundle::{Bundle, Image, Recipe, make_dir, remove_dir};
+use crate::bundle::{Bundle, BundleImage, Recipe, make_dir, remove_dir};
 use crate::crowd::{self, Probe};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
-use crate::lane::{Images, Sample};
-use crate::machine::Machine;
+use crate::lane::{BundleImages, StartTimes};
+use crate::machine::MachineFacts;
 use crate::null_server;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
@@ -64,7 +64,7 @@ pub struct Report {
     /// Version of this layout.
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The daemon.
     pub hearthd: Program,
     /// Tasks of a burst.
@@ -95,7 +95,7 @@ struct Prepared {
 struct Target {
     clients: Vec<TaskClient>,
     dir: PathBuf,
-    images: Vec<Image>,
+    images: Vec<BundleImage>,
     burst: usize,
     has_guests: bool,
 }
@@ -106,7 +106,7 @@ struct Target {
 /// The first failure.
 pub async fn run(options: &Options, scratch: &Scratch, crowd: Handle) -> Result<Report> {
     crowd::raise_descriptor_limit();
-    let machine = Machine::here();
+    let machine = MachineFacts::here();
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
     let slots = options.tasks + 200;
     let config = format!("[engine]\npool_slots = {slots}\n");
@@ -211,7 +211,7 @@ impl Busy<'_> {
     async fn probe(&self, name: &str) -> Result<Probe> {
         let dir = self.scratch.bundles();
         let image = crowd::image(dir, &format!("{name}-image"), &Module::hello()?)?;
-        let mut probe = Probe::new(self.address, dir.join(name), Images::Same(image), Recipe::Bare).await?;
+        let mut probe = Probe::new(self.address, dir.join(name), BundleImages::Same(image), Recipe::Bare).await?;
         probe.starts(BATCH).await?;
         Ok(probe)
     }
@@ -290,7 +290,7 @@ async fn create(client: TaskClient, create: CreateTaskRequest) -> Result<()> {
     Ok(())
 }
 
-fn replies(samples: &[Sample]) -> Result<Summary> {
+fn replies(samples: &[StartTimes]) -> Result<Summary> {
     Summary::of(samples.iter().map(|sample| sample.reply)).context("no starts were measured")
 }
 

@@ -18,13 +18,13 @@ use futures_util::poll;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use crate::bundle::{Image, Pod, Recipe};
-use crate::crowd::{self, Pods};
+use crate::bundle::{BundleImage, PodFiles, Recipe};
+use crate::crowd::{self, IdlePods};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
-use crate::lane::{Images, Lane, Peer, Setup};
-use crate::machine::{Machine, version_of};
+use crate::lane::{BundleImages, Endpoint, Lane, Setup};
+use crate::machine::{MachineFacts, version_of};
 use crate::progress::{progress, progress_done};
 use crate::report::Program;
 use crate::runtimes::Runtimes;
@@ -56,7 +56,7 @@ pub struct Options {
 /// The measurements.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    machine: Machine,
+    machine: MachineFacts,
     hearthd: Program,
     upgrades: usize,
     pods: usize,
@@ -75,22 +75,22 @@ pub struct Report {
 pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> Result<Report> {
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
     let home = Home::create(scratch.path().join("h"))?;
-    let image = Image::create(scratch.bundles().join("image"), &Module::hello()?)?;
+    let image = BundleImage::create(scratch.bundles().join("image"), &Module::hello()?)?;
     progress("letting the image come of age");
     tokio::time::sleep(IMAGE_AGE).await;
     let mut daemons = vec![Hearthd::launch(&options.hearthd, &home, &events).await?];
     let setup = Setup {
-        peer: Peer::Hearthd,
+        endpoint: Endpoint::Hearthd,
         alone: true,
         runtime: runtimes.for_clients(1),
         dir: scratch.bundles().join("u"),
         recipe: Recipe::Bare,
-        images: Images::Same(image),
+        images: BundleImages::Same(image),
     };
     let mut lane = Lane::connect(setup, &daemons[0].task_address).await?;
     let idle = crowd::image(scratch.bundles(), "idle", &Module::idle()?)?;
-    let files = Pod::in_host_network(scratch.layers().join("files"))?;
-    let mut pods = Pods::new(&daemons[0].task_address, scratch.bundles().join("pods"), files, idle, false).await?;
+    let files = PodFiles::in_host_network(scratch.layers().join("files"))?;
+    let mut pods = IdlePods::new(&daemons[0].task_address, scratch.bundles().join("pods"), files, idle, false).await?;
     pods.grow(options.pods).await?;
     let mut pace = (!options.pace.is_zero()).then(|| tokio::time::interval(options.pace));
     // (One that is late starts at once, and the next after a whole pace.)
@@ -126,7 +126,7 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
     }
     let summary = |samples: Vec<Duration>| Summary::of(samples).context("no samples");
     Ok(Report {
-        machine: Machine::here(),
+        machine: MachineFacts::here(),
         hearthd: Program { path: options.hearthd.display().to_string(), version: version_of(&options.hearthd) },
         upgrades: options.upgrades,
         pods: options.pods,

@@ -198,7 +198,7 @@ impl NodeArgs {
         };
         let scratch = Scratch::create(self.common.scratch.as_deref(), BundleStore::Disk)?;
         signals::remove_and_exit_on_signal(scratch.path().to_owned())?;
-        let mut plan = if self.quick { node::Plan::QUICK } else { node::Plan::FULL };
+        let mut plan = if self.quick { node::NodePlan::QUICK } else { node::NodePlan::FULL };
         if let Some(pods) = self.idle_pods {
             plan.idle_pods = pods as usize;
         }

@@ -25,7 +25,7 @@ use crate::get::get;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
 use crate::http::servers::free_address;
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
 use crate::scratch::Scratch;
@@ -54,7 +54,7 @@ pub struct Options {
 #[derive(Debug, Serialize)]
 pub struct Report {
     schema: u32,
-    machine: Machine,
+    machine: MachineFacts,
     hearthd: Program,
     services: usize,
     component_bytes: usize,
@@ -117,7 +117,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let summary = |samples: Vec<Duration>| Summary::of(samples).context("no samples");
     Ok(Report {
         schema: SCHEMA,
-        machine: Machine::here(),
+        machine: MachineFacts::here(),
         hearthd: Program::at(&options.hearthd),
         services: options.services,
         component_bytes: component.bytes().len(),

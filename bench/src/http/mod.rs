@@ -42,7 +42,7 @@ use crate::events::EventSink;
 use crate::guest::Module;
 use crate::http::report::{Crowd, Report, Round};
 use crate::http::servers::{Served, Server};
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
 use crate::scratch::Scratch;
@@ -79,7 +79,7 @@ pub struct Options {
 /// The first failure.
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let (rounds, seconds) = PLANS[usize::from(options.quick)];
-    let (machine, wrk) = (Machine::here(), wrk::version()?);
+    let (machine, wrk) = (MachineFacts::here(), wrk::version()?);
     let component = Module::read(&options.component)?;
     crowd::raise_descriptor_limit();
     let events = EventSink::listen(scratch.path().join("events.sock"))?;

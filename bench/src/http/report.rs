@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use crate::http::servers::{Served, WASMTIME};
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::report::Program;
 use crate::storm::median;
 use crate::table::{Table, micros};
@@ -17,7 +17,7 @@ pub struct Report {
     /// Version of this layout.
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The daemon.
     pub hearthd: Program,
     /// The other build it was measured against.
@@ -237,7 +237,7 @@ mod tests {
         }
         Report {
             schema: crate::report::SCHEMA,
-            machine: Machine::here(),
+            machine: MachineFacts::here(),
             hearthd: Program { path: "hearthd".into(), version: "1".into() },
             against: None,
             wasmtime,

@@ -23,7 +23,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::ChildStderr;
 use tokio::time::timeout;
 
-use crate::bundle::{Bundle, Image, Recipe, make_dir};
+use crate::bundle::{Bundle, BundleImage, Recipe, make_dir};
 use crate::crowd;
 use crate::events::EventSink;
 use crate::get::get;
@@ -94,10 +94,10 @@ pub struct Server {
     /// Its kind.
     pub by: Served,
     address: SocketAddr,
-    kind: Kind,
+    kind: Backend,
 }
 
-enum Kind {
+enum Backend {
     Daemon(Box<Task>),
     Process(Tied),
 }
@@ -138,12 +138,12 @@ impl Server {
         let home = Home::create(dir.join("h"))?.configured(HEARTHD);
         let mut daemon = Hearthd::launch(program, &home, events).await?;
         let address = free_address()?.0;
-        let image = Image::create(dir.join("image"), component)?;
+        let image = BundleImage::create(dir.join("image"), component)?;
         let bundle = Bundle::create(dir.join("b"), TASK, image, &Recipe::Service(address))?;
         let client = crowd::connect(&daemon.task_address, 1).await?.remove(0);
         let started = crowd::start(&client, &bundle.create).await;
         started.map_err(|error| daemon.explain(error))?;
-        Ok(Server { by, address, kind: Kind::Daemon(Box::new(Task { daemon, client, bundle })) })
+        Ok(Server { by, address, kind: Backend::Daemon(Box::new(Task { daemon, client, bundle })) })
     }
 
     /// Serves the component in `file` by `wasmtime serve`.
@@ -168,7 +168,7 @@ impl Server {
                 }
             }
         });
-        Ok(Server { by: Served::Wasmtime, address, kind: Kind::Process(process) })
+        Ok(Server { by: Served::Wasmtime, address, kind: Backend::Process(process) })
     }
 
     /// Serves `answer` by the floor, which reads it from the new file.
@@ -177,7 +177,7 @@ impl Server {
     /// If it does not come up.
     pub fn floor(answer: &Answer, file: &Path) -> Result<Server> {
         let (process, address) = floor::spawn(answer, file)?;
-        Ok(Server { by: Served::Floor, address, kind: Kind::Process(process) })
+        Ok(Server { by: Served::Floor, address, kind: Backend::Process(process) })
     }
 
     /// The URL of a path.
@@ -202,8 +202,8 @@ impl Server {
     /// If it is gone.
     pub fn processor_time(&self) -> Result<Duration> {
         let pid = match &self.kind {
-            Kind::Daemon(task) => task.daemon.pid(),
-            Kind::Process(process) => process.id(),
+            Backend::Daemon(task) => task.daemon.pid(),
+            Backend::Process(process) => process.id(),
         };
         let path = format!("/proc/{pid}/stat");
         let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
@@ -216,7 +216,7 @@ impl Server {
     /// # Errors
     /// If its metrics lack it, or it is no hearthd.
     pub async fn wasmtime_version(&self) -> Result<String> {
-        let Kind::Daemon(task) = &self.kind else { bail!("{} is no hearthd", self.by.name()) };
+        let Backend::Daemon(task) = &self.kind else { bail!("{} is no hearthd", self.by.name()) };
         let builds = task.daemon.scrape().await?.counters("hearth_build_info", "wasmtime");
         builds.into_keys().next().context("hearthd does not say which wasmtime it is built with")
     }
@@ -227,13 +227,13 @@ impl Server {
     /// If it did not serve to its end.
     pub async fn end(self) -> Result<()> {
         match self.kind {
-            Kind::Daemon(task) => {
+            Backend::Daemon(task) => {
                 let Task { mut daemon, client, bundle } = *task;
                 crowd::end(&client, TASK).await.map_err(|error| daemon.explain(error))?;
                 bundle.remove()?;
                 daemon.end()
             }
-            Kind::Process(mut process) => {
+            Backend::Process(mut process) => {
                 let ended = process.status();
                 process.end();
                 ended.map_or(Ok(()), |status| bail!("{} ended early: {status}", self.by.name()))

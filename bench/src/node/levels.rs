@@ -164,18 +164,18 @@ impl Ctr {
 }
 
 /// Pods through CRI.
-pub struct Pods {
+pub struct CriPods {
     handler: &'static str,
     image: hearth_tests::Imported,
     host_network: bool,
     turn: u32,
 }
 
-impl Pods {
+impl CriPods {
     /// Of this image.
-    pub fn new(peer: &Peer, image: &str, host_network: bool) -> Pods {
+    pub fn new(peer: &Peer, image: &str, host_network: bool) -> CriPods {
         let image = hearth_tests::Imported { name: image.to_owned(), entry: Vec::new() };
-        Pods { handler: peer.handler, image, host_network, turn: 0 }
+        CriPods { handler: peer.handler, image, host_network, turn: 0 }
     }
 
     /// RunPodSandbox sent → StartContainer answered.

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use hearth_tests::{Guest, Image, Node};
 use serde::{Deserialize, Serialize};
 
-use super::levels::Pods;
-use super::peers::{FLOOR, Kind, Peer};
+use super::levels::CriPods;
+use super::peers::{FLOOR, Peer, ProgramKind};
 use crate::crowd::pss_bytes;
 use crate::progress::{progress, progress_done};
 
@@ -42,8 +42,8 @@ pub fn measure(node: &Node, peers: &[Peer], pods: usize) -> Result<Vec<Memory>> 
     let mut all = Vec::new();
     // The floor has no guests.
     for peer in peers.iter().filter(|peer| peer.name != FLOOR) {
-        let image = if peer.kind == Kind::Wasm { &wasm } else { &native };
-        let mut plan = Pods::new(peer, image, true);
+        let image = if peer.kind == ProgramKind::Wasm { &wasm } else { &native };
+        let mut plan = CriPods::new(peer, image, true);
         // The first pod compiles, and the pool touches some memory only once; neither belongs to a pod.
         drop(plan.run(node, &[ASLEEP])?);
         let before = Total::of(node)?;

@@ -10,7 +10,7 @@ use crate::floor;
 
 /// The kind of programs that a runtime runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProgramKind {
     /// WebAssembly.
     Wasm,
     /// Native programs.
@@ -23,7 +23,7 @@ pub struct Peer {
     /// As the report names it.
     pub name: &'static str,
     /// The kind of its programs.
-    pub kind: Kind,
+    pub kind: ProgramKind,
     /// containerd's name of it.
     pub runtime: String,
     /// The program that runc's shim runs instead of runc.
@@ -46,17 +46,17 @@ const OWN_HANDLERS: [&str; 2] = ["hearth", "runc"];
 pub fn installed() -> Vec<Peer> {
     let peer = |name, kind, runtime: &str, handler| Peer { name, kind, runtime: runtime.into(), binary: None, handler };
     let mut peers = vec![
-        peer(FLOOR, Kind::Wasm, floor::RUNTIME, "floor"),
-        peer(HEARTH, Kind::Wasm, "io.containerd.hearth.v1", "hearth"),
-        peer(RUNC, Kind::Native, "io.containerd.runc.v2", "runc"),
+        peer(FLOOR, ProgramKind::Wasm, floor::RUNTIME, "floor"),
+        peer(HEARTH, ProgramKind::Wasm, "io.containerd.hearth.v1", "hearth"),
+        peer(RUNC, ProgramKind::Native, "io.containerd.runc.v2", "runc"),
     ];
     if let Some(crun) = on_path("crun") {
         let binary = Some(crun.display().to_string());
-        peers.push(Peer { binary, ..peer("crun", Kind::Native, "io.containerd.runc.v2", "crun") });
+        peers.push(Peer { binary, ..peer("crun", ProgramKind::Native, "io.containerd.runc.v2", "crun") });
     }
     for (name, engine) in [("runwasi (wasmtime)", "wasmtime"), ("runwasi (wasmedge)", "wasmedge")] {
         if on_path(&format!("containerd-shim-{engine}-v1")).is_some() {
-            peers.push(peer(name, Kind::Wasm, &format!("io.containerd.{engine}.v1"), engine));
+            peers.push(peer(name, ProgramKind::Wasm, &format!("io.containerd.{engine}.v1"), engine));
         }
     }
     peers

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
 use super::peers::{FLOOR, HEARTH, Peer};
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::report::SCHEMA;
 use crate::stats::Summary;
 use crate::table::{Table, millis};
@@ -20,7 +20,7 @@ pub struct Report {
     /// Version of the layout.
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The output of `containerd --version`.
     pub containerd: String,
     /// The runtimes measured.
@@ -57,7 +57,7 @@ impl Row {
 impl Report {
     /// A report of the measurements.
     pub fn new(
-        machine: Machine,
+        machine: MachineFacts,
         peers: &[Peer],
         left_out: Vec<(String, String)>,
         rows: Vec<Row>,
