@@ -80,7 +80,7 @@ struct Environment {
 
 /// The message on stdin.
 #[derive(Debug, PartialEq)]
-enum Stdin {
+enum StdinMessage {
     /// Runtime options, or nothing.
     Options,
     /// The parameters of the bootstrap protocol.
@@ -153,9 +153,9 @@ fn control_socket() -> Result<PathBuf> {
 /// Recognises which of two messages containerd has written to stdin. Both have two leading string or bytes fields, so
 /// options can decode as parameters; but options have no further field, and cannot carry the id and the namespace that
 /// the command line names.
-fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
+fn recognise(bytes: &[u8], flags: &Flags) -> Result<StdinMessage> {
     if bytes.is_empty() {
-        return Ok(Stdin::Options);
+        return Ok(StdinMessage::Options);
     }
     if let Ok(params) = BootstrapParams::decode(bytes) {
         let has_more = !params.containerd_version.is_empty()
@@ -164,11 +164,11 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
         let matches =
             !params.instance_id.is_empty() && params.instance_id == flags.id && params.namespace == flags.namespace;
         if has_more || matches {
-            return Ok(Stdin::Params(params));
+            return Ok(StdinMessage::Params(params));
         }
     }
     match Any::decode(bytes) {
-        Ok(options) if !options.type_url.is_empty() => Ok(Stdin::Options),
+        Ok(options) if !options.type_url.is_empty() => Ok(StdinMessage::Options),
         _ => Err(Failure::new(format!(
             "the {} bytes on stdin are neither runtime options (google.protobuf.Any) nor BootstrapParams: \
              does this shim know this version of containerd?",
@@ -178,11 +178,11 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
 }
 
 /// The request to the daemon. Parameters on stdin win over flags and environment.
-fn question(flags: &Flags, environment: &Environment, stdin: &Stdin) -> Result<TaskSocketRequest> {
+fn question(flags: &Flags, environment: &Environment, stdin: &StdinMessage) -> Result<TaskSocketRequest> {
     let none = BootstrapParams::default();
     let (params, accepts_version_3) = match stdin {
-        Stdin::Options => (&none, environment.has_max_shim_version),
-        Stdin::Params(params) => (params, true),
+        StdinMessage::Options => (&none, environment.has_max_shim_version),
+        StdinMessage::Params(params) => (params, true),
     };
     let ttrpc_from_environment = environment
         .ttrpc_address
@@ -224,7 +224,7 @@ fn socket_path(address: &str, which: &str) -> Result<String> {
 }
 
 /// Chooses the form of the answer, and refuses a reply that this containerd would misread.
-fn form(stdin: &Stdin, accepts_version_3: bool, reply: &TaskSocketReply) -> Result<Form> {
+fn form(stdin: &StdinMessage, accepts_version_3: bool, reply: &TaskSocketReply) -> Result<Form> {
     let misfit = |answer: String| {
         Failure::new(format!("hearthd answered with {answer}: install hearthd and the shim from one release"))
     };
@@ -233,10 +233,12 @@ fn form(stdin: &Stdin, accepts_version_3: bool, reply: &TaskSocketReply) -> Resu
         return Err(misfit(format!("the task socket {:?}, which is not a unix:/// address", reply.address)));
     }
     match (stdin, reply.version) {
-        (Stdin::Params(_), 2 | 3) => Ok(Form::Protobuf),
-        (Stdin::Options, 2) => Ok(Form::Plain),
-        (Stdin::Options, 3) if accepts_version_3 => Ok(Form::Json),
-        (Stdin::Options, 3) => Err(misfit("version 3 of the Task API, which containerd 1.6 does not know".into())),
+        (StdinMessage::Params(_), 2 | 3) => Ok(Form::Protobuf),
+        (StdinMessage::Options, 2) => Ok(Form::Plain),
+        (StdinMessage::Options, 3) if accepts_version_3 => Ok(Form::Json),
+        (StdinMessage::Options, 3) => {
+            Err(misfit("version 3 of the Task API, which containerd 1.6 does not know".into()))
+        }
         (_, version) => Err(misfit(format!("version {version} of the Task API, which this shim does not know"))),
     }
 }

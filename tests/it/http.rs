@@ -24,7 +24,7 @@ use client::{Client, get};
 const DOWNLOAD: usize = 10_000_000;
 
 /// A free port of the loopback.
-fn free_port() -> SocketAddr {
+fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
     listener.local_addr().expect("it is bound")
 }
@@ -50,7 +50,7 @@ impl<'a> TwoServices<'a> {
     /// Starts both, and waits until they listen.
     fn start(world: &'a World, ids: [&'a str; 2]) -> Self {
         let image = world.program(&Guest::HTTP);
-        let addresses = [free_port(), free_port()];
+        let addresses = [free_address(), free_address()];
         let running = ids.iter().zip(addresses).map(|(&id, at)| (id, start(world, &image, id, at, &[]))).collect();
         Self { world, addresses, running }
     }
@@ -77,7 +77,7 @@ fn a_service_answers_in_every_way() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let mut client = Client::connect(at);
 
@@ -121,7 +121,7 @@ fn bodies_are_streamed_both_ways() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     assert_eq!(get(at, "/download").body.len(), DOWNLOAD);
 
@@ -146,7 +146,7 @@ fn a_request_that_fails_harms_no_other() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &["--memory-limit", "33554432"]);
     let mut client = Client::connect(at);
     assert_eq!(client.get("/trap").status, 500);
@@ -186,7 +186,7 @@ fn a_drain_lets_requests_finish_and_a_kill_does_not() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "drained", at, &[]);
     let mut slow = Client::connect(at);
     slow.send(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n");
@@ -235,7 +235,7 @@ fn a_client_that_goes_away_ends_its_guest() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let mut spinning = Client::connect(at);
     spinning.send(b"GET /spin HTTP/1.1\r\nHost: here\r\n\r\n");
@@ -260,7 +260,7 @@ fn a_clients_use_of_the_daemon_is_bounded() {
         "requests_max = 1\nqueued_max = 1\nheader_timeout_ms = 300\nrequest_timeout_ms = 3000\nidle_timeout_ms = 3000";
     let world = World::configured(&format!("[http]\n{limits}\n"));
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
 
     // A head that does not come to its end; and no byte at all.
@@ -304,7 +304,7 @@ fn limits_that_are_read_again_hold_for_a_service_that_runs() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     assert_eq!(get(at, "/count").status, 200);
     let file = world.layout().hearthd_config();
@@ -325,7 +325,7 @@ fn http_2_is_understood_by_prior_knowledge() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let _server = start(&world, &image, "service", at, &[]);
     let mut client = Client::connect(at);
     // The preface, an empty SETTINGS, and as HEADERS of stream 1: GET, http, `/count` as a literal, and `a` as
@@ -353,7 +353,7 @@ fn a_paused_service_answers_when_it_is_resumed() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     world.ctr(["task", "pause", "service"]).ok();
     let mut client = Client::connect(at);
@@ -382,7 +382,7 @@ fn requests_of_one_service_compute_on_every_processor_and_within_its_limit() {
         };
         (0..cores).map(begin).collect::<Vec<_>>()
     };
-    let (free, limited) = (free_port(), free_port());
+    let (free, limited) = (free_address(), free_address());
     let server = start(&world, &image, "free", free, &[]);
     let clients = computing(free);
     let running = || world.metrics().sum("hearth_workers", &[("state", "running")]);

@@ -6,8 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use hearth_tests::process::Process;
-use hearth_tests::{Guest, Image, Imported, Layer, Node, Runtime, SHORT, World, eventually};
+use hearth_tests::{Guest, Image, Imported, Layer, Node, Runtime, SHORT, eventually};
 
 use crate::only_on_hearth;
 
@@ -30,13 +29,6 @@ fn program(guest: &Guest, runtime: Runtime) -> String {
         Runtime::Hearth => format!("/{}.wasm", guest.name()),
         Runtime::Runc => format!("/{}", guest.name()),
     }
-}
-
-/// A command of the node's own, e.g. `mount`.
-fn command<const N: usize>(world: &World, program: &str, arguments: [&str; N]) {
-    let mut command = world.machine().command(program);
-    let status = Process::start(program, command.args(arguments)).wait(SHORT);
-    assert!(status.is_some_and(|status| status.success()), "{program} {arguments:?}: {status:?}");
 }
 
 fn text(path: &Path) -> &str {
@@ -246,8 +238,8 @@ fn a_read_only_root_has_writable_volumes() {
     let (empty, memory, whole, part) =
         (directory("empty"), directory("memory"), directory("whole/part"), directory("part"));
     // As kubelet prepares them, an emptyDir in memory is a mount of its own, and so is a subPath.
-    command(&node, "mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(&memory)]);
-    command(&node, "mount", ["--bind", text(&whole), text(&part)]);
+    node.program_on_machine("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(&memory)]).ok();
+    node.program_on_machine("mount", ["--bind", text(&whole), text(&part)]).ok();
     let pod = node.pod("read-only").run();
     let run = |name: &str, arguments: [&str; 3]| {
         let plan = pod.container(name, &files).args(arguments).options(|options| options.read_only_root = true);
@@ -264,7 +256,7 @@ fn a_read_only_root_has_writable_volumes() {
     assert_eq!(fs::read_to_string(whole.join("new")).unwrap(), "x");
     drop(pod);
     for mounted in [&memory, &part] {
-        command(&node, "umount", [text(mounted)]);
+        node.program_on_machine("umount", [text(mounted)]).ok();
     }
 }
 
@@ -342,9 +334,9 @@ fn files_belong_to_the_user_and_group_of_the_pod() {
     for directory in [&volume, &private] {
         fs::create_dir(directory).unwrap();
     }
-    command(&node, "chgrp", ["2000", text(&volume)]);
-    command(&node, "chmod", ["2775", text(&volume)]);
-    command(&node, "chmod", ["0700", text(&private)]);
+    node.program_on_machine("chgrp", ["2000", text(&volume)]).ok();
+    node.program_on_machine("chmod", ["2775", text(&volume)]).ok();
+    node.program_on_machine("chmod", ["0700", text(&private)]).ok();
     let pod = node.pod("owned").run();
     let run = |name: &str, arguments: [&str; 3]| {
         let plan = pod.container(name, &files).args(arguments).volume(&volume, "/data").volume(&private, "/private");

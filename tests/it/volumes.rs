@@ -5,15 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use hearth_tests::cri::v1;
-use hearth_tests::process::Process;
-use hearth_tests::{Guest, Image, Imported, Layer, Node, SHORT, World};
-
-/// A command of the machine's own, e.g. `mount`.
-fn command<const N: usize>(world: &World, program: &str, arguments: [&str; N]) {
-    let mut command = world.machine().command(program);
-    let status = Process::start(program, command.args(arguments)).wait(SHORT);
-    assert!(status.is_some_and(|status| status.success()), "{program} {arguments:?}: {status:?}");
-}
+use hearth_tests::{Guest, Image, Imported, Layer, Node, World};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("the paths of a machine are text")
@@ -38,14 +30,14 @@ struct Mounted<'a> {
 
 impl<'a> Mounted<'a> {
     fn tmpfs(world: &'a World, at: &Path) -> Self {
-        command(world, "mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(at)]);
+        world.program_on_machine("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(at)]).ok();
         Self { world, at: at.to_owned() }
     }
 
     /// A directory whose mounts propagate to other namespaces, as on a node.
     fn shared(world: &'a World, at: &Path) -> Self {
-        command(world, "mount", ["--bind", text(at), text(at)]);
-        command(world, "mount", ["--make-rshared", text(at)]);
+        world.program_on_machine("mount", ["--bind", text(at), text(at)]).ok();
+        world.program_on_machine("mount", ["--make-rshared", text(at)]).ok();
         Self { world, at: at.to_owned() }
     }
 }
@@ -54,7 +46,7 @@ impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         // A story that failed leaves its mounts to the end of the machine.
         if !std::thread::panicking() {
-            command(self.world, "umount", ["--recursive", text(&self.at)]);
+            self.world.program_on_machine("umount", ["--recursive", text(&self.at)]).ok();
         }
     }
 }

@@ -20,7 +20,7 @@ pub use container::{Container, ContainerOptions, ContainerPlan};
 pub use pod::{Pod, PodOptions, PodPlan};
 
 /// containerd's namespace of CRI.
-pub const NAMESPACE: &str = "k8s.io";
+pub const CRI_NAMESPACE: &str = "k8s.io";
 
 /// A [`World`] whose containerd serves pods.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Node {
 
     /// Imports an image for CRI.
     pub fn import(&self, image: &Image) -> Imported {
-        let imported = self.world.import_in(NAMESPACE, image);
+        let imported = self.world.import_in(CRI_NAMESPACE, image);
         // The plugin learns of it by an event.
         eventually("CRI knows the image", SHORT, || self.cri.has_image(image.name()).then_some(()));
         imported

@@ -36,7 +36,7 @@ pub use report::{Report, Row};
 const TASKS_NAMESPACE: &str = hearth_tests::world::NAMESPACE;
 
 /// containerd's namespace of pods.
-const PODS_NAMESPACE: &str = hearth_tests::pods::NAMESPACE;
+const PODS_NAMESPACE: &str = hearth_tests::pods::CRI_NAMESPACE;
 
 /// The parameters of a run.
 pub struct Options {

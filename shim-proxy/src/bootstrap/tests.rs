@@ -43,12 +43,12 @@ fn reply(version: u32) -> TaskSocketReply {
 fn options_parameters_and_garbage_are_told_apart() {
     let flags = usual_flags();
     let recognised = |bytes: &[u8]| recognise(bytes, &flags);
-    assert_eq!(recognised(b""), Ok(Stdin::Options));
-    assert_eq!(recognised(&options("runtimeoptions.v1.Options", b"\x0a\x03abc")), Ok(Stdin::Options));
-    assert_eq!(recognised(&options("containerd.runc.v1.Options", b"")), Ok(Stdin::Options));
+    assert_eq!(recognised(b""), Ok(StdinMessage::Options));
+    assert_eq!(recognised(&options("runtimeoptions.v1.Options", b"\x0a\x03abc")), Ok(StdinMessage::Options));
+    assert_eq!(recognised(&options("containerd.runc.v1.Options", b"")), Ok(StdinMessage::Options));
     // A value that is text decodes as a namespace, and is still an option.
-    assert_eq!(recognised(&options("a.b.Options", b"k8s.io")), Ok(Stdin::Options));
-    assert_eq!(recognised(&params().encode_to_vec()), Ok(Stdin::Params(params())));
+    assert_eq!(recognised(&options("a.b.Options", b"k8s.io")), Ok(StdinMessage::Options));
+    assert_eq!(recognised(&params().encode_to_vec()), Ok(StdinMessage::Params(params())));
     for garbage in [&b"garbage on stdin"[..], &[0xff; 64], b"{}", b"\x12\x01a"] {
         let failure = recognised(garbage).unwrap_err().to_string();
         assert!(failure.contains("neither runtime options"), "{failure}");
@@ -59,9 +59,9 @@ fn options_parameters_and_garbage_are_told_apart() {
 fn parameters_with_nothing_but_the_identity_are_recognised_by_it() {
     let bare = BootstrapParams { instance_id: "c1".into(), namespace: "k8s.io".into(), ..Default::default() };
     let bytes = bare.encode_to_vec();
-    assert_eq!(recognise(&bytes, &usual_flags()), Ok(Stdin::Params(bare)));
+    assert_eq!(recognise(&bytes, &usual_flags()), Ok(StdinMessage::Params(bare)));
     let others = flags(&["-namespace=moby", "-id=c1"]);
-    assert_eq!(recognise(&bytes, &others), Ok(Stdin::Options));
+    assert_eq!(recognise(&bytes, &others), Ok(StdinMessage::Options));
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn unknown_fields_of_later_versions_do_not_disturb() {
     bytes.extend_from_slice(b"\x42\x04\x0a\x02\x0a\x00"); // 8, an extension
     bytes.extend_from_slice(b"\x4a\x02/s"); // 9, the socket directory
     bytes.extend_from_slice(b"\xa2\x06\x01x"); // 100, not invented yet
-    assert_eq!(recognise(&bytes, &usual_flags()), Ok(Stdin::Params(params())));
+    assert_eq!(recognise(&bytes, &usual_flags()), Ok(StdinMessage::Params(params())));
 }
 
 #[test]
@@ -87,15 +87,15 @@ fn flags_and_environment_make_the_request() {
         accepts_version_3: true,
         bundle: String::new(),
     };
-    assert_eq!(question(&flags, &environment, &Stdin::Options), Ok(expected));
-    let old = question(&flags, &usual_environment(), &Stdin::Options).unwrap();
+    assert_eq!(question(&flags, &environment, &StdinMessage::Options), Ok(expected));
+    let old = question(&flags, &usual_environment(), &StdinMessage::Options).unwrap();
     assert!(!old.accepts_version_3);
 }
 
 #[test]
 fn parameters_win_over_flags_and_environment() {
     let flags = flags(&["-namespace=default", "-id=x", "-address=/run/c.sock"]);
-    let stdin = Stdin::Params(params());
+    let stdin = StdinMessage::Params(params());
     let expected = TaskSocketRequest {
         namespace: "k8s.io".into(),
         grpc_address: "/run/other.sock".into(),
@@ -114,7 +114,7 @@ fn parameters_win_over_flags_and_environment() {
 #[test]
 fn a_missing_parameter_is_named() {
     let missing = |args: &[&str], environment: Environment| {
-        question(&flags(args), &environment, &Stdin::Options).unwrap_err().to_string()
+        question(&flags(args), &environment, &StdinMessage::Options).unwrap_err().to_string()
     };
     let all = ["-namespace=n", "-id=i", "-address=/run/c.sock"];
     for (left_out, name) in [(0, "-namespace"), (1, "-id"), (2, "-address")] {
@@ -131,21 +131,21 @@ fn a_missing_parameter_is_named() {
 
 #[test]
 fn each_caller_gets_its_form() {
-    let params = Stdin::Params(params());
-    assert_eq!(form(&Stdin::Options, false, &reply(2)), Ok(Form::Plain));
-    assert_eq!(form(&Stdin::Options, true, &reply(2)), Ok(Form::Plain));
-    assert_eq!(form(&Stdin::Options, true, &reply(3)), Ok(Form::Json));
+    let params = StdinMessage::Params(params());
+    assert_eq!(form(&StdinMessage::Options, false, &reply(2)), Ok(Form::Plain));
+    assert_eq!(form(&StdinMessage::Options, true, &reply(2)), Ok(Form::Plain));
+    assert_eq!(form(&StdinMessage::Options, true, &reply(3)), Ok(Form::Json));
     assert_eq!(form(&params, true, &reply(3)), Ok(Form::Protobuf));
     assert_eq!(form(&params, true, &reply(2)), Ok(Form::Protobuf));
 
     let error = |result: Result<Form>| result.unwrap_err().to_string();
-    let old = error(form(&Stdin::Options, false, &reply(3)));
+    let old = error(form(&StdinMessage::Options, false, &reply(3)));
     assert!(old.contains("which containerd 1.6 does not know"), "{old:?}");
     let future = error(form(&params, true, &reply(4)));
     assert!(future.contains("version 4"), "{future:?}");
     for address in ["", "/run/x.sock", "unix://x.sock", "unix:///run/x\n"] {
         let odd = TaskSocketReply { address: address.into(), version: 2 };
-        let odd = error(form(&Stdin::Options, true, &odd));
+        let odd = error(form(&StdinMessage::Options, true, &odd));
         assert!(odd.contains("not a unix:/// address"), "{odd:?}");
     }
 }

@@ -12,16 +12,16 @@ pub mod wrong;
 use crate::story::Story;
 
 /// A story: panics if it does not go as it says.
-pub type Tale = fn(&mut Story<'_>);
+pub type StoryFn = fn(&mut Story<'_>);
 
-macro_rules! tales {
+macro_rules! stories {
     ($($module:ident::$name:ident,)*) => {
         /// All stories, with their names.
-        pub const TALES: &[(&str, Tale)] = &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name),)*];
+        pub const STORIES: &[(&str, StoryFn)] = &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name),)*];
     };
 }
 
-tales! {
+stories! {
     jobs::a_job_succeeds,
     jobs::a_job_fails_and_describe_says_why,
     web::a_service_of_http_components_answers,

@@ -51,20 +51,20 @@ spec:
 
 /// The answers to clients that send requests all the time.
 #[derive(Default)]
-struct Seen {
+struct AnswerLog {
     answers: AtomicU64,
     failures: Mutex<Vec<String>>,
     stop: AtomicBool,
 }
 
 /// Asks, a connection a request, until told to stop.
-fn ask(address: &str, seen: &Seen) {
-    while !seen.stop.load(Ordering::Relaxed) {
+fn ask(address: &str, log: &AnswerLog) {
+    while !log.stop.load(Ordering::Relaxed) {
         match fetch(address, "/env/VERSION") {
             Ok((200, _)) => {
-                seen.answers.fetch_add(1, Ordering::Relaxed);
+                log.answers.fetch_add(1, Ordering::Relaxed);
             }
-            other => seen.failures.lock().expect("no thread panics with the lock held").push(format!("{other:?}")),
+            other => log.failures.lock().expect("no thread panics with the lock held").push(format!("{other:?}")),
         }
         // Often enough to hit any gap, with processor time left for the rest.
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -74,18 +74,18 @@ fn ask(address: &str, seen: &Seen) {
 /// Calls `work` while two clients ask for the version; each request must be answered. `work` gets the counter of the
 /// answers, and the result is their number.
 pub fn while_asked(story: &Story<'_>, address: &str, work: impl FnOnce(&AtomicU64)) -> u64 {
-    let seen = Seen::default();
+    let log = AnswerLog::default();
     std::thread::scope(|scope| {
         let machine = story.cluster.node().machine();
         for _ in 0..2 {
-            scope.spawn(|| machine.in_network(|| ask(address, &seen)));
+            scope.spawn(|| machine.in_network(|| ask(address, &log)));
         }
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&seen.answers)));
-        seen.stop.store(true, Ordering::Relaxed);
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&log.answers)));
+        log.stop.store(true, Ordering::Relaxed);
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    let failures = seen.failures.into_inner().expect("no thread panics with the lock held");
-    let answers = seen.answers.into_inner();
+    let failures = log.failures.into_inner().expect("no thread panics with the lock held");
+    let answers = log.answers.into_inner();
     assert!(
         failures.is_empty(),
         "{} failures beside {answers} answers: {:?}",

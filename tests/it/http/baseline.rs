@@ -3,7 +3,7 @@
 use hearth_tests::{Guest, LONG, SHORT, World, eventually};
 
 use super::client::{Client, get};
-use super::{free_port, start, wait_for_flight};
+use super::{free_address, start, wait_for_flight};
 use crate::only_on_hearth;
 
 /// Small services use the baseline compiler, too. One thread compiles, so that the optimising compile of a large
@@ -31,7 +31,7 @@ fn a_service_answers_before_its_optimising_compile_is_done_and_loses_no_request_
     only_on_hearth!();
     let world = world("");
     let (large, small) = (world.program(&Guest::JAVASCRIPT), world.program(&Guest::HTTP));
-    let at = free_port();
+    let at = free_address();
     let service = start(&world, &large, "large", at, &[]);
     let mut client = Client::connect(at);
     assert_eq!(client.get("/").text(), "hello from JavaScript\n");
@@ -41,7 +41,7 @@ fn a_service_answers_before_its_optimising_compile_is_done_and_loses_no_request_
 
     // The optimising compile of a second service waits for that of the large one. Traps, limits and kills work on
     // baseline code as on any.
-    let other_at = free_port();
+    let other_at = free_address();
     let other = start(&world, &small, "small", other_at, &["--memory-limit", "33554432"]);
     assert_eq!(get(other_at, "/count").text(), "1\n");
     assert_eq!(get(other_at, "/trap").status, 500);

@@ -16,12 +16,12 @@ const CLIENTS: usize = 8;
 
 /// A client that keeps its connection as long as the service does. It connects again after a response with `connection:
 /// close`, and goes to the next service when the first one's port is closed.
-struct Client {
+struct FailoverClient {
     services: Vec<SocketAddr>,
     connection: Option<BufReader<TcpStream>>,
 }
 
-impl Client {
+impl FailoverClient {
     fn connected(&mut self) -> BufReader<TcpStream> {
         if let Some(connection) = self.connection.take() {
             return connection;
@@ -71,7 +71,7 @@ fn no_request_of_ten_thousand_fails_when_a_service_is_stopped_under_load() {
         .map(|_| {
             let answered = answered.clone();
             std::thread::spawn(move || {
-                let mut client = Client { services: vec![old, new], connection: None };
+                let mut client = FailoverClient { services: vec![old, new], connection: None };
                 let mut failures = Vec::new();
                 for _ in 0..REQUESTS / CLIENTS {
                     failures.extend(client.ask().err());

@@ -7,7 +7,7 @@ use std::process::Command;
 use hearth_tests::{Guest, SHORT, World};
 
 use super::client::{Client, get};
-use super::{TwoServices, free_port, start, wait_for, wait_for_flight};
+use super::{TwoServices, free_address, start, wait_for, wait_for_flight};
 use crate::{only_on_hearth, skip_unless};
 
 /// All bytes that come until the connection ends.
@@ -34,7 +34,7 @@ fn no_request_is_smuggled_in_another() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
     for (case, request) in [
@@ -153,7 +153,7 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     // Requests side by side on one connection are all answered.
     let mut many = Http2::connect(at);
@@ -256,7 +256,7 @@ fn a_guest_that_traps_in_each_request_does_not_flood_the_log() {
     const REQUESTS: usize = 1_000;
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let logged = || world.hearthd_log().matches("the guest of a request trapped").count();
     let began = std::time::Instant::now();
@@ -285,7 +285,7 @@ fn violations_of_http_2_are_refused_as_its_rfc_says() {
     skip_unless!(Command::new("h2spec").arg("--version").output().is_ok(), "h2spec is not on the PATH");
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let port = at.port().to_string();
     let output = Command::new("h2spec")
