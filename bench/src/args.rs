@@ -1,4 +1,8 @@
 //! The command line. [`run`] sets up and undoes each command.
+//!
+//! Files:
+//!
+//! * `run.rs`: the commands: set-up, measurement, report, clean-up.
 
 mod run;
 

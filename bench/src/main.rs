@@ -48,6 +48,45 @@
 //! The first thing that fails ends the run with one error, which quotes the daemon's log where it
 //! has a part in it. On SIGINT, SIGTERM and SIGHUP, too, everything is undone; were this program
 //! killed, its children die with it and its mounts with them, and only its scratch directory stays.
+//!
+//! # Files
+//!
+//! * `main.rs`: this page, and the dispatch of the commands.
+//! * `args.rs`: the command line.
+//! * `args/`: sets up and undoes each command.
+//! * `suite.rs`: the `all` command: every measurement, one after another, and the outputs of their JSON.
+//! * `start.rs`: the `start` command: scenarios at the daemon and at the floor in turn.
+//! * `scenario.rs`: the scenarios of `start`, and how often each is run.
+//! * `lane.rs`: one client: a connection, and one start after another on it.
+//! * `report.rs`: the report of `start`.
+//! * `bundle.rs`: the bundles that are started.
+//! * `rootfs.rs`: the floor's own mounts and FIFO opens.
+//! * `guest.rs`: the Wasm guests that are started.
+//! * `null_server.rs`: the floor: a server that answers every call at once.
+//! * `shim.rs`: the `shim` command: an exec of the shim, from start to end.
+//! * `upgrade.rs`: the `upgrade` command: starts while one hearthd takes over from another.
+//! * `density.rs`: the `density` command: thousands of idle pods.
+//! * `scraping.rs`: the cost of a scrape of a daemon with many tasks.
+//! * `crowd.rs`: many tasks of one daemon at once, and the resources of a daemon's process.
+//! * `storm.rs`: the `storm` command: a thousand starts at once; starts beside busy guests and compiles.
+//! * `node/`: the `node` command: the same workload through containerd, for all runtimes.
+//! * `floor.rs`: the floor beneath containerd: a daemon that does nothing for its tasks.
+//! * `http/`: the `http` and `services` commands: HTTP components.
+//! * `get.rs`: one HTTP request.
+//! * `hearthd.rs`: a `hearthd` of this program's own.
+//! * `events.rs`: takes the daemon's events as containerd does.
+//! * `metrics.rs`: reads the daemon's metrics.
+//! * `namespaces.rs`: mount and network namespaces of this program.
+//! * `scratch.rs`: the directory of all files of a run.
+//! * `process.rs`: child processes that do not outlive this program.
+//! * `signals.rs`: SIGINT, SIGTERM and SIGHUP as a value.
+//! * `runtimes.rs`: the tokio runtimes of this program's clients.
+//! * `machine.rs`: the context of a number: the machine, its load, and the sources.
+//! * `stats.rs`: percentiles of samples.
+//! * `table.rs`: Markdown tables.
+//! * `plot.rs`: bar charts as SVG files.
+//! * `output.rs`: the JSON file.
+//! * `progress.rs`: a line on stderr that shows the progress of a run.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -123,4 +162,23 @@ fn exit_code(result: Result<()>) -> ExitCode {
     }
     eprintln!("hearth-bench: {error:#}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_tests::{pages, paths};
+
+    #[test]
+    fn each_file_of_the_bench_is_listed_with_its_purpose() {
+        let bench = paths::repository().join("bench");
+        let pages = [
+            (".", "README.md"),
+            ("src", "main.rs"),
+            ("src/args", "../args.rs"),
+            ("src/node", "mod.rs"),
+            ("src/http", "mod.rs"),
+        ];
+        let faults: Vec<_> = pages.iter().flat_map(|(folder, page)| pages::faults(&bench.join(folder), page)).collect();
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+    }
 }

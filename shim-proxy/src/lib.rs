@@ -181,3 +181,32 @@ pub fn frame_length(prefix: [u8; 4]) -> io::Result<usize> {
 pub fn decode<M: Message + Default>(bytes: &[u8]) -> io::Result<M> {
     M::decode(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    /// Checks that a page lists each file of its folder with its purpose, as `` * `NAME`: PURPOSE ``, and no other. (The
+    /// check of the tests' package depends on this crate.)
+    fn is_complete(folder: &str, page: &str) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let text = fs::read_to_string(folder.join(page)).unwrap();
+        let lines = text.lines().map(|line| line.trim_start_matches("//!").trim_start());
+        let entries = lines.filter_map(|line| line.strip_prefix("* `")?.split_once("`: "));
+        let listed: BTreeSet<_> = entries.map(|(name, _)| name.to_owned()).collect();
+        let files = fs::read_dir(&folder).unwrap().map(|file| file.unwrap()).map(|file| {
+            let mark = if file.file_type().unwrap().is_dir() { "/" } else { "" };
+            file.file_name().into_string().unwrap() + mark
+        });
+        let files: BTreeSet<_> = files.filter(|name| name != "README.md").collect();
+        assert_eq!(listed, files, "{}", folder.join(page).display());
+    }
+
+    #[test]
+    fn each_file_of_the_shim_is_listed_with_its_purpose() {
+        is_complete(".", "README.md");
+        is_complete("src", "main.rs");
+    }
+}

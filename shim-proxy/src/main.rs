@@ -3,12 +3,18 @@
 //! It is not a server. `start` hands containerd the address of a task socket of `hearthd`, `delete` cleans a bundle,
 //! `-info` and `-v` describe the runtime; each takes about a millisecond.
 //!
-//! * [`args`]: the command line.
-//! * [`bootstrap`]: `start`, in the forms of every containerd from 1.6 on.
-//! * [`control`]: the question to the daemon.
-//! * [`delete`]: `delete`, without the daemon.
-//! * [`info`]: `-info` and `-v`.
-//! * [`failure`]: the one line that is printed when something is wrong.
+//! * `main.rs`: this page, and the dispatch of the actions.
+//! * `args.rs`: the command line.
+//! * `args/`: tests of the command line.
+//! * `bootstrap.rs`: `start`, in the forms of every containerd from 1.6 on.
+//! * `bootstrap/`: tests of `start`.
+//! * `control.rs`: the question to the daemon.
+//! * `control/`: tests of the question to the daemon.
+//! * `delete.rs`: `delete`, without the daemon.
+//! * `info.rs`: `-info` and `-v`.
+//! * `failure.rs`: the one line that reports a failure.
+//! * `lib.rs`: the contract with the daemon.
+//! * `natives.rs`: ends the native containers of a dead daemon; the daemon uses it, too.
 //!
 //! containerd reads stdout and stderr of `start` as one stream. So the shim writes only the answer there on success,
 //! and only the one line after a failure.

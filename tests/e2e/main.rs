@@ -6,7 +6,16 @@
 //! The report, a table of stories with time and result, is the end of its output. A failed story does not
 //! stop the run; the logs of all programs are then in `target/e2e`, and the exit code is 1.
 //!
-//! Reading order: [`cluster`], [`certificates`], [`images`], [`story`], [`stories`].
+//! Files, in reading order:
+//!
+//! * `main.rs`: this page: runs the stories and prints the report.
+//! * `cluster.rs`: a Kubernetes of one node, on a private machine.
+//! * `certificates.rs`: certificates and kubeconfig files.
+//! * `images.rs`: the images of the stories and of the pages in `deploy/`.
+//! * `story.rs`: a story's tools: a namespace, kubectl, requests.
+//! * `stories/`: the stories.
+//! * `kubernetes.sh`: builds the programs of a Kubernetes, once.
+//! * `install-deps.sh`: installs the packages that `make e2e` needs.
 
 mod certificates;
 mod cluster;

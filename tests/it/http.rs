@@ -1,4 +1,15 @@
 //! HTTP components, served by the daemon.
+//!
+//! Files:
+//!
+//! * `baseline.rs`: services on code of the baseline compiler.
+//! * `client.rs`: an HTTP/1.1 client that writes every byte itself.
+//! * `drain.rs`: a service that is stopped under load.
+//! * `hostile.rs`: hostile clients, and ambiguous requests.
+//! * `languages.rs`: services in JavaScript and Python, in pods.
+//! * `outgoing.rs`: outgoing requests of guests.
+//! * `p3.rs`: commands and services of WASI 0.3.
+//! * `server.rs`: servers for guests that fetch.
 
 mod baseline;
 mod client;

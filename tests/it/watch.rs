@@ -1,4 +1,9 @@
 //! Monitoring of a node: Prometheus with the dashboards and rules, probes, the status page, the log.
+//!
+//! Files:
+//!
+//! * `panels.rs`: Prometheus, the panels and the rules.
+//! * `pictures.rs`: the pictures in dashboards/README.md.
 
 mod panels;
 mod pictures;

@@ -2,6 +2,11 @@
 //!
 //! Failure paths: a daemon that ends before it is ready, or is not ready in time, is a panic that shows
 //! the end of its log.
+//!
+//! Files:
+//!
+//! * `containerd.rs`: containerd: its configuration in every version, and its start.
+//! * `hearthd.rs`: `hearthd`: its options, configuration and start.
 
 mod containerd;
 mod hearthd;

@@ -1,4 +1,9 @@
 //! The programs the stories run, built from source when first needed: [`build`] says how and where.
+//!
+//! Files:
+//!
+//! * `big.rs`: a generated module of over a megabyte.
+//! * `build.rs`: compilers, scripts, and the cache of their results.
 
 mod big;
 mod build;

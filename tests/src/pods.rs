@@ -2,6 +2,11 @@
 //!
 //! Dropping a [`Pod`] stops and removes it with its containers. Dropping a [`Node`] checks that containerd has no pod
 //! left, and then all that [`World`] checks: mounts, processes, sockets, cgroups, network namespaces.
+//!
+//! Files:
+//!
+//! * `container.rs`: a container: its options, its life, its log and its use.
+//! * `pod.rs`: a pod: its options, its sandbox, and its end.
 
 mod container;
 mod pod;

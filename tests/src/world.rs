@@ -3,6 +3,10 @@
 //! Dropping a [`World`] deletes its tasks and checks that both daemons have released everything: no mount of a task, no
 //! process but the daemons, no socket of the daemons after their end. A story that fails prints the end of both logs
 //! instead.
+//!
+//! Files:
+//!
+//! * `end.rs`: the end of a world.
 
 mod end;
 

@@ -5,11 +5,12 @@
 //! of connections some rounds, in each of which every server has the load for some seconds. The load generator runs on
 //! the same processors, as all clients of this program do: its time is in every number.
 //!
-//! * [`servers`]: the servers, and their settings.
-//! * [`floor`]: the server without a guest.
-//! * [`wrk`]: the load.
-//! * [`report`]: the figures.
-//! * [`idle`]: another command: many services at rest.
+//! * `mod.rs`: this page: the rounds.
+//! * `servers.rs`: the servers, and their settings.
+//! * `floor.rs`: the server without a guest.
+//! * `wrk.rs`: the load.
+//! * `report.rs`: the figures.
+//! * `idle.rs`: the `services` command: many services at rest.
 //!
 //! # What the numbers mean
 //!

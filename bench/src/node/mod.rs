@@ -13,6 +13,14 @@
 //!
 //! Failure paths: a failure of the harness is a panic that names the missing program or right; the private machine ends
 //! with this process, also if it is killed.
+//!
+//! Files:
+//!
+//! * `mod.rs`: this page: the order of the measurements.
+//! * `levels.rs`: one start of one runtime, at each level.
+//! * `memory.rs`: the memory of idle pods.
+//! * `peers.rs`: the runtimes that are measured.
+//! * `report.rs`: the report of `node`.
 
 mod levels;
 mod memory;

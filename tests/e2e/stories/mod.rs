@@ -1,4 +1,16 @@
 //! The stories, in the order of a run: the simple ones first, and last the stories that break or fill the node.
+//!
+//! Files:
+//!
+//! * `mod.rs`: this page, and the list of the stories.
+//! * `jobs.rs`: programs that end.
+//! * `web.rs`: HTTP components behind a service.
+//! * `hands.rs`: a user's commands: logs, exec, attach, cp.
+//! * `parts.rs`: parts of a pod: configuration, native containers, the node's network.
+//! * `limits.rs`: limits, resource usage, crashes, and the ends of pods.
+//! * `pages.rs`: the manifests of `deploy/`, unchanged.
+//! * `wrong.rs`: daemons that stop, are replaced and die under 50 pods.
+//! * `crowd.rs`: a hundred pods at once, on Hearth and on runc.
 
 pub mod crowd;
 pub mod hands;
