@@ -1,4 +1,4 @@
-//! The command line. [`run`] sets up and undoes each command.
+//! The command line. `run.rs` sets up and undoes each command.
 //!
 //! Files:
 //!

@@ -11,6 +11,7 @@
 # compiles in less than a second.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=deploy/debian.sh
 . "$here/../../deploy/debian.sh"
 
 suite=trixie

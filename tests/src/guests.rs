@@ -1,4 +1,4 @@
-//! The programs the stories run, built from source when first needed: [`build`] says how and where.
+//! The programs the stories run, built from source when first needed: `build.rs` says how and where.
 //!
 //! Files:
 //!

@@ -49,6 +49,7 @@
 //! * `paths.rs`: the paths of programs that the build makes.
 //! * `leftovers.rs`: the things that tests have left on the host.
 //! * `pages.rs`: the check that a folder's page lists every file of the folder.
+//! * `pages/`: the check of this package.
 //! * `bin/`: tools: the demo, and helpers of scripts.
 #![deny(unsafe_code)]
 
