@@ -2,13 +2,14 @@
 # Prints the path of a `wasmtime` program of exactly the version that the workspace is locked to.
 #
 # It is built from crates.io with cargo, 5 to 10 minutes on two cores, once: the result is kept in
-# ${XDG_CACHE_HOME:-~/.cache}/hearth-bench, under what it is made of, and nothing of it comes into this repository. It
-# has what `serve` needs with a pool, and of wasmtime itself what hearthd's has (Cargo.toml); optimised as hearthd is.
+# ${XDG_CACHE_HOME:-~/.cache}/hearth-bench, under a name with the digest of its inputs, and no file of it comes into
+# this repository. It has the features that `serve` needs with a pool, and wasmtime's features of hearthd (Cargo.toml);
+# it is optimised as hearthd is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 features=(
-    run serve compile component-model-async   # wasi:http 0.2 and 0.3, all of wasi:cli for those who import it
+    run serve compile component-model-async   # wasi:http 0.2 and 0.3, all of wasi:cli for components that import it
     pooling-allocator parallel-compilation
     gc gc-drc gc-null gc-copying threads demangle backtrace
 )

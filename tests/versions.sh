@@ -2,11 +2,11 @@
 # The stories on other versions of containerd than the machine's own: 1.7 of Debian 13 (trixie) and 2.x of
 # its next release (forky). runc is always the machine's.
 #
-#   versions.sh smoke   a few stories on the other versions; one that cannot be fetched is told loudly
-#   versions.sh all     every story on every version, services in all languages among them (compiling one takes
+# versions.sh smoke   a few stories on the other versions; a version that cannot be fetched is reported versions.sh all
+# every story on every version, services in all languages among them (compiling one takes
 #                       long); a version that cannot be fetched is a failure
 #
-# On 2.x those about pods are told a second time with pods that hearthd's sandbox controller makes.
+# On 2.x the stories about pods run a second time, with pods that hearthd's sandbox controller makes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,11 +24,11 @@ smoke=(
     pods::two_containers_of_one_pod_live_and_end_apart
     pods::a_restart_of_containerd_loses_no_pod
     pods::the_memory_a_container_uses_is_told_within_five_per_cent
-    pods::what_is_typed_reaches_a_containers_stdin
+    pods::typed_input_reaches_a_containers_stdin
     deploy::the_runtime_is_added_to_a_configuration_of_containerd_1
     deploy::the_runtime_is_imported_by_containerd_2
     deploy::hearthctl_puts_the_runtime_into_a_configuration_and_takes_it_out
-    deploy::a_pod_runs_by_what_hearthctl_has_written_into_each_version_of_the_configuration
+    deploy::a_pod_runs_by_each_version_of_the_configuration_that_hearthctl_writes
     service::a_passed_socket_outlives_the_daemon_and_a_start_waits_for_the_next
 )
 
@@ -40,9 +40,9 @@ sandboxer_smoke=(
     sandboxer::pods_of_a_daemon_that_is_gone_are_not_ready_and_can_be_removed
     sandboxer::pods_outlive_restarts_of_containerd
     sandboxer::upgrades_under_load_fail_no_pod_and_the_old_daemon_answers_for_its_own
-    sandboxer::what_is_asked_amiss_is_refused_and_harms_no_pod
+    sandboxer::wrong_requests_are_refused_and_harm_no_pod
     upgrade::a_pod_gets_new_containers_from_the_daemon_that_has_its_sandbox
-    deploy::a_pod_runs_by_what_hearthctl_has_written_into_each_version_of_the_configuration
+    deploy::a_pod_runs_by_each_version_of_the_configuration_that_hearthctl_writes
     native::a_sidecar_shares_the_network_and_the_name_of_its_pod
     native::native_containers_end_with_the_daemon
     pod_network::names_are_looked_up_as_the_pod_says

@@ -21,19 +21,19 @@ use crate::rootfs::{FloorPlan, RootPlan, Volume};
 
 /// A directory that holds the module and nothing else: an image's only layer.
 #[derive(Debug, Clone)]
-pub struct Image {
+pub struct BundleImage {
     dir: PathBuf,
 }
 
-impl Image {
+impl BundleImage {
     /// Writes an image to a new directory.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn create(dir: PathBuf, module: &Module) -> Result<Image> {
+    pub fn create(dir: PathBuf, module: &Module) -> Result<BundleImage> {
         make_dir(&dir)?;
         write(&dir.join(guest::FILE_NAME), module.bytes())?;
-        Ok(Image { dir })
+        Ok(BundleImage { dir })
     }
 
     /// The image's directory.
@@ -42,9 +42,9 @@ impl Image {
     }
 }
 
-/// What the containers of one pod share: the files that kubelet and CRI write for it, and its
-/// network namespace.
-pub struct Pod {
+/// The parts that the containers of one pod share: the files that kubelet and CRI write for it, and its network
+/// namespace.
+pub struct PodFiles {
     dir: PathBuf,
     /// None: the node's.
     network: Option<Arc<PodNetwork>>,
@@ -52,20 +52,20 @@ pub struct Pod {
     sandbox: Option<String>,
 }
 
-impl Pod {
+impl PodFiles {
     /// Writes the files of a pod with a network of its own to a new directory.
     ///
     /// # Errors
     /// Of the file system; without root, from the network namespace.
-    pub fn create(dir: PathBuf) -> Result<Pod> {
-        Ok(Pod { network: Some(Arc::new(PodNetwork::new()?)), ..Pod::in_host_network(dir)? })
+    pub fn create(dir: PathBuf) -> Result<PodFiles> {
+        Ok(PodFiles { network: Some(Arc::new(PodNetwork::new()?)), ..PodFiles::in_host_network(dir)? })
     }
 
     /// The same for a pod in the node's network.
     ///
     /// # Errors
     /// Of the file system.
-    pub fn in_host_network(dir: PathBuf) -> Result<Pod> {
+    pub fn in_host_network(dir: PathBuf) -> Result<PodFiles> {
         make_dir(&dir)?;
         write(&dir.join("hosts"), b"127.0.0.1\tlocalhost\n::1\tlocalhost\n10.88.0.7\tbench\n")?;
         write(&dir.join("hostname"), b"bench\n")?;
@@ -78,7 +78,7 @@ impl Pod {
         make_dir(&dir.join("secret"))?;
         write(&dir.join("secret/token"), &[b'x'; 1024])?;
         write(&dir.join("secret/namespace"), b"default")?;
-        Ok(Pod { dir, network: None, sandbox: None })
+        Ok(PodFiles { dir, network: None, sandbox: None })
     }
 
     /// The pod's entry in `linux.namespaces`.
@@ -88,8 +88,8 @@ impl Pod {
     }
 
     /// Another pod with these files and this network, whose sandbox is the task `id`.
-    pub fn with_sandbox(&self, id: &str) -> Pod {
-        Pod { dir: self.dir.clone(), network: self.network.clone(), sandbox: Some(id.to_owned()) }
+    pub fn with_sandbox(&self, id: &str) -> PodFiles {
+        PodFiles { dir: self.dir.clone(), network: self.network.clone(), sandbox: Some(id.to_owned()) }
     }
 
     /// The bundle of its sandbox, in a new directory, and the Create request for it.
@@ -140,20 +140,20 @@ const HTTP_ADDRESS: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
 
 /// The reading ends of a task's FIFOs.
 pub struct Stdio {
-    /// Where the guest's first byte arrives.
+    /// The FIFO of the guest's first byte.
     pub stdout: pipe::Receiver,
     /// Kept open, as containerd keeps it; the guest writes nothing there.
     _stderr: pipe::Receiver,
 }
 
-/// What kind of bundle to make.
+/// The kind of a bundle.
 pub enum Recipe {
     /// The least: a root file system, no mounts, no stdio.
     Bare,
     /// The least, with FIFOs for stdout and stderr.
     Stdio,
-    /// What CRI makes for a container of this pod.
-    Cri(Pod),
+    /// A bundle as CRI makes it for a container of this pod.
+    Cri(PodFiles),
     /// The least, for an HTTP component that listens at this address of the node's network.
     Service(SocketAddr),
 }
@@ -161,14 +161,14 @@ pub enum Recipe {
 /// A bundle ready to be created and started.
 pub struct Bundle {
     dir: PathBuf,
-    image: Image,
+    image: BundleImage,
     /// Where an overlay's writes go, and the directory it works in.
     writable: Option<[PathBuf; 2]>,
     /// The Create request for it.
     pub create: CreateTaskRequest,
     /// FIFOs, where the request names some.
     pub stdio: Option<Stdio>,
-    /// What the floor has to do beside the calls.
+    /// The floor's work beside the calls.
     pub floor: Option<FloorPlan>,
 }
 
@@ -177,7 +177,7 @@ impl Bundle {
     ///
     /// # Errors
     /// Of the file system.
-    pub fn create(dir: PathBuf, id: &str, image: Image, recipe: &Recipe) -> Result<Bundle> {
+    pub fn create(dir: PathBuf, id: &str, image: BundleImage, recipe: &Recipe) -> Result<Bundle> {
         make_dir(&dir)?;
         let mut create = CreateTaskRequest::new();
         create.id = id.to_owned();
@@ -212,7 +212,7 @@ impl Bundle {
     }
 
     /// An overlay with the image as lower directory, and the pod's volumes.
-    fn add_cri_root(&mut self, pod: &Pod) -> Result<RootPlan> {
+    fn add_cri_root(&mut self, pod: &PodFiles) -> Result<RootPlan> {
         let inside = |name: &str| self.dir.join(name);
         let [upper, work] = ["upper", "work"].map(|name| pod.dir.join(format!("{}-{name}", self.create.id)));
         for dir in [&inside("rootfs"), &upper, &work] {
@@ -261,7 +261,7 @@ impl Bundle {
     ///
     /// # Errors
     /// Of the file system.
-    pub fn remove(self) -> Result<Image> {
+    pub fn remove(self) -> Result<BundleImage> {
         if self.create.rootfs.is_empty() {
             let rootfs = self.dir.join("rootfs");
             fs::rename(&rootfs, self.image.dir()).with_context(|| format!("cannot move {} back", rootfs.display()))?;

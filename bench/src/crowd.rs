@@ -1,5 +1,5 @@
-//! Many tasks of one daemon at once: several connections, pods started by the hundred, and what a daemon's
-//! process takes of the machine.
+//! Many tasks of one daemon at once: several connections, pods started by the hundred, and the resources of a daemon's
+//! process.
 //!
 //! Failure paths: the first call that fails ends the run, with the task's id.
 
@@ -14,8 +14,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use ttrpc::context;
 
-use crate::bundle::{Bundle, Image, Pod, Recipe, make_dir};
-use crate::lane::{Images, Lane, Peer, Sample, Setup};
+use crate::bundle::{Bundle, BundleImage, PodFiles, Recipe, make_dir};
+use crate::lane::{BundleImages, Endpoint, Lane, Setup, StartTimes};
 use crate::progress::{progress, progress_done};
 
 /// SIGKILL of `kill(2)`.
@@ -24,7 +24,7 @@ const SIGKILL: u32 = 9;
 /// Starts, or ends, under way at the same time while a crowd comes or goes.
 const AT_ONCE: usize = 32;
 
-/// Calls of a client's.
+/// Creates and starts a task.
 pub async fn start(client: &TaskClient, create: &CreateTaskRequest) -> Result<()> {
     let start = StartRequest { id: create.id.clone(), ..StartRequest::default() };
     let pair = async {
@@ -36,7 +36,7 @@ pub async fn start(client: &TaskClient, create: &CreateTaskRequest) -> Result<()
     started.with_context(|| format!("task {}", create.id))
 }
 
-/// Waits for a task's end and deletes it; gives its status.
+/// Waits for a task's end and deletes it; returns its exit status.
 pub async fn finish(client: &TaskClient, id: &str) -> Result<u32> {
     let (wait, delete) = (
         WaitRequest { id: id.to_owned(), ..WaitRequest::default() },
@@ -79,25 +79,31 @@ pub async fn connect(address: &str, clients: usize) -> Result<Vec<TaskClient>> {
 }
 
 /// Idle pods: a sandbox and a container in it, each a task of its own, with a CRI-like bundle.
-pub struct Pods {
+pub struct IdlePods {
     clients: Vec<TaskClient>,
     dir: PathBuf,
-    image: Image,
-    files: Pod,
+    image: BundleImage,
+    files: PodFiles,
     /// Whether containers have FIFOs for stdout and stderr.
     stdio: bool,
-    /// Kept: their FIFOs are read from by nobody, as a log that nobody follows.
+    /// Kept for their FIFOs, which stay unread, as a log without a follower.
     bundles: Vec<Bundle>,
 }
 
-impl Pods {
+impl IdlePods {
     /// None yet, of this image and with these files, with bundles in a new directory.
     ///
     /// # Errors
     /// Of the file system, or if nothing listens at `address`.
-    pub async fn new(address: &str, dir: PathBuf, files: Pod, image: Image, stdio: bool) -> Result<Pods> {
+    pub async fn new(
+        address: &str,
+        dir: PathBuf,
+        files: PodFiles,
+        image: BundleImage,
+        stdio: bool,
+    ) -> Result<IdlePods> {
         make_dir(&dir)?;
-        Ok(Pods { clients: connect(address, 4).await?, dir, image, files, stdio, bundles: Vec::new() })
+        Ok(IdlePods { clients: connect(address, 4).await?, dir, image, files, stdio, bundles: Vec::new() })
     }
 
     /// How many there are.
@@ -105,7 +111,7 @@ impl Pods {
         self.bundles.len()
     }
 
-    /// Starts pods until there are so many; gives how long that took.
+    /// Starts pods until there are this many; returns the time of the starts.
     ///
     /// # Errors
     /// The first call that fails.
@@ -139,7 +145,7 @@ impl Pods {
         Ok((sandbox, if self.stdio { bundle } else { bundle.without_stdio() }))
     }
 
-    /// Ends them all; gives how long that took.
+    /// Ends all pods; returns the time of the ends.
     ///
     /// # Errors
     /// The first call that fails.
@@ -181,17 +187,17 @@ impl Probe {
     ///
     /// # Errors
     /// If nothing listens at `address`.
-    pub async fn new(address: &str, dir: PathBuf, images: Images, recipe: Recipe) -> Result<Probe> {
+    pub async fn new(address: &str, dir: PathBuf, images: BundleImages, recipe: Recipe) -> Result<Probe> {
         let runtime = tokio::runtime::Handle::current();
-        let setup = Setup { peer: Peer::Hearthd, alone: true, runtime, dir, recipe, images };
+        let setup = Setup { endpoint: Endpoint::Hearthd, alone: true, runtime, dir, recipe, images };
         Ok(Probe(Lane::connect(setup, address).await?))
     }
 
-    /// So many starts.
+    /// This number of starts.
     ///
     /// # Errors
     /// The first that fails.
-    pub async fn starts(&mut self, starts: usize) -> Result<Vec<Sample>> {
+    pub async fn starts(&mut self, starts: usize) -> Result<Vec<StartTimes>> {
         let mut samples = Vec::with_capacity(starts);
         for _ in 0..starts {
             samples.push(self.start().await?);
@@ -203,14 +209,14 @@ impl Probe {
     ///
     /// # Errors
     /// If it fails.
-    pub async fn start(&mut self) -> Result<Sample> {
+    pub async fn start(&mut self) -> Result<StartTimes> {
         let bundle = self.0.prepare()?;
         let measured = self.0.measure(bundle).await?;
         self.0.finish(measured).await
     }
 }
 
-/// What a process takes of the machine.
+/// The resources of a process.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Footprint {
     /// Its proportional set size, in bytes.
@@ -250,7 +256,7 @@ impl Footprint {
 /// A process's proportional set size, in bytes.
 ///
 /// # Errors
-/// If it is gone, or the kernel does not tell.
+/// If it is gone, or the kernel has no such file.
 pub fn pss_bytes(pid: u32) -> Result<u64> {
     let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -274,8 +280,8 @@ pub fn raise_descriptor_limit() {
 ///
 /// # Errors
 /// Of the file system.
-pub fn image(dir: &Path, name: &str, module: &crate::guest::Module) -> Result<Image> {
-    Image::create(dir.join(name), module)
+pub fn image(dir: &Path, name: &str, module: &crate::guest::Module) -> Result<BundleImage> {
+    BundleImage::create(dir.join(name), module)
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
-//! The `density` command: thousands of idle pods on one daemon, and what a start takes beside them.
+//! The `density` command: thousands of idle pods on one daemon, and the time of a start beside them.
 //!
-//! Two daemons run: one that has few pods, one that has as many as asked for. Starts are measured at
-//! both in turn, so that what differs is the crowd alone.
+//! Two daemons run: one with few pods, one with as many as asked for. Starts are measured at both in turn, so that only
+//! the number of pods differs.
 //!
 //! Each pod is two tasks, as CRI makes them: a sandbox, and a container in it with an overlay, a tmpfs, six
 //! binds and a memory limit, whose guest has written a byte and sleeps. They are in the node's network: a
 //! network namespace for each would measure the kernel.
 //!
-//! Failure paths: before anything is started, limits of the machine that so many pods would run into are
-//! named, with what to set.
+//! Failure paths: before anything is started, limits of the machine that this many pods would exceed are named, with
+//! the setting to change.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{Pod, Recipe};
-use crate::crowd::{self, Footprint, Pods, Probe};
+use crate::bundle::{PodFiles, Recipe};
+use crate::crowd::{self, Footprint, IdlePods, Probe};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
-use crate::lane::{Images, Sample};
-use crate::machine::Machine;
+use crate::lane::{BundleImages, StartTimes};
+use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
 use crate::scraping::Scraping;
@@ -42,7 +42,7 @@ const MOUNTS_PER_POD: usize = 8;
 /// Descriptors the daemon needs beside the pods'.
 const DESCRIPTORS_SPARE: usize = 200;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -60,7 +60,7 @@ pub struct Report {
     /// Version of this layout.
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The daemon.
     pub hearthd: Program,
     /// How many pods there were.
@@ -85,14 +85,14 @@ pub struct Report {
     pub cri_beside_few: Summary,
     /// Starts beside all pods, CRI-like bundles.
     pub cri_beside_all: Summary,
-    /// What Prometheus costs beside all pods.
+    /// The cost of Prometheus' scrapes beside all pods.
     pub scraping: Scraping,
 }
 
 /// A daemon with its pods and the probes that start beside them.
-struct Side {
+struct CrowdedDaemon {
     daemon: Hearthd,
-    pods: Pods,
+    pods: IdlePods,
     bare: Probe,
     cri: Probe,
 }
@@ -100,23 +100,23 @@ struct Side {
 /// Runs it. To be called on the main thread.
 ///
 /// # Errors
-/// The first thing that fails.
+/// The first failure.
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     crowd::raise_descriptor_limit();
     check_limits(options)?;
-    let machine = Machine::here();
+    let machine = MachineFacts::here();
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
-    let mut few = Side::launch(options, scratch, &events, "few").await?;
-    let mut all = Side::launch(options, scratch, &events, "all").await?;
+    let mut few = CrowdedDaemon::launch(options, scratch, &events, "few").await?;
+    let mut all = CrowdedDaemon::launch(options, scratch, &events, "all").await?;
     few.pods.grow(FEW).await?;
-    // The first pod compiles; and what a pool touches once is not a pod's.
+    // The first pod compiles, and the pool touches some memory only once; neither belongs to a pod.
     all.pods.grow(1).await?;
     all.bare.starts(2).await?;
     let empty = Footprint::of(all.daemon.pid())?;
     eprintln!("hearth-bench: starting {} pods", options.pods);
     let took = all.pods.grow(options.pods).await?;
     let full = Footprint::of(all.daemon.pid())?;
-    let mut samples: [Vec<Sample>; 4] = Default::default();
+    let mut samples: [Vec<StartTimes>; 4] = Default::default();
     const BATCH: usize = 25;
     for batch in 0..options.starts.div_ceil(BATCH) {
         progress(&format!("{} of {} starts", batch * BATCH, options.starts));
@@ -153,30 +153,30 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     })
 }
 
-impl Side {
-    async fn launch(options: &Options, scratch: &Scratch, events: &EventSink, name: &str) -> Result<Side> {
+impl CrowdedDaemon {
+    async fn launch(options: &Options, scratch: &Scratch, events: &EventSink, name: &str) -> Result<CrowdedDaemon> {
         let slots = options.pods + 200;
         let config = format!("[engine]\npool_slots = {slots}\n[rpc]\ntasks_max = {}\n", 2 * slots);
         let home = Home::create(scratch.path().join(format!("h-{name}")))?.configured(&config);
         let daemon = Hearthd::launch(&options.hearthd, &home, events).await?;
         let (bundles, layers) = (scratch.bundles(), scratch.layers());
-        let path = |what: &str| bundles.join(format!("{name}-{what}"));
-        let layer = |what: &str| layers.join(format!("{name}-{what}"));
-        let image = |dir, what: &str, module| crowd::image(dir, &format!("{name}-{what}"), module);
+        let path = |part: &str| bundles.join(format!("{name}-{part}"));
+        let layer = |part: &str| layers.join(format!("{name}-{part}"));
+        let image = |dir, part: &str, module| crowd::image(dir, &format!("{name}-{part}"), module);
         let (idle, hello) = (Module::idle()?, Module::hello()?);
         let address = &daemon.task_address;
-        let files = Pod::in_host_network(layer("files"))?;
-        let pods = Pods::new(address, path("pods"), files, image(layers, "idle", &idle)?, options.stdio).await?;
-        // It is moved into its bundle, which is no copy only on the same file system.
-        let images = Images::Same(image(bundles, "hello", &hello)?);
+        let files = PodFiles::in_host_network(layer("files"))?;
+        let pods = IdlePods::new(address, path("pods"), files, image(layers, "idle", &idle)?, options.stdio).await?;
+        // The image is moved into its bundle, which copies nothing on the same file system.
+        let images = BundleImages::Same(image(bundles, "hello", &hello)?);
         let bare = Probe::new(address, path("bare"), images, Recipe::Bare).await?;
-        let pod = Recipe::Cri(Pod::create(layer("pod"))?);
-        let cri = Probe::new(address, path("cri"), Images::Same(image(layers, "hello", &hello)?), pod).await?;
-        Ok(Side { daemon, pods, bare, cri })
+        let pod = Recipe::Cri(PodFiles::create(layer("pod"))?);
+        let cri = Probe::new(address, path("cri"), BundleImages::Same(image(layers, "hello", &hello)?), pod).await?;
+        Ok(CrowdedDaemon { daemon, pods, bare, cri })
     }
 }
 
-fn replies(samples: &[Sample]) -> Result<Summary> {
+fn replies(samples: &[StartTimes]) -> Result<Summary> {
     let summary = Summary::of(samples.iter().map(|sample| sample.reply));
     summary.ok_or_else(|| anyhow::anyhow!("no starts were measured"))
 }
@@ -186,7 +186,7 @@ fn descriptors_per_pod(stdio: bool) -> usize {
     if stdio { 3 } else { 1 }
 }
 
-/// What stands in the way of so many pods, before they do.
+/// Checks the machine's limits before this many pods exceed them.
 fn check_limits(options: &Options) -> Result<()> {
     use rustix::process::{Resource, getrlimit};
     ensure!(options.pods > FEW, "--pods must be more than {FEW}");
@@ -219,9 +219,9 @@ impl Report {
     /// Its tables.
     pub fn tables(&self) -> String {
         let mut starts = Table::new(1, &["Create + Start beside", "n", "p50", "p90", "p99", "p50 ÷", "p99 ÷"]);
-        let mut row = |what: String, summary: &Summary, few: &Summary| {
+        let mut row = |label: String, summary: &Summary, few: &Summary| {
             starts.row([
-                what,
+                label,
                 summary.n.to_string(),
                 micros(summary.p50),
                 micros(summary.p90),

@@ -1,6 +1,5 @@
-//! Takes the daemon's events as containerd does: a ttrpc server of
-//! `containerd.services.events.ttrpc.v1.Events` on a thread of its own, so that taking events is
-//! not in the way of the clients that are measured.
+//! Takes the daemon's events as containerd does: a ttrpc server of `containerd.services.events.ttrpc.v1.Events` on a
+//! thread of its own, so that taking events does not delay the clients that are measured.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The floor beneath containerd: a daemon that answers a task's calls and does nothing for them. It
-//! serves what `containerd-shim-floor-v1` names, a socket for each namespace in one directory.
+//! The floor beneath containerd: a daemon that answers a task's calls and does nothing for them. It serves the sockets
+//! that `containerd-shim-floor-v1` names, one for each namespace, in one directory.
 //!
 //! A task of [`Ends::AtOnce`] has ended as soon as it has started; one of [`Ends::WhenKilled`] runs until
 //! it is killed, as a pod's must. Neither mounts, opens or starts anything.
@@ -33,10 +33,10 @@ pub const RUNTIME: &str = "io.containerd.floor.v1";
 /// The shim's file.
 pub const SHIM: &str = "containerd-shim-floor-v1";
 
-/// Threads that serve requests: what hearthd has by default.
+/// Threads that serve requests: hearthd's default.
 const WORKER_THREADS: usize = 2;
 
-/// What the daemon prints when it listens.
+/// The line that the daemon prints when it listens.
 const READY: &str = "ready\n";
 
 /// When tasks of a socket end.
@@ -114,7 +114,7 @@ impl Task for Floor {
 
     async fn wait(&self, _: &TtrpcContext, request: api::WaitRequest) -> ttrpc::Result<api::WaitResponse> {
         let mut state = self.with(&request.id, watch::Sender::subscribe)?;
-        // Deleted meanwhile: it has ended, too.
+        // A deleted task has ended, too.
         let ended = state.wait_for(|state| matches!(state, State::Stopped(_))).await.map(|state| *state);
         let exit_status = if let Ok(State::Stopped(code)) = ended { code } else { 0 };
         Ok(api::WaitResponse { exit_status, exited_at: now(), ..Default::default() })
@@ -153,8 +153,8 @@ impl Task for Floor {
     }
 }
 
-/// The hidden `floor-daemon` command: serves in `directory` until SIGTERM: tasks of the namespaces
-/// `short` end at once, those of `long` when they are killed.
+/// The hidden `floor-daemon` command: serves in `directory` until SIGTERM. Tasks of the namespace `short` end at once,
+/// tasks of `long` when they are killed.
 ///
 /// # Errors
 /// If a socket cannot be bound.

@@ -1,7 +1,7 @@
 //! The Wasm guest that is started.
 //!
-//! Its first act is visible from outside: it writes one byte to stdout, then ends. Failure path: a
-//! byte that cannot be written becomes the exit status, and the run is aborted with it.
+//! Its first act is visible from outside: it writes one byte to stdout, then ends. Failure path: a byte that cannot be
+//! written becomes the exit status, and the run is aborted with it.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ const HELLO: &str = r#"
     (if (local.get $errno) (then (call $proc_exit (local.get $errno))))))
 "#;
 
-/// The same, but it sleeps for as long as anybody may measure.
+/// The same, but it sleeps longer than any measurement.
 const IDLE: &str = r#"
 (module
   (import "wasi_snapshot_preview1" "fd_write"
@@ -94,8 +94,8 @@ impl Module {
         Ok(Module(bytes))
     }
 
-    /// The same program with other bytes: a custom section with a number that no module of this
-    /// process had before. Whatever is kept by content misses on it.
+    /// The same program with other bytes: a custom section with a number that no module of this process had before.
+    /// Every cache by content misses on it.
     pub fn never_seen(&self) -> Module {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         const NAME: &[u8] = b"hearth-bench";
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_wasm_is_refused() {
+    fn a_file_that_is_not_wasm_is_refused() {
         let error = Module::read(Path::new("/proc/self/status")).unwrap_err();
         assert!(error.to_string().contains("no Wasm binary"), "{error}");
     }

@@ -31,7 +31,7 @@ const CONTROL_DEADLINE: Duration = Duration::from_secs(10);
 /// Lines of the daemon's log that an error quotes.
 const LOG_LINES: usize = 15;
 
-/// Where a daemon keeps what; several launches may share it, one after another.
+/// The directory of a daemon's files. Several launches may share it, one after another.
 #[derive(Debug, Clone)]
 pub struct Home {
     dir: PathBuf,
@@ -72,7 +72,7 @@ impl Home {
     /// Asks for the task socket, as the shim does at `start`.
     ///
     /// # Errors
-    /// If nobody answers, or with another thing.
+    /// If there is no answer, or another one.
     pub fn ask_task_socket(&self, events: &EventSink) -> Result<String> {
         let socket = self.control_socket();
         let ask = || {
@@ -108,7 +108,7 @@ impl Home {
         self.dir.join("state")
     }
 
-    /// The configuration: where things are, all else as it comes.
+    /// Writes the configuration: the paths, and defaults for the rest.
     fn write_config(&self) -> Result<PathBuf> {
         // A JSON string of a path is a TOML string too.
         let quoted = |path: PathBuf| serde_json::to_string(&path);
@@ -194,7 +194,7 @@ impl Hearthd {
         self.process.id()
     }
 
-    /// Ends it. The next launch in the same home finds what it left on disk.
+    /// Ends it. The next launch in the same home finds its files.
     ///
     /// # Errors
     /// If SIGTERM was not enough.
@@ -205,7 +205,7 @@ impl Hearthd {
         Ok(())
     }
 
-    /// Adds to an error of a call what the daemon itself can say about it.
+    /// Adds the daemon's exit status and the end of its log to the error of a call.
     pub fn explain(&mut self, error: anyhow::Error) -> anyhow::Error {
         let error = match self.process.status() {
             Some(status) => anyhow!("{error:#}; hearthd has ended: {status}"),

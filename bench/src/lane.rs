@@ -20,13 +20,13 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use ttrpc::context;
 
-use crate::bundle::{Bundle, Image, Recipe, make_dir, remove_dir};
+use crate::bundle::{Bundle, BundleImage, Recipe, make_dir, remove_dir};
 use crate::guest::Module;
 use crate::rootfs::{FloorMade, FloorPlan, FloorTimes};
 
-/// Who answers.
+/// The server that answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub enum Endpoint {
     /// The daemon.
     Hearthd,
     /// Another build of the daemon.
@@ -35,19 +35,19 @@ pub enum Peer {
     Floor,
 }
 
-/// Which image each start gets.
-pub enum Images {
+/// The image of each start.
+pub enum BundleImages {
     /// Always this one.
-    Same(Image),
+    Same(BundleImage),
     /// A new one for each start, written to the directory and removed afterwards.
     Fresh(PathBuf, Module),
     /// These in turn.
-    Listed(VecDeque<Image>),
+    Listed(VecDeque<BundleImage>),
 }
 
-/// What one start took.
+/// The times of one start.
 #[derive(Debug, Clone, Copy)]
-pub struct Sample {
+pub struct StartTimes {
     /// Create's round trip.
     pub create: Duration,
     /// Start's round trip.
@@ -64,18 +64,18 @@ pub struct Sample {
 
 /// How a client is set up.
 pub struct Setup {
-    /// Who answers it.
-    pub peer: Peer,
+    /// The server that answers it.
+    pub endpoint: Endpoint,
     /// Whether it is the only client of its side.
     pub alone: bool,
     /// The runtime it runs on.
     pub runtime: Handle,
     /// Its directory, which must not exist yet; its last component makes task ids unique.
     pub dir: PathBuf,
-    /// What it starts.
+    /// The kind of bundle that it starts.
     pub recipe: Recipe,
     /// Where its images come from.
-    pub images: Images,
+    pub images: BundleImages,
 }
 
 /// One client.
@@ -90,23 +90,25 @@ pub struct Lane {
 pub struct Measured {
     bundle: Bundle,
     made: Option<FloorMade>,
-    sample: Sample,
+    sample: StartTimes,
 }
 
-impl Images {
-    fn take(&mut self, turn: u64) -> Result<Image> {
+impl BundleImages {
+    fn take(&mut self, turn: u64) -> Result<BundleImage> {
         match self {
-            Images::Same(image) => Ok(image.clone()),
-            Images::Fresh(dir, module) => Image::create(dir.join(format!("image-{turn}")), &module.never_seen()),
-            Images::Listed(images) => images.pop_front().context("the list of images is empty"),
+            BundleImages::Same(image) => Ok(image.clone()),
+            BundleImages::Fresh(dir, module) => {
+                BundleImage::create(dir.join(format!("image-{turn}")), &module.never_seen())
+            }
+            BundleImages::Listed(images) => images.pop_front().context("the list of images is empty"),
         }
     }
 
-    fn give_back(&mut self, image: Image) -> Result<()> {
+    fn give_back(&mut self, image: BundleImage) -> Result<()> {
         match self {
-            Images::Same(_) => Ok(()),
-            Images::Fresh(..) => remove_dir(image.dir()),
-            Images::Listed(images) => {
+            BundleImages::Same(_) => Ok(()),
+            BundleImages::Fresh(..) => remove_dir(image.dir()),
+            BundleImages::Listed(images) => {
                 images.push_back(image);
                 Ok(())
             }
@@ -155,8 +157,8 @@ impl Lane {
     /// If a call is answered with an error, or a mount fails.
     pub async fn measure(&self, mut bundle: Bundle) -> Result<Measured> {
         let start = StartRequest { id: bundle.create.id.clone(), ..StartRequest::default() };
-        let mut stdio = bundle.stdio.take().filter(|_| self.setup.peer != Peer::Floor);
-        let plan = bundle.floor.clone().filter(|_| self.setup.peer == Peer::Floor);
+        let mut stdio = bundle.stdio.take().filter(|_| self.setup.endpoint != Endpoint::Floor);
+        let plan = bundle.floor.clone().filter(|_| self.setup.endpoint == Endpoint::Floor);
 
         let begin = Instant::now();
         let (made, floor) = match plan {
@@ -182,7 +184,7 @@ impl Lane {
         let measured: Result<_> = futures_util::future::try_join(pair, first_byte).await;
         let ((create, start, reply), first_byte) = measured.with_context(|| format!("task {}", bundle.create.id))?;
         bundle.stdio = stdio;
-        let sample = Sample { create, start, reply, first_byte, floor, unmount: None };
+        let sample = StartTimes { create, start, reply, first_byte, floor, unmount: None };
         Ok(Measured { bundle, made, sample })
     }
 
@@ -199,7 +201,7 @@ impl Lane {
     ///
     /// # Errors
     /// If a call is answered with an error, or the guest failed.
-    pub async fn finish(&mut self, measured: Measured) -> Result<Sample> {
+    pub async fn finish(&mut self, measured: Measured) -> Result<StartTimes> {
         let Measured { bundle, made, mut sample } = measured;
         let id = bundle.create.id.clone();
         let wait = WaitRequest { id: id.clone(), ..WaitRequest::default() };

@@ -1,6 +1,6 @@
-//! What a number depends on: the machine, its load, and the sources.
+//! The context of a number: the machine, its load, and the sources.
 //!
-//! Nothing here fails: what cannot be found out is reported as "unknown".
+//! Nothing here fails: a value that cannot be found out is reported as "unknown".
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// The machine and the moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Machine {
+pub struct MachineFacts {
     /// RFC 3339, in UTC.
     pub date: String,
     /// The CPU's model name.
@@ -25,12 +25,12 @@ pub struct Machine {
     pub git_revision: String,
 }
 
-impl Machine {
+impl MachineFacts {
     /// Asks the machine.
-    pub fn here() -> Machine {
+    pub fn here() -> MachineFacts {
         let uname = rustix::system::uname();
         let part = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
-        Machine {
+        MachineFacts {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             cpu: std::fs::read_to_string("/proc/cpuinfo")
                 .ok()
@@ -45,10 +45,10 @@ impl Machine {
     }
 }
 
-impl Machine {
+impl MachineFacts {
     /// All of it on one line.
     pub fn line(&self) -> String {
-        let Machine { date, cpu, cores, kernel, load_average, git_revision } = self;
+        let MachineFacts { date, cpu, cores, kernel, load_average, git_revision } = self;
         format!("{date} · {cpu} · {cores} cores · {kernel} · load {load_average} · {git_revision}")
     }
 }

@@ -84,8 +84,8 @@ impl Histogram {
         (count > 0).then(|| self.sum / count as f64)
     }
 
-    /// An estimate of a quantile (0 to 1): linear within its bucket, as Prometheus'
-    /// `histogram_quantile` has it; the largest finite bound for what lies beyond it.
+    /// An estimate of a quantile (0 to 1): linear within its bucket, as Prometheus' `histogram_quantile` has it; the
+    /// largest finite bound for a value beyond it.
     pub fn quantile(&self, quantile: f64) -> Option<f64> {
         let rank = quantile * self.count() as f64;
         let (mut below, mut lower) = (0.0, 0.0);
@@ -103,7 +103,7 @@ impl Histogram {
         None
     }
 
-    /// What was observed since `earlier`, a state of the same histogram (or the empty one).
+    /// The observations since `earlier`, a state of the same histogram (or the empty one).
     ///
     /// # Errors
     /// If a bucket has shrunk or the bounds differ.
@@ -168,7 +168,7 @@ fn parse_sample(line: &str) -> Result<Sample> {
     Ok(Sample { name: name.to_owned(), labels, value })
 }
 
-/// Labels up to and with the closing brace, and what follows it.
+/// Labels up to and with the closing brace, and the rest of the line.
 fn parse_labels(mut rest: &str) -> Result<(BTreeMap<String, String>, &str)> {
     let mut labels = BTreeMap::new();
     loop {

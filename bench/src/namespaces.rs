@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use nix::sched::CloneFlags;
 use rustix::mount::MountPropagationFlags;
 
-/// Moves this process into a mount namespace of its own, a slave of the machine's: what is mounted
-/// here is seen by child processes and by nobody else, and is gone with the last of them.
+/// Moves this process into a mount namespace of its own, a slave of the machine's: only child processes see mounts made
+/// here, and the mounts are gone with the last of them.
 ///
 /// To be called before any thread is started, which would stay behind.
 ///
@@ -35,7 +35,7 @@ impl PodNetwork {
     /// Makes a network namespace.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn new() -> Result<PodNetwork> {
         let (release, parked) = mpsc::channel::<()>();
         let (made, result) = mpsc::channel();

@@ -1,8 +1,8 @@
 //! The floor: a server of the same ttrpc stack and the same runtime shape as the daemon's, in a
 //! process of its own, whose Create, Start, Wait and Delete answer at once with default values.
 //!
-//! What a client measures here is the price of the two round trips alone; no daemon that speaks
-//! ttrpc over a Unix socket can be faster on this machine.
+//! A client measures here the two round trips alone; no daemon with ttrpc over a Unix socket can be faster on this
+//! machine.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -18,10 +18,10 @@ use ttrpc::asynchronous::{Server, TtrpcContext};
 use crate::process::{Tied, tied_command};
 use crate::signals::Signals;
 
-/// Threads that serve requests: what the daemon has by default.
+/// Threads that serve requests: the daemon's default.
 const WORKER_THREADS: usize = 2;
 
-/// What the server prints when it listens.
+/// The line that the server prints when it listens.
 const READY: &str = "ready\n";
 
 struct NullTask;
@@ -98,7 +98,7 @@ pub fn say_ready(word: &str) -> Result<()> {
 pub fn first_line(server: &mut Tied) -> Result<String> {
     let mut line = String::new();
     let stdout = server.child_mut().stdout.take().context("the server has no stdout")?;
-    BufReader::new(stdout).read_line(&mut line).context("cannot read what the server says")?;
+    BufReader::new(stdout).read_line(&mut line).context("cannot read the server's output")?;
     Ok(line)
 }
 

@@ -1,4 +1,4 @@
-//! The JSON file: its place is checked before the run and it appears whole or not at all.
+//! The JSON file. Its directory is checked before the run, and it appears whole or not at all.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

@@ -12,16 +12,16 @@ use plotters::{drawing::IntoDrawingArea, style::text_anchor};
 /// Bars that belong together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    /// What they show.
+    /// Their subject.
     pub label: String,
-    /// Whose they are, and how long.
+    /// The bars, from top to bottom.
     pub bars: Vec<Bar>,
 }
 
 /// One bar.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bar {
-    /// Whose it is.
+    /// The name of the runtime or figure.
     pub name: String,
     /// Its length, in the chart's unit.
     pub value: f64,
@@ -33,7 +33,7 @@ const WIDTH: u32 = 760;
 const NAMES: i32 = 190;
 /// Room for the values on the right.
 const VALUES: i32 = 90;
-/// A line of text or a bar, with what is between them.
+/// The height of a line of text or a bar, with the space between them.
 const LINE: i32 = 22;
 /// Above and below everything.
 const MARGIN: i32 = 14;
@@ -43,7 +43,7 @@ const HEARTH: RGBColor = RGBColor(0xd9, 0x5f, 0x0e);
 const FLOOR: RGBColor = RGBColor(0xaf, 0xb8, 0xc1);
 const OTHERS: RGBColor = RGBColor(0x54, 0x78, 0xa8);
 
-/// The colour of whom a bar is about.
+/// The colour of a bar, by its name.
 fn colour(name: &str) -> RGBColor {
     if name.starts_with("Hearth") {
         HEARTH

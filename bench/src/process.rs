@@ -37,13 +37,12 @@ pub fn tied_command(program: &OsStr) -> Result<Command> {
     command.args([OsStr::new("exec-tied"), OsStr::new(&parent), OsStr::new("--"), program]);
     command.process_group(0);
     // As a service manager starts it. wasmtime makes an error at the end of every component, and with one of these set
-    // each takes a backtrace: a tenth of what a request costs.
+    // each takes a backtrace: a tenth of the time of a request.
     command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
     Ok(command)
 }
 
-/// The `exec-tied` command: ties this process to `parent` and becomes the program. It returns only
-/// to say what failed.
+/// The `exec-tied` command: ties this process to `parent` and becomes the program. It returns only with an error.
 pub fn exec_tied(parent: u32, program: &OsStr, arguments: &[OsString]) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .context("cannot tie this process to its parent")?;
@@ -60,7 +59,7 @@ impl Tied {
     /// this is called on the main thread only.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn spawn(name: &'static str, mut command: Command) -> Result<Tied> {
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let pid = Pid::from_child(&child);

@@ -1,4 +1,4 @@
-//! A line on stderr that shows how far a run is, if somebody is looking.
+//! A line on stderr that shows the progress of a run, where stderr is a terminal.
 
 use std::io::IsTerminal;
 

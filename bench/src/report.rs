@@ -1,4 +1,4 @@
-//! The report of `start`: what goes into the JSON file, and the tables made of it. Pure.
+//! The report of `start`: the contents of the JSON file, and the tables made of it. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Machine, version_of};
+use crate::machine::{MachineFacts, version_of};
 use crate::metrics::Histogram;
 use crate::scenario::{Plan, Scenario};
 use crate::stats::Summary;
@@ -21,7 +21,7 @@ pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The daemon measured; none with `--floor-only`.
     pub hearthd: Option<Program>,
     /// The other build it was measured against.
@@ -41,7 +41,7 @@ pub struct Report {
 pub struct Program {
     /// Its path.
     pub path: String,
-    /// What it says to `--version`.
+    /// The output of its `--version`.
     pub version: String,
 }
 
@@ -65,7 +65,7 @@ pub struct ScenarioReport {
     pub ratios: Option<Ratios>,
 }
 
-/// What clients and the daemon itself saw of the daemon's starts.
+/// The daemon's starts, as clients and the daemon itself measured them.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DaemonReport {
     /// Create sent → Start answered.
@@ -78,14 +78,14 @@ pub struct DaemonReport {
     pub start: Summary,
     /// The very first start after each launch (disk only), as `start_reply`; in no other figure.
     pub first_after_launch: Option<Summary>,
-    /// Create's arrival at the daemon → the guest's first instruction, by the daemon's own clock and
-    /// without what the client took between the calls.
+    /// Create's arrival at the daemon → the guest's first instruction, by the daemon's own clock and without the
+    /// client's time between the calls.
     pub first_instruction: Option<Phase>,
     /// The daemon's own phases, from its histograms.
     pub phases: Vec<Phase>,
     /// Where the daemon found the modules of the starts measured, by its own count.
     pub lookups: BTreeMap<String, u64>,
-    /// If that is not what the scenario is named for: what is wrong with it.
+    /// The contradiction, if that is not the scenario's stage.
     pub doubt: Option<String>,
 }
 
@@ -124,7 +124,7 @@ pub struct FloorMounts {
     pub overlay: Summary,
     /// tmpfs on `/dev`.
     pub dev: Summary,
-    /// Making what to mount on.
+    /// Making the mount points.
     pub mount_points: Summary,
     /// Six binds, one of them read-only.
     pub binds: Summary,
@@ -387,7 +387,7 @@ mod tests {
         let ratios = Some(Ratios::of(&hearthd, &floor, None));
         Report {
             schema: SCHEMA,
-            machine: Machine::here(),
+            machine: MachineFacts::here(),
             hearthd: Some(Program { path: "hearthd".into(), version: "1".into() }),
             against: None,
             module_bytes: 1,

@@ -1,7 +1,7 @@
 //! The floor's own work: the mounts and FIFO opens that a bundle asks for, made with the fewest system
 //! calls, by this program in its own mount namespace. Each step is timed.
 //!
-//! Failure paths: the kernel's errors, with the path; what is mounted by then is unmounted.
+//! Failure paths: the kernel's errors, with the path; all mounts made before are undone.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 /// A bind mount of a file or a directory.
 #[derive(Debug, Clone)]
 pub struct Volume {
-    /// What is bound.
+    /// The source of the bind.
     pub source: PathBuf,
     /// Where the guest sees it; absolute.
     pub destination: &'static str,
@@ -26,7 +26,7 @@ pub struct Volume {
     pub read_only: bool,
 }
 
-/// Everything a bundle with stdio wants of the kernel before its guest can run.
+/// The kernel's work that a bundle with stdio needs before its guest can run.
 #[derive(Debug, Clone)]
 pub struct FloorPlan {
     /// The mounts of a CRI-like bundle.
@@ -42,7 +42,7 @@ pub struct RootPlan {
     pub overlay_options: CString,
     /// Where it is mounted.
     pub target: PathBuf,
-    /// What is bound into it.
+    /// The binds into it.
     pub volumes: Vec<Volume>,
 }
 
@@ -68,7 +68,7 @@ pub struct MountTimes {
     pub binds: Duration,
 }
 
-/// What the floor's work has made; undone when dropped.
+/// The mounts and open FIFOs of the floor. Dropping it undoes them.
 pub struct FloorMade {
     /// Closed before the root is unmounted.
     _fifos: [File; 2],

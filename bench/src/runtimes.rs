@@ -7,9 +7,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 /// Threads of several clients: as many as the servers have.
 const CROWD_THREADS: usize = 2;
 
-/// One runtime for a client alone, one for many. What a client itself takes is in every number, so
-/// each gets the runtime that was measured to be the faster for it: alone, a single thread, which
-/// saves wake-ups; in a crowd, two.
+/// One runtime for a single client, one for many. A client's own time is in every number, so each gets the runtime that
+/// was measured to be faster for it: alone, a single thread, which saves wake-ups; in a crowd, two.
 pub struct Runtimes {
     /// The main thread's, which everything else runs on, too.
     pub alone: Runtime,
@@ -20,7 +19,7 @@ impl Runtimes {
     /// Builds both.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn build() -> io::Result<Runtimes> {
         Ok(Runtimes {
             alone: Builder::new_current_thread().enable_all().build()?,

@@ -1,4 +1,4 @@
-//! What is measured: the scenarios, and how often each is run. Pure.
+//! The measurements: the scenarios, and how often each is run. Pure.
 
 use std::fmt;
 
@@ -16,15 +16,15 @@ pub enum Stage {
     Cold,
 }
 
-/// What the bundle asks for.
+/// The parts of the bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BundleKind {
     /// A rootfs directory with the module: no mounts, no stdio.
     Bare,
-    /// Bare, with FIFOs: what the guest does first can be seen.
+    /// Bare, with FIFOs: the guest's first act is visible.
     Stdio,
-    /// What CRI makes of a pod's container: overlay, volumes, FIFOs, namespaces.
+    /// As CRI makes it for a pod's container: overlay, volumes, FIFOs, namespaces.
     Cri,
 }
 
@@ -35,7 +35,7 @@ pub struct Scenario {
     pub stage: Stage,
     /// Clients that start a task at the same moment, each on a connection of its own.
     pub clients: usize,
-    /// What they start.
+    /// The bundle that they start.
     pub bundle: BundleKind,
 }
 
@@ -69,8 +69,8 @@ impl Scenario {
         all
     }
 
-    /// Those that a filter such as `warm`, `16/cri` or `cold/1/bare` names: each of its parts, in
-    /// any order, is a part of the scenario's name.
+    /// The scenarios that a filter such as `warm`, `16/cri` or `cold/1/bare` names: each of its parts, in any order, is
+    /// a part of the scenario's name.
     ///
     /// # Errors
     /// If it names none: one line with the names there are.

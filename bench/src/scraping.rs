@@ -1,7 +1,7 @@
-//! What a scrape of a daemon with many tasks costs, and what starts feel of one each second.
+//! The cost of a scrape of a daemon with many tasks, and the effect of one scrape each second on starts.
 //!
-//! Starts go on for a while without a scraper and for as long with one, in turns, so that what else the machine
-//! does falls on both. Failure paths: a scrape that fails is the measurement's failure.
+//! Starts run for a while without a scraper and for as long with one, in turns, so that other load of the machine
+//! affects both. Failure paths: a scrape that fails is the measurement's failure.
 
 use std::time::{Duration, Instant};
 
@@ -16,23 +16,23 @@ use crate::table::{Table, micros};
 /// Scrapes whose CPU time is measured, one after the other.
 const SCRAPES: u32 = 50;
 
-/// How often Prometheus comes, for the starts: oftener than it does.
+/// The interval of the scrapes beside the starts, shorter than Prometheus' own.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long starts go on before it is the others' turn, and how often that is.
+/// The length of a turn with or without a scraper, and the number of turns of each.
 const TURN: Duration = Duration::from_secs(5);
 const TURNS: u32 = 3;
 
-/// What was measured. Durations of starts are in microseconds.
+/// The measurements. Durations of starts are in microseconds.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Scraping {
     /// The daemon's CPU time for one scrape, in milliseconds.
     pub cpu_ms: f64,
     /// From the request to the last byte, in milliseconds.
     pub took_ms: f64,
-    /// What a scrape is, in bytes.
+    /// The size of a scrape, in bytes.
     pub bytes: usize,
-    /// Starts while nobody scrapes.
+    /// Starts without scrapes.
     pub without: Summary,
     /// Starts with a scrape a second.
     pub with: Summary,
@@ -42,7 +42,7 @@ impl Scraping {
     /// Measures it.
     ///
     /// # Errors
-    /// The first thing that fails.
+    /// The first failure.
     pub async fn measure(daemon: &Hearthd, probe: &mut Probe) -> Result<Scraping> {
         let (cpu, began) = (cpu_time(daemon.pid())?, Instant::now());
         let mut bytes = 0;
@@ -73,12 +73,12 @@ impl Scraping {
         Ok(Scraping { cpu_ms: ms(cpu), took_ms: ms(took), bytes, without: summary(without)?, with: summary(with)? })
     }
 
-    /// What people read.
+    /// The results as text and a table.
     pub fn table(&self) -> String {
         let mut table = Table::new(1, &["Create + Start, bare", "n", "p50", "p90", "p99", "p99 ÷"]);
-        for (what, summary) in [("nobody scrapes", &self.without), ("a scrape each second", &self.with)] {
+        for (label, summary) in [("without scrapes", &self.without), ("a scrape each second", &self.with)] {
             table.row([
-                what.to_owned(),
+                label.to_owned(),
                 summary.n.to_string(),
                 micros(summary.p50),
                 micros(summary.p90),
@@ -95,7 +95,7 @@ impl Scraping {
     }
 }
 
-/// Starts one after the other for so long: when each was answered.
+/// Starts one after the other for this time: the time of each start's answer.
 async fn starts_for(probe: &mut Probe, time: Duration) -> Result<Vec<Duration>> {
     let end = Instant::now() + time;
     let mut samples = Vec::new();

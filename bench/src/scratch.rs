@@ -1,4 +1,4 @@
-//! The directory that everything of a run lives in, removed at its end.
+//! The directory of all files of a run, removed at its end.
 
 use std::path::{Path, PathBuf};
 
@@ -63,8 +63,8 @@ impl Scratch {
         &self.bundles.path
     }
 
-    /// The directory for what lies on another file system than the bundles of a node, which are below `/run`: images'
-    /// layers and pods' files.
+    /// The directory for images' layers and pods' files. On a node they lie on another file system than the bundles,
+    /// which are below `/run`.
     pub fn layers(&self) -> &Path {
         &self.layers.path
     }
@@ -72,7 +72,7 @@ impl Scratch {
     /// Removes it.
     ///
     /// # Errors
-    /// Of the file system; what is left is named.
+    /// Of the file system, with the path that is left.
     pub fn remove(self) -> Result<()> {
         drop((self.bundles, self.layers));
         self.dir.close().with_context(|| format!("cannot remove {}", self.path.display()))

@@ -24,7 +24,7 @@ use serde::Serialize;
 use crate::bundle::{make_dir, remove_dir};
 use crate::events::EventSink;
 use crate::hearthd::{Hearthd, Home, NAMESPACE};
-use crate::machine::{Machine, version_of};
+use crate::machine::{MachineFacts, version_of};
 use crate::progress::{progress, progress_done};
 use crate::report::Program;
 use crate::scratch::Scratch;
@@ -34,7 +34,7 @@ use crate::table::{Table, micros};
 /// Executions of each command that are not counted.
 const WARM_UP: usize = 20;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The shim's binary.
     pub shim: PathBuf,
@@ -49,7 +49,7 @@ pub struct Options {
 pub struct Report {
     /// Version of this layout.
     schema: u32,
-    machine: Machine,
+    machine: MachineFacts,
     shim: Program,
     shim_bytes: u64,
     hearthd: Option<Program>,
@@ -68,7 +68,7 @@ struct Case {
     program: PathBuf,
     arguments: Vec<OsString>,
     control_socket: Option<PathBuf>,
-    /// Whether it must print something to be right.
+    /// Whether it must print something to succeed.
     speaks: bool,
     samples: Vec<Duration>,
 }
@@ -78,7 +78,7 @@ struct Case {
 /// # Errors
 /// If the shim or the daemon fails.
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
-    let machine = Machine::here();
+    let machine = MachineFacts::here();
     let shim = options.shim.canonicalize();
     let shim = shim.with_context(|| format!("no shim at {}", options.shim.display()))?;
     let shim_bytes = shim.metadata()?.len();
@@ -234,7 +234,7 @@ fn version_of_shim(shim: &Path) -> String {
     lines.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
-/// A control socket that gives everyone the same task socket, on a thread of its own.
+/// A control socket that answers each shim with the same task socket, on a thread of its own.
 struct NullControl {
     socket: PathBuf,
     stop: Arc<AtomicBool>,
@@ -251,7 +251,7 @@ impl NullControl {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                // A client that breaks off fails its own run.
+                // A shim that closes the connection fails its own run.
                 let _ = client.and_then(answer);
             }
         });

@@ -21,7 +21,7 @@ impl Signals {
     /// Starts watching, within a runtime.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn watch() -> io::Result<Signals> {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt())?,
@@ -45,7 +45,7 @@ impl Signals {
 /// process ends, and with it its children and the private machine.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub fn remove_and_exit_on_signal(directory: PathBuf) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {

@@ -9,12 +9,12 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::bundle::{Image, Pod, Recipe, make_dir, remove_dir};
+use crate::bundle::{BundleImage, PodFiles, Recipe, make_dir, remove_dir};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
-use crate::lane::{Images, Lane, Peer, Sample, Setup};
-use crate::machine::Machine;
+use crate::lane::{BundleImages, Endpoint, Lane, Setup, StartTimes};
+use crate::machine::MachineFacts;
 use crate::metrics::{Histogram, Scrape};
 use crate::null_server;
 use crate::progress::{progress, progress_done};
@@ -40,11 +40,11 @@ const PHASE_ORDER: [&str; 6] = ["bundle", "lookup", "compile", "mounts", "instan
 /// How long one round may take, compiles included, before the run is given up.
 const ROUND_DEADLINE: Duration = Duration::from_secs(120);
 
-/// How old images are before the first start: hearthd reads a file anew whose last change is younger
-/// than two seconds, since the clock might hide another; an image that was pulled is older.
+/// How old images are before the first start: hearthd reads a file again if its last change is less than two seconds
+/// old, as the clock might hide another change. Pulled images are older.
 const IMAGE_AGE: Duration = Duration::from_secs(3);
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The scenarios, in order.
     pub scenarios: Vec<Scenario>,
@@ -75,11 +75,11 @@ struct Material {
     plan: Plan,
     dir: PathBuf,
     /// A set for each of the daemon's clients.
-    daemon: Vec<Images>,
+    daemon: Vec<BundleImages>,
     /// A set for each of the other daemon's.
-    other: Vec<Images>,
+    other: Vec<BundleImages>,
     /// A set for each of the floor's.
-    floor: Vec<Images>,
+    floor: Vec<BundleImages>,
 }
 
 /// The clients of one side, each ready for its next start.
@@ -88,9 +88,9 @@ struct Side {
     runtime: Handle,
 }
 
-/// A daemon with its clients and what was seen of it.
+/// A daemon with its clients and its measurements.
 struct DaemonSide<'a> {
-    peer: Peer,
+    endpoint: Endpoint,
     program: &'a Path,
     home: Home,
     home_dir: PathBuf,
@@ -100,11 +100,11 @@ struct DaemonSide<'a> {
     seen: Seen,
 }
 
-/// What was measured at the daemon so far.
+/// The measurements of the daemon so far.
 #[derive(Default)]
 struct Seen {
-    samples: Vec<Sample>,
-    first_after_launch: Vec<Sample>,
+    samples: Vec<StartTimes>,
+    first_after_launch: Vec<StartTimes>,
     phases: BTreeMap<String, Histogram>,
     /// Over all sources of modules.
     first_instruction: Histogram,
@@ -114,9 +114,9 @@ struct Seen {
 /// Runs all scenarios. To be called on the main thread, which the daemon is tied to.
 ///
 /// # Errors
-/// The first thing that fails ends the run.
+/// The first failure ends the run.
 pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> Result<Report> {
-    let machine = Machine::here();
+    let machine = MachineFacts::here();
     let null_socket = scratch.path().join("null.sock");
     let _null_server = null_server::spawn(&null_socket)?;
     let bench = Bench {
@@ -161,22 +161,22 @@ impl Bench<'_> {
         let plan = scenario.plan(self.options.quick);
         let dir = self.scratch.bundles().join(format!("s{index}"));
         make_dir(&dir)?;
-        let images = |peer| scenario.images(peer, plan, &self.options.module, &dir);
-        let (daemon, floor) = (images(Peer::Hearthd)?, images(Peer::Floor)?);
-        let other = self.options.against.is_some().then(|| images(Peer::Other)).transpose()?.unwrap_or_default();
+        let images = |endpoint| scenario.images(endpoint, plan, &self.options.module, &dir);
+        let (daemon, floor) = (images(Endpoint::Hearthd)?, images(Endpoint::Floor)?);
+        let other = self.options.against.is_some().then(|| images(Endpoint::Other)).transpose()?.unwrap_or_default();
         Ok(Material { scenario, plan, dir, daemon, other, floor })
     }
 
     async fn scenario(&self, material: Material) -> Result<ScenarioReport> {
         let Material { scenario, plan, dir, daemon, other, floor } = material;
-        let mut floor_side = self.side(scenario, Peer::Floor, floor, &dir, &self.null_address).await?;
+        let mut floor_side = self.side(scenario, Endpoint::Floor, floor, &dir, &self.null_address).await?;
         floor_side.rounds(plan.warm_up_rounds).await?;
         let mut daemons = Vec::new();
-        for (peer, program, images) in
-            [(Peer::Hearthd, &self.options.hearthd, daemon), (Peer::Other, &self.options.against, other)]
+        for (endpoint, program, images) in
+            [(Endpoint::Hearthd, &self.options.hearthd, daemon), (Endpoint::Other, &self.options.against, other)]
         {
             if let Some(program) = program {
-                daemons.push(self.daemon_side(scenario, plan, peer, program, images, &dir).await?);
+                daemons.push(self.daemon_side(scenario, plan, endpoint, program, images, &dir).await?);
             }
         }
         let mut floor = Vec::new();
@@ -185,14 +185,14 @@ impl Bench<'_> {
             for daemon in &mut daemons {
                 daemon.batch(scenario, plan).await?;
             }
-            // Nobody always follows the floor.
+            // No daemon always follows the floor.
             daemons.reverse();
             floor.extend(floor_side.rounds(plan.floor_rounds).await.context("the floor")?);
         }
         progress_done();
         let (mut hearthd, mut against) = (None, None);
         for daemon in daemons {
-            let report = if daemon.peer == Peer::Other { &mut against } else { &mut hearthd };
+            let report = if daemon.endpoint == Endpoint::Other { &mut against } else { &mut hearthd };
             *report = Some(daemon.end(scenario)?);
         }
         drop(floor_side);
@@ -203,15 +203,15 @@ impl Bench<'_> {
     }
 
     /// A daemon's directory, new for each scenario.
-    fn home(&self, peer: Peer) -> PathBuf {
-        self.scratch.path().join(format!("h{}", letter(peer)))
+    fn home(&self, endpoint: Endpoint) -> PathBuf {
+        self.scratch.path().join(format!("h{}", letter(endpoint)))
     }
 
     async fn side(
         &self,
         scenario: Scenario,
-        peer: Peer,
-        images: Vec<Images>,
+        endpoint: Endpoint,
+        images: Vec<BundleImages>,
         dir: &Path,
         address: &str,
     ) -> Result<Side> {
@@ -219,13 +219,13 @@ impl Bench<'_> {
         let runtime = self.runtimes.for_clients(scenario.clients);
         let mut lanes = Vec::new();
         for (number, images) in images.into_iter().enumerate() {
-            let name = format!("{}{number}", letter(peer));
+            let name = format!("{}{number}", letter(endpoint));
             let recipe = match scenario.bundle {
                 BundleKind::Bare => Recipe::Bare,
                 BundleKind::Stdio => Recipe::Stdio,
-                BundleKind::Cri => Recipe::Cri(Pod::create(dir.join(format!("{name}-pod")))?),
+                BundleKind::Cri => Recipe::Cri(PodFiles::create(dir.join(format!("{name}-pod")))?),
             };
-            let setup = Setup { peer, alone, runtime: runtime.clone(), dir: dir.join(&name), recipe, images };
+            let setup = Setup { endpoint, alone, runtime: runtime.clone(), dir: dir.join(&name), recipe, images };
             lanes.push(Lane::connect(setup, address).await?);
         }
         Ok(Side { lanes, runtime })
@@ -235,17 +235,17 @@ impl Bench<'_> {
         &'a self,
         scenario: Scenario,
         plan: Plan,
-        peer: Peer,
+        endpoint: Endpoint,
         program: &'a Path,
-        images: Vec<Images>,
+        images: Vec<BundleImages>,
         dir: &Path,
     ) -> Result<DaemonSide<'a>> {
-        let home_dir = self.home(peer);
+        let home_dir = self.home(endpoint);
         let home = Home::create(home_dir.clone())?;
         let daemon = Hearthd::launch(program, &home, &self.events).await?;
-        let side = self.side(scenario, peer, images, dir, &daemon.task_address).await?;
+        let side = self.side(scenario, endpoint, images, dir, &daemon.task_address).await?;
         let (seen, events) = (Seen::default(), &self.events);
-        let mut daemon_side = DaemonSide { peer, program, home, home_dir, daemon, side, seen, events };
+        let mut daemon_side = DaemonSide { endpoint, program, home, home_dir, daemon, side, seen, events };
         let warm_up = match scenario.stage {
             // Once around the list: every module is compiled and stored.
             Stage::Disk => plan.warm_up_rounds + plan.rounds,
@@ -258,25 +258,25 @@ impl Bench<'_> {
 
 impl Scenario {
     /// Writes the images of one side, a set for each client.
-    fn images(&self, peer: Peer, plan: Plan, module: &Module, dir: &Path) -> Result<Vec<Images>> {
-        let path = |suffix: String| dir.join(format!("{}-{suffix}", letter(peer)));
-        let shared = Image::create(path("image".into()), module)?;
-        let of_client = |number: usize| match (peer, self.stage, self.bundle) {
-            (Peer::Hearthd | Peer::Other, Stage::Cold, _) => {
+    fn images(&self, endpoint: Endpoint, plan: Plan, module: &Module, dir: &Path) -> Result<Vec<BundleImages>> {
+        let path = |suffix: String| dir.join(format!("{}-{suffix}", letter(endpoint)));
+        let shared = BundleImage::create(path("image".into()), module)?;
+        let of_client = |number: usize| match (endpoint, self.stage, self.bundle) {
+            (Endpoint::Hearthd | Endpoint::Other, Stage::Cold, _) => {
                 let fresh = path(format!("fresh-{number}"));
                 make_dir(&fresh)?;
-                Ok(Images::Fresh(fresh, module.clone()))
+                Ok(BundleImages::Fresh(fresh, module.clone()))
             }
-            (Peer::Hearthd | Peer::Other, Stage::Disk, _) => {
+            (Endpoint::Hearthd | Endpoint::Other, Stage::Disk, _) => {
                 // One for the first start after a launch, then one for each of a batch's.
                 let list = 0..plan.warm_up_rounds + plan.rounds;
-                let image = |i| Image::create(path(format!("image-{number}-{i}")), &module.never_seen());
-                Ok(Images::Listed(list.map(image).collect::<Result<VecDeque<_>>>()?))
+                let image = |i| BundleImage::create(path(format!("image-{number}-{i}")), &module.never_seen());
+                Ok(BundleImages::Listed(list.map(image).collect::<Result<VecDeque<_>>>()?))
             }
             // A layer is shared by all containers of an image; other bundles have their own files.
-            (_, _, BundleKind::Cri) => Ok(Images::Same(shared.clone())),
+            (_, _, BundleKind::Cri) => Ok(BundleImages::Same(shared.clone())),
             (_, _, BundleKind::Bare | BundleKind::Stdio) => {
-                Ok(Images::Same(Image::create(path(format!("image-{number}")), module)?))
+                Ok(BundleImages::Same(BundleImage::create(path(format!("image-{number}")), module)?))
             }
         };
         (0..self.clients).map(of_client).collect()
@@ -284,16 +284,16 @@ impl Scenario {
 }
 
 /// Begins the names of a side's files and tasks.
-fn letter(peer: Peer) -> char {
-    match peer {
-        Peer::Hearthd => 'a',
-        Peer::Floor => 'b',
-        Peer::Other => 'c',
+fn letter(endpoint: Endpoint) -> char {
+    match endpoint {
+        Endpoint::Hearthd => 'a',
+        Endpoint::Floor => 'b',
+        Endpoint::Other => 'c',
     }
 }
 
 impl Side {
-    async fn rounds(&mut self, rounds: usize) -> Result<Vec<Sample>> {
+    async fn rounds(&mut self, rounds: usize) -> Result<Vec<StartTimes>> {
         let mut samples = Vec::with_capacity(rounds * self.lanes.len());
         for _ in 0..rounds {
             let round = timeout(ROUND_DEADLINE, self.round()).await;
@@ -304,7 +304,7 @@ impl Side {
 
     /// One start by each client: all are prepared, then all are measured at once, then all are
     /// finished. After an error the side is of no further use.
-    async fn round(&mut self) -> Result<Vec<Sample>> {
+    async fn round(&mut self) -> Result<Vec<StartTimes>> {
         let mut prepared = Vec::with_capacity(self.lanes.len());
         for mut lane in self.lanes.drain(..) {
             let bundle = lane.prepare()?;
@@ -338,7 +338,7 @@ impl Side {
 }
 
 impl DaemonSide<'_> {
-    async fn rounds(&mut self, rounds: usize) -> Result<Vec<Sample>> {
+    async fn rounds(&mut self, rounds: usize) -> Result<Vec<StartTimes>> {
         self.side.rounds(rounds).await.map_err(|error| self.daemon.explain(error))
     }
 
@@ -372,7 +372,7 @@ impl DaemonSide<'_> {
 }
 
 impl Seen {
-    /// Adds what a batch changed in the daemon's metrics.
+    /// Adds the changes of the daemon's metrics by a batch.
     fn scraped(&mut self, before: &Scrape, after: &Scrape) -> Result<()> {
         for (phase, histogram) in changed(before, after, PHASES)? {
             self.phases.entry(phase).or_default().add(&histogram);
@@ -389,8 +389,9 @@ impl Seen {
     }
 
     fn report(&self, scenario: Scenario) -> Option<DaemonReport> {
-        let of =
-            |samples: &[Sample], field: fn(&Sample) -> Option<Duration>| Summary::of(samples.iter().filter_map(field));
+        let of = |samples: &[StartTimes], field: fn(&StartTimes) -> Option<Duration>| {
+            Summary::of(samples.iter().filter_map(field))
+        };
         Some(DaemonReport {
             start_reply: of(&self.samples, |sample| Some(sample.reply))?,
             first_byte: of(&self.samples, |sample| sample.first_byte),
@@ -410,7 +411,7 @@ impl Seen {
         names.filter_map(|name| Phase::of(name, self.phases.get(name)?)).collect()
     }
 
-    /// Whether the modules came from where the scenario's name says.
+    /// A contradiction between the scenario's stage and the daemon's count of sources, if there is one.
     fn doubt(&self, scenario: Scenario) -> Option<String> {
         let expected = match scenario.stage {
             Stage::Warm => "warm",
@@ -431,7 +432,7 @@ impl Seen {
     }
 }
 
-/// What the children of a histogram have observed between two scrapes.
+/// The observations of a histogram's children between two scrapes.
 fn changed(before: &Scrape, after: &Scrape, (name, label): (&str, &str)) -> Result<BTreeMap<String, Histogram>> {
     let earlier = before.histograms(name, label);
     let difference = |(child, now): (String, Histogram)| {
@@ -441,8 +442,8 @@ fn changed(before: &Scrape, after: &Scrape, (name, label): (&str, &str)) -> Resu
     after.histograms(name, label).into_iter().map(difference).collect()
 }
 
-fn floor_report(samples: &[Sample]) -> Option<FloorReport> {
-    let of = |field: fn(&Sample) -> Option<Duration>| Summary::of(samples.iter().filter_map(field));
+fn floor_report(samples: &[StartTimes]) -> Option<FloorReport> {
+    let of = |field: fn(&StartTimes) -> Option<Duration>| Summary::of(samples.iter().filter_map(field));
     let mount = |field: fn(&MountTimes) -> Duration| {
         let mounts = samples.iter().filter_map(|sample| sample.floor?.mounts);
         Summary::of(mounts.map(|times| field(&times)))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What is reported of a set of durations, in microseconds.
+/// The summary of a set of durations, in microseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Number of samples.
@@ -49,7 +49,7 @@ fn nearest_rank(sorted: &[f64], percent: usize) -> f64 {
     sorted[rank - 1]
 }
 
-/// Tenths of a microsecond: what the clock and a reader can tell apart.
+/// Tenths of a microsecond: the resolution of the clock, and of a reader.
 fn rounded(micros: f64) -> f64 {
     (micros * 10.0).round() / 10.0
 }

@@ -21,13 +21,13 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use ttrpc::context;
 
-use crate::bundle::{Bundle, Image, Recipe, make_dir, remove_dir};
+use crate::bundle::{Bundle, BundleImage, Recipe, make_dir, remove_dir};
 use crate::crowd::{self, Probe};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
-use crate::lane::{Images, Sample};
-use crate::machine::Machine;
+use crate::lane::{BundleImages, StartTimes};
+use crate::machine::MachineFacts;
 use crate::null_server;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
@@ -44,7 +44,7 @@ const SPINNERS: usize = 8;
 /// Starts of one batch, before the other side has its turn.
 const BATCH: usize = 20;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -64,7 +64,7 @@ pub struct Report {
     /// Version of this layout.
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The daemon.
     pub hearthd: Program,
     /// Tasks of a burst.
@@ -91,11 +91,11 @@ struct Prepared {
     bundle: Bundle,
 }
 
-/// Who gets bursts.
+/// The receiver of bursts: the daemon or the floor.
 struct Target {
     clients: Vec<TaskClient>,
     dir: PathBuf,
-    images: Vec<Image>,
+    images: Vec<BundleImage>,
     burst: usize,
     has_guests: bool,
 }
@@ -103,10 +103,10 @@ struct Target {
 /// Runs it. To be called on the main thread.
 ///
 /// # Errors
-/// The first thing that fails.
+/// The first failure.
 pub async fn run(options: &Options, scratch: &Scratch, crowd: Handle) -> Result<Report> {
     crowd::raise_descriptor_limit();
-    let machine = Machine::here();
+    let machine = MachineFacts::here();
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
     let slots = options.tasks + 200;
     let config = format!("[engine]\npool_slots = {slots}\n");
@@ -160,7 +160,7 @@ impl Target {
         Ok(Target { clients: crowd::connect(address, CONNECTIONS).await?, dir, images, burst: 0, has_guests })
     }
 
-    /// One burst: gives the time from the first Create to the last Start's answer.
+    /// One burst: returns the time from the first Create to the last Start's answer.
     async fn burst(&mut self) -> Result<Duration> {
         self.burst += 1;
         let dir = self.dir.join(self.burst.to_string());
@@ -200,7 +200,7 @@ impl Target {
     }
 }
 
-/// Starts while something else goes on, and while it does not.
+/// Starts beside other work of the daemon, and without it.
 struct Busy<'a> {
     address: &'a str,
     scratch: &'a Scratch,
@@ -211,7 +211,7 @@ impl Busy<'_> {
     async fn probe(&self, name: &str) -> Result<Probe> {
         let dir = self.scratch.bundles();
         let image = crowd::image(dir, &format!("{name}-image"), &Module::hello()?)?;
-        let mut probe = Probe::new(self.address, dir.join(name), Images::Same(image), Recipe::Bare).await?;
+        let mut probe = Probe::new(self.address, dir.join(name), BundleImages::Same(image), Recipe::Bare).await?;
         probe.starts(BATCH).await?;
         Ok(probe)
     }
@@ -290,11 +290,11 @@ async fn create(client: TaskClient, create: CreateTaskRequest) -> Result<()> {
     Ok(())
 }
 
-fn replies(samples: &[Sample]) -> Result<Summary> {
+fn replies(samples: &[StartTimes]) -> Result<Summary> {
     Summary::of(samples.iter().map(|sample| sample.reply)).context("no starts were measured")
 }
 
-/// The middle one; 0 of none.
+/// The median; 0 for an empty list.
 pub fn median(rates: &[f64]) -> f64 {
     let mut rates = rates.to_vec();
     rates.sort_by(f64::total_cmp);
@@ -310,9 +310,9 @@ impl Report {
     /// Its tables.
     pub fn tables(&self) -> String {
         let mut table = Table::new(1, &["Create + Start", "n", "p50", "p90", "p99", "p50 ÷", "p99 ÷"]);
-        let mut row = |what: String, summary: &Summary, calm: &Summary| {
+        let mut row = |label: String, summary: &Summary, calm: &Summary| {
             table.row([
-                what,
+                label,
                 summary.n.to_string(),
                 micros(summary.p50),
                 micros(summary.p90),

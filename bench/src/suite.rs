@@ -1,8 +1,8 @@
-//! The `all` command: every measurement of this program, one after another, each in a process of its own;
-//! and what is made of their JSON: a table, charts, and the README's numbers.
+//! The `all` command: every measurement of this program, one after another, each in a process of its own; and the
+//! outputs made of their JSON: a table, charts, and the README's numbers.
 //!
-//! Failure paths: a measurement that fails ends the run with its error above; a README without the two
-//! marks is left as it is, and said.
+//! Failure paths: a measurement that fails ends the run with its error above; a README without the two marks is an
+//! error and stays as it is.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ use crate::stats::Summary;
 use crate::table::{Table, micros, millis};
 use crate::{density, node, storm};
 
-/// What the README's numbers begin and end with.
+/// The marks around the README's numbers.
 const BEGIN: &str = "<!-- numbers: written by `make bench`, not by hand -->\n";
 const END: &str = "<!-- /numbers -->\n";
 
 /// Pods of the density measurement, for a report and for a look.
 const PODS: [usize; 2] = [10_000, 1_000];
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// Fewer of everything.
     pub quick: bool,
@@ -100,7 +100,7 @@ fn measure<T: for<'a> Deserialize<'a>>(
     if let Some(scratch) = &options.scratch {
         process.arg("--scratch").arg(scratch);
     }
-    // Its tables are made again of its JSON.
+    // The suite makes the tables from the JSON.
     let status = process.stdout(std::process::Stdio::null()).status().with_context(|| command.to_owned())?;
     ensure!(status.success(), "`hearth-bench {command}` failed ({status}); its error is above");
     let text = std::fs::read_to_string(&json).with_context(|| json.display().to_string())?;
@@ -121,7 +121,7 @@ impl Suite {
         )
     }
 
-    /// What a reader wants to know first: where it was measured, and one table.
+    /// The first part for a reader: the machine, and one table.
     pub fn summary(&self) -> String {
         let mut text = String::new();
         let machine = &self.start.machine;
@@ -168,7 +168,7 @@ impl Suite {
         table
     }
 
-    /// Through containerd: what each runtime takes, at p50.
+    /// Through containerd: the time of each runtime, at p50.
     fn containerd(&self) -> String {
         let runtimes = &self.node.runtimes;
         let mut text = format!("| through containerd, p50 in ms | {} |\n", runtimes.join(" | "));
@@ -268,7 +268,7 @@ impl Suite {
 /// The workload of all levels, and of the charts.
 const WORKLOAD: &str = "hello";
 
-/// What is shown: a level's and a workload's names in the report, and for readers.
+/// The rows of the table: a level's and a workload's names in the report, and for readers.
 const LEVELS: [(&str, &str, &str); 6] = [
     ("tasks", WORKLOAD, "Create + Start, Tasks API"),
     ("tasks", "Lua", "the same, the Lua interpreter"),
@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_between_the_marks_is_replaced() {
+    fn only_the_text_between_the_marks_is_replaced() {
         let text = format!("before\n{BEGIN}old\n{END}after\n");
         let want = format!("before\n{BEGIN}\nnew\n{END}after\n");
         assert_eq!(replaced(&text, "new\n"), Some(want.clone()));

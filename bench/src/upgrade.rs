@@ -1,4 +1,4 @@
-//! The `upgrade` command: what a start takes while one hearthd takes over from another.
+//! The `upgrade` command: the time of a start while one hearthd takes over from another.
 //!
 //! Pods live on the first daemon all the time; each is ended, waited for and deleted at the end, when many daemons
 //! have come after it. Beside them one client starts a task of a module that is known, at a steady pace. As the shim
@@ -18,13 +18,13 @@ use futures_util::poll;
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use crate::bundle::{Image, Pod, Recipe};
-use crate::crowd::{self, Pods};
+use crate::bundle::{BundleImage, PodFiles, Recipe};
+use crate::crowd::{self, IdlePods};
 use crate::events::EventSink;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
-use crate::lane::{Images, Lane, Peer, Setup};
-use crate::machine::{Machine, version_of};
+use crate::lane::{BundleImages, Endpoint, Lane, Setup};
+use crate::machine::{MachineFacts, version_of};
 use crate::progress::{progress, progress_done};
 use crate::report::Program;
 use crate::runtimes::Runtimes;
@@ -41,7 +41,7 @@ const AFTER: usize = 20;
 /// How old the image is before the first start, as in the `start` command.
 const IMAGE_AGE: Duration = Duration::from_secs(3);
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -53,10 +53,10 @@ pub struct Options {
     pub pace: Duration,
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    machine: Machine,
+    machine: MachineFacts,
     hearthd: Program,
     upgrades: usize,
     pods: usize,
@@ -75,22 +75,22 @@ pub struct Report {
 pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> Result<Report> {
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
     let home = Home::create(scratch.path().join("h"))?;
-    let image = Image::create(scratch.bundles().join("image"), &Module::hello()?)?;
+    let image = BundleImage::create(scratch.bundles().join("image"), &Module::hello()?)?;
     progress("letting the image come of age");
     tokio::time::sleep(IMAGE_AGE).await;
     let mut daemons = vec![Hearthd::launch(&options.hearthd, &home, &events).await?];
     let setup = Setup {
-        peer: Peer::Hearthd,
+        endpoint: Endpoint::Hearthd,
         alone: true,
         runtime: runtimes.for_clients(1),
         dir: scratch.bundles().join("u"),
         recipe: Recipe::Bare,
-        images: Images::Same(image),
+        images: BundleImages::Same(image),
     };
     let mut lane = Lane::connect(setup, &daemons[0].task_address).await?;
     let idle = crowd::image(scratch.bundles(), "idle", &Module::idle()?)?;
-    let files = Pod::in_host_network(scratch.layers().join("files"))?;
-    let mut pods = Pods::new(&daemons[0].task_address, scratch.bundles().join("pods"), files, idle, false).await?;
+    let files = PodFiles::in_host_network(scratch.layers().join("files"))?;
+    let mut pods = IdlePods::new(&daemons[0].task_address, scratch.bundles().join("pods"), files, idle, false).await?;
     pods.grow(options.pods).await?;
     let mut pace = (!options.pace.is_zero()).then(|| tokio::time::interval(options.pace));
     // (One that is late starts at once, and the next after a whole pace.)
@@ -119,14 +119,14 @@ pub async fn run(options: &Options, scratch: &Scratch, runtimes: &Runtimes) -> R
     }
     progress_done();
     drop(lane);
-    // None is lost: each is killed, and its exit is told.
+    // No pod is lost: each is killed, and its exit is reported.
     pods.end().await?;
     for daemon in daemons.iter_mut().rev() {
         daemon.end()?;
     }
     let summary = |samples: Vec<Duration>| Summary::of(samples).context("no samples");
     Ok(Report {
-        machine: Machine::here(),
+        machine: MachineFacts::here(),
         hearthd: Program { path: options.hearthd.display().to_string(), version: version_of(&options.hearthd) },
         upgrades: options.upgrades,
         pods: options.pods,
@@ -158,7 +158,7 @@ async fn start(
 }
 
 impl Report {
-    /// For people.
+    /// The report as Markdown.
     pub fn markdown(&self) -> String {
         let mut text = format!(
             "{} upgrades beside {} pods, one client, {}; ask + connect + Create + Start, in µs\n\n| | n | p50 | p90 | p99 | max |\n|---|---:|---:|---:|---:|---:|\n",

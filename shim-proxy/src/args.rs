@@ -1,9 +1,9 @@
 //! The command line, as containerd's Go shims take it.
 //!
-//! `-flag value`, `-flag=value` and the same with two dashes; switches are `-debug` or
-//! `-debug=false`. Unlike Go's `flag` package, flags are also taken after the action, because
-//! containerd has put it in both places. Every flag of containerd 1.6 to 2.3 is known; those that
-//! mean nothing here (`-debug`, `-publish-binary`, `-socket`, `-debug-socket`) are read and dropped.
+//! `-flag value`, `-flag=value` and the same with two dashes; switches are `-debug` or `-debug=false`. Unlike Go's
+//! `flag` package, flags are also taken after the action, because containerd has put it in both places. Every flag of
+//! containerd 1.6 to 2.3 is known; the flags without a meaning here (`-debug`, `-publish-binary`, `-socket`,
+//! `-debug-socket`) are read and dropped.
 //!
 //! Fails on an unknown flag or action, a missing value, and text that is not UTF-8.
 
@@ -36,7 +36,7 @@ Environment:
   HEARTH_CONTROL_SOCKET   hearthd's control socket (default: /run/hearth/control.sock)
 ";
 
-/// What the command line asks for.
+/// The action of a command line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invocation {
     /// `start`: hand out a task socket.
@@ -51,7 +51,7 @@ pub enum Invocation {
     Help,
 }
 
-/// The flags that matter. An empty value is as good as none, as in Go.
+/// The flags with a meaning. An empty value counts as none, as in Go.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// `-namespace`: containerd's namespace.
@@ -67,8 +67,8 @@ impl Flags {
     /// The bundle: `-bundle`, else the working directory, where containerd starts its shims.
     ///
     /// # Errors
-    /// If `-bundle` is not the absolute path of a directory below `/`. A path with `..` is refused:
-    /// what is unmounted must be what containerd named.
+    /// If `-bundle` is not the absolute path of a directory below `/`. A path with `..` is refused: the shim must
+    /// unmount the directory that containerd named.
     pub fn bundle(&self) -> Result<Bundle> {
         let path = &self.bundle;
         if path.as_os_str().is_empty() {
@@ -202,139 +202,4 @@ impl<'a> Flag<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse_all(args: &[&str]) -> Result<Invocation> {
-        parse(args.iter().map(OsString::from))
-    }
-
-    fn error(args: &[&str]) -> String {
-        parse_all(args).unwrap_err().to_string()
-    }
-
-    fn flags(bundle: &str) -> Flags {
-        Flags {
-            namespace: "k8s.io".into(),
-            id: "c1".into(),
-            address: "/run/containerd/containerd.sock".into(),
-            bundle: bundle.into(),
-        }
-    }
-
-    #[test]
-    fn containerds_own_command_lines_are_understood() {
-        let start = [
-            "-namespace",
-            "k8s.io",
-            "-address",
-            "/run/containerd/containerd.sock",
-            "-publish-binary",
-            "/usr/bin/containerd",
-            "-id",
-            "c1",
-            "-debug",
-            "start",
-        ];
-        assert_eq!(parse_all(&start), Ok(Invocation::Start(flags(""))));
-        let delete = [
-            "-namespace",
-            "k8s.io",
-            "-address",
-            "/run/containerd/containerd.sock",
-            "-publish-binary",
-            "/usr/bin/containerd",
-            "-id",
-            "c1",
-            "-bundle",
-            "/run/b/c1",
-            "delete",
-        ];
-        assert_eq!(parse_all(&delete), Ok(Invocation::Delete(flags("/run/b/c1"))));
-    }
-
-    #[test]
-    fn one_dash_or_two_joined_or_apart_before_or_after_the_action() {
-        let expected = Ok(Invocation::Start(flags("/b")));
-        for args in [
-            &["--namespace", "k8s.io", "--id=c1", "-bundle=/b", "-address", "/run/containerd/containerd.sock", "start"]
-                [..],
-            &[
-                "start",
-                "-namespace=k8s.io",
-                "-id",
-                "c1",
-                "--bundle",
-                "/b",
-                "--address=/run/containerd/containerd.sock",
-                "-socket",
-                "/s",
-                "-debug-socket=/d",
-            ][..],
-            &[
-                "-id=first",
-                "-id=c1",
-                "-namespace=k8s.io",
-                "-bundle=/b",
-                "-address=/run/containerd/containerd.sock",
-                "--",
-                "start",
-            ][..],
-        ] {
-            assert_eq!(parse_all(args), expected, "{args:?}");
-        }
-    }
-
-    #[test]
-    fn a_value_may_contain_an_equals_sign_or_start_with_a_dash() {
-        let Ok(Invocation::Start(flags)) = parse_all(&["-id", "-x", "-namespace=a=b", "start"]) else {
-            panic!("not understood");
-        };
-        assert_eq!((flags.id.as_str(), flags.namespace.as_str()), ("-x", "a=b"));
-    }
-
-    #[test]
-    fn version_and_info_need_no_action() {
-        assert_eq!(parse_all(&["-v"]), Ok(Invocation::Version));
-        assert_eq!(parse_all(&["--version"]), Ok(Invocation::Version));
-        assert_eq!(parse_all(&["-info"]), Ok(Invocation::Info));
-        assert_eq!(parse_all(&["-info", "-v"]), Ok(Invocation::Version));
-        assert_eq!(parse_all(&["-h"]), Ok(Invocation::Help));
-        assert_eq!(parse_all(&["-v=false", "-debug=0", "start"]), Ok(Invocation::Start(Flags::default())));
-    }
-
-    #[test]
-    fn bad_command_lines_are_named() {
-        assert!(error(&[]).starts_with("no action"));
-        assert!(error(&["-frobnicate", "start"]).contains("unknown flag -frobnicate"));
-        assert!(error(&["--frobnicate=1", "start"]).contains("unknown flag -frobnicate"));
-        assert!(error(&["---id", "x", "start"]).contains("bad flag"));
-        assert!(error(&["-=x", "start"]).contains("bad flag"));
-        assert!(error(&["start", "-id"]).contains("-id needs a value"));
-        assert!(error(&["-debug=maybe", "start"]).contains("-debug is a switch"));
-        assert!(error(&["stop"]).contains("unknown action \"stop\""));
-        assert!(error(&["-"]).contains("unknown action \"-\""));
-        assert!(error(&["start", "delete"]).contains("unexpected argument \"delete\""));
-        assert!(error(&["--", "-v"]).contains("unknown action"));
-        let not_utf8 = OsString::from_vec(vec![b'a', 0xff]);
-        let failure = parse(["-id".into(), not_utf8, "start".into()]).unwrap_err();
-        assert!(failure.to_string().contains("is not UTF-8"), "{failure}");
-    }
-
-    #[test]
-    fn a_bundle_is_an_absolute_path_without_tricks() {
-        assert_eq!(flags("/run/b/c1").bundle(), Ok(Bundle::At("/run/b/c1".into())));
-        for (path, problem) in [
-            ("b/c1", "is not absolute"),
-            ("/run/../etc", "contains '..'"),
-            ("/", "is the root directory"),
-            ("//.", "is the root directory"),
-            ("/run/b\0", "contains a NUL byte"),
-        ] {
-            let failure = flags(path).bundle().unwrap_err().to_string();
-            assert!(failure.contains(problem), "{path:?}: {failure}");
-        }
-        let here = env::current_dir().unwrap();
-        assert_eq!(flags("").bundle(), Ok(Bundle::At(here)));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! `start`: finds out who asks, asks the daemon for a task socket, answers in the caller's form.
+//! `start`: identifies the calling containerd, asks the daemon for a task socket, and answers in the caller's form.
 //!
 //! ```text
 //!              containerd 1.6      1.7 – 2.2                     2.3 and later
@@ -10,8 +10,8 @@
 //!
 //! The runtime options on stdin are of no use here: the daemon gets them again in Create.
 //!
-//! Fails where the caller did not say who it is, where stdin is neither form, and where the daemon
-//! does not hand out a socket; then nothing is printed and no file is written.
+//! Fails if the caller's namespace, id or sockets are missing, if stdin has neither form, and if the daemon does not
+//! hand out a socket. Then stdout stays empty and no file is written.
 
 use std::env;
 use std::ffi::OsString;
@@ -35,7 +35,7 @@ const MAX_STDIN_BYTES: u64 = 10 << 20;
 /// Where containerd's ttrpc socket is named.
 const TTRPC_ADDRESS_ENV: &str = "TTRPC_ADDRESS";
 
-/// Set by containerd 1.7 and later, always to 2: it tells those apart from 1.6 and nothing more.
+/// Set by containerd 1.7 and later, always to 2: its presence tells these versions from 1.6.
 const MAX_SHIM_VERSION_ENV: &str = "MAX_SHIM_VERSION";
 
 /// The file containerd 1.x restores the shim's address from.
@@ -44,8 +44,8 @@ const ADDRESS_FILE: &str = "address";
 /// The protocol of our task sockets, in containerd's words.
 const PROTOCOL: &str = "ttrpc";
 
-/// What containerd 2.3 and later write to stdin: those fields of
-/// `containerd.runtime.bootstrap.v1.BootstrapParams` that matter here.
+/// The message that containerd 2.3 and later write to stdin: the fields of
+/// `containerd.runtime.bootstrap.v1.BootstrapParams` that the shim needs.
 #[derive(Clone, PartialEq, Message)]
 struct BootstrapParams {
     #[prost(string, tag = "1")]
@@ -71,16 +71,16 @@ struct BootstrapResult {
     protocol: String,
 }
 
-/// What containerd says through the environment.
+/// containerd's variables in the environment.
 #[derive(Debug, Default)]
 struct Environment {
     ttrpc_address: OsString,
     has_max_shim_version: bool,
 }
 
-/// What came on stdin.
+/// The message on stdin.
 #[derive(Debug, PartialEq)]
-enum Stdin {
+enum StdinMessage {
     /// Runtime options, or nothing.
     Options,
     /// The parameters of the bootstrap protocol.
@@ -150,12 +150,12 @@ fn control_socket() -> Result<PathBuf> {
     Ok(socket)
 }
 
-/// Tells the two messages apart that containerd may write to stdin. Both have two leading string
-/// or bytes fields, so options can decode as parameters; but options have no further field, and
-/// cannot carry the id and the namespace that the command line names.
-fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
+/// Recognises which of two messages containerd has written to stdin. Both have two leading string or bytes fields, so
+/// options can decode as parameters; but options have no further field, and cannot carry the id and the namespace that
+/// the command line names.
+fn recognise(bytes: &[u8], flags: &Flags) -> Result<StdinMessage> {
     if bytes.is_empty() {
-        return Ok(Stdin::Options);
+        return Ok(StdinMessage::Options);
     }
     if let Ok(params) = BootstrapParams::decode(bytes) {
         let has_more = !params.containerd_version.is_empty()
@@ -164,11 +164,11 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
         let matches =
             !params.instance_id.is_empty() && params.instance_id == flags.id && params.namespace == flags.namespace;
         if has_more || matches {
-            return Ok(Stdin::Params(params));
+            return Ok(StdinMessage::Params(params));
         }
     }
     match Any::decode(bytes) {
-        Ok(options) if !options.type_url.is_empty() => Ok(Stdin::Options),
+        Ok(options) if !options.type_url.is_empty() => Ok(StdinMessage::Options),
         _ => Err(Failure::new(format!(
             "the {} bytes on stdin are neither runtime options (google.protobuf.Any) nor BootstrapParams: \
              does this shim know this version of containerd?",
@@ -177,22 +177,22 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<Stdin> {
     }
 }
 
-/// The request to the daemon. What stdin says wins over flags and environment.
-fn question(flags: &Flags, environment: &Environment, stdin: &Stdin) -> Result<TaskSocketRequest> {
+/// The request to the daemon. Parameters on stdin win over flags and environment.
+fn question(flags: &Flags, environment: &Environment, stdin: &StdinMessage) -> Result<TaskSocketRequest> {
     let none = BootstrapParams::default();
     let (params, accepts_version_3) = match stdin {
-        Stdin::Options => (&none, environment.has_max_shim_version),
-        Stdin::Params(params) => (params, true),
+        StdinMessage::Options => (&none, environment.has_max_shim_version),
+        StdinMessage::Params(params) => (params, true),
     };
     let ttrpc_from_environment = environment
         .ttrpc_address
         .to_str()
         .ok_or_else(|| Failure::new(format!("{TTRPC_ADDRESS_ENV} {:?} is not UTF-8", environment.ttrpc_address)))?;
-    let either = |stdin: &str, other: &str, what: &str| {
+    let either = |stdin: &str, other: &str, name: &str| {
         let value = if stdin.is_empty() { other } else { stdin };
         if value.is_empty() {
             return Err(Failure::new(format!(
-                "{what} is missing: containerd sets it; this program is not meant to be run by hand"
+                "{name} is missing: containerd sets it; this program is not meant to be run by hand"
             )));
         }
         Ok(value.to_owned())
@@ -224,19 +224,21 @@ fn socket_path(address: &str, which: &str) -> Result<String> {
 }
 
 /// Chooses the form of the answer, and refuses a reply that this containerd would misread.
-fn form(stdin: &Stdin, accepts_version_3: bool, reply: &TaskSocketReply) -> Result<Form> {
-    let misfit = |what: String| {
-        Failure::new(format!("hearthd answered with {what}: install hearthd and the shim from one release"))
+fn form(stdin: &StdinMessage, accepts_version_3: bool, reply: &TaskSocketReply) -> Result<Form> {
+    let misfit = |answer: String| {
+        Failure::new(format!("hearthd answered with {answer}: install hearthd and the shim from one release"))
     };
     // Without the scheme containerd 1.x takes an address for an abstract socket.
     if !reply.address.starts_with("unix:///") || reply.address.contains(char::is_control) {
         return Err(misfit(format!("the task socket {:?}, which is not a unix:/// address", reply.address)));
     }
     match (stdin, reply.version) {
-        (Stdin::Params(_), 2 | 3) => Ok(Form::Protobuf),
-        (Stdin::Options, 2) => Ok(Form::Plain),
-        (Stdin::Options, 3) if accepts_version_3 => Ok(Form::Json),
-        (Stdin::Options, 3) => Err(misfit("version 3 of the Task API, which containerd 1.6 does not know".into())),
+        (StdinMessage::Params(_), 2 | 3) => Ok(Form::Protobuf),
+        (StdinMessage::Options, 2) => Ok(Form::Plain),
+        (StdinMessage::Options, 3) if accepts_version_3 => Ok(Form::Json),
+        (StdinMessage::Options, 3) => {
+            Err(misfit("version 3 of the Task API, which containerd 1.6 does not know".into()))
+        }
         (_, version) => Err(misfit(format!("version {version} of the Task API, which this shim does not know"))),
     }
 }
@@ -265,8 +267,7 @@ fn encode(form: Form, reply: TaskSocketReply) -> Vec<u8> {
     }
 }
 
-/// Writes `<bundle>/address`. It appears whole or not at all: containerd may restart at any time
-/// and reads whatever lies there.
+/// Writes `<bundle>/address`. It appears whole or not at all: containerd may restart, and read it, at any time.
 fn write_address_file(bundle: &Bundle, address: &str) -> Result<()> {
     let Bundle::At(bundle) = bundle else {
         return Err(Failure::new("the bundle is gone: containerd removed it while it was starting the shim"));
@@ -287,204 +288,11 @@ fn replace_file(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(temporary, path));
     if written.is_err() {
-        // What could not be finished is of no use to anyone; the first error is the one to tell.
+        // A partial file is of no use. The first error is the one to report.
         let _ = fs::remove_file(temporary);
     }
     written
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::args::{self, Invocation};
-
-    const ADDRESS: &str = "unix:///run/hearth/t/1.sock";
-
-    fn flags(args: &[&str]) -> Flags {
-        let args = args.iter().chain(&["start"]).map(OsString::from);
-        match args::parse(args) {
-            Ok(Invocation::Start(flags)) => flags,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn usual_flags() -> Flags {
-        flags(&["-namespace=k8s.io", "-id=c1", "-address=/run/c.sock"])
-    }
-
-    fn usual_environment() -> Environment {
-        Environment { ttrpc_address: "/run/c.sock.ttrpc".into(), has_max_shim_version: false }
-    }
-
-    fn params() -> BootstrapParams {
-        BootstrapParams {
-            instance_id: "c1".into(),
-            namespace: "k8s.io".into(),
-            containerd_version: "2.3.4".into(),
-            containerd_ttrpc_address: "unix:///run/other.sock.ttrpc".into(),
-            containerd_grpc_address: "/run/other.sock".into(),
-        }
-    }
-
-    fn options(type_url: &str, value: &[u8]) -> Vec<u8> {
-        Any { type_url: type_url.into(), value: value.into() }.encode_to_vec()
-    }
-
-    fn reply(version: u32) -> TaskSocketReply {
-        TaskSocketReply { address: ADDRESS.into(), version }
-    }
-
-    #[test]
-    fn options_parameters_and_garbage_are_told_apart() {
-        let flags = usual_flags();
-        let recognised = |bytes: &[u8]| recognise(bytes, &flags);
-        assert_eq!(recognised(b""), Ok(Stdin::Options));
-        assert_eq!(recognised(&options("runtimeoptions.v1.Options", b"\x0a\x03abc")), Ok(Stdin::Options));
-        assert_eq!(recognised(&options("containerd.runc.v1.Options", b"")), Ok(Stdin::Options));
-        // A value that is text decodes as a namespace, and is still an option.
-        assert_eq!(recognised(&options("a.b.Options", b"k8s.io")), Ok(Stdin::Options));
-        assert_eq!(recognised(&params().encode_to_vec()), Ok(Stdin::Params(params())));
-        for garbage in [&b"garbage on stdin"[..], &[0xff; 64], b"{}", b"\x12\x01a"] {
-            let failure = recognised(garbage).unwrap_err().to_string();
-            assert!(failure.contains("neither runtime options"), "{failure}");
-        }
-    }
-
-    #[test]
-    fn parameters_with_nothing_but_the_identity_are_recognised_by_it() {
-        let bare = BootstrapParams { instance_id: "c1".into(), namespace: "k8s.io".into(), ..Default::default() };
-        let bytes = bare.encode_to_vec();
-        assert_eq!(recognise(&bytes, &usual_flags()), Ok(Stdin::Params(bare)));
-        let others = flags(&["-namespace=moby", "-id=c1"]);
-        assert_eq!(recognise(&bytes, &others), Ok(Stdin::Options));
-    }
-
-    #[test]
-    fn unknown_fields_of_later_versions_do_not_disturb() {
-        let mut bytes = params().encode_to_vec();
-        bytes.extend_from_slice(b"\x18\x04"); // 3, the log level
-        bytes.extend_from_slice(b"\x42\x04\x0a\x02\x0a\x00"); // 8, an extension
-        bytes.extend_from_slice(b"\x4a\x02/s"); // 9, the socket directory
-        bytes.extend_from_slice(b"\xa2\x06\x01x"); // 100, not invented yet
-        assert_eq!(recognise(&bytes, &usual_flags()), Ok(Stdin::Params(params())));
-    }
-
-    #[test]
-    fn flags_and_environment_make_the_request() {
-        let flags = flags(&["-namespace=default", "-id=c1", "-address=unix:///run/c.sock"]);
-        let environment = Environment { ttrpc_address: "unix:///run/c.sock.ttrpc".into(), has_max_shim_version: true };
-        let expected = TaskSocketRequest {
-            namespace: "default".into(),
-            grpc_address: "/run/c.sock".into(),
-            ttrpc_address: "/run/c.sock.ttrpc".into(),
-            id: "c1".into(),
-            containerd_version: String::new(),
-            accepts_version_3: true,
-            bundle: String::new(),
-        };
-        assert_eq!(question(&flags, &environment, &Stdin::Options), Ok(expected));
-        let old = question(&flags, &usual_environment(), &Stdin::Options).unwrap();
-        assert!(!old.accepts_version_3);
-    }
-
-    #[test]
-    fn parameters_win_over_flags_and_environment() {
-        let flags = flags(&["-namespace=default", "-id=x", "-address=/run/c.sock"]);
-        let stdin = Stdin::Params(params());
-        let expected = TaskSocketRequest {
-            namespace: "k8s.io".into(),
-            grpc_address: "/run/other.sock".into(),
-            ttrpc_address: "/run/other.sock.ttrpc".into(),
-            id: "c1".into(),
-            containerd_version: "2.3.4".into(),
-            accepts_version_3: true,
-            bundle: String::new(),
-        };
-        let usual = usual_environment();
-        assert_eq!(question(&flags, &usual, &stdin).as_ref(), Ok(&expected));
-        let nothing = Environment::default();
-        assert_eq!(question(&Flags::default(), &nothing, &stdin), Ok(expected), "the parameters alone are enough");
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        let missing = |args: &[&str], environment: Environment| {
-            question(&flags(args), &environment, &Stdin::Options).unwrap_err().to_string()
-        };
-        let all = ["-namespace=n", "-id=i", "-address=/run/c.sock"];
-        for (left_out, name) in [(0, "-namespace"), (1, "-id"), (2, "-address")] {
-            let mut args = all.to_vec();
-            args.remove(left_out);
-            let failure = missing(&args, usual_environment());
-            assert!(failure.starts_with(&format!("{name} is missing")), "{failure}");
-        }
-        let failure = missing(&all, Environment::default());
-        assert!(failure.starts_with("TTRPC_ADDRESS is missing"), "{failure}");
-        let failure = missing(&["-namespace=n", "-id=i", "-address=c.sock"], usual_environment());
-        assert!(failure.contains("gRPC address \"c.sock\""), "{failure}");
-    }
-
-    #[test]
-    fn each_caller_gets_its_form() {
-        let params = Stdin::Params(params());
-        assert_eq!(form(&Stdin::Options, false, &reply(2)), Ok(Form::Plain));
-        assert_eq!(form(&Stdin::Options, true, &reply(2)), Ok(Form::Plain));
-        assert_eq!(form(&Stdin::Options, true, &reply(3)), Ok(Form::Json));
-        assert_eq!(form(&params, true, &reply(3)), Ok(Form::Protobuf));
-        assert_eq!(form(&params, true, &reply(2)), Ok(Form::Protobuf));
-
-        let error = |result: Result<Form>| result.unwrap_err().to_string();
-        let old = error(form(&Stdin::Options, false, &reply(3)));
-        assert!(old.contains("which containerd 1.6 does not know"), "{old:?}");
-        let future = error(form(&params, true, &reply(4)));
-        assert!(future.contains("version 4"), "{future:?}");
-        for address in ["", "/run/x.sock", "unix://x.sock", "unix:///run/x\n"] {
-            let odd = TaskSocketReply { address: address.into(), version: 2 };
-            let odd = error(form(&Stdin::Options, true, &odd));
-            assert!(odd.contains("not a unix:/// address"), "{odd:?}");
-        }
-    }
-
-    #[test]
-    fn the_forms_are_containerds() {
-        assert_eq!(encode(Form::Plain, reply(2)), ADDRESS.as_bytes());
-        assert_eq!(
-            encode(Form::Json, reply(3)),
-            br#"{"version":3,"address":"unix:///run/hearth/t/1.sock","protocol":"ttrpc"}"#
-        );
-        let quoted = TaskSocketReply { address: r#"unix:///a"b\c"#.into(), version: 3 };
-        assert_eq!(encode(Form::Json, quoted), br#"{"version":3,"address":"unix:///a\"b\\c","protocol":"ttrpc"}"#);
-        // Field 1 varint 3, field 2 the address of 27 bytes, field 3 "ttrpc".
-        let expected = [b"\x08\x03\x12\x1b", ADDRESS.as_bytes(), b"\x1a\x05ttrpc"].concat();
-        assert_eq!(encode(Form::Protobuf, reply(3)), expected);
-    }
-
-    #[test]
-    fn the_address_file_is_replaced_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let bundle = Bundle::At(dir.path().to_owned());
-        fs::write(dir.path().join(".address"), "left by a shim that was killed").unwrap();
-        write_address_file(&bundle, "unix:///first-and-longer").unwrap();
-        write_address_file(&bundle, ADDRESS).unwrap();
-        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, ["address"]);
-        let content = fs::read_to_string(dir.path().join("address")).unwrap();
-        assert_eq!(content, ADDRESS, "without a line break");
-    }
-
-    #[test]
-    fn an_address_file_that_cannot_be_written_fails_the_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let gone = Bundle::At(dir.path().join("gone"));
-        let failure = write_address_file(&gone, ADDRESS).unwrap_err().to_string();
-        assert!(failure.contains("gone/address"), "{failure}");
-        assert!(write_address_file(&Bundle::Gone, ADDRESS).is_err());
-
-        // A link planted at the temporary name is not written through.
-        let outside = dir.path().join("outside");
-        fs::write(&outside, "untouched").unwrap();
-        std::os::unix::fs::symlink(&outside, dir.path().join(".address")).unwrap();
-        write_address_file(&Bundle::At(dir.path().to_owned()), ADDRESS).unwrap_err();
-        assert_eq!(fs::read_to_string(&outside).unwrap(), "untouched");
-    }
-}
+mod tests;

@@ -1,12 +1,11 @@
-//! `delete`: what is left to clean when a task is gone, or its daemon is.
+//! `delete`: cleans up after a task that is gone, or whose daemon is gone.
 //!
-//! containerd runs this after every task, also after one that was deleted in good order, and
-//! before a dead daemon may be up again. So it asks nobody, can be run any number of times, and
-//! leaves the bundle and the shared task socket alone: containerd removes the one, the daemon the
-//! other.
+//! containerd runs this after every task, also after one that was deleted in good order, and before a dead daemon may
+//! be up again. So it does not ask the daemon and can be run any number of times. It leaves the bundle and the shared
+//! task socket alone: containerd removes the bundle, the daemon the socket.
 //!
-//! Fails only if the bundle's path makes no sense. A rootfs that cannot be unmounted is a warning:
-//! containerd then tries it itself and reports what comes of it, which it would not after an error.
+//! Fails only if the bundle's path makes no sense. A rootfs that cannot be unmounted is a warning: containerd then
+//! tries to unmount it and reports the result, which it would not do after an error.
 
 use std::path::Path;
 use std::time::SystemTime;
@@ -21,11 +20,10 @@ use rustix::mount::UnmountFlags;
 use crate::args::{Bundle, Flags};
 use crate::failure::{Failure, Result};
 
-/// The exit status of a task whose end nobody saw: 128 + SIGKILL, as other shims report it.
+/// The exit status of a task whose end was not observed: 128 + SIGKILL, as other shims report it.
 const UNSEEN_EXIT_STATUS: u32 = 137;
 
-/// How many mounts on top of each other are unmounted before something is taken to mount again
-/// and again.
+/// The most mounts on top of each other that are unmounted. More of them mean that another process keeps mounting.
 const MAX_STACKED_MOUNTS: u32 = 64;
 
 /// `containerd.task.v2.DeleteResponse`, the same as v3's.
@@ -39,16 +37,16 @@ struct DeleteResponse {
     exited_at: Option<Timestamp>,
 }
 
-/// What `delete` answers.
+/// The result of `delete`.
 #[derive(Debug)]
 pub struct Deleted {
     /// The bytes for stdout.
     pub answer: Vec<u8>,
-    /// What containerd shall log beside it.
+    /// A warning for containerd's log.
     pub warning: Option<Failure>,
 }
 
-/// Ends what native containers a dead daemon left, unmounts the bundle's rootfs and answers containerd's `delete`.
+/// Ends the native containers of a dead daemon, unmounts the bundle's rootfs and answers containerd's `delete`.
 ///
 /// # Errors
 /// If the bundle's path makes no sense. A bundle that is gone is none.
@@ -68,8 +66,8 @@ pub fn delete(flags: &Flags) -> Result<Deleted> {
     Ok(Deleted { answer: response.encode_to_vec(), warning })
 }
 
-/// Unmounts whatever is mounted on `path`, and what is mounted below. Lazily, as a guest of a
-/// daemon that hangs may still use it. A symbolic link at `path` is not followed.
+/// Unmounts all mounts on `path` and below it. The unmount is lazy, as a guest of a daemon that hangs may still use
+/// them. A symbolic link at `path` is not followed.
 fn unmount_all(path: &Path) -> rustix::io::Result<()> {
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     for _ in 0..MAX_STACKED_MOUNTS {
@@ -77,7 +75,7 @@ fn unmount_all(path: &Path) -> rustix::io::Result<()> {
             Ok(()) => {}
             // Not a mount point, not there, or not even its parent a directory.
             Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            // Said to the unprivileged before the kernel looks whether there is a mount at all.
+            // Without privilege the kernel returns EPERM before it looks for a mount.
             Err(Errno::PERM) if !is_mount_point(path) => return Ok(()),
             Err(e) => return Err(e),
         }
@@ -103,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_mounted_nothing_is_wrong() {
+    fn a_path_without_a_mount_is_no_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();

@@ -1,18 +1,17 @@
-//! What the shim says when it fails: one line, for a person who reads it in `ctr`'s, CRI's or
-//! containerd's output.
+//! The shim's error message: one line, which users read in the output of `ctr`, CRI or containerd.
 
 use std::fmt;
 
-/// The runtime's name in containerd's words: what users select, and what starts every message.
+/// The runtime's name in containerd: users select it, and it begins every message.
 pub const RUNTIME_NAME: &str = "io.containerd.hearth.v1";
 
-/// One line that says what is wrong and what to do.
+/// One line with the fault and its remedy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure(String);
 
 impl Failure {
-    /// Takes any text. Line breaks and other control characters become spaces: containerd logs
-    /// what it reads as one field, and text from elsewhere must not forge further lines.
+    /// Takes any text. Line breaks and other control characters become spaces: containerd logs the output as one field,
+    /// and text from other programs must not forge further lines.
     pub fn new(text: impl Into<String>) -> Self {
         let text: String = text.into();
         let line = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

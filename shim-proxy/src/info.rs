@@ -1,4 +1,4 @@
-//! `-info` and `-v`: what this runtime is. Both work without the daemon and cannot fail.
+//! `-info` and `-v`: the runtime's name and version. Both work without the daemon and cannot fail.
 //!
 //! containerd 2.2 and later run `-info` for every Create and remember only a success, so a failure
 //! would cost each container one more exec.
@@ -16,8 +16,7 @@ const REVISION: &str = match option_env!("HEARTH_REVISION") {
     None => "unknown",
 };
 
-/// `containerd.types.RuntimeInfo`, without the options and features, which describe runc and those
-/// like it.
+/// `containerd.types.RuntimeInfo`, without the options and features, which describe runc and similar runtimes.
 #[derive(Clone, PartialEq, Message)]
 struct RuntimeInfo {
     #[prost(string, tag = "1")]

@@ -30,7 +30,7 @@ pub const NATIVE_ADDRESS_FILE: &str = "hearth-shim-address";
 /// The longest frame either side accepts, in bytes.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024;
 
-/// What the shim asks of the daemon. Exactly one field is set.
+/// A request to the daemon. Exactly one field is set.
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// The body.
@@ -40,7 +40,7 @@ pub struct Request {
 
 /// Bodies of [`Request`].
 pub mod request {
-    /// One variant per question.
+    /// One variant for each kind of request.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Body {
         /// The address of the task socket for a containerd instance and namespace.
@@ -68,15 +68,15 @@ pub struct TaskSocketRequest {
     /// Task or sandbox id (`-id`), for the log only.
     #[prost(string, tag = "4")]
     pub id: String,
-    /// containerd's version where it told us (containerd >= 2.3), else empty: the daemon asks.
+    /// containerd's version if it passed one (containerd >= 2.3), else empty: the daemon asks for it.
     #[prost(string, tag = "5")]
     pub containerd_version: String,
     /// False where the caller can only take a plain address (containerd 1.6): the daemon need not
     /// ask for the version.
     #[prost(bool, tag = "6")]
     pub accepts_version_3: bool,
-    /// The bundle, an absolute path; empty if there is none. What lies there says which pod a container
-    /// belongs to, and so which generation of the daemon has it.
+    /// The bundle, an absolute path; empty if there is none. Its files name the pod of a container, and so the
+    /// generation of the daemon that has it.
     #[prost(string, tag = "7")]
     pub bundle: String,
 }
@@ -91,10 +91,10 @@ pub struct Reply {
 
 /// Bodies of [`Reply`].
 pub mod reply {
-    /// One variant per answer.
+    /// One variant for each kind of answer.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Body {
-        /// One line for the user: what is wrong and what to do.
+        /// One line for the user, with the fault and its remedy.
         #[prost(string, tag = "1")]
         Error(String),
         /// Answer to [`super::TaskSocketRequest`].
@@ -107,7 +107,7 @@ pub mod reply {
     }
 }
 
-/// The task socket and the Task API version containerd shall speak on it.
+/// The task socket, and the version of the Task API that containerd uses on it.
 #[derive(Clone, PartialEq, Message)]
 pub struct TaskSocketReply {
     /// `unix:///...`: without the scheme containerd 1.x takes it for an abstract socket.
@@ -121,7 +121,7 @@ pub struct TaskSocketReply {
 /// Writes one framed message.
 ///
 /// # Errors
-/// `InvalidInput` if it is longer than [`MAX_FRAME_BYTES`]; else what the writer says.
+/// `InvalidInput` if it is longer than [`MAX_FRAME_BYTES`]; else the writer's error.
 pub fn write_frame<M: Message>(writer: &mut impl Write, message: &M) -> io::Result<()> {
     writer.write_all(&encode_frame(message)?)
 }
@@ -129,8 +129,8 @@ pub fn write_frame<M: Message>(writer: &mut impl Write, message: &M) -> io::Resu
 /// Reads one framed message.
 ///
 /// # Errors
-/// `InvalidData` if the length is over [`MAX_FRAME_BYTES`] or the bytes are not such a message; else
-/// what the reader says.
+/// `InvalidData` if the length is over [`MAX_FRAME_BYTES`] or the bytes are not such a message; else the reader's
+/// error.
 pub fn read_frame<M: Message + Default>(reader: &mut impl Read) -> io::Result<M> {
     let mut length = [0u8; 4];
     reader.read_exact(&mut length)?;
@@ -180,4 +180,33 @@ pub fn frame_length(prefix: [u8; 4]) -> io::Result<usize> {
 /// `InvalidData` if the bytes are not such a message.
 pub fn decode<M: Message + Default>(bytes: &[u8]) -> io::Result<M> {
     M::decode(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    /// Checks that a page lists each file of its folder with its purpose, as `` * `NAME`: PURPOSE ``, and no other. (The
+    /// check of the tests' package depends on this crate.)
+    fn is_complete(folder: &str, page: &str) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let text = fs::read_to_string(folder.join(page)).unwrap();
+        let lines = text.lines().map(|line| line.trim_start_matches("//!").trim_start());
+        let entries = lines.filter_map(|line| line.strip_prefix("* `")?.split_once("`: "));
+        let listed: BTreeSet<_> = entries.map(|(name, _)| name.to_owned()).collect();
+        let files = fs::read_dir(&folder).unwrap().map(|file| file.unwrap()).map(|file| {
+            let mark = if file.file_type().unwrap().is_dir() { "/" } else { "" };
+            file.file_name().into_string().unwrap() + mark
+        });
+        let files: BTreeSet<_> = files.filter(|name| name != "README.md").collect();
+        assert_eq!(listed, files, "{}", folder.join(page).display());
+    }
+
+    #[test]
+    fn each_file_of_the_shim_is_listed_with_its_purpose() {
+        is_complete(".", "README.md");
+        is_complete("src", "main.rs");
+    }
 }

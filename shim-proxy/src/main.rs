@@ -1,17 +1,23 @@
-//! `containerd-shim-hearth-v1`: what containerd execs for the runtime `io.containerd.hearth.v1`.
+//! `containerd-shim-hearth-v1`: the program that containerd execs for the runtime `io.containerd.hearth.v1`.
 //!
-//! It serves nothing. `start` hands containerd the address of a task socket of `hearthd`, `delete`
-//! cleans a bundle, `-info` and `-v` describe the runtime; each is over in about a millisecond.
+//! It is not a server. `start` hands containerd the address of a task socket of `hearthd`, `delete` cleans a bundle,
+//! `-info` and `-v` describe the runtime; each takes about a millisecond.
 //!
-//! * [`args`]: the command line.
-//! * [`bootstrap`]: `start`, in the forms of every containerd from 1.6 on.
-//! * [`control`]: the question to the daemon.
-//! * [`delete`]: `delete`, without the daemon.
-//! * [`info`]: `-info` and `-v`.
-//! * [`failure`]: the one line that is printed when something is wrong.
+//! * `main.rs`: this page, and the dispatch of the actions.
+//! * `args.rs`: the command line.
+//! * `args/`: tests of the command line.
+//! * `bootstrap.rs`: `start`, in the forms of every containerd from 1.6 on.
+//! * `bootstrap/`: tests of `start`.
+//! * `control.rs`: the question to the daemon.
+//! * `control/`: tests of the question to the daemon.
+//! * `delete.rs`: `delete`, without the daemon.
+//! * `info.rs`: `-info` and `-v`.
+//! * `failure.rs`: the one line that reports a failure.
+//! * `lib.rs`: the contract with the daemon.
+//! * `natives.rs`: ends the native containers of a dead daemon; the daemon uses it, too.
 //!
-//! containerd reads stdout and stderr of `start` as one stream, so the answer is all that is ever
-//! written there on success, and after a failure the one line is all.
+//! containerd reads stdout and stderr of `start` as one stream. So the shim writes only the answer there on success,
+//! and only the one line after a failure.
 //!
 //! # Building
 //!
@@ -23,11 +29,11 @@
 //! cargo build --profile shim --target x86_64-unknown-linux-gnu -p hearth-shim --bin containerd-shim-hearth-v1
 //! ```
 //!
-//! `--target` keeps the flags from build scripts and derive macros, which cannot be static; a fixed
-//! address (`relocation-model`) spares 40 kB of relocations; `build.rs` drops more of what a static
-//! program carries along. A plain `cargo build` gives a dynamic shim that behaves the same. Install
-//! it where containerd's `PATH` finds it, and leave it there: a containerd that does not find it
-//! again when it restarts deletes the bundles of everything that runs.
+//! `--target` keeps the flags from build scripts and derive macros, which cannot be static; a fixed address
+//! (`relocation-model`) spares 40 kB of relocations; `build.rs` drops more parts of a static program that it does not
+//! need. A plain `cargo build` gives a dynamic shim that behaves the same. Install it in a directory of containerd's
+//! `PATH`, and leave it there: if a restarted containerd does not find it, it deletes the bundles of all running
+//! containers.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -61,7 +67,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what the command line asks and returns the bytes for stdout.
+/// Runs the action of the command line and returns the bytes for stdout.
 fn run() -> Result<Vec<u8>> {
     match args::parse(env::args_os().skip(1))? {
         Invocation::Start(flags) => bootstrap::start(&flags),
@@ -78,11 +84,10 @@ fn run() -> Result<Vec<u8>> {
     }
 }
 
-/// Says the one line on stderr. It is ended only for a person at a terminal: containerd puts its
-/// own words right behind it.
+/// Prints the one line on stderr. It has a line break only on a terminal: containerd puts its own text right behind it.
 fn complain(failure: &Failure) {
     let mut stderr = io::stderr();
     let end = if stderr.is_terminal() { "\n" } else { "" };
-    // With stderr gone, the exit status is all that is left to say it.
+    // Without stderr, the exit status alone reports the failure.
     let _ = stderr.write_all(format!("{RUNTIME_NAME}: {failure}{end}").as_bytes());
 }

@@ -1,9 +1,9 @@
-//! What a dead daemon left of a native container: runc's shim, which still runs, and its container.
+//! The native containers of a dead daemon: runc's shims, which still run, and their containers.
 //!
-//! The daemon gives runc's shim the bundle `<the sandbox's bundle>/native/<id>`, or one in its own state directory
-//! if the sandbox has none, and writes the shim's address and Task API version into [`NATIVE_ADDRESS_FILE`]
-//! there; it removes the directory when the container is deleted in good order. So if there is one of a dead
-//! daemon, nobody looks after that container any more.
+//! The daemon gives runc's shim the bundle `<the sandbox's bundle>/native/<id>`, or one in its own state directory if
+//! the sandbox has none, and writes the shim's address and Task API version into [`NATIVE_ADDRESS_FILE`] there; it
+//! removes the directory when the container is deleted in good order. So a directory of a dead daemon means that no
+//! process manages its container any more.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,10 +16,10 @@ use rustix::process::{Pid, Signal};
 
 use crate::{NATIVE_ADDRESS_FILE, NATIVE_BUNDLES};
 
-/// containerd's shim for native containers, found in `PATH` as containerd finds us.
+/// containerd's shim for native containers, which is found in `PATH` like this one.
 pub const RUNC_SHIM: &str = "containerd-shim-runc-v2";
 
-/// How long it may take to say its pid; containerd gives the whole of `delete` five seconds.
+/// The time that it may take to answer with its pid; containerd gives the whole of `delete` five seconds.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// The longest answer to a question for a pid, in bytes.
@@ -76,7 +76,7 @@ pub fn end(shim: &Path, bundle: &Path, id: &str, namespace: &str, address: &str)
     if let Some(pid) = shim_pid(bundle, id).and_then(|pid| Pid::from_raw(pid.cast_signed())) {
         let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
-    // It removes the container by force, whatever state it is in.
+    // It removes the container by force, in any state.
     let _ = Command::new(shim)
         .args(["-namespace", namespace, "-address", address, "-id", id, "-bundle"])
         .arg(bundle)

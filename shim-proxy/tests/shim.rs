@@ -20,7 +20,7 @@ use tempfile::TempDir;
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-hearth-v1");
 const ADDRESS: &str = "unix:///run/hearth/t/0123456789abcdef.sock";
 
-/// How long a test waits for what must happen at once.
+/// The deadline of an event that must come at once.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// `containerd.runtime.bootstrap.v1.BootstrapParams`, as containerd 2.3 fills it.
@@ -89,11 +89,11 @@ struct RuntimeVersion {
 }
 
 /// A directory with a bundle and room for a control socket.
-struct Node {
+struct Fixture {
     dir: TempDir,
 }
 
-impl Node {
+impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("bundle/rootfs")).unwrap();
@@ -118,7 +118,7 @@ impl Node {
         names
     }
 
-    /// A daemon that answers one request, and what it was asked.
+    /// A daemon that answers one request; the receiver gets the request.
     fn daemon(&self, answer: reply::Body) -> Receiver<TaskSocketRequest> {
         let listener = UnixListener::bind(self.socket()).unwrap();
         let (tell, asked) = mpsc::channel();
@@ -191,12 +191,12 @@ fn runtime_options() -> Vec<u8> {
 
 #[test]
 fn containerd_1_6_gets_a_plain_address_and_the_address_file() {
-    let node = Node::new();
-    let asked = node.daemon(task_socket(2));
-    let output = node.shim(&["start"]).output().unwrap();
+    let fixture = Fixture::new();
+    let asked = fixture.daemon(task_socket(2));
+    let output = fixture.shim(&["start"]).output().unwrap();
     assert_eq!(answer(output), ADDRESS.as_bytes());
-    assert_eq!(node.bundle_content(), ["address", "rootfs"]);
-    let file = fs::read_to_string(node.bundle().join("address")).unwrap();
+    assert_eq!(fixture.bundle_content(), ["address", "rootfs"]);
+    let file = fs::read_to_string(fixture.bundle().join("address")).unwrap();
     assert_eq!(file, ADDRESS);
     let expected = TaskSocketRequest {
         namespace: "k8s.io".into(),
@@ -205,17 +205,17 @@ fn containerd_1_6_gets_a_plain_address_and_the_address_file() {
         id: "c1".into(),
         containerd_version: String::new(),
         accepts_version_3: false,
-        bundle: node.bundle().display().to_string(),
+        bundle: fixture.bundle().display().to_string(),
     };
     assert_eq!(asked.recv_timeout(DEADLINE).unwrap(), expected);
 }
 
 #[test]
 fn containerd_1_7_gets_the_same_with_options_and_a_bundle_named() {
-    let node = Node::new();
-    let asked = node.daemon(task_socket(2));
-    let bundle = node.bundle();
-    let mut shim = node.shim(&["-debug", "-bundle", bundle.to_str().unwrap(), "start"]);
+    let fixture = Fixture::new();
+    let asked = fixture.daemon(task_socket(2));
+    let bundle = fixture.bundle();
+    let mut shim = fixture.shim(&["-debug", "-bundle", bundle.to_str().unwrap(), "start"]);
     shim.current_dir("/").env("MAX_SHIM_VERSION", "2");
     let output = run_with_stdin(shim, &runtime_options());
     assert_eq!(answer(output), ADDRESS.as_bytes());
@@ -226,23 +226,23 @@ fn containerd_1_7_gets_the_same_with_options_and_a_bundle_named() {
 
 #[test]
 fn containerd_2_gets_json_and_writes_its_own_file() {
-    let node = Node::new();
-    let _asked = node.daemon(task_socket(3));
-    let mut shim = node.shim(&["start"]);
+    let fixture = Fixture::new();
+    let _asked = fixture.daemon(task_socket(3));
+    let mut shim = fixture.shim(&["start"]);
     shim.env("MAX_SHIM_VERSION", "2");
     let output = run_with_stdin(shim, &runtime_options());
     assert_eq!(
         String::from_utf8(answer(output)).unwrap(),
         format!(r#"{{"version":3,"address":"{ADDRESS}","protocol":"ttrpc"}}"#)
     );
-    assert_eq!(node.bundle_content(), ["rootfs"]);
+    assert_eq!(fixture.bundle_content(), ["rootfs"]);
 }
 
 #[test]
 fn containerd_2_3_gets_a_bootstrap_result() {
-    let node = Node::new();
-    let asked = node.daemon(task_socket(3));
-    let mut shim = node.shim(&["start"]);
+    let fixture = Fixture::new();
+    let asked = fixture.daemon(task_socket(3));
+    let mut shim = fixture.shim(&["start"]);
     shim.env("MAX_SHIM_VERSION", "2");
     let params = BootstrapParams {
         instance_id: "c1".into(),
@@ -258,7 +258,7 @@ fn containerd_2_3_gets_a_bootstrap_result() {
     let output = run_with_stdin(shim, &params.encode_to_vec());
     let expected = BootstrapResult { version: 3, address: ADDRESS.into(), protocol: "ttrpc".into() };
     assert_eq!(BootstrapResult::decode(&*answer(output)).unwrap(), expected);
-    assert_eq!(node.bundle_content(), ["rootfs"]);
+    assert_eq!(fixture.bundle_content(), ["rootfs"]);
     let asked = asked.recv_timeout(DEADLINE).unwrap();
     assert_eq!(asked.containerd_version, "v2.3.4");
     assert_eq!(asked.grpc_address, "/run/2.3/containerd.sock");
@@ -268,63 +268,63 @@ fn containerd_2_3_gets_a_bootstrap_result() {
 
 #[test]
 fn a_daemon_that_is_down_is_named_with_its_remedy() {
-    let node = Node::new();
-    let missing = complaint(node.shim(&["start"]).output().unwrap());
+    let fixture = Fixture::new();
+    let missing = complaint(fixture.shim(&["start"]).output().unwrap());
     assert!(missing.contains("hearthd is not running"), "{missing}");
     assert!(missing.contains("does not exist"), "{missing}");
     assert!(missing.contains("systemctl start hearthd"), "{missing}");
 
-    drop(UnixListener::bind(node.socket()).unwrap());
-    let refused = complaint(node.shim(&["start"]).output().unwrap());
+    drop(UnixListener::bind(fixture.socket()).unwrap());
+    let refused = complaint(fixture.shim(&["start"]).output().unwrap());
     assert!(refused.contains("nothing listens on"), "{refused}");
     assert!(refused.contains("systemctl start hearthd"), "{refused}");
-    assert_eq!(node.bundle_content(), ["rootfs"]);
+    assert_eq!(fixture.bundle_content(), ["rootfs"]);
 }
 
 #[test]
 fn the_daemons_own_words_are_passed_on_in_one_line() {
-    let node = Node::new();
+    let fixture = Fixture::new();
     let refusal = "shutting down:\nsend new pods elsewhere";
-    let _asked = node.daemon(reply::Body::Error(refusal.into()));
-    let said = complaint(node.shim(&["start"]).output().unwrap());
+    let _asked = fixture.daemon(reply::Body::Error(refusal.into()));
+    let said = complaint(fixture.shim(&["start"]).output().unwrap());
     assert_eq!(said, "io.containerd.hearth.v1: hearthd: shutting down: send new pods elsewhere");
-    assert_eq!(node.bundle_content(), ["rootfs"]);
+    assert_eq!(fixture.bundle_content(), ["rootfs"]);
 }
 
 #[test]
 fn an_answer_that_cannot_be_written_is_a_failure() {
-    let node = Node::new();
-    let _asked = node.daemon(task_socket(2));
+    let fixture = Fixture::new();
+    let _asked = fixture.daemon(task_socket(2));
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = node.shim(&["start"]).stdout(full).output().unwrap();
+    let output = fixture.shim(&["start"]).stdout(full).output().unwrap();
     assert!(complaint(output).contains("cannot write to stdout"));
 }
 
 #[test]
-fn bad_calls_are_refused_before_anyone_is_asked() {
-    let node = Node::new();
+fn bad_calls_are_refused_before_the_daemon_is_asked() {
+    let fixture = Fixture::new();
     let refused = |shim: &mut Command| complaint(shim.output().unwrap());
-    assert!(refused(&mut node.shim(&["-frobnicate", "start"])).contains("-frobnicate"));
-    assert!(refused(&mut node.shim(&["serve"])).contains("unknown action"));
-    assert!(refused(&mut node.shim(&[])).contains("no action"));
-    assert!(refused(node.shim(&["start"]).env_remove("TTRPC_ADDRESS")).contains("TTRPC_ADDRESS"));
-    let relative = refused(node.shim(&["start"]).env(CONTROL_SOCKET_ENV, "c.sock"));
+    assert!(refused(&mut fixture.shim(&["-frobnicate", "start"])).contains("-frobnicate"));
+    assert!(refused(&mut fixture.shim(&["serve"])).contains("unknown action"));
+    assert!(refused(&mut fixture.shim(&[])).contains("no action"));
+    assert!(refused(fixture.shim(&["start"]).env_remove("TTRPC_ADDRESS")).contains("TTRPC_ADDRESS"));
+    let relative = refused(fixture.shim(&["start"]).env(CONTROL_SOCKET_ENV, "c.sock"));
     assert!(relative.contains("must be an absolute path"), "{relative}");
-    assert!(refused(&mut node.shim(&["-bundle", "bundle", "delete"])).contains("is not absolute"));
-    let garbage = run_with_stdin(node.shim(&["start"]), b"not a protobuf message");
+    assert!(refused(&mut fixture.shim(&["-bundle", "bundle", "delete"])).contains("is not absolute"));
+    let garbage = run_with_stdin(fixture.shim(&["start"]), b"not a protobuf message");
     assert!(complaint(garbage).contains("neither runtime options"));
 }
 
 #[test]
 fn info_and_version_need_no_daemon() {
-    let node = Node::new();
-    let info = run_with_stdin(node.shim(&["-info"]), &runtime_options());
+    let fixture = Fixture::new();
+    let info = run_with_stdin(fixture.shim(&["-info"]), &runtime_options());
     let info = RuntimeInfo::decode(&*answer(info)).unwrap();
     assert_eq!(info.name, "io.containerd.hearth.v1");
     let version = info.version.unwrap();
     assert_eq!(version.version, env!("CARGO_PKG_VERSION"));
 
-    let printed = node.shim(&["-v"]).output().unwrap();
+    let printed = fixture.shim(&["-v"]).output().unwrap();
     let printed = String::from_utf8(answer(printed)).unwrap();
     let lines: Vec<_> = printed.lines().collect();
     assert_eq!(lines[0], "containerd-shim-hearth-v1:");
@@ -334,35 +334,35 @@ fn info_and_version_need_no_daemon() {
 
 #[test]
 fn delete_can_be_repeated_and_needs_neither_daemon_nor_bundle() {
-    let node = Node::new();
-    fs::write(node.bundle().join("address"), ADDRESS).unwrap();
-    let socket = UnixListener::bind(node.socket()).unwrap();
+    let fixture = Fixture::new();
+    fs::write(fixture.bundle().join("address"), ADDRESS).unwrap();
+    let socket = UnixListener::bind(fixture.socket()).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let bundle = node.bundle();
+    let bundle = fixture.bundle();
     let delete = ["-bundle", bundle.to_str().unwrap(), "delete"];
     let before = SystemTime::now();
     for _ in 0..2 {
-        let output = node.shim(&delete).output().unwrap();
+        let output = fixture.shim(&delete).output().unwrap();
         let response = DeleteResponse::decode(&*answer(output)).unwrap();
         assert_eq!((response.pid, response.exit_status), (0, 137));
         let exited_at = SystemTime::try_from(response.exited_at.unwrap()).unwrap();
         assert!(before <= exited_at && exited_at <= SystemTime::now());
     }
-    let left = node.bundle_content();
+    let left = fixture.bundle_content();
     assert_eq!(left, ["address", "rootfs"], "containerd removes the bundle");
-    assert!(node.socket().exists());
-    let nobody = socket.accept().unwrap_err().kind();
-    assert_eq!(nobody, std::io::ErrorKind::WouldBlock, "somebody was asked");
+    assert!(fixture.socket().exists());
+    let refused = socket.accept().unwrap_err().kind();
+    assert_eq!(refused, std::io::ErrorKind::WouldBlock, "the daemon was asked");
 
     fs::remove_dir_all(&bundle).unwrap();
-    let output = node.shim(&delete).current_dir("/").output().unwrap();
+    let output = fixture.shim(&delete).current_dir("/").output().unwrap();
     let response = DeleteResponse::decode(&*answer(output)).unwrap();
     assert_eq!(response.exit_status, 137);
 }
 
 /// Runs a shell script with `$SHIM` and `$BUNDLE` in a mount namespace of its own, so that nothing
 /// can be left mounted. Without root, in a user namespace of its own as well.
-fn in_private_mounts(node: &Node, script: &str) -> String {
+fn in_private_mounts(fixture: &Fixture, script: &str) -> String {
     let mut unshare = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         unshare.arg("--map-root-user");
@@ -370,7 +370,7 @@ fn in_private_mounts(node: &Node, script: &str) -> String {
     let output = unshare
         .args(["--mount", "--propagation", "private", "sh", "-euc", script])
         .env("SHIM", SHIM)
-        .env("BUNDLE", node.bundle())
+        .env("BUNDLE", fixture.bundle())
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -386,9 +386,9 @@ fn mounted_below(path: &Path) -> bool {
 
 #[test]
 fn delete_unmounts_all_that_is_mounted_on_the_rootfs_even_in_use() {
-    let node = Node::new();
+    let fixture = Fixture::new();
     let mounts = in_private_mounts(
-        &node,
+        &fixture,
         r#"
         mount -t tmpfs lower "$BUNDLE/rootfs"
         mkdir "$BUNDLE/rootfs/below"
@@ -401,19 +401,19 @@ fn delete_unmounts_all_that_is_mounted_on_the_rootfs_even_in_use() {
         "#,
     );
     assert_eq!(mounts, "3\n0\n");
-    assert_eq!(node.bundle_content(), ["rootfs"]);
-    assert!(!mounted_below(node.dir.path()));
+    assert_eq!(fixture.bundle_content(), ["rootfs"]);
+    assert!(!mounted_below(fixture.dir.path()));
 }
 
 #[test]
 fn delete_does_not_follow_a_link_in_the_place_of_the_rootfs() {
-    let node = Node::new();
-    let elsewhere = node.dir.path().join("elsewhere");
+    let fixture = Fixture::new();
+    let elsewhere = fixture.dir.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
-    fs::remove_dir(node.bundle().join("rootfs")).unwrap();
-    symlink(&elsewhere, node.bundle().join("rootfs")).unwrap();
+    fs::remove_dir(fixture.bundle().join("rootfs")).unwrap();
+    symlink(&elsewhere, fixture.bundle().join("rootfs")).unwrap();
     let mounts = in_private_mounts(
-        &node,
+        &fixture,
         r#"
         mount -t tmpfs elsewhere "$BUNDLE/../elsewhere"
         "$SHIM" -namespace n -id i -bundle "$BUNDLE" delete >/dev/null
@@ -421,5 +421,5 @@ fn delete_does_not_follow_a_link_in_the_place_of_the_rootfs() {
         "#,
     );
     assert_eq!(mounts, "1\n", "the other mount is still there");
-    assert!(!mounted_below(node.dir.path()));
+    assert!(!mounted_below(fixture.dir.path()));
 }

@@ -1,6 +1,6 @@
-//! Who is who: a certificate authority, certificates, and the kubeconfig files made of them, by `openssl`.
+//! Identities: a certificate authority, certificates, and the kubeconfig files made of them, by `openssl`.
 //!
-//! All of it lies in the machine's directory, which only root can read, and goes with it.
+//! All files lie in the machine's directory, which only root can read, and are removed with it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::process::Command;
 /// The kind of all keys.
 const KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
 
-/// The authority, and where what it signs lies.
+/// The authority, and the directory of its certificates.
 #[derive(Debug)]
 pub struct Authority {
     directory: PathBuf,
@@ -19,12 +19,12 @@ impl Authority {
     /// Makes one in a new directory.
     ///
     /// # Panics
-    /// With what `openssl` said.
+    /// With `openssl`'s output.
     pub fn new(directory: PathBuf) -> Self {
         fs::create_dir_all(&directory).expect("the machine's directory is writable");
         let authority = Self { directory };
         authority.openssl("ca", &["-subj", "/CN=hearth-e2e"]);
-        // What signs and what checks the tokens of service accounts.
+        // The key that signs the tokens of service accounts, and the certificate that checks them.
         authority.openssl("accounts", &["-subj", "/CN=accounts"]);
         authority
     }
@@ -65,7 +65,7 @@ impl Authority {
         self.directory.join(name).display().to_string()
     }
 
-    /// Signs a user and writes the kubeconfig with which it is that user at the API server `server`.
+    /// Signs a user's certificate and writes the kubeconfig of that user at the API server `server`.
     pub fn kubeconfig(&self, file: &str, group: &str, name: &str, server: &str) -> String {
         self.sign(file, group, name, "");
         let config = serde_json::json!({

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hearth_tests::daemons::{self, HearthdOptions};
 use hearth_tests::process::Process;
-use hearth_tests::wait::looking_every;
+use hearth_tests::wait::polling_every;
 use hearth_tests::{Ctr, Node};
 use serde_json::{Value, json};
 
@@ -32,10 +32,10 @@ pub const NODE_ADDRESS: &str = "10.88.0.1";
 /// How many pods the kubelet takes.
 const PODS_MAX: u32 = 250;
 
-/// How long to rest between two looks by kubectl, which takes a tenth of a second of a core.
+/// The pause between two calls of kubectl, each of which takes a tenth of a second of a core.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How long anything of Kubernetes may take: a story is about what happens, on a machine with other work, too.
+/// The deadline of every step of Kubernetes. It is long, as stories run on busy machines, too.
 pub const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Where the API server listens.
@@ -52,7 +52,7 @@ const KERNEL_PARAMETERS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
-/// What the private machine needs beyond that of the stories on CRI: an address of the node's own, and the
+/// Prepares the private machine beyond the needs of the stories on CRI: an address of the node's own, and the
 /// directories that kubelet has no setting for.
 const PREPARE: &str = r#"
 set -eu
@@ -88,7 +88,7 @@ impl Cluster {
     /// Everything up, the node Ready, and the project's own `deploy/kubernetes` applied.
     ///
     /// # Panics
-    /// With what is not ready, and the end of its log.
+    /// With the name of the program that is not ready, and the end of its log.
     pub fn new(programs: &Path) -> Self {
         let node = Node::with(HearthdOptions::default());
         let authority = Authority::new(node.path("certificates"));
@@ -107,7 +107,7 @@ impl Cluster {
         cluster
     }
 
-    /// The node below: its daemons, and what is imported into them.
+    /// The node: its daemons and images.
     pub fn node(&self) -> &Node {
         &self.node
     }
@@ -273,12 +273,13 @@ impl Cluster {
             "healthzBindAddress": "127.0.0.1",
             "resolvConf": names,
             "maxPods": PODS_MAX,
-            // What later versions have as defaults; 1.20 has 5 and 10, which is what 100 pods would wait for.
+            // The defaults of later versions. 1.20 has 5 and 10, which would delay 100 pods.
             "kubeAPIQPS": 50,
             "kubeAPIBurst": 100,
             "eventRecordQPS": 50,
             "eventBurst": 500,
-            // There is no such server; without one, each look at a pod is an event that says so.
+            // No such server runs. Without the setting, kubelet would report its absence in an event at each sync of a
+            // pod.
             "clusterDNS": ["10.96.0.10"],
             "clusterDomain": "cluster.local",
             // A running guest sees a changed ConfigMap after at most so long and the cache's time.
@@ -287,19 +288,19 @@ impl Cluster {
             "featureGates": {"EphemeralContainers": true},
             "cgroupDriver": "cgroupfs",
             "cgroupRoot": self.node.machine().cgroup(),
-            // The host may be a container, whose kubelet owns the tree of cgroups.
+            // The host may be a container: its kubelet owns the tree of cgroups.
             "cgroupsPerQOS": false,
             "enforceNodeAllocatable": [],
             "oomScoreAdj": 0,
             "failSwapOn": false,
-            // The host's disk is nobody's business here.
+            // The fill level of the host's disk must not evict pods.
             "evictionHard": {},
             "imageGCHighThresholdPercent": 100,
         })
     }
 
     fn wait_for_server(&mut self) {
-        let ready = looking_every(PAUSE, DEADLINE, || {
+        let ready = polling_every(PAUSE, DEADLINE, || {
             for (name, process) in &mut self.parts {
                 let log = self.node.path(&format!("{name}.log"));
                 assert!(process.status().is_none(), "{name} has ended:\n{}", daemons::tail(&log));
@@ -318,25 +319,25 @@ impl Cluster {
         call(&self.node, &self.programs, &self.admin, arguments).deadline(DEADLINE)
     }
 
-    /// `kubectl get … -o json`; `None` if there is no such thing.
+    /// `kubectl get … -o json`; `None` if there is no such object.
     pub fn get(&self, arguments: &[&str]) -> Option<Value> {
         let output = self.kubectl([&["get", "-o", "json"], arguments].concat()).run();
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    /// Looks by kubectl until there is a value.
+    /// Polls by kubectl until there is a value.
     ///
     /// # Panics
-    /// With `what` after [`DEADLINE`].
+    /// With `description` after [`DEADLINE`].
     #[track_caller]
-    pub fn wait<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
-        looking_every(PAUSE, DEADLINE, condition)
-            .unwrap_or_else(|| panic!("not within {} s: {what}", DEADLINE.as_secs()))
+    pub fn wait<T>(&self, description: &str, condition: impl FnMut() -> Option<T>) -> T {
+        polling_every(PAUSE, DEADLINE, condition)
+            .unwrap_or_else(|| panic!("not within {} s: {description}", DEADLINE.as_secs()))
     }
 
     // --- the end ---------------------------------------------------------------------------------
 
-    /// Keeps what tells why something failed: the logs of all programs, and what kubectl knows.
+    /// Keeps the evidence of a failure: the logs of all programs, and kubectl's view of the cluster.
     pub fn keep_logs(&self, directory: &Path) {
         fs::create_dir_all(directory).expect("the target directory is writable");
         for entry in fs::read_dir(self.node.machine().directory()).into_iter().flatten().flatten() {
@@ -357,7 +358,7 @@ impl Cluster {
         }
     }
 
-    /// Deletes what the stories have left in Kubernetes, and waits until containerd knows of no pod.
+    /// Deletes the objects that stories have left in Kubernetes, and waits until containerd has no pod.
     pub fn empty(&self) {
         self.kubectl(["delete", "all", "--all", "--all-namespaces", "--grace-period=1", "--wait=false"]).run();
         self.wait("all pods are gone from containerd", || self.node.pods().is_empty().then_some(()));
@@ -372,7 +373,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // It did not get as far as a story.
+            // The cluster failed before the first story.
             self.keep_logs(&hearth_tests::paths::target().join("e2e/start"));
         }
         while let Some((_, process)) = self.parts.pop() {

@@ -16,10 +16,10 @@ pub const TCP: &str = "registry.example/tcp:1";
 /// … and the same source as a native program.
 pub const NATIVE_TCP: &str = "e2e.test/native-tcp:1";
 
-/// busybox, as everybody calls it.
+/// busybox, under its usual name.
 pub const BUSYBOX: &str = "docker.io/library/busybox:1";
 
-/// What busybox is called as in the stories.
+/// The applets of busybox that the stories call.
 const APPLETS: [&str; 14] =
     ["cat", "date", "echo", "false", "head", "hostname", "httpd", "ls", "nc", "sh", "sleep", "tar", "true", "wget"];
 

@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
     dpkg-dev rsync jq make patch   # Kubernetes' source package, and its generators of code
-    iptables conntrack             # what kube-proxy runs
+    iptables conntrack             # kube-proxy calls them
     openssl                        # certificates
 )
 exec "$(dirname "$0")/../../deploy/install-deps.sh" "${packages[@]}"

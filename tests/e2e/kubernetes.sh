@@ -2,11 +2,11 @@
 # Prints a directory with the programs of a Kubernetes: kube-apiserver, kube-controller-manager,
 # kube-scheduler, kube-proxy, kubelet, kubectl, etcd, and a static busybox.
 #
-# The newest that builds from Debian is bookworm's 1.20.2: the source packages of trixie (1.32) and later have
-# kubectl alone. It is built with bookworm's Go, 10 to 20 minutes on two cores, once: the result is kept in
-# ${XDG_CACHE_HOME:-~/.cache}/hearth-e2e, under what it is made of. Packages are fetched with lists of their own
-# and unpacked there: none is installed (Debian's etcd-server would start etcd), and nothing of it comes into
-# this repository. GOFLAGS is passed on: `GOFLAGS=-p=1` leaves a core to others.
+# The newest that builds from Debian is bookworm's 1.20.2: the source packages of trixie (1.32) and later have kubectl
+# alone. It is built with bookworm's Go, 10 to 20 minutes on two cores, once: the result is kept in
+# ${XDG_CACHE_HOME:-~/.cache}/hearth-e2e, under a name with its version. Packages are fetched with lists of their own
+# and unpacked there: none is installed (Debian's etcd-server would start etcd), and nothing of it comes into this
+# repository. GOFLAGS is passed on: `GOFLAGS=-p=1` leaves a core to others.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/debian.sh

@@ -1,12 +1,21 @@
-//! `make e2e`: a real Kubernetes of one node drives Hearth pods, and kubectl is the hand.
+//! `make e2e`: stories on a real Kubernetes of one node, which runs Hearth pods; kubectl is the client.
 //!
-//!   e2e [WORD...]   tells the stories whose names contain one of the words; all of them if there is none
+//!   e2e [WORD...]   runs the stories whose names contain one of the words; all stories without a word
 //!
 //! `HEARTH_E2E_KUBERNETES` names the directory of Kubernetes' programs, as `tests/e2e/kubernetes.sh` prints it.
-//! The report, a table of stories with time and result, is the end of its output. A story that fails does not
-//! keep the next from being told; the logs of all programs are then in `target/e2e`, and the exit code is 1.
+//! The report, a table of stories with time and result, is the end of its output. A failed story does not
+//! stop the run; the logs of all programs are then in `target/e2e`, and the exit code is 1.
 //!
-//! Reading order: [`cluster`], [`certificates`], [`images`], [`story`], [`stories`].
+//! Files, in reading order:
+//!
+//! * `main.rs`: this page: runs the stories and prints the report.
+//! * `cluster.rs`: a Kubernetes of one node, on a private machine.
+//! * `certificates.rs`: certificates and kubeconfig files.
+//! * `images.rs`: the images of the stories and of the pages in `deploy/`.
+//! * `story.rs`: a story's tools: a namespace, kubectl, requests.
+//! * `stories/`: the stories.
+//! * `kubernetes.sh`: builds the programs of a Kubernetes, once.
+//! * `install-deps.sh`: installs the packages that `make e2e` needs.
 
 mod certificates;
 mod cluster;
@@ -22,11 +31,11 @@ use std::time::{Duration, Instant};
 use hearth_tests::paths;
 
 use crate::cluster::Cluster;
-use crate::stories::{TALES, Tale};
+use crate::stories::{STORIES, StoryFn};
 use crate::story::Story;
 
-/// How a story went.
-struct Told {
+/// The result of a story.
+struct Outcome {
     name: &'static str,
     time: Duration,
     failure: Option<String>,
@@ -36,9 +45,9 @@ struct Told {
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-    let tales: Vec<_> = TALES.iter().filter(|(name, _)| wanted(name)).collect();
-    if tales.is_empty() {
-        let names: Vec<_> = TALES.iter().map(|(name, _)| *name).collect();
+    let stories_to_run: Vec<_> = STORIES.iter().filter(|(name, _)| wanted(name)).collect();
+    if stories_to_run.is_empty() {
+        let names: Vec<_> = STORIES.iter().map(|(name, _)| *name).collect();
         eprintln!("e2e: no story has {} in its name; there are:\n{}", words.join(" or "), names.join("\n"));
         return ExitCode::from(2);
     }
@@ -54,22 +63,23 @@ fn main() -> ExitCode {
     let mut cluster = Cluster::new(&programs);
     images::import(cluster.node(), &programs);
     println!("e2e: Kubernetes is up after {:.1} s", begun.elapsed().as_secs_f64());
-    let mut told: Vec<_> = tales.iter().map(|(name, tale)| tell(&mut cluster, name, *tale)).collect();
+    let mut outcomes: Vec<_> =
+        stories_to_run.iter().map(|(name, story_fn)| run(&mut cluster, name, *story_fn)).collect();
     let ended = Instant::now();
-    let failure = end(cluster, told.iter().any(|told| told.failure.is_some()));
-    told.push(Told { name: "everything is removed", time: ended.elapsed(), failure, notes: Vec::new() });
-    report(&told, begun.elapsed());
-    if told.iter().any(|told| told.failure.is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    let failure = end(cluster, outcomes.iter().any(|outcome| outcome.failure.is_some()));
+    outcomes.push(Outcome { name: "everything is removed", time: ended.elapsed(), failure, notes: Vec::new() });
+    report(&outcomes, begun.elapsed());
+    if outcomes.iter().any(|outcome| outcome.failure.is_some()) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn tell(cluster: &mut Cluster, name: &'static str, tale: Tale) -> Told {
+fn run(cluster: &mut Cluster, name: &'static str, story_fn: StoryFn) -> Outcome {
     println!("e2e: {name}");
     let begun = Instant::now();
     let (mut notes, mut failure) = (Vec::new(), None);
-    // A story's state is its namespace, of which nobody hears again.
+    // A story's state is its namespace, which no other story uses.
     let went = catch_unwind(AssertUnwindSafe(|| {
         let mut story = Story::begin(cluster, name);
-        tale(&mut story);
+        story_fn(&mut story);
         story.notes
     }));
     match went {
@@ -83,10 +93,10 @@ fn tell(cluster: &mut Cluster, name: &'static str, tale: Tale) -> Told {
     }
     let time = begun.elapsed();
     story::end(cluster, name);
-    Told { name, time, failure, notes }
+    Outcome { name, time, failure, notes }
 }
 
-/// Stops everything; what is left, if anything.
+/// Stops everything. Returns the leftovers, if there are any.
 fn end(cluster: Cluster, failed: bool) -> Option<String> {
     let removed = catch_unwind(AssertUnwindSafe(move || {
         cluster.empty();
@@ -101,10 +111,10 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_else(|| "it panicked".into())
 }
 
-fn report(told: &[Told], time: Duration) {
-    let width = told.iter().map(|told| told.name.len()).max().unwrap_or_default();
+fn report(outcomes: &[Outcome], time: Duration) {
+    let width = outcomes.iter().map(|outcome| outcome.name.len()).max().unwrap_or_default();
     println!("\n{:width$}  {:>8}  result", "story", "seconds");
-    for Told { name, time, failure, notes } in told {
+    for Outcome { name, time, failure, notes } in outcomes {
         let result = if failure.is_some() { "FAILED" } else { "passed" };
         println!("{name:width$}  {:8.1}  {result}", time.as_secs_f64());
         for line in failure.iter().flat_map(|failure| failure.lines().take(12)).chain(notes.iter().map(String::as_str))
@@ -112,7 +122,7 @@ fn report(told: &[Told], time: Duration) {
             println!("    {line}");
         }
     }
-    let failed = told.iter().filter(|told| told.failure.is_some()).count();
-    println!("\n{} passed, {failed} failed", told.len() - failed);
+    let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
+    println!("\n{} passed, {failed} failed", outcomes.len() - failed);
     println!("in {:.0} s", time.as_secs_f64());
 }

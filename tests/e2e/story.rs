@@ -1,10 +1,10 @@
-//! What a story has: a namespace of Kubernetes of its own, kubectl in it, and requests from the node's network.
+//! A story's tools: a namespace of Kubernetes of its own, kubectl in it, and requests from the node's network.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use hearth_tests::wait::looking_every;
+use hearth_tests::wait::polling_every;
 use hearth_tests::{Ctr, SHORT};
 use serde_json::Value;
 
@@ -16,10 +16,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// A story under way.
 #[derive(Debug)]
 pub struct Story<'a> {
-    /// Where it plays.
+    /// The cluster of the story.
     pub cluster: &'a mut Cluster,
     namespace: String,
-    /// What it has measured: lines below the report's table.
+    /// Its measurements: lines below the report's table.
     pub notes: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Story<'a> {
         story
     }
 
-    /// Something measured: it is told at once, and again below the report's table.
+    /// Prints a measurement at once, and again below the report's table.
     pub fn note(&mut self, line: impl Into<String>) {
         let line = line.into();
         println!("    {line}");
@@ -54,7 +54,7 @@ impl<'a> Story<'a> {
         self.cluster.kubectl(namespace.into_iter().chain(arguments.into_iter().map(Into::into)))
     }
 
-    /// What kubectl printed, which must have been a success.
+    /// kubectl's stdout; the call must succeed.
     #[track_caller]
     pub fn said<S: Into<String>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         self.kubectl(arguments).ok().stdout()
@@ -71,16 +71,16 @@ impl<'a> Story<'a> {
         self.cluster.get(&[&["--namespace", &self.namespace], arguments].concat())
     }
 
-    /// As [`Self::get`], of what must be there.
+    /// As [`Self::get`], for an object that must exist.
     #[track_caller]
     pub fn known(&self, arguments: &[&str]) -> Value {
         self.get(arguments).unwrap_or_else(|| panic!("there is no {}", arguments.join(" ")))
     }
 
-    /// Looks until there is a value.
+    /// Polls until there is a value.
     #[track_caller]
-    pub fn wait<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
-        self.cluster.wait(what, condition)
+    pub fn wait<T>(&self, description: &str, condition: impl FnMut() -> Option<T>) -> T {
+        self.cluster.wait(description, condition)
     }
 
     /// Waits until pods are Ready: `pod/NAME`, or `--selector=…`.
@@ -94,18 +94,18 @@ impl<'a> Story<'a> {
     #[track_caller]
     pub fn wait_phase(&self, pod: &str, phase: &str) -> Value {
         let mut last = Value::Null;
-        let found = looking_every(Duration::from_millis(250), DEADLINE, || {
+        let found = polling_every(Duration::from_millis(250), DEADLINE, || {
             last = self.get(&["pod", pod])?;
             (last.pointer("/status/phase")? == phase).then(|| last.clone())
         });
         found.unwrap_or_else(|| panic!("pod {pod} is not {phase}: {:#}", last["status"]))
     }
 
-    /// Waits until what kubectl prints contains `text`, and gives all of it.
+    /// Waits until kubectl's output contains `text`, and returns all of it.
     #[track_caller]
     pub fn wait_said(&self, arguments: &[&str], text: &str) -> String {
         let mut last = String::new();
-        let found = looking_every(Duration::from_millis(500), DEADLINE, || {
+        let found = polling_every(Duration::from_millis(500), DEADLINE, || {
             let output = self.kubectl(arguments.iter().copied()).run();
             last = output.stdout() + &output.stderr();
             last.contains(text).then(|| last.clone())
@@ -146,7 +146,7 @@ impl<'a> Story<'a> {
     /// GET from the node's network: the status and the body.
     ///
     /// # Errors
-    /// What the connection says.
+    /// The connection's error.
     pub fn fetch(&self, address: &str, path: &str) -> std::io::Result<(u16, String)> {
         self.cluster.node().machine().in_network(|| fetch(address, path))
     }
@@ -155,7 +155,7 @@ impl<'a> Story<'a> {
     #[track_caller]
     pub fn wait_fetch(&self, address: &str, path: &str, text: &str) {
         let mut last = String::new();
-        let found = looking_every(Duration::from_millis(100), DEADLINE, || {
+        let found = polling_every(Duration::from_millis(100), DEADLINE, || {
             let answer = self.fetch(address, path);
             last = format!("{answer:?}");
             answer.is_ok_and(|(status, body)| status == 200 && body.contains(text)).then_some(())
@@ -164,7 +164,7 @@ impl<'a> Story<'a> {
     }
 }
 
-/// Ends a story, however it went: its namespace goes, and all that is in it; and the node takes pods again.
+/// Ends a story, whether it passed or failed: deletes its namespace with all objects, and uncordons the node.
 pub fn end(cluster: &Cluster, name: &str) {
     cluster.kubectl(["uncordon", NODE]).run();
     cluster.kubectl(["delete", "namespace", &namespace(name), "--wait=false"]).run();
@@ -182,7 +182,7 @@ pub fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list["items"].as_array().into_iter().flatten()
 }
 
-/// The status of a container of a pod, of whatever kind.
+/// The status of a container of a pod: an ordinary, init or ephemeral one.
 pub fn container<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"]
         .iter()
@@ -213,7 +213,7 @@ pub fn number(object: &Value, pointer: &str) -> i64 {
 /// GET without keeping the connection: the status and the body.
 ///
 /// # Errors
-/// What the connection says, and an answer that is none.
+/// The connection's error; also for bytes that are not an HTTP response.
 pub fn fetch(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = connect(address)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
@@ -228,10 +228,10 @@ pub fn fetch(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     parsed().ok_or_else(|| std::io::Error::other(format!("not an answer: {answer:?}")))
 }
 
-/// A connection that waits for nobody longer than [`ANSWER`].
+/// A connection. The server must accept it within [`ANSWER`].
 ///
 /// # Errors
-/// What the connection says.
+/// The connection's error.
 pub fn connect(address: &str) -> std::io::Result<TcpStream> {
     let address = address.to_socket_addrs()?.next().ok_or_else(|| std::io::Error::other("no address"))?;
     let stream = TcpStream::connect_timeout(&address, ANSWER)?;

@@ -1,4 +1,4 @@
-;; Wants 64 MiB of memory before it runs at all.
+;; Has 64 MiB of memory before it runs.
 (module
   (memory (export "memory") 1024)
   (func (export "_start")))

@@ -1,4 +1,4 @@
-/* A command of WASI 0.3, by its environment:
+/* A command of WASI 0.3, controlled by its environment:
  *
  *   NAME=host   prints its IPv4 addresses, or `error` and the number of the error
  *   FILE=path   prints its beginning
@@ -7,29 +7,14 @@
  *
  * Its run, its clock and its names are WASI 0.3's; its files and its output are preview 1's, by the adapter.
  */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#include "component.h"
 
 IMPORT("wasi:clocks/monotonic-clock@0.3.0", "wait-for") void wait_for(int64_t ns);
 IMPORT("wasi:sockets/ip-name-lookup@0.3.0", "resolve-addresses") void resolve(const char *, size_t, void *result);
-
-static char arena[1 << 18];
-static size_t taken;
-
-__attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
-    taken = (taken + align - 1) & ~(align - 1);
-    if (size > sizeof arena - taken)
-        __builtin_trap();
-    void *new = arena + taken;
-    taken += size;
-    if (old)
-        memcpy(new, old, old_size < size ? old_size : size);
-    return new;
-}
 
 /* A variant of 18 bytes, of which an IPv4 address takes 4 at 2. */
 struct address {

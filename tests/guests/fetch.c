@@ -8,16 +8,14 @@
  *
  * The imports are written as the component model's canonical ABI has them; see http.wit for the types.
  */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#include "component.h"
+
 #define TYPES "wasi:http/types@0.2.0"
 #define STREAMS "wasi:io/streams@0.2.0"
-
-typedef int32_t handle;
 
 IMPORT(TYPES, "[constructor]fields") handle new_fields(void);
 IMPORT(TYPES, "[method]fields.append") void append_field(handle, const char *, size_t, const char *, size_t, void *result);
@@ -50,21 +48,6 @@ IMPORT(STREAMS, "[resource-drop]input-stream") void drop_input(handle);
 IMPORT(STREAMS, "[resource-drop]output-stream") void drop_output(handle);
 IMPORT("wasi:io/poll@0.2.0", "[method]pollable.block") void block(handle);
 IMPORT("wasi:io/poll@0.2.0", "[resource-drop]pollable") void drop_pollable(handle);
-
-/* The host's lists, and the adapter's own state, which comes first and lives on. */
-static char arena[1 << 18];
-static size_t taken;
-
-__attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
-    taken = (taken + align - 1) & ~(align - 1);
-    if (size > sizeof arena - taken)
-        __builtin_trap();
-    void *new = arena + taken;
-    taken += size;
-    if (old)
-        memcpy(new, old, old_size < size ? old_size : size);
-    return new;
-}
 
 static const char *const errors[] = {
     "DNS-timeout", "DNS-error", "destination-not-found", "destination-unavailable", "destination-IP-prohibited",

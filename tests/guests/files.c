@@ -1,12 +1,12 @@
-/* Does things with files, one after the other, separated by arguments that are just a comma, and ends with
- * errno at the first that fails:
+/* Runs verbs on files, one after the other, separated by arguments that are just a comma. It ends with errno at the
+ * first verb that fails:
  * read PATH | await PATH TEXT (until that is all it has) | write PATH TEXT | append PATH TEXT | list PATH |
  * mkdir PATH | remove PATH | size PATH | touch PATH | kind PATH (of a link, too) | target PATH |
  * link TARGET PATH (symbolic) | twin PATH NEW (a hard link) | move PATH NEW |
- * hunt PATH N (reads it N times, prints what it found but for failures) |
+ * hunt PATH N (reads it N times, prints each new content, ignores failures) |
  * hoard PATH N (opens it up to N times, prints how often it could, closes all) | hold PATH N (the same, but
  * fails if it cannot, and closes none) | time PATH N (opens, reads and closes it N times, prints nanoseconds for each) |
- * try ... (any of these: prints "ok" or why not, and goes on) */
+ * try ... (any of these: prints "ok" or the error, and goes on) */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,9 +17,9 @@
 #include <time.h>
 #include <unistd.h>
 
-static int fail(const char *what) {
+static int fail(const char *path) {
     int error = errno;
-    fprintf(stderr, "%s: %s\n", what, strerror(error));
+    fprintf(stderr, "%s: %s\n", path, strerror(error));
     return error;
 }
 
@@ -165,7 +165,7 @@ static int done(int result, const char *path) {
     return result ? fail(path) : 0;
 }
 
-/* A time of its own, which is for the owner to set; without one whoever may write may do it. */
+/* Only the owner may set a given time; a user with write access may set the current one. */
 static int touch(const char *path) {
     const struct timespec times[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
     return done(utimensat(AT_FDCWD, path, times, 0), path);

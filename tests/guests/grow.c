@@ -1,6 +1,6 @@
 /* Takes memory, MiB by MiB, and touches it: as many MiB as its argument says, or until it is refused.
- * Prints what it got, and keeps it as many seconds as the second argument says; ends with 9 if it was
- * refused, or aborts if its second argument is `abort`. */
+ * Prints the number of MiB, and keeps them as many seconds as the second argument says. Ends with 9 if it was refused
+ * memory, or aborts if its second argument is `abort`. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@ int main(int argc, char **argv) {
     int wanted = argc > 1 ? atoi(argv[1]) : 1 << 20;
     int got = 0;
     while (got < wanted) {
-        /* volatile: or the compiler sees that nobody reads it, and takes nothing. */
+        /* volatile: otherwise the compiler drops the allocation, as the program never reads it. */
         char *volatile block = malloc(1 << 20);
         if (!block)
             break;

@@ -1,4 +1,4 @@
-/* Says what it was given: arguments, environment, working directory. */
+/* Prints its arguments, environment and working directory. */
 #include <stdio.h>
 #include <unistd.h>
 

@@ -1,7 +1,7 @@
-/* An HTTP service, by wasi:http itself; the path says what it does.
+/* An HTTP service, by wasi:http itself. Its paths:
  *
  *   /echo      method, path and headers, one a line
- *   /count     how many requests this instance has had: always 1
+ *   /count     the number of requests of this instance: always 1
  *   /upload    the number of bytes of the body
  *   /download  10 MB
  *   /mirror    the body, piece by piece, and a trailer
@@ -14,21 +14,19 @@
  *   /say       prints a line in three pieces, and one to stderr
  *   /grow      takes memory until it is refused, and traps
  *   /env/NAME  the value of an environment variable
- *   /file/PATH what a file contains
+ *   /file/PATH the contents of a file
  *
  * The imports are written as the component model's canonical ABI has them; see http.wit for the types.
  */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#include "component.h"
+
 #define TYPES "wasi:http/types@0.2.0"
 #define STREAMS "wasi:io/streams@0.2.0"
-
-typedef int32_t handle;
 
 IMPORT(TYPES, "[method]incoming-request.method") void request_method(handle, void *result);
 IMPORT(TYPES, "[method]incoming-request.path-with-query") void request_path(handle, void *result);
@@ -41,7 +39,7 @@ IMPORT(TYPES, "[method]fields.entries") void field_entries(handle, void *result)
 IMPORT(TYPES, "[constructor]outgoing-response") handle new_response(handle fields);
 IMPORT(TYPES, "[method]outgoing-response.set-status-code") int32_t set_status(handle, int32_t);
 IMPORT(TYPES, "[method]outgoing-response.body") void response_body(handle, void *result);
-/* The response or an error-code, flattened: which, then the larger of both. */
+/* The response or an error-code, flattened: the case, then the larger of both. */
 IMPORT(TYPES, "[static]response-outparam.set")
 void set_response(handle out, int32_t failed, int32_t, int32_t, int64_t, int32_t, int32_t, int32_t, int32_t);
 IMPORT(TYPES, "[method]outgoing-body.write") void body_output(handle, void *result);
@@ -49,21 +47,6 @@ IMPORT(TYPES, "[static]outgoing-body.finish") void finish_body(handle, int32_t h
 IMPORT(STREAMS, "[method]input-stream.blocking-read") void read_some(handle, int64_t, void *result);
 IMPORT(STREAMS, "[method]output-stream.blocking-write-and-flush") void write_all(handle, const char *, size_t, void *result);
 IMPORT(STREAMS, "[resource-drop]output-stream") void drop_output(handle);
-
-/* The host's lists, and the adapter's own state, which comes first and lives on. */
-static char arena[1 << 18];
-static size_t taken;
-
-__attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
-    taken = (taken + align - 1) & ~(align - 1);
-    if (size > sizeof arena - taken)
-        __builtin_trap();
-    void *new = arena + taken;
-    taken += size;
-    if (old)
-        memcpy(new, old, old_size < size ? old_size : size);
-    return new;
-}
 
 static const char *const methods[] = {"GET",     "HEAD",    "POST",  "PUT",  "DELETE",
                                       "CONNECT", "OPTIONS", "TRACE", "PATCH"};
@@ -86,7 +69,7 @@ struct answer {
     handle body, output;
 };
 
-/* Sends the head; `trailer`: what follows the body, if anything. */
+/* Sends the head; `trailer` is the name of the trailer that follows the body, or 0. */
 static struct answer answer_with(handle out, int status, const char *trailer) {
     int32_t result[2];
     handle fields = new_fields();
@@ -106,7 +89,7 @@ static struct answer answer_with(handle out, int status, const char *trailer) {
 
 static struct answer answer(handle out, int status) { return answer_with(out, status, 0); }
 
-/* In pieces of what one call may write. */
+/* Writes in pieces, as one call takes 4096 bytes at most. */
 static int put(handle output, const char *bytes, size_t length) {
     while (length) {
         int32_t result[3];

@@ -1,4 +1,4 @@
--- Sorts, formats, closes over, reads stdin: a day's work of an interpreter.
+-- Sorts, formats, uses closures, reads stdin: the usual work of an interpreter.
 local squares = {}
 for index = 1, 100000 do
   squares[#squares + 1] = index * index % 99991

@@ -19,7 +19,8 @@ apt=(apt-get --quiet -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts=
 "${apt[@]}" source --download-only lua5.4 >&2
 dpkg-source --extract lua5.4_*.dsc lua >&2
 
-# What wasi-libc has not: setjmp, so an error ends the program, and calls that mean nothing to a guest.
+# Replacements for functions that wasi-libc lacks: setjmp, so an error ends the program, and calls without a meaning for
+# a guest.
 cat >include/wasi.h <<'END'
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,26 +1,24 @@
 /* TCP and names, by wasi:sockets itself: preview 1 has no sockets and this libc knows no other.
  *
- *   net listen PORT TEXT     answers every connection with TEXT and what it sent first, for ever
+ *   net listen PORT TEXT     answers every connection with TEXT and its first message, for ever
  *   net fetch ADDRESS PORT   connects (to a name or an IPv4 address), sends "hello", prints the answer
  *   net lookup NAME          prints the addresses of a name
  *
  * The imports are written as the component model's canonical ABI has them; see net.wit for the types.
  */
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#include "component.h"
+
 #define TCP "wasi:sockets/tcp@0.2.6"
 #define NAMES "wasi:sockets/ip-name-lookup@0.2.6"
 #define STREAMS "wasi:io/streams@0.2.6"
 
-typedef int32_t handle;
-
 IMPORT("wasi:sockets/instance-network@0.2.6", "instance-network") handle instance_network(void);
 IMPORT("wasi:sockets/tcp-create-socket@0.2.6", "create-tcp-socket") void create_socket(int32_t family, void *result);
-/* An ip-socket-address, flattened: which, then the larger of both records. */
+/* An ip-socket-address, flattened: the case, then the larger of both records. */
 #define ADDRESS int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t
 IMPORT(TCP, "[method]tcp-socket.start-bind") void start_bind(handle, handle network, ADDRESS, void *result);
 IMPORT(TCP, "[method]tcp-socket.finish-bind") void finish_bind(handle, void *result);
@@ -41,21 +39,6 @@ IMPORT(STREAMS, "[method]output-stream.blocking-write-and-flush") void write_all
 IMPORT(STREAMS, "[resource-drop]input-stream") void drop_input(handle);
 IMPORT(STREAMS, "[resource-drop]output-stream") void drop_output(handle);
 
-/* The host's lists, and the adapter's own state, of which only the first allocation lives on. */
-static char arena[1 << 18];
-static size_t taken;
-
-__attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
-    taken = (taken + align - 1) & ~(align - 1);
-    if (size > sizeof arena - taken)
-        __builtin_trap();
-    void *new = arena + taken;
-    taken += size;
-    if (old)
-        memcpy(new, old, old_size < size ? old_size : size);
-    return new;
-}
-
 static const char *const errors[] = {
     "unknown", "access denied", "not supported", "invalid argument", "out of memory", "timeout",
     "concurrency conflict", "not in progress", "would block", "invalid state", "new socket limit",
@@ -64,15 +47,15 @@ static const char *const errors[] = {
     "permanent resolver failure"};
 enum { WOULD_BLOCK = 8 };
 
-static void fail(const char *what, uint8_t code) {
-    fprintf(stderr, "%s: %s\n", what, errors[code]);
+static void fail(const char *operation, uint8_t code) {
+    fprintf(stderr, "%s: %s\n", operation, errors[code]);
     exit(1);
 }
 
 /* result<_, error-code>. */
-static void check(const char *what, const uint8_t *result) {
+static void check(const char *operation, const uint8_t *result) {
     if (result[0])
-        fail(what, result[1]);
+        fail(operation, result[1]);
 }
 
 static void wait_for(handle pollable) {

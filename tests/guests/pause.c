@@ -1,4 +1,4 @@
-/* Holds a pod's namespaces: waits for SIGTERM or SIGINT, and reaps what falls to it as pid 1. */
+/* Holds a pod's namespaces: waits for SIGTERM or SIGINT, and reaps orphans as pid 1. */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>

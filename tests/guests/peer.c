@@ -1,11 +1,11 @@
-/* A native program, for pods that have both kinds: what is around it, by Linux's own means.
+/* A native program, for pods with native and Wasm containers. It observes its surroundings by Linux's own means.
  *
  *   peer fetch PORT     connects to the pod's loopback, sends "hello", prints the answer
  *   peer where          prints the host name, the inodes of its namespaces, its pid, OOM score and control groups
  *   peer sleep          prints "asleep" and sleeps
  *   peer orphan         leaves a process to the first of its pid namespace, and prints "reaped" once it is gone
  *   peer signal WORD    sends SIGTERM to the process that has WORD as an argument, and prints "sent"
- *   peer look           tries to look into the first process of its pid namespace, prints what it could, and kills it
+ *   peer look           tries to read files of the first process of its pid namespace, prints each result, and kills it
  *   peer sysctl NAME    prints a kernel setting, e.g. net/core/somaxconn
  */
 #include <arpa/inet.h>
@@ -121,7 +121,7 @@ static int send_term(const char *word) {
                 return 0;
             }
     }
-    printf("nobody\n");
+    printf("no such process\n");
     return 1;
 }
 

@@ -1,4 +1,4 @@
-/* No _start: _initialize runs the constructors, then `serve` is what to call. */
+/* A reactor, without _start: _initialize runs the constructors, then `serve` can be called. */
 #include <stdio.h>
 
 static const char *state = "not initialised";

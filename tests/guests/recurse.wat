@@ -1,4 +1,4 @@
-;; Recurses until its stack ends, without touching memory.
+;; Recurses until its stack overflows, without touching memory.
 (module
   (memory (export "memory") 1)
   (func $descend (param $depth i32) (result i32)

@@ -7,8 +7,8 @@
 
 static const char greeting[] = "hello over TCP\n";
 
-static int fail(const char *what, int code) {
-    fprintf(stderr, "%s: error %d\n", what, code);
+static int fail(const char *operation, int code) {
+    fprintf(stderr, "%s: error %d\n", operation, code);
     return 1;
 }
 

@@ -1,4 +1,4 @@
-/* Says which of its streams are terminals, then answers each line of stdin until its end. */
+/* Prints which of its streams are terminals, then answers each line of stdin until its end. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-;; Wants something nobody has.
+;; Imports a function that no host has.
 (module
   (import "env" "nope" (func $nope))
   (memory (export "memory") 1)

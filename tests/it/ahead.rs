@@ -1,4 +1,4 @@
-//! Compiling ahead: an image's program is compiled when the image comes, not when it is started.
+//! Compiling ahead: an image's program is compiled when the image is imported, not when it is started.
 
 use hearth_tests::daemons::HearthdOptions;
 use hearth_tests::world::NAMESPACE;
@@ -10,7 +10,7 @@ fn world() -> World {
     World::with(HearthdOptions { ahead: vec![NAMESPACE.into()], ..HearthdOptions::default() })
 }
 
-/// Waits until so many images of this process's life have come to this end.
+/// Waits until this number of images have this result, since the start of the daemon's process.
 #[track_caller]
 fn wait_for(world: &World, result: &str, images: f64) {
     eventually(&format!("{images} images are {result}"), SHORT, || {
@@ -41,7 +41,7 @@ fn the_first_start_of_an_image_that_was_imported_compiles_nothing() {
 }
 
 #[test]
-fn what_came_while_the_daemon_was_away_is_compiled_when_it_is_back_and_then_known() {
+fn images_imported_while_the_daemon_was_away_are_compiled_when_it_is_back() {
     only_on_hearth!();
     let mut world = world();
     world.stop_hearthd();
@@ -54,7 +54,7 @@ fn what_came_while_the_daemon_was_away_is_compiled_when_it_is_back_and_then_know
     world.kill_hearthd();
     world.start_hearthd();
     wait_for(&world, "known", 1.0);
-    // Nothing was read again: its manifest says what it runs.
+    // No file was read again: the store knows the module by the image's manifest.
     assert_eq!(world.metrics().sum("hearth_module_reads_total", &[]), 0.0);
     world.run(&image, "second").args(["6"]).run().assert_code(6);
     assert_eq!(compiles(&world), 0.0);
@@ -73,7 +73,7 @@ fn which_images_are_compiled_ahead_is_read_again() {
         world.hearthctl(["reload"]).ok();
     };
     assert_eq!(compiles(&world), 0.0);
-    // One that is there already, and one that comes later.
+    // An image that exists already, and one that is imported later.
     follow(&format!("[{NAMESPACE:?}]"));
     wait_for(&world, "compiled", 1.0);
     let later = world.program(&Guest::HELLO);
@@ -81,7 +81,7 @@ fn which_images_are_compiled_ahead_is_read_again() {
     world.run(&none, "first").args(["5"]).run().assert_code(5);
     world.run(&later, "second").ok();
     assert_eq!(compiles(&world), 2.0);
-    // Nobody is followed any more: a start compiles.
+    // No namespace is followed any more: a start compiles.
     follow("[]");
     let unforeseen = world.program(&Guest::SLEEP);
     let before = compiled_starts(&world);
@@ -111,7 +111,7 @@ fn an_artifact_is_compiled_ahead_and_a_native_image_is_let_be() {
 }
 
 #[test]
-fn what_is_wrong_with_an_image_is_left_to_its_start() {
+fn faults_of_an_image_are_left_to_its_start() {
     only_on_hearth!();
     let world = world();
     let broken = world.import(&Image::of_file("broken", "/broken.wasm", "no wasm at all"));

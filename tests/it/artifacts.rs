@@ -1,8 +1,8 @@
 //! CNCF Wasm OCI artifacts, read from containerd's content store.
 //!
-//! `ctr run IMAGE` refuses them on every version of containerd, before any shim is asked: "unknown image
-//! config media type" (1.6: "mismatched image rootfs and manifest layers"). So the container is made as
-//! CRI makes it, with the image's name and an empty snapshot.
+//! `ctr run IMAGE` refuses them on every version of containerd, before it starts a shim: "unknown image config media
+//! type" (1.6: "mismatched image rootfs and manifest layers"). So the container is made as CRI makes it, with the
+//! image's name and an empty snapshot.
 
 use hearth_tests::{Guest, Image, NewContainer, World, api};
 

@@ -1,4 +1,4 @@
-//! What is in `deploy/`: the configuration of containerd, and what the documentation refers to.
+//! The contents of `deploy/`: the configuration of containerd, and the references of the documentation.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,10 +10,9 @@ use std::process::Command;
 use hearth_tests::daemons::{ContainerdOptions, HearthdOptions, containerd_major, with_sandboxer};
 use hearth_tests::{ContainerOptions, Guest, Image, Node, Runtime, paths};
 
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
-/// The programs that containerd runs as handlers, what its sandboxes are made of and where its network is, after it
-/// has read `config`.
+/// containerd's configuration after it has read `config`: its runtime handlers, pause image and network among the rest.
 struct Dump(String);
 
 impl Dump {
@@ -80,9 +79,7 @@ fn importing(config: &str, import: &Path) -> String {
 
 #[test]
 fn the_runtime_is_added_to_a_configuration_of_containerd_1() {
-    if containerd_major() != 1 {
-        return;
-    }
+    skip_unless!(containerd_major() == 1, "it is about containerd 1.x");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");
     let dump = |text: String| {
@@ -93,20 +90,20 @@ fn the_runtime_is_added_to_a_configuration_of_containerd_1() {
     for version in [1, 2] {
         let hearth = read(&format!("append-v{version}.toml"));
         assert_mine_and_hearth(&dump(users(version) + &hearth));
-        // Where no runtime is named, there is one built in, until one is.
+        // The built-in handler exists as long as the file names no runtime.
         let head = if version == 1 { "" } else { "version = 2\n" };
         assert_eq!(dump(head.to_owned()).handlers(), BTreeSet::from(["runc"]));
         assert_eq!(dump(head.to_owned() + &hearth).handlers(), BTreeSet::from(["hearth"]));
         let both = head.to_owned() + &hearth + &read(&format!("append-v{version}-runc.toml"));
         assert_eq!(dump(both).handlers(), BTreeSet::from(["hearth", "runc"]));
     }
-    // Why not by an import: it takes the place of all that the main file says about CRI.
+    // An import does not work here: it replaces the main file's whole configuration of CRI.
     let imported = dump(importing(&users(2), &piece("import-v2.toml")));
     assert_eq!(imported.handlers(), BTreeSet::from(["hearth"]));
     assert!(!imported.has("my/pause:1"));
 }
 
-/// `hearthctl ACTION containerd` on a configuration; whether it succeeded, and what it said.
+/// `hearthctl ACTION containerd` on a configuration: whether it succeeded, and its output.
 fn hearthctl(action: &str, config: &Path, more: &[&str]) -> (bool, String) {
     let mut command = Command::new(paths::hearthctl());
     let drop_in = config.with_file_name("conf.d").join("hearth.toml");
@@ -125,11 +122,11 @@ fn hearthctl_puts_the_runtime_into_a_configuration_and_takes_it_out() {
         let before = format!("# Mine.\n{}\n# The end.\n", users(version));
         fs::write(&config, &before).unwrap();
         fs::set_permissions(&config, fs::Permissions::from_mode(0o640)).unwrap();
-        // What would be done.
+        // A dry run prints the change and makes none.
         let (done, said) = hearthctl("install", &config, &["--dry-run"]);
         assert!(done && said.contains("+++ ") && said.contains("io.containerd.hearth.v1"), "{said}");
         assert_eq!(fs::read_to_string(&config).unwrap(), before);
-        // It is done, once.
+        // The change is made once.
         let (done, said) = hearthctl("install", &config, &[]);
         assert!(done && said.contains("systemctl restart containerd"), "{said}");
         assert_mine_and_hearth(&Dump::of(&config));
@@ -150,7 +147,7 @@ fn hearthctl_puts_the_runtime_into_a_configuration_and_takes_it_out() {
         } else {
             assert!(said.contains("--sandboxer"), "{said}");
         }
-        // Undone: as before, and nothing beside it.
+        // An uninstall removes all of it, and leaves no other file.
         let (done, said) = hearthctl("uninstall", &config, &["--sandboxer"]);
         assert!(done, "{said}");
         let after = fs::read_to_string(&config).unwrap();
@@ -158,7 +155,7 @@ fn hearthctl_puts_the_runtime_into_a_configuration_and_takes_it_out() {
         assert!(Dump::of(&config).handlers().contains("mine"));
         let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| name == "config.toml" || name == "conf.d"), "{left:?}");
-        // From a fresh start it is byte for byte.
+        // After one install an uninstall restores the file byte for byte.
         fs::write(&config, &before).unwrap();
         assert!(hearthctl("install", &config, &[]).0);
         assert!(hearthctl("uninstall", &config, &[]).0);
@@ -220,9 +217,7 @@ fn hearthctl_finds_where_others_keep_containerds_configuration() {
 
 #[test]
 fn the_runtime_is_imported_by_containerd_2() {
-    if containerd_major() < 2 {
-        return;
-    }
+    skip_unless!(containerd_major() >= 2, "it is about containerd 2.x");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.toml");
     let dump = |text: String| {
@@ -238,12 +233,12 @@ fn the_runtime_is_imported_by_containerd_2() {
     }
     let bare = dump(importing("version = 3\n", &piece("import-v3.toml")));
     assert_eq!(bare.handlers(), BTreeSet::from(["hearth", "runc"]));
-    // What 2.x makes of a file of version 1, and what is to be done about it.
+    // containerd 2.x ignores the CRI table of a file of version 1. The table has to be renamed.
     assert!(!dump(users(1)).handlers().contains("mine"));
     let rewritten = users(1).replace("plugins.cri", "plugins.'io.containerd.grpc.v1.cri'");
     let rewritten = format!("version = 2\n{rewritten}");
     assert_mine_and_hearth(&dump(importing(&rewritten, &piece("import-v2.toml"))));
-    // Why the versions have to be the same.
+    // The versions of both files have to be the same.
     let mixed = dump(importing(&users(2), &piece("import-v3.toml")));
     assert!(!mixed.handlers().contains("mine"));
     let mixed = dump(importing(&users(3), &piece("import-v2.toml")));
@@ -257,7 +252,7 @@ fn each_story_that_the_table_of_fields_names_exists() {
     let tests = paths::repository().join("tests");
     for word in table.split('`').skip(1).step_by(2) {
         let Some((module, story)) = word.rsplit_once("::") else { continue };
-        // Those on a real Kubernetes, and those on containerd alone.
+        // Stories on a real Kubernetes, and stories on containerd alone.
         let (path, function) = match module.strip_prefix("e2e::") {
             Some(module) => (tests.join("e2e/stories").join(module), format!("\npub fn {story}(")),
             None => (tests.join("it").join(module.replace("::", "/")), format!("#[test]\nfn {story}()")),
@@ -270,7 +265,7 @@ fn each_story_that_the_table_of_fields_names_exists() {
     assert!(named > 20, "only {named} stories are named");
 }
 
-/// Who runs a command of the page "Run it on your nodes", and how it is written there.
+/// The commands of the page "Run it on your nodes": each with the test file that runs it, and its text there.
 const COMMANDS: &[(&str, &str, &str)] = &[
     (
         "apt install ./hearth_0.1.0_amd64.deb",
@@ -316,7 +311,7 @@ const COMMANDS: &[(&str, &str, &str)] = &[
     ("kubectl apply -k deploy/kubernetes", CLUSTER, "[\"apply\", \"-k\""),
 ];
 
-/// Those that are kubectl's and need a cluster whose nodes are machines: no test has one.
+/// Commands of kubectl that need a cluster whose nodes are machines. No test has such a cluster.
 const OF_A_CLUSTER: &[&str] = &[
     "kubectl apply -f deploy/kubernetes/examples/command.yaml",
     "kubectl apply -k deploy/kubernetes/installer",
@@ -341,7 +336,7 @@ fn each_command_of_the_page_for_nodes_is_run_by_a_test() {
                 continue;
             }
             let run = COMMANDS.iter().find(|run| run.0 == command);
-            let (_, path, text) = run.unwrap_or_else(|| panic!("nothing runs {command:?}"));
+            let (_, path, text) = run.unwrap_or_else(|| panic!("no test runs {command:?}"));
             assert!(read(path).contains(text), "{path} does not have {text:?}, which runs {command:?}");
         }
     }
@@ -358,7 +353,7 @@ fn the_unit_and_the_shim_agree_on_the_control_socket() {
 }
 
 #[test]
-fn a_pod_runs_by_what_hearthctl_has_written_into_each_version_of_the_configuration() {
+fn a_pod_runs_by_each_version_of_the_configuration_that_hearthctl_writes() {
     only_on_hearth!();
     let versions: &[u32] = if containerd_major() == 1 { &[1, 2] } else { &[2, 3] };
     for &version in versions {
@@ -369,22 +364,22 @@ fn a_pod_runs_by_what_hearthctl_has_written_into_each_version_of_the_configurati
         let pod = node.pod("pod").run();
         assert_eq!(pod.container("exit", &exit).args(["7"]).start().wait(), 7, "version {version}");
         if with_sandboxer() {
-            // (Without a pause image none of the others is made.)
+            // (No other pod can be made: there is no pause image.)
             continue;
         }
-        // What was not ours runs, too.
+        // The handler `runc` still works.
         let native = node.import(&Image::of(&Guest::EXIT, Runtime::Runc));
         let other = node.pod("other").options(|options| options.handler = "runc".into()).run();
         assert_eq!(other.container("exit", &native).args(["8"]).start().wait(), 8, "version {version}");
     }
 }
 
-/// One of the examples, which has to say what the story does.
+/// Checks that an example has the words that the story acts out.
 fn example(name: &str, words: &[&str]) {
     let path = paths::repository().join("deploy/kubernetes/examples").join(name);
     let text = fs::read_to_string(&path).unwrap();
     for word in words {
-        assert!(text.contains(word), "{} does not say {word}", path.display());
+        assert!(text.contains(word), "{} does not contain {word}", path.display());
     }
 }
 

@@ -25,7 +25,7 @@ fn start(world: &World) {
     world.run(&tools(world), TASK).args(["3600"]).detach().ok();
 }
 
-/// `ctr task exec`, not yet made.
+/// A call of `ctr task exec`, not yet made.
 fn exec<'a>(world: &'a World, exec_id: &str, command: &[&str]) -> Ctr<'a> {
     world.ctr([&["tasks", "exec", "--exec-id", exec_id, TASK], command].concat())
 }
@@ -81,7 +81,7 @@ fn an_exec_is_killed_alone() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_named() {
+fn a_program_that_cannot_be_executed_is_named() {
     let world = World::new();
     start(&world);
     exec(&world, "missing", &["no-such-tool"]).run().assert_fault(&["no-such-tool"]);
@@ -91,7 +91,7 @@ fn what_cannot_be_executed_is_named() {
 }
 
 #[test]
-fn a_native_program_is_refused_with_what_it_is() {
+fn a_native_program_is_refused_and_identified() {
     only_on_hearth!();
     let world = World::new();
     let layer = Layer::new()
@@ -168,7 +168,7 @@ fn execs_end_with_the_init_and_are_told_in_order() {
     let mut long = exec(&world, "long", &["sleep", "3600"]).spawn();
     long.wait_for_stdout("asleep");
     if world.runtime() == hearth_tests::Runtime::Runc {
-        // The stories' native tasks share the machine's pid namespace: nothing ends their execs.
+        // The stories' native tasks share the machine's pid namespace: the end of init does not end their execs.
         world.ctr(["tasks", "kill", "--signal", "SIGKILL", "--exec-id", "long", TASK]).ok();
     }
     world.kill(TASK, "SIGKILL").ok();
@@ -245,7 +245,7 @@ fn execs_are_bounded_listed_and_share_the_tasks_memory() {
         .flags(["--memory-limit".to_owned(), (16 * mib).to_string()])
         .detach()
         .ok();
-    // What an exec took is the task's again when it has ended.
+    // The memory of an exec is the task's again after the exec's end.
     for _ in 0..3 {
         exec(&world, "grow", &["grow", "10"]).ok();
     }
@@ -281,7 +281,7 @@ fn execs_that_begin_while_the_init_ends_all_end() {
             (0..6).map(|index| exec(&world, &format!("x{round}-{index}"), &["sleep", "3600"]).spawn()).collect();
         world.kill(TASK, "SIGKILL").ok();
         for exec in running {
-            // It ran and was ended, or it was refused; what it never does is to stay.
+            // It ran and was ended, or it was refused; it never stays.
             let output = exec.wait(SHORT);
             assert!(output.code() == 137 || !output.stderr().is_empty(), "{output}");
         }

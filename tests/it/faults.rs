@@ -1,4 +1,4 @@
-//! What goes wrong is named, with the remedy, in `ctr`'s output, and harms nothing else.
+//! Faults are reported in `ctr`'s output, with the remedy, and harm no other task.
 
 use hearth_tests::daemons::containerd_major;
 use hearth_tests::{Guest, Image, Layer, NewContainer, SHORT, World, api, eventually};
@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::only_on_hearth;
 
-/// Runs an image that must fail with a message with these words, then checks that nothing is left of it
-/// and that others still run.
+/// Runs an image that must fail with a message with these words. Then checks that no task of it is left and that other
+/// images still run.
 #[track_caller]
 fn fault(world: &World, image: &Image, words: &[&str]) {
     let image = world.import(image);
@@ -135,7 +135,7 @@ fn a_trap_is_told_on_stderr_and_ends_the_task() {
 }
 
 #[test]
-fn a_stack_that_ends_traps_and_harms_nobody() {
+fn a_stack_that_overflows_traps_and_harms_no_other_task() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::RECURSE);

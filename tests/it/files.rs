@@ -15,7 +15,7 @@ fn files(world: &World, layers: impl IntoIterator<Item = Layer>) -> Imported {
     files_as(world, "files", "0:0", Guest::FILES.bytes_for(world.runtime()), layers)
 }
 
-/// The program in all its forms, with the form's name: on Hearth a module and a component.
+/// The program in all its forms, with each form's name: on Hearth a module and a component.
 fn all_files(world: &World, layers: &[Layer]) -> Vec<(&'static str, Imported)> {
     all_files_as(world, "0:0", layers)
 }
@@ -52,7 +52,7 @@ fn files_are_read_written_listed_and_removed() {
     let world = World::new();
     let image = files(&world, [Layer::new().file("/etc/motd", 0o644, "welcome")]);
     assert_eq!(world.run(&image, "read").args(["read", "/etc/motd"]).ok().stdout(), "welcome");
-    // A container's changes are its own and live as long as it does.
+    // A container's changes are visible to it alone, and live as long as it does.
     world.run(&image, "own").args(["write", "/etc/motd", "changed"]).detach().ok();
     world.wait_for_status("own", "STOPPED");
     assert_eq!(world.run(&image, "other").args(["read", "/etc/motd"]).ok().stdout(), "welcome");
@@ -116,7 +116,7 @@ fn writable_volumes_in_a_read_only_root_are_written_and_read_only_ones_are_not()
     assert_eq!(fs::read(&log).expect("it is there"), b"why");
     assert_eq!(fs::read(kept.with_file_name("new")).expect("the guest made it"), b"x");
     for (id, path) in [("root", "/new"), ("config", "/config/file")] {
-        // WASI's number of EROFS, with which the program ends; ctr 1.6 may lose what it says.
+        // The program ends with WASI's number of EROFS; ctr 1.6 may lose its output.
         run(id, ["write", path, "x"]).assert_code(69);
     }
     assert_eq!(fs::read(&kept).expect("it is there"), b"as it was");
@@ -163,7 +163,7 @@ fn absolute_links_are_followed_within_the_root() {
         .symlink("/data/later", "/directory/made")
         .symlink("/circle", "/circle")
         .symlink("/nowhere", "/none/at/all");
-    // What each does, and what it prints.
+    // The verbs, each with its output.
     let script = [
         ("read /file", "inside"),
         ("try read /twice", "insideok\n"),
@@ -182,7 +182,7 @@ fn absolute_links_are_followed_within_the_root() {
         ("kind /data/new", "directory\n"),
         ("move /directory/made /directory/new/moved", ""),
         ("twin /directory/new/moved /directory/twin", ""),
-        // Its own: another's times are changed by nobody but root.
+        // A file of its own: only root may change the times of another user's file.
         ("touch /directory/new/moved", ""),
         ("link file /directory/link", ""),
         ("read /data/link", "inside!"),
@@ -202,14 +202,14 @@ fn absolute_links_are_followed_within_the_root() {
         for (form, image) in all_files_as(&world, user, std::slice::from_ref(&layer)) {
             let id = format!("{form}-{}", user.replace(':', "-"));
             let output = world.run(&image, &id).args(words.clone()).ok().stdout();
-            // glibc's words.
+            // glibc's text for the same error.
             assert_eq!(output.replace("Too many levels of symbolic links", "Symbolic link loop"), want, "{id}");
         }
     }
 }
 
 #[test]
-fn a_volume_of_somebody_elses_leads_nowhere_but_into_the_root() {
+fn links_in_a_volume_of_another_owner_lead_only_into_the_root() {
     let world = World::new();
     let secret = world.write("host/secret", b"the host's");
     let outside = secret.parent().expect("it is in a directory");
@@ -234,7 +234,7 @@ fn a_volume_of_somebody_elses_leads_nowhere_but_into_the_root() {
     for (form, image) in all_files(&world, &[Layer::new().file("/etc/motd", 0o644, "welcome")]) {
         let reads: Vec<String> =
             refused.iter().flat_map(|path| [",", "try", "read", path].map(str::to_owned)).collect();
-        // To the mount's own root and over its edge, as on Linux.
+        // A link to `/` leads to the guest's root, and `..` crosses the mount's edge, as on Linux.
         let inside = "read /mnt/volume/root/etc/motd , read /mnt/volume/above/mnt/volume/file";
         let script = inside.split_whitespace().map(str::to_owned).chain(reads);
         let output = world.run(&image, form).flags(["--mount", &mounts[0]]).args(script).ok().stdout();
@@ -244,7 +244,7 @@ fn a_volume_of_somebody_elses_leads_nowhere_but_into_the_root() {
 }
 
 #[test]
-fn who_swaps_links_while_a_guest_opens_files_leads_it_nowhere() {
+fn links_swapped_while_a_guest_opens_files_lead_it_nowhere_outside() {
     let world = World::new();
     world.write("host/file", b"the host's");
     let volume = world.write("volume/real/file", b"the volume's");
@@ -290,7 +290,7 @@ fn a_guest_has_no_more_files_open_than_it_may() {
     only_on_hearth!();
     let world = World::configured("[files]\nopen_max = 64\n");
     let image = files(&world, [Layer::new().file("/etc/motd", 0o644, "welcome")]);
-    // ctr's own limit is higher; the lower one holds. What is closed can be opened again.
+    // ctr's own limit is higher; the lower one holds. After closing files the guest can open others.
     let script = "hoard /etc/motd 100 , read /etc/motd , hoard /etc/motd 100 , try hold /etc/motd 70";
     let output = world.run(&image, "hoards").args(script.split(' ')).ok().stdout();
     assert_eq!(output, "64\nwelcome64\nNo file descriptors available\n");
@@ -326,7 +326,7 @@ fn mounts_are_gone_when_the_task_is() {
         world.kill(&id, "SIGKILL").ok();
         world.wait_for_status(&id, "STOPPED");
     }
-    // Gone with the exit, before the task is deleted.
+    // They are gone with the exit, before the task is deleted.
     hearth_tests::eventually("no mount of a stopped task is left", hearth_tests::SHORT, || {
         world.hearthd_mounts().is_empty().then_some(())
     });

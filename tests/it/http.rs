@@ -1,4 +1,15 @@
 //! HTTP components, served by the daemon.
+//!
+//! Files:
+//!
+//! * `baseline.rs`: services on code of the baseline compiler.
+//! * `client.rs`: an HTTP/1.1 client that writes every byte itself.
+//! * `drain.rs`: a service that is stopped under load.
+//! * `hostile.rs`: hostile clients, and ambiguous requests.
+//! * `languages.rs`: services in JavaScript and Python, in pods.
+//! * `outgoing.rs`: outgoing requests of guests.
+//! * `p3.rs`: commands and services of WASI 0.3.
+//! * `server.rs`: servers for guests that fetch.
 
 mod baseline;
 mod client;
@@ -9,10 +20,12 @@ mod outgoing;
 mod p3;
 mod server;
 
+use std::collections::VecDeque;
 use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use hearth_tests::wait::within;
 use hearth_tests::{Guest, Image, Imported, Layer, Node, Pod, Running, SHORT, World, eventually};
 
 use crate::only_on_hearth;
@@ -21,22 +34,53 @@ use client::{Client, get};
 /// The size of the guest's download, in bytes.
 const DOWNLOAD: usize = 10_000_000;
 
-/// A port nobody has right now, on the loopback.
-fn free_port() -> SocketAddr {
+/// A free port of the loopback.
+fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
     listener.local_addr().expect("it is bound")
 }
 
+/// Starts a service in the node's network, and waits until it listens.
 fn start(world: &World, image: &Imported, id: &str, at: SocketAddr, flags: &[&str]) -> Running {
     let port = format!("HEARTH_HTTP_PORT={}", at.port());
     let flags = [&["--net-host", "--env", &port], flags].concat();
     let server = world.run(image, id).flags(flags).spawn();
-    let end = Instant::now() + SHORT;
-    while TcpStream::connect(at).is_err() {
-        assert!(Instant::now() < end, "nobody listens at {at}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually(&format!("{id} listens at {at}"), SHORT, || TcpStream::connect(at).ok());
     server
+}
+
+/// Two services of the C guest on one daemon.
+struct TwoServices<'a> {
+    world: &'a World,
+    addresses: [SocketAddr; 2],
+    /// The services that were not stopped yet, by their ids.
+    running: VecDeque<(&'a str, Running)>,
+}
+
+impl<'a> TwoServices<'a> {
+    /// Starts both, and waits until they listen.
+    fn start(world: &'a World, ids: [&'a str; 2]) -> Self {
+        let image = world.program(&Guest::HTTP);
+        let addresses = [free_address(), free_address()];
+        let running = ids.iter().zip(addresses).map(|(&id, at)| (id, start(world, &image, id, at, &[]))).collect();
+        Self { world, addresses, running }
+    }
+
+    /// Stops the first that still runs with SIGTERM. It must drain and end with code 0.
+    #[track_caller]
+    fn stop_one(&mut self) {
+        let (id, server) = self.running.pop_front().expect("a service runs");
+        self.world.kill(id, "SIGTERM").ok();
+        server.wait(SHORT).assert_code(0);
+    }
+
+    /// Stops all that still run, as [`Self::stop_one`].
+    #[track_caller]
+    fn stop(mut self) {
+        while !self.running.is_empty() {
+            self.stop_one();
+        }
+    }
 }
 
 #[test]
@@ -44,7 +88,7 @@ fn a_service_answers_in_every_way() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let mut client = Client::connect(at);
 
@@ -58,7 +102,7 @@ fn a_service_answers_in_every_way() {
     assert_eq!(client.get("/empty").status, 204);
     assert_eq!(client.get("/nowhere").status, 404);
 
-    // Each has an instance of its own, on one connection.
+    // Each request has an instance of its own, on one connection.
     for _ in 0..1_000 {
         assert_eq!(client.get("/count").text(), "1\n");
     }
@@ -88,7 +132,7 @@ fn bodies_are_streamed_both_ways() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     assert_eq!(get(at, "/download").body.len(), DOWNLOAD);
 
@@ -97,7 +141,7 @@ fn bodies_are_streamed_both_ways() {
     client.send(&vec![b'y'; DOWNLOAD]);
     assert_eq!(client.receive(false).expect("an answer").text(), format!("{DOWNLOAD} bytes\n"));
 
-    // What comes back has been through the guest's 4 KiB at a time; nothing holds all of it.
+    // The guest copies the body in pieces of 4 KiB; no part of the path holds all of it.
     client.send(format!("POST /mirror HTTP/1.1\r\nHost: here\r\nContent-Length: {DOWNLOAD}\r\n\r\n").as_bytes());
     let mut sender = client.reader.get_ref().try_clone().expect("it is a socket");
     let sent = std::thread::spawn(move || sender.write_all(&vec![b'z'; DOWNLOAD]));
@@ -113,7 +157,7 @@ fn a_request_that_fails_harms_no_other() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &["--memory-limit", "33554432"]);
     let mut client = Client::connect(at);
     assert_eq!(client.get("/trap").status, 500);
@@ -121,7 +165,7 @@ fn a_request_that_fails_harms_no_other() {
     assert_eq!(client.get("/mute").status, 500);
     assert_eq!(client.get("/grow").status, 500);
     assert_eq!(client.get("/count").text(), "1\n");
-    // Its head may be out by then, or not.
+    // The response's head may have been sent by then, or not.
     client.send(b"GET /cut HTTP/1.1\r\nHost: here\r\n\r\n");
     let cut = client.receive(false);
     assert!(cut.as_ref().is_none_or(|cut| cut.status == 200 && !cut.whole), "{cut:?}");
@@ -153,16 +197,13 @@ fn a_drain_lets_requests_finish_and_a_kill_does_not() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "drained", at, &[]);
     let mut slow = Client::connect(at);
     slow.send(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n");
     wait_for_flight(&world, 1.0);
     world.kill("drained", "SIGTERM").ok();
-    let end = Instant::now() + SHORT;
-    while TcpStream::connect(at).is_ok() {
-        assert!(Instant::now() < end, "it still accepts");
-    }
+    eventually("it accepts no connection", SHORT, || TcpStream::connect(at).err());
     let answer = slow.receive(false).expect("an answer");
     assert_eq!((answer.status, answer.text()), (200, "slow\n"));
     server.wait(SHORT).assert_code(0);
@@ -183,17 +224,21 @@ fn a_drain_lets_requests_finish_and_a_kill_does_not() {
     wait_for_flight(&world, 0.0);
 }
 
-/// Waits until so many requests have an instance.
+/// Waits until this number of requests have an instance.
+#[track_caller]
 fn wait_for_flight(world: &World, count: f64) {
     wait_for(world, "hearth_http_requests_in_flight", count);
 }
 
+/// Waits until a metric has this value.
+#[track_caller]
 fn wait_for(world: &World, metric: &str, value: f64) {
-    let end = Instant::now() + SHORT;
-    while world.metrics().sum(metric, &[]) != value {
-        assert!(Instant::now() < end, "{metric} is {} rather than {value}", world.metrics().sum(metric, &[]));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut last = f64::NAN;
+    let reached = within(SHORT, || {
+        last = world.metrics().sum(metric, &[]);
+        (last == value).then_some(())
+    });
+    assert!(reached.is_some(), "{metric} is {last} rather than {value}");
 }
 
 #[test]
@@ -201,7 +246,7 @@ fn a_client_that_goes_away_ends_its_guest() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let mut spinning = Client::connect(at);
     spinning.send(b"GET /spin HTTP/1.1\r\nHost: here\r\n\r\n");
@@ -220,13 +265,13 @@ fn a_client_that_goes_away_ends_its_guest() {
 }
 
 #[test]
-fn what_a_client_can_hold_is_bounded() {
+fn a_clients_use_of_the_daemon_is_bounded() {
     only_on_hearth!();
     let limits =
         "requests_max = 1\nqueued_max = 1\nheader_timeout_ms = 300\nrequest_timeout_ms = 3000\nidle_timeout_ms = 3000";
     let world = World::configured(&format!("[http]\n{limits}\n"));
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
 
     // A head that does not come to its end; and no byte at all.
@@ -243,7 +288,7 @@ fn what_a_client_can_hold_is_bounded() {
     // A body without end keeps its guest for no longer than the guest may take.
     let mut endless = Client::connect(at);
     endless.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    // It has the only turn before the next asks for one.
+    // It has the only place before the next request asks for one.
     wait_for_flight(&world, 1.0);
     let mut sender = endless.reader.get_ref().try_clone().expect("it is a socket");
     let sending = std::thread::spawn(move || while sender.write_all(b"5\r\nhello\r\n").is_ok() {});
@@ -270,7 +315,7 @@ fn limits_that_are_read_again_hold_for_a_service_that_runs() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     assert_eq!(get(at, "/count").status, 200);
     let file = world.layout().hearthd_config();
@@ -278,7 +323,7 @@ fn limits_that_are_read_again_hold_for_a_service_that_runs() {
     std::fs::write(&file, format!("{text}[http]\nrequest_timeout_ms = 100\n")).unwrap();
     world.hearthctl(["reload"]).ok();
     assert_eq!(get(at, "/spin").status, 504);
-    // Threads are made once.
+    // The number of threads is fixed at the start.
     std::fs::write(&file, format!("{text}[http]\nthreads = 1\n")).unwrap();
     let refused = world.hearthctl(["reload"]).run();
     assert!(!refused.status.success() && refused.stderr().contains("http.threads"), "{refused}");
@@ -291,7 +336,7 @@ fn http_2_is_understood_by_prior_knowledge() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let _server = start(&world, &image, "service", at, &[]);
     let mut client = Client::connect(at);
     // The preface, an empty SETTINGS, and as HEADERS of stream 1: GET, http, `/count` as a literal, and `a` as
@@ -319,7 +364,7 @@ fn a_paused_service_answers_when_it_is_resumed() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     world.ctr(["task", "pause", "service"]).ok();
     let mut client = Client::connect(at);
@@ -348,7 +393,7 @@ fn requests_of_one_service_compute_on_every_processor_and_within_its_limit() {
         };
         (0..cores).map(begin).collect::<Vec<_>>()
     };
-    let (free, limited) = (free_port(), free_port());
+    let (free, limited) = (free_address(), free_address());
     let server = start(&world, &image, "free", free, &[]);
     let clients = computing(free);
     let running = || world.metrics().sum("hearth_workers", &[("state", "running")]);
@@ -356,7 +401,7 @@ fn requests_of_one_service_compute_on_every_processor_and_within_its_limit() {
     world.kill("free", "SIGKILL").ok();
     server.wait(SHORT).assert_code(137);
     drop(clients);
-    // Those of a container with a tenth of a processor wait for their periods, together.
+    // The requests of a container with a tenth of a processor wait for their periods, together.
     let server = start(&world, &image, "limited", limited, &["--cpus", "0.1"]);
     let clients = computing(limited);
     eventually("they wait", SHORT, || (world.metrics().sum("hearth_guest_throttled_total", &[]) > 0.0).then_some(()));

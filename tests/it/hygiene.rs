@@ -5,9 +5,6 @@ use std::process::{Command, Stdio};
 
 use hearth_tests::{Guest, Node, SHORT, World, eventually, leftovers};
 
-/// Set in the process that the story below kills.
-const VICTIM: &str = "HEARTH_TEST_VICTIM";
-
 #[test]
 fn a_killed_test_leaves_nothing_behind() {
     is_killed("hygiene::a_test_that_waits_to_be_killed");
@@ -18,11 +15,10 @@ fn a_killed_test_with_pods_leaves_nothing_behind() {
     is_killed("hygiene::a_test_with_pods_that_waits_to_be_killed");
 }
 
-/// Kills a story under way, and looks for what it leaves.
+/// Runs a test in a process of its own, kills it, and checks that nothing of it is left.
 fn is_killed(story: &str) {
     let mut victim = Command::new(std::env::current_exe().expect("Linux knows"))
-        .args(["--exact", "--nocapture", story])
-        .env(VICTIM, "1")
+        .args(["--exact", "--ignored", "--nocapture", story])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -42,12 +38,9 @@ fn is_killed(story: &str) {
     assert!(gone.is_some(), "left behind:\n{}", leftovers::under(&directory).join("\n"));
 }
 
-/// A victim; on its own it does nothing.
 #[test]
+#[ignore = "a_killed_test_leaves_nothing_behind runs and kills it"]
 fn a_test_that_waits_to_be_killed() {
-    if std::env::var_os(VICTIM).is_none() {
-        return;
-    }
     let world = World::new();
     let image = world.program(&Guest::SLEEP);
     world.run(&image, "sleeper").args(["3600"]).detach().ok();
@@ -57,12 +50,10 @@ fn a_test_that_waits_to_be_killed() {
     eventually("the story kills this process", 4 * SHORT, || None::<()>);
 }
 
-/// A victim; on its own it does nothing. Its pods have network namespaces, and cgroups on the stock runtime.
+/// Its pods have network namespaces, and cgroups on the stock runtime.
 #[test]
+#[ignore = "a_killed_test_with_pods_leaves_nothing_behind runs and kills it"]
 fn a_test_with_pods_that_waits_to_be_killed() {
-    if std::env::var_os(VICTIM).is_none() {
-        return;
-    }
     let node = Node::new();
     let sleep = node.program(&Guest::SLEEP);
     let pods = [node.pod("one").run(), node.pod("two").run()];

@@ -76,7 +76,7 @@ fn a_kill_interrupts_a_guest_whatever_it_does() {
         world.kill(guest.name(), "SIGKILL").ok();
         run.wait(SHORT).assert_code(137);
     }
-    // Blocked on a stdin nobody writes to.
+    // A guest that is blocked on its stdin.
     let image = world.program(&Guest::TALLY);
     let mut run = world.run(&image, "reader").ctr().open_stdin().spawn();
     run.write(b"one\n");

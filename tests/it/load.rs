@@ -1,4 +1,4 @@
-//! Many at once.
+//! Many tasks at once.
 
 use hearth_tests::{Guest, LONG, Running, World};
 
@@ -19,7 +19,7 @@ fn two_hundred_tasks_started_at_once_all_finish_right() {
 }
 
 #[test]
-fn a_busy_loop_on_every_core_stops_nobody_and_dies_at_kill() {
+fn a_busy_loop_on_every_core_stops_no_other_task_and_dies_at_kill() {
     let world = World::new();
     let spin = world.program(&Guest::SPIN);
     let hello = world.program(&Guest::HELLO);

@@ -1,4 +1,4 @@
-//! The module store: what is compiled, found, read, kept.
+//! The module store: which modules are compiled, found, read and kept.
 
 use std::fs;
 
@@ -119,8 +119,8 @@ fn damaged_artifacts_are_compiled_again() {
     ];
     for (name, damage) in damages {
         world.stop_hearthd();
-        let mut artifacts = files(&world.layout().hearthd_root());
-        // Whose they are is told by a lock, not by what it holds.
+        let mut artifacts = regular_files(&world.layout().hearthd_root());
+        // The contents of the lock file do not matter: the lock itself marks the owner.
         artifacts.retain(|path| path.extension().is_none_or(|extension| extension != "in-use"));
         assert!(!artifacts.is_empty(), "the store has an artifact");
         for path in &artifacts {
@@ -151,12 +151,12 @@ fn a_full_disk_costs_the_cache_and_no_task() {
 }
 
 /// The regular files under a directory.
-fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+fn regular_files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() {
-            found.extend(files(&entry.path()));
+            found.extend(regular_files(&entry.path()));
         } else if kind.is_file() {
             found.push(entry.path());
         }

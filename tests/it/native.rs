@@ -11,7 +11,7 @@ fn peer(node: &Node) -> Imported {
     node.import(&Image::of_file("peer", "/peer", Guest::PEER.native_bytes()))
 }
 
-/// What `peer where` printed.
+/// The output of `peer where`, by name.
 fn facts(text: &str) -> BTreeMap<String, String> {
     text.lines().filter_map(|line| line.split_once(' ')).map(|(name, value)| (name.into(), value.into())).collect()
 }
@@ -99,7 +99,7 @@ fn native_containers_end_with_the_daemon() {
     let next = eventually("a pod can be made", SHORT, || node.pod("next").try_run().ok());
     let container = next.container("where", &peer).args(["where"]).start();
     assert_eq!(container.wait(), 0);
-    // That no runc shim and no process of the container is left is checked with everything else.
+    // The end of the node checks that no runc shim and no process of the container is left.
 }
 
 #[test]
@@ -147,8 +147,8 @@ fn native_containers_share_processes_if_their_pod_says_so() {
     });
     assert_eq!(seen[0]["pid"], seen[1]["pid"]);
     assert_ne!(seen[0]["pid"], of_machine(&node, "pid"));
-    assert_ne!(seen[0]["self"], "1", "somebody else is the first");
-    // The first process reaps what is left to it, and gives nothing away.
+    assert_ne!(seen[0]["self"], "1", "the first process is another one");
+    // The first process reaps orphans, and other processes cannot read its files.
     assert_eq!(run("orphan", &["orphan"]), (0, "reaped\n".into()));
     let (code, text) = run("look", &["look"]);
     assert_eq!(code, 0);
@@ -158,7 +158,7 @@ fn native_containers_share_processes_if_their_pod_says_so() {
     // One container signals another's process.
     assert_eq!(run("signal", &["signal", "sleep"]), (0, "sent\n".into()));
     assert_eq!(sleeper.wait(), 143);
-    // A pod beside it has its own.
+    // Another pod has a pid namespace of its own.
     let other = node.pod("other").options(|options| options.shares_pids = true).run();
     let container = other.container("where", &peer).args(["where"]).start();
     assert_eq!(container.wait(), 0);
@@ -182,10 +182,10 @@ fn a_debug_container_sees_the_processes_of_its_target() {
         (container.wait(), container.stdout())
     };
     let (code, said) = debug("debug", native.id(), &["signal", "sleep"]);
-    // It has signalled the first process of the namespace it is in, with which the kernel ends all others.
+    // It may have signalled the first process of its own pid namespace: the kernel then ends all others.
     assert!(matches!(code, 0 | 137) && said == "sent\n", "{code}: {said}");
     assert_eq!(native.wait(), 143);
-    // A guest has no processes to see: it gets those of the pod, of which the daemon's are none.
+    // A guest has no processes: the debug container sees the pod's, and none of the daemon's.
     let (code, said) = debug("beside", wasm.id(), &["where"]);
     assert_eq!(code, 0, "{said}");
     let seen = facts(&said);
@@ -203,7 +203,7 @@ fn a_pod_of_native_containers_alone_works() {
     server.wait_for_stdout("listening");
     let client = pod.container("client", &peer).args(["fetch", "8080"]).start();
     assert_eq!((client.wait(), client.stdout().as_str()), (0, "hello over TCP\n"), "{:?}", client.log());
-    // Ends a line as terminals do.
+    // A terminal ends lines with CR LF.
     let terminal =
         pod.container("terminal", &tty).options(|options| (options.tty, options.stdin) = (true, true)).start();
     terminal.wait_for_stdout("terminals 111");

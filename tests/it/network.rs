@@ -12,7 +12,7 @@ fn net(world: &World) -> Imported {
     world.program(&Guest::NET)
 }
 
-/// A port nobody has right now.
+/// A free port.
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
     listener.local_addr().expect("it is bound").port()
@@ -39,7 +39,7 @@ fn a_guest_in_the_nodes_network_serves_and_fetches() {
 }
 
 #[test]
-fn what_cannot_be_reached_is_the_guests_own_error() {
+fn an_unreachable_peer_is_the_guests_own_error() {
     only_on_hearth!();
     let world = World::new();
     let image = net(&world);
@@ -79,7 +79,7 @@ fn a_task_that_asks_for_a_network_of_its_own_gets_one_others_can_find() {
     });
     assert_ne!(pids[0], pids[1]);
     for (id, pid) in ["first", "second"].into_iter().zip(pids) {
-        // As CNI's plugins, which `ctr run --cni` calls, enter it.
+        // CNI's plugins, which `ctr run --cni` calls, enter it by this path.
         let namespace = format!("/proc/{}/root/proc/{pid}/ns/net", world.machine().init());
         let namespace = std::fs::File::open(namespace).expect("the task's process is there");
         let answer = std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What an operator sees and does with `hearthctl`.
+//! `hearthctl`, as an operator uses it.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,7 +13,7 @@ fn sleeper(world: &World, image: &Imported, id: &str) {
     world.run(image, id).args(["3600"]).detach().ok();
 }
 
-/// The row of a list whose field is this.
+/// The row of a list in which `field` has this value.
 fn find<'a>(rows: &'a Value, field: &str, value: &str) -> &'a Value {
     let rows = rows.as_array().expect("a list");
     rows.iter().find(|row| row[field] == value).unwrap_or_else(|| panic!("no {field} {value} in {rows:#?}"))
@@ -78,59 +78,59 @@ fn a_pods_containers_have_its_name_and_image() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_the_remedy_and_an_exit_status() {
+fn errors_have_a_remedy_and_an_exit_status() {
     only_on_hearth!();
     let mut world = World::new();
     world.hearthctl(["stauts"]).run().assert_code(2).assert_fault(&["stauts", "status"]);
     world.hearthctl(["ps", "--sort", "size"]).run().assert_code(2).assert_fault(&["size", "memory"]);
     let socket = world.layout().control_socket();
 
-    // Another user.
+    // Another user asks.
     let answer = world.hearthctl(["status"]).as_user(65_534).run();
     answer.assert_code(3).assert_fault(&["only root", "sudo"]);
 
-    // Nobody.
+    // No daemon runs.
     world.stop_hearthd();
     world.hearthctl(["status"]).run().assert_code(3).assert_fault(&["not running", "systemctl start hearthd"]);
     drop(UnixListener::bind(&socket).unwrap());
     world.hearthctl(["status"]).run().assert_code(3).assert_fault(&["nobody listens", "systemctl start hearthd"]);
     std::fs::remove_file(&socket).unwrap();
 
-    // Somebody else.
+    // Another program listens.
     let answers: [(&[u8], &str); 3] =
         [(b"", "hung up"), (b"HTTP/1.1 400\r\n", "announces"), (&[0, 0, 0, 0], "not an answer")];
     for (bytes, says) in answers {
-        let stranger = Stranger::at(&socket, bytes);
+        let other = OtherProgram::at(&socket, bytes);
         world.hearthctl(["status"]).run().assert_code(3).assert_fault(&[says]);
-        drop(stranger);
+        drop(other);
     }
     world.start_hearthd();
     world.hearthctl(["status"]).ok();
 }
 
-/// Somebody who answers everything with the same bytes.
-struct Stranger(std::path::PathBuf);
+/// A program that answers every request with the same bytes.
+struct OtherProgram(std::path::PathBuf);
 
-impl Stranger {
-    fn at(socket: &Path, answer: &'static [u8]) -> Stranger {
+impl OtherProgram {
+    fn at(socket: &Path, answer: &'static [u8]) -> OtherProgram {
         let listener = UnixListener::bind(socket).unwrap();
         std::thread::spawn(move || {
             let (mut peer, _) = listener.accept().unwrap();
             let _ = peer.read(&mut [0; 1024]);
             let _ = peer.write_all(answer);
         });
-        Stranger(socket.to_owned())
+        OtherProgram(socket.to_owned())
     }
 }
 
-impl Drop for Stranger {
+impl Drop for OtherProgram {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
 #[test]
-fn who_asks_nonsense_or_reads_slowly_harms_nobody() {
+fn nonsense_questions_and_slow_readers_harm_no_other_client() {
     only_on_hearth!();
     let world = World::new();
     let hello = world.program(&Guest::HELLO);
@@ -149,5 +149,5 @@ fn who_asks_nonsense_or_reads_slowly_harms_nobody() {
     world.run(&hello, "hello").ok();
     world.hearthctl(["status"]).ok();
     drop(idle);
-    eventually("nothing is left over", SHORT, || world.hearthctl(["ps"]).run().status.success().then_some(()));
+    eventually("hearthctl is answered", SHORT, || world.hearthctl(["ps"]).run().status.success().then_some(()));
 }

@@ -1,4 +1,4 @@
-//! What is between a pod and the network: ports, names, settings, and what is said of it.
+//! Pods and the network: ports, names, kernel settings and statistics.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,10 +17,10 @@ use crate::only_on_hearth;
 /// The machine's own address on the pods' bridge.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 87, 0, 1);
 
-/// What the TCP program says to who connects.
+/// The greeting of the TCP program.
 const GREETING: &str = "hello over TCP\n";
 
-/// What is said to who connects to an address, seen from the node.
+/// The greeting at an address, read from the node.
 fn greeting(node: &Node, address: &str) -> std::io::Result<String> {
     node.machine().in_network(|| {
         let mut text = String::new();
@@ -66,7 +66,7 @@ fn a_port_is_forwarded() {
             let mut forwarded = pod.forward(&node, 8080);
             assert_eq!(forwarded.read_to_end().as_deref(), Ok(GREETING));
         }
-        let error = pod.forward(&node, 8081).read_to_end().expect_err("nobody listens there");
+        let error = pod.forward(&node, 8081).read_to_end().expect_err("no process listens there");
         assert!(error.contains("8081"), "{error}");
     }
 }
@@ -112,7 +112,7 @@ fn names_are_looked_up_as_the_pod_says() {
     let (code, found, error, asked) = look_up("web.other");
     assert_eq!((code, found.as_str()), (0, "10.1.0.2\n"), "{error}");
     assert_eq!(asked, ["web.other.stories.svc.test", "web.other.svc.test"]);
-    // A name with so many dots is tried as it is first, and one with a dot at its end only so.
+    // A name with at least that many dots is tried as it is first; a name with a dot at its end is tried only so.
     let (code, found, error, asked) = look_up("db.prod.example.test");
     assert_eq!((code, found.as_str()), (0, "10.1.0.3\n"), "{error}");
     assert_eq!(asked, ["db.prod.example.test"]);
@@ -120,7 +120,7 @@ fn names_are_looked_up_as_the_pod_says() {
     assert!(code != 0 && asked == ["web"], "{code}: {asked:?}");
     let (code, _, error, _) = look_up("no-such");
     assert!(code != 0 && error.contains("no-such: name unresolvable"), "{code}: {error}");
-    // A server that does not answer is not waited for longer than the pod says.
+    // The wait for a silent server is as long as the pod's resolv.conf says.
     let impatient =
         node.write("resolv.conf", format!("nameserver {GATEWAY}\noptions timeout:1 attempts:1\n").as_bytes());
     let began = std::time::Instant::now();
@@ -180,10 +180,10 @@ fn kernel_settings_of_a_pod_are_its_own() {
         assert_eq!((container.wait(), container.stdout().trim_end()), (0, value), "{:?}", container.log());
     }
     assert_eq!(settings.map(|(name, _)| of_node(name)), before, "the node's stay as they were");
-    // And it means something to a guest that is not root.
+    // The setting holds for a guest that is not root.
     let listen = set.container("listen", &net).args(["listen", "80", "x"]).options(|options| options.user = Some(1000));
     listen.start().wait_for_stdout("listening");
-    // What is the whole node's is refused, and so is what the kernel does not have.
+    // Settings of the whole node are refused, and so are settings that the kernel does not have.
     for (name, value) in [("vm.swappiness", "1"), ("net.ipv4.no_such_setting", "1"), ("net.core.somaxconn", "many")] {
         let error = pod("refused", &[(name, value)]).expect_err("it is no pod's to set");
         let last = name.rsplit('.').next().expect("a name has parts");
@@ -257,7 +257,7 @@ fn the_statistics_of_a_pod_have_its_containers_and_its_network() {
     assert!((memory.value as f64 / TAKEN - 1.0).abs() < 0.05, "{memory:?}");
 }
 
-/// kubelet makes a pod's control group; CRI reads it.
+/// Makes the pod's control group as kubelet does; CRI reads it.
 fn make_cgroup(node: &Node) {
     let root = Path::new("/sys/fs/cgroup");
     let name = node.machine().cgroup();
@@ -275,7 +275,7 @@ fn make_cgroup(node: &Node) {
 
 #[test]
 fn a_hundred_pods_serve_at_their_addresses_and_leave_nothing() {
-    // All at once there would be hundreds of processes of CNI's.
+    // Starting all at once would run hundreds of processes of CNI.
     const THREADS: usize = 8;
     const PODS: usize = 100;
     let node = Node::new();
@@ -290,7 +290,7 @@ fn a_hundred_pods_serve_at_their_addresses_and_leave_nothing() {
     let pods: Vec<std::sync::Mutex<Option<Pod>>> = (0..PODS).map(|_| std::sync::Mutex::default()).collect();
     each(&|index| {
         let pod = serving(&node, &tcp, index);
-        *pods[index].lock().expect("nobody panics in here") = Some(pod);
+        *pods[index].lock().expect("no thread panics with the lock held") = Some(pod);
     });
     let addresses: std::collections::BTreeSet<String> =
         pods.iter().map(|pod| pod.lock().unwrap().as_ref().unwrap().ip()).collect();
@@ -299,7 +299,7 @@ fn a_hundred_pods_serve_at_their_addresses_and_leave_nothing() {
     for address in &addresses {
         assert_eq!(greeting(&node, &format!("{address}:8080")).unwrap(), GREETING, "{address}");
     }
-    each(&|index| drop(pods[index].lock().expect("nobody panics in here").take()));
+    each(&|index| drop(pods[index].lock().expect("no thread panics with the lock held").take()));
     assert_eq!(node.pods(), BTreeMap::new());
     assert_eq!(node.network_namespaces(), Vec::<String>::new());
     assert_eq!(leases(&node.layout().addresses()), Vec::<String>::new());
@@ -311,7 +311,7 @@ fn a_hundred_pods_serve_at_their_addresses_and_leave_nothing() {
     let output = node.machine().command("ip").args(["-o", "link"]).output().expect("ip starts");
     let links = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(!links.contains("veth"), "{links}");
-    // (Mounts, sockets, cgroups and processes are looked for at the end of each story.)
+    // (The end of each story checks mounts, sockets, cgroups and processes.)
 }
 
 /// A pod that listens on its port 8080.

@@ -1,4 +1,4 @@
-//! What programs see and how they end.
+//! Programs: their arguments, environment and directory, and their exit codes.
 
 use hearth_tests::{Guest, Image, Layer, Runtime, World, guests};
 
@@ -70,7 +70,7 @@ fn a_component_ends_with_success_or_failure() {
     only_on_hearth!();
     let world = World::new();
     let image = world.import(&Image::of_file("component", "/exit.wasm", Guest::EXIT.component_bytes()));
-    // wasi:cli/exit knows success and failure only: the adapter makes 1 of all that is not 0.
+    // wasi:cli/exit has success and failure only: the adapter makes 1 of every code but 0.
     for (given, code) in [(0, 0), (1, 1), (7, 1)] {
         world.run(&image, &format!("exit-{given}")).args([given.to_string()]).run().assert_code(code);
     }
@@ -169,6 +169,41 @@ fn a_real_program_does_its_work() {
         "Lua 5.4\t100000\t99988\t3.14159\tgood day\nEVERY-GOOD-BOY-DESERVES-FUDGE\n",
         "{output}"
     );
+}
+
+#[test]
+fn a_rust_program_runs_as_a_module_and_as_a_component() {
+    only_on_hearth!();
+    const NOTE: &str = "from the image";
+    let world = World::new();
+    // wasi:cli/exit has success and failure only: the adapter makes 1 of every code but 0.
+    for (form, program, code) in
+        [("module", Guest::REPORT.wasm_bytes(), 7), ("component", Guest::REPORT.component_bytes(), 1)]
+    {
+        let layer = Layer::new().file("/bin/report", 0o755, program).file("/work/note", 0o644, NOTE);
+        let image = Image::scratch(&format!("hearth.test/rust-{form}:1")).layer(layer).entrypoint(["/bin/report"]);
+        let image = world.import(&image);
+        let run = |id: &str, arguments: [&str; 2]| {
+            let run = world.run(&image, &format!("{form}-{id}")).args(arguments);
+            run.flags(["--env", "GREETING=good day"]).ctr().stdin("every good boy\ndeserves fudge\n").run()
+        };
+        let output = run("fails", ["/work/note", "7"]).assert_code(code);
+        let lines = [
+            "hello from Rust".to_owned(),
+            "arg 0: /bin/report".to_owned(),
+            "arg 1: /work/note".to_owned(),
+            "arg 2: 7".to_owned(),
+            "env GREETING=good day".to_owned(),
+            format!("/work/note has {} bytes: {NOTE}", NOTE.len()),
+            "EVERY GOOD BOY".to_owned(),
+            "DESERVES FUDGE".to_owned(),
+        ];
+        assert_eq!(output.stdout().lines().collect::<Vec<_>>(), lines, "{form}");
+        assert_eq!(output.stderr(), "2 lines read\n", "{form}");
+        run("succeeds", ["/work/note", "0"]).assert_code(0);
+        let missing = run("lacks-a-file", ["/no/such/file", "0"]);
+        assert!(!missing.status.success() && missing.stderr().contains("/no/such/file: "), "{missing}");
+    }
 }
 
 fn seconds_now() -> u64 {

@@ -11,7 +11,7 @@ use hearth_tests::{Guest, Imported, LONG, Runtime, SHORT, World, eventually};
 
 use crate::only_on_hearth;
 
-/// Starts a task that ends with `code` once the story says so with [`release`].
+/// Starts a task that waits for [`release`] and then ends with `code`.
 pub fn waiter(world: &World, image: &Imported, id: &str, code: i32) {
     let directory = world.write(&format!("signals/{id}/.keep"), b"");
     let directory = directory.parent().expect("a file is in a directory");
@@ -98,7 +98,7 @@ fn tasks_go_on_through_ten_restarts_of_containerd() {
     assert_eq!(world.finish("survivor"), 3);
 }
 
-/// Tasks that run while containerd restarts again and again; of these a part ends in each turn.
+/// The number of tasks that run while containerd restarts. Two of them end in each turn.
 const RUNNING: usize = 40;
 
 #[test]
@@ -113,7 +113,7 @@ fn twenty_restarts_of_containerd_lose_no_task_and_no_exit_of_many() {
     let mut running: std::collections::VecDeque<usize> = (0..RUNNING).collect();
     for turn in 0..20 {
         let ending: Vec<usize> = running.drain(..2).collect();
-        // One ends while containerd is about to go, one while it is away.
+        // One task ends just before containerd does, one while containerd is down.
         release(&world, &id(ending[0]));
         if turn % 2 == 0 {
             world.kill_containerd();
@@ -138,16 +138,16 @@ fn twenty_restarts_of_containerd_lose_no_task_and_no_exit_of_many() {
     }
 }
 
-/// What clients know when containerd dies under them.
+/// The tasks that clients have started when containerd dies.
 #[derive(Default)]
 struct Known {
-    /// Started, and to live on.
+    /// Tasks that were started and run on.
     alive: BTreeSet<String>,
-    /// Started, and at its end soon after, with [`CODE`].
+    /// Tasks that were started and end soon after with [`CODE`].
     ended: BTreeSet<String>,
 }
 
-/// How those end that end by themselves.
+/// The exit code of a task that ends by itself.
 const CODE: u32 = 7;
 
 /// Starts, kills and deletes tasks until containerd answers no more.
@@ -187,8 +187,8 @@ fn a_containerd_killed_amid_starts_and_deletes_loses_no_task_and_no_exit_and_dou
                 let (world, images, known, turns) = (&world, &images, &known, &turns);
                 scope.spawn(move || work(world, images, &format!("{round}-{client}"), known, turns));
             }
-            // Each round dies in another moment of the calls under way.
-            eventually("the clients are at it", LONG, || {
+            // Each round kills containerd at another moment of the calls under way.
+            eventually("the clients have started tasks", LONG, || {
                 (turns.load(Ordering::Relaxed) >= CLIENTS + round).then_some(())
             });
             world.containerd().signal(rustix::process::Signal::KILL);
@@ -213,12 +213,12 @@ fn a_containerd_killed_amid_starts_and_deletes_loses_no_task_and_no_exit_and_dou
                 left = format!("{tasks} tasks, {slots} slots, mounts {mounts:?}, bundles {bundles:?}");
                 (tasks + slots == 0.0 && mounts.is_empty() && bundles.is_empty()).then_some(())
             });
-            assert!(nothing.is_some(), "round {round}: left are {left}; {}", world.ask(&["ps", "--all"]));
+            assert!(nothing.is_some(), "round {round}: still there are {left}; {}", world.ask(&["ps", "--all"]));
         }
     }
 }
 
-/// Checks containerd's listing against what clients were told before it died, and the daemon's against it.
+/// Checks containerd's list against the tasks that clients have started, and the daemon's against containerd's.
 fn is_complete(world: &World, known: &Known, round: usize) {
     let tasks = world.tasks();
     let status = |id: &str| tasks.iter().find(|task| task.0 == id).map(|task| task.2.as_str());
@@ -234,7 +234,7 @@ fn is_complete(world: &World, known: &Known, round: usize) {
         });
     }
     for (id, _, status) in &tasks {
-        // One whose Start was not answered may have been started or not.
+        // A task without an answer to Start may have been started or not.
         if id.starts_with("ends-") && status != "CREATED" {
             assert_eq!(world.finish(id), CODE, "round {round}: {id}");
         }
@@ -290,9 +290,9 @@ fn a_daemon_killed_again_and_again_comes_back_each_time() {
     }
     world.run(&hello, "last").ok();
     let sockets: Vec<String> = walk(&world.layout().hearthd_state());
-    // The control socket, the sandbox controller's, three of the generation itself (for others, for hearthctl, for its
-    // pods), and one task socket; none of the dead generations.
-    assert!(sockets.len() <= 6, "{sockets:?}");
+    // The control socket, the sandbox controller's, three of the generation itself (for other generations, for hearthctl,
+    // for its pods), and one task socket; none of the dead generations.
+    assert_eq!(sockets.len(), 6, "{sockets:?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Pods that hearthd's own sandbox controller makes, for a containerd 2.x with `HEARTH_TEST_SANDBOXER=1`. What is
-//! true of all pods is told by `pods`, `native`, `network` and `http`, which run so as well.
+//! Pods that hearthd's own sandbox controller makes, for a containerd 2.x with `HEARTH_TEST_SANDBOXER=1`. The stories
+//! about all pods, in `pods`, `native`, `pod_network` and `http`, run with it, too.
 
 use std::fs;
 use std::io::Read;
@@ -18,12 +18,10 @@ use hearth_tests::{Guest, Image, Node, SHORT, World, eventually, paths};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-/// Leaves a story out where pods are made by containerd's pause containers.
+/// Skips a story where containerd makes the pods, with pause containers.
 macro_rules! only_with_sandboxer {
     () => {
-        if !with_sandboxer() {
-            return;
-        }
+        crate::skip_unless!(with_sandboxer(), "it needs a containerd 2.x and HEARTH_TEST_SANDBOXER=1")
     };
 }
 
@@ -53,7 +51,7 @@ fn a_pod_costs_no_process_of_containerds() {
         }
     }
     assert_eq!(fs::read_to_string(&execs).unwrap_or_default(), "", "containerd has started the shim");
-    // And it would have been seen: a task of its own costs one.
+    // The recording works: a task outside of a pod starts the shim.
     let alone = (*node).program(&Guest::EXIT);
     node.run(&alone, "alone").args(["0"]).ok();
     assert!(fs::read_to_string(&execs).unwrap_or_default().contains("start"));
@@ -79,7 +77,7 @@ fn pods_of_a_daemon_that_is_gone_are_not_ready_and_can_be_removed() {
         eventually("the pod is known to be gone", SHORT, || (!node.pods()[pod.id()]).then_some(()));
         assert!(!pod.is_ready());
     }
-    // As kubelet does then.
+    // kubelet makes a new pod then.
     let next = node.pod("next").run();
     let container = next.container("sleep", &image).args(["0"]).start();
     assert_eq!(container.wait(), 0);
@@ -97,7 +95,7 @@ fn a_daemon_that_stops_ends_its_pods() {
     assert_eq!(container.wait(), 137);
     eventually("the pod is known to be gone", SHORT, || (!node.pods()[pod.id()]).then_some(()));
     node.start_hearthd();
-    // It dials again after a pause, and refuses what it is asked before that.
+    // containerd connects again after a pause, and refuses calls before that.
     eventually("containerd has found the next daemon", SHORT, || node.pod("next").try_run().ok());
 }
 
@@ -127,10 +125,10 @@ fn pods_outlive_restarts_of_containerd() {
     assert_eq!(kept.container("late", &image).args(["0"]).start().wait(), 0);
 }
 
-/// How many daemons follow each other under load.
+/// The number of upgrades under load.
 const UPGRADES: usize = 4;
 
-/// How many pods live and end between two of them, at least.
+/// The least number of pods that live and end between two upgrades.
 const PODS_BETWEEN: usize = 3;
 
 #[test]
@@ -165,16 +163,16 @@ fn upgrades_under_load_fail_no_pod_and_the_old_daemon_answers_for_its_own() {
         over.store(true, Ordering::Relaxed);
         load.join().expect("no pod is refused, and every container ends as it should");
     });
-    // All between the first and the last have left: no new pod came to one that was not in charge.
-    eventually("those without pods leave", SHORT, || (node.older_hearthds() == 1).then_some(()));
-    // A containerd that has no connection to the old one comes to it through the new one: for the pod's state, its
-    // end and its removal.
+    // All daemons between the first and the last have ended: each pod was made by the daemon in charge.
+    eventually("the daemons without pods end", SHORT, || (node.older_hearthds() == 1).then_some(()));
+    // A containerd without a connection to the old daemon reaches it through the new one: for the pod's state, its end
+    // and its removal.
     node.restart_containerd();
     assert!(kept.is_ready());
     assert!(container.is_running());
     assert_eq!(kept.container("late", &exit).args(["6"]).start().wait(), 6);
     let request = ControllerMetricsRequest { sandbox_id: kept.id().into(), ..Default::default() };
-    let metrics = ask!(Controller::of(&node), "k8s.io", metrics(request)).expect("the old one answers");
+    let metrics = ask!(Controller::of(&node), "k8s.io", metrics(request)).expect("the old daemon answers");
     assert_eq!(metrics.metrics.map(|metrics| metrics.id).as_deref(), Some(kept.id()));
     let listed = node.ask(&["ps", "--all"]);
     let pod = listed.as_array().expect("a list").iter().find(|task| task["id"] == kept.id());
@@ -222,7 +220,7 @@ impl Controller {
 }
 
 #[test]
-fn what_is_asked_amiss_is_refused_and_harms_no_pod() {
+fn wrong_requests_are_refused_and_harm_no_pod() {
     only_with_sandboxer!();
     let node = Node::new();
     let pod = node.pod("living").run();
@@ -295,7 +293,7 @@ fn only_root_may_ask() {
     let node = Node::new();
     let socket = node.layout().sandboxer_socket();
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    // Were its mode changed, the peer's user is looked at as well.
+    // The daemon checks the peer's user, too, should the socket's mode be changed.
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
     let mut directory = socket.parent().expect("it is in a directory");
     while directory.starts_with(node.path("")) {
@@ -303,7 +301,7 @@ fn only_root_may_ask() {
         directory = directory.parent().expect("the machine's directory is in one");
     }
     let answer = std::thread::spawn(move || {
-        // Of this thread alone, which ends.
+        // The credentials of this thread alone, which ends.
         rustix::thread::set_thread_groups(&[]).expect("root may");
         let (user, group) = (rustix::thread::Uid::from_raw(1000), rustix::thread::Gid::from_raw(1000));
         rustix::thread::set_thread_res_gid(group, group, group).expect("root may");

@@ -1,4 +1,4 @@
-//! hearthd as a service: what systemd passes to it, and what it tells systemd.
+//! hearthd as a service of systemd: passed sockets, the watchdog, and reloads.
 
 use std::fs;
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -27,8 +27,8 @@ fn a_passed_socket_outlives_the_daemon_and_a_start_waits_for_the_next() {
     let hearthd = start();
     world.run(&hello, "first").ok();
     assert!(hearthd.stop().success());
-    assert!(path.exists(), "it is not the daemon's to remove");
-    // Nobody serves; as with systemd, the connection waits.
+    assert!(path.exists(), "the daemon does not remove a passed socket");
+    // No daemon runs: the connection waits in the socket's queue, as with systemd.
     let waiting = world.run(&hello, "between").spawn();
     eventually("the shim asks", SHORT, || {
         let processes = world.machine().processes();
@@ -41,7 +41,7 @@ fn a_passed_socket_outlives_the_daemon_and_a_start_waits_for_the_next() {
 }
 
 #[test]
-fn what_is_passed_and_is_no_listener_is_refused() {
+fn a_passed_descriptor_that_is_no_listener_is_refused() {
     only_on_hearth!();
     let mut world = World::new();
     world.stop_hearthd();
@@ -98,7 +98,7 @@ fn a_configuration_is_read_again_where_that_can_be() {
     };
     reload("[rpc]\ntasks_max = 1\n", "the configuration was read again");
     world.run(&sleep, "second").detach().run().assert_fault(&["rpc.tasks_max"]);
-    // What needs a restart is named, and nothing of the rest is done.
+    // A setting that needs a restart is named, and no other setting is changed.
     reload("[rpc]\ntasks_max = 2\n[engine]\npool_slots = 7\n", "needs a restart");
     assert!(world.hearthd_log().contains("engine.pool_slots"));
     world.run(&sleep, "third").detach().run().assert_fault(&["rpc.tasks_max"]);

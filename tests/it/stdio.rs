@@ -24,7 +24,7 @@ fn ten_megabytes_pass_through(world: &World, program: &[u8]) {
     api.create_container(bare_container(world, "cat", program));
     let (code, output) = api.run_task("cat", &bytes, LONG);
     assert_eq!(code, 0);
-    assert!(output == bytes, "{} bytes came back, or others", output.len());
+    assert!(output == bytes, "{} bytes came back of {}, or other bytes", output.len(), bytes.len());
     api.delete_container("cat");
 }
 

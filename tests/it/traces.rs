@@ -13,9 +13,9 @@ use hearth_tests::{Guest, SHORT, World, api, eventually};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
-/// A daemon that traces to `collector`, and what else its environment has.
+/// Options of a daemon that traces to `collector`, with more variables in its environment.
 fn traced(collector: &Collector, more: &[(&str, &str)]) -> HearthdOptions {
     let endpoint = format!("http://{}", collector.address());
     let all = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
@@ -23,7 +23,7 @@ fn traced(collector: &Collector, more: &[(&str, &str)]) -> HearthdOptions {
     HearthdOptions { environment, ..HearthdOptions::default() }
 }
 
-/// The spans of one task by name, once Start's has come (the last of all).
+/// The spans of one task by name, once the span of Start has come, which is the last.
 fn spans_of(collector: &Collector, id: &str) -> BTreeMap<String, Span> {
     let is_of = |span: &Span| attribute(&span.attributes, "container.id").as_deref() == Some(id);
     eventually(&format!("the spans of {id}"), SHORT, || {
@@ -61,7 +61,7 @@ fn a_start_is_a_trace_with_its_phases_over_either_protocol() {
         let phases = ["bundle", "compile", "first_call", "instantiate", "lookup", "mounts"];
         assert_eq!(names, [&["Task/Create", "Task/Start"][..], &phases, &["task"]].concat());
 
-        // Whose they are.
+        // The tree: each span has its parent.
         let (task, create, start) = (&spans["task"], &spans["Task/Create"], &spans["Task/Start"]);
         assert!(task.parent_span_id.is_empty() && spans.values().all(|span| span.trace_id == task.trace_id));
         assert!([create, start].iter().all(|span| span.parent_span_id == task.span_id));
@@ -70,7 +70,7 @@ fn a_start_is_a_trace_with_its_phases_over_either_protocol() {
             assert_eq!(spans[phase].parent_span_id, parent.span_id, "{phase}");
         }
 
-        // When they were: one line of time, the same that hearthctl shows.
+        // The times: they are the times that hearthctl shows.
         let told = world.ask(&["trace", "cold"]);
         assert_eq!(told["trace_id"], hex(&task.trace_id));
         let after = |span: &Span| (span.start_time_unix_nano - task.start_time_unix_nano) as f64 / 1e9;
@@ -85,7 +85,7 @@ fn a_start_is_a_trace_with_its_phases_over_either_protocol() {
             same(took(task), &told["started_seconds"]) && same(after(start) + took(start), &told["started_seconds"])
         );
 
-        // What they are about.
+        // The attributes.
         let says = |name: &str| attribute(&start.attributes, name).unwrap_or_default();
         assert_eq!((says("containerd.namespace").as_str(), says("hearth.source").as_str()), ("stories", "compiled"));
         assert_eq!(told["module"], says("hearth.module").as_str());
@@ -93,7 +93,7 @@ fn a_start_is_a_trace_with_its_phases_over_either_protocol() {
         assert_eq!(collector.resource("deployment.environment.name").as_deref(), Some("story"));
         assert_eq!(collector.header("tenant").as_deref(), Some("blue one"));
 
-        // And where else one finds the trace.
+        // The trace's id is in the output of hearthctl.
         let trace = hex(&task.trace_id);
         assert!(world.hearthctl(["trace", "cold"]).ok().stdout().contains(&format!("trace {trace}")));
         assert!(world.hearthctl(["logs", "cold"]).ok().stdout().contains(&format!("trace={trace}")));
@@ -119,7 +119,7 @@ fn a_start_that_fails_says_where_and_why() {
     assert!(status.message.contains("_start"), "{status:?}");
     assert!(!collector.spans().iter().any(|span| span.name == "Task/Start"));
     assert_eq!(collector.resource("service.name").as_deref(), Some("edge"));
-    // The last ones are sent at a stop.
+    // The last spans are sent at a stop.
     let mut world = world;
     let sleep = world.program(&Guest::SLEEP);
     world.run(&sleep, "last").args(["0"]).ok();
@@ -135,7 +135,7 @@ fn bundle(world: &World, name: &str) -> PathBuf {
     file.parent().expect("it is in the bundle").to_owned()
 }
 
-/// A task socket of the daemon's, for a namespace of our own.
+/// A task socket of the daemon, for a namespace of its own.
 fn task_socket(world: &World) -> String {
     let containerd = world.layout().containerd_socket().display().to_string();
     let ask = hearth_shim::TaskSocketRequest {
@@ -180,7 +180,7 @@ fn a_callers_trace_is_continued() {
     start("two", &parent('c', '1', "01"), &parent('d', '2', "01"));
 
     let spans = spans_of(&collector, "one");
-    assert!(!spans.contains_key("task"), "its callers have the span around it");
+    assert!(!spans.contains_key("task"), "the caller has the span around it");
     assert!(spans.values().all(|span| hex(&span.trace_id) == "b".repeat(32)));
     let parent_of = |span: &Span| hex(&span.parent_span_id);
     assert_eq!(parent_of(&spans["Task/Create"]), "1".repeat(16));
@@ -188,14 +188,14 @@ fn a_callers_trace_is_continued() {
     assert_eq!(spans["bundle"].parent_span_id, spans["Task/Create"].span_id);
     assert_eq!(world.ask(&["trace", "one"])["trace_id"], "b".repeat(32));
 
-    // Two requests, two traces: the second says where the first is.
+    // Two requests with two traces: the second trace links to the first.
     let spans = spans_of(&collector, "two");
     let trace_of = |name: &str| hex(&spans[name].trace_id);
     assert_eq!((trace_of("Task/Create"), trace_of("lookup")), ("c".repeat(32), "c".repeat(32)));
     assert_eq!((trace_of("Task/Start"), trace_of("first_call")), ("d".repeat(32), "d".repeat(32)));
     assert_eq!(spans["Task/Start"].links[0].span_id, spans["Task/Create"].span_id);
 
-    // What is no trace context is none, and what its caller does not record is not recorded here.
+    // An invalid trace context is ignored, and a trace that its caller does not sample is not sampled here.
     assert!(spans_of(&collector, "nonsense")["task"].parent_span_id.is_empty());
     assert!(!collector.spans().iter().any(|span| hex(&span.trace_id) == "a".repeat(32)));
     assert_eq!(world.ask(&["trace", "unsampled"])["trace_id"], serde_json::Value::Null);
@@ -208,10 +208,7 @@ fn a_callers_trace_is_continued() {
 #[test]
 fn the_trace_of_a_containerd_that_traces_goes_on() {
     only_on_hearth!();
-    if containerd_major() < 2 {
-        eprintln!("NOT TOLD: containerd 1.x sends shims no trace context");
-        return;
-    }
+    skip_unless!(containerd_major() >= 2, "containerd 1.x sends shims no trace context");
     let collector = Collector::start(Answers::Well);
     let options = traced(&collector, &[]);
     let traces = Some(format!("http://{}", collector.address()));
@@ -233,10 +230,10 @@ fn the_trace_of_a_containerd_that_traces_goes_on() {
 }
 
 #[test]
-fn a_collector_that_hangs_refuses_or_is_away_holds_nobody_up() {
+fn a_collector_that_hangs_refuses_or_is_away_delays_no_start() {
     only_on_hearth!();
     let away = {
-        // Its port is free again, and nobody listens.
+        // Its port is free again: no process listens.
         let gone = Collector::start(Answers::Never);
         gone.address().to_owned()
     };
@@ -312,7 +309,7 @@ fn a_collector_is_known_by_its_certificate() {
                 eventually("its spans come", SHORT, || (!collector.spans().is_empty()).then_some(()));
                 continue;
             }
-            let log = eventually("it is said why none are sent", SHORT, || {
+            let log = eventually("the log says why none are sent", SHORT, || {
                 Some(world.hearthd_log()).filter(|log| log.contains("does not take spans"))
             });
             assert!(log.to_lowercase().contains("certificate"), "{log}");
@@ -322,7 +319,7 @@ fn a_collector_is_known_by_its_certificate() {
 }
 
 #[test]
-fn what_is_wrong_with_the_environment_is_said_at_the_start() {
+fn errors_in_the_environment_are_reported_at_the_start() {
     only_on_hearth!();
     let mut world = World::new();
     world.stop_hearthd();

@@ -1,6 +1,7 @@
 //! Terminals: `ctr run -t`, `kubectl exec -it`.
 
-use hearth_tests::{Guest, Image, NewContainer, SHORT, World, api};
+use hearth_tests::api::Api;
+use hearth_tests::{Guest, Image, NewContainer, SHORT, Terminal, World, api};
 use serde_json::{Value, json};
 
 use crate::only_on_hearth;
@@ -8,7 +9,7 @@ use crate::only_on_hearth;
 /// The id of the container and its task.
 const TASK: &str = "main";
 
-/// A container, in a plain directory, of the guests in `/bin`: the first one runs, on a terminal.
+/// Creates a container in a plain directory with the guests in `/bin`. The first one is its program, on a terminal.
 fn create_container(world: &World, guests: &[Guest]) {
     for guest in guests {
         let path = world.write(&format!("root/bin/{}", guest.name()), &guest.bytes_for(world.runtime()));
@@ -18,7 +19,7 @@ fn create_container(world: &World, guests: &[Guest]) {
     let mut spec = api::spec(&[&format!("/bin/{}", guests[0].name())], &[]);
     spec["root"]["path"] = world.path("root").display().to_string().into();
     spec["process"]["terminal"] = true.into();
-    // Where a native program's terminal comes from.
+    // runc makes a native program's terminal there.
     let mounts = spec["mounts"].as_array_mut().expect("it has mounts");
     mounts.push(json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]}));
     mounts.push(json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
@@ -26,6 +27,32 @@ fn create_container(world: &World, guests: &[Guest]) {
     let (runtime, spec) = (world.runtime().name(), spec.to_string().into_bytes());
     world.api().create_container(NewContainer { id: TASK, runtime, spec, ..NewContainer::default() });
 }
+
+/// Starts a container of the guests on a terminal, and waits until the first one's `greeting` is shown.
+fn start<'a>(world: &World, api: &'a Api, guests: &[Guest], greeting: &str) -> Terminal<'a> {
+    create_container(world, guests);
+    let mut terminal = api.create_on_terminal(TASK).expect("it is created");
+    terminal.start();
+    terminal.wait_for(greeting);
+    terminal
+}
+
+/// Types the key that ends the program, checks its exit code, and deletes the container.
+#[track_caller]
+fn end(api: &Api, mut terminal: Terminal<'_>, key: &[u8], code: u32) {
+    terminal.types(key);
+    assert_eq!(terminal.finish().0, code);
+    api.delete_container(TASK);
+}
+
+/// The key that ends stdin.
+const END_OF_FILE: &[u8] = b"\x04";
+
+/// The first line of [`Guest::TTY`], on a terminal.
+const TTY_GREETING: &str = "terminals 111\r\n";
+
+/// The exit code of [`Guest::TTY`] at the end of its stdin.
+const TTY_CODE: u32 = 6;
 
 /// The OCI process of an exec.
 fn process(command: &[&str]) -> Value {
@@ -37,16 +64,13 @@ fn process(command: &[&str]) -> Value {
 #[test]
 fn a_terminal_echoes_lines_and_ends_with_its_end_of_file_key() {
     let world = World::new();
-    create_container(&world, &[Guest::TTY]);
     let api = world.api();
-    let mut terminal = api.create_on_terminal(TASK).expect("it is created");
-    terminal.start();
-    terminal.wait_for("terminals 111\r\n");
+    let mut terminal = start(&world, &api, &[Guest::TTY], TTY_GREETING);
     terminal.types(b"helo\x7flo\r");
     terminal.wait_for("got <hello>\r\n");
-    terminal.types(b"\x04");
+    terminal.types(END_OF_FILE);
     let (code, shown) = terminal.finish();
-    assert_eq!(code, 6);
+    assert_eq!(code, TTY_CODE);
     assert_eq!(shown, "terminals 111\r\nhelo\x08 \x08lo\r\ngot <hello>\r\nthe end\r\n");
     api.delete_container(TASK);
 }
@@ -57,56 +81,43 @@ fn interrupt_and_quit_keys_end_a_program() {
     let api = world.api();
     for (guest, text, key, code) in [
         (Guest::SLEEP, "asleep\r\n", b"\x03", 130),
-        (Guest::TTY, "terminals 111\r\n", b"\x03", 130),
+        (Guest::TTY, TTY_GREETING, b"\x03", 130),
         (Guest::SPIN, "spinning\r\n", b"\x1c", 131),
     ] {
-        create_container(&world, &[guest]);
-        let mut terminal = api.create_on_terminal(TASK).expect("it is created");
-        terminal.start();
-        terminal.wait_for(text);
-        terminal.types(key);
-        assert_eq!(terminal.finish().0, code, "{}", guest.name());
-        api.delete_container(TASK);
+        let terminal = start(&world, &api, &[guest], text);
+        end(&api, terminal, key, code);
     }
 }
 
 #[test]
 fn a_quoted_key_is_just_a_character() {
     let world = World::new();
-    create_container(&world, &[Guest::TTY]);
     let api = world.api();
-    let mut terminal = api.create_on_terminal(TASK).expect("it is created");
-    terminal.start();
-    terminal.wait_for("terminals");
+    let mut terminal = start(&world, &api, &[Guest::TTY], TTY_GREETING);
     terminal.types(b"a\x16\x03b\n");
     terminal.wait_for("got <a\x03b>\r\n");
-    terminal.types(b"\x04");
-    assert_eq!(terminal.finish().0, 6);
-    api.delete_container(TASK);
+    end(&api, terminal, END_OF_FILE, TTY_CODE);
 }
 
 #[test]
 fn an_exec_has_a_terminal_of_its_own() {
     let world = World::new();
-    create_container(&world, &[Guest::SLEEP, Guest::TTY]);
     let api = world.api();
-    let mut init = api.create_on_terminal(TASK).expect("it is created");
-    init.start();
-    init.wait_for("asleep\r\n");
+    let mut init = start(&world, &api, &[Guest::SLEEP, Guest::TTY], "asleep\r\n");
     let mut one = api.exec_on_terminal(TASK, "one", &process(&["/bin/tty"])).expect("it is added");
     let mut two = api.exec_on_terminal(TASK, "two", &process(&["/bin/tty"])).expect("it is added");
     for terminal in [&mut one, &mut two] {
         terminal.start();
         terminal.resize(132, 43).expect("it has a terminal");
-        terminal.wait_for("terminals 111\r\n");
+        terminal.wait_for(TTY_GREETING);
     }
     one.types(b"1\n");
     one.wait_for("got <1>\r\n");
     two.types(b"\x03");
     assert_eq!(two.finish().0, 130);
-    one.types(b"\x04");
+    one.types(END_OF_FILE);
     let (code, shown) = one.finish();
-    assert_eq!((code, shown.as_str()), (6, "terminals 111\r\n1\r\ngot <1>\r\nthe end\r\n"));
+    assert_eq!((code, shown.as_str()), (TTY_CODE, "terminals 111\r\n1\r\ngot <1>\r\nthe end\r\n"));
     init.types(b"\x03");
     assert_eq!(init.finish(), (130, "asleep\r\n^C".to_owned()));
     api.delete_container(TASK);
@@ -121,28 +132,22 @@ fn a_size_is_taken_before_the_start_and_after() {
     terminal.resize(80, 24).expect("a created task has a terminal");
     terminal.start();
     terminal.resize(100_000, 1).expect("a running task has a terminal");
-    terminal.wait_for("terminals");
-    terminal.types(b"\x04");
-    assert_eq!(terminal.finish().0, 6);
-    api.delete_container(TASK);
+    terminal.wait_for(TTY_GREETING);
+    end(&api, terminal, END_OF_FILE, TTY_CODE);
 }
 
 #[test]
 fn a_client_that_leaves_is_replaced_by_another() {
     only_on_hearth!();
     let world = World::new();
-    create_container(&world, &[Guest::TTY]);
     let api = world.api();
-    let mut terminal = api.create_on_terminal(TASK).expect("it is created");
-    terminal.start();
+    let mut terminal = start(&world, &api, &[Guest::TTY], TTY_GREETING);
     terminal.types(b"one\n");
     terminal.wait_for("got <one>\r\n");
     terminal.attach_again();
     terminal.types(b"two\n");
     terminal.wait_for("got <two>\r\n");
-    terminal.types(b"\x04");
-    assert_eq!(terminal.finish().0, 6);
-    api.delete_container(TASK);
+    end(&api, terminal, END_OF_FILE, TTY_CODE);
 }
 
 #[test]
@@ -150,7 +155,7 @@ fn ctr_runs_a_program_on_its_own_terminal() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::TTY);
-    // `script` gives ctr the terminal it insists on.
+    // ctr needs a terminal of its own, which `script` makes.
     let command = world.run(&image, TASK).flags(["--tty"]).ctr().on_terminal();
     let mut running = command.open_stdin().spawn();
     running.wait_for_stdout("terminals 111");
@@ -169,29 +174,24 @@ fn a_component_has_a_terminal() {
     running.wait_for_stdout("terminals 111");
     running.write(b"hello\r");
     running.wait_for_stdout("got <hello>");
-    running.write(b"\x04");
-    // wasi:cli/exit knows success and failure only.
+    running.write(END_OF_FILE);
+    // wasi:cli/exit has success and failure only.
     running.wait(SHORT).assert_code(1);
 }
 
 #[test]
 fn ctr_execs_on_its_own_terminal() {
     let world = World::new();
-    create_container(&world, &[Guest::SLEEP, Guest::TTY]);
     let api = world.api();
-    let mut init = api.create_on_terminal(TASK).expect("it is created");
-    init.start();
-    init.wait_for("asleep\r\n");
+    let init = start(&world, &api, &[Guest::SLEEP, Guest::TTY], "asleep\r\n");
     let command = ["tasks", "exec", "--tty", "--exec-id", "x", TASK, "/bin/tty"];
     let mut running = world.ctr(command).on_terminal().open_stdin().spawn();
     running.wait_for_stdout("terminals 111");
     running.write(b"hello\r");
     running.wait_for_stdout("got <hello>");
-    running.write(b"\x04");
-    running.wait(SHORT).assert_code(6);
-    init.types(b"\x1c");
-    assert_eq!(init.finish().0, 131);
-    api.delete_container(TASK);
+    running.write(END_OF_FILE);
+    running.wait(SHORT).assert_code(TTY_CODE as i32);
+    end(&api, init, b"\x1c", 131);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
     let world = World::new();
     let image = world.program(&Guest::TTY);
     let run = ["run", "--runtime", world.runtime().name(), "--tty", "--detach", &image.name, TASK];
-    // With its stdin open: `script` would type an end of file.
+    // With its stdin open: otherwise `script` would type an end of file.
     world.ctr(run).on_terminal().open_stdin().spawn().wait(SHORT).assert_code(0);
     let attach = |line: &str| {
         let mut attached = world.ctr(["tasks", "attach", TASK]).on_terminal().open_stdin().spawn();
@@ -215,7 +215,7 @@ fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
         assert_eq!(world.task_status(TASK).as_deref(), Some("RUNNING"));
     }
     let mut attached = attach("three");
-    attached.write(b"\x04");
-    attached.wait(SHORT).assert_code(6);
+    attached.write(END_OF_FILE);
+    attached.wait(SHORT).assert_code(TTY_CODE as i32);
     world.remove(TASK);
 }

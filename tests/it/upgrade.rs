@@ -1,4 +1,4 @@
-//! One hearthd after another: the new one takes new tasks, the old one serves those it has.
+//! Upgrades of hearthd: the new daemon takes new tasks, the old one serves its own.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -27,7 +27,7 @@ fn an_upgrade_keeps_tasks_and_the_new_daemon_takes_new_ones() {
     assert_eq!(world.task_status("old").as_deref(), Some("RUNNING"));
     world.run(&exit, "new").args(["3"]).run().assert_code(3);
     waiter(&world, &image, "newer", 6);
-    // Both generations' tasks are counted, and it is said whose.
+    // Both generations' tasks are counted, with a label for the older generation.
     let metrics = world.metrics();
     assert_eq!(metrics.sum("hearth_tasks", &[("state", "running")]), 2.0, "{}", metrics.text);
     let old =
@@ -40,7 +40,7 @@ fn an_upgrade_keeps_tasks_and_the_new_daemon_takes_new_ones() {
     let listed = world.ask(&["ps"]);
     let ids: Vec<&str> = listed.as_array().expect("a list").iter().filter_map(|task| task["id"].as_str()).collect();
     assert!(ids.contains(&"old") && ids.contains(&"newer"), "{listed}");
-    // An exec goes where its task is.
+    // An exec reaches the daemon of its task.
     world.ctr(["tasks", "exec", "--exec-id", "e", "old", "/await.wasm", "/signals/.keep", "4"]).run().assert_code(4);
     release(&world, "old");
     let of_init = |event: &hearth_tests::events::Event| event.topic == "/tasks/exit" && event.fields["id"] == "old";
@@ -82,7 +82,7 @@ fn a_pod_gets_new_containers_from_the_daemon_that_has_its_sandbox() {
         let sidecar = pod.container("sidecar", &native).args(["8"]).start();
         assert_eq!(sidecar.wait(), 8);
     }
-    // Both are found again by a containerd that restarts.
+    // A containerd that restarts finds both again.
     node.restart_containerd();
     assert!(old.is_ready() && young.is_ready());
     let third = old.container("third", &exit).args(["9"]).start();
@@ -115,7 +115,7 @@ fn a_new_daemon_that_fails_leaves_the_old_one_in_charge() {
         let hello = world.program(&Guest::HELLO);
         world.run(&hello, "hello").ok();
     }
-    // Without being told to, none takes over.
+    // A daemon without --replace does not take over.
     let (mut refused, ready) = try_start_hearthd(world.machine(), world.layout(), &HearthdOptions::default());
     assert!(!ready);
     assert!(!refused.wait(SHORT).expect("it ends").success());
@@ -172,12 +172,12 @@ fn a_daemon_may_be_killed_before_and_after_another_takes_over() {
     waiter(&world, &image, "first", 3);
     world.upgrade_hearthd();
     waiter(&world, &image, "second", 4);
-    // The one in charge: another takes its place, and the oldest goes on.
+    // The daemon in charge is killed: another replaces it, and the oldest goes on.
     world.kill_hearthd();
     world.upgrade_hearthd();
     world.run(&hello, "third").ok();
     assert_eq!(world.task_status("first").as_deref(), Some("RUNNING"));
-    // The oldest: what it has left is removed by the one in charge.
+    // The oldest is killed: the daemon in charge removes its directory.
     world.hearthd().signal(Signal::KILL);
     eventually("the dead one's directory is gone", SHORT, || {
         let left = std::fs::read_dir(world.layout().hearthd_state().join("s")).expect("it is there").count();
@@ -219,7 +219,7 @@ fn a_stop_lets_tasks_come_to_their_end_if_it_is_told_to() {
     world.hearthd().signal(Signal::TERM);
     waits(&world, 1);
     world.run(&image, "new").args(["/nothing", "0"]).run().assert_fault(&["drained"]);
-    // Who asks once more does not hurry it; a second signal does.
+    // A second request to stop does not hurry it; a second signal does.
     let asking = world.hearthctl(["stop"]).spawn();
     release(&world, "slow");
     assert_eq!(world.finish("slow"), 5);
@@ -239,16 +239,16 @@ fn a_stop_lets_tasks_come_to_their_end_if_it_is_told_to() {
     world.start_hearthd();
 }
 
-/// In a row.
+/// The number of upgrades in a row.
 const UPGRADES: usize = 10;
 
-/// Tasks that run all the while.
+/// The number of tasks that run all the time.
 const RUNNING: usize = 60;
 
-/// Clients that start one short task after another.
+/// The number of clients that start one short task after another.
 const STARTERS: usize = 2;
 
-/// Short tasks that come to their end between two upgrades, at least.
+/// The least number of short tasks that end between two upgrades.
 const STARTS_BETWEEN: usize = 12;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Who a guest is: its rights to files, and its network.
+//! A guest's user and network: its rights to files and ports, and its network namespace.
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
@@ -11,14 +11,14 @@ use hearth_tests::{Guest, Image, Imported, Layer, NewContainer, SHORT, World, ap
 
 use crate::only_on_hearth;
 
-/// An image with the `files` program, of this user.
+/// An image with the `files` program, which runs as this user.
 fn files(world: &World, user: &str) -> Imported {
     let (program, name) = ("/bin/files", format!("hearth.test/files-{}:1", user.replace(':', "-")));
     let layer = Layer::new().file(program, 0o755, Guest::FILES.bytes_for(world.runtime()));
     world.import(&Image::scratch(&name).layer(layer).entrypoint([program]).user(user))
 }
 
-/// A directory all may write to, with a file of root's, one of user 1000's and one of group 3000's.
+/// A directory that all users may write to, with files of root, of user 1000 and of group 3000.
 fn volume(world: &World) -> PathBuf {
     for (name, uid, gid, mode) in [("root", 0, 0, 0o600), ("own", 1_000, 0, 0o600), ("shared", 0, 3_000, 0o660)] {
         let path = world.write(&format!("volume/{name}"), name.as_bytes());
@@ -85,7 +85,7 @@ fn a_supplementary_group_gives_access() {
     assert_eq!(fs::read(root.join("shared")).expect("it is there"), b"sharedwithin");
 }
 
-/// How many threads of the daemon are in the network namespace of a process.
+/// The number of threads of the daemon in the network namespace of a process.
 fn threads_in_network_of(world: &World, process: i32) -> usize {
     let network = |path: String| fs::read_link(path).ok();
     let wanted = network(format!("/proc/{process}/ns/net")).expect("the process runs");
@@ -97,7 +97,7 @@ fn threads_in_network_of(world: &World, process: i32) -> usize {
         .count()
 }
 
-/// A network namespace with a process in it, which it lives as long as.
+/// A network namespace, which lives as long as the process in it.
 struct Network {
     holder: Process,
     /// The namespace's path on the machine.
@@ -107,7 +107,7 @@ struct Network {
 impl Network {
     fn new(world: &World) -> Self {
         let mut command = world.machine().command("/usr/bin/unshare");
-        // It says its pid as the machine sees it.
+        // It prints its pid in the machine's namespace.
         command.args(["--net", "/bin/sh", "-c", "echo $$; exec sleep 3600"]).stdout(Stdio::piped());
         let mut holder = Process::start("holder", &mut command);
         let mut pid = String::new();
@@ -116,7 +116,7 @@ impl Network {
         Self { holder, path: format!("/proc/{}/ns/net", pid.trim()) }
     }
 
-    /// Waits until so many threads of the daemon are in it.
+    /// Waits until this number of the daemon's threads are in it.
     #[track_caller]
     fn wait_for_threads(&self, world: &World, count: usize) {
         let holder = self.holder.pid().expect("it runs");
@@ -156,7 +156,7 @@ fn a_pods_container_runs_in_its_sandboxs_network() {
     let network = Network::new(&world);
     let program = world.write("root/spin.wasm", &Guest::SPIN.wasm_bytes());
     let root = program.parent().expect("a file is in a directory").display().to_string();
-    // As CRI writes them: the container's own path is the daemon's network, which is not meant.
+    // As CRI writes them: the container's own path would be the daemon's network, which CRI does not mean.
     let pod = [
         ("pod", vec![("io.kubernetes.cri.container-type", "sandbox")], network.path.as_str()),
         (
@@ -213,7 +213,7 @@ fn root_may_do_to_files_what_its_capabilities_say() {
 }
 
 #[test]
-fn a_privileged_port_is_for_whom_the_capability_is() {
+fn a_privileged_port_needs_the_capability() {
     only_on_hearth!();
     let world = World::new();
     let image = |user: &str| {

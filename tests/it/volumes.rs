@@ -5,21 +5,13 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use hearth_tests::cri::v1;
-use hearth_tests::process::Process;
-use hearth_tests::{Guest, Image, Imported, Layer, Node, SHORT, World};
-
-/// A command of the machine's own, e.g. `mount`.
-fn command<const N: usize>(world: &World, program: &str, arguments: [&str; N]) {
-    let mut command = world.machine().command(program);
-    let status = Process::start(program, command.args(arguments)).wait(SHORT);
-    assert!(status.is_some_and(|status| status.success()), "{program} {arguments:?}: {status:?}");
-}
+use hearth_tests::{Guest, Image, Imported, Layer, Node, World};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("the paths of a machine are text")
 }
 
-/// Where a path of the machine's lies for the story, with what is mounted there on the machine.
+/// The path by which the story reaches a path of the machine, with the machine's own mounts.
 fn there(world: &World, path: &Path) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root{}", world.machine().init(), path.display()))
 }
@@ -30,7 +22,7 @@ fn directory(world: &World, name: &str) -> PathBuf {
     path
 }
 
-/// A mount made for a story, undone with it.
+/// A mount for a story. Dropping it unmounts it.
 struct Mounted<'a> {
     world: &'a World,
     at: PathBuf,
@@ -38,14 +30,14 @@ struct Mounted<'a> {
 
 impl<'a> Mounted<'a> {
     fn tmpfs(world: &'a World, at: &Path) -> Self {
-        command(world, "mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(at)]);
+        world.program_on_machine("mount", ["-t", "tmpfs", "-o", "size=1m", "tmpfs", text(at)]).ok();
         Self { world, at: at.to_owned() }
     }
 
-    /// A directory whose mounts are told to others, as those of a node's are.
+    /// A directory whose mounts propagate to other namespaces, as on a node.
     fn shared(world: &'a World, at: &Path) -> Self {
-        command(world, "mount", ["--bind", text(at), text(at)]);
-        command(world, "mount", ["--make-rshared", text(at)]);
+        world.program_on_machine("mount", ["--bind", text(at), text(at)]).ok();
+        world.program_on_machine("mount", ["--make-rshared", text(at)]).ok();
         Self { world, at: at.to_owned() }
     }
 }
@@ -54,7 +46,7 @@ impl Drop for Mounted<'_> {
     fn drop(&mut self) {
         // A story that failed leaves its mounts to the end of the machine.
         if !std::thread::panicking() {
-            command(self.world, "umount", ["--recursive", text(&self.at)]);
+            self.world.program_on_machine("umount", ["--recursive", text(&self.at)]).ok();
         }
     }
 }
@@ -100,12 +92,12 @@ fn a_volume_mounted_later_is_seen_by_a_running_container_that_asks_for_it() {
     fs::write(there(&node, &late).join("file"), "late").unwrap();
     fs::write(there(&node, &late).join("end"), "end").unwrap();
     assert_eq!(asks.wait(), 0, "{:?}", asks.log());
-    // The other one sees the directory below.
+    // The other container sees the directory under the mount.
     fs::write(volume.join("go"), "go").unwrap();
     assert_eq!(does_not.wait(), 0, "{:?}", does_not.log());
     let looks = container("looks", v1::MountPropagation::PropagationPrivate, &["list", "/volume/late"]);
     assert_eq!(looks.wait(), 0);
-    assert!(looks.stdout().contains("file"), "a container sees what was there before it");
+    assert!(looks.stdout().contains("file"), "a new container sees the mounts made before it");
     drop(mounted);
 }
 
@@ -153,7 +145,7 @@ fn write_secret(volume: &Path, generation: u32, files: &[(&str, &str)]) {
 fn a_token_is_found_where_every_client_looks_for_it_and_renewed() {
     const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
     let node = Node::new();
-    // As in many images: the volume's mount point and every look at it lead through an absolute link.
+    // As in many images, the path of the volume leads through an absolute link.
     let files = files_in(&node, Layer::new().directory("/run", 0o755).symlink("/var/run", "/run"));
     let volume = directory(&node, "token");
     let _mounted = Mounted::tmpfs(&node, &volume);
@@ -182,7 +174,7 @@ fn a_token_is_found_where_every_client_looks_for_it_and_renewed() {
 #[test]
 fn a_read_only_volume_is_so_as_deep_as_it_was_asked_for() {
     let node = Node::new();
-    // A node's mounts are told to the daemon; `ctr` can say what CRI before containerd 2 cannot.
+    // A node's mounts propagate to the daemon. `ctr` has mount options that CRI before containerd 2 lacks.
     let world: &World = &node;
     let program = Layer::new().file("/bin/files", 0o755, Guest::FILES.bytes_for(world.runtime()));
     let image = world.import(&Image::scratch("hearth.test/deep:1").layer(program).entrypoint(["/bin/files"]));
@@ -202,7 +194,7 @@ fn a_read_only_volume_is_so_as_deep_as_it_was_asked_for() {
 }
 
 #[test]
-fn a_volume_that_vanishes_is_the_error_of_who_looks_into_it() {
+fn a_volume_that_vanishes_is_an_error_of_its_reader_alone() {
     let node = Node::new();
     let files = node.program(&Guest::FILES);
     let (volume, other) = (directory(&node, "volume"), directory(&node, "other"));
@@ -219,7 +211,7 @@ fn a_volume_that_vanishes_is_the_error_of_who_looks_into_it() {
     for container in [&loses, &lives] {
         container.wait_for_stdout("waiting");
     }
-    // As when somebody detaches a disk in use and empties it.
+    // As when an operator detaches a disk in use and empties it.
     fs::remove_file(there(&node, &volume).join("file")).unwrap();
     drop(mounted);
     fs::remove_dir_all(&volume).unwrap();
@@ -227,7 +219,7 @@ fn a_volume_that_vanishes_is_the_error_of_who_looks_into_it() {
     assert_eq!(loses.wait(), 0, "{:?}", loses.log());
     assert!(loses.stdout().contains("No such file or directory\n"), "{:?}", loses.log());
     assert!(lives.is_running());
-    // A container that is to have what is not there does not start.
+    // A container with a volume that does not exist does not start.
     let missing = node.path("no-such-volume");
     fs::write(&missing, "a file").unwrap();
     let plan = pod.container("missing", &files).args(["read", "/volume/x"]).volume(missing.join("below"), "/volume");
@@ -298,9 +290,9 @@ fn a_container_that_says_nothing_of_its_end_leaves_its_last_words_in_the_log() {
     let trap = node.program(&Guest::TRAP);
     let container = pod.container("trap", &trap).start();
     assert_eq!(container.wait(), 134);
-    // What kubelet shows with `terminationMessagePolicy: FallbackToLogsOnError`.
+    // kubelet shows this with `terminationMessagePolicy: FallbackToLogsOnError`.
     assert!(container.stderr().contains("unreachable"), "{:?}", container.log());
-    // A program found wanting when it is made is the status' own message.
+    // A program that cannot be started has its error in the answer of CRI.
     let image = node.program(&Guest::NO_ENTRY);
     let refused = pod.container("no-entry", &image).try_create().and_then(|container| container.try_start());
     assert!(refused.expect_err("it exports nothing to call").to_string().contains("_start"));

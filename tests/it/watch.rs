@@ -1,4 +1,9 @@
-//! Those who watch the node: Prometheus with the dashboards and rules, probes, the page, the log.
+//! Monitoring of a node: Prometheus with the dashboards and rules, probes, the status page, the log.
+//!
+//! Files:
+//!
+//! * `panels.rs`: Prometheus, the panels and the rules.
+//! * `pictures.rs`: the pictures in dashboards/README.md.
 
 mod panels;
 mod pictures;
@@ -33,7 +38,7 @@ fn url(world: &World, path: &str) -> String {
 }
 
 #[test]
-fn the_endpoint_serves_metrics_probes_and_a_page_and_says_what_it_has() {
+fn the_endpoint_serves_metrics_probes_and_a_page_and_lists_its_paths() {
     only_on_hearth!();
     let world = World::new();
     let at = |path: &str| get(&world, &[&url(&world, path)]);
@@ -73,7 +78,7 @@ fn a_drained_daemon_takes_no_new_tasks_and_says_so_wherever_one_looks() {
 }
 
 #[test]
-fn who_has_no_token_sees_nothing_but_whether_it_lives() {
+fn without_a_token_only_the_liveness_probe_is_answered() {
     only_on_hearth!();
     let mut world = World::new();
     world.stop_hearthd();
@@ -91,7 +96,7 @@ fn who_has_no_token_sees_nothing_but_whether_it_lives() {
     }
     assert_eq!(get(&world, &[&url(&world, "/healthz")]).0, 200);
     assert_eq!(with("s3cret", "/metrics"), 200);
-    // Rotated under a daemon that runs; and gone.
+    // The token is rotated while the daemon runs; then its file is removed.
     fs::write(&file, "another").unwrap();
     assert_eq!((with("s3cret", "/metrics"), with("another", "/metrics")), (401, 200));
     fs::remove_file(&file).unwrap();
@@ -185,7 +190,7 @@ fn the_log_is_changed_at_run_time_and_kept_for_each_task() {
     let before = world.hearthd_log().len();
     world.run(&trap, "quiet").run();
     assert!(!world.hearthd_log()[before..].contains("quiet"), "only warnings are logged");
-    // What is kept is not what is logged.
+    // The lines kept for each task do not depend on the log level.
     let lines = world.ask(&["logs", "quiet"]);
     let texts: Vec<_> = lines.as_array().unwrap().iter().map(|line| line["text"].as_str().unwrap()).collect();
     for part in ["created", "started", "a guest ended badly", "ended"] {
@@ -221,7 +226,7 @@ fn a_start_is_told_phase_by_phase_and_a_trap_with_its_text() {
     assert!(text.contains("compile") && text.contains("first instruction") && text.contains('▇'), "{text}");
     let slowest = world.ask(&["trace", "--slowest"]);
     assert_eq!(slowest[0]["id"], "cold");
-    world.hearthctl(["trace", "nobody"]).run().assert_code(1).assert_fault(&["no task", "hearthctl ps"]);
+    world.hearthctl(["trace", "no-such-task"]).run().assert_code(1).assert_fault(&["no task", "hearthctl ps"]);
     eventually("both are measured from their containers' making", SHORT, || {
         (world.metrics().sum("hearth_container_start_seconds_count", &[]) == 2.0).then_some(())
     });
@@ -250,7 +255,7 @@ fn compiled_modules_are_verified_and_pruned() {
     world.run(&hello, "hello").ok();
     world.run(&sleep, "sleeper").args(["3600"]).detach().ok();
     assert_eq!(world.ask(&["modules", "verify"])["good"], 2);
-    // A bit on the disk tips over.
+    // A bit on the disk flips.
     let running = world.ask(&["ps"])[0]["module"].as_str().unwrap().to_owned();
     let store = world.layout().hearthd_root().join("modules");
     let files = || fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path());
@@ -274,7 +279,7 @@ fn compiled_modules_are_verified_and_pruned() {
 }
 
 #[test]
-fn check_finds_what_is_wrong_with_a_node_and_says_what_to_do() {
+fn check_finds_the_faults_of_a_node_and_their_remedies() {
     only_on_hearth!();
     let mut node = Node::new();
     let containerd = node.layout().containerd_socket().display().to_string();
@@ -305,7 +310,7 @@ fn check_finds_what_is_wrong_with_a_node_and_says_what_to_do() {
         states["runtime handler"].1.contains("runc") || states["runtime handler"].1.contains("hearth"),
         "{states:#?}"
     );
-    // Somebody has opened the socket to all.
+    // The socket's mode lets every user connect.
     let socket = node.layout().control_socket();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
     let (code, states) = check(&node, &[]);
@@ -342,14 +347,14 @@ fn completions_and_manual_pages_are_made_of_the_command_line() {
     }
 }
 
-/// The page, as Chromium shows it, in a file; false without Chromium.
+/// Takes a picture of the page in Chromium; returns false without Chromium.
 fn photograph(world: &World, picture: &Path) -> bool {
     let page = get(world, &[&url(world, "/")]).1;
     let file = world.write("page.html", page.as_bytes());
     chromium(world, &file, &[&format!("--screenshot={}", picture.display()), "--window-size=1180,1300"]).is_some()
 }
 
-/// What headless Chromium prints; `None` if it is not installed.
+/// The output of headless Chromium; `None` if it is not installed.
 fn chromium(world: &World, file: &Path, arguments: &[&str]) -> Option<String> {
     std::process::Command::new("chromium").arg("--version").output().ok()?;
     let home = format!("--user-data-dir={}", world.path("chromium").display());
@@ -375,8 +380,7 @@ fn a_browser_shows_the_page_and_runs_nothing_that_a_guest_has_put_into_it() {
     assert!(!page.contains("<img"), "{page}");
     let file = world.write("page.html", page.as_bytes());
     let Some(dom) = chromium(&world, &file, &["--dump-dom"]) else {
-        eprintln!("NOT CHECKED in a browser: chromium is not installed (make test-page installs it)");
-        return;
+        return crate::skipped("its part in a browser needs chromium, which `make test-page` installs");
     };
     let has = |text: &str| assert!(dom.contains(text), "{text}: {dom}");
     has("<title>Hearth");

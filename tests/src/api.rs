@@ -1,5 +1,5 @@
-//! containerd's gRPC API, for what `ctr` cannot say: a container of an image that is no Linux image (as
-//! CRI makes it), or one with a runtime spec that `ctr` itself would refuse.
+//! containerd's gRPC API, for calls that `ctr` cannot make: a container of an image that is not a Linux image (as CRI
+//! makes it), or one with a runtime spec that `ctr` itself would refuse.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -50,7 +50,7 @@ pub struct NewContainer<'a> {
 }
 
 impl Api {
-    /// A connection of one's own, for a thread that cannot borrow the [`crate::World`].
+    /// A separate connection, for a thread that cannot borrow the [`crate::World`].
     ///
     /// # Panics
     /// If containerd does not answer at `socket`.
@@ -95,7 +95,7 @@ impl Api {
     /// Creates the task of a container, without mounts; stdin, stdout and stderr are FIFOs' paths, or empty.
     ///
     /// # Errors
-    /// What the runtime answered.
+    /// The runtime's error.
     pub fn create_task(&self, id: &str, [stdin, stdout, stderr]: [&str; 3]) -> Result<u32, Status> {
         let request = request(CreateTaskRequest {
             container_id: id.to_owned(),
@@ -109,10 +109,9 @@ impl Api {
         Ok(answer.into_inner().pid)
     }
 
-    /// Runs the task of a container to its end, as a careful client does: feeds `input` and then closes
-    /// stdin, reads stdout to *its* end, and only then deletes the task. (`ctr` 1.6.20 closes stdout as
-    /// soon as the task has ended, and so loses what it has not read by then.) Gives
-    /// exit code and output, stdout's and stderr's.
+    /// Runs the task of a container to its end, as a careful client does: feeds `input` and then closes stdin, reads
+    /// stdout to *its* end, and only then deletes the task. (`ctr` 1.6.20 closes stdout as soon as the task has ended,
+    /// and so loses output that it has not read by then.) Returns the exit code and the output, stdout's and stderr's.
     ///
     /// # Panics
     /// If containerd refuses any of it, or the task has not ended at the deadline.
@@ -134,9 +133,9 @@ impl Api {
                 let stdin = stdin.clone();
                 move || {
                     let mut pipe = OpenOptions::new().write(true).open(stdin).expect("the runtime opens stdin");
-                    // Err: Create failed, which is told below.
+                    // Err: Create failed, which is reported below.
                     let _ = opened.send(());
-                    // EPIPE: the guest ended first, which its code tells.
+                    // EPIPE: the guest ended first; its exit code shows why.
                     let _ = pipe.write_all(input);
                 }
             });
@@ -150,13 +149,13 @@ impl Api {
             });
             let (stdin_path, stdout_path) = (path(&stdin), path(&stdout));
             self.create_task(id, [&stdin_path, &stdout_path, &stdout_path]).unwrap_or_else(|error| {
-                // Lets both threads go.
+                // Ends the opens of both threads.
                 for fifo in [&stdin, &stdout] {
                     drop(OpenOptions::new().read(true).write(true).open(fifo));
                 }
                 panic!("{error}")
             });
-            is_open.recv().expect("the writer tells");
+            is_open.recv().expect("the writer reports");
             let start = request(StartRequest { container_id: id.to_owned(), ..StartRequest::default() });
             self.runtime.block_on(client.start(start)).expect("the task starts");
             writer.join().expect("the writer never panics");
@@ -172,10 +171,10 @@ impl Api {
         })
     }
 
-    /// Runs the task of a container, without stdio, to its end; gives its exit code.
+    /// Runs the task of a container, without stdio, to its end; returns its exit code.
     ///
     /// # Errors
-    /// What containerd answered to any of it.
+    /// containerd's error to any of the calls.
     pub fn run_quietly(&self, id: &str) -> Result<u32, Status> {
         self.create_task(id, ["", "", ""])?;
         let mut client = TasksClient::new(self.channel.clone());
@@ -190,7 +189,7 @@ impl Api {
     /// Changes a task's limits, given as the runtime spec's `LinuxResources`.
     ///
     /// # Errors
-    /// What the runtime answered.
+    /// The runtime's error.
     pub fn update_task(&self, id: &str, resources: &Value) -> Result<(), Status> {
         let resources = Any { type_url: RESOURCES_TYPE.to_owned(), value: resources.to_string().into_bytes() };
         let request = request(UpdateTaskRequest {
@@ -202,10 +201,10 @@ impl Api {
         self.runtime.block_on(client.update(request)).map(|_| ())
     }
 
-    /// Deletes a stopped task, and gives its exit code.
+    /// Deletes a stopped task, and returns its exit code.
     ///
     /// # Errors
-    /// What the runtime answered.
+    /// The runtime's error.
     pub fn delete_task(&self, id: &str) -> Result<u32, Status> {
         let request = request(DeleteTaskRequest { container_id: id.to_owned() });
         let mut client = TasksClient::new(self.channel.clone());

@@ -1,12 +1,12 @@
-//! A hand on a container's stdin, as `kubectl attach -i` has it, or on a pod's port, as `kubectl port-forward` has
-//! it: a WebSocket to containerd's streaming server, on which each message begins with the number of its stream.
+//! A connection to a container's stdin, as of `kubectl attach -i`, or to a pod's port, as of `kubectl port-forward`: a
+//! WebSocket to containerd's streaming server, on which each message begins with the number of its stream.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::wait::SHORT;
 
-/// The number of stdin, and of what is said to the first port.
+/// The number of the stream of stdin, and of the data for the first port.
 const FIRST: u8 = 0;
 
 /// An open stdin. Dropping it closes it.
@@ -16,7 +16,8 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Opens what CRI's `Attach` answered: `http://HOST:PORT/PATH`. Must be called in the network of the server.
+    /// Opens the URL that CRI's `Attach` answered: `http://HOST:PORT/PATH`. Must be called in the network of the
+    /// server.
     ///
     /// # Panics
     /// If the server does not take it.
@@ -40,12 +41,12 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
-    /// Opens what CRI's `PortForward` answered. Must be called in the network of the server.
+    /// Opens the URL that CRI's `PortForward` answered. Must be called in the network of the server.
     ///
     /// # Panics
     /// If the server does not take it.
     pub(crate) fn open(url: &str, port: u16) -> Self {
-        // What SPDY has in headers.
+        // SPDY has the port in a header.
         Self { connection: connect(&format!("{url}?port={port}")) }
     }
 
@@ -57,10 +58,10 @@ impl Forwarded {
         send(&mut self.connection, bytes);
     }
 
-    /// All that comes from the port, until it is closed, or what the server says against it.
+    /// All data from the port until it is closed, or the server's error.
     ///
     /// # Errors
-    /// What came in the stream for errors.
+    /// The text of the stream for errors.
     pub fn read_to_end(&mut self) -> Result<String, String> {
         const ERROR: u8 = 1;
         /// Both streams begin with the port's number.
@@ -101,7 +102,7 @@ fn send(connection: &mut TcpStream, bytes: &[u8]) {
         const FINAL_BINARY: u8 = 0x82;
         const MASKED: u8 = 0x80;
         let length = u8::try_from(part.len() + 1).expect("a part is short");
-        // A client masks what it sends; with zeros, nothing changes.
+        // A client masks its data; a mask of zeros changes nothing.
         let mut message = vec![FINAL_BINARY, MASKED | length, 0, 0, 0, 0, FIRST];
         message.extend(part);
         connection.write_all(&message).expect("the server reads messages");
@@ -126,7 +127,8 @@ fn receive(connection: &mut TcpStream) -> Option<Vec<u8>> {
     (head[0] & 0xf != CLOSE).then_some(message)
 }
 
-/// An answer up to the empty line, byte by byte: what follows is not ours to read.
+/// The head of an answer, up to the empty line. It is read byte by byte: the bytes after it belong to the first
+/// message.
 fn head(connection: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];

@@ -1,7 +1,7 @@
-//! An OpenTelemetry collector that keeps what it is sent, over OTLP/HTTP and OTLP/gRPC on one port.
+//! An OpenTelemetry collector that keeps the spans it receives, over OTLP/HTTP and OTLP/gRPC on one port.
 //!
-//! No collector is packaged for Debian. The messages are those of OpenTelemetry's own crate; what is here is
-//! two framings of one call.
+//! No collector is packaged for Debian. The messages are types of OpenTelemetry's own crate; this module has the two
+//! framings of one call.
 
 use std::convert::Infallible;
 use std::io::Read;
@@ -29,28 +29,28 @@ use tokio_rustls::TlsAcceptor;
 /// gRPC's header of a message: whether it is compressed, and its length.
 const GRPC_HEADER: usize = 5;
 
-/// How it answers.
+/// How the collector answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answers {
-    /// As it should.
+    /// With success.
     Well,
-    /// Never: it takes connections, and that is all.
+    /// Never: it accepts connections and reads nothing.
     Never,
-    /// With a refusal.
+    /// With an error.
     Refusal,
 }
 
-/// The collector. Gone when it is dropped.
+/// The collector. Dropping it stops it.
 #[derive(Debug)]
 pub struct Collector {
     address: String,
     kept: Arc<Mutex<Kept>>,
     _runtime: Option<Runtime>,
-    /// Of one that never answers.
+    /// The listener of a collector that never answers.
     _silent: Option<TcpListener>,
 }
 
-/// What it was sent.
+/// The requests it has received.
 #[derive(Debug, Default)]
 struct Kept {
     requests: Vec<ExportTraceServiceRequest>,
@@ -101,17 +101,17 @@ impl Collector {
     /// # Panics
     /// If a request before has panicked.
     pub fn spans(&self) -> Vec<Span> {
-        let kept = self.kept.lock().expect("nothing panics with it");
+        let kept = self.kept.lock().expect("no thread panics with the lock held");
         let resources = kept.requests.iter().flat_map(|request| &request.resource_spans);
         resources.flat_map(|resource| &resource.scope_spans).flat_map(|scope| scope.spans.clone()).collect()
     }
 
-    /// What an attribute of the senders says; the last one's.
+    /// The value of an attribute of the sender, in the last request.
     ///
     /// # Panics
     /// If a request before has panicked.
     pub fn resource(&self, name: &str) -> Option<String> {
-        let kept = self.kept.lock().expect("nothing panics with it");
+        let kept = self.kept.lock().expect("no thread panics with the lock held");
         let request = kept.requests.last()?;
         attribute(&request.resource_spans.first()?.resource.as_ref()?.attributes, name)
     }
@@ -121,7 +121,7 @@ impl Collector {
     /// # Panics
     /// If a request before has panicked.
     pub fn header(&self, name: &str) -> Option<String> {
-        let kept = self.kept.lock().expect("nothing panics with it");
+        let kept = self.kept.lock().expect("no thread panics with the lock held");
         Some(kept.headers.last()?.get(name)?.to_str().ok()?.to_owned())
     }
 }
@@ -145,7 +145,7 @@ async fn accept(listener: tokio::net::TcpListener, tls: Option<TlsAcceptor>, ans
         let tls = tls.clone();
         tokio::spawn(async move {
             let server = auto::Builder::new(TokioExecutor::new());
-            // A client that goes is the client's affair.
+            // A client that closes its connection is no error here.
             match tls {
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
@@ -160,7 +160,7 @@ async fn accept(listener: tokio::net::TcpListener, tls: Option<TlsAcceptor>, ans
     }
 }
 
-/// Takes one request, and answers it as it was asked.
+/// Keeps one request, and answers it in the framing of its protocol.
 async fn take(
     request: Request<Incoming>,
     answers: Answers,
@@ -179,7 +179,7 @@ async fn take(
     let message = message.and_then(|message| ExportTraceServiceRequest::decode(&message[..]).ok());
     match message {
         Some(message) if answers == Answers::Well => {
-            let mut kept = kept.lock().expect("nothing panics with it");
+            let mut kept = kept.lock().expect("no thread panics with the lock held");
             kept.requests.push(message);
             kept.headers.push(head.headers);
             drop(kept);

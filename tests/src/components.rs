@@ -23,12 +23,12 @@ fn from_adapted(module: &[u8], adapter: &[u8]) -> Vec<u8> {
 /// As [`from_command`], for a module that also calls functions of the given world's imports.
 ///
 /// # Panics
-/// If the text is not WIT, or the module calls what the world does not import.
+/// If the text is not WIT, or the module calls a function that the world does not import.
 pub fn from_command_in(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
     from_command(&embedded(module, wit, world))
 }
 
-/// A component of the given world from a preview-1 reactor module that exports what the world does.
+/// A component of the given world from a preview-1 reactor module that implements the world's exports.
 ///
 /// # Panics
 /// As [`from_command_in`].
@@ -49,7 +49,7 @@ fn embedded(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
     module
 }
 
-/// A component of the given world whose functions do nothing but trap.
+/// A component of the given world whose functions trap.
 ///
 /// # Panics
 /// If the text is not WIT, or has no such world.
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "not found in package")]
-    fn a_world_that_is_not_there_is_named() {
+    fn a_missing_world_is_named() {
         from_wit("package a:b; world w {}", "other");
     }
 }

@@ -1,7 +1,6 @@
 //! CRI, as kubelet speaks it: a blocking client of containerd's plugin, and the log files it writes.
 //!
-//! Failure paths: a call that is not answered within its deadline is an error like any other; each error
-//! names the call.
+//! Failure paths: a call without an answer within its deadline is an error; each error names the call.
 
 use std::fs;
 use std::future::Future;
@@ -35,7 +34,7 @@ pub struct Cri {
 pub struct Failed {
     /// E.g. `StartContainer`.
     pub call: &'static str,
-    /// What containerd answered.
+    /// containerd's error.
     pub status: Status,
 }
 
@@ -53,7 +52,7 @@ macro_rules! calls {
             $(#[$doc])*
             ///
             /// # Errors
-            /// What containerd answered.
+            /// containerd's error.
             pub fn $verb(&self, request: $request) -> Result<$answer, Failed> {
                 let mut client = RuntimeServiceClient::new(self.channel.clone());
                 self.call($call, request, |request| async move { client.$method(request).await })
@@ -80,13 +79,13 @@ impl Cri {
     /// Waits until the plugin and its network are ready.
     ///
     /// # Panics
-    /// With what is not, after [`SHORT`].
+    /// With the conditions, if they are not met within [`SHORT`].
     pub fn wait_until_ready(&self) {
         let mut last = String::from("no answer");
         let ready = within(SHORT, || match self.status(v1::StatusRequest { verbose: false }) {
             Ok(answer) => {
                 let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
-                // Other conditions, such as of deprecated settings, are no matter.
+                // Other conditions, such as of deprecated settings, do not matter.
                 let ready = ["RuntimeReady", "NetworkReady"]
                     .iter()
                     .all(|name| conditions.iter().any(|found| found.r#type == *name && found.status));
@@ -131,15 +130,15 @@ impl Cri {
             update_container_resources(v1::UpdateContainerResourcesRequest) -> v1::Empty;
         /// Runs a command in a container to its end.
         exec_sync = "ExecSync" exec_sync(v1::ExecSyncRequest) -> v1::ExecSyncResponse;
-        /// Where a container's standard streams are served.
+        /// The URL of a container's standard streams.
         attach = "Attach" attach(v1::AttachRequest) -> v1::AttachResponse;
-        /// Where a pod's ports are served.
+        /// The URL of a pod's ports.
         port_forward = "PortForward" port_forward(v1::PortForwardRequest) -> v1::PortForwardResponse;
-        /// What a container uses.
+        /// A container's resource usage.
         container_stats = "ContainerStats" container_stats(v1::ContainerStatsRequest) -> v1::ContainerStatsResponse;
-        /// What all containers use.
+        /// All containers' resource usage.
         list_stats = "ListContainerStats" list_container_stats(v1::Empty) -> v1::ListContainerStatsResponse;
-        /// What all pods use.
+        /// All pods' resource usage.
         list_pod_stats = "ListPodSandboxStats" list_pod_sandbox_stats(v1::Empty) -> v1::ListPodSandboxStatsResponse;
     }
 
@@ -176,7 +175,7 @@ pub enum Stream {
 /// One entry of a container's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// Where the container wrote it.
+    /// The stream that the container wrote it to.
     pub stream: Stream,
     /// False if the line goes on in the next entry.
     pub is_whole: bool,
@@ -215,7 +214,7 @@ fn parse_log_line(line: &str) -> Option<LogLine> {
     time.contains('T').then_some(LogLine { stream, is_whole, text })
 }
 
-/// What was written to a stream, put together again.
+/// The text of one stream, put together from its entries.
 pub fn text_of(log: &[LogLine], stream: Stream) -> String {
     let mut text = String::new();
     for line in log.iter().filter(|line| line.stream == stream) {

@@ -1,6 +1,6 @@
 //! `ctr`, containerd's own client, and `hearthctl`, ours: run to the end with a deadline, or in the background.
 //!
-//! Failure paths: a command that outlives its deadline is killed and is a panic with what it printed.
+//! Failure paths: a command that outlives its deadline is killed; the panic has its output.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -37,7 +37,7 @@ enum Stdin {
     Open,
 }
 
-/// What a command that ended left.
+/// The result of a command that has ended.
 #[derive(Debug)]
 pub struct Output {
     command: String,
@@ -94,14 +94,14 @@ impl<'a> Ctr<'a> {
         self
     }
 
-    /// Nobody reads its stdout: the pipe fills up, as with a reader that hangs.
+    /// Leaves its stdout unread: the pipe fills up, as with a reader that hangs.
     pub fn unread_stdout(mut self) -> Self {
         self.stdout_is_read = false;
         self
     }
 
-    /// Its stdin and stdout are a terminal, which `script` of util-linux makes; what is said here of the two is
-    /// then on the other side of it.
+    /// Makes a terminal its stdin and stdout, with `script` of util-linux. Other methods then write to and read from
+    /// the terminal's other side.
     pub fn on_terminal(mut self) -> Self {
         self.on_terminal = true;
         self
@@ -137,7 +137,7 @@ impl<'a> Ctr<'a> {
     /// Runs it to its end, which must be a success.
     ///
     /// # Panics
-    /// If it is not, with what it printed.
+    /// With its output, if it is not.
     #[track_caller]
     pub fn ok(self) -> Output {
         self.run().assert_code(0)
@@ -179,7 +179,7 @@ impl<'a> Ctr<'a> {
         let stderr = child.stderr.take().expect("stderr is a pipe");
         if let Stdin::Bytes(bytes) = self.stdin {
             let mut pipe = stdin.take().expect("stdin is a pipe");
-            // EPIPE: the reader ended first, which its status tells.
+            // EPIPE: the reader ended first; its status shows why.
             std::thread::spawn(move || pipe.write_all(&bytes));
         }
         Running {
@@ -188,7 +188,7 @@ impl<'a> Ctr<'a> {
             stdin,
             stdout: stdout.map(|stdout| {
                 collect(stdout, move |chunk| {
-                    // Nobody waits for this text any more.
+                    // The receiver is dropped when the story has read enough.
                     let _ = sender.send(chunk.to_vec());
                 })
             }),
@@ -222,7 +222,7 @@ impl Running {
     /// Writes to its stdin.
     ///
     /// # Panics
-    /// If stdin is not open, or nobody reads it.
+    /// If stdin is not open, or its reader is gone.
     pub fn write(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("made with open_stdin, not yet closed");
         stdin.write_all(bytes).expect("ctr reads its stdin");
@@ -291,14 +291,14 @@ impl Output {
     /// Checks how it ended.
     ///
     /// # Panics
-    /// If it ended otherwise, with what it printed.
+    /// With its output, if it ended otherwise.
     #[track_caller]
     pub fn assert_code(self, expected: i32) -> Self {
         assert!(self.code() == expected, "expected code {expected}: {self}");
         self
     }
 
-    /// Checks that it failed and named the fault: stderr contains each of `words`, whatever the case.
+    /// Checks that it failed and named the fault: stderr contains each of `words`, without regard to case.
     ///
     /// # Panics
     /// If it did not.

@@ -1,7 +1,6 @@
-//! A name server of a story's own: it answers with what it is given and remembers what it was asked.
+//! A name server for one story: it answers from a list of records and keeps the names it was asked for.
 //!
-//! Only the form of a message that a look-up needs (RFC 1035, section 4.1): one question, answers with one address
-//! each.
+//! It handles only the messages of a look-up (RFC 1035, section 4.1): one question, and answers with one address each.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -10,16 +9,16 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What it says of a name.
+/// The server's answer to a name.
 #[derive(Clone, Copy, Debug)]
 pub enum Record {
-    /// It has this address.
+    /// This address.
     Address(Ipv4Addr),
-    /// Nothing at all: the question is lost.
+    /// No answer: the question is lost.
     Silence,
 }
 
-/// The server. Dropping it ends it.
+/// The server. Dropping it stops it.
 #[derive(Debug)]
 pub struct NameServer {
     asked: Arc<Mutex<Vec<String>>>,
@@ -37,7 +36,7 @@ impl NameServer {
     /// Serves at `address`, in the network the calling thread is in.
     ///
     /// # Panics
-    /// If it cannot have the address.
+    /// If the address cannot be bound.
     pub fn start(address: SocketAddr, records: &[(&str, Record)]) -> Self {
         let socket = UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
@@ -51,7 +50,7 @@ impl NameServer {
                 while !ended.load(Ordering::Relaxed) {
                     let Ok((length, peer)) = socket.recv_from(&mut message) else { continue };
                     let Some((name, kind, end)) = question(&message[..length]) else { continue };
-                    asked.lock().expect("nobody panics in here").push(name.clone());
+                    asked.lock().expect("no thread panics with the lock held").push(name.clone());
                     if let Some(answer) = answer(&message[..end], kind, records.get(&name)) {
                         let _ = socket.send_to(&answer, peer);
                     }
@@ -61,9 +60,9 @@ impl NameServer {
         Self { asked, ended, thread: Some(thread) }
     }
 
-    /// The names it has been asked for since the last time, each once, in order.
+    /// The names it was asked for since the last call, each once, in order.
     pub fn asked(&self) -> Vec<String> {
-        let mut names = std::mem::take(&mut *self.asked.lock().expect("nobody panics in here"));
+        let mut names = std::mem::take(&mut *self.asked.lock().expect("no thread panics with the lock held"));
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
         names

@@ -51,10 +51,10 @@ struct Seen {
     more: Condvar,
 }
 
-/// The events since it was made. It ends, silently, with containerd.
+/// The events since it was made. When containerd ends, no more come.
 #[derive(Debug)]
 pub struct Events<'a> {
-    // Held for its end: dropping it kills `ctr events`.
+    // Held to be dropped, which kills `ctr events`.
     _process: Process,
     seen: Arc<Seen>,
     world: &'a World,
@@ -95,13 +95,14 @@ impl<'a> Events<'a> {
         assert!(subscribed.is_some(), "`ctr events` shows nothing");
     }
 
-    /// Waits for an event, those already seen included.
+    /// Waits for an event; one that was seen before counts, too.
     ///
     /// # Panics
-    /// With `what` and all the events if it has not come within [`SHORT`].
+    /// With `description` and all events if it has not come within [`SHORT`].
     #[track_caller]
-    pub fn wait_for(&self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
-        self.wait(SHORT, matches).unwrap_or_else(|| panic!("no event: {what}; those there are: {:#?}", self.all()))
+    pub fn wait_for(&self, description: &str, matches: impl Fn(&Event) -> bool) -> Event {
+        self.wait(SHORT, matches)
+            .unwrap_or_else(|| panic!("no event: {description}; the events are: {:#?}", self.all()))
     }
 
     /// Waits for the event of this topic about this container.

@@ -1,28 +1,19 @@
-//! The programs the stories run, built from source when first needed.
+//! The programs the stories run, built from source when first needed: `build.rs` says how and where.
 //!
-//! The result lies in `target/guests` under a name with the digest of all it is made from, so a changed
-//! source is built again and an unchanged one never, by whatever process comes first.
+//! Files:
 //!
-//! Failure paths: a missing compiler names the Debian packages to install; a compiler's complaint is
-//! shown as it is.
+//! * `big.rs`: a generated module of over a megabyte.
+//! * `build.rs`: compilers, scripts, and the cache of their results.
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod big;
+mod build;
 
-use sha2::{Digest, Sha256};
+use std::path::PathBuf;
 
+use crate::components;
 use crate::world::Runtime;
-use crate::{components, paths};
-
-/// What `make deps` installs for C guests.
-const PACKAGES: &str = "clang lld wasi-libc libclang-rt-dev-wasm32";
-
-/// Flags of every C guest, for Wasm. wasi-libc is Debian's, under `/usr`.
-const WASM_FLAGS: &[&str] = &["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-Wall", "-Werror", "-Wl,--strip-all"];
-
-/// Flags of every C guest, for the stock runtime: static, as there is no libc in the image.
-const NATIVE_FLAGS: &[&str] = &["-static", "-O2", "-Wall", "-Werror"];
+pub use big::BIG_CODE;
+use build::{NATIVE_FLAGS, WASM_FLAGS, built, compiled, componentized, read, run_script, rust};
 
 /// A program.
 #[derive(Clone, Copy, Debug)]
@@ -35,17 +26,19 @@ pub struct Guest {
 enum Source {
     /// C, with more flags for Wasm.
     C(&'static str, &'static [&'static str]),
-    /// C that calls what a world imports: WIT and the world. It becomes a component.
+    /// C that calls the imports of a world: the source, WIT, and the world's name. It becomes a component.
     CInWorld(&'static str, &'static str, &'static str),
-    /// The same for what is not started but called: it exports what the world does.
+    /// The same for a component without an entry point: it implements the world's exports.
     CService(&'static str, &'static str, &'static str),
+    /// Rust, one file, which needs the standard library alone.
+    Rust(&'static str),
     Wat(&'static str),
-    /// WIT and the world to export.
+    /// WIT, and the name of the world to export.
     Wit(&'static str, &'static str),
     Generated(fn() -> Vec<u8>),
-    /// A bash script that writes to the path it is given: a real program, whose source is not ours.
+    /// A bash script that builds a program from Debian's source and writes it to the path given.
     Script(&'static str),
-    /// In a language that `componentize.sh` knows by this name.
+    /// A language's name in `componentize.sh`.
     Componentized(&'static str),
 }
 
@@ -90,14 +83,16 @@ impl Guest {
     pub const FILES: Self = c!("files");
     /// Clocks and random bytes.
     pub const CLOCK: Self = c!("clock");
+    /// In Rust: prints its arguments, environment, a file and its stdin, and ends with the code given.
+    pub const REPORT: Self = Self { name: "report", source: Source::Rust(include_str!("../guests/report.rs")) };
     /// Native only: a pod's sandbox.
     pub const PAUSE: Self = c!("pause");
-    /// Greets who connects to the TCP port given as argument.
+    /// Writes a greeting to each connection on the TCP port given as argument.
     pub const TCP: Self = Self {
         name: "tcp",
         source: Source::CInWorld(include_str!("../guests/tcp.c"), include_str!("../guests/tcp.wit"), "server"),
     };
-    /// Recurses until the stack ends.
+    /// Recurses until its stack overflows.
     pub const RECURSE: Self = wat!("recurse");
     /// Takes memory, MiB by MiB, and holds it for so many seconds.
     pub const GROW: Self = c!("grow");
@@ -113,14 +108,14 @@ impl Guest {
     pub const BIG_MEMORY: Self = wat!("big-memory");
     /// Valid, with nothing to call.
     pub const NO_ENTRY: Self = wat!("no-entry");
-    /// A component of a world that is no command.
+    /// A component of a world that is neither a command nor an HTTP service.
     pub const CALCULATOR: Self = wit!("calculator", "calculator");
-    /// An HTTP service: see its source for what it does by path.
+    /// An HTTP service: see its source for its paths.
     pub const HTTP: Self = Self {
         name: "http",
         source: Source::CService(include_str!("../guests/http.c"), include_str!("../guests/http.wit"), "service"),
     };
-    /// A client of HTTP: see its source for its arguments and what it prints.
+    /// An HTTP client: see its source for its arguments and output.
     pub const FETCH: Self = Self {
         name: "fetch",
         source: Source::CInWorld(include_str!("../guests/fetch.c"), include_str!("../guests/http.wit"), "client"),
@@ -140,7 +135,7 @@ impl Guest {
     pub const PYTHON: Self = Self { name: "python", source: Source::Componentized("python") };
     /// An HTTP service of WASI 0.3 in Python (componentize-py, 22 MB): see `componentize/service_p3.py`.
     pub const PYTHON_P3: Self = Self { name: "python-p3", source: Source::Componentized("python-p3") };
-    /// A native program only: what is around it in a pod.
+    /// Native only: prints the namespaces, processes and settings that it sees in a pod.
     pub const PEER: Self = c!("peer");
     /// A TCP server, a client, and look-ups of names: see its source for the verbs.
     pub const NET: Self = Self {
@@ -149,15 +144,15 @@ impl Guest {
     };
     /// The Lua interpreter, from Debian's source package (without coroutines and `pcall`).
     pub const LUA: Self = Self { name: "lua", source: Source::Script(include_str!("../guests/lua.sh")) };
-    /// Over 1 MB of code; ends with [`BIG_CODE`] if all of it computed what it should.
-    pub const BIG: Self = Self { name: "big", source: Source::Generated(big) };
+    /// Over 1 MB of code; ends with [`BIG_CODE`] if its result is right.
+    pub const BIG: Self = Self { name: "big", source: Source::Generated(big::module) };
 
     /// Its name, without extension.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The Wasm file: a core module, or a component for those that are one.
+    /// The Wasm file: a core module, or a component where the source is written for a world.
     pub fn wasm(&self) -> PathBuf {
         match self.source {
             Source::C(source, flags) => {
@@ -177,6 +172,7 @@ impl Guest {
                 let make = || components::from_reactor_in(&read(&module), wit, world);
                 built(self.name, "wasm", &[&key, wit, world], make)
             }
+            Source::Rust(source) => built(self.name, "wasm", &[source, build::RUST_SCRIPT], || rust(self.name, source)),
             Source::Wat(source) => built(self.name, "wasm", &[source], || {
                 wat::parse_str(source).unwrap_or_else(|error| panic!("{}: {error}", self.name))
             }),
@@ -185,7 +181,7 @@ impl Guest {
             }
             Source::Componentized(language) => componentized(language),
             Source::Script(script) => built(self.name, "wasm", &[script], || run_script(self.name, script)),
-            Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests.rs")], make),
+            Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests/big.rs")], make),
         }
     }
 
@@ -212,137 +208,13 @@ impl Guest {
         read(&compiled(self.name, "elf", source, NATIVE_FLAGS))
     }
 
-    /// What a runtime runs.
+    /// The form that `runtime` runs.
     pub fn bytes_for(&self, runtime: Runtime) -> Vec<u8> {
         match runtime {
             Runtime::Hearth => self.wasm_bytes(),
             Runtime::Runc => self.native_bytes(),
         }
     }
-}
-
-/// Builds a C source with clang.
-fn compiled(name: &str, extension: &str, source: &str, flags: &[&str]) -> PathBuf {
-    let key = flags.join(" ");
-    built(name, extension, &[source, &key], || {
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let (input, output) = (directory.path().join("guest.c"), directory.path().join("guest"));
-        fs::write(&input, source).expect("it is writable");
-        compile(&input, &output, flags);
-        read(&output)
-    })
-}
-
-fn compile(input: &Path, output: &Path, flags: &[&str]) {
-    let compiler = Command::new("clang")
-        .args(flags)
-        .arg(input)
-        .arg("-o")
-        .arg(output)
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run clang ({error}): `make deps` installs {PACKAGES}"));
-    assert!(
-        compiler.status.success(),
-        "clang {} (are all of {PACKAGES} installed? `make deps` does that):\n{}",
-        flags.join(" "),
-        String::from_utf8_lossy(&compiler.stderr)
-    );
-}
-
-/// What `componentize.sh` makes; it keeps that by itself, outside of the repository.
-fn componentized(language: &str) -> PathBuf {
-    let script = paths::repository().join("tests/guests/componentize.sh");
-    let run = Command::new(&script).arg(language).output().expect("bash starts");
-    let log = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "{} {language} (does `make deps` install all it needs?):\n{log}", script.display());
-    PathBuf::from(String::from_utf8_lossy(&run.stdout).trim_end())
-}
-
-/// Runs a script that builds a guest.
-fn run_script(name: &str, script: &str) -> Vec<u8> {
-    let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let output = directory.path().join("guest");
-    let run = Command::new("bash").args(["-c", script, name]).arg(&output).output().expect("bash starts");
-    let log = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "guests/{name}.sh (needs {PACKAGES}, dpkg-dev and Debian's mirror):\n{log}");
-    read(&output)
-}
-
-/// The file made from `inputs`; `make` is called if there is none yet, once on the whole machine.
-fn built(name: &str, extension: &str, inputs: &[&str], make: impl FnOnce() -> Vec<u8>) -> PathBuf {
-    let mut digest = Sha256::new();
-    for input in inputs {
-        digest.update((input.len() as u64).to_le_bytes());
-        digest.update(input);
-    }
-    let key = &hex::encode(digest.finalize())[..16];
-    let directory = paths::target().join("guests");
-    let path = directory.join(format!("{name}-{key}.{extension}"));
-    if path.exists() {
-        return path;
-    }
-    fs::create_dir_all(&directory).expect("the target directory is writable");
-    let lock = File::create(directory.join(".lock")).expect("the target directory is writable");
-    lock.lock().expect("a file can be locked");
-    if !path.exists() {
-        let bytes = make();
-        let file = tempfile::NamedTempFile::new_in(&directory).expect("it is writable");
-        fs::write(file.path(), bytes).expect("it is writable");
-        file.persist(&path).expect("it is one file system");
-    }
-    path
-}
-
-fn read(path: &Path) -> Vec<u8> {
-    fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// How [`Guest::BIG`] ends when it computed right.
-pub const BIG_CODE: i32 = 42;
-
-/// A module of many functions, each a chain of arithmetic on its argument; `_start` calls one after
-/// another and compares the result with the one computed here.
-fn big() -> Vec<u8> {
-    const FUNCTIONS: u32 = 3000;
-    const STEPS: u32 = 80;
-    let mut random = 0x9e37_79b9_u32;
-    let mut next = || {
-        // xorshift: any fixed sequence does.
-        random ^= random << 13;
-        random ^= random >> 17;
-        random ^= random << 5;
-        random
-    };
-    let mut value = 1_u32;
-    let mut text = String::from(
-        "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32)))\n\
-         (memory (export \"memory\") 1)\n",
-    );
-    for index in 0..FUNCTIONS {
-        text += &format!("(func $f{index} (param i32) (result i32) (local.get 0)\n");
-        for _ in 0..STEPS {
-            let constant = next();
-            let (instruction, result) = match next() % 4 {
-                0 => ("i32.add", value.wrapping_add(constant)),
-                1 => ("i32.xor", value ^ constant),
-                2 => ("i32.mul", value.wrapping_mul(constant)),
-                _ => ("i32.rotl", value.rotate_left(constant % 32)),
-            };
-            text += &format!("(i32.const {}) {instruction}\n", constant as i32);
-            value = result;
-        }
-        text += ")\n";
-    }
-    text += "(func (export \"_start\") (i32.const 1)\n";
-    for index in 0..FUNCTIONS {
-        text += &format!("(call $f{index})\n");
-    }
-    text += &format!(
-        "(if (i32.eq (i32.const {})) (then (call $exit (i32.const {BIG_CODE}))))\n\
-         (call $exit (i32.const 1))))",
-        value as i32
-    );
-    wat::parse_str(&text).expect("the text is well-formed")
 }
 
 #[cfg(test)]
@@ -369,14 +241,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_once_is_not_built_again() {
-        let first = built("built-once", "txt", &["a"], || b"one".to_vec());
-        let second = built("built-once", "txt", &["a"], || panic!("it is there"));
-        assert_eq!(first, second);
-        let changed = built("built-once", "txt", &["b"], || b"two".to_vec());
-        assert_ne!(first, changed);
-        for path in [first, changed] {
-            fs::remove_file(path).expect("it was just built");
-        }
+    fn the_rust_program_is_a_module_of_preview_1_and_becomes_a_component() {
+        let module = Guest::REPORT.wasm_bytes();
+        assert!(module.starts_with(b"\0asm\x01\0\0\0"), "a core module");
+        let name = b"wasi_snapshot_preview1";
+        assert!(module.windows(name.len()).any(|window| window == name));
+        assert!(Guest::REPORT.component_bytes().starts_with(b"\0asm\x0d\0\x01\0"), "a component");
     }
 }

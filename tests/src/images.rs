@@ -1,4 +1,4 @@
-//! Images, written as OCI layout tar files: there is no registry to pull from.
+//! Images, written as tar files of OCI layouts: there is no registry to pull from.
 //!
 //! Two kinds: an ordinary image of Linux on amd64, from scratch, and a CNCF Wasm OCI artifact
 //! (<https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/>), whose one layer is the
@@ -56,7 +56,7 @@ impl Layer {
         self
     }
 
-    /// Adds a symbolic link, with whatever target.
+    /// Adds a symbolic link. The target need not exist.
     pub fn symlink(mut self, path: &str, target: &str) -> Self {
         let (path, target) = (path.to_owned(), target.to_owned());
         self.entries.push(Entry::Symlink { path, target });
@@ -220,7 +220,7 @@ impl Image {
         }
     }
 
-    /// What `ctr images import` needs to hear for this kind of image.
+    /// The flags that `ctr images import` needs for this kind of image.
     pub fn import_flags(&self) -> &'static [&'static str] {
         match &self.content {
             Content::Linux { .. } => &[],

@@ -1,9 +1,9 @@
-//! What the tests of this checkout have left on the host: directories, cgroups, processes, mounts.
+//! Finds the things that the tests of this checkout have left on the host: directories, cgroups, processes, mounts.
 //!
-//! All of it carries the path of a machine's directory somewhere: in its own name, in a command line, in
-//! a mount point. A network namespace is left where a process or a mount holds it; those of a machine's
-//! pods are mounted in its own `/run` and go with it, as does the bridge in the machine's own. That the
-//! bridge was not made on the host is looked at.
+//! All of it carries the path of a machine's directory somewhere: in its own name, in a command line, in a mount point.
+//! A network namespace is left only where a process or a mount holds it: the namespaces of a machine's pods are mounted
+//! in its own `/run` and go with it, as does the bridge in the machine's own namespace. The bridge must not exist on
+//! the host.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,16 +1,16 @@
 //! A private machine: pid and mount namespaces of its own, a private `/run`, and one directory.
 //!
-//! The *keeper* (a shell outside) makes the directory, runs *init* (a shell inside, pid 1, reaping
-//! orphans) and removes the directory when init is gone. Init lives as long as it can read from the
-//! lifeline, a pipe whose other end is the test process.
+//! The *keeper* (a shell outside) makes the directory, runs *init* (a shell inside, pid 1, which reaps orphans) and
+//! removes the directory when init is gone. Init lives as long as it can read from the lifeline, a pipe whose other end
+//! is the test process.
 //!
 //! A machine for pods has a network namespace of its own, too, so that bridges, addresses and packet
 //! filters are its alone; the files of pods' network namespaces lie in its `/run`, the state of CNI in
 //! its `/var/lib`, and mounts travel between its own mount namespaces as they do on a node. Cgroups cannot
 //! be made private here: its pods are under [`Machine::cgroup`], which the keeper removes.
 //!
-//! Failure paths: no root or no namespaces is a panic that says so; everything after that is undone by
-//! the keeper, which ignores the terminal's signals and sits in a process group of its own.
+//! Failure paths: no root or no namespaces is a panic that says so; everything after that is undone by the keeper,
+//! which ignores the terminal's signals and is in a process group of its own.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -25,8 +25,8 @@ use crate::paths;
 use crate::process::{self, wait_child};
 use crate::wait::{SHORT, within};
 
-/// The keeper's script: `$1` is the template of the directory's name, `$2` init's script, the rest more
-/// namespaces. What is in a cgroup ended with init.
+/// The keeper's script: `$1` is the template of the directory's name, `$2` init's script, the rest more namespaces. The
+/// processes in the cgroups ended with init.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP QUIT
 directory=$(mktemp -d "$1") || exit 1
@@ -46,8 +46,8 @@ mount -t tmpfs -o mode=755 tmpfs /run && echo ready || exit 1
 while read -r _; do :; done
 "#;
 
-/// What init does first on a machine for pods. `/var/lib` is overlaid, so that what is written there stays
-/// here, and what is read there is still found. (Loopback up: a new network namespace has it down.)
+/// Init's script on a machine for pods. `/var/lib` is an overlay: reads find the host's files, and writes stay on this
+/// machine. (In a new network namespace loopback is down.)
 const POD_INIT: &str = r#"
 mount -t tmpfs -o mode=755 tmpfs /run && mkdir -p /run/netns /run/overlay/{new,work} || exit 1
 mount -t overlay -o lowerdir=/var/lib,upperdir=/run/overlay/new,workdir=/run/overlay/work overlay /var/lib || exit 1
@@ -55,7 +55,7 @@ mount --make-rshared / && ip link set lo up && echo ready || exit 1
 while read -r _; do :; done
 "#;
 
-/// What a machine has of its own.
+/// The namespaces and directories that are the machine's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// pid and mount namespaces, and `/run`.
@@ -77,7 +77,7 @@ impl Machine {
     /// Makes the namespaces and the directory.
     ///
     /// # Panics
-    /// If that is not possible, saying what is missing.
+    /// If that is not possible, with the missing right or program.
     pub fn new(kind: Kind) -> Self {
         let root = rustix::process::geteuid().is_root();
         assert!(root, "the stories mount file systems and make namespaces: run them as root");
@@ -107,7 +107,7 @@ impl Machine {
         Self { kind, keeper, init, directory }
     }
 
-    /// What it has of its own.
+    /// The machine's kind.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -117,7 +117,7 @@ impl Machine {
         &self.directory
     }
 
-    /// The cgroup of its pods, in every hierarchy there is: what they leave in it is seen, and removed.
+    /// The cgroup of its pods, in every hierarchy of the host: leftovers in it are reported, and removed.
     pub fn cgroup(&self) -> String {
         format!("/{}", self.name())
     }
@@ -140,7 +140,7 @@ impl Machine {
         if self.kind == Kind::Tasks {
             return work();
         }
-        // A thread of its own: it never comes back to the host's network.
+        // A thread of its own, as it never returns to the host's network.
         std::thread::scope(|scope| {
             let entered = scope.spawn(|| {
                 let namespace = File::open(format!("/proc/{}/ns/net", self.init)).expect("init runs");
@@ -196,12 +196,12 @@ impl Drop for Machine {
     }
 }
 
-/// `/tmp/hearth-CHECKOUT-XXXXXX`: one checkout's leftovers are told from another's.
+/// `/tmp/hearth-CHECKOUT-XXXXXX`: the leftovers of two checkouts have different names.
 fn template() -> String {
     format!("{}XXXXXX", prefix())
 }
 
-/// What the path of each machine's directory begins with.
+/// The beginning of the path of each machine's directory.
 pub fn prefix() -> String {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(paths::repository().as_os_str().as_encoded_bytes());

@@ -30,7 +30,7 @@ impl Metrics {
     /// Scrapes `http://ADDRESS/metrics`.
     ///
     /// # Panics
-    /// If nobody answers with 200 and well-formed text.
+    /// If the answer is not 200 with well-formed text.
     pub fn fetch(address: &str) -> Self {
         let answer = get(address, "/metrics").unwrap_or_else(|error| panic!("{address}: {error}"));
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer has a head");
@@ -51,8 +51,8 @@ impl Metrics {
         Self { samples, text: text.to_owned() }
     }
 
-    /// The sum of the samples of this name that have these labels; 0 if there is none, as a counter
-    /// that was never touched has no sample.
+    /// The sum of the samples of this name that have these labels; 0 if there is none: a counter that was never
+    /// incremented has no sample.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has =
             |sample: &Sample, &(key, value): &(&str, &str)| sample.labels.get(key).is_some_and(|found| found == value);
@@ -90,7 +90,7 @@ impl Metrics {
 /// One request over HTTP/1.1, without keeping the connection.
 ///
 /// # Errors
-/// What the connection says.
+/// The connection's error.
 pub fn get(address: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(SHORT))?;

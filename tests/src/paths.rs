@@ -1,4 +1,4 @@
-//! Where the build puts things.
+//! The paths of programs that the build makes.
 
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ pub fn hearthctl() -> PathBuf {
     built(target().join("release/hearthctl"), "make build")
 }
 
-/// The daemon with points to be killed at, as `make faults` leaves it.
+/// The daemon with fault points, as `make faults` leaves it.
 ///
 /// # Panics
 /// If it has not been built.
@@ -49,12 +49,12 @@ pub fn shim_directory() -> PathBuf {
     directory
 }
 
-/// containerd and ctr: those on `PATH`, or those in the directory `HEARTH_TEST_CONTAINERD` names.
+/// A program of containerd's: on `PATH`, or in the directory that `HEARTH_TEST_CONTAINERD` names.
 pub fn containerd(program: &str) -> PathBuf {
     containerd_directory().unwrap_or_default().join(program)
 }
 
-/// The directory `HEARTH_TEST_CONTAINERD` names; `deploy/fetch-containerd.sh` makes such.
+/// The directory that `HEARTH_TEST_CONTAINERD` names; `deploy/fetch-containerd.sh` makes such directories.
 pub fn containerd_directory() -> Option<PathBuf> {
     std::env::var_os("HEARTH_TEST_CONTAINERD").map(PathBuf::from)
 }

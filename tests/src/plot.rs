@@ -1,8 +1,8 @@
-//! Lines over time as an SVG: what a dashboard's panel shows, where there is no Grafana to show it.
+//! Lines over time as an SVG: pictures of a dashboard's panels, as Debian has no Grafana.
 
 use std::fmt::Write as _;
 
-/// A line: what it is called, and its points (seconds, value).
+/// A line: its name, and its points (seconds, value).
 pub type Line = (String, Vec<(f64, f64)>);
 
 const WIDTH: f64 = 860.0;
@@ -12,7 +12,7 @@ const TOP: f64 = 34.0;
 const COLOURS: [&str; 10] =
     ["#3366cc", "#dc3912", "#109618", "#ff9900", "#990099", "#0099c6", "#dd4477", "#66aa00", "#b82e2e", "#316395"];
 
-/// A picture of lines. `unit`: Grafana's name of what the values are.
+/// A picture of lines. `unit` is Grafana's name of the values' unit.
 pub fn svg(title: &str, unit: &str, lines: &[Line]) -> String {
     let points = || lines.iter().flat_map(|(_, points)| points).filter(|(_, value)| value.is_finite());
     let begin = points().map(|point| point.0).fold(f64::INFINITY, f64::min);

@@ -1,7 +1,7 @@
-//! A process on the private machine, and what it leaves: a status, output, a log.
+//! A process on the private machine, its signals and its exit status.
 //!
-//! It is started through `nsenter`, which stays outside and passes the status on: the process itself is
-//! its only child. Dropping a [`Process`] kills and reaps both.
+//! It is started through `nsenter`, which stays outside and passes the status on: the process is its only child.
+//! Dropping a [`Process`] kills and reaps both.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -49,7 +49,7 @@ impl Process {
     /// Sends a signal; nothing happens if the process has ended.
     pub fn signal(&self, signal: Signal) {
         if let Some(pid) = self.pid().and_then(Pid::from_raw) {
-            // ESRCH: it ended between the look and the signal.
+            // ESRCH: it ended before the signal.
             let _ = kill_process(pid, signal);
         }
     }
@@ -106,12 +106,12 @@ pub fn wait_child(child: &mut Child, deadline: Duration) -> Option<ExitStatus> {
         let left = end.checked_duration_since(Instant::now())?;
         let left = Timespec::try_from(left).expect("deadlines are short");
         let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-        // EINTR: look again.
+        // EINTR: poll again.
         let _ = poll(&mut fds, Some(&left));
     }
 }
 
-/// What a shell would show: the code, or 128 + the signal.
+/// The exit code as a shell shows it: the code, or 128 + the signal.
 pub fn code(status: ExitStatus) -> i32 {
     status
         .code()

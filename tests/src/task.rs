@@ -1,4 +1,4 @@
-//! `ctr run`, as a story says it.
+//! `ctr run`, as a verb of a story.
 
 use crate::ctr::{Ctr, Output, Running};
 use crate::world::{Imported, Runtime, World};
@@ -22,7 +22,7 @@ impl<'a> Run<'a> {
 
     /// Arguments after the image's entry point.
     pub fn args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
-        // What `ctr run` is given takes the place of the entry point.
+        // The arguments of `ctr run` replace the entry point.
         self.command = self.image.entry.clone();
         self.command.extend(arguments.into_iter().map(Into::into));
         self

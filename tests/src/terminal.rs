@@ -1,5 +1,4 @@
-//! A process with a terminal, and the person in front of it: containerd's API and two FIFOs, as `kubectl`
-//! has them in the end.
+//! A process with a terminal, and its user: containerd's API and two FIFOs, as `kubectl` uses them in the end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -41,7 +40,7 @@ impl Api {
     /// Creates the task of a container, with a terminal.
     ///
     /// # Errors
-    /// What the runtime answered.
+    /// The runtime's error.
     pub fn create_on_terminal(&self, id: &str) -> Result<Terminal<'_>, Status> {
         let terminal = Terminal::new(self, id, "");
         let [stdin, stdout] = terminal.fifos();
@@ -59,7 +58,7 @@ impl Api {
     /// Adds an exec to a task, with a terminal. `process` is its OCI process.
     ///
     /// # Errors
-    /// What the runtime answered.
+    /// The runtime's error.
     pub fn exec_on_terminal(&self, id: &str, exec_id: &str, process: &Value) -> Result<Terminal<'_>, Status> {
         let terminal = Terminal::new(self, id, exec_id);
         let [stdin, stdout] = terminal.fifos();
@@ -111,28 +110,28 @@ impl<'a> Terminal<'a> {
     /// Types.
     ///
     /// # Panics
-    /// If nobody has the FIFO open.
+    /// If the runtime does not have the FIFO open.
     pub fn types(&mut self, bytes: &[u8]) {
         self.keyboard.as_mut().expect("the client is there").write_all(bytes).expect("the runtime reads it");
     }
 
-    /// Says how large the window is.
+    /// Sets the window's size.
     ///
     /// # Errors
-    /// What the runtime answered.
+    /// The runtime's error.
     pub fn resize(&self, width: u32, height: u32) -> Result<(), Status> {
         let (container_id, exec_id) = (self.id.clone(), self.exec_id.clone());
         let resize = ResizePtyRequest { container_id, exec_id, width, height };
         self.api.runtime.block_on(self.client().resize_pty(request(resize))).map(|_| ())
     }
 
-    /// Closes the client's ends and opens them again, as an attach that ends and another that begins.
+    /// Closes the client's ends and opens them again, as when one attach ends and another begins.
     pub fn attach_again(&mut self) {
         self.keyboard = None;
         self.keyboard = Some(keyboard(self.directory.path()));
     }
 
-    /// Waits until this is on the screen.
+    /// Waits until the output contains `text`.
     ///
     /// # Panics
     /// If the output ends first, or [`SHORT`] passes.
@@ -147,13 +146,12 @@ impl<'a> Terminal<'a> {
         }
     }
 
-    /// All that was shown so far.
+    /// All output so far.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.seen).into_owned()
     }
 
-    /// Waits for the end of the process and of its output and deletes it; gives its exit code and all that
-    /// was shown.
+    /// Waits for the end of the process and of its output, and deletes it. Returns its exit code and all output.
     ///
     /// # Panics
     /// If it does not end within [`SHORT`], or the runtime refuses.
@@ -181,7 +179,7 @@ fn keyboard(directory: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(directory.join("stdin")).expect("it was just made")
 }
 
-/// What is shown, read by a thread; it ends when the runtime has closed the FIFO.
+/// The output, read by a thread. It ends when the runtime has closed the FIFO.
 fn screen(directory: &Path) -> Receiver<Vec<u8>> {
     let (sender, chunks) = channel();
     let path = directory.join("stdout");

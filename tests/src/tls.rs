@@ -6,7 +6,7 @@ use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
-/// Who signs certificates.
+/// A certificate authority.
 #[derive(Debug)]
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -23,15 +23,15 @@ impl Authority {
         Authority(CertifiedIssuer::self_signed(about, key).expect("it can sign"))
     }
 
-    /// Its certificate, as a file has it.
+    /// Its certificate in PEM.
     pub fn pem(&self) -> String {
         self.0.pem()
     }
 
-    /// How a server of this name speaks TLS, with a certificate signed here.
+    /// The TLS configuration of a server of this name, with a certificate of this authority.
     ///
     /// # Panics
-    /// If it is no name.
+    /// If it is not a DNS name.
     pub fn server(&self, name: &str) -> ServerConfig {
         let key = KeyPair::generate().expect("a key can be made");
         let about = CertificateParams::new([name.to_owned()]).expect("a name");

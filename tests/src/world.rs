@@ -1,14 +1,19 @@
 //! A machine with containerd and `hearthd` on it, and the verbs of a story.
 //!
-//! Dropping a [`World`] deletes its tasks and checks that both daemons let go of everything: no mount of
-//! a task, no process but the daemons, no socket of theirs after they ended. A story that fails shows
-//! the end of both logs instead.
+//! Dropping a [`World`] deletes its tasks and checks that both daemons have released everything: no mount of a task, no
+//! process but the daemons, no socket of the daemons after their end. A story that fails prints the end of both logs
+//! instead.
+//!
+//! Files:
+//!
+//! * `end.rs`: the end of a world.
+
+mod end;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use crate::api::Api;
 use crate::ctr::Ctr;
@@ -21,18 +26,18 @@ use crate::metrics::Metrics;
 use crate::paths;
 use crate::process::Process;
 use crate::task::Run;
-use crate::wait::{SHORT, eventually, within};
+use crate::wait::{SHORT, eventually};
 
 /// containerd's namespace of the stories.
 pub const NAMESPACE: &str = "stories";
 
-/// What runs the tasks.
+/// The runtime of the tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Runtime {
     /// `io.containerd.hearth.v1`, running Wasm.
     Hearth,
-    /// The stock `io.containerd.runc.v2`, running the same programs as native ones. It tells whether a
-    /// story itself is right.
+    /// The stock `io.containerd.runc.v2`, which runs native builds of the same programs. It shows whether a story
+    /// itself is right.
     Runc,
 }
 
@@ -55,7 +60,7 @@ impl Runtime {
     }
 }
 
-/// An image containerd knows.
+/// An image that was imported into containerd.
 #[derive(Clone, Debug)]
 pub struct Imported {
     /// Its reference.
@@ -69,7 +74,7 @@ pub struct Imported {
 pub struct World {
     // Dropped first to last: daemons before the machine they run on.
     hearthd: Option<Process>,
-    /// Those that have taken over since, the newest last.
+    /// The daemons that have taken over since, the newest last.
     successors: Mutex<Vec<Process>>,
     containerd: Option<Process>,
     machine: Machine,
@@ -120,7 +125,7 @@ impl World {
         &self.layout
     }
 
-    /// What runs the tasks.
+    /// The runtime of the tasks.
     pub fn runtime(&self) -> Runtime {
         self.runtime
     }
@@ -179,7 +184,7 @@ impl World {
         }
     }
 
-    /// Starts a daemon with other options, one that a story sees to itself; whether it got ready.
+    /// Starts a daemon with other options, which the story stops itself. The flag says whether it got ready.
     pub fn try_start_hearthd(&self, options: &HearthdOptions) -> (Process, bool) {
         daemons::try_start_hearthd(&self.machine, &self.layout, options)
     }
@@ -191,7 +196,8 @@ impl World {
         self.successors.lock().expect("no story panics in here").push(hearthd);
     }
 
-    /// As [`Self::upgrade_hearthd`], with other options, for one that may not get ready; whether it did.
+    /// As [`Self::upgrade_hearthd`], with other options, for a daemon that may not get ready. The flag says whether it
+    /// did.
     pub fn try_upgrade_hearthd(&self, options: &HearthdOptions) -> (Process, bool) {
         let options = HearthdOptions { replaces: true, ..options.clone() };
         daemons::try_start_hearthd(&self.machine, &self.layout, &options)
@@ -279,7 +285,7 @@ impl World {
         Imported { name: image.name().to_owned(), entry: image.entry() }
     }
 
-    /// containerd's gRPC API, for what `ctr` cannot say.
+    /// containerd's gRPC API, for calls that `ctr` cannot make.
     pub fn api(&self) -> Api {
         Api::connect(&self.layout.containerd_socket())
     }
@@ -325,7 +331,7 @@ impl World {
         self.ctr(["tasks", "kill", "--signal", signal, id])
     }
 
-    /// Waits until a task has stopped, deletes it, and gives its exit code (`ctr` does not tell it).
+    /// Waits until a task has stopped, deletes it, and returns its exit code, which `ctr` does not print.
     #[track_caller]
     pub fn finish(&self, id: &str) -> u32 {
         self.wait_for_status(id, "STOPPED");
@@ -354,7 +360,7 @@ impl World {
         Ctr::program(&self.machine, program.into(), arguments.into_iter().map(Into::into).collect())
     }
 
-    /// What `hearthctl ARGUMENTS --json` answers.
+    /// The answer of `hearthctl ARGUMENTS --json`.
     ///
     /// # Panics
     /// If it fails, or the answer is no JSON.
@@ -423,98 +429,10 @@ impl World {
         fs::write(&path, bytes).expect("the machine's directory is writable");
         path
     }
-
-    // --- the end ---------------------------------------------------------------------------------
-
-    /// Deletes what tasks are left, best effort: a story may have ended with one of the daemons down.
-    fn delete_tasks(&self) {
-        if self.containerd.is_none() {
-            return;
-        }
-        let quick = Duration::from_secs(10);
-        let listed = self.ctr(["containers", "ls", "--quiet"]).deadline(quick).run().stdout();
-        for id in listed.split_whitespace() {
-            self.ctr(["tasks", "rm", "--force", id]).deadline(quick).run();
-            self.ctr(["containers", "rm", id]).deadline(quick).run();
-        }
-    }
-
-    /// What is still there although every task has been deleted: one line each.
-    fn leftovers(&mut self) -> Vec<String> {
-        let mut left = Vec::new();
-        if self.hearthd.is_some() {
-            let gone = within(SHORT, || self.hearthd_mounts().is_empty().then_some(()));
-            if gone.is_none() {
-                left.extend(self.hearthd_mounts().into_iter().map(|m| format!("mount {m}")));
-            }
-        }
-        left.extend(self.stop_hearthds());
-        self.containerd.take().map(Process::stop);
-        let gone = within(SHORT, || self.machine.processes().is_empty().then_some(()));
-        if gone.is_none() {
-            let processes = self.machine.processes().into_iter();
-            left.extend(processes.map(|(pid, line)| format!("process {pid}: {line}")));
-        }
-        left.extend(self.mounts_of(self.machine.init()).into_iter().map(|m| format!("mount {m}")));
-        left.extend(sockets(&self.layout.hearthd_state()));
-        left.extend(self.machine.cgroups().into_iter().map(|cgroup| format!("cgroup {}", cgroup.display())));
-        left.extend(self.network_namespaces().into_iter().map(|name| format!("network namespace {name}")));
-        left
-    }
-
-    /// Stops the newest; those it has replaced leave by themselves when their tasks are deleted.
-    fn stop_hearthds(&mut self) -> Vec<String> {
-        let gone = within(SHORT, || (self.older_hearthds() == 0).then_some(()));
-        let left = match gone {
-            Some(()) => Vec::new(),
-            None => vec![format!("{} older hearthds although their tasks are deleted", self.older_hearthds())],
-        };
-        self.stop_hearthd();
-        self.successors.get_mut().expect("no story panics in here").clear();
-        self.hearthd = None;
-        let generations = fs::read_dir(self.layout.hearthd_state().join("s")).into_iter().flatten().flatten();
-        left.into_iter().chain(generations.map(|entry| format!("generation {}", entry.path().display()))).collect()
-    }
-
-    fn show_logs(&self) {
-        for log in [self.layout.containerd_log(), self.layout.hearthd_log()] {
-            if log.exists() {
-                eprintln!("--- the end of {}:\n{}", log.display(), daemons::tail(&log));
-            }
-        }
-    }
 }
 
 impl Default for World {
     fn default() -> Self {
         Self::new()
     }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.show_logs();
-            return;
-        }
-        self.delete_tasks();
-        let left = self.leftovers();
-        if !left.is_empty() {
-            self.show_logs();
-        }
-        assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
-    }
-}
-
-/// The sockets in a directory of the daemon's, which removes them when it ends.
-fn sockets(directory: &Path) -> Vec<String> {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(entries) = fs::read_dir(directory) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
-        .map(|entry| format!("socket {}", entry.path().display()))
-        .collect()
 }

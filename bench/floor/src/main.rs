@@ -1,9 +1,8 @@
-//! `containerd-shim-floor-v1`: the least a containerd shim can be, for `hearth-bench` to measure what
-//! containerd itself takes.
+//! `containerd-shim-floor-v1`: the smallest possible containerd shim, with which `hearth-bench` measures containerd's
+//! own time.
 //!
-//! `start` prints the address of a server that runs already, `NAMESPACE.sock` beside this program; all
-//! else succeeds without a word, which to containerd is an empty answer. No file is read, no socket
-//! dialled.
+//! `start` prints the address of a server that runs already, `NAMESPACE.sock` beside this program. Every other action
+//! succeeds without output, which containerd reads as an empty answer. No file is read, no socket dialled.
 //!
 //! Failure path: arguments that name no namespace are one line on stderr and status 1.
 #![forbid(unsafe_code)]

@@ -1,5 +1,5 @@
-//! The floor: a server of the same hyper and tokio, in a process of its own, that answers every request with the same
-//! bytes, those that the component answered.
+//! The floor: a server of the same hyper and tokio, in a process of its own, that answers every request with the bytes
+//! of the component's answer.
 //!
 //! Failure paths: a connection that breaks off is forgotten; without a port the process ends, and says why.
 
@@ -27,7 +27,7 @@ use crate::signals::Signals;
 /// Headers that a connection adds to an answer, and will add again.
 const OF_THE_CONNECTION: [HeaderName; 3] = [header::CONNECTION, header::DATE, header::TRANSFER_ENCODING];
 
-/// What a component answered with status 200, and the floor answers.
+/// An answer of the component with status 200, which the floor repeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Its own headers.
@@ -37,7 +37,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// What is the component's own of a response.
+    /// The part of a response that is the component's own.
     pub fn of(headers: &HeaderMap, body: Bytes) -> Answer {
         let own = headers.iter().filter(|(name, _)| !OF_THE_CONNECTION.contains(name));
         let headers = own.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
@@ -97,7 +97,7 @@ pub fn serve(file: &Path) -> Result<()> {
 }
 
 async fn connection(stream: TcpStream, headers: Arc<HeaderMap>, body: Bytes) {
-    // As the servers beside it.
+    // The other servers set it, too.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|_| {
         let (headers, body) = (headers.clone(), body.clone());
@@ -109,7 +109,7 @@ async fn connection(stream: TcpStream, headers: Arc<HeaderMap>, body: Bytes) {
             Ok::<_, Infallible>(response)
         }
     });
-    // A client may break off.
+    // A client may close its connection at any time.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_what_the_component_said_and_not_what_the_connection_added() {
+    fn an_answer_has_the_components_headers_and_not_the_connections() {
         let mut headers = HeaderMap::new();
         headers.insert(header::DATE, HeaderValue::from_static("now"));
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

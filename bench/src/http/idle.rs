@@ -5,10 +5,11 @@
 //! two of them one other service, the *busy* one, is asked again and again. Every request has a connection of its own,
 //! which is in the time.
 //!
-//! Memory is the daemon's proportional set size before any request, when all are up, less that with one up. What
-//! containerd and the pod's sandbox need is not in it.
+//! Memory is the daemon's proportional set size before any request, when all are up, less that with one up. The memory
+//! of containerd and of the pod's sandbox is not in it.
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::get::get;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
 use crate::http::servers::free_address;
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
 use crate::scratch::Scratch;
@@ -37,15 +38,15 @@ const AT_ONCE: usize = 16;
 /// Requests to the busy service before each to one at rest.
 const BUSY: usize = 5;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
     /// The component's file.
     pub component: PathBuf,
-    /// What is asked for.
+    /// The path of the requests.
     pub path: String,
-    /// How many services.
+    /// The number of services.
     pub services: usize,
 }
 
@@ -53,7 +54,7 @@ pub struct Options {
 #[derive(Debug, Serialize)]
 pub struct Report {
     schema: u32,
-    machine: Machine,
+    machine: MachineFacts,
     hearthd: Program,
     services: usize,
     component_bytes: usize,
@@ -78,19 +79,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let home = Home::create(scratch.path().join("h"))?.configured(&tasks);
     let mut daemon = Hearthd::launch(&options.hearthd, &home, &events).await?;
     let clients = crowd::connect(&daemon.task_address, 4).await?;
-    let (mut services, mut held) = (Vec::new(), Vec::new());
-    for number in 0..options.services {
-        // All at once, so that none is given twice.
-        let (address, listener) = free_address()?;
-        held.push(listener);
-        let dir = scratch.bundles().join(number.to_string());
-        let image = crowd::image(scratch.bundles(), &format!("i{number}"), &component)?;
-        services.push((address, Bundle::create(dir, &number.to_string(), image, &Recipe::Service(address))?));
-        if number % 100 == 0 {
-            progress(&format!("{number} of {} bundles", options.services));
-        }
-    }
-    drop(held);
+    let services = prepare(options.services, &component, scratch)?;
     let start = |number: usize| crowd::start(&clients[number % clients.len()], &services[number].1.create);
     start(0).await.map_err(|error| daemon.explain(error))?;
     let one = Footprint::of(daemon.pid())?;
@@ -114,7 +103,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
         for _ in 0..BUSY {
             busy.push(ask(0).await?);
         }
-        // From the middle on, every other one, and back: none is its predecessor's neighbour.
+        // Every second service from the middle on, modulo their number: neighbours do not follow each other.
         at_rest.push(ask(1 + (turn * 2 + options.services / 2) % (options.services - 1)).await?);
     }
     progress("ending them");
@@ -128,7 +117,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let summary = |samples: Vec<Duration>| Summary::of(samples).context("no samples");
     Ok(Report {
         schema: SCHEMA,
-        machine: Machine::here(),
+        machine: MachineFacts::here(),
         hearthd: Program::at(&options.hearthd),
         services: options.services,
         component_bytes: component.bytes().len(),
@@ -139,6 +128,23 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
         busy: summary(busy)?,
         at_rest: summary(at_rest)?,
     })
+}
+
+/// Makes the bundles of this many services, each with a free address.
+fn prepare(services: usize, component: &Module, scratch: &Scratch) -> Result<Vec<(SocketAddr, Bundle)>> {
+    let (mut prepared, mut held) = (Vec::new(), Vec::new());
+    for number in 0..services {
+        // The listeners are kept until all have an address, so that no address is given twice.
+        let (address, listener) = free_address()?;
+        held.push(listener);
+        let dir = scratch.bundles().join(number.to_string());
+        let image = crowd::image(scratch.bundles(), &format!("i{number}"), component)?;
+        prepared.push((address, Bundle::create(dir, &number.to_string(), image, &Recipe::Service(address))?));
+        if number % 100 == 0 {
+            progress(&format!("{number} of {services} bundles"));
+        }
+    }
+    Ok(prepared)
 }
 
 impl Report {

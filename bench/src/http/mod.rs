@@ -3,13 +3,14 @@
 //!
 //! All servers run during the whole measurement, each in a process of its own, and are asked in turns: for each number
 //! of connections some rounds, in each of which every server has the load for some seconds. The load generator runs on
-//! the same processors, as all clients of this program do: what it takes is in every number.
+//! the same processors, as all clients of this program do: its time is in every number.
 //!
-//! * [`servers`]: who serves, and how.
-//! * [`floor`]: the server without a guest.
-//! * [`wrk`]: the load.
-//! * [`report`]: the figures.
-//! * [`idle`]: another command: many services at rest.
+//! * `mod.rs`: this page: the rounds.
+//! * `servers.rs`: the servers, and their settings.
+//! * `floor.rs`: the server without a guest.
+//! * `wrk.rs`: the load.
+//! * `report.rs`: the figures.
+//! * `idle.rs`: the `services` command: many services at rest.
 //!
 //! # What the numbers mean
 //!
@@ -18,7 +19,7 @@
 //! * **p50, p99**: of that same closed loop, so with 32 and 256 connections they are the time in the queue before the
 //!   processors, not that of a request alone; with one connection there is no queue.
 //! * **processor time a request**: of the server's process, all threads, read to a hundredth of a second. Other work on
-//!   the machine moves it less than the rest. What requests that a round's end cuts have taken is in it, too.
+//!   the machine moves it less than the rest. The time of requests that a round's end cuts is in it, too.
 //! * **floor**: the same answer by hyper on tokio, which both other servers use: the price of HTTP and of the load.
 //!
 //! # Failure paths
@@ -42,7 +43,7 @@ use crate::events::EventSink;
 use crate::guest::Module;
 use crate::http::report::{Crowd, Report, Round};
 use crate::http::servers::{Served, Server};
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
 use crate::report::{Program, SCHEMA};
 use crate::scratch::Scratch;
@@ -57,7 +58,7 @@ const PLANS: [(u32, u32); 2] = [(9, 4), (3, 1)];
 /// Seconds of load before the first round of each number of connections, at each server.
 const WARM_UP_SECONDS: u32 = 1;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -67,7 +68,7 @@ pub struct Options {
     pub wasmtime: Option<PathBuf>,
     /// The component's file.
     pub component: PathBuf,
-    /// What is asked for.
+    /// The path of the requests.
     pub path: String,
     /// Fewer and shorter rounds.
     pub quick: bool,
@@ -76,10 +77,10 @@ pub struct Options {
 /// Runs it. To be called on the main thread, which the servers are tied to.
 ///
 /// # Errors
-/// The first thing that fails.
+/// The first failure.
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let (rounds, seconds) = PLANS[usize::from(options.quick)];
-    let (machine, wrk) = (Machine::here(), wrk::version()?);
+    let (machine, wrk) = (MachineFacts::here(), wrk::version()?);
     let component = Module::read(&options.component)?;
     crowd::raise_descriptor_limit();
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
@@ -96,7 +97,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
                 progress(&format!("round {} of {rounds}: {}", number + 1, server.by.name()));
                 found.entry(server.by).or_default().push(round(server, &options.path, connections, seconds).await?);
             }
-            // Nobody always follows the same.
+            // No server always follows the same other one.
             servers.reverse();
         }
         progress_done();

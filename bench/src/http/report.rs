@@ -1,4 +1,4 @@
-//! The report of `http`: what goes into the JSON file, and the tables made of it. Pure.
+//! The report of `http`: the contents of the JSON file, and the tables made of it. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use crate::http::servers::{Served, WASMTIME};
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::report::Program;
 use crate::storm::median;
 use crate::table::{Table, micros};
@@ -17,18 +17,18 @@ pub struct Report {
     /// Version of this layout.
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
+    pub machine: MachineFacts,
     /// The daemon.
     pub hearthd: Program,
     /// The other build it was measured against.
     pub against: Option<Program>,
-    /// The program whose `serve` it was measured beside.
+    /// The wasmtime program that it was measured beside.
     pub wasmtime: Option<Program>,
     /// The load generator's name and version.
     pub wrk: String,
     /// The component's size.
     pub component_bytes: usize,
-    /// What was asked for.
+    /// The path of the requests.
     pub path: String,
     /// Bytes of the answer's body.
     pub answer_bytes: usize,
@@ -40,18 +40,18 @@ pub struct Report {
     pub crowds: Vec<Crowd>,
 }
 
-/// What was measured with one number of connections.
+/// The measurements with one number of connections.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Crowd {
     /// Connections at once, each with one request under way.
     pub connections: u32,
-    /// By who served.
+    /// The results by server.
     pub servers: BTreeMap<Served, Rounds>,
     /// The daemon over each of the others.
     pub ratios: BTreeMap<Served, Ratios>,
 }
 
-/// What one round found.
+/// The results of one round.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Round {
     /// Requests answered.
@@ -73,7 +73,7 @@ pub struct Rounds {
     p50: f64,
     p99: f64,
     processor_time: f64,
-    /// In their order; those of the same place in two servers' lists were neighbours in time.
+    /// In their order. Rounds at the same place in two servers' lists were neighbours in time.
     rounds: Vec<Round>,
 }
 
@@ -237,7 +237,7 @@ mod tests {
         }
         Report {
             schema: crate::report::SCHEMA,
-            machine: Machine::here(),
+            machine: MachineFacts::here(),
             hearthd: Program { path: "hearthd".into(), version: "1".into() },
             against: None,
             wasmtime,

@@ -1,14 +1,14 @@
-//! Who serves the component: a hearthd of this program's own, `wasmtime serve`, and the floor; each on a free port of
-//! 127.0.0.1.
+//! The servers of the component: a hearthd of this program's own, `wasmtime serve`, and the floor; each on a free port
+//! of 127.0.0.1.
 //!
 //! Both real servers make an instance for each request, from a pool of the same shape, with a thread per core for
-//! guests, without an access log, and admit the same number of requests and connections. What stays different is what
-//! each is: hearthd has checks in the guest's code with which it can end or pause it anywhere, counts and times
-//! requests, opens the container's root for each, and lets none take more than a minute. `wasmtime serve` is left at
-//! its fastest, without a directory and without `-W timeout`.
+//! guests, without an access log, and admit the same number of requests and connections. The rest is a difference of
+//! the programs: hearthd has checks in the guest's code with which it can end or pause it anywhere, counts and times
+//! requests, opens the container's root for each, and ends a request after a minute. `wasmtime serve` is left at its
+//! fastest, without a directory and without `-W timeout`.
 //!
-//! Failure paths: a server that does not come up is reported with what it said, one that answers otherwise than the
-//! others with both answers; what `wasmtime serve` says later goes to stderr, but for clients that are gone.
+//! Failure paths: a server that does not come up is reported with its output, and a server with another answer than the
+//! others with both answers. Later messages of `wasmtime serve` go to stderr, except for clients that are gone.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::ChildStderr;
 use tokio::time::timeout;
 
-use crate::bundle::{Bundle, Image, Recipe, make_dir};
+use crate::bundle::{Bundle, BundleImage, Recipe, make_dir};
 use crate::crowd;
 use crate::events::EventSink;
 use crate::get::get;
@@ -39,8 +39,8 @@ const TASK: &str = "service";
 /// How long `wasmtime serve` may take to compile the component.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What `wasmtime serve` says when a client closes its connection with a request under way, as the load does with all
-/// of them at the end of each round.
+/// The message of `wasmtime serve` when a client closes its connection with a request under way, as the load does with
+/// all of them at the end of each round.
 const CLIENT_GONE: &str = "error: hyper::Error(IncompleteMessage)";
 
 /// hearthd's limits that `wasmtime serve` has, too. All others are as they come.
@@ -75,7 +75,7 @@ pub const WASMTIME: &[&str] = &[
     "--max-instance-concurrent-reuse-count=1",
 ];
 
-/// Who serves.
+/// The kind of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Served {
@@ -91,13 +91,13 @@ pub enum Served {
 
 /// A server, ended when dropped.
 pub struct Server {
-    /// Who it is.
+    /// Its kind.
     pub by: Served,
     address: SocketAddr,
-    kind: Kind,
+    kind: Backend,
 }
 
-enum Kind {
+enum Backend {
     Daemon(Box<Task>),
     Process(Tied),
 }
@@ -138,12 +138,12 @@ impl Server {
         let home = Home::create(dir.join("h"))?.configured(HEARTHD);
         let mut daemon = Hearthd::launch(program, &home, events).await?;
         let address = free_address()?.0;
-        let image = Image::create(dir.join("image"), component)?;
+        let image = BundleImage::create(dir.join("image"), component)?;
         let bundle = Bundle::create(dir.join("b"), TASK, image, &Recipe::Service(address))?;
         let client = crowd::connect(&daemon.task_address, 1).await?.remove(0);
         let started = crowd::start(&client, &bundle.create).await;
         started.map_err(|error| daemon.explain(error))?;
-        Ok(Server { by, address, kind: Kind::Daemon(Box::new(Task { daemon, client, bundle })) })
+        Ok(Server { by, address, kind: Backend::Daemon(Box::new(Task { daemon, client, bundle })) })
     }
 
     /// Serves the component in `file` by `wasmtime serve`.
@@ -168,7 +168,7 @@ impl Server {
                 }
             }
         });
-        Ok(Server { by: Served::Wasmtime, address, kind: Kind::Process(process) })
+        Ok(Server { by: Served::Wasmtime, address, kind: Backend::Process(process) })
     }
 
     /// Serves `answer` by the floor, which reads it from the new file.
@@ -177,15 +177,15 @@ impl Server {
     /// If it does not come up.
     pub fn floor(answer: &Answer, file: &Path) -> Result<Server> {
         let (process, address) = floor::spawn(answer, file)?;
-        Ok(Server { by: Served::Floor, address, kind: Kind::Process(process) })
+        Ok(Server { by: Served::Floor, address, kind: Backend::Process(process) })
     }
 
-    /// Where a path is asked for.
+    /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// What it answers at `path`.
+    /// Its answer at `path`.
     ///
     /// # Errors
     /// If the status is not 200.
@@ -202,8 +202,8 @@ impl Server {
     /// If it is gone.
     pub fn processor_time(&self) -> Result<Duration> {
         let pid = match &self.kind {
-            Kind::Daemon(task) => task.daemon.pid(),
-            Kind::Process(process) => process.id(),
+            Backend::Daemon(task) => task.daemon.pid(),
+            Backend::Process(process) => process.id(),
         };
         let path = format!("/proc/{pid}/stat");
         let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
@@ -214,9 +214,9 @@ impl Server {
     /// The version of wasmtime that a hearthd is built with, by its own metrics.
     ///
     /// # Errors
-    /// If it does not tell, or is no hearthd.
+    /// If its metrics lack it, or it is no hearthd.
     pub async fn wasmtime_version(&self) -> Result<String> {
-        let Kind::Daemon(task) = &self.kind else { bail!("{} is no hearthd", self.by.name()) };
+        let Backend::Daemon(task) = &self.kind else { bail!("{} is no hearthd", self.by.name()) };
         let builds = task.daemon.scrape().await?.counters("hearth_build_info", "wasmtime");
         builds.into_keys().next().context("hearthd does not say which wasmtime it is built with")
     }
@@ -227,13 +227,13 @@ impl Server {
     /// If it did not serve to its end.
     pub async fn end(self) -> Result<()> {
         match self.kind {
-            Kind::Daemon(task) => {
+            Backend::Daemon(task) => {
                 let Task { mut daemon, client, bundle } = *task;
                 crowd::end(&client, TASK).await.map_err(|error| daemon.explain(error))?;
                 bundle.remove()?;
                 daemon.end()
             }
-            Kind::Process(mut process) => {
+            Backend::Process(mut process) => {
                 let ended = process.status();
                 process.end();
                 ended.map_or(Ok(()), |status| bail!("{} ended early: {status}", self.by.name()))
@@ -242,10 +242,10 @@ impl Server {
     }
 }
 
-/// The version in what `wasmtime --version` says (`wasmtime 48.0.8 (a1b2c3d 2026-01-01)`).
+/// The version in the output of `wasmtime --version` (`wasmtime 48.0.8 (a1b2c3d 2026-01-01)`).
 ///
 /// # Errors
-/// If it says another thing.
+/// If the output has another form.
 pub fn wasmtime_version(program: &Path) -> Result<String> {
     let text = version_of(program);
     let mut words = text.split(' ');
@@ -253,10 +253,11 @@ pub fn wasmtime_version(program: &Path) -> Result<String> {
     version.map(str::to_owned).with_context(|| format!("{} is no wasmtime: it says {text:?}", program.display()))
 }
 
-/// A port of the loopback that nobody has as long as the listener is kept, nor most probably right after.
+/// A free port of the loopback. No other process can take it while the listener is kept, and hardly any will right
+/// after.
 ///
 /// # Errors
-/// There is none.
+/// If there is none.
 pub fn free_address() -> Result<(SocketAddr, TcpListener)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on the loopback")?;
     Ok((listener.local_addr()?, listener))
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_wasmtime_is_told_from_one() {
+    fn another_program_is_not_taken_for_wasmtime() {
         let error = wasmtime_version(Path::new("/bin/true")).unwrap_err().to_string();
         assert!(error.contains("is no wasmtime"), "{error}");
     }

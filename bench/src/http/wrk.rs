@@ -1,4 +1,4 @@
-//! `wrk`, the load generator: one run of it, and what it printed.
+//! `wrk`, the load generator: one run of it, and its output.
 //!
 //! It keeps its connections open and sends the next request on each as soon as the last is answered. Its percentiles
 //! are counted by the microsecond and printed with two decimals (`123.00us`, `1.23ms`): the worst that rounding
@@ -23,14 +23,14 @@ use crate::process::{Tied, tied_command};
 /// The program, from the Debian package of the same name.
 const PROGRAM: &str = "wrk";
 
-/// Threads of the generator: one sends and reads several times what a server of Wasm instances answers, and leaves the
-/// other processors to it.
+/// Threads of the generator. One thread handles several times the requests that a server of Wasm instances answers, and
+/// leaves the other processors to the server.
 const THREADS: &str = "1";
 
-/// What a run may take beyond its duration.
+/// The time that a run may take beyond its duration.
 const SPARE: Duration = Duration::from_secs(20);
 
-/// What one run found.
+/// The result of one run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
     /// Requests answered.
@@ -80,7 +80,7 @@ fn parse(text: &str) -> Result<Found> {
     let mut lines = text.lines();
     let mut next = |want: &str| {
         let line = lines.next().with_context(|| format!("its output ends where {want:?} should come"))?;
-        line.trim_start().strip_prefix(want).with_context(|| format!("not what should come ({want:?}): {line:?}"))
+        line.trim_start().strip_prefix(want).with_context(|| format!("{want:?} should come, not {line:?}"))
     };
     for want in ["Running ", "1 threads and ", "Thread Stats ", "Latency ", "Req/Sec ", "Latency Distribution"] {
         next(want)?;
@@ -96,7 +96,7 @@ fn parse(text: &str) -> Result<Found> {
     let per_second = per_second.trim().parse().with_context(|| format!("no rate: {per_second:?}"))?;
     next("Transfer/sec:")?;
     if let Some(line) = lines.next() {
-        bail!("more than should come: {line:?}");
+        bail!("unexpected output after the end: {line:?}");
     }
     ensure!(requests > 0, "no request was answered");
     Ok(Found { requests, per_second, p50, p99 })

@@ -1,5 +1,5 @@
-//! One start of one runtime, at each level: what is prepared before the clock, what is on it, and what is
-//! cleared away behind it.
+//! One start of one runtime, at each level: the preparation before the clock starts, the measured calls, and the
+//! clean-up after the clock has stopped.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ pub struct TaskSample {
 
 impl Tasks {
     /// # Errors
-    /// What containerd answers.
+    /// containerd's error.
     pub fn prepare(node: &Node, peer: &Peer, image: &str) -> Result<Tasks> {
         let id = format!("template-{}-{}", peer.handler, image.replace(['/', ':'], "-"));
         let mut arguments = vec!["containers".to_owned(), "create".into()];
@@ -68,7 +68,7 @@ impl Tasks {
     /// One container, from its record to nothing.
     ///
     /// # Errors
-    /// What containerd answers, or a status other than 0.
+    /// containerd's error, or a status other than 0.
     pub fn sample(&mut self) -> Result<TaskSample> {
         self.turn += 1;
         let id = format!("{}-{}", self.template.id, self.turn);
@@ -104,7 +104,7 @@ impl Tasks {
         tasks.delete(request(DeleteTaskRequest { container_id: key.clone() })).await.context("Delete")?;
         containers.delete(request(DeleteContainerRequest { id: key.clone() })).await?;
         match snapshots.remove(request(RemoveSnapshotRequest { snapshotter, key })).await {
-            // containerd collects what nobody names any more, and may have been faster.
+            // containerd collects snapshots without a reference, and may have been faster.
             Err(error) if error.code() == Code::NotFound => {}
             removed => drop(removed.context("the removal of its snapshot")?),
         }
@@ -164,24 +164,24 @@ impl Ctr {
 }
 
 /// Pods through CRI.
-pub struct Pods {
+pub struct CriPods {
     handler: &'static str,
     image: hearth_tests::Imported,
     host_network: bool,
     turn: u32,
 }
 
-impl Pods {
+impl CriPods {
     /// Of this image.
-    pub fn new(peer: &Peer, image: &str, host_network: bool) -> Pods {
+    pub fn new(peer: &Peer, image: &str, host_network: bool) -> CriPods {
         let image = hearth_tests::Imported { name: image.to_owned(), entry: Vec::new() };
-        Pods { handler: peer.handler, image, host_network, turn: 0 }
+        CriPods { handler: peer.handler, image, host_network, turn: 0 }
     }
 
     /// RunPodSandbox sent → StartContainer answered.
     ///
     /// # Errors
-    /// What containerd answers.
+    /// containerd's error.
     pub fn sample(&mut self, node: &Node) -> Result<Duration> {
         let began = Instant::now();
         let pod = self.run(node, &[])?;
@@ -194,7 +194,7 @@ impl Pods {
     /// Runs one pod with its container, which gets these arguments.
     ///
     /// # Errors
-    /// What containerd answers.
+    /// containerd's error.
     pub fn run(&mut self, node: &Node, arguments: &[&str]) -> Result<hearth_tests::Pod> {
         self.turn += 1;
         let network = if self.host_network { "host" } else { "own" };

@@ -1,5 +1,5 @@
-//! Memory: what idle pods add to the proportional set sizes of all processes on the machine, containerd's
-//! own left out. A native program's own memory is in its number, a guest's in Hearth's.
+//! Memory: the increase of the proportional set sizes of all processes on the machine by idle pods, without
+//! containerd's own. A native program's own memory is in its number, a guest's in Hearth's.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use anyhow::{Context, Result};
 use hearth_tests::{Guest, Image, Node};
 use serde::{Deserialize, Serialize};
 
-use super::levels::Pods;
-use super::peers::{FLOOR, Kind, Peer};
+use super::levels::CriPods;
+use super::peers::{FLOOR, Peer, ProgramKind};
 use crate::crowd::pss_bytes;
 use crate::progress::{progress, progress_done};
 
-/// What an idle pod takes with one runtime.
+/// The memory of an idle pod with one runtime.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Memory {
     /// The runtime.
@@ -28,13 +28,13 @@ pub struct Memory {
 /// How long the guests sleep, in seconds: longer than any run.
 const ASLEEP: &str = "100000";
 
-/// How long pods are given to come to rest.
+/// The time that pods get to become idle.
 const REST: Duration = Duration::from_millis(500);
 
 /// Measures all runtimes, one after another.
 ///
 /// # Errors
-/// What containerd answers.
+/// containerd's error.
 pub fn measure(node: &Node, peers: &[Peer], pods: usize) -> Result<Vec<Memory>> {
     let sleep = Guest::SLEEP;
     let wasm = node.import(&Image::of_file("sleep", "/sleep.wasm", sleep.wasm_bytes())).name;
@@ -42,9 +42,9 @@ pub fn measure(node: &Node, peers: &[Peer], pods: usize) -> Result<Vec<Memory>> 
     let mut all = Vec::new();
     // The floor has no guests.
     for peer in peers.iter().filter(|peer| peer.name != FLOOR) {
-        let image = if peer.kind == Kind::Wasm { &wasm } else { &native };
-        let mut plan = Pods::new(peer, image, true);
-        // The first compiles, and what a pool touches once is not a pod's.
+        let image = if peer.kind == ProgramKind::Wasm { &wasm } else { &native };
+        let mut plan = CriPods::new(peer, image, true);
+        // The first pod compiles, and the pool touches some memory only once; neither belongs to a pod.
         drop(plan.run(node, &[ASLEEP])?);
         let before = Total::of(node)?;
         let mut running = Vec::new();
@@ -81,7 +81,7 @@ impl Total {
                 continue;
             }
             let pid = u32::try_from(pid).context("a pid is positive")?;
-            // One that has ended meanwhile takes nothing.
+            // A process that has ended takes no memory.
             if let Ok(bytes) = pss_bytes(pid) {
                 total.pss_bytes += bytes;
                 total.processes += 1;

@@ -11,8 +11,16 @@
 //! containerd, hearthd and everything they start run on a private machine of the test harness. A runtime
 //! that is not installed, or does not work here, is left out, and the report says why.
 //!
-//! Failure paths: what the harness cannot do is a panic that says what is missing; the private machine
-//! ends with this process, however that ends.
+//! Failure paths: a failure of the harness is a panic that names the missing program or right; the private machine ends
+//! with this process, also if it is killed.
+//!
+//! Files:
+//!
+//! * `mod.rs`: this page: the order of the measurements.
+//! * `levels.rs`: one start of one runtime, at each level.
+//! * `memory.rs`: the memory of idle pods.
+//! * `peers.rs`: the runtimes that are measured.
+//! * `report.rs`: the report of `node`.
 
 mod levels;
 mod memory;
@@ -26,19 +34,19 @@ use hearth_tests::daemons::{ContainerdOptions, HearthdOptions};
 use hearth_tests::{Guest, Image, Node};
 
 use crate::floor::FloorShim;
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
-use levels::{Ctr, Pods, Tasks};
-use peers::{Kind, Peer};
+use levels::{CriPods, Ctr, Tasks};
+use peers::{Peer, ProgramKind};
 pub use report::{Report, Row};
 
 /// containerd's namespace of the tasks, which end by themselves.
 const TASKS_NAMESPACE: &str = hearth_tests::world::NAMESPACE;
 
 /// containerd's namespace of pods.
-const PODS_NAMESPACE: &str = hearth_tests::pods::NAMESPACE;
+const PODS_NAMESPACE: &str = hearth_tests::pods::CRI_NAMESPACE;
 
-/// What to run.
+/// The parameters of a run.
 pub struct Options {
     /// The daemon's binary.
     pub hearthd: PathBuf,
@@ -49,12 +57,12 @@ pub struct Options {
     /// A component for the Tasks API, beside the hello and the Lua interpreter.
     pub component: Option<PathBuf>,
     /// How often.
-    pub plan: Plan,
+    pub plan: NodePlan,
 }
 
 /// How often each thing is measured, for each runtime.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub struct NodePlan {
     /// Batches at the Tasks API, of [`TASKS_BATCH`] each.
     pub tasks: usize,
     /// Runs of `ctr run`.
@@ -65,11 +73,11 @@ pub struct Plan {
     pub idle_pods: usize,
 }
 
-impl Plan {
+impl NodePlan {
     /// For a report.
-    pub const FULL: Plan = Plan { tasks: 20, ctr: 60, pods: 40, idle_pods: 50 };
+    pub const FULL: NodePlan = NodePlan { tasks: 20, ctr: 60, pods: 40, idle_pods: 50 };
     /// For a look.
-    pub const QUICK: Plan = Plan { tasks: 6, ctr: 12, pods: 8, idle_pods: 10 };
+    pub const QUICK: NodePlan = NodePlan { tasks: 6, ctr: 12, pods: 8, idle_pods: 10 };
 }
 
 /// Starts at the Tasks API of one runtime before the next has its turn.
@@ -87,9 +95,9 @@ pub(crate) struct Workload {
 /// Runs it. To be called on the main thread, and not from within a runtime.
 ///
 /// # Errors
-/// What containerd answers.
+/// containerd's error.
 pub fn run(options: &Options) -> Result<Report> {
-    let machine = Machine::here();
+    let machine = MachineFacts::here();
     let floor =
         FloorShim::start(&options.floor_shim, options.floor_directory.clone(), TASKS_NAMESPACE, PODS_NAMESPACE)?;
     let mut peers = peers::installed();
@@ -142,7 +150,7 @@ fn workloads(node: &Node, options: &Options) -> Result<Vec<Workload>> {
     Ok(all)
 }
 
-fn measure_tasks(node: &Node, peers: &[Peer], workloads: &[Workload], plan: Plan) -> Result<Vec<Row>> {
+fn measure_tasks(node: &Node, peers: &[Peer], workloads: &[Workload], plan: NodePlan) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for workload in workloads {
         let mut lanes = Vec::new();
@@ -170,7 +178,7 @@ fn measure_tasks(node: &Node, peers: &[Peer], workloads: &[Workload], plan: Plan
     Ok(rows)
 }
 
-fn measure_ctr(node: &Node, peers: &[Peer], workload: &Workload, plan: Plan) -> Result<Vec<Row>> {
+fn measure_ctr(node: &Node, peers: &[Peer], workload: &Workload, plan: NodePlan) -> Result<Vec<Row>> {
     let mut lanes: Vec<_> =
         peers.iter().filter_map(|peer| Some((peer, Ctr::new(peer, peer.image(workload)?), Vec::new()))).collect();
     for run in 0..plan.ctr {
@@ -186,11 +194,17 @@ fn measure_ctr(node: &Node, peers: &[Peer], workload: &Workload, plan: Plan) -> 
         .collect())
 }
 
-fn measure_pods(node: &Node, peers: &[Peer], workload: &Workload, plan: Plan, host_network: bool) -> Result<Vec<Row>> {
+fn measure_pods(
+    node: &Node,
+    peers: &[Peer],
+    workload: &Workload,
+    plan: NodePlan,
+    host_network: bool,
+) -> Result<Vec<Row>> {
     let level = if host_network { "pod, node's network" } else { "pod, own network" };
     let mut lanes: Vec<_> = peers
         .iter()
-        .filter_map(|peer| Some((peer, Pods::new(peer, peer.image(workload)?, host_network), Vec::new())))
+        .filter_map(|peer| Some((peer, CriPods::new(peer, peer.image(workload)?, host_network), Vec::new())))
         .collect();
     for run in 0..plan.pods {
         progress(&format!("{level}: {} of {}", run + 1, plan.pods));
@@ -206,8 +220,8 @@ impl Peer {
     /// The workload in the form it runs, if there is one.
     fn image<'a>(&self, workload: &'a Workload) -> Option<&'a str> {
         match self.kind {
-            Kind::Wasm => Some(&workload.wasm),
-            Kind::Native => workload.native.as_deref(),
+            ProgramKind::Wasm => Some(&workload.wasm),
+            ProgramKind::Native => workload.native.as_deref(),
         }
     }
 }

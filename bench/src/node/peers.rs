@@ -1,4 +1,4 @@
-//! The runtimes that are measured: which there are on this machine, and how containerd is told of each.
+//! The runtimes that are measured: the ones on this machine, and containerd's configuration for each.
 
 use std::path::PathBuf;
 
@@ -8,9 +8,9 @@ use hearth_tests::daemons::Handler;
 use super::Workload;
 use crate::floor;
 
-/// What a runtime runs.
+/// The kind of programs that a runtime runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProgramKind {
     /// WebAssembly.
     Wasm,
     /// Native programs.
@@ -22,11 +22,11 @@ pub enum Kind {
 pub struct Peer {
     /// As the report names it.
     pub name: &'static str,
-    /// What it runs.
-    pub kind: Kind,
+    /// The kind of its programs.
+    pub kind: ProgramKind,
     /// containerd's name of it.
     pub runtime: String,
-    /// What runc's shim runs instead of runc.
+    /// The program that runc's shim runs instead of runc.
     pub binary: Option<String>,
     /// The handler of its pods.
     pub handler: &'static str,
@@ -36,27 +36,27 @@ pub struct Peer {
 pub const FLOOR: &str = "floor";
 /// This project.
 pub const HEARTH: &str = "Hearth";
-/// The usual one.
+/// The usual native runtime.
 pub const RUNC: &str = "runc";
 
 /// Handlers that the harness has by itself.
 const OWN_HANDLERS: [&str; 2] = ["hearth", "runc"];
 
-/// Those that may be there, the floor first. Whether they work is found out by [`Peer::probe`].
+/// The runtimes that are installed, the floor first. [`Peer::probe`] finds out whether they work.
 pub fn installed() -> Vec<Peer> {
     let peer = |name, kind, runtime: &str, handler| Peer { name, kind, runtime: runtime.into(), binary: None, handler };
     let mut peers = vec![
-        peer(FLOOR, Kind::Wasm, floor::RUNTIME, "floor"),
-        peer(HEARTH, Kind::Wasm, "io.containerd.hearth.v1", "hearth"),
-        peer(RUNC, Kind::Native, "io.containerd.runc.v2", "runc"),
+        peer(FLOOR, ProgramKind::Wasm, floor::RUNTIME, "floor"),
+        peer(HEARTH, ProgramKind::Wasm, "io.containerd.hearth.v1", "hearth"),
+        peer(RUNC, ProgramKind::Native, "io.containerd.runc.v2", "runc"),
     ];
     if let Some(crun) = on_path("crun") {
         let binary = Some(crun.display().to_string());
-        peers.push(Peer { binary, ..peer("crun", Kind::Native, "io.containerd.runc.v2", "crun") });
+        peers.push(Peer { binary, ..peer("crun", ProgramKind::Native, "io.containerd.runc.v2", "crun") });
     }
     for (name, engine) in [("runwasi (wasmtime)", "wasmtime"), ("runwasi (wasmedge)", "wasmedge")] {
         if on_path(&format!("containerd-shim-{engine}-v1")).is_some() {
-            peers.push(peer(name, Kind::Wasm, &format!("io.containerd.{engine}.v1"), engine));
+            peers.push(peer(name, ProgramKind::Wasm, &format!("io.containerd.{engine}.v1"), engine));
         }
     }
     peers
@@ -89,7 +89,7 @@ impl Peer {
 
     /// Runs the workload once.
     pub fn probe(&self, node: &Node, workload: &Workload) -> Result<(), String> {
-        let Some(image) = self.image(workload) else { return Err("there is nothing for it to run".into()) };
+        let Some(image) = self.image(workload) else { return Err("the workload has no program for it".into()) };
         let id = format!("probe-{}", self.handler);
         let mut arguments = vec!["run".to_owned(), "--rm".into()];
         arguments.extend(self.flags());

@@ -1,4 +1,4 @@
-//! The report of `node`, and its tables. Pure but for what is asked of the programs.
+//! The report of `node`, and its tables. Pure, except that it asks containerd for its version.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
 use super::peers::{FLOOR, HEARTH, Peer};
-use crate::machine::Machine;
+use crate::machine::MachineFacts;
 use crate::report::SCHEMA;
 use crate::stats::Summary;
 use crate::table::{Table, millis};
@@ -20,12 +20,12 @@ pub struct Report {
     /// Version of the layout.
     pub schema: u32,
     /// Where and when.
-    pub machine: Machine,
-    /// What containerd says to `--version`.
+    pub machine: MachineFacts,
+    /// The output of `containerd --version`.
     pub containerd: String,
     /// The runtimes measured.
     pub runtimes: Vec<String>,
-    /// Those that are installed and do not work here, with what they said.
+    /// The runtimes that are installed and do not work here, with their errors.
     pub left_out: Vec<(String, String)>,
     /// One for each level, workload and runtime.
     pub rows: Vec<Row>,
@@ -33,12 +33,12 @@ pub struct Report {
     pub memory: Vec<Memory>,
 }
 
-/// What one runtime took at one level.
+/// The times of one runtime at one level.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     /// E.g. `tasks`.
     pub level: String,
-    /// What was started.
+    /// The program that was started.
     pub workload: String,
     /// By which runtime.
     pub runtime: String,
@@ -55,9 +55,9 @@ impl Row {
 }
 
 impl Report {
-    /// A report of what was measured.
+    /// A report of the measurements.
     pub fn new(
-        machine: Machine,
+        machine: MachineFacts,
         peers: &[Peer],
         left_out: Vec<(String, String)>,
         rows: Vec<Row>,
@@ -76,7 +76,7 @@ impl Report {
         }
     }
 
-    /// What a runtime took.
+    /// The times of a runtime.
     pub fn took(&self, level: &str, workload: &str, runtime: &str) -> Option<&Summary> {
         let wanted = |row: &&Row| row.level == level && row.workload == workload && row.runtime == runtime;
         self.rows.iter().find(wanted).map(|row| &row.took)

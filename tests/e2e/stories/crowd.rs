@@ -10,13 +10,13 @@ use crate::cluster::NODE;
 use crate::images::{NATIVE_TCP, TCP};
 use crate::story::{Story, connect, items, number, text};
 
-/// How many at once.
+/// The number of pods at once.
 const PODS: usize = 100;
 
-/// How often each runtime has its turn.
+/// The number of turns of each runtime.
 const TURNS: usize = 2;
 
-/// What kubelet asks of containerd for a new pod, and what it calls it in its metrics.
+/// kubelet's calls to containerd for a new pod, with their names in kubelet's metrics.
 const OPERATIONS: [(&str, &str); 3] = [
     ("RunPodSandbox", "run_podsandbox"),
     ("CreateContainer", "create_container"),
@@ -26,7 +26,7 @@ const OPERATIONS: [(&str, &str); 3] = [
 /// The same C source, as a component and as a native program.
 const RUNTIMES: [(&str, &str, &str); 2] = [("hearth", "runtimeClassName: hearth", TCP), ("runc", "", NATIVE_TCP)];
 
-/// What one turn took.
+/// The times of one turn.
 struct Turn {
     applied: Duration,
     ready: Duration,
@@ -126,8 +126,8 @@ fn reach(story: &Story<'_>, selector: &str, pods: usize) {
 /// Count and sum in seconds of each of [`OPERATIONS`] that kubelet has made.
 fn kubelets_calls(story: &Story<'_>) -> Vec<(f64, f64)> {
     let metrics = Metrics::parse(&story.said(["get", "--raw", &format!("/api/v1/nodes/{NODE}/proxy/metrics")]));
-    let of = |operation: &str, what: &str| {
-        let name = format!("kubelet_runtime_operations_duration_seconds_{what}");
+    let of = |operation: &str, part: &str| {
+        let name = format!("kubelet_runtime_operations_duration_seconds_{part}");
         metrics.sum(&name, &[("operation_type", operation)])
     };
     OPERATIONS.iter().map(|(_, operation)| (of(operation, "count"), of(operation, "sum"))).collect()
@@ -144,7 +144,7 @@ fn mean(before: &[(f64, f64)], after: &[(f64, f64)]) -> Vec<Duration> {
 fn cpu_by_program(story: &Story<'_>) -> BTreeMap<String, f64> {
     let mut all = BTreeMap::new();
     for (pid, _) in story.cluster.node().machine().processes() {
-        // Gone meanwhile: its parent has its time.
+        // It has ended: its parent has its time.
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let Some((name, fields)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else { continue };
         // utime, stime, cutime, cstime: fields 14 to 17 of proc(5), where the state is the third.

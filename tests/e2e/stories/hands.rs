@@ -1,8 +1,8 @@
-//! What people do to a running pod: logs, exec, attach, cp.
+//! A user's commands for a running pod: logs, exec, attach, cp.
 
 use crate::story::{Story, container, number};
 
-pub fn logs_are_followed_and_those_of_a_crash_are_kept(story: &mut Story<'_>) {
+pub fn logs_are_followed_and_the_logs_of_a_crash_are_kept(story: &mut Story<'_>) {
     story.apply(
         r#"
 apiVersion: v1
@@ -109,7 +109,7 @@ spec:
     attached.wait_for_stdout("line 1");
     attached.write(b"two\n");
     attached.wait_for_stdout("line 2");
-    // stdinOnce: whoever leaves closes it.
+    // stdinOnce: the first client that leaves closes it.
     attached.close_stdin();
     story.wait_phase("listener", "Succeeded");
     assert!(story.said(["logs", "listener"]).contains("end after 2"));

@@ -1,4 +1,4 @@
-//! Limits, what is used, and crashes.
+//! Limits, resource usage, crashes, and the ends of pods.
 
 use std::time::Duration;
 

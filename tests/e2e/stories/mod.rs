@@ -1,5 +1,16 @@
-//! The stories, in the order in which they are told: the simple ones first, and last those that break or fill
-//! the node.
+//! The stories, in the order of a run: the simple ones first, and last the stories that break or fill the node.
+//!
+//! Files:
+//!
+//! * `mod.rs`: this page, and the list of the stories.
+//! * `jobs.rs`: programs that end.
+//! * `web.rs`: HTTP components behind a service.
+//! * `hands.rs`: a user's commands: logs, exec, attach, cp.
+//! * `parts.rs`: parts of a pod: configuration, native containers, the node's network.
+//! * `limits.rs`: limits, resource usage, crashes, and the ends of pods.
+//! * `pages.rs`: the manifests of `deploy/`, unchanged.
+//! * `wrong.rs`: daemons that stop, are replaced and die under 50 pods.
+//! * `crowd.rs`: a hundred pods at once, on Hearth and on runc.
 
 pub mod crowd;
 pub mod hands;
@@ -13,16 +24,16 @@ pub mod wrong;
 use crate::story::Story;
 
 /// A story: panics if it does not go as it says.
-pub type Tale = fn(&mut Story<'_>);
+pub type StoryFn = fn(&mut Story<'_>);
 
-macro_rules! tales {
+macro_rules! stories {
     ($($module:ident::$name:ident,)*) => {
-        /// All of them, with their names.
-        pub const TALES: &[(&str, Tale)] = &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name),)*];
+        /// All stories, with their names.
+        pub const STORIES: &[(&str, StoryFn)] = &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name),)*];
     };
 }
 
-tales! {
+stories! {
     jobs::a_job_succeeds,
     jobs::a_job_fails_and_describe_says_why,
     web::a_service_of_http_components_answers,
@@ -30,7 +41,7 @@ tales! {
     web::a_rollout_and_a_rollback_fail_no_request,
     web::a_port_is_forwarded,
     web::a_deleted_pod_answers_what_it_was_asked,
-    hands::logs_are_followed_and_those_of_a_crash_are_kept,
+    hands::logs_are_followed_and_the_logs_of_a_crash_are_kept,
     hands::exec_runs_a_program_of_the_image,
     hands::attach_reaches_stdin_and_stdout,
     hands::cp_needs_a_tar_that_is_wasm,

@@ -1,7 +1,7 @@
-//! What `deploy/` says to write: the examples, and the manifests in its pages, as they are.
+//! The manifests of `deploy/`, unchanged: the examples, and the blocks in its pages.
 //!
-//! A page's manifests are its blocks fenced as `yaml`. All of them are applied in their order, and each pod,
-//! job and deployment in them must come to what it is for.
+//! A page's manifests are its blocks fenced as `yaml`. All of them are applied in their order, and each pod, job and
+//! deployment in them must become ready or succeed.
 
 use std::fs;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ fn manifests(page: &str) -> Vec<String> {
     blocks
 }
 
-/// Applies a manifest, and waits until each thing in it has come to what it is for.
+/// Applies a manifest, and waits until each object in it is ready or has succeeded.
 fn apply(story: &Story<'_>, manifest: &str) {
     let applied = story.kubectl(["apply", "-o", "name", "-f", "-"]).stdin(manifest).ok().stdout();
     for object in applied.lines() {
@@ -34,12 +34,12 @@ fn apply(story: &Story<'_>, manifest: &str) {
             "job.batch" => drop(story.said(["wait", "--for=condition=Complete", "--timeout=280s", object])),
             "deployment.apps" => drop(story.said(["rollout", "status", "--timeout=280s", object])),
             "configmap" | "secret" | "service" | "runtimeclass.node.k8s.io" => {}
-            other => panic!("nobody has said what a {other} of a page is for"),
+            other => panic!("no check for a {other} of a page"),
         }
     }
 }
 
-/// A pod that goes on is Ready; one that does not has succeeded.
+/// Waits until a pod is Ready, or has succeeded if its restart policy lets it end.
 fn settled(story: &Story<'_>, name: &str) {
     let pod = story.known(&["pod", name]);
     if text(&pod, "/spec/restartPolicy") == "Always" {
@@ -90,6 +90,6 @@ pub fn the_page_about_moving_holds(story: &mut Story<'_>) {
         assert!(used.iter().any(|used| used == name), "no pod of {name} in {used:?}");
     }
     story.wait_fetch(&format!("{}:80", story.service("hello-spin")), "/count", "1");
-    // They are the whole cluster's.
+    // Runtime classes have no namespace.
     story.said(["delete", "runtimeclass", "wasmtime", "wasmtime-spin-v2"]);
 }

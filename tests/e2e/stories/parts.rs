@@ -1,4 +1,4 @@
-//! What a pod is made of: configuration, native containers, the node's network.
+//! Parts of a pod: configuration, native containers, the node's network.
 
 use crate::cluster::NODE_ADDRESS;
 use crate::story::{Story, container, text};
@@ -44,7 +44,7 @@ spec:
     story.apply(&configuration("second"));
     story.wait_fetch(&address, "/file/etc/app/level", "second");
     story.wait_fetch(&address, "/file/etc/keys/key", "second");
-    // As for any container: what is bound alone, and the environment, stay.
+    // As for any container, a file bound alone and the environment do not change.
     story.wait_fetch(&address, "/file/etc/one", "first");
     story.wait_fetch(&address, "/env/AT_START", "first");
     // The service account's token is a file, too.
@@ -85,7 +85,7 @@ spec:
     story.wait_said(&["logs", "mixed", "--container=sidecar"], "prepared natively\nand by Wasm");
     assert_eq!(story.said(["exec", "mixed", "-c", "sidecar", "--", "hostname"]), "mixed\n");
     assert!(story.said(["exec", "mixed", "-c", "sidecar", "--", "cat", "/proc/1/cmdline"]).contains("wget"));
-    // Deleted within its grace, natives and all, and the shell, a first process, heeds no SIGTERM.
+    // The pod is deleted within its grace, also though the shell, as a first process, ignores SIGTERM.
     let begun = std::time::Instant::now();
     story.said(["delete", "pod", "mixed"]);
     assert!(begun.elapsed().as_secs() < 25, "{:?}", begun.elapsed());

@@ -49,43 +49,43 @@ spec:
     )
 }
 
-/// What clients that ask again and again have seen.
+/// The answers to clients that send requests all the time.
 #[derive(Default)]
-struct Seen {
+struct AnswerLog {
     answers: AtomicU64,
     failures: Mutex<Vec<String>>,
     stop: AtomicBool,
 }
 
 /// Asks, a connection a request, until told to stop.
-fn ask(address: &str, seen: &Seen) {
-    while !seen.stop.load(Ordering::Relaxed) {
+fn ask(address: &str, log: &AnswerLog) {
+    while !log.stop.load(Ordering::Relaxed) {
         match fetch(address, "/env/VERSION") {
             Ok((200, _)) => {
-                seen.answers.fetch_add(1, Ordering::Relaxed);
+                log.answers.fetch_add(1, Ordering::Relaxed);
             }
-            other => seen.failures.lock().expect("nobody panics with it").push(format!("{other:?}")),
+            other => log.failures.lock().expect("no thread panics with the lock held").push(format!("{other:?}")),
         }
-        // Enough to be hit by any gap, and something left for the machine.
+        // Often enough to hit any gap, with processor time left for the rest.
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 
-/// Does `work` while two clients ask for the version; they must get an answer each time. `work` sees, and the
-/// result is, how many they got.
+/// Calls `work` while two clients ask for the version; each request must be answered. `work` gets the counter of the
+/// answers, and the result is their number.
 pub fn while_asked(story: &Story<'_>, address: &str, work: impl FnOnce(&AtomicU64)) -> u64 {
-    let seen = Seen::default();
+    let log = AnswerLog::default();
     std::thread::scope(|scope| {
         let machine = story.cluster.node().machine();
         for _ in 0..2 {
-            scope.spawn(|| machine.in_network(|| ask(address, &seen)));
+            scope.spawn(|| machine.in_network(|| ask(address, &log)));
         }
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&seen.answers)));
-        seen.stop.store(true, Ordering::Relaxed);
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&log.answers)));
+        log.stop.store(true, Ordering::Relaxed);
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
-    let failures = seen.failures.into_inner().expect("nobody panics with it");
-    let answers = seen.answers.into_inner();
+    let failures = log.failures.into_inner().expect("no thread panics with the lock held");
+    let answers = log.answers.into_inner();
     assert!(
         failures.is_empty(),
         "{} failures beside {answers} answers: {:?}",
@@ -119,7 +119,7 @@ pub fn a_service_of_http_components_answers(story: &mut Story<'_>) {
     assert_eq!(restarts, 0, "a request that traps ends no container");
     // From another pod, natively, by the service's address.
     let from = format!("http://{address}/env/VERSION");
-    // (Not with --attach: what it prints before kubectl is attached goes to the log alone.)
+    // (Not with --attach: output before kubectl is attached goes to the log alone.)
     let asked = ["run", "client", "--image=busybox:1", "--restart=Never", "--command"];
     story.said(asked.into_iter().chain(["--", "wget", "-q", "-O-", from.as_str()]));
     story.wait_phase("client", "Succeeded");
@@ -172,7 +172,7 @@ pub fn a_rollout_and_a_rollback_fail_no_request(story: &mut Story<'_>) {
     story.note(format!("a rollout and a rollback of 3 pods: {answers} requests answered, none failed"));
 }
 
-/// Waits until nothing but this version's pods are left, and it is what the service answers.
+/// Waits until only this version's pods are left, and checks that the service answers with it.
 fn only(story: &Story<'_>, address: &str, version: &str) {
     story.wait("the old pods are gone", || {
         (items(&story.get(&["pods", "--selector=app=site"])?).count() == 3).then_some(())
@@ -245,7 +245,7 @@ spec:
         let took = begun.elapsed();
         for answer in asked {
             let answer = answer.join().expect("it does not panic");
-            assert_eq!(answer.expect("what was asked is answered"), (200, "slow\n".to_owned()));
+            assert_eq!(answer.expect("the request is answered"), (200, "slow\n".to_owned()));
         }
         took
     });

@@ -1,4 +1,4 @@
-//! Daemons that stop, are replaced and die under a Deployment of 50 pods.
+//! Daemons that stop, are replaced and die while a Deployment of 50 pods runs.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,7 +12,7 @@ use super::web::while_asked;
 use crate::cluster::DEADLINE;
 use crate::story::{Story, items, number, text};
 
-/// How many pods serve.
+/// The number of pods.
 const PODS: usize = 50;
 
 fn serve(story: &Story<'_>) -> String {
@@ -53,8 +53,8 @@ fn restarts(story: &Story<'_>) -> BTreeMap<String, i64> {
     items(&pods).map(one).collect()
 }
 
-/// What tells whether anything has happened to a pod, by its name: its containers' ids and when they were started,
-/// its address, and since when kubelet has found it Ready.
+/// The history of each pod, by its name, which changes with any event: its containers' ids and start times, its
+/// address, and the time since which kubelet has found it Ready.
 fn lives(story: &Story<'_>) -> BTreeMap<String, Value> {
     let one = |pod: &Value| {
         let ready = pod["status"]["conditions"].as_array().into_iter().flatten().find(|known| known["type"] == "Ready");
@@ -91,7 +91,7 @@ pub fn a_restart_of_containerd_fails_no_request_of_50_pods(story: &mut Story<'_>
     story.cluster.node_mut().start_containerd();
     let more = while_asked(story, &address, |_| {
         story.cluster.node().cri().wait_until_ready();
-        // kubelet has asked containerd again, and seen what it knew.
+        // kubelet has reached containerd again, and found its pods.
         story.wait_said(&["exec", "deployment/many", "--", "files", "list", "/"], "service.wasm");
         story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
     });
@@ -119,7 +119,7 @@ pub fn an_upgrade_of_the_daemon_fails_no_request_of_50_pods(story: &mut Story<'_
             story.said(["scale", "deployment/many", &format!("--replicas={pods}")]);
             story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
         }
-        // kubelet reaches each, whosever it is.
+        // kubelet reaches each pod, in every generation.
         for pod in story.pods("app=many") {
             assert!(story.said(["exec", &pod, "--", "files", "list", "/"]).contains("service.wasm"), "{pod}");
         }
@@ -165,7 +165,7 @@ pub fn a_killed_daemon_is_replaced_and_50_pods_heal(story: &mut Story<'_>) {
         assert_ne!(number(status, "/lastState/terminated/exitCode"), 0, "{status:#}");
     }
     story.wait_said(&["get", "events", "--field-selector=reason=SandboxChanged"], "will be killed and re-created");
-    // Nothing of the old daemon's is in the way of a new pod.
+    // Leftovers of the old daemon do not block a new pod.
     story.said(["scale", "deployment/many", "--replicas=52"]);
     story.said(["rollout", "status", "deployment/many", "--timeout=280s"]);
 }

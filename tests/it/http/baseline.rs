@@ -1,13 +1,13 @@
-//! Services that nobody has compiled: they answer on code of the baseline compiler until there is better.
+//! Services that were not compiled before: they run on code of the baseline compiler until the optimised code is ready.
 
 use hearth_tests::{Guest, LONG, SHORT, World, eventually};
 
 use super::client::{Client, get};
-use super::{free_port, start, wait_for_flight};
+use super::{free_address, start, wait_for_flight};
 use crate::only_on_hearth;
 
-/// Even a small service is worth it; and one thread compiles, so that the optimising compile of a large one, and
-/// of all behind it, is not over before the story is.
+/// Small services use the baseline compiler, too. One thread compiles, so that the optimising compile of a large
+/// service, and of all in the queue behind it, takes longer than the story needs.
 const CONFIG: &str = "[modules]\nbaseline_bytes_min = 1\ncompile_threads = 1\n";
 
 fn world(baseline: &str) -> World {
@@ -31,7 +31,7 @@ fn a_service_answers_before_its_optimising_compile_is_done_and_loses_no_request_
     only_on_hearth!();
     let world = world("");
     let (large, small) = (world.program(&Guest::JAVASCRIPT), world.program(&Guest::HTTP));
-    let at = free_port();
+    let at = free_address();
     let service = start(&world, &large, "large", at, &[]);
     let mut client = Client::connect(at);
     assert_eq!(client.get("/").text(), "hello from JavaScript\n");
@@ -39,9 +39,9 @@ fn a_service_answers_before_its_optimising_compile_is_done_and_loses_no_request_
     let listed = world.hearthctl(["modules", "list"]).ok();
     assert!(listed.stdout().contains("not optimised yet"), "{listed}");
 
-    // Another, whose optimising compile waits for that of the large one. What befalls a guest on baseline code is
-    // what befalls any.
-    let other_at = free_port();
+    // The optimising compile of a second service waits for that of the large one. Traps, limits and kills work on
+    // baseline code as on any.
+    let other_at = free_address();
     let other = start(&world, &small, "small", other_at, &["--memory-limit", "33554432"]);
     assert_eq!(get(other_at, "/count").text(), "1\n");
     assert_eq!(get(other_at, "/trap").status, 500);
@@ -65,11 +65,11 @@ fn a_service_answers_before_its_optimising_compile_is_done_and_loses_no_request_
     assert_eq!(client.get("/").text(), "hello from JavaScript\n");
     assert_eq!((baseline_compiles(&world), optimising_compiles(&world)), (2.0, 2.0));
     let metrics = world.metrics();
-    assert_eq!(metrics.sum("hearth_http_requests_total", &[("code", "5xx")]), 2.0, "those that were to fail");
+    assert_eq!(metrics.sum("hearth_http_requests_total", &[("code", "5xx")]), 2.0, "the requests that were to fail");
     world.kill("large", "SIGTERM").ok();
     service.wait(SHORT).assert_code(0);
 
-    // The next start is as if it had never been otherwise.
+    // The next start uses the optimised code.
     let service = start(&world, &large, "again", at, &[]);
     assert_eq!(get(at, "/").text(), "hello from JavaScript\n");
     assert_eq!((baseline_compiles(&world), optimising_compiles(&world), swaps(&world)), (2.0, 2.0, 2.0));

@@ -1,4 +1,4 @@
-//! A client of HTTP/1.1 that says every byte itself.
+//! An HTTP/1.1 client that writes every byte itself.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,19 +7,19 @@ use hearth_tests::SHORT;
 
 /// A client's connection.
 pub struct Client {
-    /// What it is read from.
+    /// The reading side; the stream in it is the writing side, too.
     pub reader: BufReader<TcpStream>,
 }
 
-/// What was answered.
+/// A response.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
-    /// What followed a body in pieces.
+    /// The trailers of a chunked body.
     pub trailers: String,
-    /// The body came to its end.
+    /// Whether the body came to its end.
     pub whole: bool,
 }
 

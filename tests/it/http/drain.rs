@@ -1,27 +1,27 @@
-//! A service that ends in the middle of load.
+//! A service that is stopped under load.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hearth_tests::{Guest, SHORT, World, eventually};
+use hearth_tests::{SHORT, World, eventually};
 
-use super::{free_port, start};
+use super::TwoServices;
 use crate::only_on_hearth;
 
-/// Requests in all, and clients that share them.
+/// The number of requests in all, and of the clients that share them.
 const REQUESTS: usize = 10_000;
 const CLIENTS: usize = 8;
 
-/// A client that keeps its connection for as long as the service does, connects again when that has said that
-/// it closes, and goes to the next service when the first one's port is closed.
-struct Client {
+/// A client that keeps its connection as long as the service does. It connects again after a response with `connection:
+/// close`, and goes to the next service when the first one's port is closed.
+struct FailoverClient {
     services: Vec<SocketAddr>,
     connection: Option<BufReader<TcpStream>>,
 }
 
-impl Client {
+impl FailoverClient {
     fn connected(&mut self) -> BufReader<TcpStream> {
         if let Some(connection) = self.connection.take() {
             return connection;
@@ -31,7 +31,7 @@ impl Client {
         BufReader::new(stream)
     }
 
-    /// One request, which is never sent again.
+    /// Sends one request, without a retry.
     fn ask(&mut self) -> Result<(), String> {
         let mut connection = self.connected();
         let text = |error: std::io::Error| error.to_string();
@@ -64,15 +64,14 @@ impl Client {
 fn no_request_of_ten_thousand_fails_when_a_service_is_stopped_under_load() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let (old, new) = (free_port(), free_port());
-    let servers = [start(&world, &image, "old", old, &[]), start(&world, &image, "new", new, &[])];
+    let mut services = TwoServices::start(&world, ["old", "new"]);
+    let [old, new] = services.addresses;
     let answered = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {
             let answered = answered.clone();
             std::thread::spawn(move || {
-                let mut client = Client { services: vec![old, new], connection: None };
+                let mut client = FailoverClient { services: vec![old, new], connection: None };
                 let mut failures = Vec::new();
                 for _ in 0..REQUESTS / CLIENTS {
                     failures.extend(client.ask().err());
@@ -83,13 +82,10 @@ fn no_request_of_ten_thousand_fails_when_a_service_is_stopped_under_load() {
         })
         .collect();
     eventually("a third is answered", SHORT, || (answered.load(Ordering::SeqCst) > REQUESTS / 3).then_some(()));
-    world.kill("old", "SIGTERM").ok();
-    let [old_server, new_server] = servers;
-    old_server.wait(SHORT).assert_code(0);
+    services.stop_one();
     assert!(answered.load(Ordering::SeqCst) < REQUESTS, "it was stopped in the middle");
     for client in clients {
         assert_eq!(client.join().expect("it does not panic"), Vec::<String>::new());
     }
-    world.kill("new", "SIGTERM").ok();
-    new_server.wait(SHORT).assert_code(0);
+    services.stop();
 }

@@ -1,4 +1,4 @@
-//! Clients that mean no good, and requests that two servers would read in two ways.
+//! Hostile clients, and requests that two servers would read in two ways.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,13 +7,13 @@ use std::process::Command;
 use hearth_tests::{Guest, SHORT, World};
 
 use super::client::{Client, get};
-use super::{free_port, start, wait_for, wait_for_flight};
-use crate::only_on_hearth;
+use super::{TwoServices, free_address, start, wait_for, wait_for_flight};
+use crate::{only_on_hearth, skip_unless};
 
-/// All that comes until the connection ends.
+/// All bytes that come until the connection ends.
 fn all_of(at: SocketAddr, request: &[u8]) -> String {
     let mut client = Client::connect(at);
-    // It may be closed before all of it is written.
+    // The service may close it before all of the request is written.
     let _ = client.reader.get_mut().write_all(request);
     let _ = client.reader.get_ref().shutdown(std::net::Shutdown::Write);
     let mut answer = Vec::new();
@@ -24,7 +24,7 @@ fn all_of(at: SocketAddr, request: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// How many responses there are in it.
+/// The number of responses in an answer.
 fn responses(answer: &str) -> usize {
     answer.matches("HTTP/1.1 ").count()
 }
@@ -34,10 +34,10 @@ fn no_request_is_smuggled_in_another() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
-    for (what, request) in [
+    for (case, request) in [
         ("two lengths", "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 34\r\n\r\n"),
         ("a list of lengths", "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 0, 34\r\n\r\n"),
         ("a signed length", "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: +0\r\n\r\n"),
@@ -50,13 +50,14 @@ fn no_request_is_smuggled_in_another() {
         ("a bare CR in a field", "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\rContent-Length: 34\r\n\r\n"),
         ("a NUL in the path", "GET /ec\0ho HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("two hosts", "GET /echo HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
-        ("a version there is not", "GET /echo HTTP/1.2\r\nHost: a\r\n\r\n"),
+        ("an unknown version", "GET /echo HTTP/1.2\r\nHost: a\r\n\r\n"),
     ] {
         let answer = all_of(at, format!("{request}{HIDDEN}").as_bytes());
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer:?}");
-        assert_eq!(responses(&answer), 1, "{what}: {answer:?}");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{case}: {answer:?}");
+        assert_eq!(responses(&answer), 1, "{case}: {answer:?}");
     }
-    // The coding counts, and nothing is taken for a request after it: an intermediary may have seen the other.
+    // The transfer coding counts, and no request follows it on this connection: an intermediary may have used the
+    // length.
     for fields in ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
     {
         let answer = all_of(
@@ -66,7 +67,7 @@ fn no_request_is_smuggled_in_another() {
         assert!(answer.contains("3 bytes\n"), "{fields}: {answer:?}");
         assert_eq!(responses(&answer), 1, "{fields}: {answer:?}");
     }
-    // Sizes of chunks that are none, or too large to count. The head may have been answered before.
+    // Invalid sizes of chunks, and sizes too large to count. The response's head may have been sent before.
     for size in ["-1", "0x3", "ffffffffffffffffff", "3 3"] {
         let request = format!(
             "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nabc\r\n0\r\n\r\n{HIDDEN}"
@@ -74,27 +75,27 @@ fn no_request_is_smuggled_in_another() {
         let answer = all_of(at, request.as_bytes());
         assert!(responses(&answer) <= 1 && !answer.contains("no such path"), "{size}: {answer:?}");
     }
-    // Lines that end in LF alone are lines (RFC 9112, 2.2), and what follows them is a request of its own.
+    // Lines may end in LF alone (RFC 9112, 2.2), and another request may follow them.
     let mut client = Client::connect(at);
     client.send(b"GET /count HTTP/1.1\nHost: a\n\nGET /count HTTP/1.1\r\nHost: a\r\n\r\n");
     for _ in 0..2 {
         assert_eq!(client.receive(false).expect("an answer").text(), "1\n");
     }
-    // Fields without end, and a path without end.
+    // Endless fields, and an endless path.
     for begun in ["GET /echo HTTP/1.1\r\nHost: a\r\nX: ", "GET /"] {
         let answer = all_of(at, format!("{begun}{}", "x".repeat(200 << 10)).as_bytes());
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}");
     }
     let many = format!("GET /echo HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(1_000));
     assert!(all_of(at, many.as_bytes()).starts_with("HTTP/1.1 431 "));
-    // What is none harms nobody.
+    // After all invalid requests the service still answers.
     assert_eq!(get(at, "/count").text(), "1\n");
     wait_for_flight(&world, 0.0);
     world.kill("service", "SIGTERM").ok();
     server.wait(SHORT).assert_code(0);
 }
 
-/// A connection of HTTP/2, whose frames are said one by one (RFC 9113, 4).
+/// A connection of HTTP/2 that writes and reads single frames (RFC 9113, 4).
 struct Http2(TcpStream);
 
 /// Kinds of frames.
@@ -118,7 +119,7 @@ impl Http2 {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // The other side may have had enough.
+        // The other side may have closed the connection.
         let _ = self.0.write_all(bytes);
     }
 
@@ -127,7 +128,7 @@ impl Http2 {
         self.write(&[length, &[kind, flags], &stream.to_be_bytes(), payload].concat());
     }
 
-    /// The next frame: kind, stream and payload; none at the connection's end.
+    /// The next frame: kind, stream and payload; `None` at the connection's end.
     fn next(&mut self) -> Option<(u8, u32, Vec<u8>)> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).ok()?;
@@ -136,7 +137,7 @@ impl Http2 {
         Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
     }
 
-    /// The error that the connection is ended with.
+    /// The error code with which the other side ends the connection.
     fn ends_with(&mut self) -> Option<u32> {
         while let Some((kind, _, payload)) = self.next() {
             if kind == GOAWAY {
@@ -152,9 +153,9 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
     only_on_hearth!();
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
-    // Side by side on one connection, answered each.
+    // Requests side by side on one connection are all answered.
     let mut many = Http2::connect(at);
     for stream in (1..=19).step_by(2) {
         many.frame(HEADERS, 5, stream, GET_COUNT);
@@ -168,8 +169,8 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
             _ => {}
         }
     }
-    // Errors of the protocol end the connection with their code (RFC 9113, 7): PROTOCOL_ERROR 1; STREAM_CLOSED 5 may be
-    // said of a stream that is not open.
+    // Errors of the protocol end the connection with their code (RFC 9113, 7): PROTOCOL_ERROR is 1; for a stream that
+    // is not open it may be STREAM_CLOSED, 5.
     type Wrong = fn(&mut Http2);
     let wrongs: [(&str, &[u32], Wrong); 4] = [
         ("DATA of no stream", &[1], |h2| h2.frame(DATA, 0, 0, b"x")),
@@ -177,51 +178,46 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
         ("DATA of a stream that is not open", &[1, 5], |h2| h2.frame(DATA, 0, 1, b"x")),
         ("SETTINGS of a stream", &[1], |h2| h2.frame(SETTINGS, 0, 1, b"")),
     ];
-    for (what, codes, wrong) in wrongs {
+    for (case, codes, wrong) in wrongs {
         let mut connection = Http2::connect(at);
         wrong(&mut connection);
         let code = connection.ends_with();
-        assert!(code.is_some_and(|code| codes.contains(&code)), "{what}: {code:?}");
+        assert!(code.is_some_and(|code| codes.contains(&code)), "{case}: {code:?}");
     }
     wait_for(&world, "hearth_http_requests_in_flight", 0.0);
     assert_eq!(get(at, "/count").text(), "1\n");
-    // A connection is closed in order by a last PING. The one that answers none holds up no drain.
+    // The service closes a connection with a last PING. A client that does not answer it does not hold up the drain.
     world.kill("service", "SIGTERM").ok();
     server.wait(SHORT).assert_code(0);
     drop(many);
 }
 
 #[test]
-fn a_client_without_a_place_waits_and_harms_nobody() {
+fn a_client_without_a_place_waits_and_harms_no_other() {
     only_on_hearth!();
     let world = World::configured("[http]\nconnections_max = 8\nheader_timeout_ms = 1000\nidle_timeout_ms = 3000\n");
-    let image = world.program(&Guest::HTTP);
-    let (crowded, free) = (free_port(), free_port());
-    let servers = [start(&world, &image, "crowded", crowded, &[]), start(&world, &image, "free", free, &[])];
-    // Silent ones, and some that send a byte now and then: each has a second for its head.
+    let services = TwoServices::start(&world, ["crowded", "free"]);
+    let [crowded, free] = services.addresses;
+    // Silent clients: each has a second for its request's head.
     let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(crowded).expect("there is room in the queue")).collect();
     assert_eq!(get(free, "/count").text(), "1\n", "another container's clients do not wait");
-    assert_eq!(get(crowded, "/count").text(), "1\n", "theirs is over after a second");
-    // One that never reads: its guest stops, and ends when nothing has moved for three seconds.
+    assert_eq!(get(crowded, "/count").text(), "1\n", "their time is over after a second");
+    // A client that never reads: its guest blocks, and is ended when no byte has moved for three seconds.
     let mut deaf = TcpStream::connect(free).expect("the service listens");
     deaf.write_all(b"GET /download HTTP/1.1\r\nHost: a\r\n\r\n").expect("it reads");
     wait_for_flight(&world, 1.0);
     wait_for_flight(&world, 0.0);
     drop((silent, deaf));
-    for (id, server) in ["crowded", "free"].into_iter().zip(servers) {
-        world.kill(id, "SIGTERM").ok();
-        server.wait(SHORT).assert_code(0);
-    }
+    services.stop();
 }
 
 #[test]
-fn a_flood_of_pings_harms_nobody() {
+fn a_flood_of_pings_harms_no_other_client() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let (flooded, other) = (free_port(), free_port());
-    let servers = [start(&world, &image, "flooded", flooded, &[]), start(&world, &image, "other", other, &[])];
-    // The preface and empty settings, and then more answers to make than there is time to send them.
+    let services = TwoServices::start(&world, ["flooded", "other"]);
+    let [flooded, other] = services.addresses;
+    // The preface and empty settings, then more PINGs than the service has time to answer.
     let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
     let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], b"flooding"].concat();
     let pings = ping.repeat(4_096);
@@ -250,20 +246,17 @@ fn a_flood_of_pings_harms_nobody() {
         stream.shutdown(std::net::Shutdown::Both).ok();
         threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
     }
-    for (id, server) in ["flooded", "other"].into_iter().zip(servers) {
-        world.kill(id, "SIGTERM").ok();
-        server.wait(SHORT).assert_code(0);
-    }
+    services.stop();
 }
 
 #[test]
 fn a_guest_that_traps_in_each_request_does_not_flood_the_log() {
     only_on_hearth!();
-    /// More than the log takes of one kind in a second, many times over.
+    /// Many times the number of lines of one kind that the log takes in a second.
     const REQUESTS: usize = 1_000;
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let logged = || world.hearthd_log().matches("the guest of a request trapped").count();
     let began = std::time::Instant::now();
@@ -274,28 +267,25 @@ fn a_guest_that_traps_in_each_request_does_not_flood_the_log() {
     let lines = logged();
     assert!((20..=20 * (seconds + 2)).contains(&lines), "{lines} lines in {seconds} s");
     let counted = |name: &str| world.metrics().sum(name, &[]) as usize;
-    assert_eq!(counted("hearth_log_lines_suppressed_total"), REQUESTS - lines, "what is left out is counted");
+    assert_eq!(counted("hearth_log_lines_suppressed_total"), REQUESTS - lines, "suppressed lines are counted");
     assert_eq!(counted("hearth_http_traps_total"), REQUESTS);
-    // It is the log that is spared, not those who look for the text.
+    // `hearthctl traps` still has the text of every trap.
     let traps = world.ask(&["traps", "--last", "1"]);
     assert!(traps[0]["text"].as_str().is_some_and(|text| text.contains("unreachable")), "{traps}");
-    // Other lines are not held back by it.
+    // Lines of other kinds are not suppressed.
     world.run(&world.program(&Guest::NO_ENTRY), "broken").run();
     assert!(world.hearthd_log().contains("a task was refused"));
     drop(server);
 }
 
-/// h2spec is in no distribution; who has it on the `PATH` has its cases told, too.
+/// h2spec is in no distribution. Its cases run where it is on the `PATH`.
 #[test]
-fn what_http_2_forbids_is_refused_as_it_says() {
+fn violations_of_http_2_are_refused_as_its_rfc_says() {
     only_on_hearth!();
-    if Command::new("h2spec").arg("--version").output().is_err() {
-        eprintln!("NOT TOLD: h2spec is not on the PATH");
-        return;
-    }
+    skip_unless!(Command::new("h2spec").arg("--version").output().is_ok(), "h2spec is not on the PATH");
     let world = World::new();
     let image = world.program(&Guest::HTTP);
-    let at = free_port();
+    let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let port = at.port().to_string();
     let output = Command::new("h2spec")
@@ -303,11 +293,12 @@ fn what_http_2_forbids_is_refused_as_it_says() {
         .output()
         .expect("it runs");
     let told = String::from_utf8_lossy(&output.stdout);
-    // What is no preface is HTTP/1 here, on the same port: it is answered in that (400), and closed.
+    // An invalid preface is read as HTTP/1, which the same port serves: the answer is 400, and the connection is
+    // closed.
     let failed = told.lines().filter(|line| line.trim_start().starts_with('×') && !line.contains("connection preface"));
     assert_eq!(failed.count(), 0, "{told}");
     assert!(told.contains("147 tests, 146 passed"), "{told}");
-    assert_eq!(get(at, "/count").text(), "1\n", "it has harmed nobody");
+    assert_eq!(get(at, "/count").text(), "1\n", "the service still answers");
     world.kill("service", "SIGTERM").ok();
     server.wait(SHORT).assert_code(0);
 }

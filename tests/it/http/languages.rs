@@ -1,16 +1,16 @@
-//! Services in real languages, in pods.
+//! Services in JavaScript and Python, in pods.
 
 use std::net::SocketAddr;
 
 use hearth_tests::{Guest, Node};
 
 use super::client::{Client, Response, get};
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 /// The size of the body that comes back, in bytes.
 const BODY: usize = 1_000_000;
 
-/// Serves `guest` in a pod of its own, on the pod's address, and has a look at it.
+/// Serves `guest` in a pod of its own, and calls `look` with the pod's address.
 fn in_a_pod(guest: &Guest, look: impl FnOnce(SocketAddr) + Send) {
     let node = Node::new();
     let image = node.program(guest);
@@ -37,7 +37,7 @@ fn a_service_in_javascript_answers_in_a_pod() {
         assert_eq!((hello.status, hello.text()), (200, "hello from JavaScript\n"));
         assert_eq!(get(at, "/nowhere").status, 404);
         assert_eq!(mirror(at).body.len(), BODY);
-        // Its own requests: to itself, and to where nobody is.
+        // Its own requests: to itself, and to a port without a listener.
         let fetched = get(at, "/fetch?url=http://127.0.0.1:8080/nowhere");
         assert_eq!((fetched.status, fetched.text()), (404, "no such path\n"));
         assert_eq!(get(at, "/fetch?url=http://127.0.0.1:1/").status, 502);
@@ -47,10 +47,8 @@ fn a_service_in_javascript_answers_in_a_pod() {
 #[test]
 fn a_service_in_python_answers_in_a_pod() {
     only_on_hearth!();
-    // Compiling it takes as long as all other stories of this file; `make test` has Python with WASI 0.3.
-    if std::env::var_os("HEARTH_TEST_LANGUAGES").is_none() {
-        return;
-    }
+    // Compiling it takes as long as all other stories about HTTP; `make test` has Python with WASI 0.3.
+    skip_unless!(std::env::var_os("HEARTH_TEST_LANGUAGES").is_some(), "it needs HEARTH_TEST_LANGUAGES");
     in_a_pod(&Guest::PYTHON, |at| {
         let hello = get(at, "/a/path?and=query");
         assert_eq!(hello.status, 200);

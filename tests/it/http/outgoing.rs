@@ -1,4 +1,4 @@
-//! Requests of guests to others.
+//! Outgoing HTTP requests of guests.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::mpsc;
@@ -13,10 +13,10 @@ use crate::only_on_hearth;
 /// The size of an upload, in bytes.
 const UPLOAD: usize = 10_000_000;
 
-/// Where an image's certificates are.
+/// The path of an image's certificates.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// A world and the client in it.
+/// A world and the client's image in it.
 struct Fetch {
     world: World,
     image: Imported,
@@ -36,7 +36,7 @@ impl Fetch {
         self.world.run(&self.image, &format!("fetch-{}", self.runs.get())).flags(flags).args(args.iter().copied()).run()
     }
 
-    /// What it prints when it fetches from `server`.
+    /// The client's output when it fetches from `server`.
     fn fetch(&self, server: &Server, more: &[&str]) -> String {
         self.run(&[], &[&["http", &server.authority(), "/"], more].concat()).stdout()
     }
@@ -52,17 +52,17 @@ fn a_guest_fetches_by_name_and_keeps_its_connection() {
     let upload = format!("upload={UPLOAD}");
     let answer = format!("200 {} hello {UPLOAD}\n", format!("hello {UPLOAD}").len());
     assert_eq!(fetch.fetch(&server, &[&upload, "times=2"]), answer.repeat(2));
-    assert_eq!(server.connections(), 2, "another guest's connection is its own");
+    assert_eq!(server.connections(), 2, "each guest has a connection of its own");
     let metrics = fetch.world.metrics();
     assert_eq!(metrics.sum("hearth_http_outgoing_requests_total", &[("code", "2xx")]), 5.0);
-    // Its guests have ended, and their connections with them.
+    // The connections end with their guests.
     hearth_tests::eventually("no connection is left", SHORT, || {
         (fetch.world.metrics().sum("hearth_http_outgoing_connections", &[]) == 0.0).then_some(())
     });
 }
 
 #[test]
-fn what_goes_wrong_with_a_fetch_has_its_name() {
+fn each_failure_of_a_fetch_has_its_error_code() {
     only_on_hearth!();
     let fetch = Fetch::new();
     let fails = |server: &Server, more: &[&str], name: &str| {
@@ -102,13 +102,14 @@ fn what_goes_wrong_with_a_fetch_has_its_name() {
 fn a_fetch_waits_for_a_connection_no_longer_than_it_wants() {
     only_on_hearth!();
     let fetch = Fetch::new();
-    // Its queue is full after one, and nobody accepts: the next one's first packet is dropped.
+    // The queue of this listener holds one connection, and no thread accepts: the kernel drops the next client's first
+    // packet.
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
     rustix::net::listen(&socket, 0).expect("it is bound");
     let at = std::net::TcpListener::from(socket);
     let address = at.local_addr().expect("it is bound");
-    let waiting = TcpStream::connect(address).expect("there is room for one");
+    let waiting = TcpStream::connect(address).expect("the queue has room for one");
     let late = fetch.run(&[], &["http", &address.to_string(), "/", "connect=300"]);
     assert_eq!(late.stdout(), "error connection-timeout\n");
     drop(waiting);
@@ -121,7 +122,7 @@ fn tls_is_as_the_image_trusts() {
     let (ours, other) = (Authority::new(), Authority::new());
     let server = Server::greets_by_tls(&ours, "localhost");
     let trusted = fetch.world.write("ours.pem", ours.pem().as_bytes());
-    let stranger = fetch.world.write("other.pem", other.pem().as_bytes());
+    let unknown_authority = fetch.world.write("other.pem", other.pem().as_bytes());
     let mount =
         |source: &std::path::Path, to: &str| format!("type=bind,src={},dst={to},options=bind:ro", source.display());
     let secure =
@@ -132,12 +133,12 @@ fn tls_is_as_the_image_trusts() {
     let named = mount(&trusted, "/a/ca.pem");
     let named = ["--mount", &named, "--env", "SSL_CERT_FILE=/a/ca.pem"];
     assert_eq!(secure(&server, &named), "200 7 hello 0\n200 7 hello 0\n");
-    let wrong = mount(&stranger, CERTIFICATES);
+    let wrong = mount(&unknown_authority, CERTIFICATES);
     assert_eq!(secure(&server, &["--mount", &wrong]), "error TLS-certificate-error\n");
     let another = Server::greets_by_tls(&ours, "another.name");
     assert_eq!(secure(&another, &["--mount", &as_image]), "error TLS-certificate-error\n");
     assert_eq!(secure(&server, &["--env", "SSL_CERT_FILE=/none.pem"]), "error configuration-error\n");
-    // One that speaks no TLS.
+    // A server without TLS.
     let plain = Server::says(b"");
     let plain = fetch.run(&["--mount", &as_image], &["https", &plain.authority(), "/", "connect=500"]).stdout();
     assert_eq!(plain, "error connection-timeout\n");

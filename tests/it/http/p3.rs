@@ -24,7 +24,7 @@ fn a_command_runs_with_the_pods_names_and_files() {
     };
     let known = run("known", &["NAME=peer", "FILE=/etc/hosts", "WAIT=20"]).assert_code(0);
     assert_eq!(known.stdout(), "10.77.1.2\n10.77.1.2 peer\ndone\n");
-    let unknown = run("unknown", &["NAME=nobody"]).assert_code(1);
+    let unknown = run("unknown", &["NAME=no-such-host"]).assert_code(1);
     assert!(unknown.stdout().starts_with("error "), "{unknown}");
     run("failed", &["FAIL=1"]).assert_code(1);
     let waiting = world.run(&image, "waiting").flags(["--env", "WAIT=600000"]).spawn();
@@ -39,7 +39,7 @@ fn serve(pod: &Pod, name: &str, image: &Imported, env: &[(&str, &str)]) -> Conta
     container.start()
 }
 
-/// Which request of its instance each of so many is, asked one after another.
+/// Sends requests one after another; returns the number of each within its instance.
 fn numbers(at: SocketAddr, count: usize) -> Vec<usize> {
     let mut client = Client::connect(at);
     let number = |text: &str| text.rsplit(' ').next().and_then(|word| word.trim().parse().ok()).expect("a number");
@@ -68,7 +68,7 @@ fn a_service_in_python_has_an_instance_for_each_request_or_as_many_as_its_pod_as
         client.send(&[b'x'; 200_000]);
         assert_eq!(client.receive(false).expect("an answer").body.len(), 200_000);
         assert_eq!(get(at, "/nowhere").status, 404);
-        // Its own request to its neighbour, in the pod's network.
+        // A request of its own to the other container, in the pod's network.
         let fetched = get(at, "/fetch?http://127.0.0.1:8081/nowhere");
         assert_eq!((fetched.status, fetched.text()), (404, "no such path\n"));
         let refused = get(at, "/fetch?http://127.0.0.1:1/");

@@ -1,4 +1,4 @@
-//! Servers for guests that fetch: each does one thing to every connection.
+//! Servers for guests that fetch: each handles all connections in one way.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,13 +10,13 @@ use rustls::{ServerConnection, StreamOwned};
 
 /// A server on the loopback.
 pub struct Server {
-    /// Where it listens.
+    /// The server's address.
     pub at: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
 impl Server {
-    /// Does `serve` with each connection, each on a thread of its own.
+    /// Calls `serve` with each connection, on a thread of its own.
     pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
         let at = listener.local_addr().expect("it is bound");
@@ -37,7 +37,7 @@ impl Server {
         Server::new(greet)
     }
 
-    /// The same by TLS, as `name`, with a certificate of this authority.
+    /// The same over TLS, as `name`, with a certificate of this authority.
     pub fn greets_by_tls(authority: &Authority, name: &str) -> Server {
         let config = Arc::new(authority.server(name));
         Server::new(move |stream| {
@@ -46,7 +46,7 @@ impl Server {
         })
     }
 
-    /// Reads a request's head and says `answer`, and nothing more, until its client leaves.
+    /// Reads a request's head, writes `answer`, and keeps the connection until the client closes it.
     pub fn says(answer: &'static [u8]) -> Server {
         Server::new(move |mut stream| {
             if read_head(&mut stream).is_some() && stream.write_all(answer).is_ok() {
@@ -55,7 +55,7 @@ impl Server {
         })
     }
 
-    /// Reads a request's head, says `answer`, and closes.
+    /// Reads a request's head, writes `answer`, and closes the connection.
     pub fn cuts(answer: &'static [u8]) -> Server {
         Server::new(move |mut stream| {
             if read_head(&mut stream).is_some() {
@@ -64,7 +64,7 @@ impl Server {
         })
     }
 
-    /// How many connections it has had.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -75,7 +75,7 @@ impl Server {
     }
 }
 
-/// A request's head, in lower case; none at the connection's end.
+/// A request's head, in lower case; `None` at the connection's end.
 pub fn read_head(stream: &mut impl Read) -> Option<String> {
     let (mut head, mut byte) = (Vec::new(), [0; 1]);
     while !head.ends_with(b"\r\n\r\n") {
@@ -87,7 +87,7 @@ pub fn read_head(stream: &mut impl Read) -> Option<String> {
     Some(String::from_utf8_lossy(&head).to_ascii_lowercase())
 }
 
-/// Reads requests with their bodies, and says `hello` and how many bytes they had.
+/// Answers each request with `hello` and the number of bytes of its body.
 fn greet(mut stream: impl Read + Write) {
     while let Some(head) = read_head(&mut stream) {
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));

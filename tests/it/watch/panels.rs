@@ -1,5 +1,5 @@
-//! Debian's Prometheus scrapes a loaded node: the dashboards' panels and the rules have data, during an upgrade,
-//! too, and the five questions of dashboards/README.md have their answers.
+//! Debian's Prometheus scrapes a loaded node. The dashboards' panels and the rules have data, also during an upgrade,
+//! and the five questions of dashboards/README.md have their answers.
 
 use std::fs;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ impl<'a> Prometheus<'a> {
         Prometheus { node, _process: process, address }
     }
 
-    /// What it answers to a question, or why it does not.
+    /// The answer to a query, or its error.
     pub fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Result<Vec<Value>, String> {
         let mut arguments: Vec<String> = vec!["--get".into()];
         for (name, value) in parameters {
@@ -64,7 +64,7 @@ impl<'a> Prometheus<'a> {
         self.ask("query", &[("query", expression.to_owned())])
     }
 
-    /// Waits until an expression gives something.
+    /// Waits until an expression has a result.
     pub fn wait_for(&self, expression: &str) {
         let given = || matches!(self.series(expression).as_deref(), Ok([_, ..])).then_some(());
         if hearth_tests::wait::within(LONG, given).is_none() {
@@ -83,11 +83,11 @@ pub fn dashboards() -> PathBuf {
 pub struct Target {
     /// The dashboard's title.
     pub dashboard: String,
-    /// The panel's.
+    /// The panel's title.
     pub panel: String,
-    /// What is evaluated, for all nodes.
+    /// The query, for all nodes.
     pub expression: String,
-    /// What its series are called.
+    /// The template of its series' names.
     pub legend: String,
 }
 
@@ -114,7 +114,7 @@ pub fn panels() -> Vec<Target> {
     all
 }
 
-/// The names of our recording rules, and of each alert what it compares with its threshold.
+/// The name of each recording rule, and the left side of each alert's comparison, with their expressions.
 fn rules() -> Vec<(String, String)> {
     let mut all = Vec::new();
     for file in ["recording-rules.yaml", "alert-rules.yaml"] {
@@ -135,8 +135,8 @@ fn rules() -> Vec<(String, String)> {
     all
 }
 
-/// What is shown has data, each series once: a series of an older daemon's that a panel shows beside that of the
-/// one in charge, under the same legend, is a mistake.
+/// Checks that every panel and rule has data. A panel must not show a series of an older daemon beside that of the
+/// daemon in charge, under the same legend.
 fn all_have_data(prometheus: &Prometheus<'_>) {
     let panels =
         panels().into_iter().map(|target| (format!("{}: {}", target.dashboard, target.panel), target.expression));
@@ -155,7 +155,7 @@ fn all_have_data(prometheus: &Prometheus<'_>) {
     });
     let why: Vec<_> =
         missing.iter().map(|((place, expression), _)| (place, expression, prometheus.series(expression))).collect();
-    assert!(found.is_some(), "no data, or of whom is not said: {why:#?}");
+    assert!(found.is_some(), "no data, or series of an older daemon without a label: {why:#?}");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn prometheus_finds_data_for_every_panel_and_every_rule_of_a_loaded_node() {
     two_generations_are_told_apart(&node, &prometheus);
 }
 
-/// During an upgrade an older daemon's metrics are beside those of the one in charge.
+/// During an upgrade the endpoint has the metrics of both daemons.
 fn two_generations_are_told_apart(node: &Node, prometheus: &Prometheus<'_>) {
     node.upgrade_hearthd();
     let pod = node.pod("after").run();
@@ -188,7 +188,7 @@ fn two_generations_are_told_apart(node: &Node, prometheus: &Prometheus<'_>) {
         let found = panels().into_iter().find(|target| target.panel == panel && target.expression.contains(part));
         found.unwrap_or_else(|| panic!("no panel {panel} with {part}")).expression
     };
-    // What there is once on a node is counted once,
+    // Values of the node are shown once.
     prometheus.wait_for(&format!("{} == 1", expression("Nodes up", "build_info")));
     let once = [
         ("Store", "hearth_module_store_bytes"),
@@ -199,12 +199,12 @@ fn two_generations_are_told_apart(node: &Node, prometheus: &Prometheus<'_>) {
         let shown = expression(panel, metric);
         prometheus.wait_for(&format!("{shown} == scalar({metric}{{generation=\"\"}}) and on () {shown} > 0"));
     }
-    // what all of them have is summed,
+    // Values of each daemon are summed.
     prometheus.wait_for(&format!(
         "{} == scalar(sum(hearth_tasks{{state=\"running\"}}))",
         expression("Tasks running", "running")
     ));
-    // and the room that is left is that of the one in charge: nobody gets the older one's slots.
+    // The free slots are the slots of the daemon in charge: no new task gets a slot of the older one.
     prometheus.wait_for("hearth:pool_used:ratio == on (instance) hearth_pool_slots{generation=\"\",state=\"used\"} / on (instance) sum by (instance) (hearth_pool_slots{generation=\"\"})");
     prometheus.wait_for("hearth:pool_used:ratio < 0.01");
 }
@@ -239,7 +239,7 @@ impl Load {
             options.resources.cpu_quota = 20_000;
         });
         containers.push(limited.start());
-        // It takes all it gets, is refused more, and stays.
+        // It takes memory up to its limit, and then sleeps.
         let limit = 8 << 20;
         let greedy = full.container("cache", &grow).args(["100", "3600"]);
         containers.push(greedy.options(|options| options.resources.memory_limit_in_bytes = limit).start());
@@ -247,7 +247,7 @@ impl Load {
         Load { _pods: pods, _containers: containers }
     }
 
-    /// Each by a panel and by a command: see dashboards/README.md.
+    /// Checks the answer of a panel and of a command to each question: see dashboards/README.md.
     fn answers_the_five_questions(&self, node: &Node, prometheus: &Prometheus<'_>) {
         // Why was this pod's start slow? It was compiled.
         prometheus.wait_for(
@@ -266,8 +266,8 @@ impl Load {
         let top = node.ask(&["top", "--interval", "1"]);
         assert_eq!(top[0]["pod"]["name"], "throttled", "{top}");
         assert!(top[0]["throttled_seconds"].as_f64() > Some(0.0), "{top}");
-        // Is the pool about to be full? All have a slot but those that crashed, the sandboxes, and the service,
-        // which has no instance at rest.
+        // Is the pool about to be full? All containers have a slot but the crashed ones, the sandboxes, and the
+        // service, which has no instance at rest.
         prometheus.wait_for("sum(hearth_pool_slots{state=\"used\"}) == 49 and on () hearth:pool_used:ratio > 0.04");
         assert_eq!(node.ask(&["status"])[0]["pool"]["used"], 49);
         // Which images are not compiled yet?
@@ -280,14 +280,13 @@ impl Load {
                 && trap["text"].as_str().is_some_and(|text| text.contains("unreachable"))
         };
         assert_eq!(traps.as_array().unwrap().iter().filter(of_crashers).count(), 5, "{traps}");
-        // And the one at its limit.
+        // Which container is at its memory limit?
         prometheus.wait_for("hearth_task_memory_refused_total{pod=\"full\"} > 0");
         prometheus.wait_for("hearth_task_memory_bytes{pod=\"full\"} / hearth_task_memory_limit_bytes > 0.8");
     }
 }
 
-/// Has modules compiled that take their time, one after the other, until some wait; `mark` makes them others than
-/// those of another mark.
+/// Starts compiles of large modules, until some wait in the queue. Modules of another `mark` are other modules.
 pub fn compile_many(node: &Node, mark: u8) -> Vec<Running> {
     let big = Guest::BIG.wasm_bytes();
     let warm = |number: u8| {
@@ -296,7 +295,7 @@ pub fn compile_many(node: &Node, mark: u8) -> Vec<Running> {
         let file = node.write(&format!("big-{mark}-{number}.wasm"), &bytes).display().to_string();
         node.hearthctl(["modules", "warm", file.as_str()]).spawn()
     };
-    // So many that a scrape, once a second, finds some of them at it, also on a fast machine.
+    // Enough that a scrape, once a second, finds some in the queue, also on a fast machine.
     let running = (0..8).map(warm).collect();
     eventually("some wait to be compiled", SHORT, || {
         let list = node.ask(&["modules", "list"]);

@@ -23,7 +23,7 @@ const PICTURES: [(&str, &str, &str, &str); 5] = [
     ("traps", "one node", "Traps and refused memory by task", "short"),
 ];
 
-/// What is shown of a command, at most, in lines.
+/// The most lines of a command's output that are shown.
 const LINES_MAX: usize = 18;
 
 /// Takes them, if `HEARTH_TEST_PICTURES` is set: into the dashboards' directory.
@@ -57,7 +57,7 @@ pub fn take(node: &Node, prometheus: &Prometheus<'_>) {
     assert!(photograph(node, &dashboards().join("page.png")), "chromium is not installed");
 }
 
-/// What a target's series were in the last minutes.
+/// A target's series of the last two minutes.
 fn lines(prometheus: &Prometheus<'_>, target: &Target) -> Vec<Line> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let parameters = [
@@ -88,7 +88,7 @@ fn points(values: &Value) -> Vec<(f64, f64)> {
     values.as_array().unwrap().iter().map(point).collect()
 }
 
-/// Puts what a command says now into the README, below the line that shows the command.
+/// Puts the output of a command into the README, below the line that shows the command.
 fn answer(node: &Node, command: &[&str]) {
     let said = node.hearthctl(command.iter().copied()).ok().stdout();
     let mut lines: Vec<&str> = said.lines().map(str::trim_end).take(LINES_MAX).collect();

@@ -1,7 +1,7 @@
-//! `make demo`: a walk through what Hearth does, on a real containerd.
+//! `make demo`: shows Hearth's features on a real containerd.
 //!
-//! Everything shown is the output of the command above it, made now. What does not hold ends the demo
-//! with a message and exit code 101; the machine it ran on is gone in any case.
+//! Everything shown is the output of the command above it, made now. A failed check ends the demo with a message and
+//! exit code 101; the machine it ran on is removed in any case.
 
 use std::io::{IsTerminal, Write};
 use std::process::Command;
@@ -86,12 +86,12 @@ fn a_kill(world: &World) {
     say(&format!("exit code {code}"));
 }
 
-/// Starts a module nobody has seen, twice, with the metrics read around each start.
+/// Starts an unknown module twice, with the metrics read around each start.
 fn first_and_second_start(world: &World) {
     headline("What a start costs: the first and the second of one image (a module of 1.7 MB)");
     let layer = Layer::new().file("/big.wasm", 0o755, Guest::BIG.wasm_bytes());
     let image = Image::scratch("hearth.test/big:1").layer(layer).entrypoint(["/big.wasm"]);
-    // Compiled at import this would be no first start: import it into a namespace nobody follows yet.
+    // A module that is compiled at its import has no first start: the daemon does not follow this namespace yet.
     let tar = world.write("big.tar", &image.to_tar()).display().to_string();
     world.ctr_in("fresh", ["images", "import", &tar]).ok();
     let mut scrapes = vec![world.metrics()];
@@ -157,7 +157,7 @@ fn show(arguments: &[&str]) {
 
 fn print(output: &Output) {
     let mut stdout = std::io::stdout();
-    // Nobody reads us any more: nothing to do about it.
+    // Without a reader of stdout there is nothing to do.
     let _ = stdout.write_all(&output.stdout).and_then(|()| stdout.write_all(&output.stderr));
 }
 

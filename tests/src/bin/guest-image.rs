@@ -1,5 +1,5 @@
 //! `guest-image GUEST`: an image of one of the stories' guests, `hearth.test/GUEST:1`, as an archive on stdout, for
-//! checks that are scripts.
+//! checks written as scripts.
 
 use std::io::Write;
 use std::process::ExitCode;

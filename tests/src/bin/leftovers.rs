@@ -1,4 +1,4 @@
-//! Ends with 1 and a list if the stories of this checkout have left anything on the host.
+//! Lists the things that the stories of this checkout have left on the host; the exit code is 1 if there are any.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! How long a pod takes to start by a pause container and by hearthd's sandbox controller, in turn on one
+//! The start times of pods with a pause container and of pods of hearthd's sandbox controller, in turn on one
 //! containerd 2.x (`HEARTH_TEST_CONTAINERD`): `pod-times [PODS OF EACH KIND]`.
 
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hearth_tests::daemons::{BY_PAUSE, BY_SANDBOXER, containerd_major};
 use hearth_tests::{Guest, Imported, Node};
 
-/// What of a pod's start is told apart.
+/// The parts of a pod's start that are measured.
 const PARTS: [&str; 3] = ["RunPodSandbox", "CreateContainer, StartContainer", "both"];
 
 fn main() {
@@ -17,7 +17,7 @@ fn main() {
     for host_network in [true, false] {
         let mut times = [const { [const { Vec::new() }; PARTS.len()] }; 2];
         for turn in 0..count + 1 {
-            // What is left to do of a pod that was removed falls to the next: each follows the other as often.
+            // Work that the removal of a pod leaves delays the next pod: each kind follows the other equally often.
             let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
             for kind in order {
                 let parts = start(&node, &image, [BY_PAUSE, BY_SANDBOXER][kind], host_network);
