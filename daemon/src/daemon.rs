@@ -35,7 +35,7 @@ use hearth_base::generation::wire::Passed;
 use hearth_http::context::Http;
 use hearth_observe::logging::Logging;
 use hearth_observe::metrics::Metrics;
-use hearth_observe::metrics::tasks::TaskSeries;
+use hearth_observe::metrics::task_series::TaskSeries;
 use hearth_observe::starts::{Listener, Recent, recorder};
 use hearth_observe::traces::{self, Traces};
 use hearth_os::process::Share;
@@ -213,7 +213,7 @@ async fn serve(begin: Begin) -> Result<(), String> {
         by_pod: config.metrics.pods,
     });
     let ahead = Ahead::new(live.clone(), modules.clone(), metrics.clone(), answering.clone(), &ours.path);
-    metrics.engine(world.runtime.engines.fingerprint());
+    metrics.engine.fingerprint(world.runtime.engines.fingerprint());
     let living_count = living.len();
     let older = OlderGenerations::new(config.state_dir.clone(), living, &background, {
         let modules = modules.clone();

@@ -253,7 +253,7 @@ impl Ahead {
                 "failed"
             }
         };
-        self.metrics.images_ahead.with_label_values(&[label]).inc();
+        self.metrics.modules.images_ahead.with_label_values(&[label]).inc();
         self.queue.lock().known.remove(&image);
     }
 

@@ -42,8 +42,8 @@ const DRAINED_EVERY: Duration = Duration::from_millis(100);
 
 /// Shows the limits that a reload can change, and that of the module store.
 pub fn set_limits(metrics: &Metrics, config: &Config) {
-    metrics.tasks_limit.set(i64::try_from(config.rpc.tasks_max).unwrap_or(i64::MAX));
-    metrics.store_limit_bytes.set(i64::try_from(config.modules.store_bytes_max).unwrap_or(i64::MAX));
+    metrics.tasks.limit.set(i64::try_from(config.rpc.tasks_max).unwrap_or(i64::MAX));
+    metrics.store.limit_bytes.set(i64::try_from(config.modules.store_bytes_max).unwrap_or(i64::MAX));
 }
 
 /// The signals that mean something.

@@ -120,13 +120,13 @@ impl Operator {
             modules: self.modules.counts(),
             workers: self.world.runtime.scheduler.usage(),
             earlier: self.older.living().iter().map(|id| earlier(&config.state_dir, id)).collect(),
-            events_queued: u64::try_from(self.world.runtime.metrics.events_queued.get()).unwrap_or(0),
+            events_queued: u64::try_from(self.world.runtime.metrics.events.queued.get()).unwrap_or(0),
         }
     }
 
     fn counts(&self) -> TaskCounts {
         let count = |state: &str| {
-            let gauge = self.world.runtime.metrics.tasks.with_label_values(&[state]);
+            let gauge = self.world.runtime.metrics.tasks.by_state.with_label_values(&[state]);
             u64::try_from(gauge.get()).unwrap_or(0)
         };
         TaskCounts {
@@ -173,10 +173,10 @@ impl Operator {
         world.runtime.slots.observe();
         world.holders.observe();
         self.modules.observe();
-        world.runtime.metrics.native_containers.set(self.task_sockets.natives().len() as i64);
+        world.runtime.metrics.tasks.native_containers.set(self.task_sockets.natives().len() as i64);
         let (own, folded) = world.task_series.counts();
         for (kind, count) in [("own", own), ("folded", folded)] {
-            world.runtime.metrics.task_series.with_label_values(&[kind]).set(count as i64);
+            world.runtime.metrics.tasks.series.with_label_values(&[kind]).set(count as i64);
         }
         let mut text = world.runtime.metrics.render();
         let tasks = self.task_sockets.tasks();

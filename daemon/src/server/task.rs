@@ -77,9 +77,9 @@ impl TaskService {
 
     /// Measures a call and turns its error into the wire's.
     fn answer<T>(&self, method: Method, began: Instant, result: Result<T>) -> ttrpc::Result<T> {
-        self.metrics.rpc(method as usize).observe(began.elapsed().as_secs_f64());
+        self.metrics.rpcs.latency(method as usize).observe(began.elapsed().as_secs_f64());
         result.map_err(|error| {
-            self.metrics.rpc_errors.with_label_values(&[METHODS[method as usize]]).inc();
+            self.metrics.rpcs.errors.with_label_values(&[METHODS[method as usize]]).inc();
             tracing::debug!(method = METHODS[method as usize], %error, code = ?error.code(), "a call was refused");
             error.into()
         })
@@ -143,7 +143,7 @@ impl TaskApi for TaskService {
             return created.inspect_err(|error| tracing::info!(task = id, %error, "a native container was refused"));
         }
         if let Err(error) = &result {
-            self.metrics.starts_failed.inc();
+            self.metrics.starts.failed.inc();
             tracing::info!(target: logging::GUEST, task = again.id, %error, "a task was refused");
         }
         self.answer(Method::Create, began, result)

@@ -251,7 +251,7 @@ impl TaskSockets {
     /// Takes no new tasks from now on, or takes them again. Those there are go on, and may be exec'ed into.
     pub fn drain(&self, on: bool) {
         self.draining.store(on, Ordering::Relaxed);
-        self.world.runtime.metrics.draining.set(on.into());
+        self.world.runtime.metrics.tasks.draining.set(on.into());
         tracing::info!(on, "draining");
     }
 

@@ -4,7 +4,7 @@ use crate::task::Task;
 use crate::task::process::label;
 use hearth_base::operator::{EndInfo, TaskDetails, TaskInfo, TaskKind};
 use hearth_base::time::unix;
-use hearth_observe::metrics::tasks::Totals;
+use hearth_observe::metrics::task_series::Totals;
 
 impl Task {
     /// What it is and how it does now. Takes short locks, one after the other.

@@ -14,7 +14,7 @@ use crate::task::sandbox::Joined;
 use hearth_base::bundle::Cpu;
 use hearth_http::requests::Requests;
 use hearth_observe::metrics::Metrics;
-use hearth_observe::metrics::tasks::Seat;
+use hearth_observe::metrics::task_series::Seat;
 use hearth_observe::starts::{About, Recent};
 use hearth_wasm::wasi::MemoryUse;
 

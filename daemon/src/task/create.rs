@@ -306,7 +306,7 @@ impl Creator {
 
     /// Makes the task known, to containerd first.
     fn fill(&self, reservation: map::Reservation, (task, create): (Arc<Task>, Create)) -> Arc<Task> {
-        self.world.runtime.metrics.tasks.with_label_values(&[process::label(State::Created)]).inc();
+        self.world.runtime.metrics.tasks.by_state.with_label_values(&[process::label(State::Created)]).inc();
         task.init.publish(Event::Create(Box::new(create)));
         reservation.fill(task.clone());
         faults::at(Point::Created);

@@ -39,7 +39,7 @@ impl Holders {
         match ready {
             Some(holder) => Ok(holder),
             None => {
-                self.metrics.holders_started.inc();
+                self.metrics.tasks.holders_started.inc();
                 let runtime = self.runtime.clone();
                 let started = self.runtime.spawn_blocking(move || Holder::start(runtime)).await;
                 started.map_err(|e| Error::Internal(format!("making a network namespace ended early: {e}")))?
@@ -54,7 +54,7 @@ impl Holders {
             while holders.ready.lock().len() < holders.warm {
                 match Holder::start(holders.runtime.clone()) {
                     Ok(holder) => {
-                        holders.metrics.holders_started.inc();
+                        holders.metrics.tasks.holders_started.inc();
                         holders.ready.lock().push(holder);
                     }
                     Err(error) => {
@@ -68,7 +68,7 @@ impl Holders {
 
     /// Brings the gauge up to date; called before a scrape.
     pub fn observe(&self) {
-        self.metrics.holders_ready.set(self.ready.lock().len() as i64);
+        self.metrics.tasks.holders_ready.set(self.ready.lock().len() as i64);
     }
 
     /// Lets the supply go; for a stop of the daemon.

@@ -100,7 +100,7 @@ impl Task {
         if map.remove(self) {
             container.seat.retire(&self.info(""));
             let stopped = process::label(State::Stopped(exit.status));
-            container.metrics.tasks.with_label_values(&[stopped]).dec();
+            container.metrics.tasks.by_state.with_label_values(&[stopped]).dec();
             self.init.publish(Event::Delete {
                 container_id: container.id.clone(),
                 pid: container.pid(),

@@ -364,7 +364,7 @@ impl Process {
             let container_id = self.container.id.clone();
             let event = match self.role {
                 Role::Init => {
-                    self.container.metrics.starts_ok.inc();
+                    self.container.metrics.starts.ok.inc();
                     Event::Start { container_id, pid: self.container.pid() }
                 }
                 Role::Exec => Event::ExecStarted { container_id, exec_id: self.id.clone(), pid: self.container.pid() },
@@ -386,7 +386,7 @@ impl Process {
             End::Completed(Outcome::NotStarted(error)) => {
                 let text = error.to_string();
                 if self.role == Role::Init {
-                    self.container.metrics.starts_failed.inc();
+                    self.container.metrics.starts.failed.inc();
                     self.container.recent.failed(&self.container.about, &text);
                 }
                 // Start's caller shows it; where Start has been answered, the container's output does.
@@ -395,7 +395,7 @@ impl Process {
                 (NEVER_STARTED, note)
             }
             End::Completed(Outcome::Trapped(text)) => {
-                self.container.metrics.traps.inc();
+                self.container.metrics.tasks.traps.inc();
                 self.container.about.traps.fetch_add(1, Ordering::Relaxed);
                 (TRAP_STATUS, Some((EndKind::Trap, text)))
             }
@@ -441,7 +441,7 @@ impl Process {
     /// Tells that the guest ended for want of memory, and gives its status.
     fn out_of_memory(&self) -> u32 {
         let memory = &self.container.memory;
-        self.container.metrics.oom_kills.inc();
+        self.container.metrics.tasks.oom_kills.inc();
         let text = format!("out of memory: its limit is {} bytes", memory.limit());
         self.stdio.write_stderr(&format!("hearth: {text}\n"));
         tracing::info!(target: logging::GUEST, namespace = %self.container.namespace, task = %self.container.id, process = %self.id, limit = memory.limit(), "a guest ended for want of memory");
@@ -644,8 +644,8 @@ impl Process {
     /// Tells the metrics where the task is: where its init is.
     pub(super) fn gauge(&self, before: State, after: State) {
         if self.role == Role::Init && label(before) != label(after) {
-            self.container.metrics.tasks.with_label_values(&[label(before)]).dec();
-            self.container.metrics.tasks.with_label_values(&[label(after)]).inc();
+            self.container.metrics.tasks.by_state.with_label_values(&[label(before)]).dec();
+            self.container.metrics.tasks.by_state.with_label_values(&[label(after)]).inc();
         }
     }
 }

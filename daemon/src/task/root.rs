@@ -37,7 +37,7 @@ impl Plan {
     /// As the module says; nothing is mounted then.
     pub fn perform(self, metrics: &Metrics) -> Result<Root> {
         let mut root =
-            Root { path: self.path, own: self.own, base: Vec::new(), volumes: 0, gauge: metrics.mounts.clone() };
+            Root { path: self.path, own: self.own, base: Vec::new(), volumes: 0, gauge: metrics.tasks.mounts.clone() };
         root.prepare(matches!(self.base, Base::Bare))?;
         match self.base {
             Base::Bare => return Ok(root),
@@ -354,7 +354,7 @@ mod tests {
 
         fn assert_nothing_left(&self) {
             assert_eq!(mounts_below(&self.base), Vec::<String>::new());
-            assert_eq!(self.metrics.mounts.get(), 0);
+            assert_eq!(self.metrics.tasks.mounts.get(), 0);
             assert!(!self.at("b/own").exists());
         }
     }
@@ -405,7 +405,7 @@ mod tests {
             assert!(fs::read_to_string(root.path().join("both")).unwrap().ends_with("l2/both"));
             assert!(!is_read_only(&root.path().join("new")));
             check_volumes(root.path());
-            assert_eq!(fixture.metrics.mounts.get(), 7);
+            assert_eq!(fixture.metrics.tasks.mounts.get(), 7);
             root.unmount().unwrap();
             fixture.assert_nothing_left();
             assert!(fixture.at("u/new").exists());
@@ -455,7 +455,7 @@ mod tests {
             fs::write(fixture.at("u/earlier"), "").unwrap();
             for rootfs in [fixture.overlay(), vec![snapshot("bind", fixture.at("l1"), "rbind,ro")], Vec::new()] {
                 let root = fixture.mount(fixture.spec(rootfs, true, none_of())).unwrap();
-                assert_eq!(fixture.metrics.mounts.get(), 1);
+                assert_eq!(fixture.metrics.tasks.mounts.get(), 1);
                 assert!(root.path().join("app.wasm").exists());
                 assert!(is_read_only(&root.path().join("new")));
                 drop(root);

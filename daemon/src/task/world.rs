@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hearth_http::context::Http;
-use hearth_observe::metrics::tasks::TaskSeries;
+use hearth_observe::metrics::task_series::TaskSeries;
 use hearth_observe::traces::Traces;
 use hearth_wasm::runtime::Runtime;
 

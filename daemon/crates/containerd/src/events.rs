@@ -222,7 +222,7 @@ impl Reservation {
         }
         // Counted before it can be seen, so that nobody finds the queue empty with it inside.
         shared.queued.fetch_add(1, Ordering::AcqRel);
-        shared.metrics.events_queued.inc();
+        shared.metrics.events.queued.inc();
         let can_wait = event.can_wait();
         shared.waiting.push(Queued { at: SystemTime::now(), namespace: namespace.clone(), event });
         if can_wait && shared.later.is_set() {
@@ -330,7 +330,7 @@ impl Publisher {
         while let Some(queued) = self.next().await {
             self.deliver(queued).await;
             let shared = &self.shared;
-            shared.metrics.events_queued.dec();
+            shared.metrics.events.queued.dec();
             shared.room_taken.fetch_sub(1, Ordering::Relaxed);
             if shared.queued.fetch_sub(1, Ordering::AcqRel) == 1 {
                 shared.emptied.notify_waiters();
@@ -373,7 +373,7 @@ impl Publisher {
             ..Default::default()
         };
         let refused = |error: &str| {
-            self.shared.metrics.events_refused.inc();
+            self.shared.metrics.events.refused.inc();
             tracing::error!(
                 address = self.shared.address,
                 namespace = &*namespace,
@@ -391,7 +391,7 @@ impl Publisher {
         let pause_max = Duration::from_millis(self.shared.config.retry_max_ms);
         loop {
             let Err(error) = Self::forward(&self.shared, &mut self.client, &request).await else {
-                self.shared.metrics.events_sent.inc();
+                self.shared.metrics.events.sent.inc();
                 return self.shared.recovered();
             };
             match verdict(&error) {
@@ -401,7 +401,7 @@ impl Publisher {
             // Whatever it was, a new connection is the better bet.
             self.client = None;
             self.shared.failed(text(&error));
-            self.shared.metrics.events_retried.inc();
+            self.shared.metrics.events.retried.inc();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(pause_max);
         }
@@ -602,7 +602,7 @@ mod tests {
 
     async fn retried(metrics: &Metrics, times: u64) {
         let deadline = Instant::now() + PATIENCE;
-        while metrics.events_retried.get() < times {
+        while metrics.events.retried.get() < times {
             assert!(Instant::now() < deadline, "not tried again");
             tokio::task::yield_now().await;
         }
@@ -688,8 +688,8 @@ mod tests {
         assert_eq!(delete.exited_at, exit.exited_at);
         let exec = messages::TaskExecStarted::parse_from_bytes(&received[6].event.value).unwrap();
         assert_eq!((exec.exec_id.as_str(), exec.pid), ("exec", 8));
-        assert_eq!(fixture.metrics.events_sent.get(), events.len() as u64);
-        assert_eq!(fixture.metrics.events_queued.get(), 0);
+        assert_eq!(fixture.metrics.events.sent.get(), events.len() as u64);
+        assert_eq!(fixture.metrics.events.queued.get(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -724,11 +724,11 @@ mod tests {
         fixture.publish(0..100);
         fixture.retried(2).await;
         assert_eq!(fixture.queue.queued(), 100);
-        assert_eq!(fixture.metrics.events_queued.get(), 100);
+        assert_eq!(fixture.metrics.events.queued.get(), 100);
         let containerd = FakeContainerd::start(&fixture.path(), |_| Answer::Take);
         fixture.flushed().await;
         assert_eq!(containerd.pids(), (0..100).collect::<Vec<_>>());
-        assert_eq!(fixture.metrics.events_sent.get(), 100);
+        assert_eq!(fixture.metrics.events.sent.get(), 100);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -819,9 +819,9 @@ mod tests {
         fixture.publish([3]);
         fixture.flushed().await;
         assert_eq!(containerd.pids(), [0, 3]);
-        assert_eq!(fixture.metrics.events_refused.get(), 2);
-        assert_eq!(fixture.metrics.events_sent.get(), 2);
-        assert_eq!(fixture.metrics.events_queued.get(), 0);
+        assert_eq!(fixture.metrics.events.refused.get(), 2);
+        assert_eq!(fixture.metrics.events.sent.get(), 2);
+        assert_eq!(fixture.metrics.events.queued.get(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -834,7 +834,7 @@ mod tests {
         fixture.publish([0, 1]);
         fixture.flushed().await;
         assert_eq!(containerd.pids(), [0, 1]);
-        assert_eq!(fixture.metrics.events_retried.get(), codes.len() as u64);
+        assert_eq!(fixture.metrics.events.retried.get(), codes.len() as u64);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -852,7 +852,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(containerd.pids(), (0..10).collect::<Vec<_>>());
-        assert_eq!(metrics.events_sent.get(), 10);
+        assert_eq!(metrics.events.sent.get(), 10);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -895,7 +895,7 @@ mod tests {
         assert_eq!((&*topic, &message["exit_status"]), ("delete", &json!(137)));
 
         queue.flushed(Instant::now() + PATIENCE).await.unwrap();
-        let sent = metrics.events_sent.get();
+        let sent = metrics.events.sent.get();
         containerd.stop();
         publish(start("task", 8));
         retried(&metrics, 2).await;
@@ -903,7 +903,7 @@ mod tests {
         assert!(error.to_string().contains("is it running?"), "{error}");
         containerd.restart();
         queue.flushed(Instant::now() + PATIENCE).await.unwrap();
-        assert_eq!(metrics.events_sent.get(), sent + 1);
-        assert_eq!(metrics.events_refused.get(), 0);
+        assert_eq!(metrics.events.sent.get(), sent + 1);
+        assert_eq!(metrics.events.refused.get(), 0);
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hearth_shim::{CONTROL_SOCKET, CONTROL_SOCKET_ENV, Reply, Request, read_frame, reply, request, write_frame};
 use serde::de::DeserializeOwned;
 
-use crate::Failure;
+use crate::CtlError;
 use hearth_base::operator::{Question, Status};
 
 /// How long a daemon may take for each piece of its answer, if the question does not say otherwise.
@@ -23,40 +23,40 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// The daemons of this node.
-pub struct Client {
+pub struct DaemonClient {
     /// The first takes new tasks.
     sockets: Vec<PathBuf>,
 }
 
-impl Client {
+impl DaemonClient {
     /// The daemons that `named` are the sockets of; without any, the one of the environment or the default,
     /// and those that it names.
     ///
     /// # Errors
     /// If the first cannot be asked.
-    pub fn open(named: &[PathBuf]) -> Result<Client, Failure> {
+    pub fn open(named: &[PathBuf]) -> Result<DaemonClient, CtlError> {
         if !named.is_empty() {
-            return Ok(Client { sockets: named.to_vec() });
+            return Ok(DaemonClient { sockets: named.to_vec() });
         }
         let first = default_socket();
         let status: Status = ask_one(&first, &Question::Status, ANSWER_TIME)?;
         let others = status.earlier.into_iter().map(PathBuf::from);
-        Ok(Client { sockets: [first].into_iter().chain(others).collect() })
+        Ok(DaemonClient { sockets: [first].into_iter().chain(others).collect() })
     }
 
     /// Asks the daemon that takes new tasks.
     ///
     /// # Errors
     /// If it cannot be asked, or refuses.
-    pub fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, Failure> {
+    pub fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<T, CtlError> {
         self.ask_for(question, ANSWER_TIME)
     }
 
-    /// As [`Client::ask`], for a question that may take long.
+    /// As [`DaemonClient::ask`], for a question that may take long.
     ///
     /// # Errors
-    /// As [`Client::ask`].
-    pub fn ask_for<T: DeserializeOwned>(&self, question: &Question, time: Duration) -> Result<T, Failure> {
+    /// As [`DaemonClient::ask`].
+    pub fn ask_for<T: DeserializeOwned>(&self, question: &Question, time: Duration) -> Result<T, CtlError> {
         ask_one(&self.sockets[0], question, time)
     }
 
@@ -64,15 +64,15 @@ impl Client {
     ///
     /// # Errors
     /// If that one cannot be asked, or refuses.
-    pub fn ask_all<T: DeserializeOwned>(&self, question: &Question) -> Result<Vec<T>, Failure> {
+    pub fn ask_all<T: DeserializeOwned>(&self, question: &Question) -> Result<Vec<T>, CtlError> {
         let mut answers = vec![self.ask(question)?];
         for socket in &self.sockets[1..] {
             match ask_one(socket, question, ANSWER_TIME) {
                 Ok(answer) => answers.push(answer),
-                Err(Failure::Refused(text) | Failure::Unreachable(text)) => {
+                Err(CtlError::Refused(text) | CtlError::Unreachable(text)) => {
                     eprintln!("hearthctl: left out, an earlier hearthd: {text}");
                 }
-                Err(error @ Failure::Output(_)) => return Err(error),
+                Err(error @ CtlError::Print(_)) => return Err(error),
             }
         }
         Ok(answers)
@@ -81,8 +81,8 @@ impl Client {
     /// Asks every daemon for a list, and joins them.
     ///
     /// # Errors
-    /// As [`Client::ask_all`].
-    pub fn list<T: DeserializeOwned>(&self, question: &Question) -> Result<Vec<T>, Failure> {
+    /// As [`DaemonClient::ask_all`].
+    pub fn list<T: DeserializeOwned>(&self, question: &Question) -> Result<Vec<T>, CtlError> {
         Ok(self.ask_all::<Vec<T>>(question)?.into_iter().flatten().collect())
     }
 }
@@ -97,10 +97,10 @@ pub fn default_socket() -> PathBuf {
 ///
 /// # Errors
 /// If it cannot be asked, or refuses.
-pub fn ask_one<T: DeserializeOwned>(socket: &Path, question: &Question, time: Duration) -> Result<T, Failure> {
+pub fn ask_one<T: DeserializeOwned>(socket: &Path, question: &Question, time: Duration) -> Result<T, CtlError> {
     let answer = exchange(socket, question, time).map_err(|error| unreachable(socket, &error, time))??;
     serde_json::from_slice(&answer).map_err(|error| {
-        Failure::Unreachable(format!(
+        CtlError::Unreachable(format!(
             "{}: the answer is none to the question ({error}): is hearthd of another release than hearthctl {}?",
             socket.display(),
             env!("CARGO_PKG_VERSION")
@@ -108,7 +108,7 @@ pub fn ask_one<T: DeserializeOwned>(socket: &Path, question: &Question, time: Du
     })
 }
 
-fn exchange(socket: &Path, question: &Question, time: Duration) -> io::Result<Result<Vec<u8>, Failure>> {
+fn exchange(socket: &Path, question: &Question, time: Duration) -> io::Result<Result<Vec<u8>, CtlError>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(time))?;
     stream.set_write_timeout(Some(time))?;
@@ -123,13 +123,13 @@ fn exchange(socket: &Path, question: &Question, time: Duration) -> io::Result<Re
 }
 
 /// All pieces of an answer.
-fn read_answer(stream: &mut impl Read) -> io::Result<Result<Vec<u8>, Failure>> {
+fn read_answer(stream: &mut impl Read) -> io::Result<Result<Vec<u8>, CtlError>> {
     let mut answer = Vec::new();
     loop {
         match read_frame::<Reply>(stream)?.body {
             Some(reply::Body::Operator(piece)) if piece.is_empty() => return Ok(Ok(answer)),
             Some(reply::Body::Operator(piece)) => answer.extend_from_slice(&piece),
-            Some(reply::Body::Error(text)) => return Ok(Err(Failure::Refused(text))),
+            Some(reply::Body::Error(text)) => return Ok(Err(CtlError::Refused(text))),
             Some(reply::Body::TaskSocket(_)) | None => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "not an answer to an operator's question"));
             }
@@ -141,9 +141,9 @@ fn read_answer(stream: &mut impl Read) -> io::Result<Result<Vec<u8>, Failure>> {
 }
 
 /// Why a daemon cannot be asked, and what to do.
-fn unreachable(socket: &Path, error: &io::Error, time: Duration) -> Failure {
+fn unreachable(socket: &Path, error: &io::Error, time: Duration) -> CtlError {
     let at = socket.display();
-    Failure::Unreachable(match error.kind() {
+    CtlError::Unreachable(match error.kind() {
         io::ErrorKind::NotFound => format!(
             "hearthd is not running: there is no {at}; start it (systemctl start hearthd), or name its control_socket with --socket or {CONTROL_SOCKET_ENV}"
         ),
@@ -181,6 +181,6 @@ mod tests {
         let cut_off = frames(vec![piece("[1,")]);
         assert_eq!(read_answer(&mut cut_off.as_slice()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         let refused = frames(vec![reply::Body::Error("no".into())]);
-        assert!(matches!(read_answer(&mut refused.as_slice()).unwrap(), Err(Failure::Refused(text)) if text == "no"));
+        assert!(matches!(read_answer(&mut refused.as_slice()).unwrap(), Err(CtlError::Refused(text)) if text == "no"));
     }
 }

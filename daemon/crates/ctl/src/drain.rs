@@ -1,8 +1,8 @@
 //! `hearthctl drain`: no new tasks; those that run go on.
 
-use crate::Failure;
-use crate::client::Client;
-use crate::output::Output;
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::output::Printer;
 use hearth_base::operator::{Question, Status};
 
 /// Whether to.
@@ -13,7 +13,7 @@ pub struct Args {
     undo: bool,
 }
 
-pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let status: Status = client.ask(&Question::Drain { on: !args.undo })?;
     if output.json {
         return Ok(output.json(&status)?);

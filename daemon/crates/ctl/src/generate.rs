@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Command;
 use clap_complete::Shell;
 
-use crate::Failure;
+use crate::CtlError;
 
 /// For which shell.
 #[derive(clap::Args)]
@@ -25,7 +25,7 @@ pub struct Manual {
 }
 
 /// Prints the completions: `hearthctl completion bash > /etc/bash_completion.d/hearthctl`.
-pub fn completion(args: &Completion, mut command: Command) -> Result<(), Failure> {
+pub fn completion(args: &Completion, mut command: Command) -> Result<(), CtlError> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut command, "hearthctl", &mut text);
     io::Write::write_all(&mut io::stdout(), &text)?;
@@ -33,14 +33,14 @@ pub fn completion(args: &Completion, mut command: Command) -> Result<(), Failure
 }
 
 /// Writes the pages.
-pub fn manual(args: &Manual, command: Command) -> Result<(), Failure> {
+pub fn manual(args: &Manual, command: Command) -> Result<(), CtlError> {
     let mut command = command.disable_help_subcommand(true);
     command.build();
     std::fs::write(args.directory.join("hearthd.8"), hearth_base::command_line::manual()?)?;
     write(&command, &args.directory)
 }
 
-fn write(command: &Command, directory: &Path) -> Result<(), Failure> {
+fn write(command: &Command, directory: &Path) -> Result<(), CtlError> {
     let name = command.get_display_name().unwrap_or(command.get_name()).to_string();
     let page =
         clap_mangen::Man::new(command.clone()).title(name.to_uppercase()).section("8").manual("System Administration");

@@ -25,7 +25,7 @@ fn state_dir() -> PathBuf {
 
 /// `stop`.
 #[derive(Debug, clap::Args)]
-pub struct Stop {
+pub struct StopArgs {
     /// Where they are.
     #[command(flatten)]
     pub at: Args,
@@ -76,7 +76,7 @@ pub fn reload(args: &Args, out: &mut impl Write) -> Result<(), String> {
 ///
 /// # Errors
 /// One line: which does not go.
-pub fn stop(args: &Stop) -> Result<(), String> {
+pub fn stop(args: &StopArgs) -> Result<(), String> {
     let wanted = |status: &Status| args.generation.as_ref().is_none_or(|name| *name == status.generation);
     let ending: Vec<Status> = generations::all(&args.at.state_dir)?.into_iter().filter(wanted).collect();
     if let (Some(name), true) = (&args.generation, ending.is_empty()) {
@@ -102,6 +102,6 @@ mod tests {
         list(&at, &mut out).unwrap();
         assert_eq!(String::from_utf8(out).unwrap().lines().count(), 1);
         assert!(reload(&at, &mut Vec::new()).unwrap_err().contains("no hearthd"));
-        stop(&Stop { at, generation: None }).unwrap();
+        stop(&StopArgs { at, generation: None }).unwrap();
     }
 }

@@ -1,15 +1,15 @@
 //! `hearthctl inspect`: all that is known of one task; and how a task is named on a command line.
 
-use crate::Failure;
-use crate::client::Client;
-use crate::output::{Cell, Output, Table};
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::output::{Cell, Printer, Table};
 use crate::ps;
 use hearth_base::operator::{EndInfo, PodName, Question, StartInfo, TaskDetails, TaskInfo};
 use hearth_base::units::{age_since, bytes, seconds};
 
 /// A task on the command line.
 #[derive(clap::Args)]
-pub struct Name {
+pub struct TaskName {
     /// Its id or the beginning of it, or `pod:NAMESPACE/POD[/CONTAINER]`
     #[arg(value_name = "TASK")]
     task: String,
@@ -19,33 +19,33 @@ pub struct Name {
 }
 
 /// What has a task's names.
-pub trait Named {
+pub trait HasTaskNames {
     /// containerd's namespace, the id, the pod.
     fn names(&self) -> (&str, &str, Option<&PodName>);
 }
 
-impl Named for TaskInfo {
+impl HasTaskNames for TaskInfo {
     fn names(&self) -> (&str, &str, Option<&PodName>) {
         (&self.namespace, &self.id, self.pod.as_ref())
     }
 }
 
-impl Named for StartInfo {
+impl HasTaskNames for StartInfo {
     fn names(&self) -> (&str, &str, Option<&PodName>) {
         (&self.of.namespace, &self.of.id, self.of.pod.as_ref())
     }
 }
 
-impl Named for EndInfo {
+impl HasTaskNames for EndInfo {
     fn names(&self) -> (&str, &str, Option<&PodName>) {
         (&self.of.namespace, &self.of.id, self.of.pod.as_ref())
     }
 }
 
-impl Name {
+impl TaskName {
     /// A task by these.
-    pub fn new(task: &str, namespace: Option<&str>) -> Name {
-        Name { task: task.into(), namespace: namespace.map(str::to_string) }
+    pub fn new(task: &str, namespace: Option<&str>) -> TaskName {
+        TaskName { task: task.into(), namespace: namespace.map(str::to_string) }
     }
 
     /// What was typed.
@@ -54,7 +54,7 @@ impl Name {
     }
 
     /// How well this fits; the least is best. None: it is not meant.
-    fn rank(&self, named: &impl Named) -> Option<u8> {
+    fn rank(&self, named: &impl HasTaskNames) -> Option<u8> {
         let (namespace, id, pod) = named.names();
         if self.namespace.as_ref().is_some_and(|wanted| wanted != namespace) {
             return None;
@@ -72,7 +72,7 @@ impl Name {
     }
 
     /// Those meant, in their order.
-    pub fn choose<T: Named>(&self, all: Vec<T>) -> Vec<T> {
+    pub fn choose<T: HasTaskNames>(&self, all: Vec<T>) -> Vec<T> {
         let best = all.iter().filter_map(|named| self.rank(named)).min();
         all.into_iter().filter(|named| best.is_some() && self.rank(named) == best).collect()
     }
@@ -81,10 +81,10 @@ impl Name {
     ///
     /// # Errors
     /// There is none, or several, which are named.
-    pub fn find<T: Named>(&self, all: Vec<T>) -> Result<T, Failure> {
+    pub fn find<T: HasTaskNames>(&self, all: Vec<T>) -> Result<T, CtlError> {
         let mut chosen = self.choose(all);
         let last = chosen.pop().ok_or_else(|| {
-            Failure::Refused(format!("there is no task {:?}; `hearthctl ps --all` lists those there are", self.task))
+            CtlError::Refused(format!("there is no task {:?}; `hearthctl ps --all` lists those there are", self.task))
         })?;
         if chosen.is_empty() {
             return Ok(last);
@@ -95,7 +95,7 @@ impl Name {
             (namespace, id, _) => format!("{namespace}/{id}"),
         };
         let names: Vec<_> = chosen.iter().map(name).collect();
-        Err(Failure::Refused(format!(
+        Err(CtlError::Refused(format!(
             "{:?} may be {}: say more of it, or the --namespace",
             self.task,
             names.join(" or ")
@@ -103,12 +103,12 @@ impl Name {
     }
 }
 
-pub fn run(name: &Name, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(name: &TaskName, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let task: TaskInfo = name.find(client.list(&Question::Tasks)?)?;
     let question = Question::Task { namespace: task.namespace, id: task.id };
     let found: Vec<Option<TaskDetails>> = client.ask_all(&question)?;
     let details = found.into_iter().flatten().next();
-    let details = details.ok_or_else(|| Failure::Refused(format!("task {:?} has just gone", name.task)))?;
+    let details = details.ok_or_else(|| CtlError::Refused(format!("task {:?} has just gone", name.task)))?;
     if output.json {
         return Ok(output.json(&details)?);
     }
@@ -174,7 +174,7 @@ mod tests {
         TaskInfo { namespace: namespace.into(), id: id.into(), pod, ..TaskInfo::default() }
     }
 
-    fn find(name: &str, namespace: Option<&str>) -> Result<String, Failure> {
+    fn find(name: &str, namespace: Option<&str>) -> Result<String, CtlError> {
         let all = vec![
             task("a", "web", None),
             task("b", "web", None),
@@ -186,7 +186,7 @@ mod tests {
             task("k8s.io", "6", Some("two/b")),
             task("k8s.io", "7", Some("empty/")),
         ];
-        let name = Name { task: name.into(), namespace: namespace.map(str::to_string) };
+        let name = TaskName { task: name.into(), namespace: namespace.map(str::to_string) };
         name.find(all).map(|task| format!("{}/{}", task.namespace, task.id))
     }
 
@@ -196,12 +196,12 @@ mod tests {
         assert_eq!(find("web", Some("b")).unwrap(), "b/web");
         assert_eq!(find("0122", None).unwrap(), "k8s.io/0122");
         assert_eq!(find("pod:default/empty", None).unwrap(), "k8s.io/7");
-        let Err(Failure::Refused(text)) = find("pod:default/two", None) else { panic!() };
+        let Err(CtlError::Refused(text)) = find("pod:default/two", None) else { panic!() };
         assert!(text.contains("pod:default/two/a or pod:default/two/b"), "{text}");
         for pod in ["pod:default/web-0", "pod:default/web-0/app"] {
             assert_eq!(find(pod, None).unwrap(), "k8s.io/0123");
         }
-        let Err(Failure::Refused(text)) = find("web", None) else { panic!() };
+        let Err(CtlError::Refused(text)) = find("web", None) else { panic!() };
         assert!(text.contains("a/web or b/web") && !text.contains("website"), "{text}");
         for none in ["x", "pod:default/web", "pod:default/web-0/other"] {
             assert!(find(none, None).is_err(), "{none}");

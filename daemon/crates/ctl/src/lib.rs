@@ -12,7 +12,7 @@ pub mod client;
 pub mod output;
 
 mod check;
-mod containerd;
+mod containerd_config;
 mod drain;
 mod generate;
 pub mod generations;
@@ -32,9 +32,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use client::Client;
-use containerd::Action;
-use output::{ColorChoice, Output};
+use client::DaemonClient;
+use containerd_config::Action;
+use output::{ColorChoice, Printer};
 
 /// Looks into the node's hearthd: what runs, what it costs, why a start was slow.
 #[derive(Parser)]
@@ -66,7 +66,7 @@ enum Command {
     /// Look again and again at the tasks that use the node
     Top(top::Args),
     /// All that is known of one task
-    Inspect(inspect::Name),
+    Inspect(inspect::TaskName),
     /// What a start did, phase by phase; without a task, the last starts
     Trace(trace::Args),
     /// The last guests that trapped, ran out of memory or could not be started
@@ -87,13 +87,13 @@ enum Command {
     /// Have hearthd read its configuration again
     Reload(generations::Args),
     /// End hearthd and its pods, on this node all of them
-    Stop(generations::Stop),
+    Stop(generations::StopArgs),
     /// Put Hearth into another program's configuration
     #[command(subcommand)]
-    Install(Into),
+    Install(OtherProgram),
     /// Take Hearth out of another program's configuration
     #[command(subcommand)]
-    Uninstall(Into),
+    Uninstall(OtherProgram),
     /// Print completions for a shell
     Completion(generate::Completion),
     /// Write the manual pages into a directory
@@ -103,30 +103,30 @@ enum Command {
 
 /// The other program.
 #[derive(Subcommand)]
-enum Into {
+enum OtherProgram {
     /// containerd's configuration: the runtime handler
-    Containerd(containerd::Args),
+    Containerd(containerd_config::Args),
 }
 
 /// What a command cannot do, in one line with the remedy.
 #[derive(Debug)]
-pub enum Failure {
+pub enum CtlError {
     /// hearthd refused, or it is not there: exit status 1.
     Refused(String),
     /// hearthd cannot be asked: exit status 3.
     Unreachable(String),
     /// The answer cannot be shown.
-    Output(io::Error),
+    Print(io::Error),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CtlError {
     fn from(error: io::Error) -> Self {
-        Failure::Output(error)
+        CtlError::Print(error)
     }
 }
 
 /// The exit status of a command line that was understood and carried out, or not.
-type Outcome = Result<ExitCode, Failure>;
+type Outcome = Result<ExitCode, CtlError>;
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
@@ -134,10 +134,10 @@ pub fn main() -> ExitCode {
     match run(args) {
         Ok(code) => code,
         // Who reads has seen enough: `hearthctl ps | head -1`.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Failure::Output(error)) => fail(&format!("cannot print: {error}"), 1),
-        Err(Failure::Refused(text)) => fail(&text, 1),
-        Err(Failure::Unreachable(text)) => fail(&text, 3),
+        Err(CtlError::Print(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(CtlError::Print(error)) => fail(&format!("cannot print: {error}"), 1),
+        Err(CtlError::Refused(text)) => fail(&text, 1),
+        Err(CtlError::Unreachable(text)) => fail(&text, 3),
     }
 }
 
@@ -147,8 +147,8 @@ fn fail(text: &str, code: u8) -> ExitCode {
 }
 
 fn run(args: Args) -> Outcome {
-    let mut output = Output::stdout(args.json, args.color);
-    let client = || Client::open(&args.socket);
+    let mut output = Printer::stdout(args.json, args.color);
+    let client = || DaemonClient::open(&args.socket);
     match args.command {
         Command::Status => status::run(&client()?, &mut output)?,
         Command::Ps(command) => ps::run(&command, &client()?, &mut output)?,
@@ -167,9 +167,13 @@ fn run(args: Args) -> Outcome {
         Command::Drain(command) => drain::run(&command, &client()?, &mut output)?,
         Command::Generations(args) => print(|out| generations::list(&args, out))?,
         Command::Reload(args) => print(|out| generations::reload(&args, out))?,
-        Command::Stop(args) => generations::stop(&args).map_err(Failure::Refused)?,
-        Command::Install(Into::Containerd(args)) => print(|out| containerd::run(Action::Install, &args, out))?,
-        Command::Uninstall(Into::Containerd(args)) => print(|out| containerd::run(Action::Uninstall, &args, out))?,
+        Command::Stop(args) => generations::stop(&args).map_err(CtlError::Refused)?,
+        Command::Install(OtherProgram::Containerd(args)) => {
+            print(|out| containerd_config::run(Action::Install, &args, out))?
+        }
+        Command::Uninstall(OtherProgram::Containerd(args)) => {
+            print(|out| containerd_config::run(Action::Uninstall, &args, out))?
+        }
         Command::Completion(command) => generate::completion(&command, Args::command())?,
         Command::Manual(command) => generate::manual(&command, Args::command())?,
     }
@@ -178,11 +182,11 @@ fn run(args: Args) -> Outcome {
 }
 
 /// Shows what a command has done so far, also if it fails.
-fn print(command: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> Result<(), Failure> {
+fn print(command: impl FnOnce(&mut Vec<u8>) -> Result<(), String>) -> Result<(), CtlError> {
     let mut text = Vec::new();
     let result = command(&mut text);
     io::stdout().lock().write_all(&text)?;
-    result.map_err(Failure::Refused)
+    result.map_err(CtlError::Refused)
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::Failure;
-use crate::client::Client;
-use crate::inspect::Name;
-use crate::output::{Output, Tone, printable};
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::inspect::TaskName;
+use crate::output::{Printer, Tone, printable};
 use hearth_base::operator::{LogLevel, LogLine, Question, TaskInfo};
 
 /// How often one who follows looks.
@@ -25,7 +25,7 @@ pub struct Args {
     follow: bool,
 }
 
-pub fn logs(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn logs(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let task = args.task.as_ref().map(|task| whole_id(task, client)).transpose()?;
     let ask = |after| client.ask::<Vec<LogLine>>(&Question::Logs { task: task.clone(), after });
     let mut lines = ask(0)?;
@@ -54,16 +54,16 @@ pub fn logs(args: &Args, client: &Client, output: &mut Output) -> Result<(), Fai
 }
 
 /// The id of a task that is there; a whole one may be of a task that has gone.
-fn whole_id(task: &str, client: &Client) -> Result<String, Failure> {
-    match Name::new(task, None).choose::<TaskInfo>(client.list(&Question::Tasks)?).as_slice() {
-        [] if task.starts_with("pod:") => Name::new(task, None).find::<TaskInfo>(Vec::new()).map(|found| found.id),
+fn whole_id(task: &str, client: &DaemonClient) -> Result<String, CtlError> {
+    match TaskName::new(task, None).choose::<TaskInfo>(client.list(&Question::Tasks)?).as_slice() {
+        [] if task.starts_with("pod:") => TaskName::new(task, None).find::<TaskInfo>(Vec::new()).map(|found| found.id),
         [] => Ok(task.into()),
         [one] => Ok(one.id.clone()),
-        several => Name::new(task, None).find(several.to_vec()).map(|found| found.id),
+        several => TaskName::new(task, None).find(several.to_vec()).map(|found| found.id),
     }
 }
 
-fn show(line: &LogLine, output: &mut Output) -> Result<(), Failure> {
+fn show(line: &LogLine, output: &mut Printer) -> Result<(), CtlError> {
     let tone = match line.level.as_str() {
         "error" => Tone::Bad,
         "warn" => Tone::Warn,
@@ -107,7 +107,7 @@ pub struct LevelArgs {
     reset: bool,
 }
 
-pub fn level(args: &LevelArgs, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn level(args: &LevelArgs, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let question = match (&args.filter, args.reset) {
         (None, false) => Question::LogLevel,
         (filter, _) => Question::SetLogLevel { filter: filter.clone() },

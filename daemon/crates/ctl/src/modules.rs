@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use crate::Failure;
-use crate::client::Client;
-use crate::output::{Cell, Output, Table, Tone, printable};
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::output::{Cell, Printer, Table, Tone, printable};
 use crate::warm;
 use hearth_base::operator::{Modules, Pruned, Question, Verified};
 use hearth_base::units::{age, age_since, bytes};
@@ -43,7 +43,7 @@ pub struct List {
     no_trunc: bool,
 }
 
-pub fn run(command: &Command, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(command: &Command, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     match command {
         Command::List(args) => list(args, client, output),
         Command::Warm(args) => warm::run(args, client, output),
@@ -52,7 +52,7 @@ pub fn run(command: &Command, client: &Client, output: &mut Output) -> Result<()
     }
 }
 
-fn list(args: &List, client: &Client, output: &mut Output) -> Result<(), Failure> {
+fn list(args: &List, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let all: Vec<Modules> = client.ask_all(&Question::Modules)?;
     // Daemons of one node share the disk; the one that takes new tasks tells of it.
     let mut modules = all.into_iter().next().unwrap_or_default();
@@ -91,7 +91,7 @@ fn list(args: &List, client: &Client, output: &mut Output) -> Result<(), Failure
     Ok(())
 }
 
-fn verify(client: &Client, output: &mut Output) -> Result<(), Failure> {
+fn verify(client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let verified: Verified = client.ask_for(&Question::VerifyModules, LONG)?;
     if output.json {
         return Ok(output.json(&verified)?);
@@ -107,7 +107,7 @@ fn verify(client: &Client, output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn prune(args: &Prune, client: &Client, output: &mut Output) -> Result<(), Failure> {
+fn prune(args: &Prune, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let pruned: Pruned = client.ask_for(&Question::PruneModules { unused: args.unused }, LONG)?;
     if output.json {
         return Ok(output.json(&pruned)?);

@@ -44,7 +44,7 @@ impl Tone {
 }
 
 /// Where answers go.
-pub struct Output {
+pub struct Printer {
     to: Box<dyn Write>,
     /// JSON instead of text.
     pub json: bool,
@@ -53,9 +53,9 @@ pub struct Output {
     pub terminal: bool,
 }
 
-impl Output {
+impl Printer {
     /// Standard output.
-    pub fn stdout(json: bool, color: ColorChoice) -> Output {
+    pub fn stdout(json: bool, color: ColorChoice) -> Printer {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -66,7 +66,7 @@ impl Output {
                 terminal && set("NO_COLOR").is_none() && set("TERM").is_none_or(|terminal| terminal != "dumb")
             }
         };
-        Output { to: Box::new(BufWriter::new(stdout)), json, color, terminal }
+        Printer { to: Box::new(BufWriter::new(stdout)), json, color, terminal }
     }
 
     /// Prints an answer as JSON.

@@ -2,9 +2,9 @@
 
 use clap::ValueEnum;
 
-use crate::Failure;
-use crate::client::Client;
-use crate::output::{Cell, Output, Table, Tone};
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::output::{Cell, Printer, Table, Tone};
 use hearth_base::operator::{PodName, Question, TaskInfo, TaskKind};
 use hearth_base::units::{age_since, bytes, seconds};
 
@@ -18,8 +18,8 @@ pub struct Args {
     #[arg(short, long)]
     all: bool,
     /// What to sort by
-    #[arg(long, value_enum, default_value_t = SortBy::Age)]
-    sort: SortBy,
+    #[arg(long, value_enum, default_value_t = TaskOrder::Age)]
+    sort: TaskOrder,
     /// Do not shorten ids
     #[arg(long)]
     no_trunc: bool,
@@ -27,7 +27,7 @@ pub struct Args {
 
 /// What tasks are sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SortBy {
+pub enum TaskOrder {
     /// The oldest first.
     Age,
     /// The one with most CPU time first.
@@ -36,7 +36,7 @@ pub enum SortBy {
     Memory,
 }
 
-pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let mut tasks: Vec<TaskInfo> = client.list(&Question::Tasks)?;
     if let Some(namespace) = &args.namespace {
         tasks.retain(|task| task.namespace == *namespace);
@@ -53,11 +53,11 @@ pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Fail
 }
 
 /// Sorts tasks as they are listed.
-pub fn sort(tasks: &mut [TaskInfo], by: SortBy) {
+pub fn sort(tasks: &mut [TaskInfo], by: TaskOrder) {
     match by {
-        SortBy::Age => tasks.sort_by(|a, b| a.created_at.total_cmp(&b.created_at)),
-        SortBy::Cpu => tasks.sort_by(|a, b| b.cpu_seconds.total_cmp(&a.cpu_seconds)),
-        SortBy::Memory => tasks.sort_by_key(|task| std::cmp::Reverse(task.memory_bytes)),
+        TaskOrder::Age => tasks.sort_by(|a, b| a.created_at.total_cmp(&b.created_at)),
+        TaskOrder::Cpu => tasks.sort_by(|a, b| b.cpu_seconds.total_cmp(&a.cpu_seconds)),
+        TaskOrder::Memory => tasks.sort_by_key(|task| std::cmp::Reverse(task.memory_bytes)),
     }
 }
 

@@ -1,15 +1,15 @@
 //! `hearthctl status`: how the daemon is.
 
-use crate::Failure;
-use crate::client::Client;
-use crate::output::{Cell, Output, Table, Tone};
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::output::{Cell, Printer, Table, Tone};
 use hearth_base::operator::{Question, Status};
 use hearth_base::units::{age_since, bytes};
 
 /// How full something may be before it is worth a look.
 const NEARLY_FULL: f64 = 0.9;
 
-pub fn run(client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let all: Vec<Status> = client.ask_all(&Question::Status)?;
     if output.json {
         return Ok(output.json(&all)?);

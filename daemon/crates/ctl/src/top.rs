@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::Failure;
-use crate::client::Client;
-use crate::output::{Cell, Output, Table, Tone};
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::output::{Cell, Printer, Table, Tone};
 use crate::ps;
 use hearth_base::operator::{Question, Status, TaskInfo, TaskKind};
 use hearth_base::units::{bytes, seconds};
@@ -25,13 +25,13 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     rows: usize,
     /// What to sort by
-    #[arg(long, value_enum, default_value_t = SortBy::Cpu)]
-    sort: SortBy,
+    #[arg(long, value_enum, default_value_t = UseOrder::Cpu)]
+    sort: UseOrder,
 }
 
 /// What tasks are sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum SortBy {
+enum UseOrder {
     /// CPU time now.
     Cpu,
     /// Memory now.
@@ -49,7 +49,7 @@ fn interval(text: &str) -> Result<f64, String> {
 
 /// A task, with what it used between two looks.
 #[derive(Serialize)]
-struct Row {
+struct TaskUse {
     /// Share of one core: 1.0 is a whole one.
     cpu_cores: f64,
     /// Share of the time that it waited for its quota.
@@ -58,18 +58,18 @@ struct Row {
     task: TaskInfo,
 }
 
-pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let looks = args.iterations.unwrap_or(if output.terminal && !output.json { u64::MAX } else { 1 });
     let pause = Duration::from_secs_f64(args.interval);
-    let mut before = Look::take(client)?;
+    let mut before = Sample::take(client)?;
     for look in 0..looks {
         std::thread::sleep(pause);
-        let now = Look::take(client)?;
+        let now = Sample::take(client)?;
         let mut rows = now.since(&before);
         match args.sort {
-            SortBy::Cpu => rows.sort_by(|a, b| b.cpu_cores.total_cmp(&a.cpu_cores)),
-            SortBy::Memory => rows.sort_by_key(|row| std::cmp::Reverse(row.task.memory_bytes)),
-            SortBy::Throttled => rows.sort_by(|a, b| b.throttled_share.total_cmp(&a.throttled_share)),
+            UseOrder::Cpu => rows.sort_by(|a, b| b.cpu_cores.total_cmp(&a.cpu_cores)),
+            UseOrder::Memory => rows.sort_by_key(|row| std::cmp::Reverse(row.task.memory_bytes)),
+            UseOrder::Throttled => rows.sort_by(|a, b| b.throttled_share.total_cmp(&a.throttled_share)),
         }
         let all = rows.len();
         rows.truncate(args.rows);
@@ -91,27 +91,27 @@ pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Fail
 }
 
 /// The tasks at one moment.
-struct Look {
+struct Sample {
     at: Instant,
     tasks: Vec<TaskInfo>,
 }
 
-impl Look {
-    fn take(client: &Client) -> Result<Look, Failure> {
+impl Sample {
+    fn take(client: &DaemonClient) -> Result<Sample, CtlError> {
         let mut tasks: Vec<TaskInfo> = client.list(&Question::Tasks)?;
         tasks.retain(|task| task.kind != TaskKind::Sandbox);
-        Ok(Look { at: Instant::now(), tasks })
+        Ok(Sample { at: Instant::now(), tasks })
     }
 
     /// What each task used since `before`; one that is new, since it was made.
-    fn since(&self, before: &Look) -> Vec<Row> {
+    fn since(&self, before: &Sample) -> Vec<TaskUse> {
         let key = |task: &TaskInfo| (task.generation.clone(), task.namespace.clone(), task.id.clone());
         let earlier: HashMap<_, _> =
             before.tasks.iter().map(|task| (key(task), (task.cpu_seconds, task.throttled_seconds))).collect();
         let passed = self.at.duration_since(before.at).as_secs_f64().max(1e-3);
         let row = |task: &TaskInfo| {
             let (cpu, throttled) = earlier.get(&key(task)).copied().unwrap_or_default();
-            Row {
+            TaskUse {
                 cpu_cores: ((task.cpu_seconds - cpu) / passed).max(0.0),
                 throttled_share: ((task.throttled_seconds - throttled) / passed).max(0.0),
                 task: task.clone(),
@@ -121,7 +121,7 @@ impl Look {
     }
 }
 
-fn show(daemons: &[Status], rows: &[Row], all: usize, output: &mut Output) -> Result<(), Failure> {
+fn show(daemons: &[Status], rows: &[TaskUse], all: usize, output: &mut Printer) -> Result<(), CtlError> {
     if let Some(status) = daemons.first() {
         output.line(format!(
             "{} tasks running; pool {} of {}; {} workers in guests, {} blocked; {} guests wait",
@@ -163,8 +163,8 @@ mod tests {
     fn what_a_task_used_is_counted_from_look_to_look() {
         let task = |id: &str, cpu_seconds| TaskInfo { id: id.into(), cpu_seconds, ..TaskInfo::default() };
         let began = Instant::now();
-        let before = Look { at: began, tasks: vec![task("a", 10.0)] };
-        let now = Look { at: began + Duration::from_secs(2), tasks: vec![task("a", 11.0), task("b", 0.5)] };
+        let before = Sample { at: began, tasks: vec![task("a", 10.0)] };
+        let now = Sample { at: began + Duration::from_secs(2), tasks: vec![task("a", 11.0), task("b", 0.5)] };
         let cores: Vec<_> = now.since(&before).iter().map(|row| row.cpu_cores).collect();
         assert_eq!(cores, [0.5, 0.25]);
     }

@@ -1,9 +1,9 @@
 //! `hearthctl trace`: what a start did, phase by phase. Without a task, the last starts and how long each took.
 
-use crate::Failure;
-use crate::client::Client;
-use crate::inspect::Name;
-use crate::output::{Cell, Output, Table, Tone, printable};
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::inspect::TaskName;
+use crate::output::{Cell, Printer, Table, Tone, printable};
 use crate::ps;
 use hearth_base::operator::{PhaseInfo, Question, StartInfo, TaskDetails, TaskInfo};
 use hearth_base::units::{age_since, seconds};
@@ -28,10 +28,10 @@ pub struct Args {
     slowest: bool,
 }
 
-pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let mut starts: Vec<StartInfo> = client.list(&Question::Starts)?;
     if let Some(task) = &args.task {
-        let name = Name::new(task, args.namespace.as_deref());
+        let name = TaskName::new(task, args.namespace.as_deref());
         let start = find(&name, starts, client)?;
         return if output.json { Ok(output.json(&start)?) } else { show(&start, output) };
     }
@@ -64,7 +64,7 @@ pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Fail
 }
 
 /// The start of a task that is there; else the last of those that are remembered.
-fn find(name: &Name, starts: Vec<StartInfo>, client: &Client) -> Result<StartInfo, Failure> {
+fn find(name: &TaskName, starts: Vec<StartInfo>, client: &DaemonClient) -> Result<StartInfo, CtlError> {
     let mut remembered = name.choose(starts);
     match name.find::<TaskInfo>(client.list(&Question::Tasks)?) {
         Ok(task) => {
@@ -77,14 +77,14 @@ fn find(name: &Name, starts: Vec<StartInfo>, client: &Client) -> Result<StartInf
             let question = Question::Task { namespace: task.namespace, id: task.id };
             let details: Vec<Option<TaskDetails>> = client.ask_all(&question)?;
             let start = details.into_iter().flatten().next().map(|details| details.start);
-            start.ok_or_else(|| Failure::Refused(format!("task {:?} has just gone", name.text())))
+            start.ok_or_else(|| CtlError::Refused(format!("task {:?} has just gone", name.text())))
         }
         Err(error) if remembered.is_empty() => Err(error),
         Err(_) => Ok(remembered.swap_remove(0)),
     }
 }
 
-fn show(start: &StartInfo, output: &mut Output) -> Result<(), Failure> {
+fn show(start: &StartInfo, output: &mut Printer) -> Result<(), CtlError> {
     output.line(format!("{}/{}", start.of.namespace, printable(&start.of.id)))?;
     if let Some(pod) = &start.of.pod {
         output.line(format!("pod {}", printable(&ps::pod(pod))))?;
@@ -116,7 +116,7 @@ fn show(start: &StartInfo, output: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-struct Row {
+struct TimelineRow {
     at: f64,
     took: f64,
     what: String,
@@ -124,8 +124,8 @@ struct Row {
 }
 
 /// What happened, in order; times from Create's arrival.
-fn rows(start: &StartInfo) -> Vec<Row> {
-    let row = |at, took, what: &str, tone| Row { at, took, what: what.into(), tone };
+fn rows(start: &StartInfo) -> Vec<TimelineRow> {
+    let row = |at, took, what: &str, tone| TimelineRow { at, took, what: what.into(), tone };
     let mut rows = Vec::new();
     if let Some(written) = start.bundle_written_at {
         let before = (start.created_at - written).max(0.0);

@@ -1,8 +1,8 @@
 //! `hearthctl traps`: the last guests that trapped, ran out of memory or could not be started, with the text.
 
-use crate::Failure;
-use crate::client::Client;
-use crate::output::{Output, Tone, printable};
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::output::{Printer, Tone, printable};
 use crate::ps;
 use hearth_base::operator::{EndInfo, Question};
 use hearth_base::units::age_since;
@@ -18,7 +18,7 @@ pub struct Args {
     short: bool,
 }
 
-pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let mut ends: Vec<EndInfo> = client.list(&Question::Ends)?;
     ends.truncate(args.last);
     if output.json {

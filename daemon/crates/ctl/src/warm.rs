@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::Failure;
-use crate::client::Client;
-use crate::output::Output;
+use crate::CtlError;
+use crate::client::DaemonClient;
+use crate::output::Printer;
 use hearth_base::operator::{Question, Warm, Warmed};
 
 /// How long compiling may take: longer than any limit of the daemon's.
@@ -22,7 +22,7 @@ pub struct Args {
     namespace: Option<String>,
 }
 
-pub fn run(args: &Args, client: &Client, output: &mut Output) -> Result<(), Failure> {
+pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let mut all = Vec::new();
     for what in &args.what {
         let warmed: Warmed = client.ask_for(&Question::Warm(asked(what, args.namespace.clone())), PATIENCE)?;

@@ -19,17 +19,17 @@ impl Counts {
 
     /// A response's head is out, so long after the request's.
     pub fn answered(&self, status: u16, took: Duration) {
-        self.metrics.http_request(status);
-        self.metrics.http_first_byte_seconds.observe(took.as_secs_f64());
+        self.metrics.http.response(status);
+        self.metrics.http.first_byte_seconds.observe(took.as_secs_f64());
         if let Some(pod) = &self.pod {
-            pod.request(status);
+            pod.response(status);
             pod.first_byte_seconds.observe(took.as_secs_f64());
         }
     }
 
     /// A response has ended, so long after its request's head.
     pub fn ended(&self, took: Duration) {
-        self.metrics.http_request_seconds.observe(took.as_secs_f64());
+        self.metrics.http.request_seconds.observe(took.as_secs_f64());
         if let Some(pod) = &self.pod {
             pod.request_seconds.observe(took.as_secs_f64());
         }
@@ -37,7 +37,7 @@ impl Counts {
 
     /// An instance was made in so long.
     pub fn instantiated(&self, took: Duration) {
-        self.metrics.http_instantiate_seconds.observe(took.as_secs_f64());
+        self.metrics.http.instantiate_seconds.observe(took.as_secs_f64());
         if let Some(pod) = &self.pod {
             pod.instantiate_seconds.observe(took.as_secs_f64());
         }
@@ -45,7 +45,7 @@ impl Counts {
 
     /// A request was refused for a limit.
     pub fn refused(&self) {
-        self.metrics.http_refused.inc();
+        self.metrics.http.refused.inc();
         if let Some(pod) = &self.pod {
             pod.refused.inc();
         }
@@ -53,7 +53,7 @@ impl Counts {
 
     /// A guest trapped.
     pub fn trapped(&self) {
-        self.metrics.http_traps.inc();
+        self.metrics.http.traps.inc();
         if let Some(pod) = &self.pod {
             pod.traps.inc();
         }
@@ -61,7 +61,7 @@ impl Counts {
 
     /// One more request has an instance; one less when it is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.metrics.http_in_flight.inc();
+        self.metrics.http.in_flight.inc();
         if let Some(pod) = &self.pod {
             pod.in_flight.inc();
         }
@@ -70,7 +70,7 @@ impl Counts {
 
     /// One more waits for its turn; one less when it is dropped.
     pub fn queue(self: &Arc<Self>) -> Waits {
-        self.metrics.http_queued.inc();
+        self.metrics.http.queued.inc();
         if let Some(pod) = &self.pod {
             pod.queued.inc();
         }
@@ -83,7 +83,7 @@ pub struct InFlight(Arc<Counts>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.metrics.http_in_flight.dec();
+        self.0.metrics.http.in_flight.dec();
         if let Some(pod) = &self.0.pod {
             pod.in_flight.dec();
         }
@@ -95,7 +95,7 @@ pub struct Waits(Arc<Counts>);
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        self.0.metrics.http_queued.dec();
+        self.0.metrics.http.queued.dec();
         if let Some(pod) = &self.0.pod {
             pod.queued.dec();
         }

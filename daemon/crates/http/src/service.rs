@@ -132,7 +132,7 @@ impl Service {
         let files = shared_files(&new.root)?;
         let listeners = listener::bind(http, env, new.guest.identity()).await?;
         let named = new.about.pod.as_ref().filter(|_| new.by_pod);
-        let pod = named.map(|pod| runtime.metrics.http_pod([&pod.namespace, &pod.name, &pod.container]));
+        let pod = named.map(|pod| runtime.metrics.http.pod([&pod.namespace, &pod.name, &pod.container]));
         let client = new.names.clone().map(|names| Client::new(http.clone(), names, env));
         let service = Service {
             files,

@@ -136,7 +136,7 @@ struct Counted(Arc<Metrics>);
 
 impl<S: Subscriber> Layer<S> for Counted {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        self.0.log_line(*event.metadata().level());
+        self.0.log.line(*event.metadata().level());
     }
 }
 
@@ -178,7 +178,7 @@ impl<S> Filter<S> for GuestRate {
         let admitted = window.admits(now);
         drop(windows);
         if !admitted {
-            self.metrics.log_lines_suppressed.inc();
+            self.metrics.log.suppressed.inc();
         }
         admitted
     }

@@ -146,7 +146,7 @@ impl About {
 
     /// A phase has ended.
     pub fn phase(&self, metrics: &Metrics, phase: Phase, began: Instant, took: Duration) {
-        metrics.phase(phase, took);
+        metrics.starts.phase(phase, took);
         let lapse = &self.phases[phase as usize];
         lapse.began_ns.store(self.since_began_ns(began), Ordering::Relaxed);
         lapse.took_ns.store(nanos(took), Ordering::Relaxed);
@@ -169,7 +169,7 @@ impl About {
         self.started_ns.store(now, Ordering::Relaxed);
         let took = Duration::from_nanos(self.own_ns(now));
         if let Some(source) = self.source() {
-            metrics.start(source, took);
+            metrics.starts.start(source, took);
         }
         took
     }
@@ -404,7 +404,7 @@ mod tests {
     fn the_last_ones_are_kept_and_a_queue_that_is_full_is_counted() {
         let metrics = Arc::new(Metrics::new());
         let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-        let listener = recorder::queue(sender, metrics.start_records_dropped.clone());
+        let listener = recorder::queue(sender, metrics.starts.records_dropped.clone());
         let recent = Recent::new(2, metrics.clone(), vec![listener]);
         for id in ["a", "b", "c"] {
             recent.failed(&about(id), "no");
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(ids, [("c".into(), Some("no".into())), ("b".into(), Some("no".into()))]);
         let ends = recent.ends("g");
         assert_eq!((ends.len(), ends[0].text.len()), (2, TEXT_BYTES_MAX));
-        assert_eq!(metrics.start_records_dropped.get(), 2);
+        assert_eq!(metrics.starts.records_dropped.get(), 2);
         assert_eq!(&*receiver.try_recv().unwrap().about.id, "a");
     }
 }

@@ -91,7 +91,7 @@ impl Traces {
             return;
         }
         if self.starts.try_send(start.clone()).is_err() {
-            self.metrics.trace_starts_dropped.inc();
+            self.metrics.traces.starts_dropped.inc();
         }
         if self.starts.capacity() < self.starts.max_capacity() / 2 {
             self.fills.notify_one();

@@ -148,7 +148,7 @@ fn first_instruction(
 fn phase(about: Option<&About>, metrics: &Metrics, phase: Phase, began: Instant) {
     match about {
         Some(about) => about.phase(metrics, phase, began, began.elapsed()),
-        None => metrics.phase(phase, began.elapsed()),
+        None => metrics.starts.phase(phase, began.elapsed()),
     }
 }
 

@@ -210,9 +210,9 @@ impl Scheduler {
     /// Brings the gauges up to date; called before a scrape.
     pub fn observe(&self) {
         let (metrics, now) = (&self.shared.metrics, self.usage());
-        metrics.run_queue.set(now.run_queue as i64);
+        metrics.scheduler.run_queue.set(now.run_queue as i64);
         for (state, count) in [("blocked", now.blocked), ("running", now.running), ("idle", now.idle)] {
-            metrics.workers.with_label_values(&[state]).set(count as i64);
+            metrics.scheduler.workers.with_label_values(&[state]).set(count as i64);
         }
     }
 

@@ -77,9 +77,9 @@ impl Slots {
     /// Brings the gauges up to date; called before a scrape.
     pub fn observe(&self) {
         let used = self.pool.used.load(Ordering::Relaxed);
-        self.metrics.pool_slots.with_label_values(&["used"]).set(i64::from(used));
-        self.metrics.pool_slots.with_label_values(&["free"]).set(i64::from(self.pool.limit - used));
-        self.metrics.on_demand_instances.set(i64::from(self.on_demand.used.load(Ordering::Relaxed)));
+        self.metrics.engine.pool_slots.with_label_values(&["used"]).set(i64::from(used));
+        self.metrics.engine.pool_slots.with_label_values(&["free"]).set(i64::from(self.pool.limit - used));
+        self.metrics.engine.on_demand_instances.set(i64::from(self.on_demand.used.load(Ordering::Relaxed)));
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::Finding;
-use crate::Failure;
+use crate::CtlError;
 use hearth_base::operator::Status;
 use hearth_base::units::bytes;
 
@@ -17,15 +17,15 @@ const ROOM_BYTES: u64 = 1 << 30;
 /// Descriptors of a guest: its stdio, its root, its sockets.
 const DESCRIPTORS_PER_GUEST: u64 = 8;
 
-pub fn check(socket: &Path, asked: &Result<Status, Failure>) -> Vec<Finding> {
+pub fn check(socket: &Path, asked: &Result<Status, CtlError>) -> Vec<Finding> {
     let mut findings = vec![control_socket(socket)];
     let status = match asked {
         Ok(status) => status,
-        Err(Failure::Refused(text) | Failure::Unreachable(text)) => {
+        Err(CtlError::Refused(text) | CtlError::Unreachable(text)) => {
             findings.push(Finding::fail("hearthd", text.as_str(), "systemctl status hearthd; journalctl -u hearthd"));
             return findings;
         }
-        Err(Failure::Output(error)) => {
+        Err(CtlError::Print(error)) => {
             findings.push(Finding::fail("hearthd", error.to_string(), "systemctl status hearthd"));
             return findings;
         }

@@ -92,10 +92,10 @@ impl Client {
     ) -> Result<Response<WasiBody>, Error> {
         let answer = self.try_exchange(request, Limits::new(options, &self.http.config())).await;
         match &answer {
-            Ok(response) => self.http.metrics.http_outgoing(response.status().as_u16()),
+            Ok(response) => self.http.metrics.http.outgoing.response(response.status().as_u16()),
             Err(error) => {
                 tracing::debug!(%error, "a guest's request failed");
-                self.http.metrics.http_outgoing_failed.inc();
+                self.http.metrics.http.outgoing.failed.inc();
             }
         }
         answer
@@ -209,13 +209,13 @@ impl Client {
         let (sender, connection) =
             builder.handshake(TokioIo::new(stream)).await.map_err(|error| fault::exchanging(&error))?;
         let metrics = self.http.metrics.clone();
-        metrics.http_outgoing_connections.inc();
+        metrics.http.outgoing.connections.inc();
         self.http.runtime.spawn(async move {
             let _place = place;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a guest's connection ended early");
             }
-            metrics.http_outgoing_connections.dec();
+            metrics.http.outgoing.connections.dec();
         });
         Ok(sender)
     }

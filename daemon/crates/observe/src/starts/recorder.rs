@@ -17,14 +17,14 @@ const QUEUE_MAX: usize = 4_096;
 /// Starts it; the listener is for [`Recent`](crate::starts::Recent). Ends when that is dropped.
 pub fn start(metrics: Arc<Metrics>, background: &Handle) -> Listener {
     let (sender, mut starts) = mpsc::channel::<Finished>(QUEUE_MAX);
-    let (blocking, dropped) = (background.clone(), metrics.start_records_dropped.clone());
+    let (blocking, dropped) = (background.clone(), metrics.starts.records_dropped.clone());
     background.spawn(async move {
         while let Some(start) = starts.recv().await {
             let (about, metrics) = (start.about, metrics.clone());
             let (Some(source), Some(started)) = (about.source(), about.started_at()) else { continue };
             let measure = move || {
                 if let Some(took) = made_at(&about).and_then(|made| started.duration_since(made).ok()) {
-                    metrics.container_start(source, took);
+                    metrics.starts.container_start(source, took);
                 }
             };
             // It looks at a file of containerd's.

@@ -131,7 +131,7 @@ impl Exporter {
             Err(_) => Err(format!("no answer within {:?}", self.give_up)),
         };
         let result = if sent.is_ok() { "sent" } else { "failed" };
-        self.metrics.trace_spans.with_label_values(&[result]).inc_by(count as u64);
+        self.metrics.traces.spans.with_label_values(&[result]).inc_by(count as u64);
         match sent {
             Ok(()) => self.said.arrived(),
             Err(error) => self.said.lost(count, &error, Instant::now()),

@@ -191,7 +191,7 @@ impl Waiting {
                 config.compile_queue_max
             )));
         }
-        compiler.metrics.compiles_pending.inc();
+        compiler.metrics.compiles.pending.inc();
         Ok(Waiting { pending: compiler.pending.clone(), metrics: compiler.metrics.clone() })
     }
 }
@@ -199,7 +199,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.pending.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.compiles_pending.dec();
+        self.metrics.compiles.pending.dec();
     }
 }
 
@@ -239,14 +239,14 @@ impl Job {
             .map_err(failed("start"))?;
         faults::at(Point::Compiling);
         self.pace.begun(Pid::from_child(&process.0), self.nice);
-        self.metrics.compiles_running.inc();
+        self.metrics.compiles.running.inc();
         let end = process.wait(began.checked_add(self.wall));
-        self.metrics.compiles_running.dec();
+        self.metrics.compiles.running.dec();
         let end = end.map_err(failed("wait for"))?;
         let (seconds, results) = match self.order.baseline {
-            Baseline::Never => (&self.metrics.compile_seconds, &self.metrics.compiles),
+            Baseline::Never => (&self.metrics.compiles.seconds, &self.metrics.compiles.results),
             Baseline::Services | Baseline::All => {
-                (&self.metrics.baseline_compile_seconds, &self.metrics.baseline_compiles)
+                (&self.metrics.compiles.baseline_seconds, &self.metrics.compiles.baseline_results)
             }
         };
         seconds.observe(began.elapsed().as_secs_f64());
@@ -504,10 +504,10 @@ mod tests {
         let result = job.run(memory(wasm), Kind::Core);
         let counted: Vec<_> = ["ok", "invalid", "limit", "crashed", "failed"]
             .into_iter()
-            .filter(|label| compiler.metrics.compiles.with_label_values(&[label]).get() == 1)
+            .filter(|label| compiler.metrics.compiles.results.with_label_values(&[label]).get() == 1)
             .collect();
         assert_eq!(counted.len(), 1, "counted once: {counted:?}");
-        assert_eq!(compiler.metrics.compile_seconds.get_sample_count(), 1);
+        assert_eq!(compiler.metrics.compiles.seconds.get_sample_count(), 1);
         (result, counted[0])
     }
 
@@ -651,7 +651,7 @@ mod tests {
         tokio::pin!(first, second);
         assert!(futures_util::poll!(&mut first).is_pending());
         assert!(futures_util::poll!(&mut second).is_pending());
-        assert_eq!(compiler.metrics.compiles_pending.get(), 2);
+        assert_eq!(compiler.metrics.compiles.pending.get(), 2);
         let Err(Error::ResourceExhausted(text)) = compile().await else { panic!() };
         assert!(text.contains("modules.compile_queue_max"), "{text}");
         // Opening waits for the script, so each of them gets one line; the second starts when the
@@ -659,12 +659,12 @@ mod tests {
         let write = |fifo: PathBuf| tokio::task::spawn_blocking(move || fs::write(fifo, "go\n").unwrap());
         let ((), result) = (write(fifo.clone()).await.unwrap(), first.await);
         result.unwrap();
-        assert_eq!(compiler.metrics.compiles_pending.get(), 1);
+        assert_eq!(compiler.metrics.compiles.pending.get(), 1);
         let (result, written) = tokio::join!(second, write(fifo));
         result.unwrap();
         written.unwrap();
-        assert_eq!(compiler.metrics.compiles_pending.get(), 0);
-        assert_eq!(compiler.metrics.compiles.with_label_values(&["ok"]).get(), 2);
+        assert_eq!(compiler.metrics.compiles.pending.get(), 0);
+        assert_eq!(compiler.metrics.compiles.results.with_label_values(&["ok"]).get(), 2);
     }
 
     #[tokio::test]
@@ -679,9 +679,9 @@ mod tests {
             assert!(futures_util::poll!(&mut running).is_pending());
             assert!(futures_util::poll!(&mut queued).is_pending());
         }
-        assert_eq!(compiler.metrics.compiles_pending.get(), 1);
+        assert_eq!(compiler.metrics.compiles.pending.get(), 1);
         tokio::task::spawn_blocking(move || fs::write(fifo, "go\n").unwrap()).await.unwrap();
         drop(compiler.turns.acquire().await.unwrap());
-        assert_eq!(compiler.metrics.compiles.with_label_values(&["ok"]).get(), 1);
+        assert_eq!(compiler.metrics.compiles.results.with_label_values(&["ok"]).get(), 1);
     }
 }

@@ -17,10 +17,10 @@ impl ModuleStore {
         let gauge = |gauge: &prometheus::IntGauge| u64::try_from(gauge.get()).unwrap_or(0);
         ModuleCounts {
             prepared: self.rooms.prepared.lock().len() as u64,
-            artifacts: gauge(&metrics.store_artifacts),
-            bytes: gauge(&metrics.store_bytes),
+            artifacts: gauge(&metrics.store.artifacts),
+            bytes: gauge(&metrics.store.bytes),
             bytes_limit: self.rooms.store.bytes_max(),
-            compiles_pending: gauge(&metrics.compiles_pending),
+            compiles_pending: gauge(&metrics.compiles.pending),
         }
     }
 
@@ -84,7 +84,7 @@ impl ModuleStore {
         let now = Instant::now();
         let rejected = self.rooms.rejected.lock();
         let still = rejected.iter().filter(|(_, (since, _))| now.duration_since(*since) < REJECTED_FOR).count();
-        self.rooms.metrics.modules_rejected.set(still as i64);
+        self.rooms.metrics.modules.rejected.set(still as i64);
     }
 
     /// Checks every artifact of our engine on the disk; those that are no good are removed, and compiled again
@@ -113,7 +113,7 @@ impl ModuleStore {
             };
             // Their mappings go; not under the lock.
             drop(dropped);
-            self.rooms.metrics.modules_prepared.set(self.rooms.prepared.lock().len() as i64);
+            self.rooms.metrics.modules.prepared.set(self.rooms.prepared.lock().len() as i64);
         }
         Pruned { artifacts, bytes }
     }

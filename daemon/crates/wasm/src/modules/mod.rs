@@ -542,13 +542,13 @@ impl Rooms {
                         Ok(())
                     };
                     if blocking(&rooms.runtime, replace).await.is_ok() {
-                        rooms.metrics.module_swaps.with_label_values(&["done"]).inc();
+                        rooms.metrics.modules.swaps.with_label_values(&["done"]).inc();
                         tracing::debug!(module = %digest, name, "optimised code has taken the place of baseline code");
                     }
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    rooms.metrics.module_swaps.with_label_values(&["failed"]).inc();
+                    rooms.metrics.modules.swaps.with_label_values(&["failed"]).inc();
                     tracing::warn!(module = %digest, name, %error, "a module stays on baseline code, which is slower: it cannot be optimised; the next start tries again");
                     unoptimised.is_followed.store(false, Ordering::Release);
                 }
@@ -557,7 +557,7 @@ impl Rooms {
     }
 
     fn loaded(&self, landed: Landed) -> Loaded {
-        self.metrics.lookup(landed.source);
+        self.metrics.modules.lookup(landed.source);
         Loaded {
             program: landed.prepared.program,
             digest: landed.prepared.digest,
@@ -578,7 +578,7 @@ impl Rooms {
         {
             return Ok(Read { digest, bytes: origin.length()?, is_read: false, lesson: None });
         }
-        self.metrics.module_reads.inc();
+        self.metrics.modules.reads.inc();
         let scanned = origin.scan(self.module_bytes_max)?;
         let lesson = match origin {
             // Unchanged while it was read, and long enough before that a change would show.
@@ -699,7 +699,7 @@ impl Rooms {
             Material::Origin { origin, is_read } => (origin, is_read),
         };
         if !is_read {
-            self.metrics.module_reads.inc();
+            self.metrics.modules.reads.inc();
         }
         let bytes_max = self.module_bytes_max;
         let read = blocking(&self.runtime, move || {
@@ -753,7 +753,7 @@ impl Rooms {
         };
         // Its mappings go with its last task; not under the lock.
         drop(evicted);
-        self.metrics.modules_prepared.set(self.prepared.lock().len() as i64);
+        self.metrics.modules.prepared.set(self.prepared.lock().len() as i64);
         Ok(kept)
     }
 
@@ -861,11 +861,11 @@ mod tests {
         }
 
         fn compiles(&self, result: &str) -> u64 {
-            self.metrics.compiles.with_label_values(&[result]).get()
+            self.metrics.compiles.results.with_label_values(&[result]).get()
         }
 
         fn reads(&self) -> u64 {
-            self.metrics.module_reads.get()
+            self.metrics.modules.reads.get()
         }
     }
 
@@ -901,7 +901,7 @@ mod tests {
         assert_eq!((second.source, second.compile_time), (Source::Warm, None));
         assert!(Arc::ptr_eq(&first.program, &second.program));
         assert_eq!((daemon.reads(), daemon.compiles("ok")), (1, 1));
-        assert_eq!(daemon.metrics.modules_prepared.get(), 1);
+        assert_eq!(daemon.metrics.modules.prepared.get(), 1);
 
         fs::remove_file(daemon.rootfs.join("app.wasm")).unwrap();
         let daemon = node.daemon();
@@ -1033,7 +1033,7 @@ mod tests {
         file.write_all_at(b"\x90", file.metadata().unwrap().len() / 2).unwrap();
         let daemon = node.daemon();
         assert_eq!(daemon.layer(samples::command(1)).await.unwrap().source, Source::Compiled);
-        assert_eq!((daemon.metrics.store_damaged.get(), daemon.compiles("ok")), (1, 1));
+        assert_eq!((daemon.metrics.store.damaged.get(), daemon.compiles("ok")), (1, 1));
         assert_eq!(node.daemon().layer(samples::command(1)).await.unwrap().source, Source::Disk);
     }
 
@@ -1046,7 +1046,7 @@ mod tests {
         memory.write_all_at(b"no code at all", 0).unwrap();
         daemon.modules.rooms.store.put(Digest::of(&wasm), Kind::Core, memory);
         assert_eq!(daemon.layer(wasm).await.unwrap().source, Source::Compiled);
-        assert_eq!(daemon.metrics.store_damaged.get(), 1);
+        assert_eq!(daemon.metrics.store.damaged.get(), 1);
         assert_eq!(node.artifacts().len(), 1);
     }
 
@@ -1094,7 +1094,7 @@ mod tests {
             assert!(error.contains("moon") && error.contains("landing"), "{error}");
         }
         assert_eq!(node.artifacts().len(), 1);
-        assert_eq!(node.daemon().metrics.store_damaged.get(), 0);
+        assert_eq!(node.daemon().metrics.store.damaged.get(), 0);
     }
 
     #[tokio::test]
@@ -1114,7 +1114,7 @@ mod tests {
         let place = Place([1; 32]);
         daemon.write(&samples::command(1));
         assert_eq!(daemon.load(Some(place)).await.unwrap().source, Source::Compiled);
-        assert_eq!(daemon.metrics.store_write_failures.get(), 1);
+        assert_eq!(daemon.metrics.store.write_failures.get(), 1);
         assert!(daemon.modules.warm(&place).is_some());
     }
 
@@ -1125,7 +1125,7 @@ mod tests {
         let daemon = node.daemon();
         let first = daemon.layer(samples::command(1)).await.unwrap();
         daemon.layer(samples::command(2)).await.unwrap();
-        assert_eq!(daemon.metrics.modules_prepared.get(), 1);
+        assert_eq!(daemon.metrics.modules.prepared.get(), 1);
         assert_eq!(first.program.now().kind(), Kind::Core);
         let again = daemon.layer(samples::command(1)).await.unwrap();
         assert_eq!((again.source, daemon.compiles("ok")), (Source::Disk, 2));
@@ -1206,16 +1206,16 @@ mod tests {
         }
 
         fn baseline_compiles(&self, result: &str) -> u64 {
-            self.metrics.baseline_compiles.with_label_values(&[result]).get()
+            self.metrics.compiles.baseline_results.with_label_values(&[result]).get()
         }
 
         /// Of all results.
         fn baseline_processes(&self) -> u64 {
-            self.metrics.baseline_compile_seconds.get_sample_count()
+            self.metrics.compiles.baseline_seconds.get_sample_count()
         }
 
         fn swaps(&self, result: &str) -> u64 {
-            self.metrics.module_swaps.with_label_values(&[result]).get()
+            self.metrics.modules.swaps.with_label_values(&[result]).get()
         }
 
         /// Waits until so many modules have other code, or will not get it.
@@ -1262,7 +1262,7 @@ mod tests {
         assert_eq!((warm.source, tier(&warm)), (Source::Warm, Tier::Optimised));
         assert!(!daemon.modules.inventory().compiled[0].baseline);
         assert_eq!((daemon.baseline_compiles("ok"), daemon.compiles("ok"), daemon.swaps("done")), (1, 1, 1));
-        assert_eq!((node.artifacts().len(), daemon.metrics.modules_prepared.get()), (1, 1));
+        assert_eq!((node.artifacts().len(), daemon.metrics.modules.prepared.get()), (1, 1));
 
         let daemon = node.daemon();
         let known = daemon.modules.known(&place).await.unwrap().unwrap();

@@ -361,7 +361,7 @@ impl Store {
             Ok(Some(file)) => file,
             Ok(None) => artifact,
             Err(e) => {
-                self.metrics.store_write_failures.inc();
+                self.metrics.store.write_failures.inc();
                 if self.warned.is_due(WARN_EVERY) {
                     let path = self.directory.as_ref().map(|d| d.path().display().to_string()).unwrap_or_default();
                     tracing::warn!(directory = path, module = %digest, error = %e, "cannot write a compiled module to the store: it runs from memory and will be compiled again after a restart");
@@ -524,7 +524,7 @@ impl Store {
     }
 
     fn damaged(&self, directory: &Directory, name: &str, why: &str) {
-        self.metrics.store_damaged.inc();
+        self.metrics.store.damaged.inc();
         tracing::warn!(file = %directory.path().join(name).display(), reason = why, "an artifact of the module store is no good: it is removed and will be compiled again");
         directory.remove(name);
     }
@@ -536,13 +536,13 @@ impl Store {
         for name in &victims {
             directory.remove(name);
         }
-        self.metrics.store_evictions.inc_by(victims.len() as u64);
+        self.metrics.store.evictions.inc_by(victims.len() as u64);
         self.count(&self.index.lock());
     }
 
     fn count(&self, index: &Index) {
-        self.metrics.store_artifacts.set((index.artifacts.len() + index.foreign.len()) as i64);
-        self.metrics.store_bytes.set(index.bytes as i64);
+        self.metrics.store.artifacts.set((index.artifacts.len() + index.foreign.len()) as i64);
+        self.metrics.store.bytes.set(index.bytes as i64);
     }
 }
 
@@ -661,14 +661,14 @@ mod tests {
         // Both generations of an upgrade use it at once.
         let second = Node::start(root.path());
         assert_eq!(second.get("a").as_deref(), Some("code of a"));
-        assert_eq!(second.metrics.store_artifacts.get(), 1);
-        assert_eq!(second.metrics.store_bytes.get(), 9);
+        assert_eq!(second.metrics.store.artifacts.get(), 1);
+        assert_eq!(second.metrics.store.bytes.get(), 9);
         assert_eq!(fs::metadata(second.file("a")).unwrap().permissions().mode() & 0o7777, 0o600);
         // One removed it; the other notices, and that is no damage.
         fs::remove_file(first.file("a")).unwrap();
         assert_eq!(second.get("a"), None);
-        assert_eq!(second.metrics.store_damaged.get(), 0);
-        assert_eq!(second.metrics.store_bytes.get(), 0);
+        assert_eq!(second.metrics.store.damaged.get(), 0);
+        assert_eq!(second.metrics.store.bytes.get(), 0);
     }
 
     #[test]
@@ -677,7 +677,7 @@ mod tests {
         Node::start_with(root.path(), OTHER_ENGINE, 100).put("a", b"other code");
         let node = Node::start(root.path());
         assert_eq!(node.get("a"), None);
-        assert_eq!(node.metrics.store_artifacts.get(), 1);
+        assert_eq!(node.metrics.store.artifacts.get(), 1);
         node.put("a", b"our code");
         assert_eq!(node.get("a").as_deref(), Some("our code"));
         assert_eq!(Node::start_with(root.path(), OTHER_ENGINE, 100).get("a").as_deref(), Some("other code"));
@@ -695,8 +695,8 @@ mod tests {
         drop(old);
         node.store.remove_unused();
         assert_eq!(node.files(), [node.file("b")]);
-        assert_eq!((node.metrics.store_artifacts.get(), node.metrics.store_bytes.get()), (1, 8));
-        assert_eq!(node.metrics.store_damaged.get(), 0);
+        assert_eq!((node.metrics.store.artifacts.get(), node.metrics.store.bytes.get()), (1, 8));
+        assert_eq!(node.metrics.store.damaged.get(), 0);
         // And back again.
         let old = Node::start_with(root.path(), OTHER_ENGINE, 100);
         assert_eq!(old.get("a"), None);
@@ -713,12 +713,12 @@ mod tests {
         spoil(&node, &node.file("a"));
         let node = Node::start(root.path());
         assert_eq!(node.get("a"), None);
-        assert_eq!(node.metrics.store_damaged.get(), 1);
+        assert_eq!(node.metrics.store.damaged.get(), 1);
         assert_eq!(node.files(), [node.file("b")], "it is removed, and nothing else");
         assert_eq!(node.get("b").as_deref(), Some("code of b"));
         node.put("a", b"new code");
         assert_eq!(node.get("a").as_deref(), Some("new code"));
-        assert_eq!(node.metrics.store_damaged.get(), 1);
+        assert_eq!(node.metrics.store.damaged.get(), 1);
     }
 
     fn flip_a_bit(path: &Path) {
@@ -737,7 +737,7 @@ mod tests {
         assert!(node.get("a").is_some());
         flip_a_bit(&node.file("a"));
         assert_eq!(node.get("a"), None);
-        assert_eq!((node.metrics.store_damaged.get(), node.files().len()), (1, 0));
+        assert_eq!((node.metrics.store.damaged.get(), node.files().len()), (1, 0));
     }
 
     #[test]
@@ -785,7 +785,7 @@ mod tests {
         fs::create_dir(directory.join("6.1.0-amd64")).unwrap();
         drop(node);
         let node = Node::start(root.path());
-        assert_eq!(node.metrics.store_damaged.get(), 1);
+        assert_eq!(node.metrics.store.damaged.get(), 1);
         let mut left: Vec<_> = fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, [&format!("{ENGINE}.in-use"), "6.1.0-amd64", "key", "notes.txt", "places"]);
@@ -798,10 +798,10 @@ mod tests {
         node.put("a", b"code");
         node.store.discard(Digest::of(b"a"), "deserialize failed");
         assert_eq!(node.get("a"), None);
-        assert_eq!(node.metrics.store_damaged.get(), 1);
+        assert_eq!(node.metrics.store.damaged.get(), 1);
         assert_eq!(node.files().len(), 0);
         node.store.discard(Digest::of(b"a"), "again");
-        assert_eq!(node.metrics.store_damaged.get(), 1);
+        assert_eq!(node.metrics.store.damaged.get(), 1);
     }
 
     #[test]
@@ -822,19 +822,19 @@ mod tests {
         }
         node.store.save_times();
         let node = Node::start_with(root.path(), ENGINE, 50);
-        assert_eq!(node.metrics.store_bytes.get(), 50);
+        assert_eq!(node.metrics.store.bytes.get(), 50);
         node.put("e", &tenth);
-        assert_eq!((node.metrics.store_evictions.get(), node.files().len()), (1, 5), "the other engine's went first");
+        assert_eq!((node.metrics.store.evictions.get(), node.files().len()), (1, 5), "the other engine's went first");
         node.put("f", &tenth);
         assert_eq!(node.get("b"), None);
         node.put("g", &[b'x'; 20]);
         assert_eq!((node.get("d"), node.get("c")), (None, None));
         assert!(node.get("a").is_some() && node.get("e").is_some() && node.get("f").is_some());
-        assert_eq!(node.metrics.store_evictions.get(), 4);
-        assert_eq!(node.metrics.store_bytes.get(), 50);
+        assert_eq!(node.metrics.store.evictions.get(), 4);
+        assert_eq!(node.metrics.store.bytes.get(), 50);
         let smaller = Node::start_with(root.path(), ENGINE, 25);
-        assert!(smaller.metrics.store_bytes.get() <= 25 && !smaller.files().is_empty());
-        assert_eq!(smaller.metrics.store_damaged.get(), 0);
+        assert!(smaller.metrics.store.bytes.get() <= 25 && !smaller.files().is_empty());
+        assert_eq!(smaller.metrics.store.damaged.get(), 0);
     }
 
     #[test]
@@ -845,7 +845,7 @@ mod tests {
         assert_eq!(node.put("large", b"eleven byte"), "eleven byte");
         assert_eq!(node.get("large"), None);
         assert!(node.get("a").is_some(), "nothing had to go for it");
-        assert_eq!(node.metrics.store_write_failures.get(), 1);
+        assert_eq!(node.metrics.store.write_failures.get(), 1);
     }
 
     /// Runs `test` on a small tmpfs that only this thread sees.
@@ -870,7 +870,7 @@ mod tests {
             node.put("small", b"fits");
             let large = "x".repeat(100 << 10);
             assert_eq!(node.put("large", large.as_bytes()), large);
-            assert_eq!(node.metrics.store_write_failures.get(), 1);
+            assert_eq!(node.metrics.store.write_failures.get(), 1);
             assert_eq!(node.get("large"), None);
             assert_eq!(node.get("small").as_deref(), Some("fits"));
             assert_eq!(
@@ -889,13 +889,13 @@ mod tests {
             let node = Node::start(root);
             assert_eq!(node.get("a").as_deref(), Some("code of a"));
             assert_eq!(node.put("b", b"code of b"), "code of b");
-            assert_eq!(node.metrics.store_write_failures.get(), 1);
+            assert_eq!(node.metrics.store.write_failures.get(), 1);
             assert_eq!(node.get("b"), None);
         });
         on_tmpfs(c"mode=0700", MountFlags::RDONLY, |root| {
             let node = Node::start(root);
             assert_eq!(node.put("b", b"code of b"), "code of b");
-            assert_eq!(node.metrics.store_write_failures.get(), 1);
+            assert_eq!(node.metrics.store.write_failures.get(), 1);
         });
     }
 
@@ -907,7 +907,7 @@ mod tests {
             let verified = node.store.get(Digest::of(b"a")).unwrap();
             assert!(verified.file.set_len(0).is_err(), "the copy can still be changed");
             assert_eq!(text(verified), "code of a");
-            assert_eq!(node.metrics.store_write_failures.get(), 0);
+            assert_eq!(node.metrics.store.write_failures.get(), 0);
         });
     }
 }

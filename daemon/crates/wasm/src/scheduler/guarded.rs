@@ -79,7 +79,7 @@ where
         let now = this.shared.now_ns();
         meter::end(&this.guest, now, end.is_some(), &this.shared.metrics);
         if now > this.guest.slice_ends_ns.load(Ordering::Relaxed).saturating_add(OVERRUN_NS) {
-            this.shared.metrics.slice_overruns.inc();
+            this.shared.metrics.scheduler.slice_overruns.inc();
         }
         let Some(outcome) = end else {
             return Poll::Pending;
@@ -126,7 +126,7 @@ impl<F: Future, E> Guarded<F, E> {
             Some(wait) if wait.until_ns == until => wait,
             _ => {
                 if self.budget.is_none() {
-                    self.shared.metrics.guest_throttled.inc();
+                    self.shared.metrics.scheduler.throttled.inc();
                 }
                 let since_ns = self.budget.as_ref().map_or(now, |wait| wait.since_ns);
                 let timer = Box::pin(tokio::time::sleep(Duration::from_nanos(until.saturating_sub(now))));
@@ -139,7 +139,7 @@ impl<F: Future, E> Guarded<F, E> {
     fn end_budget_wait(&mut self, now: u64) {
         if let Some(wait) = self.budget.take() {
             let waited = now.saturating_sub(wait.since_ns);
-            self.shared.metrics.guest_throttled_seconds.inc_by(waited as f64 / 1e9);
+            self.shared.metrics.scheduler.throttled_seconds.inc_by(waited as f64 / 1e9);
             self.guest.waits_no_more(now);
         }
     }

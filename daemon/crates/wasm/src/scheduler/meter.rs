@@ -38,7 +38,7 @@ impl Meter {
         let used = now.saturating_sub(std::mem::replace(&mut self.read_ns, now));
         if let Some((guest, _)) = self.since.take() {
             guest.charge(used);
-            metrics.guest_cpu_seconds.inc_by(used as f64 / 1e9);
+            metrics.scheduler.cpu_seconds.inc_by(used as f64 / 1e9);
         }
     }
 }

@@ -303,7 +303,7 @@ fn a_quota_of_a_tenth_of_a_core_is_kept() {
         assert!(throttling.throttled_periods >= 3 && throttling.periods >= throttling.throttled_periods);
         assert!(throttling.throttled_ns > 100_000_000, "{throttling:?}");
     }
-    assert!(scheduler.shared.metrics.guest_throttled.get() >= 9);
+    assert!(scheduler.shared.metrics.scheduler.throttled.get() >= 9);
     // The limit goes, and with it the waits.
     guests[0].set_cpu(CpuLimits::default());
     let (before, deadline) = (guests[0].throttling().throttled_periods, Instant::now() + SOON);

@@ -347,7 +347,7 @@ impl Ticker {
         }
         workers.active += 1;
         drop(workers);
-        shared.metrics.workers_replaced.inc();
+        shared.metrics.scheduler.workers_replaced.inc();
         if let Err(error) = spawn_worker(shared) {
             shared.workers.lock().active -= 1;
             tracing::warn!(%error, "cannot start a worker in place of a blocked one");

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use edit::Handler;
-use plan::{Change, Flavor, Node, backup};
+use plan::{ConfigSite, FileChange, Flavor, backup};
 use similar::TextDiff;
 
 /// What the command line says, for both.
@@ -155,7 +155,7 @@ fn below(root: Option<&Path>, path: &Path) -> PathBuf {
 }
 
 /// Finds out what there is on the node.
-fn node(action: Action, args: &Args) -> Result<Node, String> {
+fn node(action: Action, args: &Args) -> Result<ConfigSite, String> {
     let there = |path: &str| below(args.root.as_deref(), Path::new(path)).exists();
     let flavor = args.flavor.unwrap_or(match () {
         // Whoever names the file means that.
@@ -189,7 +189,7 @@ fn node(action: Action, args: &Args) -> Result<Node, String> {
         Flavor::Rke2 => template(RKE2),
         Flavor::Microk8s => MICROK8S.into(),
     });
-    Ok(Node { flavor, config, drop_in: args.drop_in.clone(), major })
+    Ok(ConfigSite { flavor, config, drop_in: args.drop_in.clone(), major })
 }
 
 /// The configuration that k3s and RKE2 have made tells what containerd is in them.
@@ -198,8 +198,8 @@ fn major_of_made(args: &Args, directory: &str) -> Result<u32, String> {
     let text = std::fs::read_to_string(&path).map_err(|e| {
         format!("cannot read {} (has it been started yet?): {e}; or say --containerd-version", path.display())
     })?;
-    let version = edit::Version::of(&text).map_err(|e| format!("{} {e}", path.display()))?;
-    Ok(if version == Some(edit::Version::Three) { 2 } else { 1 })
+    let version = edit::ConfigVersion::of(&text).map_err(|e| format!("{} {e}", path.display()))?;
+    Ok(if version == Some(edit::ConfigVersion::Three) { 2 } else { 1 })
 }
 
 fn major_of_program(program: &Path) -> Result<u32, String> {
@@ -214,7 +214,7 @@ fn major(version: &str) -> Option<u32> {
     version.trim_start_matches('v').split('.').next()?.parse().ok().filter(|major| *major >= 1)
 }
 
-fn diff(change: &Change) -> String {
+fn diff(change: &FileChange) -> String {
     let (before, after) = (change.before.as_deref().unwrap_or_default(), change.after.as_deref().unwrap_or_default());
     let name = |exists: bool| if exists { change.path.display().to_string() } else { "/dev/null".into() };
     TextDiff::from_lines(before, after)
@@ -224,7 +224,7 @@ fn diff(change: &Change) -> String {
 }
 
 /// Makes a file what it shall be: as a whole or not at all.
-fn carry_out(change: &Change, on_disk: impl Fn(&Path) -> PathBuf, backs_up: bool) -> std::io::Result<()> {
+fn carry_out(change: &FileChange, on_disk: impl Fn(&Path) -> PathBuf, backs_up: bool) -> std::io::Result<()> {
     let path = on_disk(&change.path);
     let Some(after) = &change.after else { return std::fs::remove_file(&path) };
     let mode = match std::fs::metadata(&path) {

@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::edit::{self, Handler, Version};
+use super::edit::{self, ConfigVersion, Handler};
 
 /// Who keeps containerd's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -27,7 +27,7 @@ pub enum Flavor {
 
 /// What is known of the node.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub struct ConfigSite {
     /// Who keeps the configuration.
     pub flavor: Flavor,
     /// containerd's main configuration file, or the template it is made from.
@@ -40,7 +40,7 @@ pub struct Node {
 
 /// A file, as it is and as it shall be; none: there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct FileChange {
     /// Where.
     pub path: PathBuf,
     /// What is there.
@@ -68,10 +68,10 @@ pub fn backup(path: &Path) -> PathBuf {
 /// # Errors
 /// One line: what stands in the way, and what to do.
 pub fn install(
-    node: &Node,
+    node: &ConfigSite,
     handler: &Handler,
     read: impl Fn(&Path) -> Result<Option<String>, String>,
-) -> Result<Vec<Change>, String> {
+) -> Result<Vec<FileChange>, String> {
     let config = read(&node.config)?;
     let text = config.clone().unwrap_or_default();
     let named = |e: String| format!("{} {e}", node.config.display());
@@ -81,21 +81,21 @@ pub fn install(
     let mut changes = Vec::new();
     let mut change = |path: &Path, before: Option<String>, after: String| {
         if before.as_ref() != Some(&after) {
-            changes.push(Change { path: path.to_owned(), before, after: Some(after) });
+            changes.push(FileChange { path: path.to_owned(), before, after: Some(after) });
         }
     };
     match node.flavor {
         Flavor::K3s | Flavor::Rke2 => {
-            let version = if node.major >= 2 { Version::Three } else { Version::Two };
+            let version = if node.major >= 2 { ConfigVersion::Three } else { ConfigVersion::Two };
             change(&node.config, config, with_block(&text, version, handler));
         }
         Flavor::Microk8s if config.is_none() => {
             return Err(format!("{} is missing: is this microk8s? --config names another", node.config.display()));
         }
         Flavor::Containerd if node.major >= 2 => {
-            let version = match Version::of(&text).map_err(named)? {
-                None => Version::Three,
-                Some(Version::One) => {
+            let version = match ConfigVersion::of(&text).map_err(named)? {
+                None => ConfigVersion::Three,
+                Some(ConfigVersion::One) => {
                     return Err(format!(
                         "{} is of version 1, whose runtimes containerd 2.x loses: make it version 2 first, with \
                          plugins.\"io.containerd.grpc.v1.cri\" for plugins.cri",
@@ -110,7 +110,7 @@ pub fn install(
             change(&node.config, config, after);
         }
         Flavor::Containerd | Flavor::Microk8s => {
-            let version = Version::of(&text).map_err(named)?.unwrap_or(Version::Two);
+            let version = ConfigVersion::of(&text).map_err(named)?.unwrap_or(ConfigVersion::Two);
             change(&node.config, config, edit::with_handler(&text, version, handler).map_err(named)?);
         }
     }
@@ -123,14 +123,14 @@ pub fn install(
 /// # Errors
 /// As [`install`].
 pub fn uninstall(
-    node: &Node,
+    node: &ConfigSite,
     handler: &Handler,
     read: impl Fn(&Path) -> Result<Option<String>, String>,
-) -> Result<Vec<Change>, String> {
+) -> Result<Vec<FileChange>, String> {
     let mut changes = Vec::new();
     let mut change = |path: &Path, before: Option<String>, after: Option<String>| {
         if before != after {
-            changes.push(Change { path: path.to_owned(), before, after });
+            changes.push(FileChange { path: path.to_owned(), before, after });
         }
     };
     if node.flavor == Flavor::Containerd {
@@ -157,18 +157,18 @@ pub fn uninstall(
     Ok(changes)
 }
 
-fn taken_out(node: &Node, handler: &Handler, text: &str) -> Result<String, String> {
+fn taken_out(node: &ConfigSite, handler: &Handler, text: &str) -> Result<String, String> {
     match node.flavor {
         Flavor::K3s | Flavor::Rke2 => Ok(without_block(text)),
         Flavor::Containerd | Flavor::Microk8s => {
-            let Some(version) = Version::of(text)? else { return Ok(text.to_owned()) };
+            let Some(version) = ConfigVersion::of(text)? else { return Ok(text.to_owned()) };
             let text = edit::without_handler(text, version, &handler.name)?;
             edit::without_import(&text, &node.drop_in.display().to_string())
         }
     }
 }
 
-fn with_block(text: &str, version: Version, handler: &Handler) -> String {
+fn with_block(text: &str, version: ConfigVersion, handler: &Handler) -> String {
     let ours = edit::drop_in(version, handler);
     // The template's own configuration has the version and comments.
     let tables = ours.lines().filter(|line| !line.starts_with('#') && !line.starts_with("version"));
@@ -205,7 +205,7 @@ mod tests {
         }
 
         /// As the command does, backup included.
-        fn apply(&mut self, changes: Vec<Change>, backs_up: bool) {
+        fn apply(&mut self, changes: Vec<FileChange>, backs_up: bool) {
             for change in changes {
                 if let (true, Some(before)) = (backs_up, change.before) {
                     self.0.entry(backup(&change.path)).or_insert(before);
@@ -222,9 +222,9 @@ mod tests {
         Handler { name: "hearth".into(), runtime_path: None, sandboxer: None }
     }
 
-    fn node(flavor: Flavor, major: u32) -> Node {
+    fn node(flavor: Flavor, major: u32) -> ConfigSite {
         let (config, drop_in) = ("/etc/containerd/config.toml".into(), "/etc/containerd/conf.d/hearth.toml".into());
-        Node { flavor, config, drop_in, major }
+        ConfigSite { flavor, config, drop_in, major }
     }
 
     const CONFIG: &str = "/etc/containerd/config.toml";
@@ -276,8 +276,9 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused() {
-        let refused =
-            |node: &Node, handler: &Handler, text: &str| install(node, handler, |_| Ok(Some(text.into()))).unwrap_err();
+        let refused = |node: &ConfigSite, handler: &Handler, text: &str| {
+            install(node, handler, |_| Ok(Some(text.into()))).unwrap_err()
+        };
         let old = refused(&node(Flavor::Containerd, 2), &handler(), "oom_score = 1\n");
         assert!(old.contains("version 1"), "{old}");
         let controller = Handler { sandboxer: Some("/s".into()), ..handler() };

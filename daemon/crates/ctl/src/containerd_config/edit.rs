@@ -25,7 +25,7 @@ const RUNC: (&str, &str) = ("runc", "io.containerd.runc.v2");
 
 /// A configuration's version, and where it has the runtimes of CRI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub enum ConfigVersion {
     /// containerd 1.0 on.
     One,
     /// containerd 1.3 on.
@@ -34,22 +34,22 @@ pub enum Version {
     Three,
 }
 
-impl Version {
+impl ConfigVersion {
     /// The table below `plugins`.
     fn plugin(self) -> &'static str {
         match self {
-            Version::One => "cri",
-            Version::Two => "io.containerd.grpc.v1.cri",
-            Version::Three => "io.containerd.cri.v1.runtime",
+            ConfigVersion::One => "cri",
+            ConfigVersion::Two => "io.containerd.grpc.v1.cri",
+            ConfigVersion::Three => "io.containerd.cri.v1.runtime",
         }
     }
 
     /// What the `version` line says.
     pub fn number(self) -> i64 {
         match self {
-            Version::One => 1,
-            Version::Two => 2,
-            Version::Three => 3,
+            ConfigVersion::One => 1,
+            ConfigVersion::Two => 2,
+            ConfigVersion::Three => 3,
         }
     }
 
@@ -57,16 +57,16 @@ impl Version {
     ///
     /// # Errors
     /// It is not TOML, or of a version that this release does not know.
-    pub fn of(text: &str) -> Result<Option<Version>, String> {
+    pub fn of(text: &str) -> Result<Option<ConfigVersion>, String> {
         let document = parse(text)?;
         match document.get("version").and_then(Item::as_integer) {
-            Some(1) => Ok(Some(Version::One)),
-            Some(2) => Ok(Some(Version::Two)),
-            Some(3) => Ok(Some(Version::Three)),
+            Some(1) => Ok(Some(ConfigVersion::One)),
+            Some(2) => Ok(Some(ConfigVersion::Two)),
+            Some(3) => Ok(Some(ConfigVersion::Three)),
             Some(other) => Err(format!("is of version {other}, and this hearthctl knows 1 to 3: use a later one")),
             None if document.is_empty() => Ok(None),
             // containerd takes it for that.
-            None => Ok(Some(Version::One)),
+            None => Ok(Some(ConfigVersion::One)),
         }
     }
 }
@@ -76,7 +76,7 @@ fn parse(text: &str) -> Result<DocumentMut, String> {
 }
 
 /// A configuration of nothing but the handler: for an import.
-pub fn drop_in(version: Version, handler: &Handler) -> String {
+pub fn drop_in(version: ConfigVersion, handler: &Handler) -> String {
     let mut document = DocumentMut::new();
     document.insert("version", toml_edit::value(version.number()));
     add_handler(&mut document, version, handler);
@@ -88,7 +88,7 @@ pub fn drop_in(version: Version, handler: &Handler) -> String {
 ///
 /// # Errors
 /// It is not TOML, or something else stands where the handler has to be.
-pub fn with_handler(text: &str, version: Version, handler: &Handler) -> Result<String, String> {
+pub fn with_handler(text: &str, version: ConfigVersion, handler: &Handler) -> Result<String, String> {
     let mut document = parse(text)?;
     if text.trim().is_empty() {
         document.insert("version", toml_edit::value(version.number()));
@@ -111,7 +111,7 @@ pub fn with_handler(text: &str, version: Version, handler: &Handler) -> Result<S
 ///
 /// # Errors
 /// It is not TOML.
-pub fn without_handler(text: &str, version: Version, name: &str) -> Result<String, String> {
+pub fn without_handler(text: &str, version: ConfigVersion, name: &str) -> Result<String, String> {
     let mut document = parse(text)?;
     remove(document.as_table_mut(), &["plugins", version.plugin(), "containerd", "runtimes", name]);
     remove(document.as_table_mut(), &["proxy_plugins", SANDBOXER]);
@@ -122,7 +122,7 @@ pub fn without_handler(text: &str, version: Version, name: &str) -> Result<Strin
 ///
 /// # Errors
 /// It is not TOML, or its imports are no list.
-pub fn with_import(text: &str, version: Version, path: &str) -> Result<String, String> {
+pub fn with_import(text: &str, version: ConfigVersion, path: &str) -> Result<String, String> {
     let mut document = parse(text)?;
     if document.is_empty() {
         document.insert("version", toml_edit::value(version.number()));
@@ -159,7 +159,7 @@ fn matches(pattern: &str, path: &str) -> bool {
     place == directory && name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
 }
 
-fn add_handler(document: &mut DocumentMut, version: Version, handler: &Handler) {
+fn add_handler(document: &mut DocumentMut, version: ConfigVersion, handler: &Handler) {
     let mut table = Table::new();
     table.insert("runtime_type", toml_edit::value(RUNTIME_TYPE));
     if let Some(path) = &handler.runtime_path {
@@ -275,35 +275,36 @@ mod tests {
         let users = "# Mine.\nversion = 2 # two\n\n[plugins]\n  [plugins.'io.containerd.grpc.v1.cri']\n    # pause\n    \
                      sandbox_image = 'my/pause:1'\n    [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.mine]\n      \
                      runtime_type = \"io.containerd.runc.v2\"\n# The end.\n";
-        let with = with_handler(users, Version::Two, &handler()).unwrap();
+        let with = with_handler(users, ConfigVersion::Two, &handler()).unwrap();
         for line in users.lines() {
             assert!(with.contains(line), "{line:?} is not in\n{with}");
         }
         assert!(with.contains("runtimes.hearth]\nruntime_type = \"io.containerd.hearth.v1\"\n"), "{with}");
         assert!(!with.contains("runtimes.runc"), "{with}");
-        assert_eq!(with_handler(&with, Version::Two, &handler()).unwrap(), with, "once more changes nothing");
-        assert_eq!(without_handler(&with, Version::Two, "hearth").unwrap(), users);
+        assert_eq!(with_handler(&with, ConfigVersion::Two, &handler()).unwrap(), with, "once more changes nothing");
+        assert_eq!(without_handler(&with, ConfigVersion::Two, "hearth").unwrap(), users);
     }
 
     #[test]
     fn where_no_runtime_was_named_runc_is_named_too() {
-        for (version, users) in [(Version::One, "oom_score = 1\n"), (Version::Two, "version = 2\n"), (Version::Two, "")]
+        for (version, users) in
+            [(ConfigVersion::One, "oom_score = 1\n"), (ConfigVersion::Two, "version = 2\n"), (ConfigVersion::Two, "")]
         {
             let with = with_handler(users, version, &handler()).unwrap();
             assert!(with.contains("io.containerd.runc.v2") && with.contains("io.containerd.hearth.v1"), "{with}");
-            assert_eq!(Version::of(&with).unwrap(), Some(version), "{with}");
+            assert_eq!(ConfigVersion::of(&with).unwrap(), Some(version), "{with}");
         }
     }
 
     #[test]
     fn options_are_told_and_told_anew() {
         let elsewhere = Handler { runtime_path: Some("/opt/hearth/bin/shim".into()), ..handler() };
-        let first = with_handler("version = 2\n", Version::Two, &handler()).unwrap();
-        let second = with_handler(&first, Version::Two, &elsewhere).unwrap();
+        let first = with_handler("version = 2\n", ConfigVersion::Two, &handler()).unwrap();
+        let second = with_handler(&first, ConfigVersion::Two, &elsewhere).unwrap();
         assert!(second.contains("runtime_path = \"/opt/hearth/bin/shim\""), "{second}");
-        assert_eq!(with_handler(&second, Version::Two, &handler()).unwrap(), first);
+        assert_eq!(with_handler(&second, ConfigVersion::Two, &handler()).unwrap(), first);
         let controller = Handler { sandboxer: Some("/run/hearth/sandboxer.sock".into()), ..handler() };
-        let text = drop_in(Version::Three, &controller);
+        let text = drop_in(ConfigVersion::Three, &controller);
         for line in ["version = 3", "[proxy_plugins.hearth]", "type = \"sandbox\"", "sandboxer = \"hearth\""] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
@@ -313,7 +314,7 @@ mod tests {
     #[test]
     fn inline_tables_are_added_to() {
         let users = "version = 2\nplugins = { 'io.containerd.grpc.v1.cri' = { containerd = { runtimes = { mine = { runtime_type = 'x' } } } } }\n";
-        let with = with_handler(users, Version::Two, &handler()).unwrap();
+        let with = with_handler(users, ConfigVersion::Two, &handler()).unwrap();
         let parsed = parse(&with).unwrap();
         let runtimes = &parsed["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"];
         assert_eq!(runtimes["mine"]["runtime_type"].as_str(), Some("x"), "{with}");
@@ -323,23 +324,24 @@ mod tests {
     #[test]
     fn imports_are_added_before_the_first_table_and_taken_away() {
         let users = "version = 3\n# mine\n[grpc]\naddress = '/x'\n";
-        let with = with_import(users, Version::Three, "/etc/containerd/conf.d/hearth.toml").unwrap();
+        let with = with_import(users, ConfigVersion::Three, "/etc/containerd/conf.d/hearth.toml").unwrap();
         assert!(with.find("imports").unwrap() < with.find("[grpc]").unwrap(), "{with}");
-        assert_eq!(with_import(&with, Version::Three, "/etc/containerd/conf.d/hearth.toml").unwrap(), with);
+        assert_eq!(with_import(&with, ConfigVersion::Three, "/etc/containerd/conf.d/hearth.toml").unwrap(), with);
         assert_eq!(without_import(&with, "/etc/containerd/conf.d/hearth.toml").unwrap(), users);
         let pattern = "version = 3\nimports = ['/etc/containerd/conf.d/*.toml']\n";
-        assert_eq!(with_import(pattern, Version::Three, "/etc/containerd/conf.d/hearth.toml").unwrap(), pattern);
+        assert_eq!(with_import(pattern, ConfigVersion::Three, "/etc/containerd/conf.d/hearth.toml").unwrap(), pattern);
         assert_eq!(without_import(pattern, "/etc/containerd/conf.d/hearth.toml").unwrap(), pattern);
-        assert_eq!(with_import("", Version::Three, "/x").unwrap(), "version = 3\nimports = [\"/x\"]\n");
+        assert_eq!(with_import("", ConfigVersion::Three, "/x").unwrap(), "version = 3\nimports = [\"/x\"]\n");
     }
 
     #[test]
     fn what_cannot_be_edited_is_named() {
-        assert!(Version::of("version = 9\n").unwrap_err().contains("version 9"));
-        assert!(Version::of("version = \n").unwrap_err().contains("not TOML"));
-        assert_eq!(Version::of("# nothing\n").unwrap(), None);
-        assert_eq!(Version::of("oom_score = 1\n").unwrap(), Some(Version::One));
-        let error = with_handler("version = 2\n[plugins]\n'io.containerd.grpc.v1.cri' = 3\n", Version::Two, &handler());
+        assert!(ConfigVersion::of("version = 9\n").unwrap_err().contains("version 9"));
+        assert!(ConfigVersion::of("version = \n").unwrap_err().contains("not TOML"));
+        assert_eq!(ConfigVersion::of("# nothing\n").unwrap(), None);
+        assert_eq!(ConfigVersion::of("oom_score = 1\n").unwrap(), Some(ConfigVersion::One));
+        let error =
+            with_handler("version = 2\n[plugins]\n'io.containerd.grpc.v1.cri' = 3\n", ConfigVersion::Two, &handler());
         assert!(error.unwrap_err().contains("plugins.io.containerd.grpc.v1.cri"));
     }
 }

@@ -12,9 +12,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::client::{self, Client};
-use crate::output::{Cell, Output, Table, Tone};
-use crate::{Failure, Outcome};
+use crate::client::{self, DaemonClient};
+use crate::output::{Cell, Printer, Table, Tone};
+use crate::{CtlError, Outcome};
 use hearth_base::operator::{Question, Status};
 
 /// What to check against.
@@ -37,7 +37,7 @@ pub struct Args {
 /// How something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum Severity {
     /// As it should be.
     Ok,
     /// It works, but not well, or not in every case.
@@ -50,7 +50,7 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     name: &'static str,
-    state: State,
+    state: Severity,
     detail: String,
     /// What to do; empty if it is ok.
     remedy: String,
@@ -58,25 +58,26 @@ pub struct Finding {
 
 impl Finding {
     fn ok(name: &'static str, detail: impl Into<String>) -> Finding {
-        Finding { name, state: State::Ok, detail: detail.into(), remedy: String::new() }
+        Finding { name, state: Severity::Ok, detail: detail.into(), remedy: String::new() }
     }
 
     fn warn(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { name, state: State::Warn, detail: detail.into(), remedy: remedy.into() }
+        Finding { name, state: Severity::Warn, detail: detail.into(), remedy: remedy.into() }
     }
 
     fn fail(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { name, state: State::Fail, detail: detail.into(), remedy: remedy.into() }
+        Finding { name, state: Severity::Fail, detail: detail.into(), remedy: remedy.into() }
     }
 }
 
 /// The containerd of a node, if nobody says otherwise.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
-pub fn run(args: &Args, sockets: &[PathBuf], output: &mut Output) -> Outcome {
+pub fn run(args: &Args, sockets: &[PathBuf], output: &mut Printer) -> Outcome {
     let socket = sockets.first().cloned().unwrap_or_else(client::default_socket);
     // A daemon that is down is one finding among others.
-    let asked = Client::open(std::slice::from_ref(&socket)).and_then(|client| client.ask::<Status>(&Question::Status));
+    let asked =
+        DaemonClient::open(std::slice::from_ref(&socket)).and_then(|client| client.ask::<Status>(&Question::Status));
     let mut findings = host::check(asked.as_ref().ok());
     findings.extend(daemon::check(&socket, &asked));
     if !args.no_containerd {
@@ -85,21 +86,21 @@ pub fn run(args: &Args, sockets: &[PathBuf], output: &mut Output) -> Outcome {
         findings.extend(containerd::check(&containerd, &args.handler, &socket));
     }
     show(&findings, output)?;
-    let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Ok);
-    let limit = if args.strict { State::Warn } else { State::Fail };
+    let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(Severity::Ok);
+    let limit = if args.strict { Severity::Warn } else { Severity::Fail };
     Ok(if worst >= limit { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-fn show(findings: &[Finding], output: &mut Output) -> Result<(), Failure> {
+fn show(findings: &[Finding], output: &mut Printer) -> Result<(), CtlError> {
     if output.json {
         return Ok(output.json(&findings)?);
     }
     let mut table = Table::new(&["", "", ""]);
     for finding in findings {
         let state = match finding.state {
-            State::Ok => Cell::toned(Tone::Good, "ok"),
-            State::Warn => Cell::toned(Tone::Warn, "warn"),
-            State::Fail => Cell::toned(Tone::Bad, "FAIL"),
+            Severity::Ok => Cell::toned(Tone::Good, "ok"),
+            Severity::Warn => Cell::toned(Tone::Warn, "warn"),
+            Severity::Fail => Cell::toned(Tone::Bad, "FAIL"),
         };
         let text = match finding.remedy.as_str() {
             "" => finding.detail.clone(),
