@@ -97,7 +97,7 @@ pub fn run(setup: Setup) -> Result<(), String> {
         ));
     }
     // Before the first thread: whose they all have to be.
-    identity::remember_home().map_err(|e| e.to_string())?;
+    identity::record_daemon().map_err(|e| e.to_string())?;
     let runtime = runtime("rpc", (config.rpc.threads, config.rpc.blocking_threads_max), Share::Prompt)?;
     // What no caller waits for stays off the threads that answer, and steps back where they need the processors:
     // in a burst of starts, telling containerd of them takes as much as the starts themselves.
@@ -146,7 +146,7 @@ fn runtime(name: &str, (threads, blocking): (usize, usize), share: Share) -> Res
 
 /// What every thread of a runtime does first.
 fn begin_thread(share: Share) {
-    identity::settle();
+    identity::become_daemon();
     process::take_share(share);
 }
 

@@ -132,7 +132,7 @@ fn run<F: Future<Output: Send> + Send + 'static>(service: &Arc<Service>, part: F
     let Some(member) = service.requests.begin(&guest) else { return };
     service.runtime.scheduler.spawn_part(guest, part, move |end| {
         if let End::Panicked(panic) = end {
-            identity::go_home();
+            identity::restore();
             tracing::error!(panic, "a connection to an HTTP component panicked; only this connection ends");
         }
         drop(member);

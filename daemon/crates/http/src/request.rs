@@ -258,7 +258,7 @@ impl Service {
     fn ended(&self, end: End<Verdict>, name: impl FnOnce() -> String) -> Refused {
         if !matches!(end, End::Completed(Verdict::Returned)) {
             // What is told and remembered, the daemon tells.
-            identity::go_home();
+            identity::restore();
         }
         let (note, refused) = match end {
             End::Completed(Verdict::Returned) => (None, Refused(FAILED.0, "the service gave no response")),

@@ -122,7 +122,7 @@ impl Requests {
         match afterwards {
             Some(afterwards) => {
                 // This may be a thread that is still who its guest was.
-                identity::go_home();
+                identity::restore();
                 afterwards();
             }
             None if over => self.over.notify_one(),

@@ -1,18 +1,19 @@
-//! Who a thread is while it runs a guest: whose rights to files it has and which network it is in.
+//! The identity of a thread while it polls a guest: its credentials, which decide its rights to files, and its
+//! network namespace.
 //!
 //! ```text
-//!              wear(guest)                  wear(another guest)
-//!   the daemon ──────────▶ guest's identity ──────────────────▶ …
-//!       ▲                        │ stays on between polls: the next may be of the same guest
-//!       └──── go_home() ─────────┘ before the daemon's own work, before the thread sleeps or ends
+//!              assume(guest)                assume(another guest)
+//!   the daemon ──────────▶ guest's identity ────────────────────▶ …
+//!       ▲                        │ kept between polls: the next poll may be of the same guest
+//!       └──── restore() ─────────┘ before the daemon's own work, before the thread sleeps or ends
 //! ```
 //!
-//! What a thread wears is remembered in the thread itself, so that putting on what it wears already,
-//! as for every guest that is root in the host's network, makes no system call.
+//! Each thread records the identity that it has assumed. Assuming the same identity again, as for every guest that
+//! is root in the host's network, makes no system call.
 //!
-//! **A thread starts as whoever started it**: the kernel copies credentials, namespaces and (shared!) the
-//! umask from the parent. Pools start threads when they first need one, which may be in the middle of a
-//! guest's poll. So every thread of the daemon's runtimes calls [`settle`] first.
+//! **A new thread has the identity of the thread that started it**: the kernel copies credentials, namespaces and
+//! the umask, which is even shared. Thread pools start threads on demand, which may be in the middle of a guest's
+//! poll. So every thread of the daemon's runtimes calls [`become_daemon`] or [`become_worker`] first.
 
 use std::cell::RefCell;
 use std::io;
@@ -25,7 +26,7 @@ use crate::netns::NetNs;
 use hearth_base::bundle::User;
 use hearth_base::error::{Error, Result};
 
-/// Who a guest is. The default is the daemon itself: root in the host's network.
+/// The identity of a guest. The default is the daemon's own: root in the host's network.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     /// `None`: the daemon's.
@@ -34,54 +35,58 @@ pub struct Identity {
     network: Option<Arc<NetNs>>,
 }
 
-/// Who the daemon is.
-struct Home {
+/// The daemon's identity, as the kernel reports it.
+struct Daemon {
     credentials: Credentials,
     capabilities: CapabilitySets,
     network: NetNs,
 }
 
-static HOME: OnceLock<Home> = OnceLock::new();
+static DAEMON: OnceLock<Daemon> = OnceLock::new();
 
-/// What a thread wears.
-struct Worn {
-    /// It has a umask of its own, and is known to have been the daemon.
-    settled: bool,
-    /// It runs guests.
+/// The identity that a thread has now.
+struct Assumed {
+    /// The thread has a umask of its own, and has had the daemon's identity.
+    is_initialised: bool,
+    /// The thread polls guests.
     is_worker: bool,
     identity: Identity,
 }
 
 thread_local! {
-    static WORN: RefCell<Worn> = const {
-        RefCell::new(Worn { settled: false, is_worker: false, identity: Identity { credentials: None, network: None } })
+    static ASSUMED: RefCell<Assumed> = const {
+        RefCell::new(Assumed {
+            is_initialised: false,
+            is_worker: false,
+            identity: Identity { credentials: None, network: None },
+        })
     };
 }
 
 impl Identity {
-    /// A container's user, in this network; `None` for the host's.
+    /// The identity of a container's user in `network`; `None` stands for the host's network.
     ///
     /// # Errors
     /// `InvalidArgument` naming what is wrong with the user; `Internal` if the daemon's own identity
     /// cannot be read.
     pub fn new(user: &User, network: Option<Arc<NetNs>>) -> Result<Identity> {
-        let home = home().map_err(|e| Error::Internal(e.to_string()))?;
-        let credentials = Credentials::of(user, home.credentials.umask())?;
-        let own = credentials == home.credentials;
-        let network = network.filter(|network| **network != home.network);
-        Ok(Identity { credentials: (!own).then(|| Arc::new(credentials)), network })
+        let daemon = daemon().map_err(|e| Error::Internal(e.to_string()))?;
+        let credentials = Credentials::of(user, daemon.credentials.umask())?;
+        let is_daemons = credentials == daemon.credentials;
+        let network = network.filter(|network| **network != daemon.network);
+        Ok(Identity { credentials: (!is_daemons).then(|| Arc::new(credentials)), network })
     }
 
-    /// The daemon itself, in this network; `None` for the host's.
+    /// The daemon's credentials in `network`; `None` stands for the host's network.
     ///
     /// # Errors
     /// `Internal` if the daemon's own identity cannot be read.
     pub fn daemon_in(network: Option<Arc<NetNs>>) -> Result<Identity> {
-        let home = home().map_err(|e| Error::Internal(e.to_string()))?;
-        Ok(Identity { credentials: None, network: network.filter(|network| **network != home.network) })
+        let daemon = daemon().map_err(|e| Error::Internal(e.to_string()))?;
+        Ok(Identity { credentials: None, network: network.filter(|network| **network != daemon.network) })
     }
 
-    /// One that the kernel refuses.
+    /// An identity that the kernel refuses. For tests.
     #[doc(hidden)]
     pub fn impossible() -> Identity {
         Identity { credentials: Some(Arc::new(Credentials::impossible())), network: None }
@@ -100,23 +105,23 @@ fn same<T: PartialEq>(one: &Option<Arc<T>>, other: &Option<Arc<T>>) -> bool {
     }
 }
 
-/// Remembers who the daemon is; must come before the first guest. Doing it again changes nothing.
+/// Records the daemon's identity; must come before the first guest. A second call changes nothing.
 ///
 /// # Errors
-/// If procfs is not mounted.
-pub fn remember_home() -> io::Result<()> {
-    home().map(|_| ())
+/// procfs is not mounted, or the kernel does not tell the identity.
+pub fn record_daemon() -> io::Result<()> {
+    daemon().map(|_| ())
 }
 
-fn home() -> io::Result<&'static Home> {
-    if let Some(home) = HOME.get() {
-        return Ok(home);
+fn daemon() -> io::Result<&'static Daemon> {
+    if let Some(daemon) = DAEMON.get() {
+        return Ok(daemon);
     }
     let text = |e: io::Error| io::Error::new(e.kind(), format!("cannot read the daemon's own identity: {e}"));
     // In a thread of its own: reading the umask means changing it for a moment.
     let read = || {
         credentials::own_umask()?;
-        Ok(Home {
+        Ok(Daemon {
             credentials: Credentials::of_this_thread()?,
             capabilities: credentials::capabilities()?,
             network: NetNs::of_this_thread()?,
@@ -124,122 +129,124 @@ fn home() -> io::Result<&'static Home> {
     };
     let found = std::thread::spawn(read).join().map_err(|_| io::Error::other("a thread panicked"))?;
     let found = found.map_err(text)?;
-    Ok(HOME.get_or_init(|| found))
+    Ok(DAEMON.get_or_init(|| found))
 }
 
-/// Makes the calling thread the daemon's, whoever started it. For the start of a thread.
-pub fn settle() {
-    if let Err(error) = try_to_settle() {
-        lost(&error);
+/// Gives the calling thread the daemon's identity, whichever thread started it. The first call of a new thread.
+///
+/// Aborts the process if the kernel refuses.
+pub fn become_daemon() {
+    if let Err(error) = try_to_become_daemon() {
+        abort(&error);
     }
 }
 
-/// As [`settle`], for a thread that will run guests: the daemon, but with no more capabilities than
-/// guests and their changes need. Without the others a guest cannot, for one, fill what a file system
-/// reserves for root (`CAP_SYS_RESOURCE`).
-pub fn settle_worker() {
-    WORN.with_borrow_mut(|worn| worn.is_worker = true);
-    settle();
+/// As [`become_daemon`], for a thread that will poll guests: the daemon's identity without the capabilities that
+/// neither guests nor changes of identity need. Without the others a guest cannot, for example, fill the blocks
+/// that a file system reserves for root (`CAP_SYS_RESOURCE`).
+pub fn become_worker() {
+    ASSUMED.with_borrow_mut(|assumed| assumed.is_worker = true);
+    become_daemon();
 }
 
-fn try_to_settle() -> io::Result<()> {
-    let home = home()?;
+fn try_to_become_daemon() -> io::Result<()> {
+    let daemon = daemon()?;
     credentials::own_umask()?;
-    home.credentials.apply(&Credentials::of_this_thread()?)?;
-    if NetNs::of_this_thread()? != home.network {
-        home.network.enter()?;
+    daemon.credentials.apply(&Credentials::of_this_thread()?)?;
+    if NetNs::of_this_thread()? != daemon.network {
+        daemon.network.enter()?;
     }
-    WORN.with_borrow_mut(|worn| {
-        worn.settled = true;
-        worn.identity = Identity::default();
-        // Last: the change of user has brought some back.
-        worn.allow(home)
+    ASSUMED.with_borrow_mut(|assumed| {
+        assumed.is_initialised = true;
+        assumed.identity = Identity::default();
+        // Last: a change of user to root makes all permitted capabilities effective again.
+        assumed.limit_capabilities(daemon)
     })
 }
 
-impl Worn {
-    /// Makes effective what the thread may do as who it is.
-    fn allow(&self, home: &Home) -> io::Result<()> {
+impl Assumed {
+    /// Makes effective the capabilities that the thread may use with its present identity, and no others.
+    fn limit_capabilities(&self, daemon: &Daemon) -> io::Result<()> {
         let kept = match &self.identity.credentials {
             Some(credentials) => credentials.capabilities(),
             None if self.is_worker => credentials::OF_GUESTS | credentials::TO_CHANGE,
             None => CapabilitySet::all(),
         };
-        credentials::set_capabilities(home.capabilities.effective & kept, home.capabilities)
+        credentials::set_capabilities(daemon.capabilities.effective & kept, daemon.capabilities)
     }
 }
 
-/// Makes the calling thread this guest. On an error it is the daemon.
+/// Gives the calling thread this guest's identity. After an error the thread has the daemon's.
 ///
 /// # Errors
-/// What the kernel refuses; the guest must not run.
-pub fn wear(identity: &Identity) -> io::Result<()> {
-    let is = WORN.with_borrow(|worn| worn.identity.is(identity));
-    if is {
+/// The kernel refuses; the guest must not run.
+pub fn assume(identity: &Identity) -> io::Result<()> {
+    let is_assumed = ASSUMED.with_borrow(|assumed| assumed.identity.is(identity));
+    if is_assumed {
         return Ok(());
     }
-    if !WORN.with_borrow(|worn| worn.settled) {
-        settle();
+    if !ASSUMED.with_borrow(|assumed| assumed.is_initialised) {
+        become_daemon();
     }
     let result = change(identity);
     if result.is_err() {
-        settle();
+        become_daemon();
     }
     result
 }
 
-/// Makes the calling thread the daemon again; free if it is.
-pub fn go_home() {
-    let home = Identity::default();
-    if !WORN.with_borrow(|worn| worn.identity.is(&home))
-        && let Err(error) = change(&home)
+/// Gives the calling thread the daemon's identity back. Makes no system call if the thread has it.
+pub fn restore() {
+    let daemon = Identity::default();
+    if !ASSUMED.with_borrow(|assumed| assumed.identity.is(&daemon))
+        && let Err(error) = change(&daemon)
     {
         tracing::warn!(%error, "a thread did not get its identity back at once");
-        settle();
+        become_daemon();
     }
 }
 
-/// From what the thread wears to `identity`, by the differences.
+/// Changes the thread's identity to `identity`: only the parts that differ.
 fn change(identity: &Identity) -> io::Result<()> {
-    let home = home()?;
-    WORN.with_borrow_mut(|worn| {
-        if !same(&worn.identity.network, &identity.network) {
-            identity.network.as_deref().unwrap_or(&home.network).enter()?;
-            worn.identity.network.clone_from(&identity.network);
+    let daemon = daemon()?;
+    ASSUMED.with_borrow_mut(|assumed| {
+        if !same(&assumed.identity.network, &identity.network) {
+            identity.network.as_deref().unwrap_or(&daemon.network).enter()?;
+            assumed.identity.network.clone_from(&identity.network);
         }
-        if !same(&worn.identity.credentials, &identity.credentials) {
-            let now = worn.identity.credentials.as_deref().unwrap_or(&home.credentials);
-            identity.credentials.as_deref().unwrap_or(&home.credentials).apply(now)?;
-            worn.identity.credentials.clone_from(&identity.credentials);
-            worn.allow(home)?;
+        if !same(&assumed.identity.credentials, &identity.credentials) {
+            let now = assumed.identity.credentials.as_deref().unwrap_or(&daemon.credentials);
+            identity.credentials.as_deref().unwrap_or(&daemon.credentials).apply(now)?;
+            assumed.identity.credentials.clone_from(&identity.credentials);
+            assumed.limit_capabilities(daemon)?;
         }
         Ok(())
     })
 }
 
-/// A thread that cannot become the daemon again would do the daemon's work, or another guest's, as
-/// somebody else. The kernel gives no reason to expect this, and there is no way on from it.
-fn lost(error: &io::Error) -> ! {
+/// Ends the process. A thread without the daemon's identity would do the daemon's work, or poll another guest, with
+/// the wrong rights. The kernel gives no reason to expect this error, and no recovery is possible.
+fn abort(error: &io::Error) -> ! {
     tracing::error!(%error, "a thread cannot get the daemon's identity back; ending the process");
     std::process::abort();
 }
 
-/// Does `work`, which binds sockets, as this identity.
+/// Calls `work`, which binds sockets, with this identity.
 ///
 /// # Errors
-/// If the thread cannot be the identity; then nothing is done.
+/// The kernel refuses the identity; then `work` is not called.
 pub fn bind_as<T>(identity: &Identity, work: impl FnOnce() -> T) -> io::Result<T> {
-    let _home = ComeHome;
-    wear(identity)?;
+    let _restore = RestoreGuard;
+    assume(identity)?;
     Ok(work())
 }
 
-/// Brings the thread home when it is dropped, also by a panic.
+/// Restores the thread's identity when it is dropped, also by a panic.
 #[derive(Debug)]
-pub struct ComeHome;
+pub struct RestoreGuard;
 
-impl Drop for ComeHome {
+impl Drop for RestoreGuard {
     fn drop(&mut self) {
-        go_home();
+        restore();
     }
 }

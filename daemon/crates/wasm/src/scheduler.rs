@@ -91,7 +91,7 @@ impl Scheduler {
         runtime: tokio::runtime::Handle,
     ) -> std::io::Result<Scheduler> {
         process::install_interrupt()?;
-        identity::remember_home()?;
+        identity::record_daemon()?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let target = if config.workers == 0 { cores } else { config.workers };
         let shared = Arc::new(Shared {
@@ -137,7 +137,7 @@ impl Scheduler {
         F::Output: Send + 'static,
     {
         self.spawn_part(guest, future, move |outcome| {
-            identity::go_home();
+            identity::restore();
             end(outcome);
         });
     }

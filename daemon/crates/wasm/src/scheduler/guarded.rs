@@ -179,7 +179,7 @@ impl<F: Future, E> Drop for Guarded<F, E> {
     /// At a stop of the scheduler guests are dropped with its queues, on whatever thread.
     fn drop(&mut self) {
         if let Some(future) = self.future.take() {
-            let _home = identity::ComeHome;
+            let _restore = identity::RestoreGuard;
             let _ = self.guest.take_on_identity();
             drop(future);
         }

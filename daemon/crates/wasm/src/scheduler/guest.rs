@@ -155,16 +155,16 @@ impl Guest {
     /// For its future: what follows is done by the daemon. A guest's future begins so.
     pub fn act_as_daemon(&self) {
         self.acts.store(false, Ordering::Relaxed);
-        identity::go_home();
+        identity::restore();
     }
 
     /// Makes the calling thread who the guest's future is now.
     pub(super) fn take_on_identity(&self) -> std::result::Result<(), String> {
         if !self.acts.load(Ordering::Relaxed) {
-            identity::go_home();
+            identity::restore();
             return Ok(());
         }
-        identity::wear(&self.identity).map_err(|e| format!("cannot take on the guest's identity: {e}"))
+        identity::assume(&self.identity).map_err(|e| format!("cannot take on the guest's identity: {e}"))
     }
 
     pub(super) fn is_killed(&self) -> bool {

@@ -14,7 +14,7 @@ fn scheduler(runtime: &tokio::runtime::Runtime, workers: usize) -> Scheduler {
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
-        .on_thread_start(identity::settle)
+        .on_thread_start(identity::become_daemon)
         .enable_all()
         .build()
         .unwrap()

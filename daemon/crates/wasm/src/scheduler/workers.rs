@@ -174,7 +174,7 @@ impl Shared {
                 return Some(runnable);
             }
             // A thread that sleeps is nobody's but the daemon's: it keeps no network namespace alive.
-            identity::go_home();
+            identity::restore();
             meter::rest(&self.metrics);
             let mut guard = self.sleep.lock();
             self.idle.fetch_add(1, Ordering::SeqCst);
@@ -202,8 +202,8 @@ pub(super) fn spawn_worker(shared: &Arc<Shared>) -> std::io::Result<std::thread:
 
 /// A worker thread's life. The caller has counted it as active.
 fn work(shared: &Arc<Shared>) {
-    identity::settle_worker();
-    let _home = identity::ComeHome;
+    identity::become_worker();
+    let _restore = identity::RestoreGuard;
     // Timers and sockets that a guest's poll creates belong to the daemon's runtime.
     let _runtime = shared.runtime.enter();
     let slot = Arc::new(Slot {
