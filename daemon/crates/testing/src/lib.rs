@@ -1,14 +1,21 @@
-//! What unit tests of several crates need: a mount namespace, files and FIFOs of their own. Only a dev-dependency.
+//! Helpers that unit tests of several crates share: a private mount namespace, directories of files, FIFOs, and the
+//! check that a crate's page names every file. Crates use it as a dev-dependency only.
+//!
+//! * `lib.rs`: the mount namespace, the directories and the FIFOs.
+//! * [`page`] (`page.rs`): every source file of a crate has its line on the crate's page.
 #![forbid(unsafe_code)]
+
+pub mod page;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use page::page_names_every_file;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::MountFlags;
 
-/// Runs `body` on a thread with a mount namespace of its own, and with an empty tmpfs there whose
-/// path it is told. All it mounts is gone with the thread.
+/// Runs `body` on a thread with a mount namespace of its own, and passes it the path of an empty tmpfs there. All
+/// mounts that it makes go with the thread.
 pub fn in_namespace<T: Send>(body: impl FnOnce(&Path) -> T + Send) -> T {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().canonicalize().unwrap();
@@ -22,14 +29,14 @@ pub fn in_namespace<T: Send>(body: impl FnOnce(&Path) -> T + Send) -> T {
     })
 }
 
-/// The mount points below `path`, as the calling thread sees them.
+/// The mount points below `path` in the calling thread's mount namespace, relative to `path`.
 pub fn mounts_below(path: &Path) -> Vec<String> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     let below = format!("{}/", path.display());
     table.lines().filter_map(|line| line.split(' ').nth(4)?.strip_prefix(&below).map(String::from)).collect()
 }
 
-/// A directory of these files, each with its own path as content.
+/// Makes a directory with these files; each file contains its own path.
 pub fn directory(path: &Path, files: &[&str]) -> PathBuf {
     fs::create_dir_all(path).unwrap();
     for file in files {
@@ -40,7 +47,7 @@ pub fn directory(path: &Path, files: &[&str]) -> PathBuf {
     path.to_path_buf()
 }
 
-/// Makes a FIFO `name` in `dir`.
+/// Makes a FIFO called `name` in `dir`.
 pub fn make_fifo(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
