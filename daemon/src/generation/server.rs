@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hearth_shim::{decode, encode_frame, frame_length};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::generation::charge::Charge;
 use crate::server::operator::Operator;
@@ -17,6 +17,7 @@ use hearth_base::generation::directory::SOCKET;
 use hearth_base::generation::wire::{
     self, Answer, HandOver, Metrics, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question, send_descriptors,
 };
+use hearth_os::accept::Acceptor;
 
 /// Connections at once; more wait in the socket's backlog. Each younger generation holds one.
 const CONNECTIONS_MAX: usize = 64;
@@ -69,25 +70,16 @@ pub fn bind(directory: &Path) -> std::io::Result<UnixListener> {
 impl Server {
     /// Serves for ever; cancel by dropping.
     pub async fn serve(self: Arc<Self>, listener: UnixListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let acceptor = Acceptor::new(listener, CONNECTIONS_MAX, "generation's socket");
         loop {
-            // The semaphore is never closed.
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let server = self.clone();
-                    tokio::spawn(async move {
-                        let _place = place;
-                        if let Err(error) = server.answer(stream).await {
-                            tracing::debug!(%error, "a question on the generation's socket failed");
-                        }
-                    });
+            let (stream, permit) = acceptor.accept().await;
+            let server = self.clone();
+            tokio::spawn(async move {
+                let _permit = permit;
+                if let Err(error) = server.answer(stream).await {
+                    tracing::debug!(%error, "a question on the generation's socket failed");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept on the generation's socket");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+            });
         }
     }
 

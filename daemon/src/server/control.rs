@@ -12,11 +12,11 @@ use std::time::Duration;
 use hearth_shim::{Reply, Request, TaskSocketReply, TaskSocketRequest, reply, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 
 use crate::server::operator::Operator;
 use crate::server::task_sockets::TaskSockets;
 use crate::task::map::Asked;
+use hearth_os::accept::Acceptor;
 use hearth_os::sockets;
 
 /// How long a peer may take to ask.
@@ -73,30 +73,20 @@ pub fn inherit(handed: StdUnixListener, removes: bool, path: &Path) -> std::io::
     Ok(ControlSocket { listener: UnixListener::from_std(handed)?, ours: removes.then(|| path.to_owned()) })
 }
 
-/// Serves until the listener fails for good; cancel by dropping.
+/// Serves for ever; cancel by dropping.
 pub async fn serve(listener: UnixListener, task_sockets: Arc<TaskSockets>, operator: Arc<Operator>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let acceptor = Acceptor::new(listener, CONNECTIONS_MAX, "control socket");
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (task_sockets, operator) = (task_sockets.clone(), operator.clone());
-                // From here on: a daemon that drains must not leave between the question and its answer.
-                let asked = task_sockets.count().asked();
-                tokio::spawn(async move {
-                    let _place = place;
-                    if let Err(error) = answer(stream, &task_sockets, &operator, asked).await {
-                        tracing::debug!(%error, "a question on the control socket failed");
-                    }
-                });
+        let (stream, permit) = acceptor.accept().await;
+        let (task_sockets, operator) = (task_sockets.clone(), operator.clone());
+        // From here on: a daemon that drains must not leave between the question and its answer.
+        let asked = task_sockets.count().asked();
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(error) = answer(stream, &task_sockets, &operator, asked).await {
+                tracing::debug!(%error, "a question on the control socket failed");
             }
-            Err(error) => {
-                // Out of descriptors, most likely: give others time to close some.
-                tracing::warn!(%error, "cannot accept on the control socket");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 //! per facility, RAII guards for what has to be undone.
 #![deny(unsafe_code)]
 
+pub mod accept;
 pub mod activation;
 pub mod clock;
 pub mod coarse_timer;
