@@ -1,14 +1,14 @@
-//! Points at which a test kills the daemon. They are in builds with the feature `faults` alone, which what is
-//! shipped is not one of; elsewhere [`at`] is nothing.
+//! Fault points: places in the daemon's code at which a test kills the daemon. Only builds with the feature `faults`
+//! have them; no package contains such a build. Elsewhere [`at`] compiles to nothing.
 
 /// The phases of a task's life, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// Create has taken the id and room for events.
+    /// Create has reserved the id and room for events.
     Reserved,
     /// The spec is read, the network joined or made.
     Joined,
-    /// The root of a program that is not known yet is mounted.
+    /// The root is mounted for a program that is not known yet.
     Mounted,
     /// A compile process runs.
     Compiling,
@@ -24,14 +24,15 @@ pub enum Point {
     Instantiating,
     /// The guest is about to run.
     Started,
-    /// The guest has ended, and nobody knows yet.
+    /// The guest has ended, and no client has been told yet.
     Ended,
     /// The task's root is unmounted, and Delete about to be answered.
     Deleted,
 }
 
 impl Point {
-    /// All, with the names that the environment variable takes.
+    /// All points, each with the name that [`VARIABLE`] takes and [`LIST_FLAG`] prints.
+    #[cfg(feature = "faults")]
     pub const ALL: [(Point, &'static str); 12] = [
         (Point::Reserved, "reserved"),
         (Point::Joined, "joined"),
@@ -48,11 +49,15 @@ impl Point {
     ];
 }
 
-/// Names the point at which the daemon is killed, when it is reached for the first time.
+/// The environment variable that names the point at which the daemon is killed, when it first reaches the point.
 #[cfg(feature = "faults")]
 pub const VARIABLE: &str = "HEARTH_FAULT";
 
-/// Kills the daemon, as SIGKILL does it, if this is the point.
+/// The argument of `hearthd-faults` that makes it print the name of each point instead of running the daemon.
+#[cfg(feature = "faults")]
+pub const LIST_FLAG: &str = "--list-fault-points";
+
+/// Kills the daemon with SIGKILL if [`VARIABLE`] names this point.
 #[cfg(feature = "faults")]
 pub fn at(point: Point) {
     use std::sync::LazyLock;
@@ -62,12 +67,12 @@ pub fn at(point: Point) {
     });
     if *WANTED == Some(point) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        // Nothing more is done by this thread, until the signal arrives.
+        // This thread does nothing more until the signal arrives.
         std::thread::park();
     }
 }
 
-/// Nothing.
+/// Does nothing.
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn at(_: Point) {}
