@@ -13,6 +13,12 @@ use hearth_base::error::{Error, Result};
 /// `NSFS_MAGIC` of linux/magic.h: the file system namespaces are files of.
 const NSFS_MAGIC: u64 = 0x6e73_6673;
 
+/// A plain file at the path of a namespace: CNI makes the file and mounts the namespace on it, and a daemon that the
+/// node's mounts do not reach sees the file.
+const NOT_MOUNTED_HERE: &str = "no namespace; if it is one on the node, its mount does not reach hearthd: \
+                                mount --make-rshared / on the node, then restart hearthd (hearthctl check tells whether \
+                                mounts reach it)";
+
 /// A network namespace, alive while this is.
 #[derive(Debug)]
 pub struct NetNs {
@@ -57,7 +63,7 @@ impl NetNs {
     /// The namespace, or what the file is instead.
     fn of_descriptor(fd: OwnedFd) -> io::Result<std::result::Result<NetNs, &'static str>> {
         if rustix::fs::fstatfs(&fd)?.f_type as u64 != NSFS_MAGIC {
-            return Ok(Err("no namespace"));
+            return Ok(Err(NOT_MOUNTED_HERE));
         }
         if kind(&fd)? != libc::CLONE_NEWNET {
             return Ok(Err("a namespace of another kind"));
@@ -106,6 +112,7 @@ mod tests {
         let cases = [
             (dir.path().join("none"), "No such file"),
             (fifo, "is no namespace"),
+            (dir.path().to_path_buf(), "mount --make-rshared /"),
             (dir.path().to_path_buf(), "is no namespace"),
             ("/proc/self/ns/uts".into(), "of another kind"),
         ];
