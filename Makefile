@@ -56,6 +56,7 @@ test: deps build shim faults ## Run every test, on a real containerd, and a few 
 .PHONY: test-matrix
 test-matrix: deps build shim faults ## Run every story on containerd 1.6, 1.7 and 2.x (root)
 	HEARTH_FAULT_ROUNDS=100 $(CARGO) test $(BUILD) --test it -- --exact kills::a_daemon_killed_at_any_phase_of_a_start_leaves_nothing_behind
+	HEARTH_TEST_ALL_CONTAINERDS=1 $(CARGO) test $(BUILD) --test containerd_versions
 	@CARGO="$(CARGO)" tests/versions.sh all
 	@$(TARGET)/release/leftovers
 

@@ -69,7 +69,7 @@ impl DaemonClient {
         for socket in &self.sockets[1..] {
             match ask_one(socket, question, ANSWER_TIME) {
                 Ok(answer) => answers.push(answer),
-                Err(CtlError::Refused(text) | CtlError::Unreachable(text)) => {
+                Err(CtlError::Refused(text) | CtlError::Unreachable(text) | CtlError::Usage(text)) => {
                     eprintln!("hearthctl: left out, an earlier hearthd: {text}");
                 }
                 Err(error @ CtlError::Print(_)) => return Err(error),

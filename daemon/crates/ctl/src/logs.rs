@@ -1,6 +1,6 @@
 //! `hearthctl logs`: the daemon's last lines, of all or about one task; and `hearthctl log-level`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::CtlError;
 use crate::client::DaemonClient;
@@ -8,7 +8,7 @@ use crate::inspect::TaskName;
 use crate::output::{Printer, Tone, printable};
 use hearth_base::operator::{LogLevel, LogLine, Question, TaskInfo};
 
-/// How often one who follows looks.
+/// The pause between two questions of `--follow`.
 const FOLLOW: Duration = Duration::from_millis(500);
 
 /// Which lines.
@@ -74,26 +74,13 @@ fn show(line: &LogLine, output: &mut Printer) -> Result<(), CtlError> {
     Ok(())
 }
 
-/// UTC, as RFC 3339 has it, to the millisecond.
-fn timestamp(at: f64) -> String {
-    let time = UNIX_EPOCH + Duration::from_secs_f64(at.max(0.0));
-    let since = SystemTime::duration_since(&time, UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
-}
+/// The last second that RFC 3339 can name, in seconds since 1970: the end of the year 9999.
+const LAST_SECOND: f64 = 253_402_300_799.0;
 
-/// The date so many days after 1970-01-01, by Howard Hinnant's `civil_from_days`.
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+/// The UTC time of `at`, in seconds since 1970, as RFC 3339 with milliseconds.
+fn timestamp(at: f64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs_f64(at.clamp(0.0, LAST_SECOND));
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// What to let through.
@@ -134,5 +121,7 @@ mod tests {
         assert_eq!(timestamp(0.0), "1970-01-01T00:00:00.000Z");
         assert_eq!(timestamp(951_827_696.789), "2000-02-29T12:34:56.789Z");
         assert_eq!(timestamp(1_790_000_000.0), "2026-09-21T14:13:20.000Z");
+        assert_eq!(timestamp(-1.0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(1e300), "9999-12-31T23:59:59.000Z");
     }
 }

@@ -1,7 +1,8 @@
-//! How answers are shown: tables for people, JSON for programs, colour only on a terminal.
+//! How answers are printed: tables for people, JSON for programs, colours only on a terminal.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 
+use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -16,40 +17,40 @@ pub enum ColorChoice {
     Never,
 }
 
-/// What a text is coloured for.
+/// The meaning of a colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
-    /// As it is.
+    /// No colour.
     Plain,
-    /// A heading, or what is beside the point.
+    /// A heading, or a detail.
     Dim,
     /// Well.
     Good,
-    /// To be looked at.
+    /// An operator should look at this.
     Warn,
     /// Wrong.
     Bad,
 }
 
 impl Tone {
-    fn code(self) -> &'static str {
+    fn style(self) -> Style {
         match self {
-            Tone::Plain => "",
-            Tone::Dim => "\x1b[2m",
-            Tone::Good => "\x1b[32m",
-            Tone::Warn => "\x1b[33m",
-            Tone::Bad => "\x1b[31m",
+            Tone::Plain => Style::new(),
+            Tone::Dim => Style::new().dimmed(),
+            Tone::Good => AnsiColor::Green.on_default(),
+            Tone::Warn => AnsiColor::Yellow.on_default(),
+            Tone::Bad => AnsiColor::Red.on_default(),
         }
     }
 }
 
-/// Where answers go.
+/// Prints answers.
 pub struct Printer {
     to: Box<dyn Write>,
     /// JSON instead of text.
     pub json: bool,
     color: bool,
-    /// Whether a person looks at it.
+    /// Whether standard output is a terminal.
     pub terminal: bool,
 }
 
@@ -69,10 +70,18 @@ impl Printer {
         Printer { to: Box::new(BufWriter::new(stdout)), json, color, terminal }
     }
 
+    /// Without colours, into memory: for tests.
+    #[cfg(test)]
+    pub fn to_memory() -> (Printer, tests::Printed) {
+        let printed = tests::Printed::default();
+        let to = Box::new(printed.clone());
+        (Printer { to, json: false, color: false, terminal: false }, printed)
+    }
+
     /// Prints an answer as JSON.
     ///
     /// # Errors
-    /// What the writer says.
+    /// As the writer.
     pub fn json(&mut self, answer: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut self.to, answer)?;
         self.to.write_all(b"\n")
@@ -81,16 +90,16 @@ impl Printer {
     /// Prints an answer as JSON on one line.
     ///
     /// # Errors
-    /// What the writer says.
+    /// As the writer.
     pub fn json_line(&mut self, answer: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.to, answer)?;
         self.to.write_all(b"\n")
     }
 
-    /// Prints what a terminal obeys.
+    /// Prints a control sequence.
     ///
     /// # Errors
-    /// What the writer says.
+    /// As the writer.
     pub fn raw(&mut self, text: &str) -> io::Result<()> {
         self.to.write_all(text.as_bytes())
     }
@@ -98,7 +107,7 @@ impl Printer {
     /// Prints a line.
     ///
     /// # Errors
-    /// What the writer says.
+    /// As the writer.
     pub fn line(&mut self, text: impl AsRef<str>) -> io::Result<()> {
         self.to.write_all(text.as_ref().as_bytes())?;
         self.to.write_all(b"\n")
@@ -107,7 +116,7 @@ impl Printer {
     /// Prints a table: its columns are as wide as their widest cell.
     ///
     /// # Errors
-    /// What the writer says.
+    /// As the writer.
     pub fn table(&mut self, table: &Table) -> io::Result<()> {
         for line in table.lines(self.color) {
             self.line(line)?;
@@ -120,20 +129,18 @@ impl Printer {
         paint(self.color, tone, text)
     }
 
-    /// Lets out what is printed so far.
+    /// Flushes the lines printed so far.
     ///
     /// # Errors
-    /// What the writer says.
+    /// As the writer.
     pub fn finish(&mut self) -> io::Result<()> {
         self.to.flush()
     }
 }
 
 fn paint(color: bool, tone: Tone, text: &str) -> String {
-    match tone.code() {
-        code if color && !code.is_empty() => format!("{code}{text}\x1b[0m"),
-        _ => text.to_string(),
-    }
+    let style = if color { tone.style() } else { Style::new() };
+    format!("{style}{text}{style:#}")
 }
 
 /// A cell of a table.
@@ -143,7 +150,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A text for something.
+    /// A text with a colour.
     pub fn toned(tone: Tone, text: impl Into<String>) -> Cell {
         Cell { text: printable(&text.into()), tone }
     }
@@ -155,12 +162,12 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// What may come from a guest or an image, without what a terminal would obey.
+/// `text` with each control character replaced: a text of a guest or an image must not control the terminal.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// Rows under headings. A heading that begins with `>` is of a column of numbers, set to the right.
+/// Rows under headings. A heading that begins with `>` is of a column of numbers, aligned to the right.
 pub struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
@@ -213,8 +220,31 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// What was printed into memory.
+    #[derive(Clone, Default)]
+    pub struct Printed(Arc<Mutex<Vec<u8>>>);
+
+    impl Printed {
+        /// All of it.
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Printed {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_they_have_to_be_and_numbers_are_on_the_right() {
@@ -226,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_would_obey_is_not_printed() {
+    fn control_characters_are_not_printed() {
         assert_eq!(printable("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
     }
 }

@@ -199,17 +199,17 @@ mod tests {
     fn a_handler_is_right_if_containerd_has_read_it_so() {
         let right = r#"{"containerd":{"runtimes":{"runc":{},"hearth":{"runtimeType":"io.containerd.hearth.v1","runtimePath":"/opt/x"}}}}"#;
         let (finding, path) = handler_of(&status(right), "hearth");
-        assert_eq!((finding.state, path), (Severity::Ok, Some("/opt/x".into())));
+        assert_eq!((finding.severity, path), (Severity::Ok, Some("/opt/x".into())));
         let (missing, _) = handler_of(&status(r#"{"containerd":{"runtimes":{"runc":{}}}}"#), "hearth");
-        assert_eq!(missing.state, Severity::Fail);
+        assert_eq!(missing.severity, Severity::Fail);
         assert!(missing.detail.contains("runc"), "{missing:?}");
         let (wrong, _) = handler_of(
             &status(r#"{"containerd":{"runtimes":{"hearth":{"runtimeType":"io.containerd.runc.v2"}}}}"#),
             "hearth",
         );
-        assert_eq!(wrong.state, Severity::Fail);
+        assert_eq!(wrong.severity, Severity::Fail);
         for silent in ["", "{}", "[]"] {
-            assert_eq!(handler_of(&status(silent), "hearth").0.state, Severity::Warn);
+            assert_eq!(handler_of(&status(silent), "hearth").0.severity, Severity::Warn);
         }
     }
 

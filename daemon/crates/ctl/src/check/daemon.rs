@@ -21,7 +21,7 @@ pub fn check(socket: &Path, asked: &Result<Status, CtlError>) -> Vec<Finding> {
     let mut findings = vec![control_socket(socket)];
     let status = match asked {
         Ok(status) => status,
-        Err(CtlError::Refused(text) | CtlError::Unreachable(text)) => {
+        Err(CtlError::Refused(text) | CtlError::Unreachable(text) | CtlError::Usage(text)) => {
             findings.push(Finding::fail("hearthd", text.as_str(), "systemctl status hearthd; journalctl -u hearthd"));
             return findings;
         }
@@ -31,6 +31,7 @@ pub fn check(socket: &Path, asked: &Result<Status, CtlError>) -> Vec<Finding> {
         }
     };
     findings.push(version(status));
+    findings.push(mounts(status));
     findings.push(descriptors(status));
     findings.push(store(status));
     findings.push(metrics(&status.metrics_address));
@@ -78,6 +79,49 @@ fn version(status: &Status) -> Finding {
             "the newer one was installed and has not been started: systemctl restart hearthd once the node is drained",
         ),
     }
+}
+
+/// CNI mounts the network namespace of each pod here, and hearthd opens it by this path.
+const NETWORK_NAMESPACES: &str = "/run/netns";
+
+/// Whether a mount that the node makes later reaches hearthd, which has a mount namespace of its own.
+fn mounts(status: &Status) -> Finding {
+    const NAME: &str = "mounts of hearthd";
+    let of = |process: &str| {
+        let namespace = fs::read_link(format!("/proc/{process}/ns/mnt")).ok()?;
+        Some((namespace, fs::read_to_string(format!("/proc/{process}/mountinfo")).ok()?))
+    };
+    let (Some((here, node)), Some((there, daemon))) = (of("self"), of(&status.pid.to_string())) else {
+        return Finding::warn(NAME, "they cannot be read", "run this on the node itself, as root");
+    };
+    match here == there || is_received(&node, &daemon, NETWORK_NAMESPACES) {
+        true => Finding::ok(NAME, "they receive the mounts of the node"),
+        false => Finding::fail(
+            NAME,
+            format!(
+                "they do not receive mounts below {NETWORK_NAMESPACES}: pods of a CNI network are refused (\"the network \
+                 namespace ... is no namespace\")"
+            ),
+            "mount --make-rshared / on the node, then systemctl restart hearthd",
+        ),
+    }
+}
+
+/// Whether mounts at `path` in the one mount namespace are received in the other: the peer group of the mount that holds
+/// the path there is a peer or the master here. Both texts are of `/proc/PID/mountinfo`.
+fn is_received(sender: &str, receiver: &str, path: &str) -> bool {
+    let sent = peer_groups(sender, path, &["shared:"]);
+    peer_groups(receiver, path, &["shared:", "master:"]).iter().any(|group| sent.contains(group))
+}
+
+/// The numbers after these prefixes among the optional fields of the last mount that holds `path`.
+fn peer_groups<'a>(mountinfo: &'a str, path: &str, prefixes: &[&str]) -> Vec<&'a str> {
+    // 25 1 8:1 / / rw,relatime shared:1 master:2 - ext4 /dev/sda1 rw
+    let holds = |line: &&str| line.split(' ').nth(4).is_some_and(|at| Path::new(path).starts_with(at));
+    let depth = |line: &&str| line.split(' ').nth(4).map_or(0, str::len);
+    let Some(line) = mountinfo.lines().filter(holds).max_by_key(depth) else { return Vec::new() };
+    let optional = line.split(' ').skip(6).take_while(|field| *field != "-");
+    optional.filter_map(|field| prefixes.iter().find_map(|prefix| field.strip_prefix(prefix))).collect()
 }
 
 fn descriptors(status: &Status) -> Finding {
@@ -169,5 +213,27 @@ mod tests {
         assert_eq!(soft_limit(limits, "Max open files"), Some(1024));
         assert_eq!(soft_limit(limits, "Max processes"), Some(u64::MAX));
         assert_eq!(soft_limit("", "Max open files"), None);
+    }
+
+    #[test]
+    fn mounts_are_received_from_a_peer_or_a_master() {
+        let node = "1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n2 1 0:5 / /run rw shared:7 - tmpfs tmpfs rw\n";
+        let daemon = |root: &str, run: &str| {
+            format!("1 0 8:1 / / rw {root}- ext4 /dev/sda rw\n2 1 0:5 / /run rw {run}- tmpfs tmpfs rw\n")
+        };
+        for (root, run, wanted) in [
+            ("master:1 ", "master:7 ", true),
+            ("", "shared:9 master:7 ", true),
+            ("master:1 ", "shared:7 ", true),
+            ("master:1 ", "", false),
+            ("master:1 ", "shared:9 ", false),
+            ("master:1 ", "master:1 ", false),
+        ] {
+            assert_eq!(is_received(node, &daemon(root, run), "/run/netns"), wanted, "{root:?} {run:?}");
+        }
+        // Longer by characters is not below.
+        let other = "1 0 8:1 / / rw shared:1 - ext4 /dev/sda rw\n2 1 0:5 / /run/net rw - tmpfs tmpfs rw\n";
+        assert!(is_received(other, &daemon("master:1 ", "master:1 "), "/run/netns"));
+        assert!(!is_received(&daemon("", ""), &daemon("", ""), "/run/netns"), "a private mount");
     }
 }

@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_kernel_is_judged_by_its_release() {
         let states = ["4.19.0-27-amd64", "5.2", "5.10.0-33-amd64", "6.1.0", "6.18.5+deb14", "x"]
-            .map(|release| kernel(release).state);
+            .map(|release| kernel(release).severity);
         assert_eq!(
             states,
             [Severity::Fail, Severity::Fail, Severity::Warn, Severity::Ok, Severity::Ok, Severity::Warn]
@@ -148,10 +148,10 @@ mod tests {
     fn mappings_have_to_do_for_the_pool_that_is_configured() {
         let mut status = Status::default();
         status.pool.slots = 1_000;
-        assert_eq!(mappings(Some(65_530), Some(&status)).state, Severity::Ok);
+        assert_eq!(mappings(Some(65_530), Some(&status)).severity, Severity::Ok);
         status.pool.slots = 20_000;
         let few = mappings(Some(65_530), Some(&status));
-        assert_eq!(few.state, Severity::Warn);
+        assert_eq!(few.severity, Severity::Warn);
         assert!(few.detail.contains("11467 of 20000") && few.remedy.contains("1048576"), "{few:?}");
     }
 
@@ -160,8 +160,8 @@ mod tests {
         let line = |optional: &str| {
             format!("1 0 8:1 / / rw {optional}- ext4 /dev/sda rw\n2 1 0:5 / /proc rw shared:2 - proc proc rw\n")
         };
-        assert_eq!(propagation(&line("shared:1 ")).state, Severity::Ok);
-        assert_eq!(propagation(&line("")).state, Severity::Warn);
-        assert_eq!(propagation("").state, Severity::Warn);
+        assert_eq!(propagation(&line("shared:1 ")).severity, Severity::Ok);
+        assert_eq!(propagation(&line("")).severity, Severity::Warn);
+        assert_eq!(propagation("").severity, Severity::Warn);
     }
 }

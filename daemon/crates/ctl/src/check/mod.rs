@@ -12,9 +12,9 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::CtlError;
 use crate::client::{self, DaemonClient};
 use crate::output::{Cell, Printer, Table, Tone};
-use crate::{CtlError, Outcome};
 use hearth_base::operator::{Question, Status};
 
 /// What to check against.
@@ -34,7 +34,7 @@ pub struct Args {
     strict: bool,
 }
 
-/// How something is.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -50,7 +50,8 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     name: &'static str,
-    state: Severity,
+    #[serde(rename = "state")]
+    severity: Severity,
     detail: String,
     /// What to do; empty if it is ok.
     remedy: String,
@@ -58,35 +59,45 @@ pub struct Finding {
 
 impl Finding {
     fn ok(name: &'static str, detail: impl Into<String>) -> Finding {
-        Finding { name, state: Severity::Ok, detail: detail.into(), remedy: String::new() }
+        Finding { name, severity: Severity::Ok, detail: detail.into(), remedy: String::new() }
     }
 
     fn warn(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { name, state: Severity::Warn, detail: detail.into(), remedy: remedy.into() }
+        Finding { name, severity: Severity::Warn, detail: detail.into(), remedy: remedy.into() }
     }
 
     fn fail(name: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
-        Finding { name, state: Severity::Fail, detail: detail.into(), remedy: remedy.into() }
+        Finding { name, severity: Severity::Fail, detail: detail.into(), remedy: remedy.into() }
     }
 }
 
 /// The containerd of a node, if nobody says otherwise.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
-pub fn run(args: &Args, sockets: &[PathBuf], output: &mut Printer) -> Outcome {
-    let socket = sockets.first().cloned().unwrap_or_else(client::default_socket);
+pub fn run(args: &Args, sockets: &[PathBuf], output: &mut Printer) -> Result<ExitCode, CtlError> {
+    let sockets = if sockets.is_empty() { vec![client::default_socket()] } else { sockets.to_vec() };
+    let ask = |socket: &PathBuf| {
+        DaemonClient::open(std::slice::from_ref(socket)).and_then(|client| client.ask::<Status>(&Question::Status))
+    };
     // A daemon that is down is one finding among others.
-    let asked =
-        DaemonClient::open(std::slice::from_ref(&socket)).and_then(|client| client.ask::<Status>(&Question::Status));
-    let mut findings = host::check(asked.as_ref().ok());
-    findings.extend(daemon::check(&socket, &asked));
+    let mut answers: Vec<(PathBuf, Result<Status, CtlError>)> = Vec::new();
+    for socket in sockets {
+        let answer = ask(&socket);
+        answers.push((socket, answer));
+    }
+    // The first takes new pods: the node has to be right for that one, and containerd has to dial it.
+    let (first, answer) = &answers[0];
+    let mut findings = host::check(answer.as_ref().ok());
+    for (socket, answer) in &answers {
+        findings.extend(daemon::check(socket, answer));
+    }
     if !args.no_containerd {
-        let served = asked.ok().and_then(|status| status.containerds.first().map(PathBuf::from));
+        let served = answer.as_ref().ok().and_then(|status| status.containerds.first().map(PathBuf::from));
         let containerd = args.containerd.clone().or(served).unwrap_or_else(|| CONTAINERD.into());
-        findings.extend(containerd::check(&containerd, &args.handler, &socket));
+        findings.extend(containerd::check(&containerd, &args.handler, first));
     }
     show(&findings, output)?;
-    let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(Severity::Ok);
+    let worst = findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok);
     let limit = if args.strict { Severity::Warn } else { Severity::Fail };
     Ok(if worst >= limit { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
@@ -97,7 +108,7 @@ fn show(findings: &[Finding], output: &mut Printer) -> Result<(), CtlError> {
     }
     let mut table = Table::new(&["", "", ""]);
     for finding in findings {
-        let state = match finding.state {
+        let state = match finding.severity {
             Severity::Ok => Cell::toned(Tone::Good, "ok"),
             Severity::Warn => Cell::toned(Tone::Warn, "warn"),
             Severity::Fail => Cell::toned(Tone::Bad, "FAIL"),

@@ -1,6 +1,7 @@
 //! The runtime handler in the text of a containerd configuration. What is the user's stays as it is, byte for
 //! byte: comments, order, quotes.
 
+use super::lines::apply_edit;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
 /// What is put into a configuration.
@@ -44,7 +45,7 @@ impl ConfigVersion {
         }
     }
 
-    /// What the `version` line says.
+    /// The number in the `version` line.
     pub fn number(self) -> i64 {
         match self {
             ConfigVersion::One => 1,
@@ -53,22 +54,86 @@ impl ConfigVersion {
         }
     }
 
-    /// What a configuration says it is; none if there is nothing in it.
+    /// The version for a file that has none: the newest that this containerd reads.
+    pub fn newest_for(major: u32) -> ConfigVersion {
+        if major >= 2 { ConfigVersion::Three } else { ConfigVersion::Two }
+    }
+
+    /// The version of a configuration; none if nothing in it depends on the version: it has no `version` line and
+    /// names no plugin. containerd reads a file without the line as version 1.
     ///
     /// # Errors
     /// It is not TOML, or of a version that this release does not know.
     pub fn of(text: &str) -> Result<Option<ConfigVersion>, String> {
         let document = parse(text)?;
-        match document.get("version").and_then(Item::as_integer) {
-            Some(1) => Ok(Some(ConfigVersion::One)),
-            Some(2) => Ok(Some(ConfigVersion::Two)),
-            Some(3) => Ok(Some(ConfigVersion::Three)),
-            Some(other) => Err(format!("is of version {other}, and this hearthctl knows 1 to 3: use a later one")),
-            None if document.is_empty() => Ok(None),
-            // containerd takes it for that.
+        match document.get("version").map(Item::as_integer) {
+            Some(Some(1)) => Ok(Some(ConfigVersion::One)),
+            Some(Some(2)) => Ok(Some(ConfigVersion::Two)),
+            Some(Some(3)) => Ok(Some(ConfigVersion::Three)),
+            Some(Some(other)) => {
+                Err(format!("is of version {other}, and this hearthctl knows 1 to 3: use a later hearthctl"))
+            }
+            Some(None) => Err("has a version that is no number: write `version = 2`".into()),
+            None if names_no_plugin(&document) => Ok(None),
             None => Ok(Some(ConfigVersion::One)),
         }
     }
+}
+
+/// Whether a configuration means the same in each version.
+fn names_no_plugin(document: &DocumentMut) -> bool {
+    let is_empty = |key: &str| match document.get(key) {
+        None => true,
+        Some(item) => {
+            item.as_array().map(Array::is_empty).or(item.as_table_like().map(TableLike::is_empty)) == Some(true)
+        }
+    };
+    ["plugins", "disabled_plugins", "required_plugins"].into_iter().all(is_empty)
+}
+
+/// The names by which containerd 1.0 to 2.x let `disabled_plugins` turn CRI off. Without CRI no runtime handler is
+/// used: kubelet has nothing to ask.
+const CRI_PLUGINS: [&str; 4] =
+    ["cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime", "io.containerd.cri.v1.images"];
+
+/// The first name of CRI in `disabled_plugins`.
+///
+/// # Errors
+/// It is not TOML.
+pub fn disabled_cri(text: &str) -> Result<Option<String>, String> {
+    let document = parse(text)?;
+    let disabled = document.get("disabled_plugins").and_then(Item::as_array);
+    let mut names = disabled.into_iter().flatten().filter_map(Value::as_str);
+    Ok(names.find(|name| CRI_PLUGINS.contains(name)).map(str::to_owned))
+}
+
+/// Whether a configuration that containerd has printed (`containerd config dump`) has the handler, in the table of any
+/// version.
+///
+/// # Errors
+/// It is not TOML.
+pub fn dump_has_handler(dump: &str, name: &str) -> Result<bool, String> {
+    let document = parse(dump)?;
+    let runtime_type = |version: ConfigVersion| {
+        find(document.as_table(), &["plugins", version.plugin(), "containerd", "runtimes", name])?
+            .get("runtime_type")?
+            .as_str()
+    };
+    let versions = [ConfigVersion::One, ConfigVersion::Two, ConfigVersion::Three];
+    Ok(versions.into_iter().any(|version| runtime_type(version) == Some(RUNTIME_TYPE)))
+}
+
+/// The handler as a configuration has it, with its options.
+///
+/// # Errors
+/// It is not TOML.
+pub fn handler_in(text: &str, version: ConfigVersion, name: &str) -> Result<Option<Handler>, String> {
+    let document = parse(text)?;
+    let path = ["plugins", version.plugin(), "containerd", "runtimes", name];
+    let Some(table) = find(document.as_table(), &path) else { return Ok(None) };
+    let text = |table: &dyn TableLike, key: &str| table.get(key).and_then(Item::as_str).map(str::to_owned);
+    let sandboxer = find(document.as_table(), &["proxy_plugins", SANDBOXER]).and_then(|table| text(table, "address"));
+    Ok(Some(Handler { name: name.to_owned(), runtime_path: text(table, "runtime_path"), sandboxer }))
 }
 
 fn parse(text: &str) -> Result<DocumentMut, String> {
@@ -83,56 +148,66 @@ pub fn drop_in(version: ConfigVersion, handler: &Handler) -> String {
     format!("# Made by hearthctl install containerd, and removed by hearthctl uninstall containerd.\n{document}")
 }
 
-/// `text` with the handler in it, and where it named no runtime (which leaves containerd 1.x with its own
-/// runc), with runc. The rest stays as it was, but that a key written with two kinds of quotes gets one.
+/// `text` with the handler in it. If `text` names no runtime, runc is added too: containerd 1.x then has no built-in
+/// runc any more. If nothing in `text` depends on the version, a `version` line is added.
 ///
 /// # Errors
-/// It is not TOML, or something else stands where the handler has to be.
+/// It is not TOML, or another value stands where a table has to be.
 pub fn with_handler(text: &str, version: ConfigVersion, handler: &Handler) -> Result<String, String> {
-    let mut document = parse(text)?;
-    if text.trim().is_empty() {
-        document.insert("version", toml_edit::value(version.number()));
-    }
-    let path = ["plugins", version.plugin(), "containerd", "runtimes"];
-    let runtimes = find(document.as_table(), &path);
-    if let Some(wrong) = first_that_is_no_table(document.as_table(), &path) {
-        return Err(format!("has something else than a table at {wrong}"));
-    }
-    if runtimes.is_none_or(TableLike::is_empty) {
-        let mut runc = Table::new();
-        runc.insert("runtime_type", toml_edit::value(RUNC.1));
-        insert(&mut document, &path, RUNC.0, runc);
-    }
-    add_handler(&mut document, version, handler);
-    Ok(document.to_string())
+    edit(text, |document| {
+        add_version(document, version);
+        let path = ["plugins", version.plugin(), "containerd", "runtimes"];
+        let runtimes = find(document.as_table(), &path);
+        if let Some(wrong) = first_that_is_no_table(document.as_table(), &path) {
+            return Err(format!("has a value that is no table at {wrong}"));
+        }
+        if runtimes.is_none_or(TableLike::is_empty) {
+            insert(document, &path, RUNC.0, runc());
+        }
+        add_handler(document, version, handler);
+        Ok(())
+    })
 }
 
-/// `text` without the handler.
+/// `text` without the handler, and without the runc that [`with_handler`] added to `saved`, the text before the
+/// installation, unless another runtime was added since.
 ///
 /// # Errors
 /// It is not TOML.
-pub fn without_handler(text: &str, version: ConfigVersion, name: &str) -> Result<String, String> {
-    let mut document = parse(text)?;
-    remove(document.as_table_mut(), &["plugins", version.plugin(), "containerd", "runtimes", name]);
-    remove(document.as_table_mut(), &["proxy_plugins", SANDBOXER]);
-    Ok(document.to_string())
+pub fn without_handler(text: &str, version: ConfigVersion, name: &str, saved: Option<&str>) -> Result<String, String> {
+    let runtimes = ["plugins", version.plugin(), "containerd", "runtimes"];
+    let named_none = match saved {
+        Some(saved) => find(parse(saved)?.as_table(), &runtimes).is_none_or(TableLike::is_empty),
+        None => false,
+    };
+    edit(text, |document| {
+        remove(document.as_table_mut(), &[&runtimes[..], &[name]].concat());
+        remove(document.as_table_mut(), &["proxy_plugins", SANDBOXER]);
+        let left = find(document.as_table(), &runtimes);
+        let is_ours =
+            left.is_some_and(|left| left.len() == 1 && left.get(RUNC.0).is_some_and(|there| same(there, &runc())));
+        if named_none && is_ours {
+            remove(document.as_table_mut(), &[&runtimes[..], &[RUNC.0]].concat());
+        }
+        Ok(())
+    })
 }
 
-/// `text` with `path` among its imports; a pattern that matches is enough.
+/// `text` with `path` among its imports; a pattern that matches is enough. If nothing in `text` depends on the
+/// version, a `version` line is added.
 ///
 /// # Errors
 /// It is not TOML, or its imports are no list.
 pub fn with_import(text: &str, version: ConfigVersion, path: &str) -> Result<String, String> {
-    let mut document = parse(text)?;
-    if document.is_empty() {
-        document.insert("version", toml_edit::value(version.number()));
-    }
-    let imports = document.entry("imports").or_insert_with(|| toml_edit::value(Array::new()));
-    let imports = imports.as_array_mut().ok_or("has imports that are no list")?;
-    if !imports.iter().filter_map(Value::as_str).any(|import| matches(import, path)) {
-        imports.push(path);
-    }
-    Ok(document.to_string())
+    edit(text, |document| {
+        add_version(document, version);
+        let imports = document.entry("imports").or_insert_with(|| toml_edit::value(Array::new()));
+        let imports = imports.as_array_mut().ok_or("has imports that are no list")?;
+        if !imports.iter().filter_map(Value::as_str).any(|import| matches(import, path)) {
+            imports.push(path);
+        }
+        Ok(())
+    })
 }
 
 /// `text` without `path` among its imports.
@@ -140,14 +215,46 @@ pub fn with_import(text: &str, version: ConfigVersion, path: &str) -> Result<Str
 /// # Errors
 /// It is not TOML.
 pub fn without_import(text: &str, path: &str) -> Result<String, String> {
-    let mut document = parse(text)?;
-    if let Some(imports) = document.get_mut("imports").and_then(Item::as_array_mut) {
-        imports.retain(|import| import.as_str() != Some(path));
-        if imports.is_empty() {
-            document.remove("imports");
+    edit(text, |document| {
+        if let Some(imports) = document.get_mut("imports").and_then(Item::as_array_mut) {
+            let before = imports.len();
+            imports.retain(|import| import.as_str() != Some(path));
+            if imports.is_empty() && before > 0 {
+                document.remove("imports");
+            }
         }
+        Ok(())
+    })
+}
+
+/// Edits the TOML of a text; the lines that the edit does not touch stay byte for byte.
+fn edit(text: &str, change: impl FnOnce(&mut DocumentMut) -> Result<(), String>) -> Result<String, String> {
+    let mut document = parse(text)?;
+    let before = document.to_string();
+    change(&mut document)?;
+    Ok(apply_edit(text, &before, &document.to_string()))
+}
+
+/// Adds the `version` line to a document in which nothing depends on it, below the comments of a file that has nothing
+/// else.
+fn add_version(document: &mut DocumentMut, version: ConfigVersion) {
+    if document.contains_key("version") || !names_no_plugin(document) {
+        return;
     }
-    Ok(document.to_string())
+    let comments = document.trailing().as_str().unwrap_or_default().to_owned();
+    let has_only_comments = document.is_empty();
+    document.insert("version", toml_edit::value(version.number()));
+    if has_only_comments && let Some(mut key) = document.key_mut("version") {
+        let end = if comments.is_empty() || comments.ends_with('\n') { "" } else { "\n" };
+        key.leaf_decor_mut().set_prefix(format!("{comments}{end}"));
+        document.set_trailing("");
+    }
+}
+
+fn runc() -> Table {
+    let mut runc = Table::new();
+    runc.insert("runtime_type", toml_edit::value(RUNC.1));
+    runc
 }
 
 /// Go's filepath.Match, as far as imports use it: `*` stands for any characters of the last part.
@@ -263,85 +370,4 @@ fn remove(table: &mut dyn TableLike, path: &[&str]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn handler() -> Handler {
-        Handler { name: "hearth".into(), runtime_path: None, sandboxer: None }
-    }
-
-    #[test]
-    fn the_users_text_stays_byte_for_byte() {
-        let users = "# Mine.\nversion = 2 # two\n\n[plugins]\n  [plugins.'io.containerd.grpc.v1.cri']\n    # pause\n    \
-                     sandbox_image = 'my/pause:1'\n    [plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.mine]\n      \
-                     runtime_type = \"io.containerd.runc.v2\"\n# The end.\n";
-        let with = with_handler(users, ConfigVersion::Two, &handler()).unwrap();
-        for line in users.lines() {
-            assert!(with.contains(line), "{line:?} is not in\n{with}");
-        }
-        assert!(with.contains("runtimes.hearth]\nruntime_type = \"io.containerd.hearth.v1\"\n"), "{with}");
-        assert!(!with.contains("runtimes.runc"), "{with}");
-        assert_eq!(with_handler(&with, ConfigVersion::Two, &handler()).unwrap(), with, "once more changes nothing");
-        assert_eq!(without_handler(&with, ConfigVersion::Two, "hearth").unwrap(), users);
-    }
-
-    #[test]
-    fn where_no_runtime_was_named_runc_is_named_too() {
-        for (version, users) in
-            [(ConfigVersion::One, "oom_score = 1\n"), (ConfigVersion::Two, "version = 2\n"), (ConfigVersion::Two, "")]
-        {
-            let with = with_handler(users, version, &handler()).unwrap();
-            assert!(with.contains("io.containerd.runc.v2") && with.contains("io.containerd.hearth.v1"), "{with}");
-            assert_eq!(ConfigVersion::of(&with).unwrap(), Some(version), "{with}");
-        }
-    }
-
-    #[test]
-    fn options_are_told_and_told_anew() {
-        let elsewhere = Handler { runtime_path: Some("/opt/hearth/bin/shim".into()), ..handler() };
-        let first = with_handler("version = 2\n", ConfigVersion::Two, &handler()).unwrap();
-        let second = with_handler(&first, ConfigVersion::Two, &elsewhere).unwrap();
-        assert!(second.contains("runtime_path = \"/opt/hearth/bin/shim\""), "{second}");
-        assert_eq!(with_handler(&second, ConfigVersion::Two, &handler()).unwrap(), first);
-        let controller = Handler { sandboxer: Some("/run/hearth/sandboxer.sock".into()), ..handler() };
-        let text = drop_in(ConfigVersion::Three, &controller);
-        for line in ["version = 3", "[proxy_plugins.hearth]", "type = \"sandbox\"", "sandboxer = \"hearth\""] {
-            assert!(text.contains(line), "{line} is not in\n{text}");
-        }
-        parse(&text).unwrap();
-    }
-
-    #[test]
-    fn inline_tables_are_added_to() {
-        let users = "version = 2\nplugins = { 'io.containerd.grpc.v1.cri' = { containerd = { runtimes = { mine = { runtime_type = 'x' } } } } }\n";
-        let with = with_handler(users, ConfigVersion::Two, &handler()).unwrap();
-        let parsed = parse(&with).unwrap();
-        let runtimes = &parsed["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"];
-        assert_eq!(runtimes["mine"]["runtime_type"].as_str(), Some("x"), "{with}");
-        assert_eq!(runtimes["hearth"]["runtime_type"].as_str(), Some(RUNTIME_TYPE), "{with}");
-    }
-
-    #[test]
-    fn imports_are_added_before_the_first_table_and_taken_away() {
-        let users = "version = 3\n# mine\n[grpc]\naddress = '/x'\n";
-        let with = with_import(users, ConfigVersion::Three, "/etc/containerd/conf.d/hearth.toml").unwrap();
-        assert!(with.find("imports").unwrap() < with.find("[grpc]").unwrap(), "{with}");
-        assert_eq!(with_import(&with, ConfigVersion::Three, "/etc/containerd/conf.d/hearth.toml").unwrap(), with);
-        assert_eq!(without_import(&with, "/etc/containerd/conf.d/hearth.toml").unwrap(), users);
-        let pattern = "version = 3\nimports = ['/etc/containerd/conf.d/*.toml']\n";
-        assert_eq!(with_import(pattern, ConfigVersion::Three, "/etc/containerd/conf.d/hearth.toml").unwrap(), pattern);
-        assert_eq!(without_import(pattern, "/etc/containerd/conf.d/hearth.toml").unwrap(), pattern);
-        assert_eq!(with_import("", ConfigVersion::Three, "/x").unwrap(), "version = 3\nimports = [\"/x\"]\n");
-    }
-
-    #[test]
-    fn what_cannot_be_edited_is_named() {
-        assert!(ConfigVersion::of("version = 9\n").unwrap_err().contains("version 9"));
-        assert!(ConfigVersion::of("version = \n").unwrap_err().contains("not TOML"));
-        assert_eq!(ConfigVersion::of("# nothing\n").unwrap(), None);
-        assert_eq!(ConfigVersion::of("oom_score = 1\n").unwrap(), Some(ConfigVersion::One));
-        let error =
-            with_handler("version = 2\n[plugins]\n'io.containerd.grpc.v1.cri' = 3\n", ConfigVersion::Two, &handler());
-        assert!(error.unwrap_err().contains("plugins.io.containerd.grpc.v1.cri"));
-    }
-}
+mod tests;

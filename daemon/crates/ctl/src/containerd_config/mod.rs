@@ -1,37 +1,47 @@
 //! `hearthctl install containerd` and `hearthctl uninstall containerd`: the runtime handler in containerd's
 //! configuration.
 //!
-//! * [`edit`]: the text of one configuration.
-//! * [`plan`]: which files are changed, by containerd's version and who keeps its configuration.
+//! * `edit.rs`: the text of one configuration: handler, import, version line, `disabled_plugins`.
+//! * `lines.rs`: an edit leaves all other lines byte for byte: line ends, quotes, comments.
+//! * `plan.rs`: which files are changed, by containerd's version and the distribution.
+//! * `ask.rs`: what the installed containerd makes of the edited file (`config dump`).
+//! * `write.rs`: files are replaced as a whole, and put back if a later step fails.
 //!
-//! A file that is edited is saved beside itself first, replaced as a whole, and keeps its mode. containerd is
-//! never restarted unless `--restart` says so.
+//! The configuration is saved beside itself first. It is replaced after containerd has read the edited text and shows
+//! the handler; else everything stays as it was. containerd is never restarted unless `--restart` says so.
 
+mod ask;
 pub mod edit;
+mod lines;
 pub mod plan;
+mod write;
 
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use edit::Handler;
-use plan::{ConfigSite, FileChange, Flavor, backup};
+use serde::Serialize;
 use similar::TextDiff;
 
-/// What the command line says, for both.
+use crate::CtlError;
+use crate::output::{Printer, Tone};
+use ask::{Containerd, Reading, major};
+use edit::Handler;
+use plan::{ConfigSite, FileChange, Flavor, backup};
+use write::Transaction;
+
+/// The command line of both.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Who keeps containerd's configuration [default: what is found on the node]
-    #[arg(long, value_enum, value_name = "WHO")]
+    /// The distribution that keeps containerd's configuration [default: the one found on the node]
+    #[arg(long, value_enum, value_name = "NAME")]
     flavor: Option<Flavor>,
-    /// containerd's configuration file, or the template it is made from [default: where that one has it]
+    /// containerd's configuration file, or the template it is made from [default: the distribution's]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where the piece for an import goes, on containerd 2.x
+    /// The file that containerd 2.x imports
     #[arg(long, value_name = "FILE", default_value = "/etc/containerd/conf.d/hearth.toml")]
     drop_in: PathBuf,
-    /// The containerd whose version is asked for
+    /// The containerd that is asked for its version, and what it makes of the edited file
     #[arg(long, value_name = "PROGRAM", default_value = "containerd")]
     containerd: PathBuf,
     /// Its version, instead of asking, e.g. 1.7
@@ -40,7 +50,7 @@ pub struct Args {
     /// The handler's name, as a RuntimeClass says it
     #[arg(long, value_name = "NAME", default_value = "hearth", value_parser = handler_name)]
     handler: String,
-    /// Where the shim is, if it is not in containerd's PATH
+    /// The path of the shim, if it is not in containerd's PATH
     #[arg(long, value_name = "PROGRAM")]
     runtime_path: Option<PathBuf>,
     /// Have hearthd's sandbox controller make the pods (containerd 2.x): no process is started for a pod
@@ -71,68 +81,214 @@ pub enum Action {
     Uninstall,
 }
 
-/// Does it, and says what was done.
+/// What was done, for programs.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    /// The changes in the order in which they were made; of a dry run, those that would be made.
+    changes: Vec<ReportedChange>,
+    /// Whether this was a dry run.
+    dry_run: bool,
+    /// What containerd says about the configuration; none if nothing changed.
+    containerd: Option<String>,
+    /// The service that reads the configuration when it starts; none if nothing changed.
+    service: Option<&'static str>,
+    /// Whether that service was restarted.
+    restarted: bool,
+}
+
+/// A file that was changed.
+#[derive(Debug, Serialize)]
+struct ReportedChange {
+    path: String,
+    /// `made`, `changed`, `removed` or `saved`.
+    done: &'static str,
+    /// What changed, as a unified diff.
+    diff: String,
+}
+
+/// Does it, and prints what was done.
 ///
 /// # Errors
 /// One line: what stands in the way, and what to do.
-pub fn run(action: Action, args: &Args, out: &mut impl Write) -> Result<(), String> {
-    let node = node(action, args)?;
+pub fn run(action: Action, args: &Args, output: &mut Printer) -> Result<(), CtlError> {
+    let site = find_site(action, args).map_err(CtlError::Refused)?;
     let text = |path: &PathBuf| path.display().to_string();
     let handler = Handler {
         name: args.handler.clone(),
         runtime_path: args.runtime_path.as_ref().map(text),
         sandboxer: args.sandboxer.as_ref().map(text),
     };
-    let on_disk = |path: &Path| below(args.root.as_deref(), path);
-    let read = |path: &Path| match std::fs::read_to_string(on_disk(path)) {
+    let here = |path: &Path| below(args.root.as_deref(), path);
+    let read = |path: &Path| match std::fs::read_to_string(here(path)) {
         Ok(text) => Ok(Some(text)),
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
-        Err(e) => Err(format!("cannot read {}: {e}", on_disk(path).display())),
+        Err(e) => Err(format!("cannot read {}: {e}", here(path).display())),
     };
     let changes = match action {
-        Action::Install => plan::install(&node, &handler, read)?,
-        Action::Uninstall => plan::uninstall(&node, &handler, read)?,
+        Action::Install => plan::install(&site, &handler, read),
+        Action::Uninstall => plan::uninstall(&site, &handler, read),
     };
-    let say = |out: &mut dyn Write, text: String| writeln!(out, "{text}").map_err(|e| format!("cannot print: {e}"));
-    if changes.is_empty() {
-        return say(out, "nothing to change".into());
-    }
+    let changes = changes.map_err(CtlError::Refused)?;
+    let mut report = Report { dry_run: args.dry_run, ..Report::default() };
     for change in &changes {
-        if args.dry_run {
-            write!(out, "{}", diff(change)).map_err(|e| format!("cannot print: {e}"))?;
-            continue;
-        }
-        let backs_up = action == Action::Install && change.path == node.config;
-        carry_out(change, on_disk, backs_up)
-            .map_err(|e| format!("cannot change {}: {e}", on_disk(&change.path).display()))?;
-        let done = match (&change.before, &change.after) {
-            (None, _) => "made",
-            (Some(_), Some(_)) => "changed",
-            (Some(_), None) => "removed",
-        };
-        say(out, format!("{done} {}", on_disk(&change.path).display()))?;
+        let path = here(&change.path).display().to_string();
+        report.changes.push(ReportedChange { path, done: what_is_done(change, &site), diff: diff(change) });
     }
-    if args.dry_run {
-        return Ok(());
+    if !changes.is_empty() && !args.dry_run {
+        report.containerd = make(action, args, &site, &changes).map_err(CtlError::Refused)?;
+        report.service = Some(service(site.flavor));
     }
-    let unit = unit(node.flavor);
-    if args.restart {
-        let status = Command::new("systemctl").args(["restart", unit]).status();
-        match status {
-            Ok(status) if status.success() => say(out, format!("restarted {unit}")),
-            Ok(status) => Err(format!("the configuration is changed, but systemctl restart {unit} failed ({status})")),
-            Err(e) => Err(format!("the configuration is changed, but systemctl cannot be started: {e}")),
+    if !output.json {
+        print(&report, args.restart, output)?;
+    }
+    if let (true, Some(service)) = (args.restart, report.service) {
+        // (What is done already is printed before an error of systemctl.)
+        output.finish()?;
+        restart(service).map_err(CtlError::Refused)?;
+        report.restarted = true;
+        if !output.json {
+            output.line(format!("restarted {service}"))?;
         }
-    } else {
-        say(
-            out,
-            format!("containerd reads this when it starts: systemctl restart {unit} (no running container is lost)"),
-        )
+    }
+    if output.json {
+        output.json(&report)?;
+    }
+    Ok(())
+}
+
+/// Makes the changes, all or none. What containerd says about the result, if there is something to say.
+fn make(action: Action, args: &Args, site: &ConfigSite, changes: &[FileChange]) -> Result<Option<String>, String> {
+    let here = |path: &Path| below(args.root.as_deref(), path);
+    let mut transaction = Transaction::default();
+    let mut apply = |change: &FileChange| {
+        let like = (change.path == backup(&site.config)).then(|| here(&site.config));
+        let path = here(&change.path);
+        let changed = transaction.apply(change, &path, like.as_deref());
+        changed.map_err(|e| format!("cannot change {}: {e}; nothing is changed", path.display()))
+    };
+    let (main, others): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.path == site.config);
+    let containerd = Containerd { program: args.containerd.clone() };
+    let not_asked = why_not_asked(args, site);
+    let said = match action {
+        Action::Install => {
+            others.into_iter().try_for_each(&mut apply)?;
+            let reading = match (not_asked, main.first().and_then(|change| change.after.as_deref())) {
+                (Some(why), _) => Reading::NotAsked(why),
+                (None, Some(text)) => containerd.read_text(&site.config, text, &args.handler),
+                (None, None) => containerd.read(&site.config, &args.handler),
+            };
+            let said = judge(reading, &containerd, site, &args.handler)?;
+            main.into_iter().try_for_each(&mut apply)?;
+            Some(said)
+        }
+        Action::Uninstall => {
+            main.into_iter().chain(others).try_for_each(&mut apply)?;
+            let is_there = not_asked.is_none() && site.config.exists();
+            is_there
+                .then(|| containerd.read(&site.config, &args.handler))
+                .and_then(|reading| after(reading, &args.handler))
+        }
+    };
+    transaction.commit();
+    Ok(said)
+}
+
+/// Why containerd is not asked about the edited file; none: it is asked.
+fn why_not_asked(args: &Args, site: &ConfigSite) -> Option<String> {
+    if args.root.is_some() {
+        return Some("the files are another root's (--root)".into());
+    }
+    (!site.is_read_by_containerd()).then(|| format!("{} is a template", site.config.display()))
+}
+
+/// What an installation prints of containerd's reading.
+///
+/// # Errors
+/// One line: the installation would have no effect, or would keep containerd from starting.
+fn judge(reading: Reading, containerd: &Containerd, site: &ConfigSite, handler: &str) -> Result<String, String> {
+    let name = || containerd.release().map_or_else(|_| "containerd".into(), |release| format!("containerd {release}"));
+    let file = site.config.display();
+    match reading {
+        Reading::HasHandler => Ok(format!("{} reads this and has the handler {handler:?}", name())),
+        Reading::NotAsked(why) => Ok(format!(
+            "containerd was not asked whether it has the handler {handler:?}: {why}; hearthctl check asks it once it runs"
+        )),
+        Reading::Refused(why) => {
+            Err(format!("{} refuses {file} with the handler in it, so nothing is changed: {why}", name()))
+        }
+        Reading::CriDisabled(plugin) => {
+            Err(format!("{file}, or a file that it imports, {}; nothing is changed", plan::disabled(&plugin)))
+        }
+        Reading::NoHandler => Err(format!(
+            "{} reads {file} with the handler in it and has no handler {handler:?}, so nothing is changed: a file among its \
+             imports replaces the table of CRI; put the handler into that file (--config FILE)",
+            name()
+        )),
+    }
+}
+
+/// What an uninstallation prints of containerd's reading.
+fn after(reading: Reading, handler: &str) -> Option<String> {
+    match reading {
+        Reading::NoHandler | Reading::CriDisabled(_) | Reading::NotAsked(_) => None,
+        Reading::HasHandler => {
+            Some(format!("warning: containerd still has a handler {handler:?}, from another file among its imports"))
+        }
+        Reading::Refused(why) => Some(format!("warning: containerd refuses the configuration that is left: {why}")),
+    }
+}
+
+fn print(report: &Report, restarts: bool, output: &mut Printer) -> Result<(), CtlError> {
+    if report.changes.is_empty() {
+        output.line("nothing to change")?;
+    }
+    for change in report.changes.iter() {
+        match (report.dry_run, change.done) {
+            (true, SAVED) => {}
+            (true, _) => change.diff.lines().try_for_each(|line| {
+                let tone = match line.as_bytes().first() {
+                    Some(b'+') => Tone::Good,
+                    Some(b'-') => Tone::Bad,
+                    _ => Tone::Plain,
+                };
+                output.line(output.paint(tone, line))
+            })?,
+            (false, done) => output.line(format!("{done} {}", change.path))?,
+        }
+    }
+    if let Some(said) = &report.containerd {
+        output.line(said)?;
+    }
+    if let (Some(service), false) = (report.service, restarts) {
+        output.line(format!(
+            "containerd reads this when it starts: systemctl restart {service} (no running container is lost)"
+        ))?;
+    }
+    Ok(())
+}
+
+/// What is done where a backup is made.
+const SAVED: &str = "saved as";
+
+fn what_is_done(change: &FileChange, site: &ConfigSite) -> &'static str {
+    match (&change.before, &change.after) {
+        (_, Some(_)) if change.path == backup(&site.config) => SAVED,
+        (None, _) => "made",
+        (Some(_), Some(_)) => "changed",
+        (Some(_), None) => "removed",
+    }
+}
+
+fn restart(service: &str) -> Result<(), String> {
+    match Command::new("systemctl").args(["restart", service]).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("the configuration is changed, but systemctl restart {service} failed ({status})")),
+        Err(e) => Err(format!("the configuration is changed, but systemctl cannot be started: {e}")),
     }
 }
 
 /// The service that starts containerd.
-fn unit(flavor: Flavor) -> &'static str {
+fn service(flavor: Flavor) -> &'static str {
     match flavor {
         Flavor::Containerd => "containerd",
         Flavor::K3s => "k3s",
@@ -141,7 +297,7 @@ fn unit(flavor: Flavor) -> &'static str {
     }
 }
 
-/// Where the others keep it, and the version line by which containerd 2.x is told.
+/// The directories in which k3s and RKE2 keep containerd's configuration, and microk8s's files.
 const K3S: &str = "/var/lib/rancher/k3s/agent/etc/containerd";
 const RKE2: &str = "/var/lib/rancher/rke2/agent/etc/containerd";
 const MICROK8S: &str = "/var/snap/microk8s/current/args/containerd-template.toml";
@@ -154,11 +310,11 @@ fn below(root: Option<&Path>, path: &Path) -> PathBuf {
     }
 }
 
-/// Finds out what there is on the node.
-fn node(action: Action, args: &Args) -> Result<ConfigSite, String> {
+/// Finds the containerd of the node and its configuration.
+fn find_site(action: Action, args: &Args) -> Result<ConfigSite, String> {
     let there = |path: &str| below(args.root.as_deref(), Path::new(path)).exists();
     let flavor = args.flavor.unwrap_or(match () {
-        // Whoever names the file means that.
+        // A file named on the command line is containerd's own.
         () if args.config.is_some() => Flavor::Containerd,
         () if there(K3S) => Flavor::K3s,
         () if there(RKE2) => Flavor::Rke2,
@@ -167,17 +323,23 @@ fn node(action: Action, args: &Args) -> Result<ConfigSite, String> {
     });
     let major = match &args.containerd_version {
         Some(version) => major(version).ok_or_else(|| format!("--containerd-version: {version:?} is not like 1.7"))?,
-        None => match flavor {
-            Flavor::K3s => major_of_made(args, K3S)?,
-            Flavor::Rke2 => major_of_made(args, RKE2)?,
-            Flavor::Microk8s => major_of_program(&below(args.root.as_deref(), Path::new(MICROK8S_CONTAINERD)))?,
-            Flavor::Containerd => match major_of_program(&args.containerd) {
-                Ok(major) => major,
-                // What was imported is told by the import, and an edit is an edit.
-                Err(_) if action == Action::Uninstall => 1,
-                Err(e) => return Err(e),
-            },
-        },
+        None => {
+            match flavor {
+                Flavor::K3s => major_of_made(args, K3S)?,
+                Flavor::Rke2 => major_of_made(args, RKE2)?,
+                Flavor::Microk8s => major_of_program(&below(args.root.as_deref(), Path::new(MICROK8S_CONTAINERD)))?,
+                Flavor::Containerd => {
+                    match major_of_program(&args.containerd) {
+                        Ok(major) => major,
+                        // An uninstallation needs no containerd: a drop-in is of an installation on 2.x.
+                        Err(_) if action == Action::Uninstall => {
+                            if below(args.root.as_deref(), &args.drop_in).exists() { 2 } else { 1 }
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+        }
     };
     let template = |directory: &str| {
         let name = if major >= 2 { "config-v3.toml.tmpl" } else { "config.toml.tmpl" };
@@ -203,15 +365,10 @@ fn major_of_made(args: &Args, directory: &str) -> Result<u32, String> {
 }
 
 fn major_of_program(program: &Path) -> Result<u32, String> {
-    let failed = |e: String| format!("cannot ask {} for its version: {e}; say --containerd-version", program.display());
-    let output = Command::new(program).arg("--version").output().map_err(|e| failed(e.to_string()))?;
-    // containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.split_whitespace().nth(2).and_then(major).ok_or_else(|| failed(format!("it says {:?}", text.trim())))
-}
-
-fn major(version: &str) -> Option<u32> {
-    version.trim_start_matches('v').split('.').next()?.parse().ok().filter(|major| *major >= 1)
+    let release = Containerd { program: program.to_owned() }.release();
+    release.as_deref().ok().and_then(major).ok_or_else(|| {
+        format!("cannot ask containerd for its version ({}); say --containerd-version", release.unwrap_or_else(|e| e))
+    })
 }
 
 fn diff(change: &FileChange) -> String {
@@ -221,28 +378,4 @@ fn diff(change: &FileChange) -> String {
         .unified_diff()
         .header(&name(change.before.is_some()), &name(change.after.is_some()))
         .to_string()
-}
-
-/// Makes a file what it shall be: as a whole or not at all.
-fn carry_out(change: &FileChange, on_disk: impl Fn(&Path) -> PathBuf, backs_up: bool) -> std::io::Result<()> {
-    let path = on_disk(&change.path);
-    let Some(after) = &change.after else { return std::fs::remove_file(&path) };
-    let mode = match std::fs::metadata(&path) {
-        Ok(metadata) => metadata.permissions(),
-        Err(_) => std::fs::Permissions::from_mode(0o644),
-    };
-    let saved = on_disk(&backup(&change.path));
-    if backs_up && change.before.is_some() && !saved.exists() {
-        std::fs::copy(&path, &saved)?;
-    }
-    // (A link stays one: what it points to is replaced.)
-    let path = std::fs::canonicalize(&path).unwrap_or(path);
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(parent)?;
-    let mut file = tempfile::NamedTempFile::new_in(parent)?;
-    file.write_all(after.as_bytes())?;
-    file.as_file().set_permissions(mode)?;
-    file.as_file().sync_all()?;
-    file.persist(&path).map_err(|e| e.error)?;
-    Ok(())
 }

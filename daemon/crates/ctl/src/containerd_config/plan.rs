@@ -1,18 +1,22 @@
-//! Which files are changed, and to what. Pure: what is there goes in, what shall be there comes out.
+//! Which files are changed, and to what. Pure: the present texts go in, the wanted texts come out.
 //!
 //! | containerd | its configuration | how |
 //! |---|---|---|
-//! | 2.x | `version` 2 or 3, or there is none | a drop-in of the same version, imported |
-//! | 2.x | `version` 1 | refused: 2.x loses the runtimes of such a file by itself |
-//! | 1.x | any | edited: an import would replace all that the file says about CRI |
+//! | 2.x | `version` 2 or 3 | a drop-in of the same version, imported: 2.1 drops the runtimes of one of the two files if their versions differ |
+//! | 2.x | none, or one in which nothing depends on the version | a drop-in of version 3, imported; the file gets `version = 3` |
+//! | 2.x | `version` 1 | refused: 2.0 and 2.1 drop the runtimes of such a file |
+//! | 1.x | `version` 1 or 2 | edited: an import would replace all that the file says about CRI |
+//! | 1.x | none, or one in which nothing depends on the version | edited; the file gets `version = 2` |
 //! | k3s, RKE2 | a template, from which they make the configuration at each start | a block at its end |
 //! | microk8s | a template that is TOML | edited |
+//!
+//! A file that turns containerd's CRI plugin off is refused: no handler is used without it.
 
 use std::path::{Path, PathBuf};
 
 use super::edit::{self, ConfigVersion, Handler};
 
-/// Who keeps containerd's configuration.
+/// The distribution that keeps containerd's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Flavor {
     /// containerd itself, or a package of it.
@@ -25,105 +29,166 @@ pub enum Flavor {
     Microk8s,
 }
 
-/// What is known of the node.
+/// The containerd of the node and its configuration.
 #[derive(Debug, Clone)]
 pub struct ConfigSite {
-    /// Who keeps the configuration.
+    /// The distribution that keeps it.
     pub flavor: Flavor,
     /// containerd's main configuration file, or the template it is made from.
     pub config: PathBuf,
     /// Where a drop-in goes.
     pub drop_in: PathBuf,
-    /// The first number of containerd's version.
+    /// The first number of containerd's release.
     pub major: u32,
 }
 
-/// A file, as it is and as it shall be; none: there is none.
+/// A file as it is and as it has to be; none: there is no such file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileChange {
-    /// Where.
+    /// The path on the node.
     pub path: PathBuf,
-    /// What is there.
+    /// The present text.
     pub before: Option<String>,
-    /// What shall be there.
+    /// The wanted text.
     pub after: Option<String>,
 }
 
-/// What a k3s or RKE2 template begins with that adds to theirs.
+/// The first line of a k3s or RKE2 template that adds to the built-in one.
 const BASE: &str = "{{ template \"base\" . }}\n";
 
-/// Around what is ours in a template.
+/// The lines around the block in a template.
 const BEGIN: &str = "# BEGIN hearth (hearthctl install containerd)\n";
 const END: &str = "# END hearth\n";
 
-/// How the backup of a file is called.
+/// The path of a file's backup.
 pub fn backup(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".before-hearth");
     name.into()
 }
 
-/// What an installation changes; files that are as they shall be are left out. `read` gives a file's text.
+/// The changes of an installation; a file that is as it has to be is left out. The order is that in which they are
+/// made: drop-in, backup, configuration. `read` gives a file's text.
 ///
 /// # Errors
 /// One line: what stands in the way, and what to do.
 pub fn install(
-    node: &ConfigSite,
+    site: &ConfigSite,
     handler: &Handler,
     read: impl Fn(&Path) -> Result<Option<String>, String>,
 ) -> Result<Vec<FileChange>, String> {
-    let config = read(&node.config)?;
-    let text = config.clone().unwrap_or_default();
-    let named = |e: String| format!("{} {e}", node.config.display());
-    if handler.sandboxer.is_some() && node.major < 2 {
-        return Err("containerd 1.x has no sandbox controllers: leave --sandboxer out, or upgrade containerd".into());
-    }
+    let config = read(&site.config)?;
+    let saved = read(&backup(&site.config))?;
     let mut changes = Vec::new();
     let mut change = |path: &Path, before: Option<String>, after: String| {
         if before.as_ref() != Some(&after) {
             changes.push(FileChange { path: path.to_owned(), before, after: Some(after) });
         }
     };
-    match node.flavor {
-        Flavor::K3s | Flavor::Rke2 => {
-            let version = if node.major >= 2 { ConfigVersion::Three } else { ConfigVersion::Two };
-            change(&node.config, config, with_block(&text, version, handler));
+    let text = config.clone().unwrap_or_default();
+    let installed = installed(site, handler, config.as_deref())?;
+    if site.uses_drop_in() {
+        let version = version_of(site, &text)?;
+        change(&site.drop_in, read(&site.drop_in)?, edit::drop_in(version, handler));
+    }
+    if installed != text {
+        // A backup of an earlier installation is of no use once the handler was taken out by hand.
+        if config.is_some() && (saved.is_none() || !has_handler(site, &handler.name, &text)) {
+            change(&backup(&site.config), saved, text);
         }
-        Flavor::Microk8s if config.is_none() => {
-            return Err(format!("{} is missing: is this microk8s? --config names another", node.config.display()));
-        }
-        Flavor::Containerd if node.major >= 2 => {
-            let version = match ConfigVersion::of(&text).map_err(named)? {
-                None => ConfigVersion::Three,
-                Some(ConfigVersion::One) => {
-                    return Err(format!(
-                        "{} is of version 1, whose runtimes containerd 2.x loses: make it version 2 first, with \
-                         plugins.\"io.containerd.grpc.v1.cri\" for plugins.cri",
-                        node.config.display()
-                    ));
-                }
-                Some(version) => version,
-            };
-            let drop_in = node.drop_in.display().to_string();
-            let after = edit::with_import(&text, version, &drop_in).map_err(named)?;
-            change(&node.drop_in, read(&node.drop_in)?, edit::drop_in(version, handler));
-            change(&node.config, config, after);
-        }
-        Flavor::Containerd | Flavor::Microk8s => {
-            let version = ConfigVersion::of(&text).map_err(named)?.unwrap_or(ConfigVersion::Two);
-            change(&node.config, config, edit::with_handler(&text, version, handler).map_err(named)?);
-        }
+        change(&site.config, config, installed);
     }
     Ok(changes)
 }
 
-/// What an uninstallation changes: a file that is as the installation left it becomes what its backup is; from
-/// one that was changed since, ours is taken out. The backups go.
+impl ConfigSite {
+    /// Whether the handler goes into a file of its own.
+    pub fn uses_drop_in(&self) -> bool {
+        self.flavor == Flavor::Containerd && self.major >= 2
+    }
+
+    /// Whether containerd reads the configuration file as it is: a template is no configuration yet.
+    pub fn is_read_by_containerd(&self) -> bool {
+        self.flavor == Flavor::Containerd
+    }
+
+    fn named(&self, error: impl std::fmt::Display) -> String {
+        format!("{} {error}", self.config.display())
+    }
+}
+
+/// The text of the configuration with the handler; `config`: the present one.
+fn installed(site: &ConfigSite, handler: &Handler, config: Option<&str>) -> Result<String, String> {
+    let text = config.unwrap_or_default();
+    if handler.sandboxer.is_some() && site.major < 2 {
+        return Err("containerd 1.x has no sandbox controllers: leave --sandboxer out, or upgrade containerd".into());
+    }
+    if matches!(site.flavor, Flavor::K3s | Flavor::Rke2) {
+        return Ok(with_block(text, ConfigVersion::newest_for(site.major), handler));
+    }
+    if site.flavor == Flavor::Microk8s && config.is_none() {
+        return Err(site.named("is missing: is this microk8s? --config names another file"));
+    }
+    // (A text that is no TOML is told with its version.)
+    if let Some(name) = edit::disabled_cri(text).ok().flatten() {
+        return Err(site.named(disabled(&name)));
+    }
+    let version = version_of(site, text)?;
+    let edited = match site.uses_drop_in() {
+        true => edit::with_import(text, version, &site.drop_in.display().to_string()),
+        false => edit::with_handler(text, version, handler),
+    };
+    edited.map_err(|e| site.named(e))
+}
+
+/// Why a configuration that turns CRI off is refused, and what to do.
+pub fn disabled(name: &str) -> String {
+    format!(
+        "turns containerd's CRI plugin off, without which no runtime handler is used: take {name:?} out of \
+         disabled_plugins, then run this again (ctr and Docker name the runtime themselves and need no handler)"
+    )
+}
+
+/// The version of the configuration, or the one it gets.
+fn version_of(site: &ConfigSite, text: &str) -> Result<ConfigVersion, String> {
+    let is_template = text.contains("{{");
+    let version = ConfigVersion::of(text).map_err(|e| match is_template {
+        true => site.named(format!("{e}; of a template, --flavor says whose it is")),
+        false => site.named(e),
+    })?;
+    match version {
+        None => Ok(ConfigVersion::newest_for(site.major)),
+        Some(ConfigVersion::One) if site.major >= 2 => Err(site.named(
+            "is of version 1, whose runtimes containerd 2.x loses: make it version 2 first, with \
+             plugins.\"io.containerd.grpc.v1.cri\" for plugins.cri",
+        )),
+        Some(ConfigVersion::Three) if site.major < 2 => {
+            Err(site.named("is of version 3, which containerd 1.x does not read: make it version 2 first"))
+        }
+        Some(version) => Ok(version),
+    }
+}
+
+/// Whether a configuration has what an installation adds.
+fn has_handler(site: &ConfigSite, name: &str, text: &str) -> bool {
+    match site.flavor {
+        Flavor::K3s | Flavor::Rke2 => text.contains(BEGIN),
+        // (The import is the only thing that is added: if it is missing, nothing was added.)
+        Flavor::Containerd if site.major >= 2 => false,
+        Flavor::Containerd | Flavor::Microk8s => {
+            let version = ConfigVersion::of(text).ok().flatten().unwrap_or(ConfigVersion::Two);
+            edit::handler_in(text, version, name).is_ok_and(|found| found.is_some())
+        }
+    }
+}
+
+/// The changes of an uninstallation, in the order in which they are made. A file that is as the installation left it
+/// becomes its backup; from a file that was changed since, what the installation added is taken out. The backup goes.
 ///
 /// # Errors
 /// As [`install`].
 pub fn uninstall(
-    node: &ConfigSite,
+    site: &ConfigSite,
     handler: &Handler,
     read: impl Fn(&Path) -> Result<Option<String>, String>,
 ) -> Result<Vec<FileChange>, String> {
@@ -133,39 +198,49 @@ pub fn uninstall(
             changes.push(FileChange { path: path.to_owned(), before, after });
         }
     };
-    if node.flavor == Flavor::Containerd {
-        change(&node.drop_in, read(&node.drop_in)?, None);
+    let saved = read(&backup(&site.config))?;
+    if let Some(text) = read(&site.config)? {
+        let after = uninstalled(site, handler, &text, saved.as_deref())?;
+        change(&site.config, Some(text), after);
     }
-    let saved = read(&backup(&node.config))?;
-    if let Some(text) = read(&node.config)? {
-        // As the installation would leave it: from the backup, or from nothing.
-        let installed = |from: Option<&String>| {
-            let pretend = |path: &Path| if path == node.config { Ok(from.cloned()) } else { Ok(None) };
-            let changes = install(node, handler, pretend).unwrap_or_default();
-            changes.into_iter().find(|change| change.path == node.config).and_then(|change| change.after)
-        };
-        let after = if saved.is_some() && installed(saved.as_ref()).as_ref() == Some(&text) {
-            saved.clone()
-        } else if saved.is_none() && installed(None).as_ref() == Some(&text) {
-            None
-        } else {
-            Some(taken_out(node, handler, &text).map_err(|e| format!("{} {e}", node.config.display()))?)
-        };
-        change(&node.config, Some(text), after);
+    if site.flavor == Flavor::Containerd {
+        change(&site.drop_in, read(&site.drop_in)?, None);
     }
-    change(&backup(&node.config), saved, None);
+    change(&backup(&site.config), saved, None);
     Ok(changes)
 }
 
-fn taken_out(node: &ConfigSite, handler: &Handler, text: &str) -> Result<String, String> {
-    match node.flavor {
-        Flavor::K3s | Flavor::Rke2 => Ok(without_block(text)),
-        Flavor::Containerd | Flavor::Microk8s => {
-            let Some(version) = ConfigVersion::of(text)? else { return Ok(text.to_owned()) };
-            let text = edit::without_handler(text, version, &handler.name)?;
-            edit::without_import(&text, &node.drop_in.display().to_string())
-        }
+/// The text of the configuration without the handler; none: the installation made the file.
+fn uninstalled(
+    site: &ConfigSite,
+    handler: &Handler,
+    text: &str,
+    saved: Option<&str>,
+) -> Result<Option<String>, String> {
+    // The options are those in the file: the command line of an uninstallation need not repeat them.
+    let handler = installed_handler(site, handler, text);
+    if installed(site, &handler, saved).ok().as_deref() == Some(text) {
+        return Ok(saved.map(str::to_owned));
     }
+    if matches!(site.flavor, Flavor::K3s | Flavor::Rke2) {
+        let rest = without_block(text);
+        return Ok((saved.is_some() || rest != BASE).then_some(rest));
+    }
+    let Some(version) = ConfigVersion::of(text).map_err(|e| site.named(e))? else {
+        return edit::without_import(text, &site.drop_in.display().to_string()).map(Some).map_err(|e| site.named(e));
+    };
+    let without = edit::without_handler(text, version, &handler.name, saved)
+        .and_then(|text| edit::without_import(&text, &site.drop_in.display().to_string()));
+    without.map(Some).map_err(|e| site.named(e))
+}
+
+fn installed_handler(site: &ConfigSite, handler: &Handler, text: &str) -> Handler {
+    let found = match site.flavor {
+        Flavor::K3s | Flavor::Rke2 => None,
+        Flavor::Containerd | Flavor::Microk8s => ConfigVersion::of(text).ok().flatten(),
+    };
+    let found = found.and_then(|version| edit::handler_in(text, version, &handler.name).ok().flatten());
+    found.unwrap_or_else(|| Handler { sandboxer: None, ..handler.clone() })
 }
 
 fn with_block(text: &str, version: ConfigVersion, handler: &Handler) -> String {
@@ -186,103 +261,4 @@ fn without_block(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    /// A node's files.
-    #[derive(Default, Clone, PartialEq, Debug)]
-    struct Files(BTreeMap<PathBuf, String>);
-
-    impl Files {
-        fn with(path: &str, text: &str) -> Files {
-            Files(BTreeMap::from([(path.into(), text.into())]))
-        }
-
-        fn read(&self, path: &Path) -> Result<Option<String>, String> {
-            Ok(self.0.get(path).cloned())
-        }
-
-        /// As the command does, backup included.
-        fn apply(&mut self, changes: Vec<FileChange>, backs_up: bool) {
-            for change in changes {
-                if let (true, Some(before)) = (backs_up, change.before) {
-                    self.0.entry(backup(&change.path)).or_insert(before);
-                }
-                match change.after {
-                    Some(after) => self.0.insert(change.path, after),
-                    None => self.0.remove(&change.path),
-                };
-            }
-        }
-    }
-
-    fn handler() -> Handler {
-        Handler { name: "hearth".into(), runtime_path: None, sandboxer: None }
-    }
-
-    fn node(flavor: Flavor, major: u32) -> ConfigSite {
-        let (config, drop_in) = ("/etc/containerd/config.toml".into(), "/etc/containerd/conf.d/hearth.toml".into());
-        ConfigSite { flavor, config, drop_in, major }
-    }
-
-    const CONFIG: &str = "/etc/containerd/config.toml";
-
-    #[test]
-    fn an_installation_is_done_once_and_undone_wholly() {
-        let template = "{{ template \"base\" . }}\n[plugins.x]\ny = 1\n";
-        for (flavor, major, users) in [
-            (Flavor::Containerd, 1, Some("version = 2\n# mine\n[grpc]\naddress = '/x'\n")),
-            (Flavor::Containerd, 1, Some("oom_score = 3 # and so on\n")),
-            (Flavor::Containerd, 1, None),
-            (Flavor::Containerd, 2, Some("version = 2\n[grpc]\naddress = '/x'\n")),
-            (Flavor::Containerd, 2, Some("version = 3\nimports = ['/etc/containerd/conf.d/*.toml']\n")),
-            (Flavor::Containerd, 2, None),
-            (Flavor::K3s, 2, None),
-            (Flavor::Rke2, 1, Some(template)),
-            (Flavor::Microk8s, 1, Some("version = 2\nsnapshotter = \"${SNAPSHOTTER}\"\n")),
-        ] {
-            let node = node(flavor, major);
-            let before = users.map_or_else(Files::default, |users| Files::with(CONFIG, users));
-            let mut files = before.clone();
-            let changes = install(&node, &handler(), |path| files.read(path)).unwrap();
-            files.apply(changes, true);
-            let all: String = files.0.values().cloned().collect();
-            assert!(all.contains("io.containerd.hearth.v1"), "{flavor:?} {major} {users:?}: {files:?}");
-            assert_eq!(install(&node, &handler(), |path| files.read(path)).unwrap(), []);
-            let changes = uninstall(&node, &handler(), |path| files.read(path)).unwrap();
-            files.apply(changes, false);
-            assert_eq!(files, before, "{flavor:?} {major}");
-            assert_eq!(uninstall(&node, &handler(), |path| files.read(path)).unwrap(), []);
-        }
-    }
-
-    #[test]
-    fn what_was_changed_since_stays() {
-        for (flavor, major) in [(Flavor::Containerd, 1), (Flavor::Containerd, 2), (Flavor::K3s, 2)] {
-            let node = node(flavor, major);
-            let users = if flavor == Flavor::K3s { BASE } else { "version = 2\n" };
-            let mut files = Files::with(CONFIG, users);
-            files.apply(install(&node, &handler(), |path| files.read(path)).unwrap(), true);
-            let changed = files.0[Path::new(CONFIG)].clone() + "\n[debug]\nlevel = 'info'\n";
-            files.0.insert(CONFIG.into(), changed);
-            files.apply(uninstall(&node, &handler(), |path| files.read(path)).unwrap(), false);
-            let left = &files.0[Path::new(CONFIG)];
-            assert!(left.contains("level = 'info'") && !left.contains("hearth"), "{left}");
-            assert_eq!(files.0.len(), 1, "{files:?}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_work_is_refused() {
-        let refused = |node: &ConfigSite, handler: &Handler, text: &str| {
-            install(node, handler, |_| Ok(Some(text.into()))).unwrap_err()
-        };
-        let old = refused(&node(Flavor::Containerd, 2), &handler(), "oom_score = 1\n");
-        assert!(old.contains("version 1"), "{old}");
-        let controller = Handler { sandboxer: Some("/s".into()), ..handler() };
-        let none = refused(&node(Flavor::Containerd, 1), &controller, "version = 2\n");
-        assert!(none.contains("--sandboxer"), "{none}");
-    }
-}
+mod tests;
