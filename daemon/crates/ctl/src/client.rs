@@ -2,7 +2,7 @@
 //!
 //! There may be several: while the node goes from one release to the next, the old daemon serves its tasks
 //! until the last has ended. The first socket is that of the daemon that takes new tasks, and it has to
-//! answer. It names the sockets of the others; one of those that does not answer is a warning, since it
+//! answer. It names the sockets of the others. If one of the others does not answer, that is a warning: it
 //! may just have ended.
 
 use std::io::{self, Read, Write};
@@ -29,8 +29,8 @@ pub struct DaemonClient {
 }
 
 impl DaemonClient {
-    /// The daemons that `named` are the sockets of; without any, the one of the environment or the default,
-    /// and those that it names.
+    /// The daemons at the sockets `named`. Without any: the daemon at the socket of the environment or the default,
+    /// and the earlier daemons that it names.
     ///
     /// # Errors
     /// If the first cannot be asked.
@@ -87,7 +87,7 @@ impl DaemonClient {
     }
 }
 
-/// Where the daemon is asked if the command line does not say.
+/// The control socket that is used if the command line names none.
 pub fn default_socket() -> PathBuf {
     let named = std::env::var_os(CONTROL_SOCKET_ENV).filter(|path| !path.is_empty());
     named.map_or_else(|| CONTROL_SOCKET.into(), PathBuf::from)
@@ -101,7 +101,7 @@ pub fn ask_one<T: DeserializeOwned>(socket: &Path, question: &Question, time: Du
     let answer = exchange(socket, question, time).map_err(|error| unreachable(socket, &error, time))??;
     serde_json::from_slice(&answer).map_err(|error| {
         CtlError::Unreachable(format!(
-            "{}: the answer is none to the question ({error}): is hearthd of another release than hearthctl {}?",
+            "{}: the answer does not fit the question ({error}): is hearthd of another release than hearthctl {}?",
             socket.display(),
             env!("CARGO_PKG_VERSION")
         ))
@@ -140,7 +140,7 @@ fn read_answer(stream: &mut impl Read) -> io::Result<Result<Vec<u8>, CtlError>> 
     }
 }
 
-/// Why a daemon cannot be asked, and what to do.
+/// The error for a daemon that cannot be asked, with the remedy.
 fn unreachable(socket: &Path, error: &io::Error, time: Duration) -> CtlError {
     let at = socket.display();
     CtlError::Unreachable(match error.kind() {

@@ -1,11 +1,11 @@
-//! `hearthctl drain`: no new tasks; those that run go on.
+//! `hearthctl drain`: the daemon accepts no new tasks; running tasks continue.
 
 use crate::CtlError;
 use crate::client::DaemonClient;
 use crate::output::Printer;
 use hearth_base::operator::{Question, Status};
 
-/// Whether to.
+/// The direction.
 #[derive(clap::Args)]
 pub struct Args {
     /// Take new tasks again

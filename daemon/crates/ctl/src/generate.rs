@@ -1,4 +1,4 @@
-//! What the command line itself gives: completions for shells, and manual pages for packages.
+//! Texts made from the command line itself: completions for shells, and manual pages for packages.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::CtlError;
 
-/// For which shell.
+/// The shell.
 #[derive(clap::Args)]
 pub struct Completion {
     /// The shell
@@ -16,7 +16,7 @@ pub struct Completion {
     shell: Shell,
 }
 
-/// Where to.
+/// The directory.
 #[derive(clap::Args)]
 pub struct Manual {
     /// The directory for the pages: hearthd(8), hearthctl(8), and one for each command

@@ -1,4 +1,4 @@
-//! `hearthctl inspect`: all that is known of one task; and how a task is named on a command line.
+//! `hearthctl inspect`: everything about one task. Also the names of tasks on a command line.
 
 use crate::CtlError;
 use crate::client::DaemonClient;
@@ -18,7 +18,7 @@ pub struct TaskName {
     namespace: Option<String>,
 }
 
-/// What has a task's names.
+/// A record with the names of a task.
 pub trait HasTaskNames {
     /// containerd's namespace, the id, the pod.
     fn names(&self) -> (&str, &str, Option<&PodName>);
@@ -43,17 +43,17 @@ impl HasTaskNames for EndInfo {
 }
 
 impl TaskName {
-    /// A task by these.
+    /// A task by its id or pod, and containerd's namespace.
     pub fn new(task: &str, namespace: Option<&str>) -> TaskName {
         TaskName { task: task.into(), namespace: namespace.map(str::to_string) }
     }
 
-    /// What was typed.
+    /// The name as it was typed.
     pub fn text(&self) -> &str {
         &self.task
     }
 
-    /// How well this fits; the least is best. None: it is not meant.
+    /// How well the name fits; the least is best. None: it does not fit.
     fn rank(&self, named: &impl HasTaskNames) -> Option<u8> {
         let (namespace, id, pod) = named.names();
         if self.namespace.as_ref().is_some_and(|wanted| wanted != namespace) {
@@ -64,27 +64,27 @@ impl TaskName {
         };
         let whole = ps::pod(pod?);
         let rest = whole.strip_prefix(wanted)?;
-        // Who names a pod means its containers, and the sandbox only where there is none.
+        // The name of a pod means its containers, and its sandbox only if it has no container.
         match (rest, pod?.container.as_str()) {
             ("", "") => Some(1),
             (rest, _) => (rest.is_empty() || rest.starts_with('/')).then_some(0),
         }
     }
 
-    /// Those meant, in their order.
+    /// All records that fit best, in their order.
     pub fn choose<T: HasTaskNames>(&self, all: Vec<T>) -> Vec<T> {
         let best = all.iter().filter_map(|named| self.rank(named)).min();
         all.into_iter().filter(|named| best.is_some() && self.rank(named) == best).collect()
     }
 
-    /// The one meant.
+    /// The only record that fits best.
     ///
     /// # Errors
-    /// There is none, or several, which are named.
+    /// No record fits, or several do; the error names them.
     pub fn find<T: HasTaskNames>(&self, all: Vec<T>) -> Result<T, CtlError> {
         let mut chosen = self.choose(all);
         let last = chosen.pop().ok_or_else(|| {
-            CtlError::Refused(format!("there is no task {:?}; `hearthctl ps --all` lists those there are", self.task))
+            CtlError::Refused(format!("there is no task {:?}; `hearthctl ps --all` lists all tasks", self.task))
         })?;
         if chosen.is_empty() {
             return Ok(last);

@@ -17,13 +17,13 @@
 //! * `main.rs`: the entry point of the program.
 //! * `client.rs`: questions to the daemons of a node over their control sockets; errors when one does not answer.
 //! * `output.rs`: tables, JSON, colours, and texts without control characters.
-//! * `status.rs`: `status`, how the daemon is.
+//! * `status.rs`: `status`, the state of the daemon.
 //! * `ps.rs`: `ps`, the list of tasks; how a task, its pod, its image and its state are printed.
 //! * `top.rs`: `top`, CPU time and memory of tasks between two samples.
 //! * `inspect.rs`: `inspect`, all about one task; how a task is found by the beginning of its id or by its pod.
 //! * `trace.rs`: `trace`, the phases of a start as a timeline; the last or the slowest starts.
 //! * `traps.rs`: `traps`, the last guests that trapped, ran out of memory or could not be started.
-//! * `logs.rs`: `logs` and `log-level`, the daemon's log lines and what it lets through.
+//! * `logs.rs`: `logs` and `log-level`, the daemon's log lines and their level.
 //! * `modules.rs`: `modules list`, `verify` and `prune`, the compiled modules.
 //! * `warm.rs`: `modules warm`, a compile before the first start.
 //! * `drain.rs`: `drain`, no new tasks.
@@ -33,11 +33,11 @@
 //! * `check/host.rs`: `check`: kernel, memory mappings, overcommit, mount propagation of the node, clock.
 //! * `check/daemon.rs`: `check`: control socket, release, descriptors, module store, metrics, mounts of hearthd.
 //! * `check/containerd.rs`: `check`: containerd's release, the handler that it has read, the shim in its PATH.
-//! * `containerd_config/mod.rs`: `install containerd` and `uninstall containerd`: which containerd, what is printed.
+//! * `containerd_config/mod.rs`: `install containerd` and `uninstall containerd`: which containerd and which files; the printed report.
 //! * `containerd_config/edit.rs`: the handler, the import and the version line in one configuration; `disabled_plugins`.
 //! * `containerd_config/lines.rs`: an edit that keeps line ends, quotes and comments byte for byte.
 //! * `containerd_config/plan.rs`: which files are changed on containerd 1.x and 2.x, k3s, RKE2, microk8s; the backup.
-//! * `containerd_config/ask.rs`: what the installed containerd makes of an edited file, before it replaces the original.
+//! * `containerd_config/ask.rs`: asks the installed containerd whether an edited file gives it the handler.
 //! * `containerd_config/write.rs`: replaces files as a whole; puts them back if a later step fails.
 //!
 //! # Libraries
@@ -84,7 +84,7 @@ use client::DaemonClient;
 use containerd_config::Action;
 use output::{ColorChoice, Printer};
 
-/// Looks into the node's hearthd: what runs, what it costs, why a start was slow.
+/// Inspects and controls the node's hearthd: tasks, their costs, slow starts.
 #[derive(Parser)]
 #[command(name = "hearthctl", version, max_term_width = 110)]
 #[command(
@@ -107,30 +107,30 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// How the daemon is: tasks, pool, modules, workers
+    /// The state of the daemon: tasks, pool, modules, workers
     Status,
     /// List the tasks
     Ps(ps::Args),
-    /// Look again and again at the tasks that use the node
+    /// Show the tasks that use the node most, again and again
     Top(top::Args),
-    /// All that is known of one task
+    /// Everything about one task
     Inspect(inspect::TaskName),
-    /// What a start did, phase by phase; without a task, the last starts
+    /// One start, phase by phase; without a task, the last starts
     Trace(trace::Args),
     /// The last guests that trapped, ran out of memory or could not be started
     Traps(traps::Args),
-    /// The daemon's log, of all or about one task
+    /// The daemon's log, of all tasks or of one
     Logs(logs::Args),
-    /// What the daemon's log lets through, and changing that
+    /// Show or change the level of the daemon's log
     LogLevel(logs::LevelArgs),
-    /// What is compiled, and what is kept
+    /// Compiled modules: list, check, remove, compile
     #[command(subcommand)]
     Modules(modules::Command),
     /// Is this node right? Kernel, limits, sockets, mounts, containerd, clock
     Check(check::Args),
-    /// Take no new tasks; those that run go on
+    /// Accept no new tasks; running tasks continue
     Drain(drain::Args),
-    /// List the hearthds that live: the one that takes new pods, and those that serve theirs until the last has ended
+    /// List the running hearthds: the one that takes new pods, and older ones that still serve theirs
     Generations(generations::Args),
     /// Have hearthd read its configuration again
     Reload(generations::Args),
@@ -175,7 +175,7 @@ impl From<io::Error> for CtlError {
     }
 }
 
-/// Does what the command line says.
+/// Runs the verb of the command line.
 pub fn main() -> ExitCode {
     let matches = command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

@@ -11,16 +11,16 @@ use hearth_base::operator::{LogLevel, LogLine, Question, TaskInfo};
 /// The pause between two questions of `--follow`.
 const FOLLOW: Duration = Duration::from_millis(500);
 
-/// Which lines.
+/// The choice of lines.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only lines about this task: its id or the beginning of it, or `pod:NAMESPACE/POD[/CONTAINER]`
     #[arg(value_name = "TASK")]
     task: Option<String>,
-    /// How many of the last
+    /// How many of the last lines
     #[arg(long, value_name = "COUNT", default_value_t = 200)]
     tail: usize,
-    /// Go on with new ones
+    /// Continue with new lines
     #[arg(short, long)]
     follow: bool,
 }
@@ -83,13 +83,13 @@ fn timestamp(at: f64) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// What to let through.
+/// The wanted level.
 #[derive(clap::Args)]
 pub struct LevelArgs {
-    /// A filter like `debug` or `info,hearthd=debug`; none: say what it is
+    /// A filter like `debug` or `info,hearthd=debug`; none: print the present filter
     #[arg(value_name = "FILTER")]
     filter: Option<String>,
-    /// Back to what the configuration says
+    /// Back to the filter of the configuration
     #[arg(long, conflicts_with = "filter")]
     reset: bool,
 }

@@ -1,4 +1,4 @@
-//! `hearthctl`: looks into the node's `hearthd`, and tells it what to do. See [`hearth_ctl`].
+//! `hearthctl`: inspects and controls the node's `hearthd`. See [`hearth_ctl`].
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `hearthctl modules`: what is compiled.
+//! `hearthctl modules`: the compiled modules: list, verify, prune.
 
 use std::time::Duration;
 
@@ -14,28 +14,28 @@ use hearth_base::units::{age, age_since, bytes};
 /// How long reading the whole store may take.
 const LONG: Duration = Duration::from_secs(600);
 
-/// What to do with modules.
+/// The verbs for modules.
 #[derive(Subcommand)]
 pub enum Command {
-    /// List compiled modules, and those that are not compiled yet or cannot be
+    /// List modules: compiled, not compiled yet, and rejected by the compiler
     List(List),
-    /// Compile what an image runs, or a file, before a start of it
+    /// Compile the module of an image, or a file, before its first start
     Warm(warm::Args),
-    /// Check every compiled module on disk; those that are no good are removed
+    /// Check every compiled module on disk; damaged ones are removed
     Verify,
-    /// Remove compiled modules from the disk: those of other engines
+    /// Remove the compiled modules of other engines from the disk
     Prune(Prune),
 }
 
-/// What to remove.
+/// The choice of modules to remove.
 #[derive(clap::Args)]
 pub struct Prune {
-    /// Those that no task runs, too: they are compiled again when they are wanted
+    /// Also modules that no task runs: they are compiled again for their next start
     #[arg(long)]
     unused: bool,
 }
 
-/// Which modules.
+/// How modules are listed.
 #[derive(clap::Args)]
 pub struct List {
     /// Do not shorten digests
@@ -54,7 +54,7 @@ pub fn run(command: &Command, client: &DaemonClient, output: &mut Printer) -> Re
 
 fn list(args: &List, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let all: Vec<Modules> = client.ask_all(&Question::Modules)?;
-    // Daemons of one node share the disk; the one that takes new tasks tells of it.
+    // Daemons of one node share the disk, so one answer is enough: that of the daemon that takes new tasks.
     let mut modules = all.into_iter().next().unwrap_or_default();
     modules.compiled.sort_by(|a, b| b.used_at.total_cmp(&a.used_at));
     if output.json {

@@ -8,7 +8,7 @@ use crate::output::{Cell, Printer, Table, Tone};
 use hearth_base::operator::{PodName, Question, TaskInfo, TaskKind};
 use hearth_base::units::{age_since, bytes, seconds};
 
-/// Which tasks, in which order.
+/// The choice and order of tasks.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only tasks of this containerd namespace
@@ -17,7 +17,7 @@ pub struct Args {
     /// Pods' sandboxes, too
     #[arg(short, long)]
     all: bool,
-    /// What to sort by
+    /// The order
     #[arg(long, value_enum, default_value_t = TaskOrder::Age)]
     sort: TaskOrder,
     /// Do not shorten ids
@@ -25,7 +25,7 @@ pub struct Args {
     no_trunc: bool,
 }
 
-/// What tasks are sorted by.
+/// The order of tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TaskOrder {
     /// The oldest first.
@@ -80,7 +80,7 @@ fn table(tasks: &[TaskInfo], whole_ids: bool) -> Table {
     table
 }
 
-/// As containerd's own tools shorten them; names that people gave stay.
+/// An id, shortened as containerd's own tools do it. Names that users chose stay whole.
 pub fn short_id(id: &str, whole: bool) -> String {
     let is_made = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_made && !whole { id[..13].into() } else { id.into() }
@@ -94,7 +94,7 @@ pub fn pod(pod: &PodName) -> String {
     }
 }
 
-/// The image, or the program where nobody has said the image.
+/// The image, or the program of a task without a known image.
 pub fn what(task: &TaskInfo) -> String {
     match (&task.image, task.kind) {
         (Some(image), _) => image.clone(),
@@ -103,7 +103,7 @@ pub fn what(task: &TaskInfo) -> String {
     }
 }
 
-/// The state, with what is to be seen of an end.
+/// The state; of a stopped task with its exit status.
 pub fn state(task: &TaskInfo) -> Cell {
     match (task.exit_status, task.out_of_memory) {
         (Some(status), true) => Cell::toned(Tone::Bad, format!("stopped ({status}, out of memory)")),
@@ -114,7 +114,7 @@ pub fn state(task: &TaskInfo) -> Cell {
     }
 }
 
-/// What it holds, of what it may.
+/// The memory in use and its limit.
 pub fn memory(task: &TaskInfo) -> String {
     format!("{} / {}", bytes(task.memory_bytes), bytes(task.memory_limit_bytes))
 }

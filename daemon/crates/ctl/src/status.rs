@@ -1,4 +1,4 @@
-//! `hearthctl status`: how the daemon is.
+//! `hearthctl status`: the state of the daemon.
 
 use crate::CtlError;
 use crate::client::DaemonClient;
@@ -6,7 +6,7 @@ use crate::output::{Cell, Printer, Table, Tone};
 use hearth_base::operator::{Question, Status};
 use hearth_base::units::{age_since, bytes};
 
-/// How full something may be before it is worth a look.
+/// The share of a limit from which a figure is coloured as a warning.
 const NEARLY_FULL: f64 = 0.9;
 
 pub fn run(client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {

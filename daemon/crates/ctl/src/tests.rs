@@ -14,7 +14,7 @@ fn the_page_names_every_file() {
     hearth_testing::page_names_every_file(env!("CARGO_MANIFEST_DIR"));
 }
 
-/// Package by package, as cargo resolves them: what the program links and what its build runs.
+/// Follows the resolved dependencies from this crate, those of tests left out.
 #[test]
 fn no_wasmtime_is_linked() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

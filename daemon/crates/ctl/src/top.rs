@@ -1,4 +1,4 @@
-//! `hearthctl top`: the tasks that use the node now, looked at again and again.
+//! `hearthctl top`: the tasks that use the node most, sampled again and again.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,24 +12,24 @@ use crate::ps;
 use hearth_base::operator::{Question, Status, TaskInfo, TaskKind};
 use hearth_base::units::{bytes, seconds};
 
-/// How to look.
+/// The samples and what is shown of them.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Seconds between two looks
+    /// Seconds between two samples
     #[arg(short, long, value_name = "SECONDS", default_value_t = 2.0, value_parser = interval)]
     interval: f64,
-    /// How many looks; on a terminal without end, else one
+    /// How many samples; on a terminal without end, else one
     #[arg(short = 'n', long, value_name = "COUNT")]
     iterations: Option<u64>,
     /// How many tasks are shown
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     rows: usize,
-    /// What to sort by
+    /// The order
     #[arg(long, value_enum, default_value_t = UseOrder::Cpu)]
     sort: UseOrder,
 }
 
-/// What tasks are sorted by.
+/// The order of tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum UseOrder {
     /// CPU time now.
@@ -47,7 +47,7 @@ fn interval(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A task, with what it used between two looks.
+/// A task with its use of CPU between two samples.
 #[derive(Serialize)]
 struct TaskUse {
     /// Share of one core: 1.0 is a whole one.
@@ -77,7 +77,7 @@ pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(
             output.json(&rows)?;
         } else {
             if output.terminal && looks > 1 {
-                // Home, and what is below cleared.
+                // The cursor goes home, and the screen is cleared.
                 output.raw("\x1b[H\x1b[J")?;
             } else if look > 0 {
                 output.line("")?;

@@ -1,4 +1,4 @@
-//! `hearthctl trace`: what a start did, phase by phase. Without a task, the last starts and how long each took.
+//! `hearthctl trace`: one start, phase by phase. Without a task, the last starts and the time of each.
 
 use crate::CtlError;
 use crate::client::DaemonClient;
@@ -11,7 +11,7 @@ use hearth_base::units::{age_since, seconds};
 /// The longest bar, in characters.
 const BAR: f64 = 40.0;
 
-/// Which start.
+/// The choice of starts.
 #[derive(clap::Args)]
 pub struct Args {
     /// The task's id or the beginning of it, or `pod:NAMESPACE/POD[/CONTAINER]`; none: the last starts
@@ -63,12 +63,12 @@ pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(
     Ok(())
 }
 
-/// The start of a task that is there; else the last of those that are remembered.
+/// The start of a task that exists; else the last matching start that the daemon remembers.
 fn find(name: &TaskName, starts: Vec<StartInfo>, client: &DaemonClient) -> Result<StartInfo, CtlError> {
     let mut remembered = name.choose(starts);
     match name.find::<TaskInfo>(client.list(&Question::Tasks)?) {
         Ok(task) => {
-            // With why it failed, if it did.
+            // A remembered start has the error of a failed one.
             if let Some(at) =
                 remembered.iter().position(|start| start.of.id == task.id && start.of.namespace == task.namespace)
             {
@@ -123,7 +123,7 @@ struct TimelineRow {
     tone: Tone,
 }
 
-/// What happened, in order; times from Create's arrival.
+/// The rows in order of time; times are from Create's arrival.
 fn rows(start: &StartInfo) -> Vec<TimelineRow> {
     let row = |at, took, what: &str, tone| TimelineRow { at, took, what: what.into(), tone };
     let mut rows = Vec::new();

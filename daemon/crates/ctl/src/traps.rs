@@ -7,7 +7,7 @@ use crate::ps;
 use hearth_base::operator::{EndInfo, Question};
 use hearth_base::units::age_since;
 
-/// Which ends.
+/// The choice of ends.
 #[derive(clap::Args)]
 pub struct Args {
     /// How many of the last
@@ -26,9 +26,9 @@ pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(
     }
     for end in &ends {
         let what = end.of.image.as_ref().unwrap_or(&end.of.program);
-        let who = end.of.pod.as_ref().map_or_else(|| format!("{}/{}", end.of.namespace, end.of.id), ps::pod);
+        let task = end.of.pod.as_ref().map_or_else(|| format!("{}/{}", end.of.namespace, end.of.id), ps::pod);
         let kind = output.paint(Tone::Bad, &format!("{} ({})", end.kind.name(), end.status));
-        output.line(format!("{} ago  {}  {}  {kind}", age_since(end.at), printable(&who), printable(what)))?;
+        output.line(format!("{} ago  {}  {}  {kind}", age_since(end.at), printable(&task), printable(what)))?;
         let lines = if args.short { 1 } else { usize::MAX };
         for line in end.text.lines().take(lines) {
             output.line(format!("    {}", printable(line)))?;

@@ -1,4 +1,4 @@
-//! `hearthctl modules warm`: compiles before a start has to.
+//! `hearthctl modules warm`: a compile before the first start.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::client::DaemonClient;
 use crate::output::Printer;
 use hearth_base::operator::{Question, Warm, Warmed};
 
-/// How long compiling may take: longer than any limit of the daemon's.
+/// How long a compile may take: longer than each limit of the daemon.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// What to compile.
+/// The images and files to compile.
 #[derive(clap::Args)]
 pub struct Args {
     /// An image's name as containerd has it, such as docker.io/library/hello:1, or the path of a .wasm file

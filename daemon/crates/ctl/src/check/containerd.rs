@@ -76,7 +76,7 @@ struct StatusRequest {
     verbose: bool,
 }
 
-/// `runtime.v1.StatusResponse` of CRI: what is looked at of it.
+/// `runtime.v1.StatusResponse` of CRI, with the fields that are used here.
 #[derive(Clone, PartialEq, prost::Message)]
 struct StatusResponse {
     #[prost(map = "string, string", tag = "2")]
@@ -93,7 +93,7 @@ async fn cri_status(channel: Channel) -> Result<StatusResponse, tonic::Status> {
     Ok(client.unary(request, path, codec).await?.into_inner())
 }
 
-/// What containerd's CRI has read of the handler, and the path of a shim it names.
+/// The handler as containerd's CRI has read it, and the path of the shim that it names.
 fn handler_of(status: &StatusResponse, handler: &str) -> (Finding, Option<PathBuf>) {
     const NAME: &str = "runtime handler";
     let config = status.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());

@@ -50,7 +50,7 @@ fn control_socket(socket: &Path) -> Finding {
         let owner = metadata.uid();
         return Finding::fail(
             NAME,
-            format!("{at} is of user {owner}, mode {mode:04o}: others could reach it"),
+            format!("{at} is of user {owner}, mode {mode:04o}: other users could reach it"),
             format!("chown root:root {at}; chmod 0600 {at}"),
         );
     }
@@ -58,7 +58,7 @@ fn control_socket(socket: &Path) -> Finding {
     match directory {
         Some(directory) if directory.uid() != 0 || directory.mode() & 0o022 != 0 => Finding::fail(
             NAME,
-            format!("others can write to the directory of {at}, and put a socket of theirs there"),
+            format!("other users can write to the directory of {at}, and put another socket there"),
             "chown root:root and chmod 0700 that directory",
         ),
         _ => Finding::ok(NAME, format!("{at}, root's alone")),
@@ -66,16 +66,16 @@ fn control_socket(socket: &Path) -> Finding {
 }
 
 fn version(status: &Status) -> Finding {
-    let ours = env!("CARGO_PKG_VERSION");
+    let own = env!("CARGO_PKG_VERSION");
     let detail = format!("{} with wasmtime {}, pid {}", status.version, status.wasmtime, status.pid);
     if status.draining {
         return Finding::warn("hearthd", format!("{detail}; it is draining"), "hearthctl drain --undo");
     }
-    match status.version == ours {
+    match status.version == own {
         true => Finding::ok("hearthd", detail),
         false => Finding::warn(
             "hearthd",
-            format!("{detail}; hearthctl is {ours}"),
+            format!("{detail}; hearthctl is {own}"),
             "the newer one was installed and has not been started: systemctl restart hearthd once the node is drained",
         ),
     }

@@ -1,7 +1,7 @@
 //! `hearthctl check`: is this node right for hearthd? Each line is ok, warn or fail, with the remedy.
 //!
 //! It looks at the node itself and asks the running programs, hearthd and containerd, rather than read their
-//! files: what counts is what they have read.
+//! files: the files may have changed since the programs read them.
 
 mod containerd;
 mod daemon;
@@ -17,7 +17,7 @@ use crate::client::{self, DaemonClient};
 use crate::output::{Cell, Printer, Table, Tone};
 use hearth_base::operator::{Question, Status};
 
-/// What to check against.
+/// The containerd and handler to check, and the exit status.
 #[derive(clap::Args)]
 pub struct Args {
     /// containerd's socket [default: the one hearthd serves, else /run/containerd/containerd.sock]
@@ -71,7 +71,7 @@ impl Finding {
     }
 }
 
-/// The containerd of a node, if nobody says otherwise.
+/// The containerd of a node, unless the command line or hearthd names another.
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 pub fn run(args: &Args, sockets: &[PathBuf], output: &mut Printer) -> Result<ExitCode, CtlError> {

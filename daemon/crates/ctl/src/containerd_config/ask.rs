@@ -1,4 +1,4 @@
-//! What the installed containerd makes of a configuration: `containerd --config FILE config dump` reads it as a start
+//! How the installed containerd reads a configuration: `containerd --config FILE config dump` reads it as a start
 //! does, changes nothing and prints the result.
 
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::edit;
 
-/// What containerd says about a configuration.
+/// How containerd reads a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading {
     /// It has the handler.
@@ -45,7 +45,7 @@ impl Containerd {
         }
     }
 
-    /// What it makes of the file at `path`.
+    /// How it reads the file at `path`.
     pub fn read(&self, path: &Path, handler: &str) -> Reading {
         let mut command = Command::new(&self.program);
         let output = match command.arg("--config").arg(path).args(["config", "dump"]).output() {
@@ -67,7 +67,7 @@ impl Containerd {
         reading().unwrap_or_else(|e: String| Reading::NotAsked(format!("the answer of `containerd config dump` {e}")))
     }
 
-    /// What it would make of a file at `path` with this text. The text is beside that path for the time: relative
+    /// How it would read a file at `path` with this text. The text is beside that path for the time: relative
     /// imports mean the same.
     pub fn read_text(&self, path: &Path, text: &str, handler: &str) -> Reading {
         let directory = path.parent().unwrap_or(Path::new("/"));

@@ -282,7 +282,7 @@ fn add_handler(document: &mut DocumentMut, version: ConfigVersion, handler: &Han
     insert(document, &["plugins", version.plugin(), "containerd", "runtimes"], &handler.name, table);
 }
 
-/// Puts a table in a place, making what is missing on the way. One that is there already and equal stays.
+/// Inserts a table, with the missing tables above it. An equal table that is there already stays.
 fn insert(document: &mut DocumentMut, path: &[&str], name: &str, table: Table) {
     if find(document.as_table(), path).and_then(|place| place.get(name)).is_some_and(|there| same(there, &table)) {
         return;
@@ -350,7 +350,7 @@ fn first_that_is_no_table(table: &Table, path: &[&str]) -> Option<String> {
     None
 }
 
-/// Removes a table, and those above it that are left with nothing and have no head of their own.
+/// Removes a table, and the tables above it that are left empty and have no header of their own.
 fn remove(table: &mut dyn TableLike, path: &[&str]) {
     match path {
         [] => {}

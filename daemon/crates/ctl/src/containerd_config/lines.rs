@@ -9,7 +9,7 @@ use similar::{Algorithm, DiffOp, capture_diff_slices};
 /// What some editors put at the beginning of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// `text` with the edit that makes `after` from `before`, where `before` is what toml_edit writes for `text` unedited.
+/// `text` with the edit that makes `after` from `before`, where `before` is toml_edit's output for the unedited `text`.
 /// New lines get the line end of the file. Lines that are only a comment are kept.
 pub fn apply_edit(text: &str, before: &str, after: &str) -> String {
     if let Some(rest) = text.strip_prefix(BYTE_ORDER_MARK) {

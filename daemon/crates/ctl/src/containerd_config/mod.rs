@@ -4,7 +4,7 @@
 //! * `edit.rs`: the text of one configuration: handler, import, version line, `disabled_plugins`.
 //! * `lines.rs`: an edit leaves all other lines byte for byte: line ends, quotes, comments.
 //! * `plan.rs`: which files are changed, by containerd's version and the distribution.
-//! * `ask.rs`: what the installed containerd makes of the edited file (`config dump`).
+//! * `ask.rs`: asks the installed containerd how it reads the edited file (`config dump`).
 //! * `write.rs`: files are replaced as a whole, and put back if a later step fails.
 //!
 //! The configuration is saved beside itself first. It is replaced after containerd has read the edited text and shows
@@ -41,7 +41,7 @@ pub struct Args {
     /// The file that containerd 2.x imports
     #[arg(long, value_name = "FILE", default_value = "/etc/containerd/conf.d/hearth.toml")]
     drop_in: PathBuf,
-    /// The containerd that is asked for its version, and what it makes of the edited file
+    /// The containerd that is asked for its version, and to read the edited file
     #[arg(long, value_name = "PROGRAM", default_value = "containerd")]
     containerd: PathBuf,
     /// Its version, instead of asking, e.g. 1.7
@@ -59,7 +59,7 @@ pub struct Args {
     /// Work below this directory, which is a node's root mounted here
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// Show what would change, as a diff, and change nothing
+    /// Show the changes as a diff, and change nothing
     #[arg(long)]
     dry_run: bool,
     /// Restart containerd (or k3s, …) afterwards if something changed; running containers go on
@@ -84,7 +84,7 @@ pub enum Action {
 /// What was done, for programs.
 #[derive(Debug, Default, Serialize)]
 struct Report {
-    /// The changes in the order in which they were made; of a dry run, those that would be made.
+    /// The changes in the order in which they were made; of a dry run, the changes that a real run would make.
     changes: Vec<ReportedChange>,
     /// Whether this was a dry run.
     dry_run: bool,
@@ -106,10 +106,10 @@ struct ReportedChange {
     diff: String,
 }
 
-/// Does it, and prints what was done.
+/// Installs or uninstalls the handler, and prints a report.
 ///
 /// # Errors
-/// One line: what stands in the way, and what to do.
+/// One line: the obstacle and the remedy.
 pub fn run(action: Action, args: &Args, output: &mut Printer) -> Result<(), CtlError> {
     let site = find_site(action, args).map_err(CtlError::Refused)?;
     let text = |path: &PathBuf| path.display().to_string();
@@ -354,7 +354,7 @@ fn find_site(action: Action, args: &Args) -> Result<ConfigSite, String> {
     Ok(ConfigSite { flavor, config, drop_in: args.drop_in.clone(), major })
 }
 
-/// The configuration that k3s and RKE2 have made tells what containerd is in them.
+/// The major release of containerd in k3s or RKE2, by the version of the configuration that they have made.
 fn major_of_made(args: &Args, directory: &str) -> Result<u32, String> {
     let path = below(args.root.as_deref(), &Path::new(directory).join("config.toml"));
     let text = std::fs::read_to_string(&path).map_err(|e| {

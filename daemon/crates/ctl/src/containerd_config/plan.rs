@@ -1,4 +1,4 @@
-//! Which files are changed, and to what. Pure: the present texts go in, the wanted texts come out.
+//! Which files are changed, and how. Pure: the present texts go in, the wanted texts come out.
 //!
 //! | containerd | its configuration | how |
 //! |---|---|---|
@@ -71,7 +71,7 @@ pub fn backup(path: &Path) -> PathBuf {
 /// made: drop-in, backup, configuration. `read` gives a file's text.
 ///
 /// # Errors
-/// One line: what stands in the way, and what to do.
+/// One line: the obstacle and the remedy.
 pub fn install(
     site: &ConfigSite,
     handler: &Handler,
@@ -141,7 +141,7 @@ fn installed(site: &ConfigSite, handler: &Handler, config: Option<&str>) -> Resu
     edited.map_err(|e| site.named(e))
 }
 
-/// Why a configuration that turns CRI off is refused, and what to do.
+/// The error for a configuration that turns CRI off, with the remedy.
 pub fn disabled(name: &str) -> String {
     format!(
         "turns containerd's CRI plugin off, without which no runtime handler is used: take {name:?} out of \
@@ -153,7 +153,7 @@ pub fn disabled(name: &str) -> String {
 fn version_of(site: &ConfigSite, text: &str) -> Result<ConfigVersion, String> {
     let is_template = text.contains("{{");
     let version = ConfigVersion::of(text).map_err(|e| match is_template {
-        true => site.named(format!("{e}; of a template, --flavor says whose it is")),
+        true => site.named(format!("{e}; for a template, name its distribution with --flavor")),
         false => site.named(e),
     })?;
     match version {
@@ -169,7 +169,7 @@ fn version_of(site: &ConfigSite, text: &str) -> Result<ConfigVersion, String> {
     }
 }
 
-/// Whether a configuration has what an installation adds.
+/// Whether a configuration has the additions of an installation.
 fn has_handler(site: &ConfigSite, name: &str, text: &str) -> bool {
     match site.flavor {
         Flavor::K3s | Flavor::Rke2 => text.contains(BEGIN),
@@ -183,7 +183,7 @@ fn has_handler(site: &ConfigSite, name: &str, text: &str) -> bool {
 }
 
 /// The changes of an uninstallation, in the order in which they are made. A file that is as the installation left it
-/// becomes its backup; from a file that was changed since, what the installation added is taken out. The backup goes.
+/// becomes its backup; from a file that was changed since, the additions are taken out. The backup is removed.
 ///
 /// # Errors
 /// As [`install`].

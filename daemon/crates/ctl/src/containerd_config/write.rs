@@ -13,7 +13,7 @@ const NEW_MODE: u32 = 0o644;
 /// Changes that are undone when this is dropped, unless [`Transaction::commit`] came first.
 #[derive(Default)]
 pub struct Transaction {
-    /// The paths with what they had, in the order of the changes.
+    /// The paths with their files before the change, in the order of the changes.
     done: Vec<(PathBuf, Option<Saved>)>,
 }
 
@@ -24,7 +24,7 @@ struct Saved {
 }
 
 impl Transaction {
-    /// Makes a change. `path`: where the file is here. `like`: the file whose mode and owner a new file gets.
+    /// Makes a change. `path`: the file's path on this machine. `like`: the file whose mode and owner a new file gets.
     ///
     /// # Errors
     /// As the operating system says; nothing of this change is done then.
