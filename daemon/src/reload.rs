@@ -32,6 +32,7 @@ pub const RELOADABLE: &[&str] = &[
     "http.header_timeout_ms",
     "http.request_timeout_ms",
     "http.idle_timeout_ms",
+    "http.least_bytes_per_second",
     "http.outgoing_connections_max",
     "http.outgoing_idle_max",
     "http.outgoing_idle_timeout_ms",

@@ -508,7 +508,8 @@ pub struct Http {
     /// Threads that accept clients, watch their connections and serve guests' own requests, for all containers;
     /// 0: one for each four cores.
     pub threads: usize,
-    /// Requests at once of all containers together, so that they leave room in the pool for others.
+    /// Requests at once of all containers together, so that they leave room in the pool for others. A container may
+    /// have at most twice as many as are free, and the last sixteenth is for containers that have none.
     pub instances_max: usize,
     /// Connections at once; more wait in the kernel's queue.
     pub connections_max: usize,
@@ -527,6 +528,9 @@ pub struct Http {
     /// After how long without a byte in either direction a connection is closed, in milliseconds. Time
     /// in which it waits for its guest's response does not count.
     pub idle_timeout_ms: u64,
+    /// The least that a client has to take of a response, and to send of a request's body, in bytes a second; 0: no
+    /// limit. Only time counts in which the client keeps the transfer waiting, and it counts in sums of `idle_timeout_ms`.
+    pub least_bytes_per_second: u64,
     /// Connections that a container's guests may have open for requests of their own, idle ones included.
     pub outgoing_connections_max: usize,
     /// Connections of those that are kept for the next request.
@@ -569,6 +573,7 @@ impl Default for Http {
             header_timeout_ms: 30_000,
             request_timeout_ms: 60_000,
             idle_timeout_ms: 60_000,
+            least_bytes_per_second: 1_024,
             outgoing_connections_max: 256,
             outgoing_idle_max: 32,
             outgoing_idle_timeout_ms: 30_000,

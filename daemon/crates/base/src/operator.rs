@@ -344,6 +344,10 @@ pub enum EndKind {
     OutOfMemory,
     /// The guest of an HTTP request trapped.
     Request,
+    /// The guest of an HTTP request gave no response, or not all of it.
+    Response,
+    /// An HTTP request took too long.
+    TimeOut,
     /// A host function panicked: hearthd's own fault.
     Panic,
     /// It could not be started.
@@ -357,6 +361,8 @@ impl EndKind {
             EndKind::Trap => "trap",
             EndKind::OutOfMemory => "out of memory",
             EndKind::Request => "a request's trap",
+            EndKind::Response => "an unfinished response",
+            EndKind::TimeOut => "a request's time-out",
             EndKind::Panic => "hearthd's fault",
             EndKind::NotStarted => "not started",
         }

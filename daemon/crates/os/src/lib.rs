@@ -16,6 +16,7 @@ pub mod memfd;
 pub mod mount;
 pub mod namespaces;
 pub mod netns;
+pub mod packet_filter;
 pub mod process;
 pub mod pty;
 pub mod sockets;

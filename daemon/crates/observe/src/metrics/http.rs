@@ -10,6 +10,28 @@ use super::http_pods::{HttpPod, HttpPods};
 /// Classes of HTTP status codes, as labels.
 pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// Why a client did not get a whole response, or no response at all for a reason that gives it no status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutReason {
+    /// The guest trapped or exited with an error.
+    Trap,
+    /// The guest, or another request of its instance, took too long.
+    TimeOut,
+    /// The guest dropped its body unfinished.
+    Dropped,
+    /// The guest's body was shorter than its Content-Length.
+    Length,
+    /// The container ended.
+    Killed,
+    /// The client went away, or moved nothing for too long.
+    Client,
+    /// The client took the response too slowly.
+    SlowClient,
+}
+
+/// The label values of [`CutReason`], in its order.
+const CUT_REASONS: [&str; 7] = ["trap", "time_out", "dropped", "length", "killed", "client", "slow_client"];
+
 /// The index in [`CLASSES`] of a status code.
 pub(super) fn class(status: u16) -> usize {
     usize::from(status / 100).clamp(1, CLASSES.len()) - 1
@@ -32,6 +54,7 @@ pub struct HttpMetrics {
     pub refused: IntCounter,
     /// Requests whose guest trapped.
     pub traps: IntCounter,
+    cut: [IntCounter; CUT_REASONS.len()],
     /// Requests that guests send.
     pub outgoing: OutgoingMetrics,
     pods: Arc<HttpPods>,
@@ -45,7 +68,13 @@ impl HttpMetrics {
             "HTTP requests by the class of the answer's status code.",
             &["code"],
         );
+        let cut = declare.counters(
+            "hearth_http_responses_cut_total",
+            "HTTP responses of which the client did not get all, by reason: trap, time_out, dropped (by the guest), length (shorter than its Content-Length), killed, client (went away), slow_client.",
+            &["reason"],
+        );
         HttpMetrics {
+            cut: CUT_REASONS.map(|reason| cut.with_label_values(&[reason])),
             requests: CLASSES.map(|class| requests.with_label_values(&[class])),
             first_byte_seconds: declare.histogram(
                 "hearth_http_first_byte_seconds",
@@ -77,6 +106,11 @@ impl HttpMetrics {
     /// Counts a response.
     pub fn response(&self, status: u16) {
         self.requests[class(status)].inc();
+    }
+
+    /// Counts a response of which the client did not get all.
+    pub fn cut(&self, reason: CutReason) {
+        self.cut[reason as usize].inc();
     }
 
     /// The metrics of a pod's container that serves HTTP: its namespace, its name, the container's. Its series are
@@ -116,5 +150,25 @@ impl OutgoingMetrics {
     /// Counts a response.
     pub fn response(&self, status: u16) {
         self.requests[class(status)].inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_of_a_cut_has_its_own_series() {
+        let registry = Registry::new();
+        let metrics = HttpMetrics::new(&registry);
+        metrics.cut(CutReason::SlowClient);
+        for family in registry.gather().iter().filter(|family| family.name() == "hearth_http_responses_cut_total") {
+            assert_eq!(family.get_metric().len(), CUT_REASONS.len());
+            for metric in family.get_metric() {
+                let expected = if metric.get_label()[0].value() == "slow_client" { 1.0 } else { 0.0 };
+                assert_eq!(metric.get_counter().value(), expected, "{metric:?}");
+            }
+        }
+        assert_eq!(metrics.cut[CutReason::SlowClient as usize].get(), 1);
     }
 }

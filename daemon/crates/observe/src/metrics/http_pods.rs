@@ -25,6 +25,7 @@ pub(super) struct HttpPods {
     queued: IntGaugeVec,
     refused: IntCounterVec,
     traps: IntCounterVec,
+    cut: IntCounterVec,
     /// Holders by labels: a container and its successor may exist at once, with the same names.
     holders: Mutex<HashMap<[String; 3], usize>>,
 }
@@ -71,6 +72,11 @@ impl HttpPods {
                 "HTTP requests whose guest trapped, by pod.",
                 &LABELS,
             ),
+            cut: declare.counters(
+                "hearth_http_pod_responses_cut_total",
+                "HTTP responses of which the client did not get all, by pod.",
+                &LABELS,
+            ),
             holders: Mutex::default(),
         })
     }
@@ -87,6 +93,7 @@ impl HttpPods {
             queued: pods.queued.with_label_values(&labels),
             refused: pods.refused.with_label_values(&labels),
             traps: pods.traps.with_label_values(&labels),
+            cut: pods.cut.with_label_values(&labels),
             labels: labels.map(str::to_string),
             pods: pods.clone(),
         }
@@ -111,7 +118,7 @@ impl HttpPods {
         for gauge in [&self.in_flight, &self.queued] {
             let _ = gauge.remove_label_values(&labels);
         }
-        for counter in [&self.refused, &self.traps] {
+        for counter in [&self.refused, &self.traps, &self.cut] {
             let _ = counter.remove_label_values(&labels);
         }
     }
@@ -134,6 +141,8 @@ pub struct HttpPod {
     pub refused: IntCounter,
     /// Requests whose guest trapped.
     pub traps: IntCounter,
+    /// Responses of which the client did not get all.
+    pub cut: IntCounter,
     labels: [String; 3],
     pods: Arc<HttpPods>,
 }

@@ -39,7 +39,7 @@ use hearth_base::version;
 use prometheus::{Registry, TextEncoder};
 
 pub use events::EventMetrics;
-pub use http::{HttpMetrics, OutgoingMetrics};
+pub use http::{CutReason, HttpMetrics, OutgoingMetrics};
 pub use http_pods::HttpPod;
 pub use log::{LogMetrics, level_name};
 pub use modules::{CompileMetrics, ModuleMetrics, StoreMetrics};
