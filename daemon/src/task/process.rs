@@ -22,6 +22,7 @@ use hearth_base::error::{Error, Result};
 use hearth_base::faults::{self, Point};
 use hearth_base::operator::EndKind;
 use hearth_containerd::events::{Event, Reservation};
+use hearth_http::accept;
 use hearth_http::outgoing::Outgoing;
 use hearth_http::outgoing::client::Client;
 use hearth_http::requests::Requests;
@@ -44,8 +45,8 @@ use crate::task::world::World;
 /// Status of a guest that was ended without a signal of containerd's (its task's init has ended).
 const KILLED_STATUS: u32 = 137;
 
-/// SIGTERM, of `kill(2)`.
-const SIGTERM: u32 = 15;
+/// The signals that drain a service (signal(7)): SIGINT and SIGTERM.
+const DRAINS: [u32; 2] = [2, 15];
 
 /// A process of a container.
 pub struct Process {
@@ -273,7 +274,7 @@ impl Process {
         let about = (self.role == Role::Init).then(|| self.container.about.clone());
         let root = self.container.files.path().to_path_buf();
         let names = self.names(&world.runtime, &program, &root);
-        let client = names.clone().map(|names| Client::new(world.http.clone(), names, &prepared.spec.env));
+        let client = names.clone().map(|names| Client::new(world.http.outgoing.clone(), names, &prepared.spec.env));
         let outgoing = Outgoing::new(client);
         let launch = Launch {
             placed: (program, slot),
@@ -353,7 +354,7 @@ impl Process {
         self.started();
         self.container.recent.started(&self.container.about);
         answer(&tell, Ok(()));
-        bound.serve();
+        accept::serve(bound);
         requests.drained().await;
         Outcome::Exited(0)
     }
@@ -517,8 +518,8 @@ impl Process {
         let (before, effect) = {
             let mut inner = self.inner.lock();
             let before = inner.state;
-            // A service has a handler for this one: it ends once the requests under way have ended.
-            if signal == SIGTERM
+            // A service handles these: it ends once the requests under way have ended.
+            if DRAINS.contains(&signal)
                 && matches!(before, State::Running | State::Paused)
                 && let Some(requests) = self.requests()
             {

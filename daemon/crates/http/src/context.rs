@@ -1,37 +1,35 @@
-//! What all services of the daemon share.
+//! What all services of the daemon share: the configuration, the threads, the places of the node.
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 use hearth_base::config::{self, Live};
 use hearth_observe::metrics::Metrics;
 
-use crate::outgoing;
+use crate::outgoing::context::OutgoingContext;
+use crate::places::Places;
 
 /// What all services of the daemon share.
 pub struct Http {
-    /// The daemon's configuration.
     live: Arc<Live>,
-    /// Where connections are served.
+    /// Accepts clients and writes notes.
     pub runtime: Handle,
-    /// Places for the requests of all containers.
-    pub places: Arc<Semaphore>,
-    /// How guests' own requests trust.
-    pub tls: outgoing::tls::Configurations,
-    /// Metrics.
-    pub metrics: Arc<Metrics>,
+    /// Places for the requests of all services.
+    pub places: Arc<Places>,
+    /// For the requests that guests send, of services and of commands.
+    pub outgoing: Arc<OutgoingContext>,
 }
 
 impl Http {
-    /// Connections are served on `runtime`.
+    /// With these threads for sockets, not for guests.
     pub fn new(live: Arc<Live>, runtime: Handle, metrics: Arc<Metrics>) -> Arc<Http> {
-        let places = Arc::new(Semaphore::new(live.now().http.instances_max));
-        Arc::new(Http { live, runtime, places, tls: outgoing::tls::Configurations::default(), metrics })
+        let places = Places::new(live.now().http.instances_max);
+        let outgoing = Arc::new(OutgoingContext::new(live.clone(), runtime.clone(), metrics));
+        Arc::new(Http { live, runtime, places, outgoing })
     }
 
-    /// Limits, as they are now.
+    /// The limits, as they are now.
     pub fn config(&self) -> config::Http {
         self.live.now().http.clone()
     }

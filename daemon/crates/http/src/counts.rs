@@ -1,41 +1,48 @@
-//! What is counted of one service's requests: for the daemon, and for its pod where that is asked for.
+//! The metrics of one service's requests: for the daemon, and for its pod where `metrics.pods` asks for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hearth_observe::metrics::{HttpPod, Metrics};
+use hearth_observe::metrics::{CutReason, HttpPod, Metrics};
 
-/// What is counted of one service.
+/// Counts the requests of one service.
 pub struct Counts {
     metrics: Arc<Metrics>,
     pod: Option<HttpPod>,
 }
 
 impl Counts {
-    /// In the daemon's metrics, and in `pod`.
+    /// In the daemon's metrics, and in those of `pod` if there is one.
     pub fn new(metrics: Arc<Metrics>, pod: Option<HttpPod>) -> Counts {
         Counts { metrics, pod }
     }
 
-    /// A response's head is out, so long after the request's.
+    /// Counts a response whose head goes out, so long after the request's head.
     pub fn answered(&self, status: u16, took: Duration) {
-        self.metrics.http.response(status);
+        self.answered_by_hyper(status);
         self.metrics.http.first_byte_seconds.observe(took.as_secs_f64());
         if let Some(pod) = &self.pod {
-            pod.response(status);
             pod.first_byte_seconds.observe(took.as_secs_f64());
         }
     }
 
-    /// A response has ended, so long after its request's head.
-    pub fn ended(&self, took: Duration) {
-        self.metrics.http.request_seconds.observe(took.as_secs_f64());
+    /// Counts a response that hyper gives by itself, to a head that is too large or that is no HTTP.
+    pub fn answered_by_hyper(&self, status: u16) {
+        self.metrics.http.response(status);
         if let Some(pod) = &self.pod {
-            pod.request_seconds.observe(took.as_secs_f64());
+            pod.response(status);
         }
     }
 
-    /// An instance was made in so long.
+    /// Counts a response of which the client did not get all.
+    pub fn cut(&self, reason: CutReason) {
+        self.metrics.http.cut(reason);
+        if let Some(pod) = &self.pod {
+            pod.cut.inc();
+        }
+    }
+
+    /// Counts the time that an instance took to be made.
     pub fn instantiated(&self, took: Duration) {
         self.metrics.http.instantiate_seconds.observe(took.as_secs_f64());
         if let Some(pod) = &self.pod {
@@ -43,7 +50,7 @@ impl Counts {
         }
     }
 
-    /// A request was refused for a limit.
+    /// Counts a request that was refused with 503.
     pub fn refused(&self) {
         self.metrics.http.refused.inc();
         if let Some(pod) = &self.pod {
@@ -51,7 +58,7 @@ impl Counts {
         }
     }
 
-    /// A guest trapped.
+    /// Counts a guest's trap.
     pub fn trapped(&self) {
         self.metrics.http.traps.inc();
         if let Some(pod) = &self.pod {
@@ -59,7 +66,7 @@ impl Counts {
         }
     }
 
-    /// One more request has an instance; one less when it is dropped.
+    /// Counts a request that has an instance, until it is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.metrics.http.in_flight.inc();
         if let Some(pod) = &self.pod {
@@ -68,7 +75,7 @@ impl Counts {
         InFlight(self.clone())
     }
 
-    /// One more waits for its turn; one less when it is dropped.
+    /// Counts a request that waits to be admitted, until it is dropped.
     pub fn queue(self: &Arc<Self>) -> Waits {
         self.metrics.http.queued.inc();
         if let Some(pod) = &self.pod {
@@ -98,6 +105,34 @@ impl Drop for Waits {
         self.0.metrics.http.queued.dec();
         if let Some(pod) = &self.0.pod {
             pod.queued.dec();
+        }
+    }
+}
+
+/// Observes how long a request took, to its response's end, when it is dropped.
+pub struct Timer {
+    counts: Arc<Counts>,
+    began: Instant,
+}
+
+impl Timer {
+    /// For a request whose head has just come.
+    pub fn new(counts: Arc<Counts>) -> Timer {
+        Timer { counts, began: Instant::now() }
+    }
+
+    /// The time since the request's head.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let took = self.began.elapsed().as_secs_f64();
+        self.counts.metrics.http.request_seconds.observe(took);
+        if let Some(pod) = &self.counts.pod {
+            pod.request_seconds.observe(took);
         }
     }
 }

@@ -1,64 +1,92 @@
-//! HTTP components: a listener in the pod's network, and an instance for each request.
+//! HTTP components: a listener in the pod's network, and an instance for each request. Requests that guests send are
+//! here, too.
 //!
 //! ```text
-//!  Start ─▶ listener::bind ─▶ connection::serve ──▶ hyper for each connection, on the scheduler
-//!             in the pod's      on the `http` threads,    │ head of a request
-//!             network           as are epoll's news       ▼
-//!                                        request::answer: refuse, or a turn and a slot
-//!                                                       │ a guest of its own, next on the same thread
-//!                                                       ▼
-//!                    serve: instance ─▶ handle(request, response) ─▶ body, streamed ─▶ store dropped
+//!  Start ─▶ listener::bind ─▶ accept::serve ──▶ connection: hyper for each client, on the scheduler
+//!             in the pod's      on the `http` threads       │ head of a request
+//!             network                                       ▼
+//!                              request::answer: refuse, or wait for a turn and a place (admission, places)
+//!                                                           │ a guest of its own, next on the same thread
+//!                                                           ▼
+//!         isolated (0.2) or shared (0.3): instance ─▶ handle(request, response) ─▶ response: body, streamed ─▶ store dropped
 //! ```
 //!
-//! What a request's instance is made of is asked anew for each: a service that nobody had compiled begins on code of
-//! the baseline compiler, and goes over to better code when there is some
-//! ([`LiveProgram`](hearth_wasm::engine::LiveProgram)).
+//! Promises:
 //!
-//! A component of WASI 0.3 may have several requests in one instance, if its pod asks for it; see [`workers`].
+//! * Each request gets an instance made of the best code there is at that moment: a service whose module was never compiled
+//!   begins on code of the baseline compiler ([`LiveProgram`](hearth_wasm::engine::LiveProgram)).
+//! * At rest, a service is its sockets, its open root and one task. Its requests share nothing but the container: its
+//!   files, its memory limit, its CPU time (they are members of its guest's group, see
+//!   [`Guest::part`](hearth_wasm::scheduler::Guest::part)), its stdio, its pauses and its end. So do its connections: the
+//!   work of the daemon for their clients is the container's CPU time.
+//! * SIGTERM and SIGINT close the port, let requests under way finish and then end the container with 0
+//!   ([`requests::Requests::drain`]); any other fatal signal ends everything at once.
+//! * No exchange fails in silence: [`endings`] has the table of all ways in which one ends otherwise than well. A response
+//!   that is cut never looks whole. A client that goes away ends its guest.
+//! * No client and no service keeps the others out: [`places`] are shared fairly, and clients have a least [`rate`].
 //!
-//! At rest a service is its sockets, its open root and one task. Requests share nothing but the container: its
-//! files, its memory limit, its CPU time (they are members of its guest's group, see
-//! [`Guest::part`](hearth_wasm::scheduler::Guest::part)), its stdio, its pauses and its end. So do connections: what
-//! their clients make the daemon do is the container's CPU time.
+//! Files:
 //!
-//! How it ends: SIGTERM closes the sockets, lets requests under way finish and then ends with 0
-//! ([`requests::Requests::drain`]); any other fatal signal ends all at once.
-//!
-//! Failure paths: what a client does wrong is answered with 4xx, by hyper for what is no HTTP; a limit
-//! of ours with 503; a guest that traps or says nothing with 500, and one that is too slow with 504. Once
-//! the head is out, the connection is closed instead, so that no cut response looks whole. A client
-//! that goes away ends its guest.
-//!
-//! * [`context`]: what all services of the daemon share.
-//! * [`service`]: one container that serves, from its pod's wishes to its open port.
-//! * [`listener`]: which port, and binding it.
-//! * [`connection`]: accepting, and one client.
-//! * [`request`]: one request, from its head to its response's.
-//! * [`serve`]: its guest's side.
-//! * [`workers`]: instances that may have several.
-//! * [`exchange`]: what the two sides know of each other.
-//! * [`response`]: a response on its way to the client.
-//! * [`turns`]: how many at once.
-//! * [`requests`]: those under way, for who controls the container.
-//! * [`counts`]: what is counted.
-//! * [`lines`]: stdout and stderr in whole lines.
-//! * [`notes`]: the daemon's own words in the container's stderr, at a bounded rate.
-//! * [`outgoing`]: requests of guests to others.
+//! * `context.rs`: what all services of the daemon share.
+//! * `service.rs`: one container that serves, from its environment to its bound port.
+//! * `listener.rs`: which port a service has (`HEARTH_HTTP_PORT`), and binding it.
+//! * `accept.rs`: accepting clients, and closing the port when the service drains.
+//! * `connection.rs`: one client's connection, HTTP/1.1 or HTTP/2, and its end in a drain.
+//! * `activity.rs`: idle connections, slow clients, and writing what there is of a response that is cut.
+//! * `request.rs`: one request until its response's head: checks, 501, 417, 400, 503.
+//! * `request_body.rs`: a request's body, and a client that sends it too slowly.
+//! * `request_guard.rs`: a client that goes away ends its guest.
+//! * `request_state.rs`: what the client's side and the guest's side know of each other; how much time a guest has.
+//! * `admitted_request.rs`: a request on its way to its guest.
+//! * `admission.rs`: requests at once of a container, and requests that wait (`http.requests_max`, `http.queued_max`).
+//! * `places.rs`: requests at once of the node, shared fairly by the services (`http.instances_max`).
+//! * `rate.rs`: the least transfer rate of clients (`http.least_bytes_per_second`).
+//! * `isolated.rs`: a request of a WASI 0.2 component, and the time-out of its guest.
+//! * `shared.rs`: a request of a WASI 0.3 component, and the guest that may have several.
+//! * `shared_instances.rs`: which instance of a 0.3 component a request goes to; time-outs of its requests.
+//! * `instance.rs`: making a request's instance; no memory for one.
+//! * `endings.rs`: time-outs, traps, cut responses: what the client gets, what is counted, what the container's log says.
+//! * `refused.rs`: answers of the daemon's own.
+//! * `response.rs`: a response's body, its length, and when it is cut.
+//! * `requests.rs`: the requests under way, for the code that pauses, limits, drains or kills the container.
+//! * `counts.rs`: metrics of requests.
+//! * `lines.rs`: stdout and stderr of requests, in whole lines.
+//! * `daemon_notes.rs`: notes of the daemon in the container's stderr, at a bounded rate.
+//! * `outgoing/`: requests that guests send (`wasi:http/outgoing-handler` and `client`); its page lists its files.
 
 #![forbid(unsafe_code)]
 
+pub mod accept;
+pub mod activity;
+pub mod admission;
+pub mod admitted_request;
 pub mod connection;
 pub mod context;
 pub mod counts;
-pub mod exchange;
+pub mod daemon_notes;
+pub mod endings;
+pub mod instance;
+pub mod isolated;
 pub mod lines;
 pub mod listener;
-pub mod notes;
 pub mod outgoing;
+pub mod places;
+pub mod rate;
+pub mod refused;
 pub mod request;
+pub mod request_body;
+pub mod request_guard;
+pub mod request_state;
 pub mod requests;
 pub mod response;
-pub mod serve;
 pub mod service;
-pub mod turns;
-pub mod workers;
+pub mod shared;
+pub mod shared_instances;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_names_every_file() {
+        hearth_testing::page_names_every_file(env!("CARGO_MANIFEST_DIR"));
+    }
+}

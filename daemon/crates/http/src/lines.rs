@@ -1,7 +1,7 @@
-//! A request's stdout and stderr, in whole lines: requests run side by side and share the container's.
+//! A request's stdout and stderr, in whole lines: requests run side by side and share the container's streams.
 //!
-//! What has no line feed yet waits here, up to 16 KiB; the end of the request completes it. Where the pod
-//! asks for it, each line begins with the number of its instance in the container.
+//! A line without its line feed waits here, up to 16 KiB; the end of the request completes it. Where the pod asks for it,
+//! each line begins with the number of its instance in the container.
 
 use std::io;
 use std::pin::Pin;
@@ -20,24 +20,24 @@ use hearth_stdio::Stdout;
 /// The longest line that is kept whole, in bytes.
 const LINE_BYTES_MAX: usize = 16 << 10;
 
-/// The most that is taken in one piece of WASI 0.3, in bytes.
+/// The most that one write of WASI 0.3 takes, in bytes.
 const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// The environment variable that asks for marks, with `1`.
 pub const MARK: &str = "HEARTH_HTTP_MARK_OUTPUT";
 
-/// Numbers a container's instances, if it wants them on its lines.
+/// Numbers a container's instances, if its environment asks for marks.
 #[derive(Debug, Default)]
 pub struct Marks(Option<AtomicU64>);
 
 impl Marks {
-    /// As the environment says.
+    /// As the environment asks for it.
     pub fn of(env: &[(String, String)]) -> Marks {
         let asked = env.iter().rev().find(|(name, _)| name == MARK).is_some_and(|(_, value)| value.trim() == "1");
         Marks(asked.then(AtomicU64::default))
     }
 
-    /// The next instance's.
+    /// The mark of the next instance.
     pub fn next(&self) -> Option<u64> {
         self.0.as_ref().map(|last| last.fetch_add(1, Ordering::Relaxed) + 1)
     }
@@ -51,7 +51,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Over the container's, each line marked with a number if there is one.
+    /// Over a stream of the container, each line marked with a number if there is one.
     pub fn new(stdout: Stdout, mark: Option<u64>) -> Lines {
         let begun = Begun { line: Mutex::default(), mark, stdout: stdout.clone() };
         Lines { stdout, begun: Arc::new(begun) }
@@ -66,7 +66,7 @@ struct Begun {
 }
 
 impl Begun {
-    /// What can be written now that these bytes have come.
+    /// Adds bytes, and returns the lines that are whole now.
     fn add(&self, bytes: &[u8]) -> Bytes {
         let mut line = self.line.lock();
         let whole = match bytes.iter().rposition(|byte| *byte == b'\n') {
@@ -101,7 +101,7 @@ impl Drop for Begun {
         let mut line = std::mem::take(self.line.get_mut());
         if !line.is_empty() {
             line.push(b'\n');
-            // Without waiting: it is lost where nobody reads and much is pending already.
+            // Without waiting: it is lost where the stream is not read and much is pending already.
             let _ = self.stdout.p2_stream().write(self.marked(line).into());
         }
     }
@@ -183,7 +183,7 @@ impl AsyncWrite for LineWriter {
         ready!(self.poll_pending(cx))?;
         let bytes = &bytes[..bytes.len().min(PIECE_BYTES_MAX)];
         self.pending = self.begun.add(bytes);
-        // What does not go at once goes before the next.
+        // Lines that cannot be written at once are written before the next ones.
         if let Poll::Ready(Err(error)) = self.poll_pending(cx) {
             return Poll::Ready(Err(error));
         }

@@ -1,7 +1,7 @@
-//! Where a service listens, and binding it.
+//! The port of a service: which one, and binding it.
 //!
-//! It is done in the pod's network and with the container's rights, so that a port the container may not
-//! have is refused as it would be to a native server. What is wrong with the port is Start's error.
+//! It is bound in the pod's network and with the container's rights, so that a port that the container may not have is
+//! refused as it would be to a native server. A port that cannot be bound is Start's error.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -16,24 +16,24 @@ use hearth_os::identity::{self, Identity};
 /// The environment variable with the port.
 pub const PORT: &str = "HEARTH_HTTP_PORT";
 
-/// runwasi's, with an address and a port.
+/// runwasi's environment variable with an address and a port.
 pub const ADDRESS: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
 
-/// The port without either.
+/// The port if neither variable is set.
 pub const PORT_DEFAULT: u16 = 8080;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1_024;
 
-/// The addresses a service wants; the first has to be had.
+/// The addresses of a service. The first one has to be bound.
 ///
 /// # Errors
 /// `InvalidArgument` naming the variable.
 fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
-    // The last counts, as for getenv(3) in most languages' maps.
+    // Of several values the last counts, as in the maps of most languages.
     let find = |name| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.trim());
-    // Kubernetes sets this very variable in every pod beside a Service that is called `hearth-http`, to that one's
-    // address (`tcp://10.96.0.7:80`): it says nothing about this container.
+    // Kubernetes sets this variable in every pod of a namespace with a Service called `hearth-http`, to the address of
+    // that Service (`tcp://10.96.0.7:80`): it says nothing about this container.
     let of_service = |value: &&str| ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     let port = match (find(PORT).filter(|value| !of_service(value)), find(ADDRESS)) {
         (Some(port), _) => match port.parse() {
@@ -52,7 +52,7 @@ fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
     Ok(any.map(|address| SocketAddr::new(address, port)).to_vec())
 }
 
-/// Binds what the environment says, as `identity`.
+/// Binds the addresses that the environment asks for, as `identity`.
 ///
 /// # Errors
 /// The address is taken, not the pod's, or not for this user.
@@ -71,7 +71,7 @@ fn listen_on(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     for address in addresses {
         match listen_at(*address) {
             Ok(listener) => listeners.push(listener),
-            // A network without IPv6.
+            // The network has no IPv6.
             Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if !listeners.is_empty() => {}
             Err(error) => {
                 return Err(Error::FailedPrecondition(format!(

@@ -1,6 +1,6 @@
-//! The requests of one container that are under way, for who pauses, limits, drains or ends it.
+//! The requests of one container that are under way, for the code that pauses, limits, drains or ends the container.
 //!
-//! The listener counts as one of them, so that nothing of a container, its port included, is left when
+//! The listener and the connections count as requests, so that nothing of a container, its port included, is left when
 //! its exit is told. One lock guards the map for a few instructions; nothing is called under it.
 
 use std::collections::HashMap;
@@ -13,68 +13,68 @@ use tokio::task::AbortHandle;
 use hearth_os::identity;
 use hearth_wasm::scheduler::Guest;
 
-/// Those of one container.
+/// The requests of one container.
 pub struct Requests {
-    inner: Mutex<Inner>,
+    under_way: Mutex<UnderWay>,
     draining: watch::Sender<bool>,
-    /// Nothing is under way any more, the listener neither.
+    /// Told when nothing is under way any more, the listener included.
     over: Notify,
 }
 
 #[derive(Default)]
-struct Inner {
+struct UnderWay {
     guests: HashMap<u64, Arc<Guest>>,
     next: u64,
-    /// The guests, connections among them, and the listener.
-    under_way: usize,
+    /// The number of guests, connections among them, and of the listener.
+    count: usize,
     listener: Option<AbortHandle>,
     /// The container has ended.
     closed: bool,
-    /// What to do once none is left.
+    /// Called once none is left.
     afterwards: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Default for Requests {
     fn default() -> Self {
-        Requests { inner: Mutex::default(), draining: watch::Sender::new(false), over: Notify::new() }
+        Requests { under_way: Mutex::default(), draining: watch::Sender::new(false), over: Notify::new() }
     }
 }
 
 impl Requests {
-    /// Counts a request's guest in; none if the container has ended.
+    /// Registers a request's guest; none if the container has ended.
     pub fn begin(self: &Arc<Self>, guest: &Arc<Guest>) -> Option<Member> {
-        let mut inner = self.inner.lock();
-        if inner.closed {
+        let mut under_way = self.under_way.lock();
+        if under_way.closed {
             return None;
         }
-        let key = inner.next;
-        inner.next += 1;
-        inner.guests.insert(key, guest.clone());
-        inner.under_way += 1;
+        let key = under_way.next;
+        under_way.next += 1;
+        under_way.guests.insert(key, guest.clone());
+        under_way.count += 1;
         Some(Member { requests: self.clone(), key: Some(key) })
     }
 
-    /// Counts the listener in; none if the container has ended.
+    /// Registers the listener; none if the container has ended.
     pub fn begin_listening(self: &Arc<Self>) -> Option<Member> {
-        let mut inner = self.inner.lock();
-        if inner.closed {
+        let mut under_way = self.under_way.lock();
+        if under_way.closed {
             return None;
         }
-        inner.under_way += 1;
+        under_way.count += 1;
         Some(Member { requests: self.clone(), key: None })
     }
 
-    /// How the listener is ended.
+    /// Sets the handle that ends the listener.
     pub fn set_listener(&self, listener: AbortHandle) {
-        self.inner.lock().listener = Some(listener);
+        self.under_way.lock().listener = Some(listener);
     }
 
-    /// Lets nothing new in; what is under way goes on.
+    /// Admits nothing new; requests under way go on.
     pub fn drain(&self) {
         self.draining.send_replace(true);
     }
 
-    /// Tells when to let nothing new in.
+    /// Tells when the container drains.
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
     }
@@ -84,9 +84,9 @@ impl Requests {
         self.over.notified().await;
     }
 
-    /// Lets all look at what has changed: they were resumed, or have other limits.
+    /// Wakes all guests, which were resumed or have other limits.
     pub fn wake(&self) {
-        let guests: Vec<_> = self.inner.lock().guests.values().cloned().collect();
+        let guests: Vec<_> = self.under_way.lock().guests.values().cloned().collect();
         guests.iter().for_each(|guest| guest.wake());
     }
 
@@ -94,14 +94,14 @@ impl Requests {
     /// is left; at once if none is.
     pub fn close(&self, afterwards: impl FnOnce() + Send + 'static) {
         let (listener, guests) = {
-            let mut inner = self.inner.lock();
-            inner.closed = true;
-            if inner.under_way == 0 {
-                drop(inner);
+            let mut under_way = self.under_way.lock();
+            under_way.closed = true;
+            if under_way.count == 0 {
+                drop(under_way);
                 return afterwards();
             }
-            inner.afterwards = Some(Box::new(afterwards));
-            (inner.listener.take(), inner.guests.values().cloned().collect::<Vec<_>>())
+            under_way.afterwards = Some(Box::new(afterwards));
+            (under_way.listener.take(), under_way.guests.values().cloned().collect::<Vec<_>>())
         };
         if let Some(listener) = listener {
             listener.abort();
@@ -109,19 +109,24 @@ impl Requests {
         guests.iter().for_each(|guest| guest.kill());
     }
 
+    /// Whether the container has ended: its guests were killed.
+    pub fn are_closed(&self) -> bool {
+        self.under_way.lock().closed
+    }
+
     fn ended(&self, key: Option<u64>) {
         let (afterwards, over) = {
-            let mut inner = self.inner.lock();
+            let mut under_way = self.under_way.lock();
             if let Some(key) = key {
-                inner.guests.remove(&key);
+                under_way.guests.remove(&key);
             }
-            inner.under_way -= 1;
-            let over = inner.under_way == 0;
-            (if over { inner.afterwards.take() } else { None }, over)
+            under_way.count -= 1;
+            let over = under_way.count == 0;
+            (if over { under_way.afterwards.take() } else { None }, over)
         };
         match afterwards {
             Some(afterwards) => {
-                // This may be a thread that is still who its guest was.
+                // This thread may still have the identity of the guest that it polled.
                 identity::restore();
                 afterwards();
             }
@@ -131,7 +136,7 @@ impl Requests {
     }
 }
 
-/// One that is under way, until it is dropped.
+/// A guest or a listener that is under way, until it is dropped.
 pub struct Member {
     requests: Arc<Requests>,
     key: Option<u64>,
@@ -155,9 +160,9 @@ mod tests {
         let listener = requests.begin_listening().unwrap();
         let request = requests.begin(&Arc::default()).unwrap();
         let done = Arc::new(AtomicUsize::new(0));
-        let theirs = done.clone();
+        let counted = done.clone();
         requests.close(move || {
-            theirs.fetch_add(1, Ordering::SeqCst);
+            counted.fetch_add(1, Ordering::SeqCst);
         });
         assert!(requests.begin(&Arc::default()).is_none());
         drop(request);

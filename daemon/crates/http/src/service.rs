@@ -1,4 +1,4 @@
-//! A container that serves: from what its pod asks for to a bound port.
+//! A container that serves HTTP: from the environment that its pod sets to a bound port.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
-use hearth_base::error::Result;
+use hearth_base::error::{Error, Result};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
 use hearth_wasm::engine::LiveProgram;
@@ -16,24 +16,39 @@ use hearth_wasm::runtime::Runtime;
 use hearth_wasm::scheduler::Guest;
 use hearth_wasm::wasi::MemoryUse;
 
+use crate::admission::Admission;
 use crate::context::Http;
 use crate::counts::Counts;
+use crate::daemon_notes::DaemonNotes;
 use crate::lines::Marks;
-use crate::notes::Notes;
+use crate::listener;
 use crate::outgoing::Outgoing;
 use crate::outgoing::client::Client;
 use crate::requests::Requests;
-use crate::turns::Turns;
-use crate::workers::{Reuse, Workers};
-use crate::{connection, listener};
+use crate::shared_instances::{Reuse, SharedInstances};
 
-/// What a service is made from.
+/// The environment variable with which a pod asks for the service of a component that is a command, too.
+pub const SERVE: &str = "HEARTH_HTTP";
+
+/// Whether the environment asks that the component serves (`HEARTH_HTTP=serve`).
+///
+/// # Errors
+/// `InvalidArgument` if the variable has another value.
+pub fn asked(env: &[(String, String)]) -> Result<bool> {
+    match env.iter().rev().find(|(name, _)| name == SERVE).map(|(_, value)| value.trim()) {
+        None | Some("") => Ok(false),
+        Some("serve") => Ok(true),
+        Some(value) => Err(Error::InvalidArgument(format!("{SERVE}={value:?} is not \"serve\""))),
+    }
+}
+
+/// The parts that a service is made from.
 pub struct NewService {
-    /// The component: what its next instance is made of.
+    /// The component: the next instance is made of its best code so far.
     pub program: Arc<LiveProgram>,
     /// `argv` of each instance.
     pub args: Vec<String>,
-    /// Its environment, which also says where it listens and what an instance may have.
+    /// Its environment, which also says where it listens and how many requests an instance may have.
     pub env: Vec<(String, String)>,
     /// Its working directory.
     pub cwd: String,
@@ -49,9 +64,9 @@ pub struct NewService {
     pub memory: Arc<MemoryUse>,
     /// The leader of the requests' guests: the listener's.
     pub guest: Arc<Guest>,
-    /// Those under way.
+    /// Its requests that are under way.
     pub requests: Arc<Requests>,
-    /// The container, for those who look.
+    /// The container, for messages, metrics and the status page.
     pub about: Arc<About>,
     /// Whether its pod has metrics of its own.
     pub by_pod: bool,
@@ -59,7 +74,7 @@ pub struct NewService {
 
 /// A container that serves.
 pub struct Service {
-    /// The component: what its next instance is made of.
+    /// The component: the next instance is made of its best code so far.
     pub program: Arc<LiveProgram>,
     /// `argv` of each instance.
     pub args: Vec<String>,
@@ -79,21 +94,21 @@ pub struct Service {
     pub memory: Arc<MemoryUse>,
     /// The leader of the requests' guests: the listener's.
     pub guest: Arc<Guest>,
-    /// Those under way.
+    /// Its requests that are under way.
     pub requests: Arc<Requests>,
-    /// How many at once.
-    pub turns: Turns,
-    /// Instances that may have several requests; of a component of WASI 0.3 only.
-    pub workers: Option<Workers>,
-    /// What becomes of its requests to others.
+    /// Which requests get an instance.
+    pub admission: Admission,
+    /// The instances of a component of WASI 0.3, which may have several requests; none for WASI 0.2.
+    pub shared: Option<SharedInstances>,
+    /// Sends the requests of its guests.
     pub outgoing: Outgoing,
-    /// What its lines begin with.
+    /// Marks that its output lines begin with.
     pub marks: Marks,
-    /// What is counted.
+    /// Its metrics.
     pub counts: Arc<Counts>,
-    /// The daemon's words.
-    pub notes: Notes,
-    /// The container, for those who look.
+    /// Notes of the daemon in its stderr.
+    pub notes: DaemonNotes,
+    /// The container, for messages, metrics and the status page.
     pub about: Arc<About>,
     /// What all services share.
     pub http: Arc<Http>,
@@ -101,30 +116,23 @@ pub struct Service {
     pub runtime: Arc<Runtime>,
 }
 
-/// A service whose port is bound and not served yet.
+/// A service whose port is bound and not served yet; see [`crate::accept::serve`].
 pub struct Bound {
-    service: Arc<Service>,
-    listeners: Vec<TcpListener>,
-}
-
-impl Bound {
-    /// Serves until the container drains or ends.
-    pub fn serve(self) {
-        connection::serve(self.service, self.listeners);
-    }
+    pub(crate) service: Arc<Service>,
+    pub(crate) listeners: Vec<TcpListener>,
 }
 
 impl Service {
-    /// Opens its files and binds its port. For the service's own guest, while it is polled.
+    /// Opens its files and binds its port. Has to be called in the future of the service's own guest.
     ///
     /// # Errors
     /// What is wrong with the environment, the root or the port, in one line.
     pub async fn bind(http: &Arc<Http>, runtime: &Arc<Runtime>, new: NewService) -> Result<Bound> {
         let env = &new.env;
         let workers = match new.program.now().serves_p3(&runtime.engines)? {
-            true => Some(Workers::new(Reuse::of(env)?)),
+            true => Some(SharedInstances::new(Reuse::of(env)?)),
             false => {
-                // What is wrong in it is told for a component of WASI 0.2, too.
+                // An error in the variables is told for a component of WASI 0.2, too.
                 Reuse::of(env)?;
                 None
             }
@@ -133,15 +141,15 @@ impl Service {
         let listeners = listener::bind(http, env, new.guest.identity()).await?;
         let named = new.about.pod.as_ref().filter(|_| new.by_pod);
         let pod = named.map(|pod| runtime.metrics.http.pod([&pod.namespace, &pod.name, &pod.container]));
-        let client = new.names.clone().map(|names| Client::new(http.clone(), names, env));
+        let client = new.names.clone().map(|names| Client::new(http.outgoing.clone(), names, env));
         let service = Service {
             files,
             workers,
-            turns: Turns::new(&http.config()),
+            admission: Admission::new(&http.config(), http.places.join()),
             outgoing: Outgoing::new(client),
             marks: Marks::of(env),
             counts: Arc::new(Counts::new(runtime.metrics.clone(), pod)),
-            notes: Notes::default(),
+            notes: DaemonNotes::default(),
             http: http.clone(),
             runtime: runtime.clone(),
             program: new.program,
@@ -161,6 +169,23 @@ impl Service {
 
     /// How many requests an instance may have at once.
     pub(crate) fn requests_per_instance(&self) -> usize {
-        self.workers.as_ref().map_or(1, Workers::concurrent)
+        self.shared.as_ref().map_or(1, SharedInstances::concurrent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_asks_for_the_service_in_one_word() {
+        let asked = |values: &[&str]| {
+            let env: Vec<_> = values.iter().map(|value| (SERVE.to_string(), value.to_string())).collect();
+            super::asked(&env)
+        };
+        assert!(!asked(&[]).unwrap() && !asked(&[""]).unwrap());
+        assert!(asked(&["serve"]).unwrap() && asked(&["run", "serve"]).unwrap(), "the last value counts");
+        let error = asked(&["serve", "run"]).unwrap_err().to_string();
+        assert!(error.contains("HEARTH_HTTP=\"run\""), "{error}");
     }
 }

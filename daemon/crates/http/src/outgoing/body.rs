@@ -1,4 +1,5 @@
-//! Bodies of an outgoing request and of its response, which know when they move.
+//! Bodies of an outgoing request and of its response. They measure the time-outs between bytes, and the response's body
+//! gives its connection back at its end.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,27 +12,26 @@ use parking_lot::Mutex;
 use tokio::time::Sleep;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::client::Return;
 use super::fault;
 
-/// Since when the other side has been waited for.
+/// Since when the server has been waited for; none while the guest is.
 #[derive(Debug, Clone)]
 pub struct Waiting(Arc<Mutex<Option<Instant>>>);
 
 impl Default for Waiting {
-    /// From now on.
+    /// The wait begins now.
     fn default() -> Waiting {
         Waiting(Arc::new(Mutex::new(Some(Instant::now()))))
     }
 }
 
 impl Waiting {
-    /// From now on, again.
+    /// The wait begins again.
     pub fn restart(&self) {
         *self.0.lock() = Some(Instant::now());
     }
 
-    /// Waits until the other side has been waited for as long as `timeout`, without a break.
+    /// Waits until the server has been waited for as long as `timeout`, without a break.
     pub async fn too_long(&self, timeout: Duration) {
         loop {
             let since = *self.0.lock();
@@ -44,7 +44,7 @@ impl Waiting {
     }
 }
 
-/// A request's body. While it is the guest that has to write more, the other side is not waited for.
+/// A request's body. While the guest has to write more of it, the server is not waited for.
 pub struct Sending {
     body: WasiBody,
     waiting: Waiting,
@@ -76,28 +76,31 @@ impl Body for Sending {
     }
 }
 
+/// Takes a connection that is free for its next request; closes the connection if it is dropped instead.
+pub type GiveBack = Box<dyn FnOnce() + Send>;
+
 /// A response's body. At its end the connection is free for the next request.
 pub struct Received {
     body: Incoming,
-    connection: Option<Return>,
+    connection: Option<GiveBack>,
     between_bytes: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Received {
-    /// A body that has `between_bytes` for each piece.
-    pub fn new(body: Incoming, connection: Return, between_bytes: Duration) -> Received {
+    /// A body that has `between_bytes` for each piece. `connection` is called at its end.
+    pub fn new(body: Incoming, connection: GiveBack, between_bytes: Duration) -> Received {
         let mut received = Received { body, connection: Some(connection), between_bytes, timer: None };
-        received.look();
+        received.give_back_at_end();
         received
     }
 
-    /// Gives the connection back if nothing more is to come.
-    fn look(&mut self) {
+    /// Gives the connection back if no more of the body is to come.
+    fn give_back_at_end(&mut self) {
         if self.body.is_end_stream()
             && let Some(connection) = self.connection.take()
         {
-            connection.give_back();
+            connection();
         }
     }
 }
@@ -118,7 +121,7 @@ impl Body for Received {
         this.timer = None;
         match frame {
             Some(Ok(frame)) => {
-                this.look();
+                this.give_back_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
@@ -130,7 +133,7 @@ impl Body for Received {
             }
             None => {
                 if let Some(connection) = this.connection.take() {
-                    connection.give_back();
+                    connection();
                 }
                 Poll::Ready(None)
             }

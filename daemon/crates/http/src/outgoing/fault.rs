@@ -1,4 +1,4 @@
-//! What went wrong with an outgoing request, in `wasi:http`'s words.
+//! Error codes of `wasi:http` for the ways in which an outgoing request fails.
 
 use std::error::Error as StdError;
 use std::io;
@@ -8,9 +8,9 @@ use wasmtime_wasi_http::Error;
 
 use hearth_wasm::resolver::Unresolved;
 
-/// A name without addresses.
+/// The error of a name without addresses.
 pub fn unresolved(why: Unresolved) -> Error {
-    // The response codes of DNS (RFC 1035, 4.1.1), as its tools write them.
+    // The response codes of DNS (RFC 1035, 4.1.1), as tools like dig write them.
     let rcode = match why {
         Unresolved::Late => return Error::DnsTimeout,
         Unresolved::Invalid => return Error::HttpRequestUriInvalid,
@@ -21,21 +21,21 @@ pub fn unresolved(why: Unresolved) -> Error {
     Error::DnsError { rcode: Some(rcode.into()), info_code: None }
 }
 
-/// No connection.
+/// The error of a connection that cannot be made.
 pub fn connecting(error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Error::ConnectionRefused,
         io::ErrorKind::TimedOut => Error::ConnectionTimeout,
         io::ErrorKind::NetworkUnreachable => Error::DestinationIpUnroutable,
         io::ErrorKind::HostUnreachable => Error::DestinationUnavailable,
-        // By a packet filter, which answers so.
+        // A packet filter answers so.
         io::ErrorKind::PermissionDenied => Error::DestinationIpProhibited,
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Error::ConnectionTerminated,
         _ => Error::InternalError(Some(format!("cannot connect: {error}"))),
     }
 }
 
-/// No TLS over a connection.
+/// The error of a connection that cannot be secured by TLS.
 pub fn securing(error: &io::Error) -> Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
@@ -51,11 +51,11 @@ pub fn securing(error: &io::Error) -> Error {
     }
 }
 
-/// No response, or not all of it.
+/// The error of a response that does not come, or not whole.
 pub fn exchanging(error: &hyper::Error) -> Error {
-    if let Some(theirs) = source::<Error>(error) {
+    if let Some(of_body) = source::<Error>(error) {
         // Of the request's body, which the guest writes.
-        return match theirs {
+        return match of_body {
             Error::HttpRequestBodySize(size) => Error::HttpRequestBodySize(*size),
             other => Error::InternalError(Some(format!("the request's body: {other}"))),
         };

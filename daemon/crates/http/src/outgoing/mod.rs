@@ -1,8 +1,8 @@
-//! Requests of guests to others: `wasi:http`'s outgoing handler (0.2) and client (0.3).
+//! Requests that guests send: `wasi:http`'s outgoing handler (0.2) and client (0.3).
 //!
 //! ```text
 //!  guest ─ send_request ─▶ a job on the `http` threads, ended with the guest
-//!                             │ an idle connection to the same place, or
+//!                             │ an idle connection to the same server, or
 //!                             ▼
 //!                          names (the pod's) ─▶ a socket (made in the pod's network) ─▶ TLS (the image's roots)
 //!                             │
@@ -13,24 +13,28 @@
 //! wasmtime-wasi-http's own way of sending is not even compiled in: it would look up names by the node's
 //! files and connect from the node's network.
 //!
-//! A guest that ends, however it does, takes its requests with it: those without a response yet have their
-//! connection closed, and so have those whose body has not been read to its end.
+//! A guest that ends, however it does, takes its requests with it: a request without a response yet has its connection
+//! closed, and so has a request whose response has not been read to its end.
 //!
 //! HTTP/1.1, over TLS too; one request at a time on a connection, which is kept for the next.
 //!
-//! Failure paths are `wasi:http`'s error codes, see [`fault`].
+//! Failures are `wasi:http`'s error codes, see [`fault`].
 //!
-//! * [`client`]: one container's connections.
-//! * [`idle`]: those that wait for their next request.
-//! * [`body`]: bodies that know when they move.
-//! * [`tls`]: whom a container trusts.
-//! * [`fault`]: what went wrong, in `wasi:http`'s words.
+//! * `client.rs`: one container's connections, the time-outs of a request, the request line.
+//! * `idle.rs`: connections that wait for their next request.
+//! * `body.rs`: bodies of requests and responses, and the time-out between bytes.
+//! * `context.rs`: what the clients of all containers share.
+//! * `tls.rs`: the certificates that a container trusts.
+//! * `tls_configurations.rs`: one TLS configuration for each set of certificates.
+//! * `fault.rs`: which failure has which error code.
 
 pub mod body;
 pub mod client;
+pub mod context;
 pub mod fault;
 pub mod idle;
 pub mod tls;
+pub mod tls_configurations;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,12 +49,12 @@ use client::Client;
 /// The most a guest may write of a body in one call, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// What becomes of a guest's requests.
+/// Sends a guest's requests.
 #[derive(Clone)]
 pub struct Outgoing(Option<Arc<Client>>);
 
 impl Outgoing {
-    /// They are sent by this client; without one they are refused with `HTTP-request-denied`.
+    /// By this client; without one they are refused with `HTTP-request-denied`.
     pub fn new(client: Option<Arc<Client>>) -> Outgoing {
         Outgoing(client)
     }
@@ -69,10 +73,10 @@ impl WasiHttpHooks for Outgoing {
             return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
         };
         let runtime = client.runtime().clone();
-        let job = Job(runtime.spawn(client.exchange(request, options.unwrap_or_default())));
+        let pending = PendingRequest(runtime.spawn(client.exchange(request, options.unwrap_or_default())));
         Box::new(async move {
-            let response = job.await?;
-            // Its connection moves by itself.
+            let response = pending.await?;
+            // The connection is driven by a task of its own.
             let moving: Box<dyn Future<Output = _> + Send> = Box::new(std::future::ready(Ok(())));
             Ok((response, moving))
         })
@@ -87,10 +91,10 @@ impl WasiHttpHooks for Outgoing {
     }
 }
 
-/// A request under way, which ends with whoever waits for its response.
-struct Job(JoinHandle<Result<Response<WasiBody>, Error>>);
+/// A request under way, which ends when it is dropped.
+struct PendingRequest(JoinHandle<Result<Response<WasiBody>, Error>>);
 
-impl Future for Job {
+impl Future for PendingRequest {
     type Output = Result<Response<WasiBody>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -99,7 +103,7 @@ impl Future for Job {
     }
 }
 
-impl Drop for Job {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -1,15 +1,13 @@
-//! Whom a container trusts: the certificates of its image, or of the node.
+//! The certificates that a container trusts: those of its image, or of the node.
 //!
-//! As OpenSSL's programs do: the file that the container's `SSL_CERT_FILE` names, else the first of the
-//! places where Linux distributions keep theirs, in the container's root, so that a volume over one of
-//! them counts. What is read is parsed once for all containers with the same certificates, and
-//! read again when the file has changed.
+//! As OpenSSL's programs do: the file that the container's `SSL_CERT_FILE` names, else the first that exists of the
+//! places where Linux distributions keep certificates, in the container's root, so that a volume over one of them counts.
+//! A file is parsed once for all containers with the same certificates, and read again when it has changed.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -17,82 +15,51 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use wasmtime_wasi_http::Error;
 
+use super::context::OutgoingContext;
 use super::fault;
-use crate::context::Http;
 use hearth_base::config::TlsRoots;
 use hearth_os::in_root::RootDir;
 use hearth_wasm::resolver;
 
-/// The variable with the file of certificates, as OpenSSL has it.
+/// The environment variable with the file of certificates, as in OpenSSL.
 const CERTIFICATES: &str = "SSL_CERT_FILE";
 
-/// Where certificates are without it: Debian and Alpine, Fedora, Alpine and BSD.
+/// Files of certificates without it: of Debian and Alpine, of Fedora, of Alpine and BSD.
 const PLACES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Configurations by the digest of the certificates they are made from, while somebody has them.
-#[derive(Default)]
-pub struct Configurations(Mutex<HashMap<[u8; 32], Weak<ClientConfig>>>);
-
-impl Configurations {
-    /// The one for these certificates, made by `parse` if there is none.
-    fn get(&self, digest: [u8; 32], parse: impl FnOnce() -> RootCertStore) -> Result<Arc<ClientConfig>, Error> {
-        let known = |all: &HashMap<_, Weak<_>>| all.get(&digest).and_then(Weak::upgrade);
-        if let Some(configuration) = known(&self.0.lock()) {
-            return Ok(configuration);
-        }
-        let configuration = Arc::new(configuration(parse())?);
-        let mut all = self.0.lock();
-        all.retain(|_, configuration| configuration.strong_count() > 0);
-        // Somebody may have been faster.
-        Ok(known(&all).unwrap_or_else(|| {
-            all.insert(digest, Arc::downgrade(&configuration));
-            configuration
-        }))
-    }
-}
-
-fn configuration(roots: RootCertStore) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| Error::InternalError(Some(error.to_string())))?;
-    let mut configuration = builder.with_root_certificates(roots).with_no_client_auth();
-    configuration.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(configuration)
-}
-
-/// Whom one container trusts.
+/// The certificates that one container trusts.
 pub struct Trust {
-    http: Arc<Http>,
+    context: Arc<OutgoingContext>,
     root: PathBuf,
-    /// What `SSL_CERT_FILE` says.
+    /// The value of `SSL_CERT_FILE`.
     named: Option<String>,
     current: Mutex<Option<(Stamp, Arc<ClientConfig>)>>,
 }
 
-/// Which file it was, as it was.
+/// Which file the certificates are from, and its state when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stamp {
-    /// Device, inode, size and change time of the image's.
+    /// Device, inode, size and change time of the image's file.
     Image([i64; 5]),
-    /// The node's.
+    /// The node's files.
     Node,
 }
 
 impl Trust {
-    /// That of a container with this root and environment.
-    pub fn new(http: Arc<Http>, root: PathBuf, env: &[(String, String)]) -> Trust {
+    /// Those of a container with this root and environment.
+    pub fn new(context: Arc<OutgoingContext>, root: PathBuf, env: &[(String, String)]) -> Trust {
         let named = env.iter().rev().find(|(name, _)| name == CERTIFICATES).map(|(_, value)| value.clone());
-        Trust { http, root, named, current: Mutex::default() }
+        Trust { context, root, named, current: Mutex::default() }
     }
 
-    /// TLS with `host` over a connection.
+    /// Makes a connection one of TLS with `host`.
     ///
     /// # Errors
-    /// What `wasi:http` has for it.
+    /// The error code of `wasi:http`.
     pub async fn secure(&self, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::HttpRequestUriInvalid)?;
         let configuration = self.configuration().await?;
@@ -101,8 +68,8 @@ impl Trust {
 
     async fn configuration(&self) -> Result<Arc<ClientConfig>, Error> {
         let current = self.current.lock().clone();
-        let find = Find { http: self.http.clone(), root: self.root.clone(), named: self.named.clone(), current };
-        // A volume may hang: not on a thread that serves.
+        let find = Find { context: self.context.clone(), root: self.root.clone(), named: self.named.clone(), current };
+        // A volume may hang: its file is not read on a thread that serves.
         let found = tokio::task::spawn_blocking(move || find.find()).await;
         let found = found.map_err(|error| Error::InternalError(Some(error.to_string())))??;
         *self.current.lock() = Some(found.clone());
@@ -112,7 +79,7 @@ impl Trust {
 
 /// Looks for a container's certificates. All of it blocks.
 struct Find {
-    http: Arc<Http>,
+    context: Arc<OutgoingContext>,
     root: PathBuf,
     named: Option<String>,
     current: Option<(Stamp, Arc<ClientConfig>)>,
@@ -120,7 +87,7 @@ struct Find {
 
 impl Find {
     fn find(self) -> Result<(Stamp, Arc<ClientConfig>), Error> {
-        let roots = self.http.config().tls_roots;
+        let roots = self.context.config().tls_roots;
         if roots != TlsRoots::Node
             && let Some(found) = self.in_image()?
         {
@@ -149,10 +116,10 @@ impl Find {
                 return Ok(Some(current.clone()));
             }
             let Some(text) = resolver::read(&root, place).map_err(unreadable)? else { continue };
-            let configuration = self.http.tls.get(*blake3::hash(&text).as_bytes(), || parse(&text))?;
+            let configuration = self.context.configurations.get(*blake3::hash(&text).as_bytes(), || parse(&text))?;
             return Ok(Some((stamp, configuration)));
         }
-        // What is named and is not there is nobody, not everybody that the node trusts.
+        // A named file that does not exist means no certificates, not those of the node.
         if self.named.is_some() { Err(Error::ConfigurationError) } else { Ok(None) }
     }
 
@@ -170,11 +137,11 @@ impl Find {
             store.add_parsable_certificates(loaded.certs);
             store
         };
-        Ok((Stamp::Node, self.http.tls.get(*digest.finalize().as_bytes(), store)?))
+        Ok((Stamp::Node, self.context.configurations.get(*digest.finalize().as_bytes(), store)?))
     }
 }
 
-/// Which file is at `path` now; none if none is.
+/// The stamp of the file at `path`; none if there is no file.
 fn stamp(root: &RootDir, path: &str) -> io::Result<Option<Stamp>> {
     let found = match root.resolve(Path::new(path)) {
         Ok(found) => found,
@@ -186,7 +153,7 @@ fn stamp(root: &RootDir, path: &str) -> io::Result<Option<Stamp>> {
     Ok(Some(Stamp::Image([device, inode, found.size() as i64, found.ctime(), found.ctime_nsec()])))
 }
 
-/// The certificates of a PEM file; what is none is left out.
+/// The certificates of a PEM file; anything else in it is left out.
 fn parse(text: &[u8]) -> RootCertStore {
     let mut store = RootCertStore::empty();
     let (taken, left_out) = store.add_parsable_certificates(CertificateDer::pem_slice_iter(text).flatten());

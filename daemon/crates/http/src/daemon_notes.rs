@@ -1,5 +1,4 @@
-//! The daemon's own words in a service's stderr, at a bounded rate: clients decide how often a guest
-//! traps.
+//! Notes of the daemon in a service's stderr, at a bounded rate: clients decide how often a guest traps.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +6,10 @@ use parking_lot::Mutex;
 
 use hearth_stdio::Stdio;
 
-/// Notes in one [`WINDOW`].
+/// DaemonNotes in one [`WINDOW`].
 const NOTES_MAX: u32 = 10;
 
-/// What the rate is counted over.
+/// The time over which notes are counted.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// The longest note, in bytes.
@@ -18,7 +17,7 @@ const NOTE_BYTES_MAX: usize = 8 << 10;
 
 /// The notes of one container.
 #[derive(Debug, Default)]
-pub struct Notes(Mutex<Counted>);
+pub struct DaemonNotes(Mutex<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -27,8 +26,8 @@ struct Counted {
     left_out: u64,
 }
 
-impl Notes {
-    /// Writes a note, unless there were too many lately.
+impl DaemonNotes {
+    /// Writes a note, unless there were too many in this window.
     pub fn write(&self, stdio: &Stdio, text: &str) {
         let Some(left_out) = self.admit(Instant::now()) else { return };
         if left_out > 0 {
@@ -38,7 +37,7 @@ impl Notes {
         stdio.write_stderr(&format!("hearth: {}\n", &text[..end]));
     }
 
-    /// How many were left out before this one; none if it is left out too.
+    /// How many notes were left out before this one; none if this one is left out, too.
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut counted = self.0.lock();
         if counted.window.is_none_or(|began| now.duration_since(began) >= WINDOW) {
@@ -60,7 +59,7 @@ mod tests {
 
     #[test]
     fn so_many_in_a_window_and_the_rest_is_counted() {
-        let (notes, now) = (Notes::default(), Instant::now());
+        let (notes, now) = (DaemonNotes::default(), Instant::now());
         for _ in 0..NOTES_MAX {
             assert_eq!(notes.admit(now), Some(0));
         }

@@ -1,0 +1,21 @@
+//! A request on its way from its client's side to a guest.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use hyper::Request;
+
+use crate::request_body::RequestBody;
+use crate::request_state::SendHead;
+
+/// A request that may have an instance.
+pub struct AdmittedRequest {
+    /// The request.
+    pub request: Request<RequestBody>,
+    /// Where the response's head goes.
+    pub send_head: SendHead,
+    /// Method and path, for messages.
+    pub name: Arc<str>,
+    /// What it holds as long as it has its instance: a turn, a place, its count.
+    pub admitted: Box<dyn Any + Send + Sync>,
+}

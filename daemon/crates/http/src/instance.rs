@@ -1,0 +1,64 @@
+//! Making the instance for a request: what its guest finds around it, and why there may be none.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::endings::GuestOutcome;
+use crate::lines::Lines;
+use crate::service::Service;
+use hearth_base::error::Error;
+use hearth_wasm::instantiate::{self, Call, Files, Instance, Refusal, Streams, Surroundings};
+use hearth_wasm::scheduler::Guest;
+use hearth_wasm::slots::{Placed, Slot};
+
+/// Handles that the guest of one request may have at once: headers, bodies, streams, files.
+const HANDLES_MAX: usize = 1_024;
+
+impl Service {
+    /// Makes the instance for a guest.
+    ///
+    /// # Errors
+    /// The outcome of a guest that has no instance.
+    pub(crate) async fn instance(&self, guest: &Arc<Guest>, placed: Placed) -> Result<(Slot, Instance), GuestOutcome> {
+        let began = Instant::now();
+        let starved: Arc<AtomicBool> = Arc::default();
+        let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing.clone()) };
+        let surroundings = Surroundings {
+            args: &self.args,
+            env: &self.env,
+            cwd: &self.cwd,
+            files: Files::Open(&self.files),
+            partly_read_only: self.partly_read_only,
+            open_files_max: 0,
+            handles_max: HANDLES_MAX * self.requests_per_instance(),
+            names: self.names.clone(),
+            memory: &self.memory,
+            starved: &starved,
+            outgoing: &outgoing,
+        };
+        let mark = self.marks.next();
+        let streams = || Streams {
+            stdin: None::<tokio::io::Empty>,
+            stdout: Lines::new(self.stdio.stdout(), mark),
+            stderr: Lines::new(self.stdio.stderr(), mark),
+        };
+        let unseen = || None::<fn()>;
+        let made =
+            instantiate::instantiate(&self.runtime, guest, placed, Call::Handler, &surroundings, streams, unseen).await;
+        let made = made.map_err(|refusal| match refusal {
+            Refusal::Full(_) => GuestOutcome::Full,
+            Refusal::NotReady(error) => GuestOutcome::NotStarted(error),
+            // The guest has not run yet, so it is the other requests that hold the container's memory.
+            Refusal::Failed(_) if starved.load(Ordering::Relaxed) => GuestOutcome::NoMemory(self.memory.limit()),
+            Refusal::Failed(error) => GuestOutcome::Trapped(format!("{error:?}")),
+        })?;
+        self.counts.instantiated(began.elapsed());
+        Ok(made)
+    }
+}
+
+/// The outcome where a program changed between WASI 0.2 and 0.3 while it was served.
+pub(crate) fn another_world() -> GuestOutcome {
+    GuestOutcome::NotStarted(Error::Internal("a service is of another WASI than its program".into()))
+}

@@ -1,0 +1,109 @@
+//! A request of a WASI 0.2 component: its guest, and an instance for this request alone.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::Request;
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+
+use crate::admitted_request::AdmittedRequest;
+use crate::endings::GuestOutcome;
+use crate::instance::another_world;
+use crate::refused::{BUSY, ENDING, Refused};
+use crate::request_body::RequestBody;
+use crate::request_guard::{RequestGuard, StartedRequest};
+use crate::request_state::{FailUnlessDone, RequestState, SendHead, WrittenBody};
+use crate::service::Service;
+use hearth_base::error::Error;
+use hearth_wasm::instantiate::Instance;
+use hearth_wasm::scheduler::Guest;
+use hearth_wasm::slots::Placed;
+
+/// Starts a guest for a request.
+///
+/// # Errors
+/// The pool of instances is full, or the container has ended.
+pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Result<StartedRequest, Refused> {
+    let AdmittedRequest { request, send_head, name, admitted } = admitted;
+    let program = service.program.now();
+    let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY)?;
+    let guest = Arc::new(Guest::part(&service.guest));
+    let member = service.requests.begin(&guest).ok_or(ENDING)?;
+    let state = Arc::new(RequestState::default());
+    // From here on, the guest ends when its client leaves.
+    let guard = RequestGuard::new(Some(guest.clone()), state.clone(), None);
+    let (tell, answer) = oneshot::channel();
+    let future = handle(service.clone(), guest.clone(), (program, slot), request, send_head, state.clone());
+    let ended = {
+        let service = service.clone();
+        move |end| {
+            let _ = tell.send(service.guest_ended(end, !state.has_head(), || name.to_string()));
+            drop(admitted);
+            // Last: the container may end with it.
+            drop(member);
+        }
+    };
+    service.runtime.scheduler.spawn_part(guest, future, ended);
+    Ok(StartedRequest { guard, answer })
+}
+
+/// The future of the guest.
+async fn handle(
+    service: Arc<Service>,
+    guest: Arc<Guest>,
+    placed: Placed,
+    request: Request<RequestBody>,
+    send_head: SendHead,
+    state: Arc<RequestState>,
+) -> GuestOutcome {
+    let (_slot, instance) = match service.instance(&guest, placed).await {
+        Ok(made) => made,
+        Err(outcome) => return outcome,
+    };
+    let Instance::Service(mut store, proxy) = instance else { return another_world() };
+    let failing = state.clone();
+    let mut failed = FailUnlessDone::new(move |reason| failing.fail(reason));
+    let (on_head, in_body) = (send_head, state.clone());
+    let pushed = (|| {
+        let mut http = store.data_mut().http();
+        let request = http.new_incoming_request(Scheme::Http, request)?;
+        let out = http.new_response_outparam_from_callback(move |head| {
+            in_body.begin_body();
+            // Its client may be gone.
+            let head = head.map(|response| response.map(WrittenBody::P2)).map_err(|code| format!("{code:?}"));
+            let _ = on_head.send(head);
+        })?;
+        Ok::<_, wasmtime::Error>((request, out))
+    })();
+    let (request, out) = match pushed {
+        Ok(pushed) => pushed,
+        Err(error) => {
+            let text = format!("the request cannot be passed to the guest: {error:#}");
+            return GuestOutcome::NotStarted(Error::Internal(text));
+        }
+    };
+    let timeout = Duration::from_millis(service.http.config().request_timeout_ms);
+    let called = {
+        let mut call = pin!(proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out));
+        let mut time = pin!(tokio::time::sleep(timeout));
+        loop {
+            tokio::select! {
+                biased;
+                called = &mut call => break Some(called),
+                () = &mut time => match state.more_time(Instant::now(), timeout) {
+                    Some(more) => time.as_mut().reset(tokio::time::Instant::now() + more),
+                    None => break None,
+                },
+            }
+        }
+    };
+    let outcome = called.map_or(GuestOutcome::TooSlow, |called| service.outcome(called, &store));
+    match outcome.cuts() {
+        Some(reason) => failed.because(reason),
+        None => failed.done(),
+    }
+    outcome
+}

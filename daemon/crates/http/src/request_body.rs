@@ -1,0 +1,88 @@
+//! A request's body on its way to the guest. A client that sends it too slowly is given up: the guest's next read fails
+//! with `connection-read-timeout`, and what the client gets is the guest's answer to that.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
+use wasmtime_wasi_http::Error;
+
+use crate::rate::Rate;
+
+/// A request's body.
+pub struct RequestBody {
+    body: Incoming,
+    rate: Rate,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Taken when the client is given up.
+    on_slow: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl RequestBody {
+    /// The body that a client sends. `on_slow` is called if the client is too slow.
+    pub fn new(body: Incoming, rate: Rate, on_slow: Box<dyn FnOnce() + Send>) -> RequestBody {
+        RequestBody { body, rate, timer: None, on_slow: Some(on_slow) }
+    }
+
+    /// Waits for the end of the time that the client may take.
+    fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = Instant::now();
+            self.rate.wait(now);
+            if self.rate.is_too_slow(now) {
+                return Poll::Ready(());
+            }
+            let end = tokio::time::Instant::from_std(now + self.rate.left(now));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+            if timer.is_elapsed() {
+                timer.as_mut().reset(end);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if this.on_slow.is_none() {
+            return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
+        }
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                if this.timer.is_some() {
+                    this.rate.go_on(Instant::now());
+                }
+                if let Some(Ok(frame)) = &frame {
+                    this.rate.moved(frame.data_ref().map_or(0, Bytes::len));
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
+            }
+            Poll::Pending => {
+                if this.poll_too_slow(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                if let Some(on_slow) = this.on_slow.take() {
+                    on_slow();
+                }
+                Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
