@@ -8,11 +8,18 @@
  *   /empty     204, without a body
  *   /trap      traps before it answers
  *   /cut       traps in the middle of its answer
+ *   /drop      drops its body in the middle of its answer
+ *   /short     announces 10 bytes, and sends 4
+ *   /long      announces 4 bytes, and sends 8
+ *   /fail      answers with an error code
+ *   /fields    makes more fields than it may
  *   /mute      returns without an answer
  *   /spin      computes for ever
+ *   /linger    answers, and then computes for ever
  *   /slow      answers after a second
  *   /say       prints a line in three pieces, and one to stderr
  *   /grow      takes memory until it is refused, and traps
+ *   /hold      takes memory until it is refused, and answers when the body has ended
  *   /env/NAME  the value of an environment variable
  *   /file/PATH the contents of a file
  *
@@ -47,6 +54,7 @@ IMPORT(TYPES, "[static]outgoing-body.finish") void finish_body(handle, int32_t h
 IMPORT(STREAMS, "[method]input-stream.blocking-read") void read_some(handle, int64_t, void *result);
 IMPORT(STREAMS, "[method]output-stream.blocking-write-and-flush") void write_all(handle, const char *, size_t, void *result);
 IMPORT(STREAMS, "[resource-drop]output-stream") void drop_output(handle);
+IMPORT(TYPES, "[resource-drop]outgoing-body") void drop_body(handle);
 
 static const char *const methods[] = {"GET",     "HEAD",    "POST",  "PUT",  "DELETE",
                                       "CONNECT", "OPTIONS", "TRACE", "PATCH"};
@@ -69,13 +77,13 @@ struct answer {
     handle body, output;
 };
 
-/* Sends the head; `trailer` is the name of the trailer that follows the body, or 0. */
-static struct answer answer_with(handle out, int status, const char *trailer) {
+/* Sends the head, with one more field if `name` is not 0. */
+static struct answer answer_with(handle out, int status, const char *name, const char *value) {
     int32_t result[2];
     handle fields = new_fields();
     field(fields, "content-type", "text/plain");
-    if (trailer)
-        field(fields, "trailer", trailer);
+    if (name)
+        field(fields, name, value);
     handle response = new_response(fields);
     set_status(response, status);
     struct answer answer;
@@ -87,7 +95,7 @@ static struct answer answer_with(handle out, int status, const char *trailer) {
     return answer;
 }
 
-static struct answer answer(handle out, int status) { return answer_with(out, status, 0); }
+static struct answer answer(handle out, int status) { return answer_with(out, status, 0, 0); }
 
 /* Writes in pieces, as one call takes 4096 bytes at most. */
 static int put(handle output, const char *bytes, size_t length) {
@@ -161,7 +169,7 @@ static void upload(handle request, handle out) {
 
 static void mirror(handle request, handle out) {
     handle input = input_of(request);
-    struct answer given = answer_with(out, 200, "x-trailer");
+    struct answer given = answer_with(out, 200, "trailer", "x-trailer");
     size_t kept = taken;
     for (struct piece piece;;) {
         taken = kept;
@@ -203,6 +211,36 @@ static void file(handle out, const char *path) {
     say(out, 200, text);
 }
 
+/* Announces so many bytes, and sends others. */
+static void announce(handle out, const char *length, const char *text) {
+    struct answer given = answer_with(out, 200, "content-length", length);
+    put(given.output, text, strlen(text));
+    finish(given, 0);
+}
+
+static void many_fields(handle out) {
+    static char value[8192];
+    memset(value, 'x', sizeof value - 1);
+    handle fields = new_fields();
+    for (int i = 0; i < 100; i++)
+        field(fields, "x", value);
+    say(out, 200, "made\n");
+}
+
+static void hold(handle request, handle out) {
+    handle input = input_of(request);
+    struct answer given = answer(out, 200);
+    for (size_t pages = 16; pages; pages /= 16)
+        while (__builtin_wasm_memory_grow(0, pages) != (size_t)-1)
+            continue;
+    put(given.output, "held", 4);
+    struct piece piece;
+    do
+        read_some(input, 65536, &piece);
+    while (!(piece.failed & 0xff));
+    finish(given, 0);
+}
+
 static int requests;
 
 __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void serve(handle request, handle out) {
@@ -231,9 +269,27 @@ __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void ser
     } else if (IS("/cut")) {
         put(answer(out, 200).output, "half", 4);
         __builtin_trap();
+    } else if (IS("/drop")) {
+        struct answer given = answer(out, 200);
+        put(given.output, "half", 4);
+        drop_output(given.output);
+        drop_body(given.body);
+    } else if (IS("/short")) {
+        announce(out, "10", "half");
+    } else if (IS("/long")) {
+        announce(out, "4", "halfhalf");
+    } else if (IS("/fail")) {
+        const int destination_not_found = 2;
+        set_response(out, 1, destination_not_found, 0, 0, 0, 0, 0, 0);
+    } else if (IS("/fields")) {
+        many_fields(out);
     } else if (IS("/mute")) {
         return;
     } else if (IS("/spin")) {
+        for (volatile int forever = 1; forever;)
+            continue;
+    } else if (IS("/linger")) {
+        say(out, 200, "done\n");
         for (volatile int forever = 1; forever;)
             continue;
     } else if (IS("/slow")) {
@@ -249,6 +305,8 @@ __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void ser
         while (__builtin_wasm_memory_grow(0, 16) != (size_t)-1)
             continue;
         __builtin_trap();
+    } else if (IS("/hold")) {
+        hold(request, out);
     } else if (IS("/env/")) {
         environment(out, path + strlen("/env/"));
     } else if (IS("/file/")) {

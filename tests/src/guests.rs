@@ -115,6 +115,15 @@ impl Guest {
         name: "http",
         source: Source::CService(include_str!("../guests/http.c"), include_str!("../guests/http.wit"), "service"),
     };
+    /// The same service, which is a command, too: it prints `ran`.
+    pub const HTTP_COMMAND: Self = Self {
+        name: "http-command",
+        source: Source::CService(
+            concat!(include_str!("../guests/http.c"), include_str!("../guests/http-run.c")),
+            include_str!("../guests/http.wit"),
+            "service-and-command",
+        ),
+    };
     /// An HTTP client: see its source for its arguments and output.
     pub const FETCH: Self = Self {
         name: "fetch",

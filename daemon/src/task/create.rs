@@ -40,6 +40,7 @@ use hearth_base::faults::{self, Point};
 use hearth_base::wanted::Wanted;
 use hearth_containerd::events::{Create, Event, Reservation};
 use hearth_containerd::peer::Peer;
+use hearth_http::service;
 use hearth_observe::metrics::{Metrics, Phase, Source};
 use hearth_observe::starts::trace::Trace;
 use hearth_observe::starts::{About, Asked};
@@ -185,7 +186,7 @@ impl Creator {
         let entry = located
             .program
             .now()
-            .check_entry(&self.world.runtime.engines, located.export.as_deref())
+            .check_entry(&self.world.runtime.engines, located.export.as_deref(), service::asked(&spec.process.env)?)
             .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(self.config.now().engine.memory_bytes_max);
         check_memory(&located.program.now(), memory_limit)?;

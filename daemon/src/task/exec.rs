@@ -92,7 +92,7 @@ impl Creator {
         let entry = loaded
             .program
             .now()
-            .check_entry(&self.world.runtime.engines, loaded.export.as_deref())
+            .check_entry(&self.world.runtime.engines, loaded.export.as_deref(), false)
             .map_err(only_wasm)?;
         if entry == Entry::Serve {
             return Err(only_wasm(Error::InvalidArgument(

@@ -1,5 +1,5 @@
-//! What moves on a client's connection: idle connections and slow clients are found here, and a response that is cut waits
-//! here until what there is of it has been written.
+//! The bytes that move on a client's connection: this file finds idle connections and slow clients, and it delays the cut of
+//! a response until its head and its body so far have been written.
 
 use std::io;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use hearth_base::config;
 /// How often a connection reads before it lets others go on, however much its client sends.
 const READS_MAX: usize = 32;
 
-/// What moves on a connection.
+/// The bytes and requests that move on a connection.
 pub struct Activity {
     began: Instant,
     /// When a byte last moved, in milliseconds since then.
@@ -36,7 +36,7 @@ pub struct Activity {
     is_http1: AtomicBool,
     /// Reads in this poll.
     reads: AtomicUsize,
-    /// How often all that hyper had to write was written.
+    /// How often hyper has written all its bytes.
     flushes: AtomicU64,
     /// Responses that wait for the next time. The flag tells whether there are any.
     flush_waits: AtomicBool,
@@ -76,7 +76,7 @@ impl Activity {
         self.moved_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
-    /// A request waits for its response's head until what is returned is dropped.
+    /// A request waits for its response's head until the returned guard is dropped.
     pub fn wait(self: &Arc<Self>, version: Version) -> Busy {
         self.is_http1.store(version < Version::HTTP_2, Ordering::Relaxed);
         self.asked.store(true, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Activity {
         Busy(self.clone())
     }
 
-    /// A request's response has not come to its end until what is returned is dropped.
+    /// A request's response has not come to its end until the returned guard is dropped.
     pub fn open(self: &Arc<Self>) -> Open {
         self.open.fetch_add(1, Ordering::Relaxed);
         Open(self.clone())
@@ -177,10 +177,14 @@ pub struct Open(Arc<Activity>);
 
 impl Open {
     /// The response, watched until its end.
-    pub fn watch(self, response: Response<ResponseBody>) -> Response<Answering> {
+    pub fn watch(self, response: Response<ResponseBody>) -> Response<Answering<ResponseBody>> {
         if let ResponseBody::Guest(body) = response.body() {
             self.0.watch(body.transfer());
         }
+        self.until_end(response)
+    }
+
+    fn until_end<B>(self, response: Response<B>) -> Response<Answering<B>> {
         let given_at = self.0.flushes.load(Ordering::Acquire);
         response.map(|body| Answering { body, open: self, given_at, cut: None })
     }
@@ -193,17 +197,17 @@ impl Drop for Open {
     }
 }
 
-/// A response's body on a connection. hyper drops what it has not written yet when a body fails; so a failure is held back
-/// until the head and the body so far have been written.
-pub struct Answering {
-    body: ResponseBody,
+/// A response's body on a connection. When a body fails, hyper drops the bytes that it has not written yet. So a failure is
+/// held back until the head and the body so far have been written.
+pub struct Answering<B> {
+    body: B,
     open: Open,
     /// The number of flushes when hyper was last given a part of the response.
     given_at: u64,
     cut: Option<Cut>,
 }
 
-impl Body for Answering {
+impl<B: Body<Data = Bytes, Error = Cut> + Unpin> Body for Answering<B> {
     type Data = Bytes;
     type Error = Cut;
 
@@ -238,7 +242,7 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// What moves on `stream` is told to `activity`.
+    /// Tells `activity` of each byte that moves on `stream`.
     pub fn new(stream: TcpStream, activity: Arc<Activity>) -> Watched {
         Watched { stream, activity }
     }
@@ -312,6 +316,49 @@ mod tests {
         drop(busy);
         activity.moved_ms.store(20, Ordering::Relaxed);
         assert_eq!(activity.ends_ms(&config, 500), 120);
+    }
+
+    /// A body that gives some frames and then fails.
+    struct Failing(Vec<&'static str>);
+
+    impl Body for Failing {
+        type Data = Bytes;
+        type Error = Cut;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+            let next = self.0.pop().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes()))));
+            Poll::Ready(Some(next.unwrap_or_else(|| Err(Cut::new("a test")))))
+        }
+    }
+
+    /// All that a client receives that asks for a response with this body.
+    async fn received(body: Vec<&'static str>) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let activity = Arc::new(Activity::new());
+        let io = hyper_util::rt::TokioIo::new(Watched::new(stream, activity.clone()));
+        let service = hyper::service::service_fn(move |_: hyper::Request<hyper::body::Incoming>| {
+            let response = activity.open().until_end(Response::new(Failing(body.clone())));
+            std::future::ready(Ok::<_, std::convert::Infallible>(response))
+        });
+        let serving = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+        client.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(serving.await.unwrap().is_err(), "the connection ends with the response");
+        answer
+    }
+
+    #[tokio::test]
+    async fn what_there_is_of_a_response_that_is_cut_is_written() {
+        let answer = received(Vec::new()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer:?}");
+        let answer = received(vec!["half", "first "]).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+        assert!(answer.ends_with("6\r\nfirst \r\n4\r\nhalf\r\n"), "without a last chunk: {answer:?}");
     }
 
     #[tokio::test]

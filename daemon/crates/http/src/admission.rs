@@ -11,7 +11,7 @@ use crate::places::{Claim, Place};
 use hearth_base::config;
 
 /// Admits the requests of one container.
-pub struct Admission {
+pub struct RequestAdmission {
     turns: Arc<Semaphore>,
     queued: AtomicUsize,
     queued_max: usize,
@@ -24,10 +24,10 @@ pub struct Admitted {
     _turn: OwnedSemaphorePermit,
 }
 
-impl Admission {
+impl RequestAdmission {
     /// With the limits of the configuration. `places` are the node's.
-    pub fn new(config: &config::Http, places: Arc<Claim>) -> Admission {
-        Admission {
+    pub fn new(config: &config::Http, places: Arc<Claim>) -> RequestAdmission {
+        RequestAdmission {
             turns: Arc::new(Semaphore::new(config.requests_max)),
             queued: AtomicUsize::new(0),
             queued_max: config.queued_max,
@@ -64,7 +64,7 @@ impl Admission {
 
 /// A request that waits for its turn, until it is dropped: its client may go away.
 struct Queued<'a> {
-    admission: &'a Admission,
+    admission: &'a RequestAdmission,
     _counted: Waits,
 }
 
@@ -84,7 +84,7 @@ mod tests {
     async fn beyond_the_turns_some_wait_and_the_rest_is_refused() {
         let config = config::Http { requests_max: 1, queued_max: 1, ..config::Http::default() };
         let counts = Arc::new(Counts::new(Arc::new(Metrics::new()), None));
-        let admission = Admission::new(&config, Places::new(8).join());
+        let admission = RequestAdmission::new(&config, Places::new(8).join());
         let first = admission.admit(&counts).await.unwrap();
         let mut second = Box::pin(admission.admit(&counts));
         assert!(futures_util::poll!(&mut second).is_pending());
@@ -103,9 +103,9 @@ mod tests {
         let config = config::Http { requests_max: 2, queued_max: 0, ..config::Http::default() };
         let counts = Arc::new(Counts::new(Arc::new(Metrics::new()), None));
         let places = Places::new(1);
-        let other = Admission::new(&config, places.join());
+        let other = RequestAdmission::new(&config, places.join());
         let held = other.admit(&counts).await.unwrap();
-        let admission = Admission::new(&config, places.join());
+        let admission = RequestAdmission::new(&config, places.join());
         let mut waits = Box::pin(admission.admit(&counts));
         assert!(futures_util::poll!(&mut waits).is_pending());
         drop(held);

@@ -38,8 +38,8 @@ const DRAIN_LINGER: Duration = Duration::from_secs(1);
 /// last PING; a client that answers nothing would hold the drain for `http.idle_timeout_ms`.
 const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 
-/// Serves a client beside the container's guests, in their group: what it costs to read and write is the container's
-/// CPU time, and a request goes from its connection to its guest and back without leaving the thread.
+/// Serves a client beside the container's guests, in their group: reading and writing are the container's CPU time,
+/// and a request goes from its connection to its guest and back without leaving the thread.
 pub fn begin(service: &Arc<Service>, stream: TcpStream, permit: ConnectionPermit) {
     run(service, connection(service.clone(), stream, permit));
 }
@@ -147,7 +147,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _permit: Connectio
     }
 }
 
-/// Counts what hyper has answered by itself.
+/// Counts an answer that hyper has given by itself.
 fn ended_early(service: &Service, error: &(dyn std::error::Error + 'static)) {
     tracing::debug!(%error, "a client's connection ended early");
     match error.downcast_ref::<hyper::Error>() {

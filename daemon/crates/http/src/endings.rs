@@ -28,8 +28,8 @@
 //! | the client takes the body too slowly | part of the body | 2xx, cut `slow_client` | note |
 //! | the client sends the body too slowly | the guest's answer | | note; the guest's read fails with `connection-read-timeout` |
 //!
-//! A response is cut by closing the connection (HTTP/1) or by resetting the stream (HTTP/2), after what there is of it,
-//! its head at least, has been written to the client.
+//! A response is cut by closing the connection (HTTP/1) or by resetting the stream (HTTP/2), after
+//! its head and its body so far have been written to the client.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -82,11 +82,11 @@ struct Told {
     kind: Option<EndKind>,
     /// For the container's stderr; none if there is nothing to say.
     note: Option<String>,
-    /// What requests without a head are answered.
+    /// The answer to requests without a head.
     refused: Refused,
 }
 
-/// What is told of a guest's end. `owes_a_head`: whether a request of it waits for its response's head.
+/// The words for a guest's end. `owes_a_head`: whether a request of it waits for its response's head.
 fn told(end: End<GuestOutcome>, owes_a_head: bool, timeout_ms: u64) -> Told {
     let listed = |kind, note: String, refused| Told { kind: Some(kind), note: Some(note), refused };
     let silent = |refused| Told { kind: None, note: None, refused };

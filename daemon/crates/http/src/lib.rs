@@ -23,7 +23,7 @@
 //!   ([`requests::Requests::drain`]); any other fatal signal ends everything at once.
 //! * No exchange fails in silence: [`endings`] has the table of all ways in which one ends otherwise than well. A response
 //!   that is cut never looks whole. A client that goes away ends its guest.
-//! * No client and no service keeps the others out: [`places`] are shared fairly, and clients have a least [`rate`].
+//! * No client and no service keeps the others out: [`places`] are shared fairly, and clients have a least [`client_rate`].
 //!
 //! Files:
 //!
@@ -32,7 +32,7 @@
 //! * `listener.rs`: which port a service has (`HEARTH_HTTP_PORT`), and binding it.
 //! * `accept.rs`: accepting clients, and closing the port when the service drains.
 //! * `connection.rs`: one client's connection, HTTP/1.1 or HTTP/2, and its end in a drain.
-//! * `activity.rs`: idle connections, slow clients, and writing what there is of a response that is cut.
+//! * `activity.rs`: idle connections, slow clients, and writing a response so far before it is cut.
 //! * `request.rs`: one request until its response's head: checks, 501, 417, 400, 503.
 //! * `request_body.rs`: a request's body, and a client that sends it too slowly.
 //! * `request_guard.rs`: a client that goes away ends its guest.
@@ -40,7 +40,7 @@
 //! * `admitted_request.rs`: a request on its way to its guest.
 //! * `admission.rs`: requests at once of a container, and requests that wait (`http.requests_max`, `http.queued_max`).
 //! * `places.rs`: requests at once of the node, shared fairly by the services (`http.instances_max`).
-//! * `rate.rs`: the least transfer rate of clients (`http.least_bytes_per_second`).
+//! * `client_rate.rs`: the least transfer rate of clients (`http.least_bytes_per_second`).
 //! * `isolated.rs`: a request of a WASI 0.2 component, and the time-out of its guest.
 //! * `shared.rs`: a request of a WASI 0.3 component, and the guest that may have several.
 //! * `shared_instances.rs`: which instance of a 0.3 component a request goes to; time-outs of its requests.
@@ -60,6 +60,7 @@ pub mod accept;
 pub mod activity;
 pub mod admission;
 pub mod admitted_request;
+pub mod client_rate;
 pub mod connection;
 pub mod context;
 pub mod counts;
@@ -71,7 +72,6 @@ pub mod lines;
 pub mod listener;
 pub mod outgoing;
 pub mod places;
-pub mod rate;
 pub mod refused;
 pub mod request;
 pub mod request_body;

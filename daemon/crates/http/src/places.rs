@@ -2,7 +2,7 @@
 //!
 //! A request has one place for as long as it has an instance. Places cannot be taken back, so fairness lies in admission:
 //!
-//! * A service may hold at most [`SHARE`] times as many places as are free beyond the reserve. This is a dynamic threshold,
+//! * A service may hold at most twice as many places as are free beyond the reserve. This is a dynamic threshold,
 //!   as switches have it for shared buffers: a service alone may use two thirds of the node, two greedy services leave a
 //!   fifth free, and however many there are, each leaves room for the next one, which need not wait for any of them.
 //! * The reserve, a sixteenth of the places, is for the first place of services that hold none.
@@ -110,7 +110,7 @@ impl Pool {
         was_waiting
     }
 
-    /// Gives a place back. What is returned has to be granted, without the lock.
+    /// Gives a place back. The caller has to send to the returned senders, without the lock: their requests have places.
     fn give_back(&mut self, id: u64, total: usize) -> Vec<oneshot::Sender<()>> {
         self.free += 1;
         if let Some(service) = self.services.get_mut(&id) {
@@ -236,7 +236,7 @@ mod tests {
     fn two_services_at_their_limit_of_requests_do_not_keep_a_third_out() {
         let places = Places::new(512);
         let claims = [places.join(), places.join()];
-        // In turns, as far as 256 each: what `http.requests_max` allows.
+        // In turns, and at most 256 each, the default of `http.requests_max`.
         let mut held = Vec::new();
         for _ in 0..256 {
             held.extend(claims.iter().filter_map(Claim::try_take));
@@ -258,23 +258,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_free_place_goes_to_the_service_with_the_fewest() {
-        let places = Places::new(6);
+        let places = Places::new(12);
         let (rich, poor) = (places.join(), places.join());
-        let mut rich_places = fill(&rich);
-        let mut poor_places = fill(&poor);
-        while let Some(place) = rich.try_take().or_else(|| poor.try_take()) {
-            poor_places.push(place);
-        }
-        assert!(rich_places.len() > poor_places.len(), "{} and {}", rich_places.len(), poor_places.len());
+        let (mut rich_places, poor_places) = (fill(&rich), fill(&poor));
+        assert_eq!((rich_places.len(), poor_places.len()), (8, 3));
         let mut rich_waits = Box::pin(rich.take());
         let mut poor_waits = Box::pin(poor.take());
         assert!(futures_util::poll!(&mut rich_waits).is_pending());
         assert!(futures_util::poll!(&mut poor_waits).is_pending());
-        rich_places.truncate(rich_places.len() - 2);
+        rich_places.pop();
         assert!(futures_util::poll!(&mut rich_waits).is_pending());
         let std::task::Poll::Ready(got) = futures_util::poll!(&mut poor_waits) else { panic!("it has fewer") };
         drop((rich_waits, got, rich_places, poor_places));
-        assert_eq!(places.pool.lock().free, 6);
+        assert_eq!(places.pool.lock().free, 12);
     }
 
     #[tokio::test]

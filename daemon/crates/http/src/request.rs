@@ -1,5 +1,5 @@
-//! One request, as its client's side sees it: from its head to its response's head. What is no request that a guest should
-//! see is refused here, and so is what is over a limit.
+//! One request, as its client's side sees it: from its head to its response's head. Requests that no guest should see are
+//! refused here, and so are requests over a limit.
 //!
 //! The client's side and the guest's side are two parts of the container on the scheduler. Between them are the response's
 //! head, the two bodies, which are channels with room for two pieces, and a
@@ -15,9 +15,9 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::oneshot;
 
 use crate::admitted_request::AdmittedRequest;
+use crate::client_rate::ClientRate;
 use crate::counts::Timer;
 use crate::isolated::serve_isolated;
-use crate::rate::Rate;
 use crate::refused::{BUSY, ENDING, Refused};
 use crate::request_body::RequestBody;
 use crate::request_guard::{RequestGuard, StartedRequest};
@@ -118,7 +118,7 @@ async fn handle(service: &Arc<Service>, mut request: Request<Incoming>) -> Resul
         let (service, name) = (service.clone(), name.clone());
         Box::new(move || service.note_later(&name, format!("its client sent {}", service.least_rate())))
     };
-    let request = request.map(|body| RequestBody::new(body, Rate::new(&config), on_slow));
+    let request = request.map(|body| RequestBody::new(body, ClientRate::new(&config), on_slow));
     let (send_head, head) = oneshot::channel();
     let admitted = AdmittedRequest { request, send_head, name: name.clone(), admitted };
     let StartedRequest { guard, answer } = match &service.shared {

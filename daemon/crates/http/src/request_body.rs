@@ -1,5 +1,5 @@
 //! A request's body on its way to the guest. A client that sends it too slowly is given up: the guest's next read fails
-//! with `connection-read-timeout`, and what the client gets is the guest's answer to that.
+//! with `connection-read-timeout`, and the client gets the guest's answer to that.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,12 +10,12 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 use wasmtime_wasi_http::Error;
 
-use crate::rate::Rate;
+use crate::client_rate::ClientRate;
 
 /// A request's body.
 pub struct RequestBody {
     body: Incoming,
-    rate: Rate,
+    rate: ClientRate,
     timer: Option<Pin<Box<Sleep>>>,
     /// Taken when the client is given up.
     on_slow: Option<Box<dyn FnOnce() + Send>>,
@@ -23,7 +23,7 @@ pub struct RequestBody {
 
 impl RequestBody {
     /// The body that a client sends. `on_slow` is called if the client is too slow.
-    pub fn new(body: Incoming, rate: Rate, on_slow: Box<dyn FnOnce() + Send>) -> RequestBody {
+    pub fn new(body: Incoming, rate: ClientRate, on_slow: Box<dyn FnOnce() + Send>) -> RequestBody {
         RequestBody { body, rate, timer: None, on_slow: Some(on_slow) }
     }
 

@@ -11,8 +11,8 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
+use crate::client_rate::ClientRate;
 use crate::counts::Timer;
-use crate::rate::Rate;
 use crate::request_guard::RequestGuard;
 use crate::request_state::WrittenBody;
 use crate::service::Service;
@@ -30,6 +30,13 @@ pub enum ResponseBody {
 #[derive(Debug, thiserror::Error)]
 #[error("the response was cut: {0}")]
 pub struct Cut(&'static str);
+
+impl Cut {
+    /// A cut for this reason, which only the daemon's log shows.
+    pub fn new(reason: &'static str) -> Cut {
+        Cut(reason)
+    }
+}
 
 /// A body that a guest writes.
 pub struct GuestBody {
@@ -54,7 +61,7 @@ struct Parts {
     left: Option<u64>,
     /// None once the response has come to its end, whichever.
     guard: Option<RequestGuard>,
-    rate: Rate,
+    rate: ClientRate,
 }
 
 /// The next of a guest's body.
@@ -80,8 +87,8 @@ impl Parts {
     }
 }
 
-/// A frame within the length that is left. What a guest writes beyond it is left out: its client would take it for the
-/// next response.
+/// A frame within the length that is left. Bytes that a guest writes beyond it are left out: its client would take them for
+/// the next response.
 fn within(frame: Frame<Bytes>, left: &mut Option<u64>) -> Frame<Bytes> {
     let Some(left) = left else { return frame };
     match frame.into_data() {
@@ -119,7 +126,7 @@ impl GuestBody {
         length: Option<u64>,
         guard: RequestGuard,
     ) -> GuestBody {
-        let rate = Rate::new(&service.http.config());
+        let rate = ClientRate::new(&service.http.config());
         let parts = Mutex::new(Parts { body: Some(body), left: length, guard: Some(guard), rate });
         GuestBody { transfer: Arc::new(Transfer { service: service.clone(), name, status, parts }), timer: None }
     }
@@ -135,7 +142,7 @@ impl Transfer {
         let mut parts = self.parts.lock();
         parts.rate.go_on(Instant::now());
         match ready!(parts.poll_next(cx)) {
-            None => Poll::Ready(Some(Err(Cut("its client was too slow")))),
+            None => Poll::Ready(Some(Err(Cut::new("its client was too slow")))),
             Some(Next::Frame(frame)) => {
                 let frame = within(frame, &mut parts.left);
                 parts.rate.moved(frame.data_ref().map_or(0, Bytes::len));
@@ -170,7 +177,7 @@ impl Transfer {
         guard.release();
         let Some((reason, text)) = cut else { return Poll::Ready(None) };
         self.service.response_cut(reason, &self.name, self.status, &text);
-        Poll::Ready(Some(Err(Cut("its guest did not finish it"))))
+        Poll::Ready(Some(Err(Cut::new("its guest did not finish it"))))
     }
 
     /// Takes the body from a client that is too slow, and ends its guest; `false` if the client is not.

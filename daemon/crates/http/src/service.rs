@@ -16,7 +16,7 @@ use hearth_wasm::runtime::Runtime;
 use hearth_wasm::scheduler::Guest;
 use hearth_wasm::wasi::MemoryUse;
 
-use crate::admission::Admission;
+use crate::admission::RequestAdmission;
 use crate::context::Http;
 use crate::counts::Counts;
 use crate::daemon_notes::DaemonNotes;
@@ -97,7 +97,7 @@ pub struct Service {
     /// Its requests that are under way.
     pub requests: Arc<Requests>,
     /// Which requests get an instance.
-    pub admission: Admission,
+    pub admission: RequestAdmission,
     /// The instances of a component of WASI 0.3, which may have several requests; none for WASI 0.2.
     pub shared: Option<SharedInstances>,
     /// Sends the requests of its guests.
@@ -129,7 +129,7 @@ impl Service {
     /// What is wrong with the environment, the root or the port, in one line.
     pub async fn bind(http: &Arc<Http>, runtime: &Arc<Runtime>, new: NewService) -> Result<Bound> {
         let env = &new.env;
-        let workers = match new.program.now().serves_p3(&runtime.engines)? {
+        let shared = match new.program.now().serves_p3(&runtime.engines)? {
             true => Some(SharedInstances::new(Reuse::of(env)?)),
             false => {
                 // An error in the variables is told for a component of WASI 0.2, too.
@@ -144,8 +144,8 @@ impl Service {
         let client = new.names.clone().map(|names| Client::new(http.outgoing.clone(), names, env));
         let service = Service {
             files,
-            workers,
-            admission: Admission::new(&http.config(), http.places.join()),
+            shared,
+            admission: RequestAdmission::new(&http.config(), http.places.join()),
             outgoing: Outgoing::new(client),
             marks: Marks::of(env),
             counts: Arc::new(Counts::new(runtime.metrics.clone(), pod)),

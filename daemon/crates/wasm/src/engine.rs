@@ -214,7 +214,7 @@ impl Room {
                 let pre =
                     self.component.instantiate_pre(&component).map_err(|e| Refusal::Import(unknown_import(&e)))?;
                 let command = CommandPre::new(&pre);
-                let service = if command.is_none() { ServicePre::new(&pre) } else { None };
+                let service = ServicePre::new(&pre);
                 Ok(Prepared::Component { pre, command, service })
             }
         }
@@ -273,7 +273,7 @@ pub enum Prepared {
         pre: ComponentPre<ComponentState>,
         /// Set if it exports `wasi:cli/run`.
         command: Option<CommandPre>,
-        /// Set if it exports `wasi:http/incoming-handler` or `wasi:http/handler` and is no command.
+        /// Set if it exports `wasi:http/incoming-handler` or `wasi:http/handler`.
         service: Option<ServicePre>,
     },
 }
@@ -411,18 +411,24 @@ impl Program {
         Ok(matches!(prepared, Prepared::Component { service: Some(ServicePre::P3(_)), .. }))
     }
 
-    /// Checks that there is something to call: `export` if given, else the kind's own entry point.
+    /// Checks that there is something to call: `export` if given, else the kind's own entry point. A component that is
+    /// both a command and a service runs, unless `serve` asks for the service.
     ///
     /// # Errors
     /// `InvalidArgument` naming what the module exports instead.
-    pub fn check_entry(&self, engines: &Engines, export: Option<&str>) -> Result<Entry> {
+    pub fn check_entry(&self, engines: &Engines, export: Option<&str>, serve: bool) -> Result<Entry> {
         let allocation = if self.fits_pool() { Allocation::Pooling } else { Allocation::OnDemand };
         match self.prepared(engines, allocation)? {
+            Prepared::Core(_) if serve => Err(nothing_to_serve("the module is not a component")),
             Prepared::Core(pre) => check_core_entry(pre.module(), export).map(|()| Entry::Run),
+            Prepared::Component { .. } if serve && export.is_some() => Err(nothing_to_serve("another export is named")),
+            Prepared::Component { pre, service: None, .. } if serve => {
+                Err(nothing_to_serve(&format!("the component exports {}", component_exports(pre.component()))))
+            }
             Prepared::Component { pre, command, service } => match (export, command) {
-                (None, Some(_)) => Ok(Entry::Run),
-                (None, None) if service.is_some() => Ok(Entry::Serve),
-                (None, None) => Err(unsupported_world(pre.component())),
+                (None, Some(_)) if !serve => Ok(Entry::Run),
+                (None, _) if service.is_some() => Ok(Entry::Serve),
+                (None, _) => Err(unsupported_world(pre.component())),
                 (Some(name), _) => match pre.component().get_export(None, name) {
                     Some((wasmtime::component::types::ComponentItem::ComponentFunc(_), _)) => Ok(Entry::Run),
                     _ => Err(Error::InvalidArgument(format!(
@@ -476,6 +482,12 @@ fn component_exports(component: &Component) -> String {
     let names: Vec<_> =
         component.component_type().exports(component.engine()).map(|(name, _)| name.to_string()).collect();
     list(&names)
+}
+
+fn nothing_to_serve(found: &str) -> Error {
+    Error::InvalidArgument(format!(
+        "the pod asks for an HTTP service, but {found}; a service exports wasi:http/incoming-handler 0.2 or wasi:http/handler 0.3"
+    ))
 }
 
 fn unsupported_world(component: &Component) -> Error {

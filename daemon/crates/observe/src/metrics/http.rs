@@ -166,7 +166,7 @@ mod tests {
             assert_eq!(family.get_metric().len(), CUT_REASONS.len());
             for metric in family.get_metric() {
                 let expected = if metric.get_label()[0].value() == "slow_client" { 1.0 } else { 0.0 };
-                assert_eq!(metric.get_counter().value(), expected, "{metric:?}");
+                assert_eq!(metric.get_counter().get_value(), expected, "{metric:?}");
             }
         }
         assert_eq!(metrics.cut[CutReason::SlowClient as usize].get(), 1);

@@ -10,7 +10,7 @@ use hearth_base::config;
 
 /// What a client moves of one body.
 #[derive(Debug)]
-pub struct Rate {
+pub struct ClientRate {
     window: Duration,
     /// In one window.
     least_bytes: u64,
@@ -20,11 +20,11 @@ pub struct Rate {
     waits_since: Option<Instant>,
 }
 
-impl Rate {
+impl ClientRate {
     /// With the limits of the configuration. A least rate of 0 is none.
-    pub fn new(config: &config::Http) -> Rate {
+    pub fn new(config: &config::Http) -> ClientRate {
         let least_bytes = config.least_bytes_per_second.saturating_mul(config.idle_timeout_ms) / 1_000;
-        Rate {
+        ClientRate {
             window: Duration::from_millis(config.idle_timeout_ms),
             least_bytes,
             bytes: 0,
@@ -75,8 +75,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn rate(least_bytes_per_second: u64) -> Rate {
-        Rate::new(&config::Http { least_bytes_per_second, idle_timeout_ms: 10_000, ..config::Http::default() })
+    fn rate(least_bytes_per_second: u64) -> ClientRate {
+        ClientRate::new(&config::Http { least_bytes_per_second, idle_timeout_ms: 10_000, ..config::Http::default() })
     }
 
     #[test]
