@@ -298,6 +298,9 @@ pub struct Scheduler {
     pub workers: usize,
     /// Threads that run guests, counting those stuck in a system call.
     pub workers_max: usize,
+    /// Of these, threads that the guests of one container may block in system calls; a quarter of workers_max at most. Its
+    /// other guests wait until one is free again.
+    pub blocked_max: usize,
     /// How often a guest that computes looks up, in milliseconds.
     pub tick_ms: u64,
     /// How long a guest may compute while nobody waits, in milliseconds.
@@ -308,7 +311,7 @@ pub struct Scheduler {
 
 impl Default for Scheduler {
     fn default() -> Self {
-        Scheduler { workers: 0, workers_max: 512, tick_ms: 1, slice_ms: 10, blocked_after_ms: 20 }
+        Scheduler { workers: 0, workers_max: 512, blocked_max: 32, tick_ms: 1, slice_ms: 10, blocked_after_ms: 20 }
     }
 }
 
@@ -756,6 +759,7 @@ impl Config {
             ("scheduler.tick_ms", self.scheduler.tick_ms),
             ("scheduler.slice_ms", self.scheduler.slice_ms),
             ("scheduler.workers_max", self.scheduler.workers_max as u64),
+            ("scheduler.blocked_max", self.scheduler.blocked_max as u64),
             ("modules.module_bytes_max", self.modules.module_bytes_max),
             ("modules.artifact_bytes_max", self.modules.artifact_bytes_max),
             ("modules.prepared_max", self.modules.prepared_max as u64),

@@ -18,6 +18,8 @@ pub struct SchedulerMetrics {
     pub throttled: IntCounter,
     /// Time that guests waited for their CPU quotas, in seconds.
     pub throttled_seconds: Counter,
+    /// Times that a guest had to wait because its container blocks as many workers as it may.
+    pub held: IntCounter,
     /// Polls of guests that went on for long after the end of their slice.
     pub slice_overruns: IntCounter,
 }
@@ -43,6 +45,10 @@ impl SchedulerMetrics {
             throttled_seconds: declare.float_counter(
                 "hearth_guest_throttled_seconds_total",
                 "Time that guests waited for their CPU quotas, in seconds.",
+            ),
+            held: declare.counter(
+                "hearth_guest_held_total",
+                "Times that a guest had to wait because its container blocks as many workers as it may (scheduler.blocked_max).",
             ),
             slice_overruns: declare.counter(
                 "hearth_guest_slice_overruns_total",

@@ -1,6 +1,6 @@
 //! The poll wrapper: everything that holds for every guest, whatever it does.
 //!
-//! At every poll, in this order: killed? paused? over its budget? Then it becomes who the guest is, polls
+//! At every poll, in this order: killed? paused? does its container block too many workers? over its budget? Then it becomes who the guest is, polls
 //! it, charges the CPU time, and at the guest's end drops it, all under that identity, and tells, as the
 //! daemon, those who wait for the end.
 
@@ -101,6 +101,10 @@ impl<F: Future, E> Guarded<F, E> {
         let now = self.shared.now_ns();
         if self.guest.is_paused() {
             self.end_budget_wait(now);
+            return true;
+        }
+        if self.guest.is_held(self.shared.blocked_max, context.waker()) {
+            self.shared.metrics.scheduler.held.inc();
             return true;
         }
         let slice = match self.guest.allowance(now) {

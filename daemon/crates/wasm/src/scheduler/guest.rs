@@ -1,7 +1,8 @@
 //! One guest, as the scheduler and those who control it see it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
 use std::time::Duration;
 
 use atomic_waker::AtomicWaker;
@@ -39,6 +40,10 @@ pub struct Guest {
     cpu: Mutex<CpuState>,
     /// Of `cpu.limits`, for the queue.
     weight: AtomicU64,
+    /// Workers that are blocked in system calls of the group's guests.
+    blocked: AtomicUsize,
+    /// Guests of the group that wait because it blocks as many workers as it may.
+    held: Mutex<Vec<Waker>>,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +170,34 @@ impl Guest {
             return Ok(());
         }
         identity::assume(&self.identity).map_err(|e| format!("cannot take on the guest's identity: {e}"))
+    }
+
+    /// A worker is blocked in a system call of this guest.
+    pub(super) fn blocks(&self) {
+        self.group().blocked.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The worker is free again; guests of the group that were held back may run.
+    pub(super) fn unblocks(&self) {
+        let group = self.group();
+        group.blocked.fetch_sub(1, Ordering::SeqCst);
+        let held = std::mem::take(&mut *group.held.lock());
+        held.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the group blocks `max` workers or more. If so, `waker` is woken when one is free again.
+    pub(super) fn is_held(&self, max: usize, waker: &Waker) -> bool {
+        let group = self.group();
+        if group.blocked.load(Ordering::SeqCst) < max {
+            return false;
+        }
+        // Read again under the lock, which `unblocks` takes after the count has changed.
+        let mut held = group.held.lock();
+        let is_held = group.blocked.load(Ordering::SeqCst) >= max;
+        if is_held {
+            held.push(waker.clone());
+        }
+        is_held
     }
 
     pub(super) fn is_killed(&self) -> bool {

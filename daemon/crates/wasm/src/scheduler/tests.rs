@@ -101,6 +101,46 @@ fn a_worker_blocked_in_a_system_call_is_replaced_and_goes_when_it_comes_back() {
 }
 
 #[test]
+fn a_container_that_blocks_its_workers_holds_back_its_own_guests_alone() {
+    let runtime = runtime();
+    let config = config::Scheduler { workers: 1, workers_max: 8, blocked_max: 2, ..config::Scheduler::default() };
+    let metrics = Arc::new(Metrics::new());
+    let scheduler = Scheduler::start(&config, [], metrics.clone(), runtime.handle().clone()).unwrap();
+    let leader = Arc::new(Guest::default());
+    let (send, ends) = mpsc::channel();
+    let (releases, guests): (Vec<_>, Vec<_>) = (0..16)
+        .map(|_| {
+            let (release, blocked_on) = mpsc::channel::<()>();
+            let guest = Arc::new(Guest::part(&leader));
+            let send = send.clone();
+            let future = async move { blocked_on.recv().is_ok() };
+            scheduler.spawn_part(guest.clone(), future, move |end| send.send(format!("{end:?}")).unwrap());
+            (release, guest)
+        })
+        .unzip();
+    // Of the sixteen two are blocked; what others do goes on, again and again.
+    for _ in 0..20 {
+        let (other, done) = mpsc::channel();
+        scheduler.spawn(Arc::default(), async {}, move |_| other.send(()).unwrap());
+        done.recv_timeout(SOON).unwrap();
+    }
+    let blocked = scheduler.shared.workers.lock().slots.iter().filter(|slot| slot.is_blocked()).count();
+    assert!(blocked <= 3, "{blocked} workers are blocked: two, and one that is not found out yet");
+    assert!(metrics.scheduler.held.get() > 0);
+    // A guest that waits for its turn is killed at once.
+    guests.last().unwrap().kill();
+    assert_eq!(ends.recv_timeout(SOON).unwrap(), "Killed");
+    // Each that comes back lets another one in.
+    for release in &releases[..15] {
+        release.send(()).unwrap();
+    }
+    for _ in 0..15 {
+        assert_eq!(ends.recv_timeout(SOON).unwrap(), "Completed(true)");
+    }
+    scheduler.stop();
+}
+
+#[test]
 fn a_kill_interrupts_a_guest_inside_a_system_call() {
     let runtime = runtime();
     let scheduler = scheduler(&runtime, 1);

@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) slice_ns: u64,
     pub(super) target: usize,
     pub(super) workers_max: usize,
+    /// How many workers one container may block.
+    pub(super) blocked_max: usize,
     pub(super) metrics: Arc<Metrics>,
     pub(super) runtime: tokio::runtime::Handle,
     /// Whose epochs advance.
@@ -65,6 +67,8 @@ pub(super) struct Slot {
     pub(super) poll_began_ns: AtomicU64,
     /// The ticker found it asleep in a system call and replaced it.
     pub(super) blocked: AtomicBool,
+    /// The guest in whose system call it is blocked.
+    blocked_by: Mutex<Option<Arc<Guest>>>,
     /// Whose poll it is in.
     pub(super) guest: Mutex<Option<Arc<Guest>>>,
     /// Whom it goes on to after this poll.
@@ -74,6 +78,20 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Whether the ticker has found it asleep in a system call.
+    #[cfg(test)]
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Acquire)
+    }
+
+    /// The worker's poll is over: its guest's container blocks one worker less.
+    fn unblock(&self) {
+        let guest = self.blocked_by.lock().take();
+        if let Some(guest) = guest {
+            guest.unblocks();
+        }
+    }
+
     /// Keeps a part of the container whose poll the worker is in for itself: no other thread is woken for it, and its
     /// data are still in this processor's cache. Gives it back if the worker has had its turns.
     fn keep(&self, runnable: Runnable, guest: &Guest) -> Option<Runnable> {
@@ -210,6 +228,7 @@ fn work(shared: &Arc<Shared>) {
         thread_id: rustix::thread::gettid(),
         poll_began_ns: AtomicU64::new(0),
         blocked: AtomicBool::new(false),
+        blocked_by: Mutex::new(None),
         guest: Mutex::new(None),
         kept: Mutex::new(None),
         kept_before: AtomicU32::new(0),
@@ -253,6 +272,7 @@ fn next(shared: &Shared, slot: &Slot) -> Option<Runnable> {
 fn retire(shared: &Shared, slot: &Arc<Slot>) -> bool {
     let mut workers = shared.workers.lock();
     slot.blocked.store(false, Ordering::Release);
+    slot.unblock();
     if workers.active >= shared.target {
         workers.slots.retain(|s| !Arc::ptr_eq(s, slot));
         return true;
@@ -293,6 +313,7 @@ impl Ticker {
             shared.advance_epochs();
             self.release_kept();
             self.look_after_workers();
+            self.unblock_returned();
         }
     }
 
@@ -330,11 +351,25 @@ impl Ticker {
         }
     }
 
+    /// A worker can be marked as blocked in the moment in which its poll ends. If it then sleeps, its guest's container
+    /// must not be charged for it.
+    fn unblock_returned(&self) {
+        let returned = |slot: &&Arc<Slot>| {
+            slot.blocked.load(Ordering::Acquire) && slot.poll_began_ns.load(Ordering::Acquire) == 0
+        };
+        let slots: Vec<_> = self.shared.workers.lock().slots.iter().filter(returned).cloned().collect();
+        slots.iter().for_each(|slot| slot.unblock());
+    }
+
     fn replace(&self, slot: &Slot) {
         let shared = &self.shared;
         let mut workers = shared.workers.lock();
         if slot.poll_began_ns.load(Ordering::Acquire) == 0 || slot.blocked.swap(true, Ordering::AcqRel) {
             return;
+        }
+        if let Some(guest) = slot.guest.lock().clone() {
+            guest.blocks();
+            *slot.blocked_by.lock() = Some(guest);
         }
         workers.active -= 1;
         if workers.slots.len() >= shared.workers_max {
