@@ -37,6 +37,7 @@ use hearth_base::error::{Error, Result};
 use hearth_base::operator::{Warm, Warmed};
 use hearth_base::wanted::Wanted;
 use hearth_containerd::client::{Containerd, Entry, Runnable, SnapshotMount};
+use hearth_observe::logging;
 use hearth_observe::metrics::Metrics;
 use hearth_os::in_root::open_root;
 use hearth_wasm::modules::lookup::Found;
@@ -249,7 +250,8 @@ impl Ahead {
             Ok(Done::Loaded(_)) => "known",
             Ok(Done::NotWasm) => "not_wasm",
             Err(error) => {
-                tracing::info!(namespace = &*image.namespace, image = &*image.name, %error, "not compiled ahead");
+                let (namespace, name) = (&*image.namespace, &*image.name);
+                tracing::info!(target: logging::GUEST, namespace, image = name, %error, "not compiled ahead");
                 "failed"
             }
         };

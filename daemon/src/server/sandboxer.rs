@@ -38,6 +38,7 @@ use hearth_base::error::{Error, Result};
 use hearth_base::generation::wire::Owner;
 use hearth_base::operator::PodName;
 use hearth_containerd::peer::Key;
+use hearth_observe::logging;
 
 use generated::controller_server::Controller as ControllerApi;
 
@@ -97,7 +98,10 @@ impl ControllerApi for Controller {
         let spec = pod_spec(&request)?;
         let entered = self.task_sockets.enter(&self.key, &namespace).await?;
         let created = entered.sandboxes.create(&request.sandbox_id, spec).await;
-        created.inspect_err(|error| tracing::info!(sandbox = request.sandbox_id, %error, "a pod was refused"))?;
+        created.inspect_err(|error| {
+            let sandbox = &request.sandbox_id;
+            tracing::info!(target: logging::GUEST, namespace, task = sandbox, sandbox, %error, "a pod was refused");
+        })?;
         tracing::debug!(namespace, sandbox = request.sandbox_id, "a pod was created");
         Ok(Response::new(api::ControllerCreateResponse { sandbox_id: request.sandbox_id }))
     }

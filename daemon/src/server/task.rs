@@ -140,11 +140,15 @@ impl TaskApi for TaskService {
         if let Err(Error::Native(_)) = result {
             let id = again.id.clone();
             let created = self.natives.create(context, again).await;
-            return created.inspect_err(|error| tracing::info!(task = id, %error, "a native container was refused"));
+            return created.inspect_err(|error| {
+                let namespace = self.creator.namespace();
+                tracing::info!(target: logging::GUEST, namespace, task = id, %error, "a native container was refused");
+            });
         }
         if let Err(error) = &result {
             self.metrics.starts.failed.inc();
-            tracing::info!(target: logging::GUEST, task = again.id, %error, "a task was refused");
+            let namespace = self.creator.namespace();
+            tracing::info!(target: logging::GUEST, namespace, task = again.id, %error, "a task was refused");
         }
         self.answer(Method::Create, began, result)
     }
@@ -161,7 +165,8 @@ impl TaskApi for TaskService {
             Err(error) => Err(error),
         };
         if let Err(error) = &result {
-            tracing::info!(target: logging::GUEST, task = %request.id, %error, "a task could not be started");
+            let namespace = self.creator.namespace();
+            tracing::info!(target: logging::GUEST, namespace, task = %request.id, %error, "a task could not be started");
         }
         self.answer(Method::Start, began, result.map(|pid| StartResponse { pid, ..Default::default() }))
     }

@@ -12,6 +12,7 @@ use crate::task::files::Files;
 use crate::task::pods::Membership;
 use crate::task::sandbox::Joined;
 use hearth_base::bundle::Cpu;
+use hearth_base::text::shown_lines;
 use hearth_http::requests::Requests;
 use hearth_observe::metrics::Metrics;
 use hearth_observe::metrics::task_series::Seat;
@@ -68,7 +69,7 @@ impl Container {
     /// A few system calls on a file of kubelet's.
     pub fn note_end(&self, text: &str) {
         let Some(path) = &self.termination_log else { return };
-        let text = &text.as_bytes()[..text.len().min(TERMINATION_TEXT_BYTES_MAX)];
+        let text = shown_lines(text, TERMINATION_TEXT_BYTES_MAX);
         // The guest cannot put another file in its place, since it only has this one; all the same
         // nothing but a file is written to.
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -76,7 +77,7 @@ impl Container {
             let file = rustix::fs::open(path, flags, Mode::empty())?;
             let stat = rustix::fs::fstat(&file)?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0 {
-                std::fs::File::from(file).write_all(text)?;
+                std::fs::File::from(file).write_all(text.as_bytes())?;
             }
             Ok(())
         };

@@ -122,6 +122,11 @@ impl Creator {
         Creator { namespace: namespace.into(), peer, config, modules, world, sandboxes, runtime }
     }
 
+    /// containerd's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Makes a task and puts it into `map`. `began`: when the request arrived.
     ///
     /// # Errors

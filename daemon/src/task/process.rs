@@ -21,6 +21,7 @@ use hearth_base::bundle::ProcessSpec;
 use hearth_base::error::{Error, Result};
 use hearth_base::faults::{self, Point};
 use hearth_base::operator::EndKind;
+use hearth_base::text::shown_lines;
 use hearth_containerd::events::{Event, Reservation};
 use hearth_http::accept;
 use hearth_http::outgoing::Outgoing;
@@ -47,6 +48,9 @@ const KILLED_STATUS: u32 = 137;
 
 /// The signals that drain a service (signal(7)): SIGINT and SIGTERM.
 const DRAINS: [u32; 2] = [2, 15];
+
+/// The most bytes of a note in the container's standard error.
+const NOTE_BYTES_MAX: usize = 8 << 10;
 
 /// A process of a container.
 pub struct Process {
@@ -429,7 +433,7 @@ impl Process {
     fn note_end(&self, kind: EndKind, status: u32, text: &str, out_of_memory: bool) {
         let container = &self.container;
         tracing::info!(target: logging::GUEST, namespace = %container.namespace, task = %container.id, process = %self.id, kind = kind.name(), text, "a guest ended badly");
-        self.stdio.write_stderr(&format!("hearth: {text}\n"));
+        self.stdio.write_stderr(&format!("hearth: {}\n", shown_lines(text, NOTE_BYTES_MAX)));
         // For want of memory it is told again, as that.
         if !out_of_memory {
             container.recent.ended(&container.about, kind, status, text);

@@ -1,9 +1,12 @@
 //! Errors by what the caller can do about them, and their only mapping to ttrpc and gRPC codes.
 //!
 //! Every message is one line for the person who reads `ctr`'s output or `kubectl describe`: what was
-//! wrong and what to do. containerd passes it on unchanged.
+//! wrong and what to do. containerd passes it on unchanged. A message may quote a guest, an image or a spec, so that
+//! it is cut and escaped on its way out ([`shown`]).
 
 use ttrpc::Code;
+
+use crate::text::{ERROR_BYTES_MAX, shown};
 
 /// What went wrong, by what the caller can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +58,11 @@ impl Error {
         }
     }
 
+    /// The message as the caller gets it: one line, bounded.
+    fn message(&self) -> String {
+        shown(&self.to_string(), ERROR_BYTES_MAX).into_owned()
+    }
+
     /// The same kind of error with `what` in front of its message.
     pub fn context(self, what: impl std::fmt::Display) -> Error {
         let with = |message: String| format!("{what}: {message}");
@@ -74,14 +82,14 @@ impl Error {
 
 impl From<Error> for ttrpc::Error {
     fn from(error: Error) -> Self {
-        ttrpc::Error::RpcStatus(ttrpc::get_status(error.code(), error.to_string()))
+        ttrpc::Error::RpcStatus(ttrpc::get_status(error.code(), error.message()))
     }
 }
 
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> tonic::Status {
         tracing::debug!(%error, code = ?error.code(), "a gRPC call was refused");
-        tonic::Status::new(tonic::Code::from_i32(error.code() as i32), error.to_string())
+        tonic::Status::new(tonic::Code::from_i32(error.code() as i32), error.message())
     }
 }
 
@@ -108,6 +116,16 @@ mod tests {
             let within = error.context("create");
             assert_eq!(within.code(), code);
             assert_eq!(within.to_string(), "create: x");
+        }
+    }
+
+    #[test]
+    fn what_an_image_says_is_cut_and_escaped_on_its_way_to_containerd() {
+        let error = Error::InvalidArgument(format!("no program \x1b[2J\n{}", "x".repeat(90_000)));
+        let ttrpc::Error::RpcStatus(status) = ttrpc::Error::from(error.clone()) else { panic!() };
+        for message in [status.message(), tonic::Status::from(error).message()] {
+            assert!(message.len() <= ERROR_BYTES_MAX && message.ends_with("… (90016 bytes)"), "{message}");
+            assert!(message.starts_with(r"no program \u{1b}[2J\nxxx"), "{message}");
         }
     }
 }

@@ -10,6 +10,8 @@ pub mod error;
 pub mod faults;
 pub mod generation;
 pub mod operator;
+pub mod rate;
+pub mod text;
 pub mod time;
 pub mod units;
 pub mod version;

@@ -162,9 +162,12 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
-/// `text` with each control character replaced: a text of a guest or an image must not control the terminal.
+/// The most bytes of one text that are shown.
+const TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// `text` with each control character escaped: a text of a guest or an image must not control the terminal.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    hearth_base::text::shown(text, TEXT_BYTES_MAX).into_owned()
 }
 
 /// Rows under headings. A heading that begins with `>` is of a column of numbers, aligned to the right.
@@ -257,6 +260,6 @@ pub mod tests {
 
     #[test]
     fn control_characters_are_not_printed() {
-        assert_eq!(printable("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(printable("a\x1b[2Jb\n"), r"a\u{1b}[2Jb\n");
     }
 }

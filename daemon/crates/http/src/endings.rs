@@ -44,6 +44,7 @@ use hearth_base::operator::EndKind;
 use hearth_observe::logging;
 use hearth_observe::metrics::CutReason;
 use hearth_os::identity;
+use hearth_wasm::command::trap_text;
 use hearth_wasm::scheduler::End;
 use hearth_wasm::wasi::ComponentState;
 
@@ -119,9 +120,10 @@ impl Service {
             Some(I32Exit(code)) => GuestOutcome::Trapped(format!("the guest exited with {code}")),
             None if store.data().limits.is_starved() => {
                 let limit = self.memory.limit();
-                GuestOutcome::Trapped(format!("out of memory: the container's limit is {limit} bytes\n{error:?}"))
+                let text = trap_text(&error);
+                GuestOutcome::Trapped(format!("out of memory: the container's limit is {limit} bytes\n{text}"))
             }
-            None => GuestOutcome::Trapped(format!("{error:?}")),
+            None => GuestOutcome::Trapped(trap_text(&error)),
         }
     }
 
@@ -138,7 +140,8 @@ impl Service {
             identity::restore();
         }
         if let End::Panicked(text) = &end {
-            tracing::error!(panic = %text, "a host function panicked; only this request ends");
+            let about = &self.about;
+            tracing::error!(target: logging::GUEST, namespace = %about.namespace, task = %about.id, panic = %text, "a host function panicked; only this request ends");
         }
         let Told { kind, note, refused } = told(end, owes_a_head, self.http.config().request_timeout_ms);
         if let Some(kind) = kind {

@@ -8,6 +8,7 @@ use crate::endings::GuestOutcome;
 use crate::lines::Lines;
 use crate::service::Service;
 use hearth_base::error::Error;
+use hearth_wasm::command::trap_text;
 use hearth_wasm::instantiate::{self, Call, Files, Instance, Refusal, Streams, Surroundings};
 use hearth_wasm::scheduler::Guest;
 use hearth_wasm::slots::{Placed, Slot};
@@ -51,7 +52,7 @@ impl Service {
             Refusal::NotReady(error) => GuestOutcome::NotStarted(error),
             // The guest has not run yet, so it is the other requests that hold the container's memory.
             Refusal::Failed(_) if starved.load(Ordering::Relaxed) => GuestOutcome::NoMemory(self.memory.limit()),
-            Refusal::Failed(error) => GuestOutcome::Trapped(format!("{error:?}")),
+            Refusal::Failed(error) => GuestOutcome::Trapped(trap_text(&error)),
         })?;
         self.counts.instantiated(began.elapsed());
         Ok(made)

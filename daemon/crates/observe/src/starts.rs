@@ -27,6 +27,7 @@ use crate::starts::trace::Trace;
 use hearth_base::bundle::CriNames;
 use hearth_base::digest::Digest;
 use hearth_base::operator::{EndInfo, EndKind, PhaseInfo, PodName, StartInfo, TaskName};
+use hearth_base::text::{shown, shown_lines};
 use hearth_base::time::unix;
 
 /// The longest name that is kept, in bytes: of a pod, an image, a program. Kubernetes' own are shorter.
@@ -112,11 +113,12 @@ pub struct Moments {
 impl About {
     /// Nothing has happened yet.
     pub fn new(asked: Asked) -> Arc<About> {
+        let name = |text: String| shown(&text, NAME_BYTES_MAX).into_owned();
         let CriNames { namespace, pod, container, image } = asked.names;
-        let pod = pod.map(|name| PodName {
-            namespace: cut(namespace.unwrap_or_default(), NAME_BYTES_MAX),
-            name: cut(name, NAME_BYTES_MAX),
-            container: cut(container.unwrap_or_default(), NAME_BYTES_MAX),
+        let pod = pod.map(|pod| PodName {
+            namespace: name(namespace.unwrap_or_default()),
+            name: name(pod),
+            container: name(container.unwrap_or_default()),
         });
         Arc::new(About {
             namespace: asked.namespace,
@@ -124,8 +126,8 @@ impl About {
             // Of another's containers nobody knows what their snapshots are.
             snapshot: asked.snapshot.filter(|_| pod.is_some()),
             pod,
-            image: image.map(|image| cut(image, NAME_BYTES_MAX)),
-            program: cut(asked.program, NAME_BYTES_MAX),
+            image: image.map(name),
+            program: name(asked.program),
             module: OnceLock::new(),
             created_at: SystemTime::now().checked_sub(asked.began.elapsed()).unwrap_or(UNIX_EPOCH),
             began: asked.began,
@@ -298,7 +300,7 @@ impl Recent {
 
     /// A Create or a Start was refused.
     pub fn failed(&self, about: &Arc<About>, error: &str) {
-        let error = Some(cut(error.into(), TEXT_BYTES_MAX).into());
+        let error = Some(shown_lines(error, TEXT_BYTES_MAX).into());
         self.finished(Finished { about: about.clone(), error, took: about.began.elapsed() });
     }
 
@@ -311,7 +313,7 @@ impl Recent {
 
     /// A guest has come to an end one may want to know of.
     pub fn ended(&self, about: &Arc<About>, kind: EndKind, status: u32, text: &str) {
-        let text = cut(text.into(), TEXT_BYTES_MAX).into();
+        let text = shown_lines(text, TEXT_BYTES_MAX).into();
         let end = End { about: about.clone(), at: SystemTime::now(), kind, status, text };
         push(&self.ends, end, self.max);
     }
@@ -349,12 +351,6 @@ fn push<T>(list: &Mutex<VecDeque<T>>, entry: T, max: usize) {
     };
     // Not under the lock.
     drop(oldest);
-}
-
-/// At most so many bytes of a text.
-fn cut(mut text: String, bytes_max: usize) -> String {
-    text.truncate(text.floor_char_boundary(bytes_max));
-    text
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -413,7 +409,9 @@ mod tests {
         let ids: Vec<_> = recent.starts("g").into_iter().map(|start| (start.of.id, start.error)).collect();
         assert_eq!(ids, [("c".into(), Some("no".into())), ("b".into(), Some("no".into()))]);
         let ends = recent.ends("g");
-        assert_eq!((ends.len(), ends[0].text.len()), (2, TEXT_BYTES_MAX));
+        assert_eq!(ends.len(), 2);
+        let text = &ends[0].text;
+        assert!(text.len() <= TEXT_BYTES_MAX && text.starts_with('é') && text.ends_with("é… (20000 bytes)"), "{text}");
         assert_eq!(metrics.starts.records_dropped.get(), 2);
         assert_eq!(&*receiver.try_recv().unwrap().about.id, "a");
     }

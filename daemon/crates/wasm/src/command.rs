@@ -13,6 +13,7 @@ use wasmtime::{Store, Val};
 use wasmtime_wasi::I32Exit;
 
 use hearth_base::error::Error;
+use hearth_base::text::{shown, shown_lines};
 use hearth_observe::metrics::{Metrics, Phase};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
@@ -27,6 +28,12 @@ use crate::wasi::{ComponentState, CoreState, MemoryUse};
 
 /// Exit status of a guest that trapped: 128 + SIGABRT, as `wasmtime run` has it.
 pub const TRAP_STATUS: u32 = 134;
+
+/// The most bytes of a trap's text.
+const TRAP_BYTES_MAX: usize = 4 << 10;
+
+/// The most bytes of wasmtime's reason why it does not instantiate a module.
+const REFUSAL_BYTES_MAX: usize = 512;
 
 /// Handles a command may have at once.
 const HANDLES_MAX: usize = 65_536;
@@ -154,7 +161,8 @@ fn phase(about: Option<&About>, metrics: &Metrics, phase: Phase, began: Instant)
 
 /// Why instantiating failed; `refused_before`: how often growing had been refused to the container until then.
 fn refused(memory: &MemoryUse, refused_before: u64, error: &wasmtime::Error) -> Error {
-    let text = format!("{error:#}").replace('\n', " ");
+    let text = format!("{error:#}");
+    let text = shown(&text, REFUSAL_BYTES_MAX);
     if memory.refused() > refused_before {
         return over_memory(memory.limit(), &text);
     }
@@ -208,14 +216,39 @@ fn ran(result: wasmtime::Result<std::result::Result<(), ()>>) -> Outcome {
     }
 }
 
+/// A trap with its backtrace, the cause first: a guest chooses the names of its functions, and the text is bounded.
+pub fn trap_text(error: &wasmtime::Error) -> String {
+    let mut causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+    causes.rotate_right(1);
+    shown_lines(&causes.join("\n"), TRAP_BYTES_MAX).into_owned()
+}
+
 fn ended(error: &wasmtime::Error) -> Outcome {
     match error.downcast_ref::<I32Exit>() {
         Some(I32Exit(code)) => Outcome::Exited(exit_status(*code)),
-        None => Outcome::Trapped(format!("{error:?}")),
+        None => Outcome::Trapped(trap_text(error)),
     }
 }
 
 /// The low byte, as a Unix parent sees it.
 fn exit_status(code: i32) -> u32 {
     u32::from(code as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traps_text_begins_with_its_cause_and_is_bounded() {
+        let names = format!("error while executing at wasm backtrace:\n    0: {}\x1b[2J", "f".repeat(1_980_000));
+        let text = trap_text(&wasmtime::Error::msg("wasm trap: unreachable").context(names));
+        assert!(
+            text.starts_with("wasm trap: unreachable\nerror while executing at wasm backtrace:\n    0: fff"),
+            "{text}"
+        );
+        assert!(text.len() <= TRAP_BYTES_MAX && text.ends_with(" bytes)"), "{} bytes", text.len());
+        let short = trap_text(&wasmtime::Error::msg("a\x1b[2J"));
+        assert_eq!(short, r"a\u{1b}[2J");
+    }
 }

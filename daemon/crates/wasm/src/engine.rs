@@ -31,6 +31,7 @@ use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 use crate::wasi::{self, ComponentState, CoreState, TABLE_ELEMENT_BYTES};
 use hearth_base::config;
 use hearth_base::error::{Error, Result};
+use hearth_base::text::{NAME_BYTES_MAX, shown};
 
 /// What the bytes are, by WebAssembly's own layer field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -469,12 +470,16 @@ fn check_core_entry(module: &Module, export: Option<&str>) -> Result<()> {
     }
 }
 
+/// The most bytes of each name in a list.
+const LISTED_BYTES_MAX: usize = 100;
+
 /// Up to eight names, for a one-line message.
 fn list(names: &[String]) -> String {
+    let listed: Vec<_> = names.iter().take(8).map(|name| shown(name, LISTED_BYTES_MAX)).collect();
     match names.len() {
         0 => "none".into(),
-        1..=8 => names.join(", "),
-        more => format!("{}, and {} more", names[..8].join(", "), more - 8),
+        1..=8 => listed.join(", "),
+        more => format!("{}, and {} more", listed.join(", "), more - 8),
     }
 }
 
@@ -499,7 +504,8 @@ fn unsupported_world(component: &Component) -> Error {
 
 /// wasmtime's text about an import, with what to do about it.
 fn unknown_import(error: &wasmtime::Error) -> Error {
-    let text = format!("{error:#}").replace('\n', " ");
+    let text = format!("{error:#}");
+    let text = shown(&text, NAME_BYTES_MAX);
     Error::InvalidArgument(format!(
         "the module cannot be linked: {text}; Hearth offers WASI preview 1 to modules and the imports of wasi:cli/command 0.2 and 0.3, wasi:http/proxy 0.2 and wasi:http/service 0.3 to components"
     ))

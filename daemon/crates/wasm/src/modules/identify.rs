@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use crate::engine::Kind;
 use hearth_base::error::Error;
+use hearth_base::text::shown;
 
 /// How many of a file's first bytes decide, at most.
 pub const HEAD_BYTES: usize = 512;
@@ -67,7 +68,7 @@ pub fn identify(head: &[u8]) -> Identity {
         }
         _ if head.len() < 8 && (CORE.starts_with(head) || COMPONENT.starts_with(head)) => Other::Truncated,
         [0x7f, b'E', b'L', b'F', ..] => elf(head),
-        [b'#', b'!', line @ ..] => Other::Script(printable(line)),
+        [b'#', b'!', line @ ..] => Other::Script(first_line(line)),
         [0x1f, 0x8b, ..] => Other::Archive("gzip"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Other::Archive("zstd"),
         [b'P', b'K', 3, 4, ..] => Other::Archive("zip"),
@@ -129,10 +130,13 @@ fn is_text_format(head: &[u8]) -> bool {
     form.starts_with(b"module") || form.starts_with(b"component")
 }
 
-/// The first line, as far as it can be shown.
-fn printable(line: &[u8]) -> String {
-    let end = line.iter().position(|b| *b == b'\n').unwrap_or(line.len()).min(64);
-    String::from_utf8_lossy(&line[..end]).chars().filter(|c| !c.is_control()).collect::<String>().trim().into()
+/// The most bytes of a script's first line that an error quotes.
+const SCRIPT_BYTES_MAX: usize = 64;
+
+/// The first line, for an error.
+fn first_line(bytes: &[u8]) -> String {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    shown(String::from_utf8_lossy(line).trim(), SCRIPT_BYTES_MAX).into_owned()
 }
 
 impl Other {
@@ -253,6 +257,6 @@ mod tests {
     #[test]
     fn a_script_line_cannot_forge_the_log() {
         let Identity::Other(Other::Script(line)) = identify(b"#!/bin/\x1b[31m\r\x07sh -e\nrm") else { panic!() };
-        assert_eq!(line, "/bin/[31msh -e");
+        assert_eq!(line, r"/bin/\u{1b}[31m\r\u{7}sh -e");
     }
 }
