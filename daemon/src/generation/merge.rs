@@ -1,4 +1,8 @@
-//! The metrics of several generations as one text: those of older ones with a label that says whose they are.
+//! The metrics of several generations in one text. Samples of older generations have the label `generation`.
+//!
+//! An older generation is another process and answers with text, which no collector of the `prometheus` crate takes,
+//! and the crate has no parser. Nothing of a sample is interpreted here: lines are sorted by metric, and one label is
+//! inserted.
 
 use std::collections::HashMap;
 
@@ -12,13 +16,13 @@ struct Family<'a> {
     samples: Vec<String>,
 }
 
-/// `ours`, and the samples of `others` (by name) beside ours of the same metric, labelled.
+/// Merges `own`, the text of this generation, with the texts of `others`, each with its generation's id.
 ///
-/// The text format wants all samples of a metric in one place, under one head.
-pub fn merge(ours: &str, others: &[(String, String)]) -> String {
+/// The text format has all samples of a metric in one place, below one head.
+pub fn merge(own: &str, others: &[(String, String)]) -> String {
     let mut order = Vec::new();
     let mut families: HashMap<&str, Family> = HashMap::new();
-    let all = [(None, ours)].into_iter().chain(others.iter().map(|(id, text)| (Some(id.as_str()), text.as_str())));
+    let all = [(None, own)].into_iter().chain(others.iter().map(|(id, text)| (Some(id.as_str()), text.as_str())));
     for (generation, text) in all {
         let mut name = "";
         let mut is_new = false;
@@ -54,7 +58,7 @@ pub fn merge(ours: &str, others: &[(String, String)]) -> String {
     merged
 }
 
-/// A sample with one more label. (A generation's name is hexadecimal: nothing in it needs escaping.)
+/// A sample with one more label. A generation's id is hexadecimal, so that it needs no escape.
 fn labelled(sample: &str, generation: &str) -> String {
     match sample.split_once('{') {
         Some((name, rest)) => format!("{name}{{{LABEL}=\"{generation}\",{rest}"),
@@ -70,10 +74,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_of_one_metric_stay_together_and_say_whose_they_are() {
-        let ours = "# HELP a A.\n# TYPE a counter\na 1\n# HELP b B.\n# TYPE b gauge\nb{x=\"1\"} 2\n";
+    fn samples_of_one_metric_stay_together_with_their_generation() {
+        let own = "# HELP a A.\n# TYPE a counter\na 1\n# HELP b B.\n# TYPE b gauge\nb{x=\"1\"} 2\n";
         let old = "# HELP a A, once.\n# TYPE a counter\na 3\n# HELP c C.\n# TYPE c gauge\nc 4\n";
-        let merged = merge(ours, &[("0a".into(), old.into()), ("0b".into(), "# TYPE b gauge\nb{x=\"1\"} 5\n".into())]);
+        let merged = merge(own, &[("0a".into(), old.into()), ("0b".into(), "# TYPE b gauge\nb{x=\"1\"} 5\n".into())]);
         let want = "# HELP a A.\n# TYPE a counter\na 1\na{generation=\"0a\"} 3\n\
                     # HELP b B.\n# TYPE b gauge\nb{x=\"1\"} 2\nb{generation=\"0b\",x=\"1\"} 5\n\
                     # HELP c C.\n# TYPE c gauge\nc{generation=\"0a\"} 4\n";

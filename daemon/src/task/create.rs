@@ -43,7 +43,7 @@ use hearth_containerd::peer::Peer;
 use hearth_http::service;
 use hearth_observe::metrics::{Metrics, Phase, Source};
 use hearth_observe::starts::trace::Trace;
-use hearth_observe::starts::{About, Asked};
+use hearth_observe::starts::{About, NewAbout};
 use hearth_os::identity::Identity;
 use hearth_os::in_root::open_root;
 use hearth_stdio::Stdio;
@@ -152,7 +152,7 @@ impl Creator {
     /// What those who look see of it.
     fn about(&self, request: &CreateRequest, spec: &TaskSpec, began: Instant) -> Arc<About> {
         let upper = request.rootfs.iter().flat_map(|mount| &mount.options);
-        About::new(Asked {
+        About::new(NewAbout {
             namespace: self.namespace.clone(),
             id: request.id.as_str().into(),
             names: spec.names.clone(),

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tracing::Level;
 
 use super::line::Line;
-use super::{GUEST, Sink};
+use super::{GUEST, LineSink};
 use crate::metrics::level_name;
 
 /// The longest line that is kept, in bytes.
@@ -64,7 +64,7 @@ impl Lines {
     }
 }
 
-impl Sink for Arc<Kept> {
+impl LineSink for Arc<Kept> {
     fn write(&self, line: &Line) {
         let is_warning = line.level <= Level::WARN && line.target != GUEST;
         let kept = LogLine {

@@ -8,10 +8,9 @@
 //! Messages are constant; what differs is in fields. Every field is cut and escaped in every format, since it may
 //! hold the text of a guest.
 //!
-//! * `logging/mod.rs`: set-up of the log, its level and the change of it at run time.
-//! * `logging/line.rs`: one line: fields cut and escaped; text and JSON formats.
-//! * `logging/rates.rs`: how many lines a container may trigger in a second; lines left out are counted and reported.
-//! * `logging/kept.rs`: the last lines in memory; the daemon's own warnings are not pushed out.
+//! * `line.rs`: one line: fields cut and escaped; text and JSON formats.
+//! * `rates.rs`: how many lines a container may trigger in a second; lines left out are counted and reported.
+//! * `kept.rs`: the last lines in memory; the daemon's own warnings are not pushed out.
 
 mod kept;
 mod line;
@@ -125,7 +124,7 @@ fn parse(what: &str, level: &str) -> Result<EnvFilter, String> {
 }
 
 /// Where lines go.
-trait Sink {
+trait LineSink {
     fn write(&self, line: &Line);
 
     /// A line was left out.
@@ -138,20 +137,20 @@ struct Rated<T> {
     sink: T,
 }
 
-impl<T: Sink> Rated<T> {
+impl<T: LineSink> Rated<T> {
     fn new(sink: T) -> Rated<T> {
         Rated { rates: Mutex::default(), sink }
     }
 }
 
-impl<S: Subscriber, T: Sink + 'static> Layer<S> for Rated<T> {
+impl<S: Subscriber, T: LineSink + 'static> Layer<S> for Rated<T> {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let line = Line::of(event);
-        let verdict = self.rates.lock().judge(&line, Instant::now());
-        for notice in &verdict.notices {
+        let decision = self.rates.lock().judge(&line, Instant::now());
+        for notice in &decision.notices {
             self.sink.write(notice);
         }
-        match verdict.is_left_out {
+        match decision.is_left_out {
             true => self.sink.left_out(),
             false => self.sink.write(&line),
         }
@@ -165,7 +164,7 @@ struct Stderr {
     metrics: Arc<Metrics>,
 }
 
-impl Sink for Stderr {
+impl LineSink for Stderr {
     fn write(&self, line: &Line) {
         let text = if self.is_json { line.json() } else { line.human(self.is_terminal) };
         // Without its standard error the daemon goes on.

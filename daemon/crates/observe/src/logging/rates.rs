@@ -38,15 +38,15 @@ const LEFT_OUT: &str = "lines that a guest triggered were left out";
 
 /// A container: the fields `namespace` and `task` of a line.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-struct Key {
+struct GuestKey {
     namespace: String,
     task: String,
 }
 
-impl Key {
-    fn of(line: &Line) -> Key {
+impl GuestKey {
+    fn of(line: &Line) -> GuestKey {
         let field = |name| shown(line.field(name).unwrap_or_default(), NAME_BYTES_MAX).into_owned();
-        Key { namespace: field("namespace"), task: field("task") }
+        GuestKey { namespace: field("namespace"), task: field("task") }
     }
 
     fn notice(&self, level: Level, message: &str) -> Line {
@@ -63,14 +63,14 @@ impl Key {
 /// What was let through lately, by container.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    containers: HashMap<Key, (Rate, Option<Level>)>,
+    containers: HashMap<GuestKey, (Rate, Option<Level>)>,
     node: Rate,
     swept: Option<Instant>,
 }
 
 /// What becomes of a line.
 #[derive(Debug, Default)]
-pub(super) struct Verdict {
+pub(super) struct Decision {
     /// Lines to write before it.
     pub notices: Vec<Line>,
     /// Whether it is left out.
@@ -78,14 +78,14 @@ pub(super) struct Verdict {
 }
 
 impl Rates {
-    pub fn judge(&mut self, line: &Line, now: Instant) -> Verdict {
-        let mut verdict = Verdict { notices: self.sweep(now), is_left_out: false };
+    pub fn judge(&mut self, line: &Line, now: Instant) -> Decision {
+        let mut decision = Decision { notices: self.sweep(now), is_left_out: false };
         if line.target != GUEST {
-            return verdict;
+            return decision;
         }
-        let mut key = Key::of(line);
+        let mut key = GuestKey::of(line);
         if self.containers.len() >= CONTAINERS_MAX && !self.containers.contains_key(&key) {
-            key = Key::default();
+            key = GuestKey::default();
         }
         let max = if self.node.is_full(NODE_LINES_MAX, now) { CONTAINER_LINES_LEAST } else { CONTAINER_LINES_MAX };
         let (rate, left_out_level) = self.containers.entry(key.clone()).or_default();
@@ -97,17 +97,17 @@ impl Rates {
             Admission::Admitted { left_out: 0 } => {}
             Admission::Admitted { left_out } => {
                 let level = left_out_level.take().unwrap_or(line.level);
-                verdict.notices.push(key.notice(level, LEFT_OUT).with_count("lines", left_out));
+                decision.notices.push(key.notice(level, LEFT_OUT).with_count("lines", left_out));
             }
             Admission::FirstLeftOut | Admission::LeftOut => {
                 *left_out_level = Some(line.level);
-                verdict.is_left_out = true;
+                decision.is_left_out = true;
                 if admission == Admission::FirstLeftOut {
-                    verdict.notices.push(key.notice(line.level, FULL));
+                    decision.notices.push(key.notice(line.level, FULL));
                 }
             }
         }
-        verdict
+        decision
     }
 
     /// Containers that are counted.

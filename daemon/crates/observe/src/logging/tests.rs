@@ -10,7 +10,7 @@ use super::*;
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<(Vec<Line>, u64)>>);
 
-impl Sink for Written {
+impl LineSink for Written {
     fn write(&self, line: &Line) {
         self.0.lock().0.push(line.clone());
     }
@@ -43,9 +43,9 @@ fn of_guest(task: &str) -> Line {
 fn admitted(rates: &mut Rates, task: &str, lines: u32, now: Instant) -> (u32, Vec<String>) {
     let (mut count, mut notices) = (0, Vec::new());
     for _ in 0..lines {
-        let verdict = rates.judge(&of_guest(task), now);
-        notices.extend(verdict.notices.iter().map(Line::text));
-        count += u32::from(!verdict.is_left_out);
+        let decision = rates.judge(&of_guest(task), now);
+        notices.extend(decision.notices.iter().map(Line::text));
+        count += u32::from(!decision.is_left_out);
     }
     (count, notices)
 }
@@ -66,8 +66,8 @@ fn a_container_that_triggers_many_lines_hides_neither_others_nor_warnings() {
     // How many were left out is told with the container's next line, or with any other's.
     let told = "lines that a guest triggered were left out namespace=default task=loud lines=180";
     let later = now + WINDOW;
-    let verdict = rates.judge(&warning, later);
-    assert_eq!(verdict.notices.iter().map(Line::text).collect::<Vec<_>>(), [told]);
+    let decision = rates.judge(&warning, later);
+    assert_eq!(decision.notices.iter().map(Line::text).collect::<Vec<_>>(), [told]);
     assert_eq!(admitted(&mut rates, "loud", 1, later), (1, vec![]));
 }
 

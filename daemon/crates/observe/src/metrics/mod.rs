@@ -4,20 +4,19 @@
 //! `metrics.ROOM.FIELD`. Labels are bounded enumerations; each child is looked up once, at the declaration, so that
 //! counting on the start path is one atomic operation.
 //!
-//! * `metrics/mod.rs`: the composition, the phases and sources of a start, the text of a scrape.
-//! * `metrics/declare.rs`: declares a counter, gauge or histogram in the registry; buckets of a start's phases.
-//! * `metrics/starts.rs`: duration of each phase of a start, of a whole start, starts by result.
-//! * `metrics/rpcs.rs`: latency and errors of the Task API's methods.
-//! * `metrics/tasks.rs`: tasks by state, traps, out-of-memory ends, mounts, network holders, native containers.
-//! * `metrics/modules.rs`: look-ups of modules, compiles, compiles ahead of a start, artifacts on disk.
-//! * `metrics/scheduler.rs`: workers, CPU time and quotas of guests, slots of the engine's pool.
-//! * `metrics/http.rs`: requests to guests and requests that guests send.
-//! * `metrics/http_pods.rs`: the same by pod and container, with `metrics.pods`.
-//! * `metrics/events.rs`: events queued for containerd, sent, refused.
-//! * `metrics/log.rs`: lines of the log by level, lines left out.
-//! * `metrics/traces.rs`: spans that an OpenTelemetry collector took, starts whose trace is lost.
-//! * `metrics/task_series.rs`: series of single tasks (CPU, memory, traps), and the limit of their number.
-//! * `metrics/process.rs`: CPU, memory, descriptors and threads of the daemon's process.
+//! * `declare.rs`: declares a counter, gauge or histogram in the registry; buckets of a start's phases.
+//! * `starts.rs`: duration of each phase of a start, of a whole start, starts by result.
+//! * `rpcs.rs`: latency and errors of the Task API's methods.
+//! * `tasks.rs`: tasks by state, traps, out-of-memory ends, mounts, network holders, native containers.
+//! * `modules.rs`: look-ups of modules, compiles, compiles ahead of a start, artifacts on disk.
+//! * `scheduler.rs`: workers, CPU time and quotas of guests, slots of the engine's pool.
+//! * `http.rs`: requests to guests and requests that guests send.
+//! * `http_pods.rs`: the same by pod and container, with `metrics.pods`.
+//! * `events.rs`: events queued for containerd, sent, refused.
+//! * `log.rs`: lines of the log by level, lines left out.
+//! * `traces.rs`: spans that an OpenTelemetry collector took, starts whose trace is lost.
+//! * `task_series.rs`: series of single tasks (CPU, memory, traps), and the limit of their number.
+//! * `process.rs`: CPU, memory, descriptors and threads of the daemon's process.
 
 mod declare;
 mod events;

@@ -1,4 +1,7 @@
 //! The metrics of the process itself, under the names that every Prometheus client uses.
+//!
+//! The `prometheus` crate has a collector for them, behind its feature `process`. Its CPU time is in whole seconds,
+//! which hides what a daemon at rest uses; so these seven values are read here.
 
 use std::fmt::Write;
 use std::fs;
@@ -28,7 +31,7 @@ const fn family(name: &'static str, help: &'static str, kind: &'static str) -> F
     Family { name, help, kind }
 }
 
-/// Adds them in Prometheus' text format. What the kernel does not tell is left out.
+/// Adds all of them in Prometheus' text format. A value that the kernel does not give is left out.
 pub fn render(text: &mut String) {
     for (family, value) in FAMILIES.iter().zip(values()) {
         if let Some(value) = value {
@@ -42,7 +45,7 @@ pub fn render(text: &mut String) {
 fn values() -> [Option<f64>; FAMILIES.len()] {
     let ticks = rustix::param::clock_ticks_per_second() as f64;
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name, in parentheses, may hold anything; what follows is counted from field 3, proc_pid_stat(5).
+    // The command, in parentheses, may hold any character. Fields behind it are counted from 3 (proc_pid_stat(5)).
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<f64>().ok());
     let booted = fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -65,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_tells_all_of_them_and_they_are_of_this_process() {
+    fn the_kernel_gives_all_values_and_they_are_of_this_process() {
         let values = values().map(|value| value.expect("Linux tells"));
         let [cpu, threads, started, virtual_bytes, resident, open, limit] = values;
         let now = hearth_base::time::unix(std::time::SystemTime::now());

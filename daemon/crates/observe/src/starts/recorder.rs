@@ -1,5 +1,6 @@
-//! What is found out about a start after its end, when nobody waits for it: how long it took from the
-//! container's making.
+//! Measures a start from the container's creation by containerd, after the start has ended.
+//!
+//! The measure needs a file of containerd's, which may be slow: the start does not wait for it.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,10 +12,10 @@ use tokio::sync::mpsc;
 use crate::metrics::Metrics;
 use crate::starts::{About, Finished, Listener};
 
-/// Starts that wait to be looked at; more are dropped and counted.
+/// Starts that wait to be measured; more are dropped and counted.
 const QUEUE_MAX: usize = 4_096;
 
-/// Starts it; the listener is for [`Recent`](crate::starts::Recent). Ends when that is dropped.
+/// Starts the recorder. The listener is for [`Recent`](crate::starts::Recent); when it is dropped, the recorder ends.
 pub fn start(metrics: Arc<Metrics>, background: &Handle) -> Listener {
     let (sender, mut starts) = mpsc::channel::<Finished>(QUEUE_MAX);
     let (blocking, dropped) = (background.clone(), metrics.starts.records_dropped.clone());
@@ -27,14 +28,14 @@ pub fn start(metrics: Arc<Metrics>, background: &Handle) -> Listener {
                     metrics.starts.container_start(source, took);
                 }
             };
-            // It looks at a file of containerd's.
+            // It reads the metadata of a file of containerd's.
             let _ = blocking.spawn_blocking(measure).await;
         }
     });
     queue(sender, dropped)
 }
 
-/// Sends each start, and counts those for which there is no room.
+/// Queues each start, and counts those that do not fit.
 pub(super) fn queue(sender: mpsc::Sender<Finished>, dropped: IntCounter) -> Listener {
     Box::new(move |start| {
         if sender.try_send(start.clone()).is_err() {
@@ -43,8 +44,8 @@ pub(super) fn queue(sender: mpsc::Sender<Finished>, dropped: IntCounter) -> List
     })
 }
 
-/// When containerd made the container: a pod's when its snapshot was prepared, in CRI's CreateContainer;
-/// another's, which may be started again, when its bundle was written.
+/// When containerd made the container. For a pod's container, when its snapshot was prepared in CRI's
+/// CreateContainer; for any other, which may be started again, when its bundle was written.
 fn made_at(about: &About) -> Option<SystemTime> {
     let snapshot =
         about.snapshot.as_ref().and_then(|path| std::fs::metadata(path).and_then(|found| found.created()).ok());

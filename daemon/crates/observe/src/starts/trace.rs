@@ -1,23 +1,26 @@
-//! The trace that a start belongs to: what its callers pass on, by W3C Trace Context.
+//! The trace that a start belongs to, from the `traceparent` that containerd passes on (W3C Trace Context).
+//!
+//! The header is parsed here and not by opentelemetry_sdk's propagator: that one takes ids of any length and with a
+//! sign, which the standard has a receiver ignore, and needs a context and an extractor for each call.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-/// Where a request comes from, by W3C Trace Context: what containerd passes on.
+/// The caller's span, as a request's metadata names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
-    /// Of the whole trace.
+    /// The id of the trace.
     pub trace: u128,
-    /// Of the caller's span.
+    /// The id of the caller's span.
     pub span: u64,
-    /// Whether the caller records it.
+    /// Whether the caller records its span.
     pub sampled: bool,
 }
 
 impl TraceParent {
-    /// Parses a `traceparent`: `00-<32 hex digits>-<16>-<2>`; later versions may have more after it.
+    /// Parses a `traceparent`: `00-<32 hex digits>-<16>-<2>`; later versions may append more parts.
     pub fn parse(text: &str) -> Option<TraceParent> {
         let mut parts = text.trim().split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -31,7 +34,7 @@ impl TraceParent {
         Some(TraceParent { trace, span, sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1 })
     }
 
-    /// What a call's metadata has of it.
+    /// The `traceparent` in a call's metadata.
     pub(crate) fn of(metadata: &HashMap<String, Vec<String>>) -> Option<TraceParent> {
         metadata.get("traceparent").and_then(|values| TraceParent::parse(values.first()?))
     }
@@ -47,9 +50,9 @@ impl TraceParent {
 pub struct Trace {
     /// Its id.
     pub id: TraceId,
-    /// Who asked for Create.
+    /// The caller of Create.
     pub create: Option<TraceParent>,
-    /// Who asked for Start.
+    /// The caller of Start.
     pub start: OnceLock<TraceParent>,
 }
 
@@ -57,7 +60,7 @@ impl Trace {
     /// Start has arrived.
     pub fn start_began(&self, metadata: &HashMap<String, Vec<String>>) {
         if let Some(parent) = TraceParent::of(metadata) {
-            // The first counts; only that one can begin it.
+            // A task is started once: the first Start counts.
             let _ = self.start.set(parent);
         }
     }

@@ -26,13 +26,13 @@ use crate::starts::Finished;
 use crate::traces::settings::{Protocol, Settings};
 use crate::traces::spans;
 
-/// How often it is said that spans do not arrive.
-const SAID_EVERY: Duration = Duration::from_secs(60);
+/// The least time between two log lines about lost spans.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What a delivery may take beyond its own timeout, before it is given up.
+/// The time that a delivery gets beyond its own timeout before it is abandoned.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Who sends.
+/// Sends spans.
 pub struct Exporter {
     exporter: SpanExporter,
     scope: InstrumentationScope,
@@ -41,19 +41,19 @@ pub struct Exporter {
     give_up: Duration,
     metrics: Arc<Metrics>,
     why: Why,
-    said: Said,
+    reports: Reports,
 }
 
-/// What the log was told of failures.
+/// The failures that the log has and has not.
 #[derive(Default)]
-struct Said {
+struct Reports {
     at: Option<Instant>,
-    /// Spans lost and not mentioned yet.
+    /// Spans lost since the last log line.
     lost: usize,
 }
 
 impl Exporter {
-    /// To be made within the runtime that it is to run in.
+    /// Has to be called within the runtime that the exporter is to run in.
     ///
     /// # Errors
     /// The settings cannot be used, in one line.
@@ -84,11 +84,11 @@ impl Exporter {
             give_up: settings.timeout + GRACE,
             metrics,
             why,
-            said: Said::default(),
+            reports: Reports::default(),
         })
     }
 
-    /// Sends what comes, until `stopped`; then what is left.
+    /// Sends the spans of starts until `stopped`, and then those that are left.
     pub async fn run(
         mut self,
         mut starts: mpsc::Receiver<Finished>,
@@ -110,7 +110,7 @@ impl Exporter {
         }
     }
 
-    /// The spans of starts that wait, as many as go into one request.
+    /// The spans of waiting starts, as many as go into one request.
     fn batch(&self, starts: &mut mpsc::Receiver<Finished>) -> Option<Vec<SpanData>> {
         let mut batch = Vec::new();
         while batch.len() < self.batch_spans
@@ -133,16 +133,16 @@ impl Exporter {
         let result = if sent.is_ok() { "sent" } else { "failed" };
         self.metrics.traces.spans.with_label_values(&[result]).inc_by(count as u64);
         match sent {
-            Ok(()) => self.said.arrived(),
-            Err(error) => self.said.lost(count, &error, Instant::now()),
+            Ok(()) => self.reports.arrived(),
+            Err(error) => self.reports.lost(count, &error, Instant::now()),
         }
     }
 }
 
-impl Said {
+impl Reports {
     fn lost(&mut self, spans: usize, error: &str, now: Instant) {
         self.lost += spans;
-        if self.at.is_none_or(|at| now.duration_since(at) >= SAID_EVERY) {
+        if self.at.is_none_or(|at| now.duration_since(at) >= REPORT_INTERVAL) {
             self.at = Some(now);
             let spans = std::mem::take(&mut self.lost);
             tracing::warn!(
@@ -154,9 +154,9 @@ impl Said {
     }
 
     fn arrived(&mut self) {
-        // Until a minute has passed there may be more to come.
-        if self.at.is_some_and(|at| at.elapsed() >= SAID_EVERY) {
-            *self = Said::default();
+        // Within the interval the next delivery may fail again.
+        if self.at.is_some_and(|at| at.elapsed() >= REPORT_INTERVAL) {
+            *self = Reports::default();
             tracing::info!("the OpenTelemetry collector takes spans of starts again");
         }
     }
@@ -177,14 +177,14 @@ fn tonic_tls(settings: &Settings) -> Result<ClientTlsConfig, String> {
     })
 }
 
-/// The client for OTLP/HTTP, which keeps why a request failed: the library does not say it.
+/// The client for OTLP/HTTP. It keeps the reason of a failed request, which the library's error lacks.
 #[derive(Debug)]
 struct Client {
     inner: HyperClient<HttpsConnector<HttpConnector>>,
     why: Why,
 }
 
-/// The last failure of a request, until it is told.
+/// The last failure of a request, until it is logged.
 type Why = Arc<Mutex<Option<String>>>;
 
 impl Client {
@@ -229,7 +229,7 @@ fn roots(settings: &Settings) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match &settings.certificate {
         None => {
-            // Those that are no good are nobody's.
+            // A damaged certificate among the node's does not harm the others.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 return Err(format!(
@@ -256,17 +256,17 @@ fn wrong_certificate(settings: &Settings, error: &dyn std::fmt::Display) -> Stri
     format!("OTEL_EXPORTER_OTLP_CERTIFICATE: {path}: {error}")
 }
 
-/// Who we are; the environment has the last word.
+/// The attributes of this daemon; those of the environment take precedence.
 fn resource(settings: &Settings, generation: &str) -> Resource {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let ours = [
+    let own = [
         KeyValue::new("service.name", "hearthd"),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
         KeyValue::new("service.instance.id", generation.to_owned()),
         KeyValue::new("host.name", node),
     ];
     let builder = Resource::builder_empty()
-        .with_attributes(ours)
+        .with_attributes(own)
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_detector(Box::new(EnvResourceDetector::new()));
     match &settings.service {

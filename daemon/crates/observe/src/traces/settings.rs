@@ -1,9 +1,9 @@
-//! What the environment says of traces, by OpenTelemetry's own variables, as containerd reads them too; read and
-//! checked before anything is bound.
+//! Settings of traces in the environment: OpenTelemetry's variables, which containerd reads, too. They are read and
+//! checked before the daemon binds anything.
 //!
 //! On: `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set, or `OTEL_TRACES_EXPORTER=otlp`.
-//! Off for all that: `OTEL_SDK_DISABLED=true`, `OTEL_TRACES_EXPORTER=none`. An empty variable counts as unset. What
-//! is for traces alone (`OTEL_EXPORTER_OTLP_TRACES_…`) goes before what is for all.
+//! Off in any case: `OTEL_SDK_DISABLED=true`, `OTEL_TRACES_EXPORTER=none`. An empty variable counts as unset. Variables
+//! for traces alone (`OTEL_EXPORTER_OTLP_TRACES_…`) take precedence over those for all signals.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use http::uri::Uri;
 use http::{HeaderName, HeaderValue};
 use opentelemetry_sdk::trace::Sampler;
 
-/// How spans travel.
+/// The protocol to the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1 with protobuf: OpenTelemetry's default.
@@ -22,7 +22,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As `OTEL_EXPORTER_OTLP_PROTOCOL` has it.
+    /// Its value in `OTEL_EXPORTER_OTLP_PROTOCOL`.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Http => "http/protobuf",
@@ -36,43 +36,43 @@ impl Protocol {
 pub struct Settings {
     /// The collector's URL, whole.
     pub endpoint: String,
-    /// What is spoken there.
+    /// The protocol there.
     pub protocol: Protocol,
-    /// Who we are there.
+    /// The service's name there (`OTEL_SERVICE_NAME`).
     pub service: Option<String>,
-    /// A file with the certificates to trust there; none: the node's.
+    /// A file with the certificates to trust; none: the node's.
     pub certificate: Option<PathBuf>,
-    /// How long one delivery may take, with its repetitions (`OTEL_EXPORTER_OTLP_TIMEOUT`, in milliseconds).
+    /// The time-out of one delivery with its retries (`OTEL_EXPORTER_OTLP_TIMEOUT`, in milliseconds).
     pub timeout: Duration,
-    /// Which starts.
+    /// Decides which starts are traced.
     pub sampler: Sampler,
-    /// Starts that wait to be sent; more are dropped and counted (`OTEL_BSP_MAX_QUEUE_SIZE`).
+    /// The most starts that wait to be sent; more are dropped and counted (`OTEL_BSP_MAX_QUEUE_SIZE`).
     pub queue_max: usize,
-    /// How long they wait for others to be sent with, in milliseconds (`OTEL_BSP_SCHEDULE_DELAY`).
+    /// The time between two deliveries (`OTEL_BSP_SCHEDULE_DELAY`, in milliseconds).
     pub delay: Duration,
-    /// Spans in one request, or a few more (`OTEL_BSP_MAX_EXPORT_BATCH_SIZE`).
+    /// Spans in one request; the last start may exceed it by its own (`OTEL_BSP_MAX_EXPORT_BATCH_SIZE`).
     pub batch_spans: usize,
 }
 
-/// Ours and OpenTelemetry's defaults.
+// OpenTelemetry's defaults.
 const TIMEOUT_MS: u64 = 10_000;
 const QUEUE_MAX: u64 = 2_048;
 const DELAY_MS: u64 = 5_000;
 const BATCH_SPANS: u64 = 512;
 
-/// Where the value of a variable comes from.
-type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Gives the value of a variable.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Settings {
-    /// What this process's environment says; nothing if starts are not to be traced.
+    /// The settings in this process's environment; none if starts are not to be traced.
     ///
     /// # Errors
-    /// Which variable is wrong, and what is wrong with it, in one line.
+    /// The variable that is wrong and the reason, in one line.
     pub fn of_environment() -> Result<Option<Settings>, String> {
         Settings::read(&|name| std::env::var(name).ok())
     }
 
-    fn read(lookup: Lookup<'_>) -> Result<Option<Settings>, String> {
+    fn read(lookup: Environment<'_>) -> Result<Option<Settings>, String> {
         let variables = Variables(lookup);
         if !variables.are_on()? {
             return Ok(None);
@@ -94,24 +94,24 @@ impl Settings {
     }
 }
 
-/// A variable that is set: its name, for what is wrong with it, and its value.
-type Found = Option<(String, String)>;
+/// A variable that is set: its name, for an error, and its value.
+type Variable = Option<(String, String)>;
 
-struct Variables<'a>(Lookup<'a>);
+struct Variables<'a>(Environment<'a>);
 
 impl Variables<'_> {
-    fn named(&self, name: &str) -> Found {
+    fn named(&self, name: &str) -> Variable {
         let value = self.0(name)?.trim().to_owned();
         (!value.is_empty()).then(|| (name.to_owned(), value))
     }
 
-    /// `OTEL_EXPORTER_OTLP_…`, for traces or for all.
-    fn otlp(&self, name: &str) -> Found {
+    /// `OTEL_EXPORTER_OTLP_…`, for traces or for all signals.
+    fn otlp(&self, name: &str) -> Variable {
         let of_traces = self.named(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"));
         of_traces.or_else(|| self.named(&format!("OTEL_EXPORTER_OTLP_{name}")))
     }
 
-    fn is_true(&self, found: Found) -> Result<bool, String> {
+    fn is_true(&self, found: Variable) -> Result<bool, String> {
         match found {
             None => Ok(false),
             Some((_, value)) if value.eq_ignore_ascii_case("true") => Ok(true),
@@ -143,7 +143,7 @@ impl Variables<'_> {
         }
     }
 
-    /// For HTTP, what is for all kinds of telemetry gets the path of traces.
+    /// For HTTP, the path of traces is appended to an endpoint for all signals.
     fn endpoint(&self, protocol: Protocol) -> Result<String, String> {
         let of_traces = self.named("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
         let is_whole = of_traces.is_some() || protocol == Protocol::Grpc;
@@ -180,8 +180,8 @@ impl Variables<'_> {
         Ok(self.otlp("CERTIFICATE").map(|(_, path)| path.into()))
     }
 
-    /// `name=value,name=value`, the values percent-encoded. OpenTelemetry's library sends them, and leaves out
-    /// what is wrong without a word.
+    /// `name=value,name=value`, the values percent-encoded. OpenTelemetry's library sends them, and silently leaves
+    /// out wrong ones.
     fn check_headers(&self) -> Result<(), String> {
         let Some((variable, list)) = self.otlp("HEADERS") else { return Ok(()) };
         let is_header = |pair: &str| {
@@ -190,11 +190,11 @@ impl Variables<'_> {
             name.trim().parse::<HeaderName>().is_ok() && value.is_ok_and(|value| HeaderValue::from_str(&value).is_ok())
         };
         let wrong = list.split(',').filter(|pair| !pair.trim().is_empty()).position(|pair| !is_header(pair));
-        // Not the value, which is a secret more often than not.
+        // Without the value, which is often a secret.
         wrong.map_or(Ok(()), |at| Err(format!("{variable}: entry {} is no header like name=value", at + 1)))
     }
 
-    /// OpenTelemetry's library compresses, and leaves out what it does not know.
+    /// OpenTelemetry's library compresses, and silently ignores a compression that it does not know.
     fn check_compression(&self) -> Result<(), String> {
         match self.otlp("COMPRESSION") {
             Some((name, value)) if !["gzip", "none"].iter().any(|known| value.eq_ignore_ascii_case(known)) => {
@@ -204,14 +204,14 @@ impl Variables<'_> {
         }
     }
 
-    fn number(&self, found: Found, default: u64) -> Result<u64, String> {
+    fn number(&self, found: Variable, default: u64) -> Result<u64, String> {
         let Some((name, value)) = found else { return Ok(default) };
         let number = value.parse().ok().filter(|&number| number > 0);
         number.ok_or_else(|| format!("{name}: {value:?} is no whole number above 0"))
     }
 
     fn count(&self, name: &str, default: u64) -> Result<usize, String> {
-        /// What a queue can have.
+        /// The longest queue.
         const MOST: u64 = 1 << 20;
         let number = self.number(self.named(name), default)?;
         usize::try_from(number)

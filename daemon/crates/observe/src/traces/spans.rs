@@ -1,4 +1,4 @@
-//! The spans of a start: Create and Start as containerd has asked for them, their phases below them.
+//! The spans of a start: containerd's Create and Start, with their phases as children.
 //!
 //! ```text
 //!   ┌ task (only without a caller's span)────────────────────────────┐
@@ -6,7 +6,7 @@
 //!   │ │ bundle │ lookup │ compile… │        │ instantiate│ first…  │ │
 //! ```
 //!
-//! Start's span ends at the guest's first instruction, or at the service's port: the answer to containerd may
+//! Start's span ends at the guest's first instruction, or when the service has its port. The answer to containerd may
 //! be a little earlier or later.
 
 use std::borrow::Cow;
@@ -20,11 +20,11 @@ use crate::metrics::{PHASES, SOURCES};
 use crate::starts::trace::{Trace, TraceParent};
 use crate::starts::{Finished, Moments};
 
-/// The span of a start that nobody else has a span around.
+/// The span around a start whose caller has none.
 const TASK: &str = "task";
-/// That of containerd's Create.
+/// The span of containerd's Create.
 pub const CREATE: &str = "Task/Create";
-/// That of its Start.
+/// The span of containerd's Start.
 const START: &str = "Task/Start";
 
 /// The spans of a start; none if it is not recorded.
@@ -34,7 +34,7 @@ pub fn of(start: &Finished, scope: &InstrumentationScope) -> Vec<SpanData> {
     let end = start.about.created_at + start.took;
     let maker = Maker { scope, created_at: start.about.created_at, attributes: attributes(start) };
     let failure = start.error.as_ref().map(|error| Status::error(error.to_string()));
-    // Why it failed, where it failed.
+    // The failure belongs to the call that failed.
     let (of_create, of_start) = match moments.start_began {
         Some(_) => (Status::Unset, failure.clone().unwrap_or_default()),
         None => (failure.clone().unwrap_or_default(), Status::Unset),
@@ -43,16 +43,17 @@ pub fn of(start: &Finished, scope: &InstrumentationScope) -> Vec<SpanData> {
     let mut spans = Vec::with_capacity(PHASES.len() + 3);
     let mut caller = trace.create.map(TraceParent::context);
     if caller.is_none() {
-        let task = maker.span(TASK, Place { trace: trace.id, parent: None }, SpanKind::Internal, (Duration::ZERO, end));
+        let task =
+            maker.span(TASK, Ancestry { trace: trace.id, parent: None }, SpanKind::Internal, (Duration::ZERO, end));
         caller = Some(task.span_context.clone());
         spans.push(SpanData { status: failure.unwrap_or_default(), ..task });
     }
     let create_end = moments.create_took.map_or(end, |took| start.about.created_at + took);
-    let place = Place { trace: trace.id, parent: caller.clone() };
-    let create = maker.span(CREATE, place, SpanKind::Server, (Duration::ZERO, create_end));
+    let ancestry = Ancestry { trace: trace.id, parent: caller.clone() };
+    let create = maker.span(CREATE, ancestry, SpanKind::Server, (Duration::ZERO, create_end));
     let create = SpanData { status: of_create, ..create };
     let began = moments.start_began.map(|began| {
-        let span = maker.span(START, start_place(trace, caller), SpanKind::Server, (began, end));
+        let span = maker.span(START, start_ancestry(trace, caller), SpanKind::Server, (began, end));
         SpanData { status: of_start, links: links(trace, &span, &create), ..span }
     });
     spans.extend(phases(&maker, &moments, &create, began.as_ref()));
@@ -61,21 +62,21 @@ pub fn of(start: &Finished, scope: &InstrumentationScope) -> Vec<SpanData> {
     spans
 }
 
-/// Where a span is.
-struct Place {
+/// The trace and the parent of a span.
+struct Ancestry {
     trace: TraceId,
     parent: Option<SpanContext>,
 }
 
-/// Start is below what its own caller says, which may be another than Create's, or in another trace.
-fn start_place(trace: &Trace, caller: Option<SpanContext>) -> Place {
+/// Start's parent is the span of its own caller, which may differ from Create's, and may be in another trace.
+fn start_ancestry(trace: &Trace, caller: Option<SpanContext>) -> Ancestry {
     match trace.start.get() {
-        Some(parent) => Place { trace: parent.trace.into(), parent: Some(parent.context()) },
-        None => Place { trace: trace.id, parent: caller },
+        Some(parent) => Ancestry { trace: parent.trace.into(), parent: Some(parent.context()) },
+        None => Ancestry { trace: trace.id, parent: caller },
     }
 }
 
-/// From Start to a Create in another trace.
+/// A link from Start to a Create in another trace.
 fn links(trace: &Trace, start: &SpanData, create: &SpanData) -> SpanLinks {
     let mut links = SpanLinks::default();
     if start.span_context.trace_id() != trace.id {
@@ -84,21 +85,21 @@ fn links(trace: &Trace, start: &SpanData, create: &SpanData) -> SpanLinks {
     links
 }
 
-/// Those that were measured, each below the call that was under way.
+/// The measured phases, each a child of the call during which it ran.
 fn phases(maker: &Maker<'_>, moments: &Moments, create: &SpanData, start: Option<&SpanData>) -> Vec<SpanData> {
     let span = |(name, began, took): &(&'static str, Duration, Duration)| {
         let started = moments.start_began.is_some_and(|start| *began >= start);
         let parent = start.filter(|_| started).unwrap_or(create).span_context.clone();
-        let place = Place { trace: parent.trace_id(), parent: Some(parent) };
-        let mut span = maker.span(*name, place, SpanKind::Internal, (*began, maker.created_at + *began + *took));
-        // It is in its parent.
+        let ancestry = Ancestry { trace: parent.trace_id(), parent: Some(parent) };
+        let mut span = maker.span(*name, ancestry, SpanKind::Internal, (*began, maker.created_at + *began + *took));
+        // The parent has the attributes.
         span.attributes.clear();
         span
     };
     moments.phases.iter().map(span).collect()
 }
 
-/// What all spans of a start have in common.
+/// Values that all spans of a start share.
 struct Maker<'a> {
     scope: &'a InstrumentationScope,
     created_at: SystemTime,
@@ -109,17 +110,17 @@ impl Maker<'_> {
     fn span(
         &self,
         name: impl Into<Cow<'static, str>>,
-        place: Place,
+        ancestry: Ancestry,
         span_kind: SpanKind,
         (began, end): (Duration, SystemTime),
     ) -> SpanData {
         let id = RandomIdGenerator::default().new_span_id();
-        let parent_span_id = place.parent.as_ref().map_or(SpanId::INVALID, SpanContext::span_id);
+        let parent_span_id = ancestry.parent.as_ref().map_or(SpanId::INVALID, SpanContext::span_id);
         let start_time = self.created_at + began;
         SpanData {
-            span_context: SpanContext::new(place.trace, id, TraceFlags::SAMPLED, false, TraceState::NONE),
+            span_context: SpanContext::new(ancestry.trace, id, TraceFlags::SAMPLED, false, TraceState::NONE),
             parent_span_id,
-            parent_span_is_remote: place.parent.is_some_and(|parent| parent.is_remote()),
+            parent_span_is_remote: ancestry.parent.is_some_and(|parent| parent.is_remote()),
             span_kind,
             name: name.into(),
             start_time,
@@ -134,7 +135,7 @@ impl Maker<'_> {
     }
 }
 
-/// What was started, by OpenTelemetry's names where it has some.
+/// The container that was started, by OpenTelemetry's semantic conventions where they have a name.
 fn attributes(start: &Finished) -> Vec<KeyValue> {
     let about = &start.about;
     let mut all = vec![

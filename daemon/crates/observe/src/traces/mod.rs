@@ -1,16 +1,26 @@
-//! Starts as OpenTelemetry traces, if the environment asks for it. Without, a start has a comparison more.
+//! Starts as OpenTelemetry traces, if the environment asks for it. Without, a start pays one comparison.
 //!
 //! ```text
 //!   Create, Start ─ traceparent ─▶ Trace, in the start's About ─ first instruction ─▶ queue ─▶ spans ─▶ collector
 //!                                                                          └─ full: counted
 //! ```
 //!
-//! A start keeps what it would keep anyway ([`crate::starts`]); spans are made of that later, on a thread that
-//! steps back for all others. A collector that is away, slow or hangs costs spans, which are counted,
-//! and a line in the log now and then; nobody waits for it.
+//! A start records what it records anyway ([`crate::starts`]). Its spans are made of that later, on a thread of low
+//! priority. A collector that is away, slow or hangs costs spans, which are counted, and a line in the log each minute;
+//! no start waits for it.
 //!
-//! containerd 2.x sends a `traceparent` with Create and with Start where it traces itself; 1.6 and 1.7 send none.
-//! A start without one is a trace of its own.
+//! containerd 2.x sends a `traceparent` with Create and with Start if it traces itself; 1.6 and 1.7 send none. A start
+//! without one is a trace of its own.
+//!
+//! opentelemetry_sdk's batch processor is not used, although it has a bounded queue and a delay, too. It takes finished
+//! spans, so that a start would make nine of them on its own thread, where it now queues one pointer. It counts what it
+//! drops in its own log and not in a metric, and the reason of a failed delivery stays inside. It exports from a thread
+//! without a runtime, on which the HTTP client of the daemon cannot run. opentelemetry-otlp does read the variables of
+//! the environment, and silently ignores a value that is wrong; [`settings`] refuses it at the daemon's start.
+//!
+//! * `export.rs`: batches of spans to the collector: time-outs, TLS, spans lost, the stop of the daemon.
+//! * `settings.rs`: the `OTEL_*` variables: endpoint, protocol, sampler, queue; errors in them.
+//! * `spans.rs`: the spans of a start: names, parents, attributes.
 
 pub mod export;
 pub mod settings;
@@ -33,11 +43,11 @@ use crate::starts::Finished;
 use crate::starts::trace::{Trace, TraceParent};
 use crate::traces::settings::Settings;
 
-/// What makes traces of starts, and sends them.
+/// Makes traces of starts, and sends them.
 pub struct Traces {
     sampler: Box<dyn ShouldSample>,
     starts: mpsc::Sender<Finished>,
-    /// That the queue is half full.
+    /// Wakes the exporter when the queue is half full.
     fills: Arc<Notify>,
     metrics: Arc<Metrics>,
     sending: Mutex<Option<Sending>>,
@@ -49,7 +59,7 @@ struct Sending {
 }
 
 impl Traces {
-    /// Starts it. `generation`: which life of the daemon this is.
+    /// Starts the exporter. `generation`: the generation of this daemon.
     ///
     /// # Errors
     /// The settings cannot be used, in one line.
@@ -62,7 +72,7 @@ impl Traces {
         let (starts, queue) = mpsc::channel(settings.queue_max);
         let (stop, stopped) = oneshot::channel();
         let fills = Arc::new(Notify::new());
-        // What the exporter runs of its own is of this runtime.
+        // The exporter's connections belong to this runtime.
         let _entered = background.enter();
         let exporter = export::Exporter::new(settings, generation, metrics.clone())?;
         let task = background.spawn(exporter.run(queue, fills.clone(), stopped));
@@ -76,7 +86,7 @@ impl Traces {
         }))
     }
 
-    /// Create has arrived: its trace, if it is to be recorded.
+    /// Create has arrived. Returns its trace, if it is to be recorded.
     pub fn begin(&self, metadata: &HashMap<String, Vec<String>>) -> Option<Trace> {
         let create = TraceParent::of(metadata);
         let id = create.map_or_else(|| RandomIdGenerator::default().new_trace_id(), |parent| parent.trace.into());
@@ -85,7 +95,7 @@ impl Traces {
         (sampled.decision == SamplingDecision::RecordAndSample).then(|| Trace { id, create, start: OnceLock::new() })
     }
 
-    /// A start has come to its end; nothing if it is not recorded.
+    /// A start has ended. Without effect if it is not recorded.
     pub fn finished(&self, start: &Finished) {
         if start.about.trace.is_none() {
             return;
@@ -98,10 +108,10 @@ impl Traces {
         }
     }
 
-    /// Sends what is left, for so long at most, and nothing after it.
+    /// Sends the spans that are left, within `time`. Nothing is sent after it.
     pub async fn stop(&self, time: Duration) {
         let Some(Sending { mut task, stop }) = self.sending.lock().take() else { return };
-        // It may have ended by itself: then there is nothing to wait for.
+        // An exporter that has ended by itself receives nothing.
         let _ = stop.send(());
         if tokio::time::timeout(time, &mut task).await.is_err() {
             task.abort();

@@ -1,4 +1,4 @@
-//! What each start did, phase by phase: written down as it happens, kept for those who look.
+//! What each start did, phase by phase: recorded as it happens, and kept for operators.
 //!
 //! ```text
 //!   Create ─▶ About (one for each container) ─ phases, as they end ─▶ first instruction ─▶ Recent ─▶ page,
@@ -7,8 +7,11 @@
 //!                                                 histograms                recorder, traces
 //! ```
 //!
-//! Writing a phase down is a few atomic stores; a start that has come to its end is one entry of a bounded
-//! list, under a lock held for a few instructions. Nothing here waits for anybody.
+//! To record a phase takes a few atomic stores. A start that has ended is one entry of a bounded list, under a lock
+//! that is held for a few instructions. Nothing here blocks a start.
+//!
+//! * `recorder.rs`: the time from a container's creation by containerd, measured after the start.
+//! * `trace.rs`: the `traceparent` that containerd passes on, and the trace that a start belongs to.
 
 pub mod recorder;
 pub mod trace;
@@ -36,28 +39,28 @@ const NAME_BYTES_MAX: usize = 256;
 /// The longest text of an end that is kept, in bytes: a trap with its backtrace.
 const TEXT_BYTES_MAX: usize = 4 << 10;
 
-/// A container's names, origin and start, for those who look.
+/// A container's names, origin and start, for operators.
 #[derive(Debug)]
 pub struct About {
     /// containerd's namespace.
     pub namespace: Arc<str>,
     /// Its id, the task's.
     pub id: Arc<str>,
-    /// Its pod, if it is of one.
+    /// Its pod, if it is in one.
     pub pod: Option<PodName>,
-    /// Its image, where CRI has said it.
+    /// Its image, if CRI names it.
     pub image: Option<String>,
     /// The first of its arguments.
     pub program: String,
     /// Its module, once it is known.
     pub module: OnceLock<Digest>,
-    /// When Create was asked for.
+    /// When Create's request arrived.
     pub created_at: SystemTime,
-    /// The same, to measure from.
+    /// The same instant on the monotonic clock.
     began: Instant,
     /// When containerd wrote its bundle.
     pub bundle_written_at: Option<SystemTime>,
-    /// The writable directory of its root, which CRI has made for it alone.
+    /// The writable directory of its root, which CRI makes for one container.
     pub snapshot: Option<PathBuf>,
     /// Its trace, if it is recorded.
     pub trace: Option<Trace>,
@@ -71,20 +74,20 @@ pub struct About {
     pub traps: AtomicU64,
 }
 
-/// When something began, from Create's request, and how long it took; in nanoseconds, 0 for never.
+/// When a phase began, from Create's request, and how long it took; in nanoseconds, 0 for never.
 #[derive(Debug, Default)]
 struct Lapse {
     began_ns: AtomicU64,
     took_ns: AtomicU64,
 }
 
-/// What [`About`] is made of.
-pub struct Asked {
+/// What is known of a container when Create's request arrives.
+pub struct NewAbout {
     /// containerd's namespace.
     pub namespace: Arc<str>,
     /// The task's id.
     pub id: Arc<str>,
-    /// What CRI calls it.
+    /// Its names in CRI.
     pub names: CriNames,
     /// The first of its arguments.
     pub program: String,
@@ -98,41 +101,41 @@ pub struct Asked {
     pub trace: Option<Trace>,
 }
 
-/// What has happened so far, and when, from Create's arrival.
+/// The events of a start so far, each with its time since Create's arrival.
 pub struct Moments {
-    /// The phases that have ended, in the order in which they are measured: name, begin, duration.
+    /// The phases that have ended, in the order of [`PHASES`]: name, begin, duration.
     pub phases: Vec<(&'static str, Duration, Duration)>,
-    /// Create was answered.
+    /// When Create was answered.
     pub create_took: Option<Duration>,
-    /// Start arrived.
+    /// When Start arrived.
     pub start_began: Option<Duration>,
-    /// The guest was at its first instruction, or the service had its port.
+    /// When the guest was at its first instruction, or the service had its port.
     pub started: Option<Duration>,
 }
 
 impl About {
-    /// Nothing has happened yet.
-    pub fn new(asked: Asked) -> Arc<About> {
+    /// A container none of whose phases has ended.
+    pub fn new(new: NewAbout) -> Arc<About> {
         let name = |text: String| shown(&text, NAME_BYTES_MAX).into_owned();
-        let CriNames { namespace, pod, container, image } = asked.names;
+        let CriNames { namespace, pod, container, image } = new.names;
         let pod = pod.map(|pod| PodName {
             namespace: name(namespace.unwrap_or_default()),
             name: name(pod),
             container: name(container.unwrap_or_default()),
         });
         Arc::new(About {
-            namespace: asked.namespace,
-            id: asked.id,
-            // Of another's containers nobody knows what their snapshots are.
-            snapshot: asked.snapshot.filter(|_| pod.is_some()),
+            namespace: new.namespace,
+            id: new.id,
+            // Only CRI makes a snapshot for one container; another client's may be older.
+            snapshot: new.snapshot.filter(|_| pod.is_some()),
             pod,
             image: image.map(name),
-            program: name(asked.program),
+            program: name(new.program),
             module: OnceLock::new(),
-            created_at: SystemTime::now().checked_sub(asked.began.elapsed()).unwrap_or(UNIX_EPOCH),
-            began: asked.began,
-            bundle_written_at: asked.bundle_written_at,
-            trace: asked.trace,
+            created_at: SystemTime::now().checked_sub(new.began.elapsed()).unwrap_or(UNIX_EPOCH),
+            began: new.began,
+            bundle_written_at: new.bundle_written_at,
+            trace: new.trace,
             phases: Default::default(),
             source: AtomicU8::new(u8::MAX),
             create_took_ns: AtomicU64::new(0),
@@ -165,7 +168,7 @@ impl About {
         self.start_began_ns.store(self.since_began_ns(at), Ordering::Relaxed);
     }
 
-    /// The guest is at its first instruction, or the service has its port: what hearthd itself needed.
+    /// The guest is at its first instruction, or the service has its port. Returns the time that hearthd needed.
     pub fn started(&self, metrics: &Metrics) -> Duration {
         let now = self.since_began_ns(Instant::now());
         self.started_ns.store(now, Ordering::Relaxed);
@@ -176,7 +179,7 @@ impl About {
         took
     }
 
-    /// What hearthd needed until `at_ns`: without the caller's own time between Create and Start.
+    /// The time that hearthd needed until `at_ns`, without the caller's own time between Create and Start.
     fn own_ns(&self, at_ns: u64) -> u64 {
         let in_start = at_ns.saturating_sub(self.start_began_ns.load(Ordering::Relaxed));
         self.create_took_ns.load(Ordering::Relaxed) + in_start
@@ -194,7 +197,7 @@ impl About {
         (started_ns > 0).then(|| self.created_at + Duration::from_nanos(started_ns))
     }
 
-    /// What has happened so far.
+    /// The events so far.
     pub fn moments(&self) -> Moments {
         let at = |ns: &AtomicU64| Duration::from_nanos(ns.load(Ordering::Relaxed));
         let set = |ns: &AtomicU64| Some(at(ns)).filter(|time| !time.is_zero());
@@ -214,7 +217,7 @@ impl About {
         self.trace.as_ref().map(|trace| trace.id)
     }
 
-    /// What it is called. `generation`: the life of this daemon.
+    /// Its names. `generation`: the generation of this daemon.
     fn name(&self, generation: &str) -> TaskName {
         TaskName {
             generation: generation.into(),
@@ -226,7 +229,7 @@ impl About {
         }
     }
 
-    /// What is written down so far.
+    /// What is recorded so far.
     pub fn start_info(&self, generation: &str) -> StartInfo {
         let moments = self.moments();
         let seconds = |time: Duration| time.as_secs_f64();
@@ -252,20 +255,20 @@ impl About {
     }
 }
 
-/// A start that has come to its end, one way or the other.
+/// A start that has succeeded or failed.
 #[derive(Clone)]
 pub struct Finished {
-    /// Whose.
+    /// The container.
     pub about: Arc<About>,
-    /// Why it failed, if it did.
+    /// Why it failed; none if it succeeded.
     pub error: Option<Arc<str>>,
-    /// How long after Create's arrival.
+    /// The time from Create's arrival to its end.
     pub took: Duration,
 }
 
-/// A guest's end that somebody may want to know of.
+/// A guest's end that an operator looks for: a trap, out of memory, a panic.
 #[derive(Clone)]
-struct End {
+struct RecordedEnd {
     about: Arc<About>,
     at: SystemTime,
     kind: EndKind,
@@ -273,20 +276,20 @@ struct End {
     text: Arc<str>,
 }
 
-/// The last starts, and the last ends of the kind one looks into.
+/// The last starts, and the last ends that operators look for.
 pub struct Recent {
     max: usize,
     starts: Mutex<VecDeque<Finished>>,
-    ends: Mutex<VecDeque<End>>,
+    ends: Mutex<VecDeque<RecordedEnd>>,
     listeners: Vec<Listener>,
     metrics: Arc<Metrics>,
 }
 
-/// What else is told of each start, at once and without waiting.
+/// Receives each start when it ends. It must not block.
 pub type Listener = Box<dyn Fn(&Finished) + Send + Sync>;
 
 impl Recent {
-    /// Keeps `max` of either (`metrics.recent_max`), and tells the listeners of each start.
+    /// Keeps `max` starts and as many ends (`metrics.recent_max`). The listeners receive each start.
     pub fn new(max: usize, metrics: Arc<Metrics>, listeners: Vec<Listener>) -> Arc<Recent> {
         Arc::new(Recent { max, starts: Mutex::default(), ends: Mutex::default(), listeners, metrics })
     }
@@ -311,10 +314,10 @@ impl Recent {
         push(&self.starts, start, self.max);
     }
 
-    /// A guest has come to an end one may want to know of.
+    /// A guest has ended in a way that operators look for.
     pub fn ended(&self, about: &Arc<About>, kind: EndKind, status: u32, text: &str) {
         let text = shown_lines(text, TEXT_BYTES_MAX).into();
-        let end = End { about: about.clone(), at: SystemTime::now(), kind, status, text };
+        let end = RecordedEnd { about: about.clone(), at: SystemTime::now(), kind, status, text };
         push(&self.ends, end, self.max);
     }
 
@@ -331,7 +334,7 @@ impl Recent {
     /// The last ends, the latest first.
     pub fn ends(&self, generation: &str) -> Vec<EndInfo> {
         let ends: Vec<_> = self.ends.lock().iter().cloned().collect();
-        let info = |end: &End| EndInfo {
+        let info = |end: &RecordedEnd| EndInfo {
             of: end.about.name(generation),
             at: unix(end.at),
             kind: end.kind,
@@ -349,7 +352,7 @@ fn push<T>(list: &Mutex<VecDeque<T>>, entry: T, max: usize) {
         list.push_back(entry);
         oldest
     };
-    // Not under the lock.
+    // Freed after the lock is released.
     drop(oldest);
 }
 
@@ -362,7 +365,7 @@ mod tests {
     use super::*;
 
     fn about(id: &str) -> Arc<About> {
-        About::new(Asked {
+        About::new(NewAbout {
             namespace: "default".into(),
             id: id.into(),
             names: CriNames { pod: Some("web".into()), ..CriNames::default() },
