@@ -1,13 +1,15 @@
-//! Our questions to one containerd, at its gRPC socket: its version, and the Wasm artifact a
-//! container's image is.
+//! Questions to one containerd, at its gRPC socket: its version, the image of a container, blobs of its content store,
+//! and the Wasm layer of an artifact image.
 //!
-//! Nothing is remembered between questions, not even the connection (it costs 0.1 ms), since a
-//! containerd can be restarted, as another version too, behind the same address. Every answer is
-//! bounded in size and time; content is believed only if it has its digest.
+//! No state is kept between questions, not even the connection (a new one costs 0.1 ms): a containerd may be restarted
+//! behind the same address, in another version, too. Every answer is bounded in size and time. Content is used only if
+//! it has its digest.
 //!
-//! When it goes wrong: containerd away or hanging is [`Error::Unavailable`]; what it does not have is
-//! [`Error::NotFound`]; content that is not what its digest says is [`Error::Internal`]; an image
-//! that contradicts itself is [`Error::InvalidArgument`]. Each names the question and the socket.
+//! Errors: [`Error::Unavailable`] if containerd is away or hangs; [`Error::NotFound`] for an object that it does not
+//! have; [`Error::Internal`] for content that does not have its digest; [`Error::InvalidArgument`] for an image that
+//! contradicts itself. Each error names the question and the socket.
+//!
+//! * `images.rs`: images before their first start: which are new, what each runs, where its files are.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -30,20 +32,19 @@ mod images;
 
 pub use images::{Entry, Runnable, SnapshotMount};
 
-/// The largest container record, in bytes: what containerd itself sends or takes at most
+/// The largest container record, in bytes: the largest message of containerd itself
 /// (defaults/defaults.go, `DefaultMaxSendMsgSize`).
 const CONTAINER_BYTES_MAX: usize = 16 << 20;
 /// The largest image record or version, in bytes: labels and a descriptor.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 /// The largest piece of a blob in one message, in bytes; containerd sends 32 kB to 1 MiB.
 const PIECE_BYTES_MAX: usize = 4 << 20;
-/// The largest index or manifest, in bytes: what the OCI distribution specification has registries
-/// take.
+/// The largest index or manifest, in bytes: the size that the OCI distribution specification has registries accept.
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// How deep an index may lie in indexes.
 const INDEX_DEPTH_MAX: usize = 4;
-/// How much of a blob may be under way, in bytes. HTTP/2's own 64 kB would have containerd wait for
-/// us after every second piece.
+/// The window of a blob's stream, in bytes. With HTTP/2's default of 64 kB containerd would wait after every second
+/// piece.
 const WINDOW_BYTES: u32 = 1 << 20;
 
 /// Media types of an index of manifests.
@@ -54,8 +55,8 @@ const MANIFEST_TYPES: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
 /// The media type of a Wasm artifact's configuration (CNCF TAG Runtime, Wasm OCI Artifact layout).
 const WASM_CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
-/// Media types of a layer that is a Wasm binary: that layout's, and those that runwasi's images and
-/// wasm-to-oci had before it.
+/// Media types of a layer that is a Wasm binary: that layout's, and the older ones of runwasi's images and of
+/// wasm-to-oci.
 const WASM_LAYER_TYPES: [&str; 3] = [
     "application/wasm",
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
@@ -146,7 +147,7 @@ impl Containerd {
     /// [`Error::NotFound`] if containerd does not have it; [`Error::ResourceExhausted`] if it is
     /// larger than `max_bytes`; [`Error::Internal`] if it is not what its digest says;
     /// [`Error::InvalidArgument`] if `digest` is not a SHA-256; [`Error::Unavailable`] if containerd
-    /// does not answer, or stops in between.
+    /// does not answer, or stops before the end.
     pub async fn read_blob(&self, namespace: &str, digest: &str, max_bytes: u64) -> Result<Vec<u8>> {
         self.blob(&self.connection(), namespace, digest, max_bytes).await
     }
@@ -164,7 +165,7 @@ impl Containerd {
         let request = ReadContentRequest {
             digest: digest.to_string(),
             offset: 0,
-            // One byte more than allowed is enough to know; 0 would be all of it.
+            // One byte above the bound shows that a blob is too large; 0 would mean the whole blob.
             size: i64::try_from(max_bytes).unwrap_or(i64::MAX).saturating_add(1),
         };
         let mut client = ContentClient::new(connection.clone()).max_decoding_message_size(PIECE_BYTES_MAX);
@@ -191,7 +192,7 @@ impl Containerd {
     /// The name of a container's image; none if it has none.
     ///
     /// # Errors
-    /// See the module's head.
+    /// As in the module's page.
     pub async fn image(&self, namespace: &str, container_id: &str) -> Result<Option<String>> {
         self.image_of(&self.connection(), namespace, container_id).await
     }
@@ -207,8 +208,7 @@ impl Containerd {
         Ok(Some(container.image).filter(|image| !image.is_empty()))
     }
 
-    /// The manifest of an image with its digest: that which `choose` takes if there are several. None if it
-    /// takes none.
+    /// The manifest of an image with its digest. Of several `choose` takes one; none if it takes none.
     async fn manifest(
         &self,
         connection: &Channel,
@@ -232,7 +232,7 @@ impl Containerd {
                 return Ok(None);
             }
             let blob = match self.blob(connection, namespace, &digest, MANIFEST_BYTES_MAX).await {
-                // Pulled for the node's own platform: what the container has is not Wasm.
+                // The image was pulled for the node's own platform: the container does not run Wasm.
                 Err(Error::NotFound(_)) if one_of_several => return Ok(None),
                 blob => blob.map_err(|e| e.context(format!("image {image}")))?,
             };
@@ -283,8 +283,8 @@ impl Containerd {
         }
     }
 
-    /// Waits for the next piece of a blob. Each has the whole time: a large blob may take long as
-    /// long as it comes.
+    /// Waits for the next piece of a blob. Each piece has the whole time-out, so that a large blob may take long while
+    /// it arrives.
     async fn piece(
         &self,
         what: &(dyn Display + Sync),
@@ -313,7 +313,7 @@ impl Containerd {
 
     fn error(&self, what: &(dyn Display + Sync), status: &Status) -> Error {
         let text = |hint: &str| self.failure(what, format!("{}{hint}", reason(status)));
-        // tonic calls a connection that broke in between Unknown.
+        // tonic reports a connection that broke during a call as Unknown.
         if std::error::Error::source(status).is_some_and(|s| s.is::<tonic::transport::Error>()) {
             return Error::Unavailable(text("; is it running?"));
         }
@@ -321,7 +321,7 @@ impl Containerd {
             Code::NotFound => Error::NotFound(text("")),
             Code::InvalidArgument => Error::InvalidArgument(text("")),
             Code::Unimplemented => Error::Unimplemented(text("")),
-            // tonic says OutOfRange of an answer over our bound.
+            // tonic reports an answer above the bound as OutOfRange.
             Code::ResourceExhausted | Code::OutOfRange => Error::ResourceExhausted(text("")),
             Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Aborted => {
                 Error::Unavailable(text(""))
@@ -338,7 +338,7 @@ impl Containerd {
     }
 }
 
-/// What a status says. tonic's own transport errors say what happened only in their sources.
+/// The reason in a status. tonic's own transport errors have theirs only in their sources.
 fn reason(status: &Status) -> String {
     let mut text = status.message().to_string();
     let mut source = std::error::Error::source(status);
@@ -375,8 +375,7 @@ fn parse<T: DeserializeOwned>(image: &str, digest: &str, blob: &[u8]) -> Result<
         .map_err(|error| Error::InvalidArgument(format!("image {image}: manifest {digest} is damaged: {error}")))
 }
 
-/// The manifest an index has for Wasm: the first for a Wasm platform, or with a Wasm artifact's type;
-/// else the only one there is.
+/// The manifest for Wasm in an index: the first for a Wasm platform or with a Wasm artifact's type, else the only one.
 fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
     let platform = |descriptor: &Descriptor| {
         let platform = descriptor.platform().as_ref()?;
@@ -389,7 +388,7 @@ fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
     if let Some(wasm) = manifests.iter().find(is_wasm) {
         return Some(wasm);
     }
-    // BuildKit puts each image's attestations beside it, for the platform unknown/unknown.
+    // BuildKit adds the attestations of each image for the platform unknown/unknown.
     let attests =
         |descriptor: &&Descriptor| platform(descriptor).is_some_and(|(arch, os)| arch == "unknown" && os == "unknown");
     let mut images = manifests.iter().filter(|descriptor| !attests(descriptor));

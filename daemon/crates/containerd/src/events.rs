@@ -6,22 +6,23 @@
 //!                     ▲ room is reserved before a task exists, given back when containerd took the event
 //! ```
 //!
-//! The publisher is woken at once for what somebody waits for, an end above all, and a millisecond later for
-//! the news of a start: its caller has the answer already, and two threads that wake up beside a start, here
-//! and in containerd, would take the processor from it.
+//! The publisher wakes at once for an event that clients wait for, an end above all. For the events of a start it wakes
+//! a millisecond later: the caller has its answer already, and two threads that wake up during a start, here and in
+//! containerd, would compete with it for the processor.
 //!
-//! There is one queue per containerd instance. Its order is the order of the calls of
-//! [`Reservation::publish`]; one delivery is under way at a time, because containerd serves the
-//! requests of one connection concurrently and would otherwise mix them.
+//! Each containerd has one queue. Its order is the order of the calls of [`Reservation::publish`]. One delivery is
+//! under way at a time, because containerd serves the requests of one connection concurrently.
 //!
-//! When it goes wrong:
-//! * containerd is away, restarts, hangs or answers nonsense: the event stays first and is tried
-//!   again, on a new connection, with a doubling pause. It may arrive twice (the answer was lost),
-//!   never out of order, never not at all.
-//! * containerd says that it will never take this event: it is logged, counted and left. What counts
-//!   as that is decided in `verdict` alone.
-//! * The queue is full, because containerd has been away for long: new tasks are refused in
-//!   [`EventQueue::reserve`]; those that live have their room and lose nothing.
+//! Failures:
+//! * containerd is away, restarts, hangs or answers nonsense: the event stays first and is tried again, on a new
+//!   connection, with a doubling pause. It may arrive twice, if the answer was lost; it is never lost and never out of
+//!   order.
+//! * containerd refuses the event for good: it is logged, counted and left out. `after` alone decides whether an error
+//!   means that.
+//! * The queue is full, because containerd has been away for long: [`EventQueue::reserve`] refuses new tasks. Live tasks
+//!   have their room and lose no event.
+//!
+//! * `message.rs`: each event with its topic and its message.
 
 mod message;
 
@@ -68,13 +69,13 @@ pub struct EventQueue {
 
 /// Room for some events, held by the task (or exec) that will publish them.
 ///
-/// Room moves from here into the queue with each event; what is left is given back on drop.
+/// Each event moves room from here into the queue. The rest is given back on drop.
 pub struct Reservation {
     queue: Arc<EventQueue>,
     left: AtomicUsize,
 }
 
-/// What the queue's handles and its publisher share.
+/// The state that the queue's handles and its publisher share.
 struct Shared {
     /// containerd's ttrpc socket, without a scheme.
     address: String,
@@ -83,17 +84,17 @@ struct Shared {
     waiting: Injector<Queued>,
     /// Events in `waiting` and under delivery.
     queued: AtomicUsize,
-    /// `queued` and what reservations still hold; at most `config.queue_max`.
+    /// `queued` and the room that reservations still hold; at most `config.queue_max`.
     room_taken: AtomicUsize,
     /// Wakes the publisher.
     wake: Notify,
-    /// Wakes it a little later.
+    /// Wakes the publisher a little later.
     later: CoarseTimer,
-    /// Wakes those who wait for `queued` to be 0.
+    /// Wakes the callers that wait for `queued` to be 0.
     emptied: Notify,
     /// No event will come any more.
     closed: AtomicBool,
-    /// Why the last delivery failed; none if it did not.
+    /// Why the last delivery failed; none if it succeeded.
     trouble: Mutex<Option<String>>,
 }
 
@@ -106,7 +107,7 @@ struct Queued {
 
 impl EventQueue {
     /// A queue to the containerd whose ttrpc socket (the shim's `TTRPC_ADDRESS`) is `address`, with
-    /// or without `unix://`. The socket is dialled when there is something to deliver.
+    /// or without `unix://`. The first delivery dials the socket.
     pub fn new(
         address: &str,
         config: &config::Events,
@@ -212,15 +213,15 @@ impl Reservation {
 
     /// Queues an event. Never blocks on containerd, never fails; any thread may call it.
     ///
-    /// An event more than was reserved is queued all the same, since an exit must not be lost to a
-    /// miscount; it then takes room from the tasks to come.
+    /// An event beyond the reservation is queued, too, since a miscount must not lose an exit. It takes room from later
+    /// tasks.
     pub fn publish(&self, namespace: &Arc<str>, event: Event) {
         let shared = &self.queue.shared;
         let within = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if within.is_err() {
             shared.room_taken.fetch_add(1, Ordering::Relaxed);
         }
-        // Counted before it can be seen, so that nobody finds the queue empty with it inside.
+        // Counted before it is visible, so that the queue never looks empty with the event inside.
         shared.queued.fetch_add(1, Ordering::AcqRel);
         shared.metrics.events.queued.inc();
         let can_wait = event.can_wait();
@@ -228,7 +229,7 @@ impl Reservation {
         if can_wait && shared.later.is_set() {
             return;
         }
-        // While the publisher is busy this is one atomic operation, and it looks again by itself.
+        // While the publisher is busy this is one atomic operation; it then reads the queue again by itself.
         shared.wake.notify_one();
     }
 }
@@ -272,9 +273,9 @@ struct Publisher {
     timer: Option<AsyncFd<OwnedFd>>,
 }
 
-/// What to do with an event after a failed delivery.
+/// The treatment of an event after a failed delivery.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+enum AfterFailure {
     /// Keep it and try again.
     Retry,
     /// containerd will never take it.
@@ -283,14 +284,14 @@ enum Verdict {
 
 /// Decides whether an event that failed so is tried again.
 ///
-/// containerd refuses an event for good only as an invalid argument: its namespace, topic or
-/// timestamp (core/events/exchange/exchange.go, `validateEnvelope`). Everything else is about
-/// containerd's state, or not from containerd, and may pass: UNIMPLEMENTED too, which is what
-/// another program on that socket says, or a containerd whose events service is not up.
-fn verdict(error: &ttrpc::Error) -> Verdict {
+/// containerd refuses an event for good only as an invalid argument, for its namespace, topic or timestamp
+/// (core/events/exchange/exchange.go, `validateEnvelope`). Any other error is about containerd's state, or does not come
+/// from containerd, and may pass. That includes UNIMPLEMENTED: another program on that socket answers it, and so does a
+/// containerd whose events service is not up.
+fn after(error: &ttrpc::Error) -> AfterFailure {
     match error {
         ttrpc::Error::RpcStatus(status) => match status.code() {
-            Code::INVALID_ARGUMENT => Verdict::Refused,
+            Code::INVALID_ARGUMENT => AfterFailure::Refused,
             Code::OK
             | Code::CANCELLED
             | Code::UNKNOWN
@@ -306,14 +307,14 @@ fn verdict(error: &ttrpc::Error) -> Verdict {
             | Code::UNIMPLEMENTED
             | Code::INTERNAL
             | Code::UNAVAILABLE
-            | Code::DATA_LOSS => Verdict::Retry,
+            | Code::DATA_LOSS => AfterFailure::Retry,
         },
         ttrpc::Error::Socket(_)
         | ttrpc::Error::Nix(_)
         | ttrpc::Error::LocalClosed
         | ttrpc::Error::RemoteClosed
         | ttrpc::Error::Eof
-        | ttrpc::Error::Others(_) => Verdict::Retry,
+        | ttrpc::Error::Others(_) => AfterFailure::Retry,
     }
 }
 
@@ -338,12 +339,12 @@ impl Publisher {
         }
     }
 
-    /// The first event; none if the queue is empty and nobody can publish any more.
+    /// The first event; none if the queue is empty and closed.
     async fn next(&self) -> Option<Queued> {
         loop {
-            // Before the queue is read: what is published from now on sets it again.
+            // Before the queue is read: an event that is published from now on sets the timer again.
             self.shared.later.passed();
-            // Read before the queue: what was published before the close is then seen below.
+            // Read before the queue, so that an event published before the close is seen below.
             let closed = self.shared.closed.load(Ordering::Acquire);
             match self.shared.waiting.steal() {
                 Steal::Success(queued) => return Some(queued),
@@ -359,7 +360,7 @@ impl Publisher {
         }
     }
 
-    /// Delivers one event, however long that takes.
+    /// Delivers one event. Returns when containerd has taken or refused it.
     async fn deliver(&mut self, queued: Queued) {
         let Queued { at, namespace, event } = queued;
         let request = ForwardRequest {
@@ -383,7 +384,7 @@ impl Publisher {
                 "containerd will never take this event: left out"
             );
         };
-        // ttrpc tells this one like a broken connection, so it is asked first.
+        // ttrpc reports a message that is too large like a broken connection, so the size is checked first.
         if request.compute_size() > REQUEST_BYTES_MAX {
             return refused("larger than a ttrpc message may be");
         }
@@ -394,11 +395,11 @@ impl Publisher {
                 self.shared.metrics.events.sent.inc();
                 return self.shared.recovered();
             };
-            match verdict(&error) {
-                Verdict::Refused => return refused(&text(&error)),
-                Verdict::Retry => {}
+            match after(&error) {
+                AfterFailure::Refused => return refused(&text(&error)),
+                AfterFailure::Retry => {}
             }
-            // Whatever it was, a new connection is the better bet.
+            // After any failure the next try has a new connection.
             self.client = None;
             self.shared.failed(text(&error));
             self.shared.metrics.events.retried.inc();
@@ -432,7 +433,7 @@ impl Publisher {
 }
 
 impl Shared {
-    /// Notes a failed delivery; logs only the first of a row.
+    /// Records a failed delivery; logs only the first in a row.
     fn failed(&self, error: String) {
         let mut trouble = self.trouble.lock();
         if trouble.is_none() {
@@ -441,7 +442,7 @@ impl Shared {
         *trouble = Some(error);
     }
 
-    /// Notes a delivery; logs only the first after a failure.
+    /// Records a delivery; logs only the first after a failure.
     fn recovered(&self) {
         if self.trouble.lock().take().is_some() {
             tracing::info!(address = self.address, "containerd takes events again");

@@ -1,4 +1,4 @@
-//! One containerd that the daemon serves: where its events go, and where it is asked.
+//! One containerd that the daemon serves: the queue of its events, and the client for questions to it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,15 +13,15 @@ pub type Key = (String, String);
 
 /// A containerd.
 pub struct Peer {
-    /// Where its events go.
+    /// The queue of its events.
     pub events: Arc<EventQueue>,
-    /// Where it is asked.
+    /// The client for questions to it.
     pub client: Containerd,
     /// Its sockets.
     pub key: Key,
 }
 
-/// Which containerd a socket is for.
+/// The containerd that a socket of the configuration is for.
 pub fn key(socket: &SandboxerSocket) -> Key {
     let text = |path: &PathBuf| path.display().to_string();
     let grpc = text(&socket.containerd);
@@ -29,7 +29,7 @@ pub fn key(socket: &SandboxerSocket) -> Key {
     (grpc, ttrpc)
 }
 
-/// In a generation's directory: where it is asked for the pods that it has made for a containerd.
+/// The socket, in a generation's directory, for calls about the pods that this generation made for a containerd.
 pub fn controller_socket(directory: &Path, key: &Key) -> PathBuf {
     let name = blake3::hash(format!("{}\0{}", key.0, key.1).as_bytes()).to_hex();
     directory.join(format!("{}.pods", &name[..16]))

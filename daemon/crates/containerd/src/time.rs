@@ -1,11 +1,11 @@
-//! Points in time as containerd's protobuf messages have them.
+//! Points in time as protobuf timestamps, as in containerd's messages.
 
 use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
-/// A point in time as protobuf has it; times before 1970 do not occur.
+/// A point in time as a protobuf timestamp. A time before 1970 becomes 1970.
 pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     MessageField::some(Timestamp {
@@ -15,7 +15,7 @@ pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     })
 }
 
-/// The same read back; what protobuf leaves out is 1970.
+/// The point in time of a protobuf timestamp. A field that is absent counts as 0.
 pub fn system_time(at: &Timestamp) -> SystemTime {
     let seconds = u64::try_from(at.seconds).unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::new(seconds, u32::try_from(at.nanos).unwrap_or_default().min(999_999_999))

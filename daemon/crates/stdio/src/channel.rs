@@ -1,7 +1,6 @@
-//! A descriptor that never waits, and its registration with tokio once somebody has to.
+//! A non-blocking descriptor, registered with tokio when a guest has to wait for it.
 //!
-//! Most guests never wait for their stdio, so none of its descriptors is registered with epoll before
-//! the kernel has said `EAGAIN` for the first time.
+//! Most guests never wait for their stdio, so no descriptor is registered with epoll before its first `EAGAIN`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -36,9 +35,8 @@ impl Channel {
         self.fd.as_fd()
     }
 
-    /// Calls `attempt` until it says something else than "would wait" (`None`). Only then is `waker` asked
-    /// for, to be woken when another attempt is worth it. `attempt` is told whether the other side has
-    /// closed for good.
+    /// Calls `attempt`, which returns `None` if it would wait. Then `waker` is called for, and woken when another attempt
+    /// may succeed. `attempt` receives whether the other side has closed for good.
     ///
     /// # Errors
     /// If epoll takes no more descriptors.
@@ -62,7 +60,7 @@ impl Channel {
         let waker = waker();
         let mut context = Context::from_waker(&waker);
         loop {
-            // The order matters: readiness is forgotten, then tried, and only then waited for.
+            // In this order no readiness is lost: clear it, attempt, and wait only after that.
             let mut guard = if self.interest == Interest::WRITABLE {
                 ready!(registered.poll_write_ready(&mut context))?
             } else {

@@ -1,25 +1,23 @@
-//! Where a guest's standard input comes from.
+//! A guest's standard input, and its end.
 //!
-//! The end of input is the hard part: a FIFO ends when its last writer leaves, but clients come and go
-//! (containerd restarts), and CloseIO, the call that says "no more", is sometimes sent too early and
-//! sometimes never. What the runc shim does, and clients rely on, is to keep a writer of its own until
-//! CloseIO; from then on the input ends with the last writer:
+//! The end of input is the hard part. A FIFO ends when its last writer closes it, but clients come and go (containerd
+//! restarts), and CloseIO, the call that means "no more input", is sometimes sent too early and sometimes never. The runc
+//! shim keeps a writer of its own until CloseIO, and clients rely on that; from then on the input ends with the last
+//! writer:
 //!
 //! ```text
 //!   Create ──▶ open for reading
-//!   Start  ──▶ a writer is there ──▶ keep one of ours ──▶ CloseIO drops it ──▶ the others leave ──▶ end
-//!         └──▶ there is none ─────────────────────────────────────────────────────────────────────▶ end
+//!   Start  ──▶ a writer is there ──▶ keep a writer here ──▶ CloseIO drops it ──▶ the others close ──▶ end
+//!         └──▶ there is none ───────────────────────────────────────────────────────────────────────▶ end
 //! ```
 //!
-//! * Several clients send CloseIO right after Start and go on writing, so it must not end what others
-//!   still write.
-//! * containerd's own writer for a pod goes when containerd restarts, and comes back: ours bridges it.
-//! * `ctr run` (1.6 at least) loses its CloseIO if its input ends before Create is answered, as
-//!   `</dev/null` and `echo x |` do; with runc such a container waits for ever. The client has closed
-//!   the FIFO by then, which the look at Start notices. Every client opens the FIFO before Create, so
-//!   one that has none open at Start will not write.
+//! * Several clients send CloseIO right after Start and go on writing, so it must not end their input.
+//! * containerd's own writer for a pod closes when containerd restarts, and opens again: the writer here bridges the gap.
+//! * `ctr run` (1.6 at least) loses its CloseIO if its input ends before Create is answered, as with `</dev/null` and
+//!   `echo x |`; with runc such a container waits for ever. By then the client has closed the FIFO, which the check at
+//!   Start notices. Every client opens the FIFO before Create, so a client without an open FIFO at Start will not write.
 //!
-//! What the FIFO holds is always read before the end.
+//! The content of the FIFO is always read before the end.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,36 +47,36 @@ pub(super) struct Input {
 
 enum Source {
     Fifo(Fifo),
-    /// There is no more.
+    /// The input has ended.
     Ended,
     Failed(Errno),
 }
 
 struct Fifo {
     channel: Channel,
-    /// Our writer.
+    /// The daemon's own writer.
     keeper: Option<OwnedFd>,
     /// CloseIO has come.
     close_asked: bool,
-    /// The last writer has left. What is buffered may still be read, but a writer that comes now is
-    /// too late: epoll reports a hang-up only once.
+    /// The last writer has closed. Buffered bytes may still be read, but a new writer is too late: epoll reports a
+    /// hang-up only once.
     hung_up: bool,
-    end: End,
+    end: EndOfInput,
 }
 
-/// What it means that a read finds no bytes.
+/// The meaning of a read without bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// There will be no more.
+enum EndOfInput {
+    /// The input has ended for good.
     Final,
-    /// A ^D was typed: who reads again waits for what is typed next.
+    /// A ^D was typed: the next read waits for further input.
     Typed,
 }
 
-/// What a read found.
-enum Found {
+/// The result of a read.
+enum ReadResult {
     Bytes(usize),
-    End,
+    EndOfInput,
     Failed(Errno),
 }
 
@@ -90,20 +88,20 @@ impl Input {
 
     /// Reads from a FIFO that [`fifo::open_input`] opened.
     pub(super) fn fifo(fd: OwnedFd, chunk_bytes: usize, runtime: Handle) -> Arc<Input> {
-        Input::reading(fd, End::Final, chunk_bytes, runtime)
+        Input::reading(fd, EndOfInput::Final, chunk_bytes, runtime)
     }
 
-    /// Reads from a terminal, whose end of input is what is typed on it.
+    /// Reads from a terminal, where the end of input is typed.
     pub(super) fn terminal(fd: OwnedFd, chunk_bytes: usize, runtime: Handle) -> Arc<Input> {
-        Input::reading(fd, End::Typed, chunk_bytes, runtime)
+        Input::reading(fd, EndOfInput::Typed, chunk_bytes, runtime)
     }
 
-    fn reading(fd: OwnedFd, end: End, chunk_bytes: usize, runtime: Handle) -> Arc<Input> {
+    fn reading(fd: OwnedFd, end: EndOfInput, chunk_bytes: usize, runtime: Handle) -> Arc<Input> {
         let fifo = Fifo { channel: Channel::input(fd), keeper: None, close_asked: false, hung_up: false, end };
         Arc::new(Input { source: Mutex::new(Source::Fifo(fifo)), wakers: Arc::default(), chunk_bytes, runtime })
     }
 
-    /// The process starts: from now on the input outlives its client, unless that has gone already.
+    /// The process starts: from now on the input outlives its client, unless the client has closed it already.
     pub(super) fn start(&self) {
         let mut source = self.source.lock();
         let Source::Fifo(fifo) = &mut *source else { return };
@@ -117,32 +115,32 @@ impl Input {
         }
     }
 
-    /// The client says that no more will come.
+    /// CloseIO: the client announces that no more input follows.
     pub(super) fn close_asked(&self) {
         if let Source::Fifo(fifo) = &mut *self.source.lock() {
             fifo.close_asked = true;
-            // If it is the last writer, the hang-up wakes who waits.
+            // If it is the last writer, the hang-up wakes the futures that wait.
             fifo.keeper = None;
         }
     }
 
-    /// Has the kernel deal with what has been typed on the terminal, where it would otherwise do so a little
-    /// later: polling a terminal that has nothing to read does that (its n_tty.c, `n_tty_poll`).
+    /// Makes the kernel process the typed bytes at once instead of a little later: poll(2) on a terminal without
+    /// readable bytes does that (the kernel's n_tty.c, `n_tty_poll`).
     pub(super) fn settle(&self) {
         if let Source::Fifo(fifo) = &*self.source.lock() {
-            // What it finds does not matter.
+            // The result does not matter.
             let _ = fifo::readiness(fifo.channel.as_fd());
         }
     }
 
-    /// Closes the descriptor, whatever streams still exist, and wakes who waits.
+    /// Closes the descriptor, even if streams still exist, and wakes the futures that wait.
     pub(super) fn close(&self) {
         let last = std::mem::replace(&mut *self.source.lock(), Source::Ended);
         drop(last);
         self.wakers.wake_by_ref();
     }
 
-    /// Remembers who waits, and gives what wakes all of them.
+    /// Remembers the waiting future. Returns a waker for all futures that wait.
     fn waiting(&self, cx: &Context) -> Waker {
         self.wakers.add(cx.waker());
         self.wakers.clone().into()
@@ -153,8 +151,8 @@ impl Input {
         let mut source = self.source.lock();
         let mut buffer = Vec::new();
         let found = match &mut *source {
-            Source::Ended => Some(Found::End),
-            Source::Failed(error) => Some(Found::Failed(*error)),
+            Source::Ended => Some(ReadResult::End),
+            Source::Failed(error) => Some(ReadResult::Failed(*error)),
             Source::Fifo(_) if size == 0 => return Ok(Bytes::new()),
             Source::Fifo(fifo) => {
                 buffer.reserve_exact(size.min(self.chunk_bytes));
@@ -164,8 +162,8 @@ impl Input {
         };
         match found {
             None => Ok(Bytes::new()),
-            Some(Found::Bytes(_)) => Ok(buffer.into()),
-            Some(Found::End) if source.goes_on() => Err(StreamError::Closed),
+            Some(ReadResult::Bytes(_)) => Ok(buffer.into()),
+            Some(ReadResult::End) if source.goes_on() => Err(StreamError::Closed),
             Some(other) => {
                 let (next, error) = other.end();
                 *source = next;
@@ -216,19 +214,19 @@ impl Input {
         );
         let found = match ready!(polled) {
             Ok(found) => found,
-            Err(error) => Found::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            Err(error) => ReadResult::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         };
         match found {
-            Found::Bytes(read) => {
+            ReadResult::Bytes(read) => {
                 buffer.advance(read);
                 Poll::Ready(Ok(()))
             }
-            Found::End if source.goes_on() => Poll::Ready(Ok(())),
-            Found::End => {
+            ReadResult::End if source.goes_on() => Poll::Ready(Ok(())),
+            ReadResult::End => {
                 *source = Source::Ended;
                 Poll::Ready(Ok(()))
             }
-            Found::Failed(error) => {
+            ReadResult::Failed(error) => {
                 *source = Source::Failed(error);
                 Poll::Ready(Err(error.into()))
             }
@@ -237,36 +235,36 @@ impl Input {
 }
 
 impl Source {
-    /// Whether there may be more after an end.
+    /// Whether more input may follow an end.
     fn goes_on(&self) -> bool {
-        matches!(self, Source::Fifo(fifo) if fifo.end == End::Typed && !fifo.hung_up)
+        matches!(self, Source::Fifo(fifo) if fifo.end == EndOfInput::Typed && !fifo.hung_up)
     }
 }
 
 /// `None` if a read would have waited.
-fn found(result: Result<usize, Errno>, hung_up: bool) -> Option<Found> {
+fn found(result: Result<usize, Errno>, hung_up: bool) -> Option<ReadResult> {
     match result {
-        Ok(0) => Some(Found::End),
-        Ok(read) => Some(Found::Bytes(read)),
-        Err(Errno::AGAIN) if hung_up => Some(Found::End),
+        Ok(0) => Some(ReadResult::End),
+        Ok(read) => Some(ReadResult::Bytes(read)),
+        Err(Errno::AGAIN) if hung_up => Some(ReadResult::End),
         Err(Errno::AGAIN) => None,
-        Err(error) => Some(Found::Failed(error)),
+        Err(error) => Some(ReadResult::Failed(error)),
     }
 }
 
-impl Found {
-    /// What the source is after this, and what the guest is told.
+impl ReadResult {
+    /// The source's state after this result, and the guest's error.
     fn end(self) -> (Source, StreamError) {
         match self {
-            Found::Failed(error) => {
+            ReadResult::Failed(error) => {
                 (Source::Failed(error), StreamError::LastOperationFailed(io::Error::from(error).into()))
             }
-            Found::End | Found::Bytes(_) => (Source::Ended, StreamError::Closed),
+            ReadResult::End | ReadResult::Bytes(_) => (Source::Ended, StreamError::Closed),
         }
     }
 }
 
-/// One of a guest's handles on its input: a stream of WASI 0.2 (and of preview 1) and of WASI 0.3.
+/// A guest's handle on its input: a stream of WASI 0.2 (and of preview 1) and of WASI 0.3.
 #[derive(Clone)]
 pub(super) struct Reader(pub(super) Arc<Input>);
 

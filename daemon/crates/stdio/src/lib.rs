@@ -1,20 +1,26 @@
-//! A process's standard streams: FIFOs, files and log programs, as the guest sees them.
+//! A process's standard streams: FIFOs, files, log programs and terminals, as the guest's WASI streams.
 //!
-//! * `target`: what the strings of a Create request name.
-//! * `output`, `input`: the two directions, shared by all of a guest's handles; the headers say how a
-//!   full FIFO and the end of input are treated.
-//! * `channel`, `wakers`: waiting for a descriptor, only once it is necessary.
-//! * `log_program`: the protocol of `binary://`.
-//! * `terminal`: what is between all these and the guest if the process has a terminal.
+//! ```text
+//!   client ── FIFO ──▶ Input ──▶ guest's stdin                    with a terminal:
+//!   client ◀─ FIFO, file, log program ─ Output ◀─ guest's stdout      client ◀─▶ Terminal ◀─▶ guest
+//!   client ◀─ FIFO, file, log program ─ Output ◀─ guest's stderr, and the daemon's notes
+//! ```
 //!
-//! Nothing here makes an RPC or another guest wait: opens and writes never block (a write to a
-//! `file://` may wait for its disk, on the guest's own thread), and a guest that waits is a pending
-//! future.
+//! Promises: no RPC and no other guest waits for a stream. Opens and writes do not block, except that a write to a
+//! `file://` may wait for its disk on the guest's own thread; a guest that waits is a pending future.
 //!
-//! With a URI for stdout an empty stderr means "the same as stdout", as for the runc shim; with a terminal
-//! stderr always is. Otherwise an empty string is `/dev/null`.
+//! With a URI for stdout, an empty stderr means the same target as stdout, as for the runc shim. With a terminal, stderr
+//! is always the same as stdout. Otherwise an empty string is `/dev/null`.
 //!
-//! Failures: `InvalidArgument` names the stream, what is wrong with it and what may stand there.
+//! Errors: `InvalidArgument` names the stream, the mistake and the values that are possible.
+//!
+//! * `target.rs`: parses the stdio strings of a Create request: FIFO, `file://`, `binary://`.
+//! * `input.rs`: standard input: when it ends, CloseIO, clients that come and go.
+//! * `output.rs`: standard output and error: a full FIFO, output without a reader, notes of the daemon, the end.
+//! * `channel.rs`: waits for a descriptor, and registers it with epoll only then.
+//! * `wakers.rs`: several futures of a guest that wait for one stream.
+//! * `log_program.rs`: the protocol of `binary://`: start, readiness, drain and end of a log program.
+//! * `terminal.rs`: the pseudo-terminal of a process: echo, ^C and ^\, its size, its end.
 #![forbid(unsafe_code)]
 
 mod channel;
@@ -48,7 +54,7 @@ use output::{Output, Writer};
 use target::Target;
 use terminal::{GuestSide, Terminal};
 
-/// Where a Create request wants a process's stdio.
+/// The stdio of a process, as a Create request names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StdioPaths {
     /// FIFO, or empty.
@@ -72,12 +78,11 @@ pub struct Stdio {
 }
 
 impl Stdio {
-    /// Opens what `paths` names. Only for a log file's disk and for a log program, which has to say that
-    /// it is ready, this waits; FIFOs are open when the future is first polled. Tasks and timers of the streams live on
-    /// the runtime this is called on.
+    /// Opens the streams that `paths` names. It waits only for the disk of a log file and for the readiness of a log
+    /// program; FIFOs are open after the first poll. Tasks and timers of the streams run on the caller's runtime.
     ///
     /// # Errors
-    /// As the module says; nothing stays open or running then.
+    /// As on the crate's page; after an error nothing stays open or running.
     pub async fn open(namespace: &str, id: &str, paths: &StdioPaths, config: &config::Stdio) -> Result<Stdio> {
         let runtime = Handle::current();
         let stdin = match Target::parse("stdin", &paths.stdin)? {
@@ -103,7 +108,7 @@ impl Stdio {
         Ok(Stdio { stdin, stderr: stdout.clone(), stdout, terminal: Some(terminal), log_programs, runtime })
     }
 
-    /// No input, and nobody who wants output.
+    /// No input, and output that is discarded.
     pub fn none(config: &config::Stdio) -> Stdio {
         let runtime = Handle::current();
         let nowhere = Output::discard(config.chunk_bytes, runtime.clone());
@@ -117,9 +122,8 @@ impl Stdio {
         }
     }
 
-    /// Has to be called when the process starts, before its guest runs: from then on the input does not
-    /// end with its client but at CloseIO. With a terminal, `signal` makes what is told the signals that
-    /// are typed.
+    /// Has to be called when the process starts, before its guest runs. From then on the input ends at CloseIO and not
+    /// with its client. With a terminal, the function that `signal` makes receives the signals that are typed.
     pub fn start<F: Fn(u32) + Send + 'static>(&self, signal: impl FnOnce() -> F) {
         match &self.terminal {
             Some(terminal) => terminal.start(signal()),
@@ -142,7 +146,7 @@ impl Stdio {
         Stdout { output: self.stderr.clone(), terminal: self.terminal.is_some() }
     }
 
-    /// CloseIO: input ends once what was written is read and the last client has closed the FIFO.
+    /// CloseIO: the input ends when all written bytes are read and the last client has closed the FIFO.
     pub fn close_stdin(&self) {
         match &self.terminal {
             Some(terminal) => terminal.close_stdin(),
@@ -150,7 +154,7 @@ impl Stdio {
         }
     }
 
-    /// Sets the terminal's size; nothing without one.
+    /// Sets the terminal's size. Without a terminal it has no effect.
     ///
     /// # Errors
     /// `Internal` if the kernel refuses.
@@ -158,14 +162,14 @@ impl Stdio {
         self.terminal.as_ref().map_or(Ok(()), |terminal| terminal.resize(size))
     }
 
-    /// Writes a line of the daemon's own to the standard error, after what the guest wrote. Never waits,
-    /// and may be lost.
+    /// Writes a note of the daemon to the standard error, after the guest's own bytes. It does not wait, and the note
+    /// may be lost. The caller bounds and escapes any text of a guest in it.
     pub fn write_stderr(&self, text: &str) {
         self.stderr.note(text);
     }
 
-    /// Closes everything once the process has ended, and then calls `then`: at once, or when a client that reads
-    /// has read the rest, for up to a tenth of a second (with a terminal: what it still shows).
+    /// Closes all streams after the end of the process, and then calls `then`: at once, or when a client that reads has
+    /// read the rest, for up to a tenth of a second. With a terminal, the rest of its output comes first.
     pub fn finish(self: &Arc<Self>, then: impl FnOnce() + Send + 'static) {
         let Some(terminal) = &self.terminal else {
             let unread = self.close_guest_side();
@@ -174,7 +178,7 @@ impl Stdio {
                 return then();
             }
             self.runtime.spawn(async move {
-                output::last_words(unread).await;
+                output::last_read(unread).await;
                 then();
             });
             return;
@@ -187,14 +191,14 @@ impl Stdio {
         });
     }
 
-    /// Gives what its client has still to read.
+    /// Closes the guest's side. Returns the output that clients have still to read.
     fn close_guest_side(&self) -> Vec<fifo::Unread> {
         self.stdin.close();
         [&self.stdout, &self.stderr].into_iter().filter_map(|output| output.close()).collect()
     }
 
-    /// Closes everything at once, so that the client sees the end of the output; streams that still exist
-    /// then read and write nothing more. Doing it again does nothing.
+    /// Closes all streams at once, so that the client sees the end of the output. Streams that still exist read and
+    /// write nothing more. A second call has no effect.
     pub fn close(&self) {
         self.close_guest_side();
         if let Some(terminal) = &self.terminal {
@@ -227,10 +231,10 @@ impl Opener<'_> {
         let same = stdout == stderr || (stderr == Target::Null && (uri || paths.terminal));
         if let Target::Program { path, args } = stdout {
             let program = log_program::start(path, &args, self.namespace, self.id, self.config).await?;
-            let LogProgram { stdout, stderr: its_stderr, lease } = program;
+            let LogProgram { stdout, stderr: program_stderr, lease } = program;
             let mut leases = vec![lease];
             let stderr = match (same, paths.terminal) {
-                (true, false) => self.pipe(its_stderr),
+                (true, false) => self.pipe(program_stderr),
                 (true, true) => return Ok(self.one_for_both(stdout, leases)),
                 (false, _) => self.output("stderr", stderr, &mut leases).await?,
             };
@@ -263,7 +267,7 @@ impl Opener<'_> {
             Target::Program { path, args } => {
                 let program = log_program::start(path, &args, self.namespace, self.id, self.config).await?;
                 leases.push(program.lease);
-                // Its own standard output stays empty: that pipe closes here.
+                // The pipe of the program's stdout descriptor closes here, unused.
                 Ok(self.pipe(program.stderr))
             }
         }
@@ -296,12 +300,12 @@ fn fifo_failed(name: &str, path: &Path, error: fifo::OpenError) -> Error {
     }
 }
 
-/// Opens a log file to append to, making it and the directories above it (0755) if need be.
+/// Opens a log file to append to. Creates it and the directories above it (0755) if they are missing.
 fn open_log_file(path: &Path) -> std::io::Result<OwnedFd> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    // Without NONBLOCK, a FIFO in the file's place would wait for its reader right here.
+    // Without NONBLOCK, the open of a FIFO in the file's place would wait for a reader.
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))?;
     let stat = rustix::fs::fstat(&file)?;

@@ -1,8 +1,8 @@
 //! Log programs (`binary://`), with containerd's protocol for them.
 //!
-//! The program reads the task's standard output from descriptor 3 and its standard error from 4, and
-//! says on 5 that it is ready, by writing to it or closing it; `CONTAINER_ID` and
-//! `CONTAINER_NAMESPACE` are all of its environment.
+//! The program reads the task's standard output from descriptor 3 and its standard error from 4. It reports on
+//! descriptor 5 that it is ready, by a write or by closing it. Its environment is `CONTAINER_ID` and
+//! `CONTAINER_NAMESPACE`.
 //!
 //! ```text
 //!   spawned ──▶ ready ──▶ the task ends, its pipes close ──▶ drains ──▶ exits
@@ -10,8 +10,8 @@
 //!      └─ not in time, or it died ──▶ Create fails
 //! ```
 //!
-//! A supervisor task owns the process from the first moment and reaps it, whatever becomes of the
-//! request. If the program dies early its task gets `EPIPE`, and nobody else notices.
+//! A supervisor task owns the process from its start and reaps it, even if the request is given up. If the program dies
+//! early, writes of its task fail with `EPIPE`; no other task is affected.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,20 +32,20 @@ use hearth_base::error::{Error, Result};
 use hearth_os::fifo;
 use hearth_os::spawn::{Child, Ended, is_exiting, spawn};
 
-/// How long the status of a program is waited for that is exiting already.
+/// How long to wait for the status of a program that is exiting.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
 
 /// A log program that is ready.
 pub(super) struct LogProgram {
-    /// Our end of its descriptor 3.
+    /// The daemon's end of its descriptor 3.
     pub(super) stdout: OwnedFd,
-    /// Our end of its descriptor 4.
+    /// The daemon's end of its descriptor 4.
     pub(super) stderr: OwnedFd,
-    /// What ends it.
+    /// Ends the program when it is dropped.
     pub(super) lease: Lease,
 }
 
-/// A log program may live while this does; dropped, it gets stdio.log_binary_drain_ms to finish.
+/// While it exists the log program may run. After its drop the program gets `stdio.log_binary_drain_ms` to finish.
 pub(super) struct Lease(#[allow(dead_code, reason = "held for its drop")] oneshot::Sender<Kill>);
 
 /// Ends a program at once.
@@ -71,8 +71,8 @@ pub(super) async fn start(
     let (program, args, env) =
         (path.clone(), args.to_vec(), [("CONTAINER_ID", id), ("CONTAINER_NAMESPACE", namespace)]);
     let env = env.map(|(name, value)| format!("{name}={value}"));
-    // Its file may lie on a slow disk. Supervised in the same breath, it has an owner even if the
-    // request is given up meanwhile.
+    // Its file may lie on a slow disk. Started and supervised in one job, the process has an owner even if the request
+    // is given up meanwhile.
     let (pid, lease, exited) = blocking(move || {
         let child = run(&program, &args, &env, [&their_stdout, &their_stderr, &their_ready])?;
         let pid = child.pid();
@@ -93,7 +93,7 @@ pub(super) async fn start(
             let _ = lease.send(Kill);
             Err(Error::Internal(format!("cannot wait for the log program {}: {error}", path.display())))
         }
-        // Closing the descriptor is how most say that they are ready; exiting closes it too.
+        // Most programs close the descriptor to report that they are ready; an exit closes it, too.
         Ok(Ok(())) if is_exiting(pid) => {
             let how = match timeout(EXIT_WAIT, exited).await {
                 Ok(Ok(ended)) => ended.to_string(),
@@ -134,8 +134,8 @@ async fn wait_ready(ready: OwnedFd) -> std::io::Result<()> {
     fifo::register(Arc::new(ready), Interest::READABLE)?.readable().await.map(drop)
 }
 
-/// Hands the process to a task of its own. The sender ends it, at once or by being dropped; the
-/// receiver tells how it ended.
+/// Hands the process to a task of its own. The sender ends it: at once by `Kill`, in time by its drop. The receiver
+/// gets its status.
 fn supervise(
     child: Child,
     path: PathBuf,
@@ -149,7 +149,7 @@ fn supervise(
         Ok(end) => end,
         Err(error) => {
             child.signal(Signal::KILL);
-            // epoll cannot wait for it, but its end is near.
+            // epoll cannot watch it; after SIGKILL the wait is short.
             tokio::task::spawn_blocking(move || child.wait());
             let text = format!("cannot watch the log program {}: {error}", path.display());
             return Err(Error::ResourceExhausted(text));
@@ -187,7 +187,7 @@ fn supervise(
     Ok((lease, exited))
 }
 
-/// Runs what may wait for a disk where that holds up nobody.
+/// Runs a job that may wait for a disk on a thread for blocking calls.
 ///
 /// # Errors
 /// If it panicked.

@@ -1,20 +1,20 @@
-//! Where a guest's standard output or error goes.
+//! A guest's standard output or error, and its end.
 //!
-//! A write is one write(2) on the guest's own thread, inside its poll. What does not fit stays here, no
-//! copy made, and the guest gets no permit for more until the reader has made room. All streams over
-//! one descriptor share this.
+//! A write is one write(2) on the guest's own thread, inside its poll. Bytes that do not fit stay here without a copy,
+//! and the guest gets no permit for more until the reader has made room. All streams over one descriptor share this
+//! state.
 //!
 //! ```text
 //!   write ──▶ fits ──────────────────────────────▶ done
 //!        └──▶ EAGAIN ──▶ pending ──▶ writable ──▶ flushed     ready() waits here; a kill drops it
-//!   close ──▶ nothing pending ──▶ closed; but what a FIFO holds that has no reader yet is kept for one,
-//!        │                        up to stdio.unread_ms, and a reader that is there gets a moment to take it
-//!        │                        before the end is told
+//!   close ──▶ nothing pending ──▶ closed; the content of a FIFO without a reader is kept for one, up to
+//!        │                        stdio.unread_ms; a reader that is there gets a moment to take the rest
+//!        │                        before the end is reported
 //!        └──▶ pending ──▶ lingers, up to stdio.linger_ms ──▶ closed
 //! ```
 //!
-//! Failures: a FIFO has none, since it always has a reader. A log program that died is `EPIPE`, a full
-//! disk `ENOSPC`, for the guest alone.
+//! Failures: a FIFO has none, since the daemon itself holds a reader. A dead log program is `EPIPE` and a full disk is
+//! `ENOSPC`, for this guest alone.
 
 use std::collections::VecDeque;
 use std::io;
@@ -35,7 +35,7 @@ use super::channel::Channel;
 use super::wakers::Wakers;
 use hearth_os::fifo::{self, Unread};
 
-/// Permits a guest may collect by opening its stdout several times, before using any of them.
+/// The most permits that a guest may collect by opening its stdout several times, before it uses one.
 const PERMITS_MAX: usize = 16;
 
 /// A guest's standard output or error.
@@ -44,13 +44,13 @@ pub(super) struct Output {
     wakers: Arc<Wakers>,
     chunk_bytes: usize,
     linger: Duration,
-    /// How long what nobody has come for is kept after the end.
+    /// How long content without a reader is kept after the end.
     unread: Duration,
     runtime: Handle,
 }
 
 enum Sink {
-    /// Nobody wants it.
+    /// The output is discarded.
     Discard,
     /// A regular file, or the null device.
     File(Arc<OwnedFd>),
@@ -85,8 +85,8 @@ impl Output {
         Output::new(Sink::File(Arc::new(file)), chunk_bytes, Duration::ZERO, Duration::ZERO, runtime)
     }
 
-    /// Writes to a FIFO that [`fifo::open_output`] opened. What is in it at the end is kept for `unread` if
-    /// there is no reader yet.
+    /// Writes to a FIFO that [`fifo::open_output`] opened. Its content at the end is kept for `unread` if there is no
+    /// reader yet.
     pub(super) fn fifo(
         fd: OwnedFd,
         chunk_bytes: usize,
@@ -97,18 +97,18 @@ impl Output {
         Output::new(Sink::Pipe(Pipe::new(fd)), chunk_bytes, linger, unread, runtime)
     }
 
-    /// Writes to a non-blocking pipe, whose reader is there.
+    /// Writes to a non-blocking pipe that has a reader.
     pub(super) fn pipe(fd: OwnedFd, chunk_bytes: usize, linger: Duration, runtime: Handle) -> Arc<Output> {
         Output::new(Sink::Pipe(Pipe::new(fd)), chunk_bytes, linger, Duration::ZERO, runtime)
     }
 
-    /// The file, if it is one: it is written to without the lock, because a disk may take its time and
-    /// [`Output::close`] must not wait for it.
+    /// The file, if the sink is one. It is written without the lock, because a disk may be slow and [`Output::close`]
+    /// must not wait for it.
     fn file_of(sink: &Sink) -> Option<Arc<OwnedFd>> {
         if let Sink::File(file) = sink { Some(file.clone()) } else { None }
     }
 
-    /// Takes all of `bytes`, for which a permit was there; tells whether none of it is pending.
+    /// Takes all of `bytes`, for which the guest had a permit. Returns whether all of it is written.
     fn write(&self, bytes: Bytes) -> Result<bool, Refused> {
         let mut sink = self.sink.lock();
         if let Some(file) = Output::file_of(&sink) {
@@ -118,7 +118,7 @@ impl Output {
         sink.take(bytes, self.chunk_bytes * PERMITS_MAX)
     }
 
-    /// Writes some of `bytes` and keeps none.
+    /// Writes a part of `bytes` and keeps none of it.
     fn poll_write(&self, cx: &mut Context, bytes: &[u8]) -> Poll<Result<usize, Refused>> {
         let bytes = &bytes[..bytes.len().min(self.chunk_bytes)];
         let mut sink = self.sink.lock();
@@ -148,14 +148,14 @@ impl Output {
         Ok(if sink.is_pending() { 0 } else { self.chunk_bytes })
     }
 
-    /// Remembers who waits, and gives what wakes all of them.
+    /// Remembers the waiting future. Returns a waker for all futures that wait.
     fn waiting(&self, cx: &Context) -> Waker {
         self.wakers.add(cx.waker());
         self.wakers.clone().into()
     }
 
-    /// Writes a line of the daemon's own after everything the guest wrote, without waiting. It is lost
-    /// if there is no room for it even after the end.
+    /// Writes a note of the daemon after the guest's own bytes, without waiting. The note is lost if there is no room
+    /// for it after the end either.
     pub(super) fn note(&self, text: &str) {
         let bytes = Bytes::copy_from_slice(text.as_bytes());
         let mut sink = self.sink.lock();
@@ -171,8 +171,8 @@ impl Output {
         });
     }
 
-    /// Closes the descriptor, whatever streams still exist, and wakes who waits. What is pending gets
-    /// its last chance in the background. Gives what a reader that is there has still to read.
+    /// Closes the descriptor, even if streams still exist, and wakes the futures that wait. Pending bytes are written
+    /// in the background for a while. Returns the content that a present reader has still to read.
     pub(super) fn close(&self) -> Option<Unread> {
         let mut last = {
             let mut sink = self.sink.lock();
@@ -212,7 +212,7 @@ impl Sink {
         matches!(self, Sink::Pipe(pipe) if !pipe.pending.is_empty())
     }
 
-    /// Writes what fits and keeps the rest; tells whether there is none.
+    /// Writes the bytes that fit and keeps the rest. Returns whether all of them are written.
     fn take(&mut self, mut bytes: Bytes, pending_max: usize) -> Result<bool, Refused> {
         let Sink::Pipe(pipe) = self else { return self.check().map(|()| true) };
         if pipe.pending.is_empty() {
@@ -229,7 +229,7 @@ impl Sink {
         Ok(false)
     }
 
-    /// One attempt to write what is pending.
+    /// One attempt to write the pending bytes.
     fn flush(&mut self) -> Result<(), Refused> {
         if let Sink::Pipe(pipe) = self
             && let Some(Err(error)) = pipe.drain()
@@ -239,7 +239,7 @@ impl Sink {
         self.check()
     }
 
-    /// Lets a pipe do what may have to wait; anything else is done at once, with `otherwise`.
+    /// Lets a pipe attempt an operation that may wait. Any other sink is done at once, with `otherwise`.
     fn poll<T>(
         &mut self,
         attempt: impl FnOnce(&mut Pipe) -> Poll<Result<T, Errno>>,
@@ -252,14 +252,14 @@ impl Sink {
         }
     }
 
-    /// Nothing more can be written.
+    /// Records that no more bytes can be written.
     fn broken(&mut self, error: Errno) -> Refused {
         tracing::debug!(%error, "a process's output takes no more");
         *self = Sink::Broken(error);
         Refused::Failed(error)
     }
 
-    /// Closes it. Gives what keeps its content for a reader that is yet to come.
+    /// Closes the sink. Returns the guard that keeps its content for a later reader.
     fn keep_unread(self, unread: Duration) -> Option<Unread> {
         let Sink::Pipe(pipe) = self else { return None };
         if unread.is_zero() {
@@ -269,52 +269,52 @@ impl Sink {
             tracing::debug!(%error, "what is in an output's FIFO cannot be kept");
             None
         })?;
-        // Ours, which reads too, has to be gone before another reader can be told.
+        // The daemon's own descriptor reads, too: it has to be closed before another reader can be recognised.
         drop(pipe);
         Some(kept)
     }
 
-    /// Writes what is left, for as long as a reader may need that is slow rather than gone.
+    /// Writes the rest, for as long as a slow reader may need.
     async fn linger(&mut self, most: Duration, runtime: &Handle) {
         let flushed = std::future::poll_fn(|cx| self.poll(|pipe| pipe.poll_flush(|| cx.waker().clone(), runtime), ()));
         if tokio::time::timeout(most, flushed).await.is_err() {
-            tracing::debug!("a task's last output was dropped, since nobody read it");
+            tracing::debug!("a task's last output was dropped: it had no reader");
         }
     }
 }
 
-/// How long a client gets to read the last words before it hears of the end, and how often to look. One of
-/// containerd's closes its side unread if it hears of the end before it has noticed that the FIFO is open.
-const LAST_WORDS: Duration = Duration::from_millis(100);
-const LAST_WORDS_LOOK: Duration = Duration::from_millis(1);
+/// How long a client gets to read the rest before the end is reported, and how often that is checked. A client of
+/// containerd closes its side unread if it hears of the end before it has noticed that the FIFO is open.
+const LAST_READ: Duration = Duration::from_millis(100);
+const LAST_READ_CHECK: Duration = Duration::from_millis(1);
 
-/// Waits until what is left has been read.
-pub(super) async fn last_words(kept: Vec<Unread>) {
+/// Waits until the rest has been read.
+pub(super) async fn last_read(kept: Vec<Unread>) {
     let read = async {
         while !kept.iter().all(Unread::is_over) {
-            tokio::time::sleep(LAST_WORDS_LOOK).await;
+            tokio::time::sleep(LAST_READ_CHECK).await;
         }
     };
-    // A reader that is slower still finds all of it: only then is it on its own.
-    let _ = tokio::time::timeout(LAST_WORDS, read).await;
+    // A slower reader still finds all of it in the FIFO.
+    let _ = tokio::time::timeout(LAST_READ, read).await;
 }
 
-/// How often to look whether a reader has come: the kernel wakes nobody who polls for that.
-const READER_LOOK: Duration = Duration::from_millis(20);
+/// How often a FIFO is checked for a reader: poll(2) does not report one.
+const READER_CHECK: Duration = Duration::from_millis(20);
 
-/// Keeps a FIFO's content until somebody reads it.
+/// Keeps a FIFO's content until a reader has come.
 async fn wait_for_reader(kept: Unread, most: Duration) {
     let come = async {
         while !kept.is_safe() {
-            tokio::time::sleep(READER_LOOK).await;
+            tokio::time::sleep(READER_CHECK).await;
         }
     };
     if tokio::time::timeout(most, come).await.is_err() {
-        tracing::debug!("a task's output was dropped, since nobody came for it");
+        tracing::debug!("a task's output was dropped: no reader came");
     }
 }
 
-/// A descriptor that may be full, and what did not fit.
+/// A descriptor that may be full, and the bytes that did not fit.
 struct Pipe {
     channel: Channel,
     pending: VecDeque<Bytes>,
@@ -354,7 +354,7 @@ fn flatten<T>(result: io::Result<Result<T, Errno>>) -> Result<T, Errno> {
     result.unwrap_or_else(|error| Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)))
 }
 
-/// Writes all of these; `None` if the rest would have to wait.
+/// Writes all pending bytes; `None` if the rest would have to wait.
 fn drain(fd: BorrowedFd, pending: &mut VecDeque<Bytes>, pending_bytes: &mut usize) -> Option<Result<(), Errno>> {
     while let Some(first) = pending.front_mut() {
         let before = first.len();
@@ -368,7 +368,7 @@ fn drain(fd: BorrowedFd, pending: &mut VecDeque<Bytes>, pending_bytes: &mut usiz
     Some(Ok(()))
 }
 
-/// The same for one; what was written is gone from `bytes`.
+/// Writes `bytes`, and removes from it the part that is written; `None` if the rest would have to wait.
 fn drain_one(fd: BorrowedFd, bytes: &mut Bytes) -> Option<Result<(), Errno>> {
     while !bytes.is_empty() {
         match write_some(fd, bytes)? {

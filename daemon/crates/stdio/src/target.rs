@@ -1,4 +1,4 @@
-//! What the stdio strings of a Create request name.
+//! Parses the stdio strings of a Create request.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use hearth_base::error::{Error, Result};
 
-/// Where a stream goes to or comes from.
+/// The target of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// The empty string: nowhere.
@@ -17,7 +17,7 @@ pub(super) enum Target {
     File(PathBuf),
     /// `binary:///path?key=value&…`: a log program with its arguments.
     Program {
-        /// What to run.
+        /// The program's file.
         path: PathBuf,
         /// Key, value, key, value, …
         args: Vec<String>,
@@ -25,10 +25,10 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// Reads what the request has for the stream `name`, as containerd's runc shim does.
+    /// Parses the request's string for the stream `name`, as containerd's runc shim does.
     ///
     /// # Errors
-    /// `InvalidArgument` naming the stream and what may stand there.
+    /// `InvalidArgument`, with the stream and the possible forms.
     pub(super) fn parse(name: &str, text: &str) -> Result<Target> {
         let wrong = |what: &str| {
             Error::InvalidArgument(format!(
@@ -63,8 +63,7 @@ impl Target {
     }
 }
 
-/// Every key followed by its value; a key that comes again counts once. A value that is missing is an
-/// empty argument.
+/// Each key followed by its value. Of a repeated key only the first counts. A missing value is an empty argument.
 fn arguments(query: &str) -> Vec<String> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {

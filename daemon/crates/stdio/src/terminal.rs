@@ -8,16 +8,16 @@
 //!                      └─ ^C, ^\: the process is sent the signal
 //! ```
 //!
-//! *Typing* and *showing* are tasks of the daemon's. Neither blocks, and neither holds more than
-//! [`COPY_BYTES`]: where the client does not read, the terminal fills up and the guest waits; where the
-//! guest does not read, the client's FIFO fills up.
+//! *Typing* and *showing* are tasks of the daemon. Neither blocks, and neither holds more than [`COPY_BYTES`]. If the
+//! client does not read, the terminal fills up and the guest waits; if the guest does not read, the client's FIFO fills
+//! up.
 //!
-//! The kernel sends the signals of ^C and ^\ to the terminal's foreground process group. Guests are no
-//! processes, so there is none, and *typing* looks for these keys itself, as the terminal is set up.
+//! The kernel sends the signals of ^C and ^\ to the terminal's foreground process group. Guests are not processes, so
+//! there is no such group, and *typing* looks for these keys itself, according to the terminal's settings.
 //!
-//! The end of the client's input is not the end of the guest's: as with the runc shim, that takes a ^D.
-//! At the end of the process, what it has written is shown before the FIFOs are closed, if a reader takes
-//! it within `stdio.linger_ms`.
+//! The end of the client's input is not the end of the guest's input: as with the runc shim, that takes a ^D. At the end
+//! of the process its remaining output is shown before the FIFOs are closed, if a reader takes it within
+//! `stdio.linger_ms`.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ use hearth_base::config;
 use hearth_base::error::{Error, Result};
 use hearth_os::pty::{self, Pty, SignalKeys, Size};
 
-/// What one direction holds at most, in bytes: as much as the kernel keeps of a terminal's input.
+/// The most bytes that one direction holds: as many as the kernel keeps of a terminal's input.
 const COPY_BYTES: usize = 4096;
 
 /// signal(7).
@@ -43,14 +43,14 @@ const SIGINT: u32 = 2;
 /// signal(7).
 const SIGQUIT: u32 = 3;
 
-/// A terminal: what is on the client's side of it.
+/// The client's side of a terminal.
 pub(super) struct Terminal {
     from_client: Arc<Input>,
     to_client: Arc<Output>,
     typed: Arc<Output>,
     shown: Arc<Input>,
     guest_stdin: Arc<Input>,
-    /// For its size and its settings; none once it is closed.
+    /// For its size and its settings; none after the close.
     master: Mutex<Option<Arc<OwnedFd>>>,
     copying: Mutex<Copying>,
     linger: Duration,
@@ -64,7 +64,7 @@ struct Copying {
     showing: Option<JoinHandle<()>>,
 }
 
-/// What is on the guest's side of it.
+/// The guest's side of a terminal.
 pub(super) struct GuestSide {
     pub(super) stdin: Arc<Input>,
     pub(super) stdout: Arc<Output>,
@@ -103,13 +103,13 @@ impl Terminal {
         Ok((terminal, guest))
     }
 
-    /// Begins to copy; `signal` is told the signals that are typed.
+    /// Begins to copy. `signal` receives the signals that are typed.
     pub(super) fn start(&self, signal: impl Fn(u32) + Send + 'static) {
         self.from_client.start();
         let Some(master) = self.master.lock().clone() else { return };
         let guest_stdin = self.guest_stdin.clone();
         let signal = move |number| {
-            // So that ^C is shown before all is over.
+            // The terminal shows ^C before the process ends.
             guest_stdin.settle();
             signal(number);
         };
@@ -119,12 +119,12 @@ impl Terminal {
             Copying { typing: Some(self.runtime.spawn(typing)), showing: Some(self.runtime.spawn(showing)) };
     }
 
-    /// CloseIO: no more is typed once the last client has left.
+    /// CloseIO: typing ends when the last client has closed its FIFO.
     pub(super) fn close_stdin(&self) {
         self.from_client.close_asked();
     }
 
-    /// Sets its size; without effect once it is closed.
+    /// Sets its size. After the close it has no effect.
     ///
     /// # Errors
     /// `Internal` if the kernel refuses.
@@ -136,7 +136,7 @@ impl Terminal {
         }
     }
 
-    /// Once the guest's side is closed: shows what is left, closes everything, and calls `then`.
+    /// After the guest's side is closed: shows the rest, closes all streams, and calls `then`.
     pub(super) fn finish(&self, then: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
         let showing = self.copying.lock().showing.take();
         let linger = self.linger;
@@ -145,13 +145,13 @@ impl Terminal {
                 && tokio::time::timeout(linger, &mut showing).await.is_err()
             {
                 showing.abort();
-                tracing::debug!("a terminal's last output was dropped, since nobody read it");
+                tracing::debug!("a terminal's last output was dropped: it had no reader");
             }
             then();
         })
     }
 
-    /// Closes everything. What has not been shown is lost. Doing it again does nothing.
+    /// Closes all streams. Output that has not been shown is lost. A second call has no effect.
     pub(super) fn close(&self) {
         let Copying { typing, showing } = std::mem::take(&mut *self.copying.lock());
         for task in [typing, showing].into_iter().flatten() {
@@ -174,14 +174,14 @@ fn failed(error: Errno) -> Error {
     }
 }
 
-/// What the client types, to the terminal.
+/// Copies the client's bytes to the terminal.
 async fn typing(mut client: Reader, mut terminal: Writer, master: Arc<OwnedFd>, signal: impl Fn(u32) + Send) {
     let mut buffer = vec![0; COPY_BYTES];
     let mut keyboard = Keyboard::default();
     while let Ok(length @ 1..) = client.read(&mut buffer).await {
         let bytes = &buffer[..length];
         let keys = pty::signal_keys(master.as_fd()).unwrap_or_default();
-        // The terminal first: it shows ^C, and drops what was typed before it.
+        // The terminal first: it shows ^C, and drops the bytes that were typed before it.
         if terminal.write_all(bytes).await.is_err() {
             return;
         }
@@ -191,10 +191,10 @@ async fn typing(mut client: Reader, mut terminal: Writer, master: Arc<OwnedFd>, 
     }
 }
 
-/// What the terminal shows, to the client.
+/// Copies the terminal's output to the client.
 async fn showing(mut terminal: Reader, mut client: Writer) {
     let mut buffer = vec![0; COPY_BYTES];
-    // An error is the end: the last descriptor of the other side is closed.
+    // An error means the end: the last descriptor of the other side is closed.
     while let Ok(length @ 1..) = terminal.read(&mut buffer).await {
         if client.write_all(&buffer[..length]).await.is_err() {
             return;
@@ -202,7 +202,7 @@ async fn showing(mut terminal: Reader, mut client: Writer) {
     }
 }
 
-/// Looks for keys that send signals. Pure.
+/// Finds keys that send signals.
 #[derive(Debug, Default)]
 struct Keyboard {
     /// The last key was the quote.

@@ -11,6 +11,11 @@ use wasmtime_wasi::p2::StreamError;
 use super::*;
 use hearth_testing::make_fifo;
 
+#[test]
+fn the_page_names_every_file() {
+    hearth_testing::page_names_every_file(env!("CARGO_MANIFEST_DIR"));
+}
+
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn paths(stdin: &str, stdout: &str, stderr: &str) -> StdioPaths {

@@ -1,4 +1,4 @@
-//! Everybody who waits for one side of one descriptor.
+//! The futures that wait for one side of one descriptor.
 //!
 //! tokio keeps a single waker per direction of an [`AsyncFd`](tokio::io::unix::AsyncFd), but a guest
 //! may wait for the same stream in several futures of its own, each with another waker. So tokio gets
@@ -9,8 +9,8 @@ use std::task::{Wake, Waker};
 
 use parking_lot::Mutex;
 
-/// Futures that came and went without ever being woken leave their waker here. Beyond this many all are
-/// woken once for nothing and those still alive register again.
+/// A future that is dropped before it is woken leaves its waker here. Beyond this number all wakers are woken, and the
+/// futures that are alive register again.
 const WAITING_MAX: usize = 64;
 
 /// A list of wakers that is a waker.
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_stays_short_and_loses_nobody() {
+    fn the_list_stays_short_and_loses_no_waker() {
         let wakers = Arc::new(Wakers::default());
         let all: Vec<_> = (0..WAITING_MAX + 1).map(|_| counter()).collect();
         for (_, waker) in &all {

@@ -1,5 +1,5 @@
-//! Questions about images, asked before a container of one is made: which there are, what each runs, where
-//! its files are, and which are new.
+//! Questions about images before their first container: which exist, which are new, what each runs, where its files
+//! are.
 
 use std::future::Future;
 
@@ -19,10 +19,10 @@ use super::{
 use hearth_base::error::{Error, Result};
 use hearth_base::wanted::Wanted;
 
-/// What an image runs, if that is WebAssembly.
+/// The program of an image, if it is WebAssembly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runnable {
-    /// The digest of the manifest that says so, `sha256:` and 64 hexadecimal digits.
+    /// The digest of the image's manifest, `sha256:` and 64 hexadecimal digits.
     pub manifest: String,
     /// The program.
     pub program: Entry,
@@ -31,13 +31,13 @@ pub struct Runnable {
 /// Where an image's program is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
-    /// It is the image: a Wasm artifact's layer, by digest.
+    /// The image is the program: a Wasm artifact's layer, by digest.
     Layer(String),
-    /// A file in its layers.
+    /// A file in the image's layers.
     File {
         /// containerd's name of all layers together as a snapshot.
         chain: String,
-        /// What its containers look for unless they say otherwise.
+        /// The program that its containers look up by default.
         wanted: Wanted,
     },
 }
@@ -47,7 +47,7 @@ pub enum Entry {
 pub struct SnapshotMount {
     /// Its type, for example `overlay`.
     pub fstype: String,
-    /// What to mount.
+    /// The source of the mount.
     pub source: String,
     /// mount(8)-style options.
     pub options: Vec<String>,
@@ -66,8 +66,8 @@ impl Containerd {
         Ok(images.into_iter().take(max).map(|image| image.name).collect())
     }
 
-    /// What an image runs; none if that is not WebAssembly by all that its description tells: a Wasm
-    /// artifact, an image for a Wasm platform, or an entry point whose name has `.wasm` in it.
+    /// The program of an image; none unless the description shows WebAssembly: a Wasm artifact, an image for a Wasm
+    /// platform, or an entry point with `.wasm` in its name.
     ///
     /// # Errors
     /// As [`Containerd::wasm_artifact`].
@@ -121,8 +121,7 @@ impl Containerd {
         }
     }
 
-    /// Removes a view. One that is left, because the daemon was killed, is containerd's to collect: nothing
-    /// refers to it.
+    /// Removes a view. containerd collects a view that a killed daemon leaves, since nothing refers to it.
     ///
     /// # Errors
     /// As [`Containerd::view`].
@@ -134,14 +133,14 @@ impl Containerd {
         self.ask(&what, client.remove(request)).await
     }
 
-    /// Follows the images of all namespaces: `seen` gets the namespace and name of each that is made or
-    /// changed. Returns when containerd goes away, and why.
+    /// Follows the images of all namespaces: `seen` receives the namespace and name of each new or changed image.
+    /// Returns the reason when containerd goes away.
     pub async fn follow_images(&self, mut seen: impl FnMut(&str, &str)) -> Error {
         let what = "its events";
-        // As containerd's own CRI plugin filters.
+        // The filter of containerd's own CRI plugin.
         let filters = vec![r#"topic~="/images/""#.to_owned()];
         let mut client = EventsClient::new(self.connection()).max_decoding_message_size(RECORD_BYTES_MAX);
-        // The answer's head comes with the first event, whenever that is.
+        // Without a time-out: the answer's head comes with the first event, which may be hours later.
         let mut events = match client.subscribe(Request::new(SubscribeRequest { filters })).await {
             Ok(events) => events.into_inner(),
             Err(status) => return self.error(&what, &status),
@@ -160,21 +159,21 @@ impl Containerd {
         }
     }
 
-    /// Whether something may listen at its socket.
+    /// Whether its socket exists.
     pub fn is_there(&self) -> impl Future<Output = bool> + Send + use<> {
         let address = self.address.clone();
         async move { tokio::fs::metadata(address).await.is_ok() }
     }
 }
 
-/// What `containerd.events.ImageCreate` and `ImageUpdate` begin with.
+/// The first field of `containerd.events.ImageCreate` and `ImageUpdate`.
 #[derive(Clone, PartialEq, Message)]
 struct ImageEvent {
     #[prost(string, tag = "1")]
     name: String,
 }
 
-/// The image an event is about, if there is something to be compiled.
+/// The name of a new or changed image; none for any other event.
 fn image_of(topic: &str, event: &[u8]) -> Option<String> {
     match topic {
         "/images/create" | "/images/update" => ImageEvent::decode(event).ok().map(|event| event.name),
@@ -182,7 +181,7 @@ fn image_of(topic: &str, event: &[u8]) -> Option<String> {
     }
 }
 
-/// The manifest an index has for this node: the one for Wasm, or the only one, or that of the node's own
+/// The manifest for this node in an index: the one for Wasm, else the only one, else the one for the node's own
 /// platform.
 fn choose_for_node(manifests: &[Descriptor]) -> Option<&Descriptor> {
     let architecture = match std::env::consts::ARCH {
@@ -198,7 +197,7 @@ fn choose_for_node(manifests: &[Descriptor]) -> Option<&Descriptor> {
     choose(manifests).or_else(|| manifests.iter().find(is_native))
 }
 
-/// What containers of an ordinary image run, if that is WebAssembly by its name or its platform.
+/// The program of an ordinary image, if it is WebAssembly by its name or its platform.
 fn entry_of(config: &ImageConfiguration) -> Option<Entry> {
     let process = config.config().as_ref()?;
     let words = process.entrypoint().iter().chain(process.cmd()).flatten();

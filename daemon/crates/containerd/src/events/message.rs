@@ -1,4 +1,4 @@
-//! What is told to containerd: each event, its topic and its message.
+//! The events that containerd receives: each with its topic and its message.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use containerd_shim_protos::topics;
 
 use crate::time::timestamp;
 
-/// A task event: what containerd's message of that name holds.
+/// A task event, with the fields of containerd's message of that name.
 ///
 /// Ids are shared with the task, so that publishing copies none.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub enum Event {
     Start {
         /// The task.
         container_id: Arc<str>,
-        /// The pid told to containerd.
+        /// The pid that containerd knows.
         pid: u32,
     },
     /// The task ran out of memory.
@@ -34,10 +34,10 @@ pub enum Event {
     Exit {
         /// The task.
         container_id: Arc<str>,
-        /// The process: the task's own id for its init process (by this CRI tells it from an
-        /// exec), the exec's id for an exec.
+        /// The process: the task's own id for its init process, by which CRI tells it from an exec; the exec's id
+        /// for an exec.
         id: Arc<str>,
-        /// The pid told to containerd.
+        /// The pid that containerd knows.
         pid: u32,
         /// 0 to 255; 128 + the signal for one that was killed.
         exit_status: u32,
@@ -48,7 +48,7 @@ pub enum Event {
     Delete {
         /// The task.
         container_id: Arc<str>,
-        /// The pid told to containerd.
+        /// The pid that containerd knows.
         pid: u32,
         /// As in [`Event::Exit`].
         exit_status: u32,
@@ -68,7 +68,7 @@ pub enum Event {
         container_id: Arc<str>,
         /// The exec.
         exec_id: Arc<str>,
-        /// The pid told to containerd.
+        /// The pid that containerd knows.
         pid: u32,
     },
     /// The task was paused.
@@ -83,7 +83,7 @@ pub enum Event {
     },
 }
 
-/// What [`Event::Create`] tells: the request's own words.
+/// The fields of [`Event::Create`], as the request has them.
 #[derive(Debug, Clone)]
 pub struct Create {
     /// The task.
@@ -102,12 +102,12 @@ pub struct Create {
     pub terminal: bool,
     /// The checkpoint to restore from; empty: none.
     pub checkpoint: String,
-    /// The pid told to containerd.
+    /// The pid that containerd knows.
     pub pid: u32,
 }
 
 impl Event {
-    /// Whether nobody waits for it: a start's caller has its answer. An end is waited for.
+    /// Whether delivery may be a little later: the caller of a start has its answer already. Clients wait for an end.
     pub fn can_wait(&self) -> bool {
         match self {
             Event::Create(_) | Event::Start { .. } | Event::ExecAdded { .. } | Event::ExecStarted { .. } => true,
@@ -168,7 +168,7 @@ impl Event {
                 exited_at: timestamp(*exited_at),
                 ..Default::default()
             }),
-            // No `id`: empty is the init process, and nothing but that has this event.
+            // Without `id`, which stands for the init process: no other process has this event.
             Event::Delete { container_id, pid, exit_status, exited_at } => any(&messages::TaskDelete {
                 container_id: new(container_id),
                 pid: *pid,
@@ -217,7 +217,7 @@ impl Create {
     }
 }
 
-/// Wraps a message as containerd's typeurl does: the full name alone, without `type.googleapis.com/`
+/// Wraps a message as containerd's typeurl does: with the full name alone, without `type.googleapis.com/`
 /// (github.com/containerd/typeurl, `MarshalAny`).
 fn any<M: Message>(message: &M) -> Any {
     Any {

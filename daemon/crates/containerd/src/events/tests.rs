@@ -298,7 +298,7 @@ async fn a_containerd_that_never_answers_is_timed_out_and_tried_again() {
     fixture.retried(2).await;
     let error = fixture.queue.flushed(Instant::now()).await.unwrap_err().to_string();
     assert!(error.starts_with("3 task events are not delivered"), "{error}");
-    // Whose clock strikes first, ttrpc's or ours, is open.
+    // Either time-out may come first: ttrpc's or the queue's.
     assert!(error.contains("deadline elapsed") || error.contains("timeout_ms = 50"), "{error}");
     drop(hung);
     std::fs::remove_file(fixture.path()).unwrap();
