@@ -76,7 +76,7 @@ enum EndOfInput {
 /// The result of a read.
 enum ReadResult {
     Bytes(usize),
-    EndOfInput,
+    End,
     Failed(Errno),
 }
 

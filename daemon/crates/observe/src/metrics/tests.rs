@@ -105,12 +105,12 @@ fn members(sources: &[(PathBuf, String)], name: &str, room: &str) -> Vec<String>
         };
         match kind.strip_suffix("Metrics,") {
             Some(kind) => all.extend(members(sources, &format!("{kind}Metrics"), &format!("{room}{field}."))),
-            None => all.push(format!("{room}{field}.")),
+            None => all.push(format!("{room}{field}")),
         }
     }
     let methods = block(&format!("impl {name} {{"));
     let methods = methods.lines().filter_map(|line| line.strip_prefix("    pub fn ")?.split_once('('));
-    all.extend(methods.filter(|(method, _)| *method != "new").map(|(method, _)| format!("{room}{method}(")));
+    all.extend(methods.filter(|(method, _)| *method != "new").map(|(method, _)| format!("{room}{method}")));
     all
 }
 
@@ -125,11 +125,10 @@ fn every_metric_is_touched_somewhere() {
     let members = members(&own, "Metrics", "metrics.");
     assert!(members.len() > 60, "{members:?}");
     for member in members {
-        let field = member.trim_end_matches('.');
         // The end of the word: `metrics.tasks.limit` is not `metrics.tasks.limit_bytes`.
         let is_touched = |text: &String| {
-            text.match_indices(field)
-                .any(|(at, _)| !text[at + field.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+            text.match_indices(&*member)
+                .any(|(at, _)| !text[at + member.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
         };
         assert!(others.iter().any(is_touched), "{member} is declared and never touched");
     }
