@@ -15,7 +15,7 @@ use hearth_base::config::Config;
 use hearth_base::digest::Digest;
 use hearth_base::wanted::Wanted;
 use hearth_observe::metrics::Metrics;
-use hearth_wasm::modules::known::{Known, KnownPlaces};
+use hearth_wasm::modules::known::{KnownModule, KnownPlaces};
 use hearth_wasm::modules::places::{Place, RootMount};
 use hearth_wasm::scheduler::{Guest, Scheduler};
 use hearthd::task::state::{Input, Role, State};
@@ -76,7 +76,7 @@ fn look_up(criterion: &mut Criterion) {
     criterion.bench_function("look-up: a snapshot's place", |bencher| bencher.iter(place));
     let places = KnownPlaces::open(None, Config::default().modules.places_max);
     let place = place().expect("it is an overlay");
-    places.learn(place, Known { digest: Digest([1; 32]), export: None });
+    places.learn(place, KnownModule { digest: Digest([1; 32]), export: None });
     criterion.bench_function("look-up: what is known of a place", |bencher| bencher.iter(|| places.get(&place)));
 }
 

@@ -15,7 +15,11 @@ use hearth_base::config;
 use hearth_observe::metrics::Metrics;
 use hearth_stdio::Stdio;
 use hearth_stdio::StdioPaths;
-use hearth_wasm::wasi::{self, CoreState, Limits, MemoryUse};
+use hearth_wasm::budget::{Descriptors, GuestDescriptors};
+use hearth_wasm::engine::structure::StructureLimits;
+use hearth_wasm::memory::{MemoryLimiter, MemoryUse};
+use hearth_wasm::state::CoreState;
+use hearth_wasm::wasi::linkers::core_linker;
 use hearthd::task::root::{self, FsMount, RootSpec};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use wasmtime::{Engine, Linker, Module, Store, Trap};
@@ -67,7 +71,7 @@ fn paths(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let module = Module::new(&engine, wat::parse_str(OPENER)?)?;
     let mut own = Linker::new(&engine);
     p1::add_to_linker_async(&mut own, |state: &mut CoreState| &mut state.wasi)?;
-    let linkers = [own, wasi::core_linker(&engine)?];
+    let linkers = [own, core_linker(&engine)?];
     println!("\n{:<36} {:>14} {:>10}   ns to open, read and close", "path", "wasmtime-wasi", "daemon");
     for path in ["file", "usr/lib/deep/file", "usr/relative/file", "absolute/file"] {
         let mut times = [Vec::new(), Vec::new()];
@@ -95,9 +99,11 @@ fn opening(
 ) -> Result<Option<Duration>, Box<dyn std::error::Error>> {
     let mut context = WasiCtx::builder();
     context.allow_blocking_current_thread(true).preopened_dir(root, "/", FsPerms::ReadWrite)?;
-    let limits = Limits::new(Arc::new(MemoryUse::new(u64::MAX)), Arc::default());
+    let structure = StructureLimits::of(&config::Engine::default());
+    let limits = MemoryLimiter::new(Arc::new(MemoryUse::new(u64::MAX)), Arc::default(), structure);
+    let descriptors = GuestDescriptors::new(Arc::new(Descriptors::new("example", u32::MAX)), u32::MAX);
     let wasi = context.build_p1();
-    let state = CoreState { wasi, limits, partly_read_only: false, open_files: 0, open_files_max: u32::MAX };
+    let state = CoreState { wasi, limits, partly_read_only: false, descriptors };
     let mut store = Store::new(module.engine(), state);
     now(async {
         let instance = linker.instantiate_async(&mut store, module).await?;

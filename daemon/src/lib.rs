@@ -87,7 +87,8 @@
 /// processor time that it takes with glibc's allocator. (Its large pages, which the feature `no_thp` leaves out, would
 /// take a service at rest from 16 to 105 KiB.)
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: hearth_os::alloc::ExitOnFailure<mimalloc::MiMalloc> =
+    hearth_os::alloc::ExitOnFailure(mimalloc::MiMalloc);
 
 pub mod ahead;
 pub mod command;

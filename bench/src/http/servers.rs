@@ -47,7 +47,7 @@ const CLIENT_GONE: &str = "error: hyper::Error(IncompleteMessage)";
 const HEARTHD: &str =
     "[engine]\npool_slots = 1000\n[http]\nconnections_max = 1000\nrequests_max = 500\ninstances_max = 500\n";
 
-/// The same limits, and hearthd's pool (`daemon/src/wasm/engine.rs`), for `wasmtime serve`. Its threads are one per
+/// The same limits, and hearthd's pool (`daemon/crates/wasm/src/engine/tunables.rs`), for `wasmtime serve`. Its threads are one per
 /// core by themselves.
 pub const WASMTIME: &[&str] = &[
     "-Scli",

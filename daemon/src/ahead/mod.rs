@@ -40,7 +40,7 @@ use hearth_containerd::client::{Containerd, Entry, Runnable, SnapshotMount};
 use hearth_observe::logging;
 use hearth_observe::metrics::Metrics;
 use hearth_os::in_root::open_root;
-use hearth_wasm::modules::lookup::Found;
+use hearth_wasm::modules::lookup::ProgramFile;
 use hearth_wasm::modules::origin::Origin;
 use hearth_wasm::modules::places::Place;
 use hearth_wasm::modules::{Loaded, ModuleStore};
@@ -310,7 +310,7 @@ impl Ahead {
     }
 
     /// A file of the node's own.
-    async fn open(&self, path: &str) -> Result<Found> {
+    async fn open(&self, path: &str) -> Result<ProgramFile> {
         let path = path.to_owned();
         self.blocking(move || {
             let cannot = |what: &dyn Display| Error::InvalidArgument(format!("cannot compile {path}: {what}"));
@@ -321,7 +321,7 @@ impl Ahead {
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 return Err(cannot(&"it is no regular file"));
             }
-            Ok(Found { file: file.into(), path: path.clone(), export: None, on_root_mount: false })
+            Ok(ProgramFile { file: file.into(), path: path.clone(), export: None, on_root_mount: false })
         })
         .await
     }

@@ -17,7 +17,8 @@ use hearth_http::requests::Requests;
 use hearth_observe::metrics::Metrics;
 use hearth_observe::metrics::task_series::Seat;
 use hearth_observe::starts::{About, Recent};
-use hearth_wasm::wasi::MemoryUse;
+use hearth_wasm::budget::Descriptors;
+use hearth_wasm::memory::MemoryUse;
 
 /// A container: everything of a task that is not a process.
 pub struct Container {
@@ -41,6 +42,8 @@ pub struct Container {
     pub partly_read_only: bool,
     /// What the memories and tables of all its guests together hold, and may hold.
     pub memory: Arc<MemoryUse>,
+    /// Files, directories and sockets that all its guests together have open, and may have.
+    pub descriptors: Arc<Descriptors>,
     /// The most memory they may ever be given, in bytes: the engine's.
     pub memory_limit_max: u64,
     /// What the spec says of CPU time, with all updates. It holds for each process by itself.

@@ -48,14 +48,15 @@ use hearth_os::identity::Identity;
 use hearth_os::in_root::open_root;
 use hearth_stdio::Stdio;
 use hearth_stdio::StdioPaths;
+use hearth_wasm::budget::Descriptors;
 use hearth_wasm::command::over_memory;
-use hearth_wasm::engine::{Entry, LiveProgram, Program};
+use hearth_wasm::engine::{EntryKind, LiveProgram, Program};
+use hearth_wasm::memory::MemoryUse;
 use hearth_wasm::modules::lookup::{self};
 use hearth_wasm::modules::origin::Origin;
 use hearth_wasm::modules::places::{Place, RootMount};
 use hearth_wasm::modules::{Loaded, ModuleStore};
 use hearth_wasm::scheduler::{CpuLimits, Guest};
-use hearth_wasm::wasi::MemoryUse;
 
 /// A Create call.
 #[derive(Debug)]
@@ -208,8 +209,8 @@ impl Creator {
             Prepared { program: located.program, export: located.export, spec: spec.process, open_files_max };
         let made = Made {
             work: match entry {
-                Entry::Run => Work::Program(Box::new(prepared)),
-                Entry::Serve => Work::Serve(Box::new(prepared)),
+                EntryKind::Run => Work::Program(Box::new(prepared)),
+                EntryKind::Serve => Work::Serve(Box::new(prepared)),
             },
             network,
             pod: pod.map_or(Membership::Alone, Membership::In),
@@ -290,6 +291,10 @@ impl Creator {
             files: made.files,
             partly_read_only: made.partly_read_only,
             memory: Arc::new(MemoryUse::new(made.memory_limit)),
+            descriptors: Arc::new(Descriptors::new(
+                format!("{}/{id}", self.namespace),
+                self.config.now().files.open_max,
+            )),
             memory_limit_max: self.config.now().engine.memory_bytes_max,
             cpu: Mutex::new(made.cpu),
             execs: Execs::new(self.config.now().rpc.execs_per_task_max),
@@ -419,8 +424,7 @@ impl Creator {
         let digest = Digest::parse(&artifact.digest).ok_or_else(|| {
             Error::InvalidArgument(format!("{}: {:?} is not a SHA-256 digest", artifact.image, artifact.digest))
         })?;
-        let export: Option<Arc<str>> =
-            wanted.and_then(|wanted| wanted.program.split_once('#')).map(|(_, export)| export.into());
+        let export: Option<Arc<str>> = wanted.and_then(Wanted::export).map(Arc::from);
         match self.modules.known_digest(digest, export.clone()).await? {
             Some(loaded) => Ok(loaded),
             None => {

@@ -21,7 +21,7 @@ use hearth_os::identity::Identity;
 use hearth_os::in_root::open_root;
 use hearth_stdio::Stdio;
 use hearth_stdio::StdioPaths;
-use hearth_wasm::engine::Entry;
+use hearth_wasm::engine::EntryKind;
 use hearth_wasm::modules::Loaded;
 use hearth_wasm::modules::origin::Origin;
 use hearth_wasm::scheduler::Guest;
@@ -94,7 +94,7 @@ impl Creator {
             .now()
             .check_entry(&self.world.runtime.engines, loaded.export.as_deref(), false)
             .map_err(only_wasm)?;
-        if entry == Entry::Serve {
+        if entry == EntryKind::Serve {
             return Err(only_wasm(Error::InvalidArgument(
                 "the component is an HTTP service: only a container's first process can serve".into(),
             )));

@@ -31,11 +31,11 @@ use hearth_http::service::{NewService, Service};
 use hearth_observe::logging;
 use hearth_os::pty::Size;
 use hearth_stdio::{Stdio, StdioPaths};
-use hearth_wasm::command::{self, Launch, Outcome, TRAP_STATUS};
-use hearth_wasm::engine::{Kind, LiveProgram, Program};
+use hearth_wasm::command::{self, CommandOutcome, Launch, TRAP_STATUS};
+use hearth_wasm::engine::{LiveProgram, ModuleKind, Program};
 use hearth_wasm::resolver::Names;
 use hearth_wasm::runtime::Runtime;
-use hearth_wasm::scheduler::{End, Guest, Throttling};
+use hearth_wasm::scheduler::{Guest, GuestEnd, Throttling};
 use hearth_wasm::slots::Placed;
 
 use crate::task::container::Container;
@@ -107,7 +107,7 @@ pub struct Prepared {
     pub export: Option<Arc<str>>,
     /// Arguments, environment, working directory, user.
     pub spec: ProcessSpec,
-    /// Files it may have open.
+    /// Files, directories and sockets it may have open.
     pub open_files_max: u32,
 }
 
@@ -270,9 +270,9 @@ impl Process {
         prepared: Prepared,
         (program, slot): Placed,
         tell: Tell,
-    ) -> Outcome {
+    ) -> CommandOutcome {
         if let Err(error) = self.container.files.wait_ready().await {
-            return Outcome::NotStarted(error);
+            return CommandOutcome::NotStarted(error);
         }
         faults::at(Point::Instantiating);
         let about = (self.role == Role::Init).then(|| self.container.about.clone());
@@ -290,6 +290,7 @@ impl Process {
             names,
             partly_read_only: self.container.partly_read_only,
             open_files_max: prepared.open_files_max,
+            descriptors: self.container.descriptors.clone(),
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
             starved: self.starved.clone(),
@@ -310,7 +311,7 @@ impl Process {
     /// made there is nothing to reach.
     fn names(&self, runtime: &Runtime, program: &Program, root: &Path) -> Option<Names> {
         // Only components have sockets.
-        (program.kind() == Kind::Component)
+        (program.kind() == ModuleKind::Component)
             .then(|| runtime.resolvers.names(root.to_path_buf(), self.guest.identity().clone()))
     }
 
@@ -327,12 +328,12 @@ impl Process {
     }
 
     /// The future of a service's own guest.
-    async fn serve(self: Arc<Self>, world: Arc<World>, prepared: Prepared, tell: Tell) -> Outcome {
+    async fn serve(self: Arc<Self>, world: Arc<World>, prepared: Prepared, tell: Tell) -> CommandOutcome {
         if let Err(error) = self.container.files.wait_ready().await {
-            return Outcome::NotStarted(error);
+            return CommandOutcome::NotStarted(error);
         }
         let Some(requests) = self.container.requests.clone() else {
-            return Outcome::NotStarted(Error::Internal("a service has nowhere to keep its requests".into()));
+            return CommandOutcome::NotStarted(Error::Internal("a service has nowhere to keep its requests".into()));
         };
         let root = self.container.files.path().to_path_buf();
         let new = NewService {
@@ -345,6 +346,8 @@ impl Process {
             partly_read_only: self.container.partly_read_only,
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
+            open_files_max: prepared.open_files_max,
+            descriptors: self.container.descriptors.clone(),
             guest: self.guest.clone(),
             requests: requests.clone(),
             about: self.container.about.clone(),
@@ -352,7 +355,7 @@ impl Process {
         };
         let bound = match Service::bind(&world.http, &world.runtime, new).await {
             Ok(bound) => bound,
-            Err(error) => return Outcome::NotStarted(error),
+            Err(error) => return CommandOutcome::NotStarted(error),
         };
         // Before the first request's first instruction.
         self.started();
@@ -360,7 +363,7 @@ impl Process {
         answer(&tell, Ok(()));
         accept::serve(bound);
         requests.drained().await;
-        Outcome::Exited(0)
+        CommandOutcome::Exited(0)
     }
 
     fn started(&self) {
@@ -382,13 +385,13 @@ impl Process {
     }
 
     /// The guest is gone; called by its worker.
-    fn ended(self: &Arc<Self>, end: End<Outcome>, tell: &Tell) {
+    fn ended(self: &Arc<Self>, end: GuestEnd<CommandOutcome>, tell: &Tell) {
         faults::at(Point::Ended);
         let out_of_memory = oom::ended_by(self.starved.load(Ordering::Relaxed), &end);
         let mut refusal = None;
         let (status, note) = match end {
-            End::Completed(Outcome::Exited(status)) => (status, None),
-            End::Completed(Outcome::NotStarted(error)) => {
+            GuestEnd::Completed(CommandOutcome::Exited(status)) => (status, None),
+            GuestEnd::Completed(CommandOutcome::NotStarted(error)) => {
                 let text = error.to_string();
                 if self.role == Role::Init {
                     self.container.metrics.starts.failed.inc();
@@ -399,13 +402,13 @@ impl Process {
                 refusal = Some(error);
                 (NEVER_STARTED, note)
             }
-            End::Completed(Outcome::Trapped(text)) => {
+            GuestEnd::Completed(CommandOutcome::Trapped(text)) => {
                 self.container.metrics.tasks.traps.inc();
                 self.container.about.traps.fetch_add(1, Ordering::Relaxed);
                 (TRAP_STATUS, Some((EndKind::Trap, text)))
             }
-            End::Killed => (self.inner.lock().killed_with.unwrap_or(KILLED_STATUS), None),
-            End::Panicked(text) => {
+            GuestEnd::Killed => (self.inner.lock().killed_with.unwrap_or(KILLED_STATUS), None),
+            GuestEnd::Panicked(text) => {
                 tracing::error!(namespace = %self.container.namespace, task = %self.container.id, process = %self.id, panic = %text, "a host function panicked; only this process ends");
                 (TRAP_STATUS, Some((EndKind::Panic, format!("hearthd failed in a host function: {text}"))))
             }

@@ -265,6 +265,9 @@ pub struct Engine {
     pub memories_max: u32,
     /// Tables a module or component may have.
     pub tables_max: u32,
+    /// Handles that a component that is a command may have at once: files, sockets, streams, sets of headers. The
+    /// daemon keeps them outside the guest's memory.
+    pub handles_max: usize,
     /// A guest's stack including what host functions use on it, in bytes.
     pub stack_bytes: usize,
     /// A guest's own share of its stack, in bytes.
@@ -283,6 +286,7 @@ impl Default for Engine {
             component_core_instances_max: 50,
             memories_max: 10,
             tables_max: 50,
+            handles_max: 65_536,
             stack_bytes: 2 << 20,
             wasm_stack_bytes: 512 << 10,
             memory_keep_resident_bytes: 1 << 20,
@@ -477,8 +481,8 @@ impl Default for Stdio {
 pub struct Files {
     /// Bind mounts and tmpfs of one task.
     pub volumes_max: usize,
-    /// Files and directories that one preview 1 guest may have open, if its spec's `RLIMIT_NOFILE` is not
-    /// less. They are the daemon's descriptors, of which it has `LimitNOFILE`.
+    /// Files, directories and sockets that the guests of one container may have open together; one guest has no more
+    /// than its spec's `RLIMIT_NOFILE`. They are the daemon's descriptors, of which it has `LimitNOFILE`.
     pub open_max: u32,
     /// The size of a tmpfs whose options name none, in bytes: the kernel's own default is half of the
     /// node's memory.
@@ -520,6 +524,9 @@ pub struct Http {
     pub requests_max: usize,
     /// Requests that wait for their turn; more are answered with 503.
     pub queued_max: usize,
+    /// Handles that the guest of one request may have at once: sets of headers, bodies, streams, files. A request of
+    /// its own takes about ten. The daemon keeps them outside the guest's memory.
+    pub handles_max: usize,
     /// The largest head of a request, in bytes; a larger one is answered with 431.
     pub header_bytes_max: usize,
     /// How long a client may take for a request's head, in milliseconds; over HTTP/1 also how long a
@@ -572,6 +579,7 @@ impl Default for Http {
             connections_max: 1_024,
             requests_max: 256,
             queued_max: 1_024,
+            handles_max: 4_096,
             header_bytes_max: 64 << 10,
             header_timeout_ms: 30_000,
             request_timeout_ms: 60_000,
@@ -756,6 +764,7 @@ impl Config {
             ("engine.component_core_instances_max", u64::from(self.engine.component_core_instances_max)),
             ("engine.memories_max", u64::from(self.engine.memories_max)),
             ("engine.tables_max", u64::from(self.engine.tables_max)),
+            ("engine.handles_max", self.engine.handles_max as u64),
             ("scheduler.tick_ms", self.scheduler.tick_ms),
             ("scheduler.slice_ms", self.scheduler.slice_ms),
             ("scheduler.workers_max", self.scheduler.workers_max as u64),
@@ -780,6 +789,7 @@ impl Config {
             ("http.instances_max", self.http.instances_max as u64),
             ("http.connections_max", self.http.connections_max as u64),
             ("http.requests_max", self.http.requests_max as u64),
+            ("http.handles_max", self.http.handles_max as u64),
             ("http.header_timeout_ms", self.http.header_timeout_ms),
             ("http.request_timeout_ms", self.http.request_timeout_ms),
             ("http.idle_timeout_ms", self.http.idle_timeout_ms),

@@ -25,7 +25,7 @@ use crate::service::Service;
 use hearth_base::config;
 use hearth_os::accept::ConnectionPermit;
 use hearth_os::identity;
-use hearth_wasm::scheduler::{End, Guest};
+use hearth_wasm::scheduler::{Guest, GuestEnd};
 
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
@@ -50,7 +50,7 @@ fn run<F: Future<Output: Send> + Send + 'static>(service: &Arc<Service>, part: F
     // The container has ended.
     let Some(member) = service.requests.begin(&guest) else { return };
     service.runtime.scheduler.spawn_part(guest, part, move |end| {
-        if let End::Panicked(panic) = end {
+        if let GuestEnd::Panicked(panic) = end {
             identity::restore();
             tracing::error!(panic, "a connection to an HTTP component panicked; only this connection ends");
         }

@@ -45,8 +45,8 @@ use hearth_observe::logging;
 use hearth_observe::metrics::CutReason;
 use hearth_os::identity;
 use hearth_wasm::command::trap_text;
-use hearth_wasm::scheduler::End;
-use hearth_wasm::wasi::ComponentState;
+use hearth_wasm::scheduler::GuestEnd;
+use hearth_wasm::state::ComponentState;
 
 /// How the guest of one request, or of several, came to its end by itself.
 #[derive(Debug)]
@@ -88,26 +88,28 @@ struct Told {
 }
 
 /// The words for a guest's end. `owes_a_head`: whether a request of it waits for its response's head.
-fn told(end: End<GuestOutcome>, owes_a_head: bool, timeout_ms: u64) -> Told {
+fn told(end: GuestEnd<GuestOutcome>, owes_a_head: bool, timeout_ms: u64) -> Told {
     let listed = |kind, note: String, refused| Told { kind: Some(kind), note: Some(note), refused };
     let silent = |refused| Told { kind: None, note: None, refused };
     match end {
-        End::Completed(GuestOutcome::Returned) if owes_a_head => {
+        GuestEnd::Completed(GuestOutcome::Returned) if owes_a_head => {
             listed(EndKind::Response, "the guest returned without a response".into(), NO_RESPONSE)
         }
-        End::Completed(GuestOutcome::Returned) => silent(NO_RESPONSE),
-        End::Completed(GuestOutcome::Full) => silent(BUSY),
-        End::Completed(GuestOutcome::NoMemory(limit)) => {
+        GuestEnd::Completed(GuestOutcome::Returned) => silent(NO_RESPONSE),
+        GuestEnd::Completed(GuestOutcome::Full) => silent(BUSY),
+        GuestEnd::Completed(GuestOutcome::NoMemory(limit)) => {
             let note = format!("out of memory: no room for another instance, the container's limit is {limit} bytes");
             Told { kind: None, note: Some(note), refused: NO_MEMORY }
         }
-        End::Completed(GuestOutcome::TooSlow) => {
+        GuestEnd::Completed(GuestOutcome::TooSlow) => {
             listed(EndKind::TimeOut, format!("took over {timeout_ms} ms (http.request_timeout_ms)"), TOO_SLOW)
         }
-        End::Completed(GuestOutcome::NotStarted(error)) => listed(EndKind::NotStarted, error.to_string(), FAILED),
-        End::Completed(GuestOutcome::Trapped(text)) => listed(EndKind::Request, text, FAILED),
-        End::Killed => silent(ENDING),
-        End::Panicked(text) => listed(EndKind::Panic, format!("hearthd failed in a host function: {text}"), FAILED),
+        GuestEnd::Completed(GuestOutcome::NotStarted(error)) => listed(EndKind::NotStarted, error.to_string(), FAILED),
+        GuestEnd::Completed(GuestOutcome::Trapped(text)) => listed(EndKind::Request, text, FAILED),
+        GuestEnd::Killed => silent(ENDING),
+        GuestEnd::Panicked(text) => {
+            listed(EndKind::Panic, format!("hearthd failed in a host function: {text}"), FAILED)
+        }
     }
 }
 
@@ -131,15 +133,15 @@ impl Service {
     /// requests, for messages. Not for threads that poll a guest: this thread becomes the daemon's again.
     pub(crate) fn guest_ended(
         &self,
-        end: End<GuestOutcome>,
+        end: GuestEnd<GuestOutcome>,
         owes_a_head: bool,
         name: impl FnOnce() -> String,
     ) -> Refused {
-        if !matches!(end, End::Completed(GuestOutcome::Returned)) {
+        if !matches!(end, GuestEnd::Completed(GuestOutcome::Returned)) {
             // The daemon itself writes the note and the log.
             identity::restore();
         }
-        if let End::Panicked(text) = &end {
+        if let GuestEnd::Panicked(text) = &end {
             let about = &self.about;
             tracing::error!(target: logging::GUEST, namespace = %about.namespace, task = %about.id, panic = %text, "a host function panicked; only this request ends");
         }
@@ -220,27 +222,27 @@ mod tests {
     fn each_end_has_its_answer_and_its_words() {
         use GuestOutcome::{Full, NoMemory, NotStarted, Returned, TooSlow, Trapped};
         for (end, owes_a_head, kind, note, refused) in [
-            (End::Completed(Returned), false, None, None, NO_RESPONSE),
-            (End::Completed(Returned), true, Some(EndKind::Response), Some("without a response"), NO_RESPONSE),
-            (End::Completed(Trapped("why".into())), true, Some(EndKind::Request), Some("why"), FAILED),
+            (GuestEnd::Completed(Returned), false, None, None, NO_RESPONSE),
+            (GuestEnd::Completed(Returned), true, Some(EndKind::Response), Some("without a response"), NO_RESPONSE),
+            (GuestEnd::Completed(Trapped("why".into())), true, Some(EndKind::Request), Some("why"), FAILED),
             (
-                End::Completed(TooSlow),
+                GuestEnd::Completed(TooSlow),
                 true,
                 Some(EndKind::TimeOut),
                 Some("over 7 ms (http.request_timeout_ms)"),
                 TOO_SLOW,
             ),
-            (End::Completed(Full), true, None, None, BUSY),
-            (End::Completed(NoMemory(5)), true, None, Some("out of memory: no room"), NO_MEMORY),
+            (GuestEnd::Completed(Full), true, None, None, BUSY),
+            (GuestEnd::Completed(NoMemory(5)), true, None, Some("out of memory: no room"), NO_MEMORY),
             (
-                End::Completed(NotStarted(Error::Internal("no root".into()))),
+                GuestEnd::Completed(NotStarted(Error::Internal("no root".into()))),
                 true,
                 Some(EndKind::NotStarted),
                 Some("no root"),
                 FAILED,
             ),
-            (End::Killed, true, None, None, ENDING),
-            (End::Panicked("oops".into()), true, Some(EndKind::Panic), Some("host function: oops"), FAILED),
+            (GuestEnd::Killed, true, None, None, ENDING),
+            (GuestEnd::Panicked("oops".into()), true, Some(EndKind::Panic), Some("host function: oops"), FAILED),
         ] {
             let what = format!("{end:?}");
             let told = told(end, owes_a_head, 7);

@@ -9,30 +9,32 @@ use crate::lines::Lines;
 use crate::service::Service;
 use hearth_base::error::Error;
 use hearth_wasm::command::trap_text;
-use hearth_wasm::instantiate::{self, Call, Files, Instance, Refusal, Streams, Surroundings};
+use hearth_wasm::instantiate::{self, CallTarget, GuestConfig, GuestInstance, InstantiateError, RootFiles, Streams};
 use hearth_wasm::scheduler::Guest;
 use hearth_wasm::slots::{Placed, Slot};
-
-/// Handles that the guest of one request may have at once: headers, bodies, streams, files.
-const HANDLES_MAX: usize = 1_024;
 
 impl Service {
     /// Makes the instance for a guest.
     ///
     /// # Errors
     /// The outcome of a guest that has no instance.
-    pub(crate) async fn instance(&self, guest: &Arc<Guest>, placed: Placed) -> Result<(Slot, Instance), GuestOutcome> {
+    pub(crate) async fn instance(
+        &self,
+        guest: &Arc<Guest>,
+        placed: Placed,
+    ) -> Result<(Slot, GuestInstance), GuestOutcome> {
         let began = Instant::now();
         let starved: Arc<AtomicBool> = Arc::default();
         let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing.clone()) };
-        let surroundings = Surroundings {
+        let surroundings = GuestConfig {
             args: &self.args,
             env: &self.env,
             cwd: &self.cwd,
-            files: Files::Open(&self.files),
+            files: RootFiles::Open(&self.files),
             partly_read_only: self.partly_read_only,
-            open_files_max: 0,
-            handles_max: HANDLES_MAX * self.requests_per_instance(),
+            open_files_max: self.open_files_max,
+            descriptors: &self.descriptors,
+            handles_max: self.http.config().handles_max.saturating_mul(self.requests_per_instance()),
             names: self.names.clone(),
             memory: &self.memory,
             starved: &starved,
@@ -46,13 +48,16 @@ impl Service {
         };
         let unseen = || None::<fn()>;
         let made =
-            instantiate::instantiate(&self.runtime, guest, placed, Call::Handler, &surroundings, streams, unseen).await;
+            instantiate::instantiate(&self.runtime, guest, placed, CallTarget::Handler, &surroundings, streams, unseen)
+                .await;
         let made = made.map_err(|refusal| match refusal {
-            Refusal::Full(_) => GuestOutcome::Full,
-            Refusal::NotReady(error) => GuestOutcome::NotStarted(error),
+            InstantiateError::Full(_) => GuestOutcome::Full,
+            InstantiateError::NotReady(error) => GuestOutcome::NotStarted(error),
             // The guest has not run yet, so it is the other requests that hold the container's memory.
-            Refusal::Failed(_) if starved.load(Ordering::Relaxed) => GuestOutcome::NoMemory(self.memory.limit()),
-            Refusal::Failed(error) => GuestOutcome::Trapped(trap_text(&error)),
+            InstantiateError::Failed(_) if starved.load(Ordering::Relaxed) => {
+                GuestOutcome::NoMemory(self.memory.limit())
+            }
+            InstantiateError::Failed(error) => GuestOutcome::Trapped(trap_text(&error)),
         })?;
         self.counts.instantiated(began.elapsed());
         Ok(made)

@@ -18,7 +18,7 @@ use crate::request_guard::{RequestGuard, StartedRequest};
 use crate::request_state::{FailUnlessDone, RequestState, SendHead, WrittenBody};
 use crate::service::Service;
 use hearth_base::error::Error;
-use hearth_wasm::instantiate::Instance;
+use hearth_wasm::instantiate::GuestInstance;
 use hearth_wasm::scheduler::Guest;
 use hearth_wasm::slots::Placed;
 
@@ -63,7 +63,7 @@ async fn handle(
         Ok(made) => made,
         Err(outcome) => return outcome,
     };
-    let Instance::Service(mut store, proxy) = instance else { return another_world() };
+    let GuestInstance::Service(mut store, proxy) = instance else { return another_world() };
     let failing = state.clone();
     let mut failed = FailUnlessDone::new(move |reason| failing.fail(reason));
     let (on_head, in_body) = (send_head, state.clone());

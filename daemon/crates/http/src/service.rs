@@ -9,12 +9,13 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use hearth_base::error::{Error, Result};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
+use hearth_wasm::budget::Descriptors;
 use hearth_wasm::engine::LiveProgram;
 use hearth_wasm::instantiate::shared_files;
+use hearth_wasm::memory::MemoryUse;
 use hearth_wasm::resolver::Names;
 use hearth_wasm::runtime::Runtime;
 use hearth_wasm::scheduler::Guest;
-use hearth_wasm::wasi::MemoryUse;
 
 use crate::admission::RequestAdmission;
 use crate::context::Http;
@@ -62,6 +63,10 @@ pub struct NewService {
     pub stdio: Arc<Stdio>,
     /// The container's memory.
     pub memory: Arc<MemoryUse>,
+    /// Files, directories and sockets that each of its guests may have open (`RLIMIT_NOFILE`).
+    pub open_files_max: u32,
+    /// Those of all its guests together.
+    pub descriptors: Arc<Descriptors>,
     /// The leader of the requests' guests: the listener's.
     pub guest: Arc<Guest>,
     /// Its requests that are under way.
@@ -92,6 +97,10 @@ pub struct Service {
     pub stdio: Arc<Stdio>,
     /// The container's memory.
     pub memory: Arc<MemoryUse>,
+    /// Files, directories and sockets that each of its guests may have open (`RLIMIT_NOFILE`).
+    pub open_files_max: u32,
+    /// Those of all its guests together.
+    pub descriptors: Arc<Descriptors>,
     /// The leader of the requests' guests: the listener's.
     pub guest: Arc<Guest>,
     /// Its requests that are under way.
@@ -160,6 +169,8 @@ impl Service {
             names: new.names,
             stdio: new.stdio,
             memory: new.memory,
+            open_files_max: new.open_files_max,
+            descriptors: new.descriptors,
             guest: new.guest,
             requests: new.requests,
             about: new.about,

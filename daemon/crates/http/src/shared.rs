@@ -22,10 +22,10 @@ use crate::request_guard::{RequestGuard, StartedRequest};
 use crate::request_state::{FailUnlessDone, RequestState, WrittenBody};
 use crate::service::Service;
 use crate::shared_instances::{Assignment, Job, SharedInstance, SharedInstances};
-use hearth_wasm::instantiate::Instance;
+use hearth_wasm::instantiate::GuestInstance;
 use hearth_wasm::scheduler::Guest;
 use hearth_wasm::slots::Placed;
-use hearth_wasm::wasi::ComponentState;
+use hearth_wasm::state::ComponentState;
 
 /// Assigns a request to an instance, and starts the instance's guest if it is new.
 ///
@@ -82,7 +82,7 @@ async fn handle(
         Ok(made) => made,
         Err(outcome) => return outcome,
     };
-    let Instance::ServiceP3(mut store, proxy) = instance else { return another_world() };
+    let GuestInstance::ServiceP3(mut store, proxy) = instance else { return another_world() };
     let failing = shared.clone();
     let mut failed = FailUnlessDone::new(move |reason| failing.fail(reason));
     let timeout = Duration::from_millis(service.http.config().request_timeout_ms);

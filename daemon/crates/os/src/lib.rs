@@ -4,6 +4,7 @@
 
 pub mod accept;
 pub mod activation;
+pub mod alloc;
 pub mod clock;
 pub mod coarse_timer;
 pub mod confine;

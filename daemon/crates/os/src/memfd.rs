@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use memmap2::Mmap;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::Errno;
 
 /// An empty file in memory that can be sealed; `name` shows up in `/proc/<pid>/fd`.
@@ -26,4 +28,42 @@ pub fn create(name: &str) -> io::Result<File> {
 /// If somebody has mapped it to write.
 pub fn seal(file: &File) -> io::Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?)
+}
+
+/// The bytes of a sealed memory file, mapped: no copy of them is made.
+///
+/// Only what cannot change is mapped. A file of an image or a volume can be changed by a guest that can write to it:
+/// another length under a mapping is a SIGBUS for the process that reads it, and other bytes break Rust's promise about
+/// `&[u8]`. Such files are copied into memory files first.
+///
+/// # Errors
+/// `InvalidInput` if the file is not sealed against writing and shrinking; those of mmap(2).
+#[allow(unsafe_code, reason = "mapping is what this function is for; the seals are checked")]
+pub fn map(file: impl AsFd) -> io::Result<Mmap> {
+    let file = file.as_fd();
+    // Other files have no seals at all, which is an error of its own.
+    let seals = fcntl_get_seals(file)?;
+    if !seals.contains(SealFlags::WRITE | SealFlags::SHRINK) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is not sealed"));
+    }
+    // SAFETY: no process can write to the file or shorten it any more, so the mapping's bytes stay as they are and there.
+    unsafe { Mmap::map(file.as_raw_fd()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_cannot_change_is_mapped() {
+        let mut file = create("test").unwrap();
+        file.write_all(b"bytes").unwrap();
+        assert_eq!(map(&file).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(map(tempfile::tempfile().unwrap()).is_err(), "a file of a disk has no seals");
+        seal(&file).unwrap();
+        assert_eq!(&*map(&file).unwrap(), b"bytes");
+        assert!(file.write_all(b"x").is_err() && file.set_len(0).is_err());
+    }
 }

@@ -18,13 +18,17 @@ use hearth_observe::metrics::{Metrics, Phase};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
 
+use crate::budget::Descriptors;
 use crate::engine::{INITIALIZE, START};
-use crate::instantiate::{Call, Files, Instance, Outgoing, Refusal, Streams, Surroundings, instantiate};
+use crate::instantiate::{
+    CallTarget, GuestConfig, GuestInstance, InstantiateError, Outgoing, RootFiles, Streams, instantiate,
+};
+use crate::memory::MemoryUse;
 use crate::resolver::Names;
 use crate::runtime::Runtime;
 use crate::scheduler::Guest;
 use crate::slots::Placed;
-use crate::wasi::{ComponentState, CoreState, MemoryUse};
+use crate::state::{ComponentState, CoreState};
 
 /// Exit status of a guest that trapped: 128 + SIGABRT, as `wasmtime run` has it.
 pub const TRAP_STATUS: u32 = 134;
@@ -35,14 +39,11 @@ const TRAP_BYTES_MAX: usize = 4 << 10;
 /// The most bytes of wasmtime's reason why it does not instantiate a module.
 const REFUSAL_BYTES_MAX: usize = 512;
 
-/// Handles a command may have at once.
-const HANDLES_MAX: usize = 65_536;
-
-/// All that one command needs to run.
+/// What one command needs to run.
 pub struct Launch {
     /// The program, and its slot.
     pub placed: Placed,
-    /// The export to call instead of the entry point.
+    /// The export to call, if not the entry point.
     pub export: Option<Arc<str>>,
     /// `argv`, the program's name first.
     pub args: Vec<String>,
@@ -54,81 +55,88 @@ pub struct Launch {
     pub root: PathBuf,
     /// Whether `/`, or a volume in it, refuses writes.
     pub partly_read_only: bool,
-    /// Files a module may have open.
+    /// Files, directories and sockets it may have open (`RLIMIT_NOFILE`).
     pub open_files_max: u32,
+    /// Those of all the container's guests.
+    pub descriptors: Arc<Descriptors>,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
-    /// What the linear memories and tables of all the container's guests hold together, and may hold.
+    /// The container's memory: linear memories and tables of all its guests.
     pub memory: Arc<MemoryUse>,
-    /// Set while the last growth this guest asked for was refused.
+    /// Set while this guest's last growth of memory was refused.
     pub starved: Arc<AtomicBool>,
     /// The scheduler's view of this guest.
     pub guest: Arc<Guest>,
-    /// How it looks up names; none for a core module, which has no sockets.
+    /// How it looks up names; `None` for a core module, which has no sockets.
     pub names: Option<Names>,
-    /// Makes what sends its requests to others.
+    /// Makes the sender of its HTTP requests.
     pub outgoing: Box<dyn Fn() -> Outgoing + Send + Sync>,
-    /// Whose start it is; none for an exec.
+    /// The record of the start; `None` for an exec.
     pub about: Option<Arc<About>>,
 }
 
-/// How a guest that ran came to its end by itself.
+/// How a command ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CommandOutcome {
     /// It returned or called exit.
     Exited(u32),
     /// It trapped; wasmtime's text with the backtrace.
     Trapped(String),
-    /// There was no instance; it never ran.
+    /// It could not be instantiated.
     NotStarted(Error),
 }
 
 /// Runs one guest. `started` is called once there is an instance, before the entry point is called.
-pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() + Send) -> Outcome {
+pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() + Send) -> CommandOutcome {
     let began = Instant::now();
     let refused_before = launch.memory.refused();
     let ready: Arc<OnceLock<Instant>> = Arc::default();
     let Launch { placed, export, args, env, cwd, root, stdio, memory, starved, guest, names, outgoing, about, .. } =
         launch;
-    let surroundings = Surroundings {
+    let config = GuestConfig {
         args: &args,
         env: &env,
         cwd: &cwd,
-        files: Files::At(&root),
+        files: RootFiles::At(&root),
         partly_read_only: launch.partly_read_only,
         open_files_max: launch.open_files_max,
-        handles_max: HANDLES_MAX,
+        descriptors: &launch.descriptors,
+        handles_max: runtime.engines.handles_max(),
         names,
         memory: &memory,
         starved: &starved,
         outgoing: &*outgoing,
     };
-    let call = export.as_deref().map_or(Call::Entry, Call::Export);
+    let call = export.as_deref().map_or(CallTarget::Entry, CallTarget::Export);
     let streams = || Streams { stdin: Some(stdio.stdin()), stdout: stdio.stdout(), stderr: stdio.stderr() };
     let first = || Some(first_instruction(&runtime, &ready, about.as_ref()));
-    let made = instantiate(&runtime, &guest, placed, call, &surroundings, streams, first).await;
+    let made = instantiate(&runtime, &guest, placed, call, &config, streams, first).await;
     let (_slot, instance) = match made {
         Ok(made) => made,
-        Err(Refusal::Full(error) | Refusal::NotReady(error)) => return Outcome::NotStarted(error),
-        Err(Refusal::Failed(error)) if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() => {
+        Err(InstantiateError::Full(error) | InstantiateError::NotReady(error)) => {
+            return CommandOutcome::NotStarted(error);
+        }
+        Err(InstantiateError::Failed(error)) if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() => {
             started();
             return ended(&error);
         }
-        Err(Refusal::Failed(error)) => return Outcome::NotStarted(refused(&memory, refused_before, &error)),
+        Err(InstantiateError::Failed(error)) => {
+            return CommandOutcome::NotStarted(refused(&memory, refused_before, &error));
+        }
     };
     phase(about.as_deref(), &runtime.metrics, Phase::Instantiate, began);
     let _ = ready.set(Instant::now());
     started();
     match instance {
-        Instance::Core(store, instance) => call_core(store, instance, export.as_deref()).await,
-        Instance::Command(mut store, command) => ran(command.wasi_cli_run().call_run(&mut store).await),
-        Instance::CommandP3(mut store, command) => {
+        GuestInstance::Core(store, instance) => call_core(store, instance, export.as_deref()).await,
+        GuestInstance::Command(mut store, command) => ran(command.wasi_cli_run().call_run(&mut store).await),
+        GuestInstance::CommandP3(mut store, command) => {
             let run = store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await);
             ran(run.await.flatten())
         }
-        Instance::Export(store, function) => call_component(store, function).await,
-        Instance::Service(..) | Instance::ServiceP3(..) => {
-            Outcome::NotStarted(Error::Internal("a service was started as a command".into()))
+        GuestInstance::Export(store, function) => call_component(store, function).await,
+        GuestInstance::Service(..) | GuestInstance::ServiceP3(..) => {
+            CommandOutcome::NotStarted(Error::Internal("a service was started as a command".into()))
         }
     }
 }
@@ -151,7 +159,7 @@ fn first_instruction(
     }
 }
 
-/// A phase has ended; of an exec only the metrics hear.
+/// Records the end of a phase, of an exec in the metrics only.
 fn phase(about: Option<&About>, metrics: &Metrics, phase: Phase, began: Instant) {
     match about {
         Some(about) => about.phase(metrics, phase, began, began.elapsed()),
@@ -159,7 +167,7 @@ fn phase(about: Option<&About>, metrics: &Metrics, phase: Phase, began: Instant)
     }
 }
 
-/// Why instantiating failed; `refused_before`: how often growing had been refused to the container until then.
+/// Why instantiating failed. `refused_before`: how often the container was refused memory before that.
 fn refused(memory: &MemoryUse, refused_before: u64, error: &wasmtime::Error) -> Error {
     let text = format!("{error:#}");
     let text = shown(&text, REFUSAL_BYTES_MAX);
@@ -169,14 +177,14 @@ fn refused(memory: &MemoryUse, refused_before: u64, error: &wasmtime::Error) -> 
     Error::FailedPrecondition(format!("the module cannot be instantiated: {text}"))
 }
 
-/// A module that starts with more memory than its container may have.
+/// The error of a module that starts with more memory than its container's limit.
 pub fn over_memory(limit: u64, detail: &str) -> Error {
     Error::ResourceExhausted(format!(
         "the module needs more memory to start than the container's limit of {limit} bytes: {detail}; raise resources.limits.memory or the module's initial memory must shrink"
     ))
 }
 
-async fn call_core(mut store: Store<CoreState>, instance: wasmtime::Instance, export: Option<&str>) -> Outcome {
+async fn call_core(mut store: Store<CoreState>, instance: wasmtime::Instance, export: Option<&str>) -> CommandOutcome {
     if export.is_some()
         && let Some(initialize) = instance.get_func(&mut store, INITIALIZE)
         && let Err(error) = initialize.call_async(&mut store, &[], &mut []).await
@@ -185,33 +193,33 @@ async fn call_core(mut store: Store<CoreState>, instance: wasmtime::Instance, ex
     }
     let name = export.unwrap_or(START);
     let Some(function) = instance.get_func(&mut store, name) else {
-        return Outcome::Trapped(format!("the module exports no function {name:?}"));
+        return CommandOutcome::Trapped(format!("the module exports no function {name:?}"));
     };
     let mut results = vec![Val::I32(0); function.ty(&store).results().len()];
     match function.call_async(&mut store, &[], &mut results).await {
         // As a C main's: an i32 result is the exit status.
-        Ok(()) => Outcome::Exited(results.first().and_then(Val::i32).map_or(0, exit_status)),
+        Ok(()) => CommandOutcome::Exited(results.first().and_then(Val::i32).map_or(0, exit_status)),
         Err(error) => ended(&error),
     }
 }
 
-async fn call_component(mut store: Store<ComponentState>, function: component::Func) -> Outcome {
+async fn call_component(mut store: Store<ComponentState>, function: component::Func) -> CommandOutcome {
     let ty = function.ty(&store);
     if ty.params().len() > 0 {
-        return Outcome::Trapped("only a function without parameters can be started".into());
+        return CommandOutcome::Trapped("only a function without parameters can be started".into());
     }
     let mut results = vec![component::Val::Bool(false); ty.results().len()];
     match function.call_async(&mut store, &[], &mut results).await {
-        Ok(()) => Outcome::Exited(u32::from(matches!(results.first(), Some(component::Val::Result(Err(_)))))),
+        Ok(()) => CommandOutcome::Exited(u32::from(matches!(results.first(), Some(component::Val::Result(Err(_)))))),
         Err(error) => ended(&error),
     }
 }
 
 /// How a command's `run` ended.
-fn ran(result: wasmtime::Result<std::result::Result<(), ()>>) -> Outcome {
+fn ran(result: wasmtime::Result<std::result::Result<(), ()>>) -> CommandOutcome {
     match result {
-        Ok(Ok(())) => Outcome::Exited(0),
-        Ok(Err(())) => Outcome::Exited(1),
+        Ok(Ok(())) => CommandOutcome::Exited(0),
+        Ok(Err(())) => CommandOutcome::Exited(1),
         Err(error) => ended(&error),
     }
 }
@@ -223,10 +231,10 @@ pub fn trap_text(error: &wasmtime::Error) -> String {
     shown_lines(&causes.join("\n"), TRAP_BYTES_MAX).into_owned()
 }
 
-fn ended(error: &wasmtime::Error) -> Outcome {
+fn ended(error: &wasmtime::Error) -> CommandOutcome {
     match error.downcast_ref::<I32Exit>() {
-        Some(I32Exit(code)) => Outcome::Exited(exit_status(*code)),
-        None => Outcome::Trapped(trap_text(error)),
+        Some(I32Exit(code)) => CommandOutcome::Exited(exit_status(*code)),
+        None => CommandOutcome::Trapped(trap_text(error)),
     }
 }
 
@@ -238,6 +246,14 @@ fn exit_status(code: i32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_exit_status_is_the_low_byte_of_any_number() {
+        for (code, status) in [(0, 0), (1, 1), (126, 126), (134, 134), (200, 200), (255, 255), (256, 0), (-1, 255)] {
+            assert_eq!(ended(&I32Exit(code).into()), CommandOutcome::Exited(status), "{code}");
+        }
+        assert!(matches!(ended(&wasmtime::Trap::UnreachableCodeReached.into()), CommandOutcome::Trapped(_)));
+    }
 
     #[test]
     fn a_traps_text_begins_with_its_cause_and_is_bounded() {

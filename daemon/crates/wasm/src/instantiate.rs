@@ -1,8 +1,8 @@
-//! The one way to an instance, for commands and for the requests of HTTP components: prepared code, WASI, a store
+//! The only way to an instance, for commands and for the requests of HTTP components: prepared code, WASI, a store
 //! with its limits, and the export that will be called.
 //!
-//! A guest's very first instruction can be seen exactly: such a store starts with an epoch deadline that has already
-//! passed, so that the check with which every function begins calls back here, once, before any other instruction.
+//! A guest's first instruction is observed exactly: the store starts with an epoch deadline that has already passed, so
+//! that the check with which every function begins calls back, once, before any other instruction.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,18 +18,24 @@ use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 
 use hearth_base::error::{Error, Result};
 
-use crate::engine::{Allocation, CommandPre, Kind, Prepared, Program, ServicePre};
+use crate::budget::{Descriptors, GuestDescriptors};
+use crate::engine::{Allocation, CommandPre, LinkedProgram, ModuleKind, Program, ServicePre};
+use crate::memory::{MemoryLimiter, MemoryUse};
 use crate::resolver::Names;
 use crate::runtime::Runtime;
 use crate::scheduler::Guest;
 use crate::slots::{Placed, Slot};
-use crate::wasi::{ComponentState, CoreState, Limits, MemoryUse, fields, resources};
+use crate::state::{ComponentState, CoreState, fields, resources};
 
-/// The largest set of HTTP headers that a guest may make, in bytes. With the number of handles it bounds what a
-/// guest makes the daemon keep.
+/// The largest set of HTTP headers that a guest may make, in bytes. Each set is a handle: with their number it bounds
+/// the daemon's memory that a guest uses.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
 
-/// Sends a guest's requests to others.
+/// How much one call of a component may pass to the daemon, in bytes; wasmtime copies it before the call looks at it.
+/// Streams pass less at a time.
+const HOSTCALL_BYTES_MAX: usize = 16 << 20;
+
+/// Sends a guest's HTTP requests to other servers.
 pub type Outgoing = Box<dyn WasiHttpHooks + Send>;
 
 /// Standard streams of an instance.
@@ -44,15 +50,15 @@ pub struct Streams<I, O> {
 
 /// Where a guest's `/` comes from.
 #[derive(Clone, Copy)]
-pub enum Files<'a> {
-    /// This directory of the host, opened now, as the daemon: it lies where only the daemon can enter.
+pub enum RootFiles<'a> {
+    /// This directory of the host, opened now with the daemon's identity.
     At(&'a Path),
     /// Opened before, see [`shared_files`].
     Open(&'a WasiFilesystemCtx),
 }
 
-/// What a guest finds around it, and what it may hold.
-pub struct Surroundings<'a> {
+/// A guest's environment, and its limits.
+pub struct GuestConfig<'a> {
     /// `argv`, the program's name first.
     pub args: &'a [String],
     /// The environment.
@@ -60,36 +66,38 @@ pub struct Surroundings<'a> {
     /// The working directory, absolute in the guest's root. Preview 1 has none; there it is `PWD`.
     pub cwd: &'a str,
     /// The guest's `/`.
-    pub files: Files<'a>,
+    pub files: RootFiles<'a>,
     /// Whether `/`, or a volume in it, refuses writes.
     pub partly_read_only: bool,
-    /// Files a module may have open.
+    /// Files, directories and sockets that this guest may have open (`RLIMIT_NOFILE`).
     pub open_files_max: u32,
+    /// Those of all the container's guests.
+    pub descriptors: &'a Arc<Descriptors>,
     /// Handles a component may have at once: headers, bodies, streams, files.
     pub handles_max: usize,
-    /// How it looks up names; none for a core module, which has no sockets.
+    /// How it looks up names; `None` for a core module, which has no sockets.
     pub names: Option<Names>,
-    /// What the linear memories and tables of all the container's guests hold together, and may hold.
+    /// The container's memory: linear memories and tables of all its guests.
     pub memory: &'a Arc<MemoryUse>,
-    /// Set while the last growth that this guest asked for was refused.
+    /// Set while this guest's last growth of memory was refused.
     pub starved: &'a Arc<AtomicBool>,
-    /// Makes what sends its requests to others.
+    /// Makes the sender of its HTTP requests.
     pub outgoing: &'a (dyn Fn() -> Outgoing + Sync),
 }
 
-/// Which of a program's exports is called.
+/// The export of a program that is called.
 #[derive(Clone, Copy)]
-pub enum Call<'a> {
+pub enum CallTarget<'a> {
     /// The entry point of a command.
     Entry,
-    /// This one.
+    /// The one of this name.
     Export(&'a str),
     /// The HTTP handler.
     Handler,
 }
 
 /// An instance in its store.
-pub enum Instance {
+pub enum GuestInstance {
     /// Of a core module.
     Core(Store<CoreState>, wasmtime::Instance),
     /// Of a command of WASI 0.2.
@@ -105,10 +113,10 @@ pub enum Instance {
 }
 
 /// Why there is no instance.
-pub enum Refusal {
-    /// The node has no room for it.
+pub enum InstantiateError {
+    /// Every slot is in use.
     Full(Error),
-    /// It cannot be made ready: its code, its root, its identity.
+    /// Its code, its root or its identity is refused.
     NotReady(Error),
     /// wasmtime refused, or the module's start function trapped or exited.
     Failed(wasmtime::Error),
@@ -118,110 +126,111 @@ pub enum Refusal {
 /// in one beyond it. `first_instruction` is called before the guest's first instruction, if there is one.
 ///
 /// # Errors
-/// See [`Refusal`].
+/// See [`InstantiateError`].
 pub async fn instantiate<I, O, F>(
     runtime: &Runtime,
     guest: &Arc<Guest>,
     (program, slot): Placed,
-    call: Call<'_>,
-    surroundings: &Surroundings<'_>,
+    call: CallTarget<'_>,
+    config: &GuestConfig<'_>,
     streams: impl Fn() -> Streams<I, O>,
     first_instruction: impl Fn() -> Option<F>,
-) -> Result<(Slot, Instance), Refusal>
+) -> Result<(Slot, GuestInstance), InstantiateError>
 where
     I: StdinStream + 'static,
     O: StdoutStream + 'static,
     F: FnOnce() + Send + Sync + 'static,
 {
-    let maker = Maker { runtime, guest, program: &program, call, surroundings };
-    match maker.make(slot.allocation(), streams(), first_instruction()).await {
-        Err(Refusal::Failed(error))
+    let instantiation = Instantiation { runtime, guest, program: &program, call, config };
+    match instantiation.make(slot.allocation(), streams(), first_instruction()).await {
+        Err(InstantiateError::Failed(error))
             if error.is::<PoolConcurrencyLimitError>() && slot.allocation() == Allocation::Pooling =>
         {
-            let slot = runtime.slots.take_on_demand().map_err(Refusal::Full)?;
-            let instance = maker.make(slot.allocation(), streams(), first_instruction()).await?;
+            let slot = runtime.slots.take_on_demand().map_err(InstantiateError::Full)?;
+            let instance = instantiation.make(slot.allocation(), streams(), first_instruction()).await?;
             Ok((slot, instance))
         }
         made => Ok((slot, made?)),
     }
 }
 
-struct Maker<'a> {
+struct Instantiation<'a> {
     runtime: &'a Runtime,
     guest: &'a Arc<Guest>,
     program: &'a Program,
-    call: Call<'a>,
-    surroundings: &'a Surroundings<'a>,
+    call: CallTarget<'a>,
+    config: &'a GuestConfig<'a>,
 }
 
-impl Maker<'_> {
+impl Instantiation<'_> {
     async fn make<I, O, F>(
         &self,
         allocation: Allocation,
         streams: Streams<I, O>,
         first_instruction: Option<F>,
-    ) -> Result<Instance, Refusal>
+    ) -> Result<GuestInstance, InstantiateError>
     where
         I: StdinStream + 'static,
         O: StdoutStream + 'static,
         F: FnOnce() + Send + Sync + 'static,
     {
-        let (prepared, wasi) = self.ready(allocation, streams).map_err(Refusal::NotReady)?;
+        let (prepared, wasi) = self.ready(allocation, streams).map_err(InstantiateError::NotReady)?;
         let made = match prepared {
-            Prepared::Core(pre) => {
+            LinkedProgram::Core(pre) => {
                 let mut wasi = wasi;
                 let state = CoreState {
                     wasi: wasi.build_p1(),
                     limits: self.limits(),
-                    partly_read_only: self.surroundings.partly_read_only,
-                    open_files: 0,
-                    open_files_max: self.surroundings.open_files_max,
+                    partly_read_only: self.config.partly_read_only,
+                    descriptors: self.descriptors(),
                 };
                 let mut store = self.store(pre.module().engine(), state, first_instruction);
                 store.limiter(|state| &mut state.limits);
-                pre.instantiate_async(&mut store).await.map(|instance| Instance::Core(store, instance))
+                pre.instantiate_async(&mut store).await.map(|instance| GuestInstance::Core(store, instance))
             }
-            Prepared::Component { pre, command, service } => {
+            LinkedProgram::Component { pre, command, service } => {
                 let mut store = self.store(pre.engine(), self.component_state(wasi), first_instruction);
+                store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
                 store.limiter(|state| &mut state.limits);
                 match (self.call, command, service) {
-                    (Call::Entry, Some(CommandPre::P2(command)), _) => {
-                        command.instantiate_async(&mut store).await.map(|made| Instance::Command(store, made))
+                    (CallTarget::Entry, Some(CommandPre::P2(command)), _) => {
+                        command.instantiate_async(&mut store).await.map(|made| GuestInstance::Command(store, made))
                     }
-                    (Call::Entry, Some(CommandPre::P3(command)), _) => {
-                        command.instantiate_async(&mut store).await.map(|made| Instance::CommandP3(store, made))
+                    (CallTarget::Entry, Some(CommandPre::P3(command)), _) => {
+                        command.instantiate_async(&mut store).await.map(|made| GuestInstance::CommandP3(store, made))
                     }
-                    (Call::Handler, _, Some(ServicePre::P2(service))) => {
-                        service.instantiate_async(&mut store).await.map(|made| Instance::Service(store, made))
+                    (CallTarget::Handler, _, Some(ServicePre::P2(service))) => {
+                        service.instantiate_async(&mut store).await.map(|made| GuestInstance::Service(store, made))
                     }
-                    (Call::Handler, _, Some(ServicePre::P3(service))) => {
-                        service.instantiate_async(&mut store).await.map(|made| Instance::ServiceP3(store, made))
+                    (CallTarget::Handler, _, Some(ServicePre::P3(service))) => {
+                        service.instantiate_async(&mut store).await.map(|made| GuestInstance::ServiceP3(store, made))
                     }
-                    (Call::Handler, _, None) => return Err(Refusal::NotReady(no_handler())),
+                    (CallTarget::Handler, _, None) => return Err(InstantiateError::NotReady(no_handler())),
                     (call, ..) => {
-                        let name = if let Call::Export(name) = call { name } else { "run" };
-                        let instance = pre.instantiate_async(&mut store).await.map_err(Refusal::Failed)?;
+                        let name = if let CallTarget::Export(name) = call { name } else { "run" };
+                        let instance = pre.instantiate_async(&mut store).await.map_err(InstantiateError::Failed)?;
                         let function = instance.get_func(&mut store, name);
-                        return function.map(|function| Instance::Export(store, function)).ok_or_else(|| {
+                        return function.map(|function| GuestInstance::Export(store, function)).ok_or_else(|| {
                             let text = format!("the component exports no function {name:?}");
-                            Refusal::NotReady(Error::InvalidArgument(text))
+                            InstantiateError::NotReady(Error::InvalidArgument(text))
                         });
                     }
                 }
             }
         };
-        made.map_err(Refusal::Failed)
+        made.map_err(InstantiateError::Failed)
     }
 
-    /// Code and WASI. The root lies below directories that only the daemon can enter, and so does code that has to
-    /// be mapped first. From then on, the module's own start function being the first, it is the guest that acts.
-    fn ready<I, O>(&self, allocation: Allocation, streams: Streams<I, O>) -> Result<(&Prepared, WasiCtxBuilder)>
+    /// Code and WASI. The daemon opens the root, which lies below directories that only it can enter, and maps code that
+    /// is not mapped yet. From then on, beginning with the module's own start function, the thread has the guest's
+    /// identity.
+    fn ready<I, O>(&self, allocation: Allocation, streams: Streams<I, O>) -> Result<(&LinkedProgram, WasiCtxBuilder)>
     where
         I: StdinStream + 'static,
         O: StdoutStream + 'static,
     {
-        let around = self.surroundings;
-        let as_daemon = matches!(around.files, Files::At(_)) || allocation == Allocation::OnDemand;
+        let around = self.config;
+        let as_daemon = matches!(around.files, RootFiles::At(_)) || allocation == Allocation::OnDemand;
         if as_daemon {
             self.guest.act_as_daemon();
         }
@@ -236,7 +245,7 @@ impl Maker<'_> {
         if let Some(stdin) = streams.stdin {
             wasi.stdin(stdin);
         }
-        if self.program.kind() == Kind::Core && !around.env.iter().any(|(name, _)| name == "PWD") {
+        if self.program.kind() == ModuleKind::Core && !around.env.iter().any(|(name, _)| name == "PWD") {
             wasi.env("PWD", around.cwd);
         }
         if around.names.is_some() {
@@ -244,7 +253,7 @@ impl Maker<'_> {
             // decided there, as for any process of the pod.
             wasi.allow_tcp(true).allow_udp(true).socket_addr_check(|_, _| Box::pin(std::future::ready(true)));
         }
-        if let Files::At(root) = around.files {
+        if let RootFiles::At(root) = around.files {
             open_root(&mut wasi, root)?;
         }
         if as_daemon {
@@ -253,23 +262,29 @@ impl Maker<'_> {
         Ok((prepared, wasi))
     }
 
-    fn limits(&self) -> Limits {
-        Limits::new(self.surroundings.memory.clone(), self.surroundings.starved.clone())
+    fn limits(&self) -> MemoryLimiter {
+        let structure = self.runtime.engines.structure_limits();
+        MemoryLimiter::new(self.config.memory.clone(), self.config.starved.clone(), structure)
+    }
+
+    fn descriptors(&self) -> GuestDescriptors {
+        GuestDescriptors::new(self.config.descriptors.clone(), self.config.open_files_max)
     }
 
     fn component_state(&self, mut wasi: WasiCtxBuilder) -> ComponentState {
         let mut ctx = wasi.build();
-        if let Files::Open(files) = self.surroundings.files {
+        if let RootFiles::Open(files) = self.config.files {
             ctx.filesystem().clone_from(files);
         }
         ComponentState {
             ctx,
-            table: resources(self.surroundings.handles_max),
+            table: resources(self.config.handles_max),
             limits: self.limits(),
-            partly_read_only: self.surroundings.partly_read_only,
-            names: self.surroundings.names.clone(),
+            descriptors: self.descriptors(),
+            partly_read_only: self.config.partly_read_only,
+            names: self.config.names.clone(),
             http: fields(FIELDS_BYTES_MAX),
-            outgoing: (self.surroundings.outgoing)(),
+            outgoing: (self.config.outgoing)(),
         }
     }
 
@@ -296,13 +311,13 @@ fn no_handler() -> Error {
 }
 
 fn open_root(wasi: &mut WasiCtxBuilder, root: &Path) -> Result<()> {
-    // A read-only root is one by its mount, which leaves the volumes in it as they are.
+    // A read-only root is read-only by its mount; volumes in it may be writable.
     wasi.preopened_dir(root, "/", FsPerms::ReadWrite)
         .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", root.display())))?;
     Ok(())
 }
 
-/// The files of a container whose guests come and go: its `/`, opened once.
+/// The `/` of a container that has many short guests, opened once for all.
 ///
 /// # Errors
 /// If the root cannot be opened.

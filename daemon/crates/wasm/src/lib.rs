@@ -1,26 +1,53 @@
-//! The engine, the module store and the guests.
+//! Runs WebAssembly: from the program that a bundle names, through compiled code and an instance, to the guest's end.
 //!
-//! * [`engine`]: wasmtime's engines and prepared programs.
-//! * [`modules`]: from what a bundle names to a prepared program.
-//! * [`wasi`]: the world a guest sees.
-//! * [`files`]: how a guest's paths are followed.
-//! * [`resolver`]: how guests' names are looked up; [`names`]: the interface of WASI for it.
-//! * [`slots`]: how many guests may have an instance at once.
-//! * [`instantiate`]: the one way to an instance.
-//! * [`command`]: a command's life, from the instance to the exit code.
-//! * [`runtime`]: what all guests share.
-//! * [`scheduler`]: the threads guests run on, and the poll wrapper around each of them.
+//! The crate promises that one guest, whatever its image holds, does not stop another: modules are compiled in a confined
+//! process, every poll of a guest goes through one wrapper with the guest's identity, and what a guest holds is bounded.
+//!
+//! ```text
+//!  Create ─▶ modules: find, compile, map ─▶ engine: Program ─▶ slots: Slot
+//!                                                 │
+//!  Start ──▶ instantiate: store, limits, WASI ◀───┘
+//!                 │
+//!                 ▼
+//!            scheduler: polls the guest ─▶ command: exit status, or trap
+//! ```
+//!
+//! * `modules/`: the program's file, its digest, its compile, the artifact on disk; why a second start is warm.
+//! * `engine/`: wasmtime's engines and prepared programs; limits of a module's structure.
+//! * `slots.rs`: how many guests have an instance at once, in the pool and beyond it.
+//! * `instantiate.rs`: the only way to an instance, of commands and of HTTP requests: store, WASI, limits, entry point.
+//! * `command.rs`: a command from its instance to its exit code; the status of a trap.
+//! * `scheduler/`: the threads that run guests; slices, weights, quotas, kills, pauses, blocked workers.
+//! * `state.rs`: the state behind a guest's imports.
+//! * `memory.rs`: a container's memory limit, and what counts as memory.
+//! * `budget.rs`: a container's limit of open files and sockets.
+//! * `wasi/`: what guests can import, and the calls that differ from wasmtime-wasi's; exit statuses of `proc_exit`.
+//! * `files/`: how a guest's paths are followed, read-only file systems, open files.
+//! * `resolver.rs`: how many names guests look up at once, by which files and through which network.
+//! * `names.rs`: the look-up of names as components of both WASI versions call it.
+//! * `runtime.rs`: what all guests of the daemon share.
 
 #![deny(unsafe_code)]
 
+pub mod budget;
 pub mod command;
 pub mod engine;
 pub mod files;
 pub mod instantiate;
+pub mod memory;
 pub mod modules;
 pub mod names;
 pub mod resolver;
 pub mod runtime;
 pub mod scheduler;
 pub mod slots;
+pub mod state;
 pub mod wasi;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_names_every_file() {
+        hearth_testing::page_names_every_file(env!("CARGO_MANIFEST_DIR"));
+    }
+}

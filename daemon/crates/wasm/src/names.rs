@@ -10,7 +10,7 @@ use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi::p3::bindings::sockets::{ip_name_lookup as p3, types as p3_types};
 
 use crate::resolver::{LookUp, Names, Unresolved};
-use crate::wasi::ComponentState;
+use crate::state::ComponentState;
 
 /// WASI 0.2's code for a name without addresses.
 fn code(why: Unresolved) -> ErrorCode {

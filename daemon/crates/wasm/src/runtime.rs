@@ -1,4 +1,4 @@
-//! What every guest of this daemon shares.
+//! The engines, the scheduler and the limits that all guests of the daemon share.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::resolver::Resolvers;
 use crate::scheduler::Scheduler;
 use crate::slots::Slots;
 
-/// The engine at work: what instances are made of and run on.
+/// Everything that an instance needs to be made and to run.
 pub struct Runtime {
     /// The engines.
     pub engines: Arc<Engines>,

@@ -10,20 +10,20 @@ use hearth_observe::metrics::Metrics;
 
 use crate::engine::{Allocation, InitialMemory, Program};
 
-/// Counts guests against the pool and the room beyond it, so that a full node is a clear answer to
-/// Start and not a trap.
+/// Counts guests against the pool and the limit beyond it, so that Start on a full node fails with a clear error and no
+/// guest traps.
 pub struct Slots {
-    pool: Room,
-    on_demand: Room,
+    pool: SlotCounter,
+    on_demand: SlotCounter,
     metrics: Arc<Metrics>,
 }
 
-struct Room {
+struct SlotCounter {
     limit: u32,
     used: AtomicU32,
 }
 
-impl Room {
+impl SlotCounter {
     fn take(&self) -> bool {
         self.used
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| (used < self.limit).then_some(used + 1))
@@ -32,9 +32,9 @@ impl Room {
 }
 
 impl Slots {
-    /// As many as the configuration says.
+    /// As many as the configuration allows.
     pub fn new(config: &config::Engine, metrics: Arc<Metrics>) -> Arc<Slots> {
-        let room = |limit| Room { limit, used: AtomicU32::new(0) };
+        let room = |limit| SlotCounter { limit, used: AtomicU32::new(0) };
         Arc::new(Slots { pool: room(config.pool_slots), on_demand: room(config.on_demand_max), metrics })
     }
 
@@ -65,7 +65,7 @@ impl Slots {
 
     /// How many guests there are.
     pub fn usage(&self) -> operator::Pool {
-        let used = |room: &Room| u64::from(room.used.load(Ordering::Relaxed));
+        let used = |room: &SlotCounter| u64::from(room.used.load(Ordering::Relaxed));
         operator::Pool {
             used: used(&self.pool),
             slots: self.pool.limit.into(),
@@ -83,7 +83,7 @@ impl Slots {
     }
 }
 
-/// A guest's place; given back on drop.
+/// A guest's slot; given back on drop.
 pub struct Slot {
     slots: Arc<Slots>,
     allocation: Allocation,
@@ -95,14 +95,14 @@ impl Slot {
         self.allocation
     }
 
-    /// Whether instantiating a program that needs at most this much memory can be taken for granted:
-    /// a slot is ours, and its memory is within the limit.
+    /// Whether a program that needs this much memory is sure to be instantiated: it has a slot of the pool, and its
+    /// memory is within the limit.
     pub fn is_sure(&self, needs: Option<InitialMemory>, memory_limit: u64) -> bool {
         self.allocation == Allocation::Pooling && needs.is_some_and(|needs| needs.at_most <= memory_limit)
     }
 }
 
-/// A program, and the slot that was taken for just this one.
+/// A program, and the slot that was taken for it.
 pub type Placed = (Arc<Program>, Slot);
 
 impl Drop for Slot {

@@ -1,4 +1,5 @@
-//! A guest's paths: resolved from its `/` as Linux does, and told what is read-only.
+//! A guest's files: paths resolved from its `/` as Linux does, read-only file systems reported as such, open files
+//! counted.
 //!
 //! wasmtime-wasi opens beneath a directory (`RESOLVE_BENEATH`) and refuses with "not permitted" whatever
 //! leads out of it, also an absolute symbolic link, of which images are full. A guest's `/` is its root, so
@@ -14,18 +15,18 @@
 //!                    wasmtime-wasi once more, beneath the root as ever
 //! ```
 //!
-//! The file is thus always opened by a call that cannot leave the root. Who swaps a link in between the two
-//! makes the second one fail, which resolves anew.
+//! The file is thus always opened by a call that cannot leave the root. If a link is swapped between the two calls, the
+//! second one fails and the path is resolved again.
 //!
-//! wasmtime-wasi also refuses to tell what an absolute link says, which programs that resolve paths
-//! themselves ask: for such a path from `/` it is read here.
+//! wasmtime-wasi also refuses to read an absolute link, which programs that resolve paths themselves do: a link at a
+//! path from `/` is read here.
 //!
-//! Any *other* directory that a guest has open stays what WASI promises: a capability that nothing leads out
-//! of. A program may hand one to a part of itself that it does not trust.
+//! Any *other* directory that a guest has open keeps WASI's promise: no path leads out of it. A program may hand one
+//! to a part of itself that it does not trust.
 //!
-//! * [`p1`]: preview 1, whose calls name the path in the guest's memory.
-//! * [`p2`]: `wasi:filesystem` 0.2.
-//! * [`p3`]: `wasi:filesystem` 0.3.
+//! * `p1.rs`: preview 1, whose calls name the path in the guest's memory.
+//! * `p2.rs`: the files of components of WASI 0.2.
+//! * `p3.rs`: the files of components of WASI 0.3.
 
 pub mod p1;
 pub mod p2;
@@ -36,14 +37,22 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use wasmtime::component::Resource;
+use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
+use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+
+use crate::budget::{self, GuestDescriptors};
+use crate::state::ComponentState;
 
 use hearth_os::in_root::{Last, RootDir};
 
-/// Attempts of one call, each of which lost a race with somebody who changes links.
+/// Attempts of one call, each of which lost a race with a change of links.
 const ATTEMPTS_MAX: u32 = 16;
+
+/// The error of a guest that has as many files open as it may. WASI has no `EMFILE`; wasi-libc maps this one to
+/// `EDQUOT`, a limit.
+const TOO_MANY: ErrorCode = ErrorCode::Quota;
 
 /// One path of a call.
 #[derive(Debug)]
@@ -62,7 +71,7 @@ impl Route {
         Route { given, last, resolved: None, attempts: 0 }
     }
 
-    /// What the next attempt is made with.
+    /// The path of the next attempt.
     fn text(&self) -> &str {
         self.resolved.as_deref().unwrap_or(&self.given)
     }
@@ -71,11 +80,11 @@ impl Route {
         self.given.starts_with('/')
     }
 
-    /// For a path from `root` that was not permitted: finds another text for it. `false`: there is none,
-    /// the refusal stands.
+    /// Finds another text for a path from `root` that was not permitted. `false`: there is none, and the refusal
+    /// stands.
     ///
     /// # Errors
-    /// Where it leads is not there, is no directory, goes in circles.
+    /// The path leads nowhere, through a file, or in circles.
     fn resolve(&mut self, root: impl AsFd) -> Result<bool, Errno> {
         // WASI has no absolute paths; its libraries make them relative to a directory.
         if self.is_absolute() || self.attempts == ATTEMPTS_MAX {
@@ -89,7 +98,7 @@ impl Route {
     }
 }
 
-/// The guest's `/`, the one directory it is given.
+/// The guest's `/`, the only directory that it begins with.
 fn root(files: &mut WasiFilesystemCtxView<'_>) -> Option<Arc<File>> {
     let (directory, _) = files.get_directories().ok()?.pop()?;
     match files.table.delete(directory).ok()? {
@@ -99,14 +108,14 @@ fn root(files: &mut WasiFilesystemCtxView<'_>) -> Option<Arc<File>> {
 }
 
 /// A component's descriptor, and a path from it.
-struct Place {
+struct PathAt {
     directory: u32,
     route: Route,
 }
 
-impl Place {
-    fn new(directory: &Resource<Descriptor>, path: String, followed: bool) -> Place {
-        Place { directory: directory.rep(), route: Route::new(path, followed) }
+impl PathAt {
+    fn new(directory: &Resource<Descriptor>, path: String, followed: bool) -> PathAt {
+        PathAt { directory: directory.rep(), route: Route::new(path, followed) }
     }
 
     fn directory(&self) -> Resource<Descriptor> {
@@ -122,18 +131,18 @@ impl Place {
         matches!(directory, Ok(Descriptor::Dir(directory)) if Arc::ptr_eq(&directory.dir, root))
     }
 
-    /// What the link there says, which wasmtime-wasi has refused to tell; none if the refusal stands.
+    /// The content of a link that wasmtime-wasi has refused to read; `None` if the refusal stands.
     fn read_link(&self, files: &mut WasiFilesystemCtxView<'_>) -> Option<Result<String, Errno>> {
         let root = root(files).filter(|root| !self.route.is_absolute() && self.is_from(root, files))?;
         Some(RootDir::of(root).read_link(self.route.text()))
     }
 }
 
-/// Finds other texts for places that were not permitted. `false`: there are none, the refusal stands.
+/// Finds other texts for paths that were not permitted. `false`: there are none, and the refusal stands.
 ///
 /// # Errors
 /// As [`Route::resolve`].
-fn resolve(files: &mut WasiFilesystemCtxView<'_>, places: &mut [&mut Place]) -> Result<bool, Errno> {
+fn resolve(files: &mut WasiFilesystemCtxView<'_>, places: &mut [&mut PathAt]) -> Result<bool, Errno> {
     let Some(root) = root(files) else {
         return Ok(false);
     };
@@ -142,4 +151,37 @@ fn resolve(files: &mut WasiFilesystemCtxView<'_>, places: &mut [&mut Place]) -> 
         new |= place.route.resolve(&root)?;
     }
     Ok(new)
+}
+
+/// The open file behind a component's handle.
+fn file<'a>(table: &'a ResourceTable, fd: &Resource<Descriptor>) -> Option<&'a Arc<File>> {
+    match table.get(fd).ok()? {
+        Descriptor::File(file) => Some(&file.file),
+        Descriptor::Dir(directory) => Some(&directory.dir),
+    }
+}
+
+fn address_of(table: &ResourceTable, fd: &Resource<Descriptor>) -> Option<usize> {
+    file(table, fd).map(budget::address)
+}
+
+/// Counts the file that a descriptor was taken for.
+fn opened(table: &ResourceTable, descriptors: &mut GuestDescriptors, fd: &Resource<Descriptor>) {
+    if let Some(file) = file(table, fd) {
+        descriptors.opened(file);
+    }
+}
+
+/// Drops a component's handle.
+///
+/// # Errors
+/// If there is no such handle: a trap.
+fn dropped(state: &mut ComponentState, index: u32) -> wasmtime::Result<()> {
+    let fd = Resource::<Descriptor>::new_own(index);
+    let address = address_of(&state.table, &fd);
+    state.table.delete(fd)?;
+    if let Some(address) = address {
+        state.descriptors.handle_dropped(address);
+    }
+    Ok(())
 }

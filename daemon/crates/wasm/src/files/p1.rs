@@ -1,7 +1,7 @@
-//! Preview 1's calls with paths, as wasmtime-wasi has them, with paths as in [`super`].
+//! Preview 1's calls with paths: wasmtime-wasi's own, with paths resolved as in [`super`].
 //!
-//! Its calls read the path from the guest's memory. To try again with another text, they are given a memory
-//! of their own that holds that text, and what they write there goes to where the guest wanted it.
+//! wasmtime-wasi's calls read the path from the guest's memory. To try again with another text, they are given a
+//! scratch memory that holds that text, and what they write there is copied to the guest's memory.
 
 use rustix::io::Errno;
 use wasmtime::{AsContextMut, Caller, Extern, Linker};
@@ -13,7 +13,8 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wiggle::GuestMemory;
 
 use super::{Route, root};
-use crate::wasi::{CoreState, put};
+use crate::state::CoreState;
+use crate::wasi::preview1::put;
 use hearth_os::in_root::RootDir;
 
 const SUCCESS: i32 = 0;
@@ -26,7 +27,7 @@ const MFILE: i32 = Preview1::Mfile as i32;
 /// `lookupflags`: a link at the end of the path is followed.
 const SYMLINK_FOLLOW: i32 = 1;
 
-/// `oflags`: what is there already is an error, be it a link.
+/// `oflags`: an existing file, or a link, is an error.
 const EXCLUSIVE: i32 = 4;
 
 /// Sizes of preview 1's types, in bytes.
@@ -37,7 +38,7 @@ const FILESTAT_BYTES: usize = 64;
 /// Puts the calls in the place of wasmtime-wasi's own.
 ///
 /// # Errors
-/// None in practice: the names are there.
+/// If wasmtime-wasi has no such call: a mistake of this module.
 pub fn replace(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     replace_calls(linker)?;
@@ -47,11 +48,13 @@ pub fn replace(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// The two calls that close files, neither of which looks at the guest's memory. Closing one of those a guest
-/// begins with counts as well: it may then have that one more.
+/// Counts the two calls that close files. Neither reads the guest's memory. Closing a file that the guest began with
+/// counts as well: the guest may then open one more.
 fn count_closes(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     fn closed(state: &mut CoreState, errno: i32) -> i32 {
-        state.open_files = state.open_files.saturating_sub(u32::from(errno == SUCCESS));
+        if errno == SUCCESS {
+            state.descriptors.give_back();
+        }
         errno
     }
     linker.func_wrap_async(
@@ -92,17 +95,17 @@ macro_rules! calls {
             "wasi_snapshot_preview1",
             stringify!($name),
             |mut caller: Caller<'_, CoreState>, ($($argument,)*): ($($type,)*)| Box::new(async move {
-                let Call { state, memory } = &mut Call::of(&mut caller)?;
-                $(if state.open_files + $one > state.open_files_max {
+                let Preview1Call { state, memory } = &mut Preview1Call::of(&mut caller)?;
+                $(if !(0..$one).all(|_| state.descriptors.take()) {
                     return Ok(MFILE);
                 })?
                 let guests = &mut GuestMemory::Unshared(&mut **memory);
                 let mut errno = preview1::$name(&mut state.wasi, guests, $($argument),*).await?;
                 if errno == PERM {
-                    let places = [$(Place::read(&mut state.wasi, memory, $fd, $path, $length, $followed)?),*];
-                    let mut places: Vec<Place> = places.into();
+                    let places = [$(GuestPath::read(&mut state.wasi, memory, $fd, $path, $length, $followed)?),*];
+                    let mut places: Vec<GuestPath> = places.into();
                     while errno == PERM && resolve(&mut state.wasi, &mut places, &mut errno) {
-                        let mut own = Own::default();
+                        let mut own = ScratchMemory::default();
                         let mut texts = places.iter().map(|place| place.route.text());
                         $(let ($path, $length) = own.put(texts.next());)*
                         $(let ($text, $bytes_of) = own.copy(memory, $text, $bytes_of);)?
@@ -115,11 +118,11 @@ macro_rules! calls {
                         }
                     }
                 }
-                $(if errno == SUCCESS {
-                    state.open_files += $one;
+                $(if errno != SUCCESS {
+                    (0..$one).for_each(|_| state.descriptors.give_back());
                 })?
                 // wasmtime-wasi 48 does not know the kernel's number and says EIO (its `p1.rs`, "unknown raw
-                // os error"). Where nothing is read-only, that stays what it is.
+                // os error"). Without a read-only file system, `io` stays `io`.
                 Ok(if $changes && errno == IO && state.partly_read_only { ROFS } else { errno })
             }),
         )?;
@@ -149,7 +152,7 @@ fn replace_calls(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// `path_readlink`, also of links that wasmtime-wasi does not tell.
+/// `path_readlink`, also of links that wasmtime-wasi refuses to read.
 fn read_links(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         "wasi_snapshot_preview1",
@@ -157,14 +160,14 @@ fn read_links(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         |mut caller: Caller<'_, CoreState>,
          (fd, path, length, target, room, written): (i32, i32, i32, i32, i32, i32)| {
             Box::new(async move {
-                let Call { state, memory } = &mut Call::of(&mut caller)?;
+                let Preview1Call { state, memory } = &mut Preview1Call::of(&mut caller)?;
                 let guests = &mut GuestMemory::Unshared(memory);
                 let wasi = &mut state.wasi;
                 let errno = preview1::path_readlink(wasi, guests, fd, path, length, target, room, written).await?;
                 if errno != PERM {
                     return Ok(errno);
                 }
-                let place = Place::read(wasi, memory, fd, path, length, false)?;
+                let place = GuestPath::read(wasi, memory, fd, path, length, false)?;
                 let Some(root) = root(&mut wasi.filesystem()).filter(|_| place.at_root && !place.route.is_absolute())
                 else {
                     return Ok(PERM);
@@ -183,31 +186,31 @@ fn read_links(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// What a call works on.
-struct Call<'a> {
+/// The guest's state and memory during a call.
+struct Preview1Call<'a> {
     state: &'a mut CoreState,
     memory: &'a mut [u8],
 }
 
-impl<'a> Call<'a> {
-    fn of(caller: &'a mut Caller<'_, CoreState>) -> wasmtime::Result<Call<'a>> {
+impl<'a> Preview1Call<'a> {
+    fn of(caller: &'a mut Caller<'_, CoreState>) -> wasmtime::Result<Preview1Call<'a>> {
         let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
             wasmtime::bail!("missing required memory export");
         };
         let fuel = caller.as_context_mut().hostcall_fuel();
         let (memory, state) = memory.data_and_store_mut(caller);
         state.wasi.set_hostcall_fuel(fuel);
-        Ok(Call { state, memory })
+        Ok(Preview1Call { state, memory })
     }
 }
 
 /// A path, and whether it starts at the guest's `/`.
-struct Place {
+struct GuestPath {
     route: Route,
     at_root: bool,
 }
 
-impl Place {
+impl GuestPath {
     fn read(
         wasi: &mut WasiP1Ctx,
         memory: &[u8],
@@ -215,20 +218,20 @@ impl Place {
         path: i32,
         length: i32,
         followed: bool,
-    ) -> wasmtime::Result<Place> {
+    ) -> wasmtime::Result<GuestPath> {
         let text = slice(memory, path, length as u32 as usize).and_then(|bytes| std::str::from_utf8(bytes).ok());
         let text = text.ok_or_else(|| wasmtime::format_err!("a path that was read before cannot be read"))?;
-        // It is the one directory that was there from the start.
-        let mut own = Own::default();
+        // `/` is the only directory that a guest begins with.
+        let mut own = ScratchMemory::default();
         let prestat = own.put_room(PRESTAT_BYTES);
         let at_root = preview1::fd_prestat_get(wasi, &mut GuestMemory::Unshared(own.memory()), fd, prestat)? == SUCCESS;
         // As in the kernel, a slash at the end follows whatever the call says.
-        Ok(Place { route: Route::new(text.to_owned(), followed || text.ends_with('/')), at_root })
+        Ok(GuestPath { route: Route::new(text.to_owned(), followed || text.ends_with('/')), at_root })
     }
 }
 
-/// Finds other texts for places that were not permitted; `false`, and what to answer, if there are none.
-fn resolve(wasi: &mut WasiP1Ctx, places: &mut [Place], errno: &mut i32) -> bool {
+/// Finds other texts for paths that were not permitted; `false`, with the errno to return, if there are none.
+fn resolve(wasi: &mut WasiP1Ctx, places: &mut [GuestPath], errno: &mut i32) -> bool {
     let Some(root) = root(&mut wasi.filesystem()) else {
         return false;
     };
@@ -257,20 +260,20 @@ fn slice(memory: &[u8], at: i32, length: usize) -> Option<&[u8]> {
 
 /// A memory for one call.
 #[derive(Default)]
-struct Own {
+struct ScratchMemory {
     bytes: Vec<u8>,
     /// `bytes`, at an address that suits every type of preview 1.
     aligned: Vec<u8>,
     start: usize,
-    /// What the call writes: where in here, where in the guest's, and how much.
+    /// The results that the call writes: their address in here and in the guest's memory, and their length.
     given: Vec<(usize, i32, usize)>,
 }
 
 /// The largest alignment of a type of preview 1, in bytes.
 const ALIGNMENT: usize = 8;
 
-impl Own {
-    /// Adds a path; its address and length.
+impl ScratchMemory {
+    /// Adds a path; returns its address and length.
     fn put(&mut self, text: Option<&str>) -> (i32, i32) {
         let text = text.unwrap_or_default();
         let at = self.bytes.len();
@@ -278,21 +281,21 @@ impl Own {
         (at as i32, text.len() as i32)
     }
 
-    /// Adds what is at `at` in the guest's memory; its address and length.
+    /// Adds a copy of the bytes at `at` in the guest's memory; returns their address and length.
     fn copy(&mut self, guests: &[u8], at: i32, length: i32) -> (i32, i32) {
         let here = self.bytes.len();
         self.bytes.extend_from_slice(slice(guests, at, length as u32 as usize).unwrap_or_default());
         (here as i32, length)
     }
 
-    /// Adds room for something; its address.
+    /// Adds room; returns its address.
     fn put_room(&mut self, bytes: usize) -> i32 {
         let at = self.bytes.len().next_multiple_of(ALIGNMENT);
         self.bytes.resize(at + bytes, 0);
         at as i32
     }
 
-    /// Adds room for what goes to `at` in the guest's memory; its address.
+    /// Adds room for a result that goes to `at` in the guest's memory; returns its address.
     fn room(&mut self, at: i32, bytes: usize) -> i32 {
         let here = self.put_room(bytes) as usize;
         self.given.push((here, at, bytes));
@@ -307,7 +310,7 @@ impl Own {
         memory
     }
 
-    /// Gives the guest what the call wrote.
+    /// Copies the results to the guest's memory.
     fn give(&self, guests: &mut [u8]) -> i32 {
         for &(here, at, bytes) in &self.given {
             if !put(guests, at, &self.aligned[self.start + here..][..bytes]) {

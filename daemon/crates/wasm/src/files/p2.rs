@@ -1,47 +1,50 @@
-//! `wasi:filesystem` 0.2, as wasmtime-wasi has it, with paths as in [`super`].
+//! `wasi:filesystem` 0.2: wasmtime-wasi's own, with paths resolved and open files counted as in [`super`].
 
 use std::ops::ControlFlow;
 
 use rustix::io::Errno;
 use wasmtime::component::{HasData, Linker, Resource};
-use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView};
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView};
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, DirectoryEntryStream, ErrorCode,
     Filesize, Host, HostDescriptor, HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
-use super::Place;
-use crate::wasi::ComponentState;
+use super::PathAt;
+use crate::budget::GuestDescriptors;
+use crate::state::ComponentState;
 
 /// Puts the interface in the place of wasmtime-wasi's own.
 ///
 /// # Errors
-/// None in practice: the names are there.
+/// If wasmtime-wasi has no such interface: a mistake of this module.
 pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
-    types::add_to_linker::<ComponentState, Files<'static>>(linker, |state| Files {
+    types::add_to_linker::<ComponentState, FilesView<'static>>(linker, |state| FilesView {
         partly_read_only: state.partly_read_only,
-        wasi: state.filesystem(),
+        wasi: WasiFilesystemCtxView { ctx: state.ctx.filesystem(), table: &mut state.table },
+        descriptors: &mut state.descriptors,
     })?;
     linker.allow_shadowing(false);
     Ok(())
 }
 
 /// A component's files.
-struct Files<'a> {
+struct FilesView<'a> {
     wasi: WasiFilesystemCtxView<'a>,
     /// Whether its root, or a volume in it, refuses writes.
     partly_read_only: bool,
+    descriptors: &'a mut GuestDescriptors,
 }
 
-impl HasData for Files<'static> {
-    type Data<'a> = Files<'a>;
+impl HasData for FilesView<'static> {
+    type Data<'a> = FilesView<'a>;
 }
 
-impl Files<'_> {
-    /// Whether to do it again, after `result`, with the places as they are then.
-    fn after<T>(&mut self, result: FsResult<T>, places: &mut [&mut Place]) -> ControlFlow<FsResult<T>> {
+impl FilesView<'_> {
+    /// Whether to repeat a call that gave `result`, with the paths as they are then.
+    fn after<T>(&mut self, result: FsResult<T>, places: &mut [&mut PathAt]) -> ControlFlow<FsResult<T>> {
         if !refused(&result) {
             return ControlFlow::Break(result);
         }
@@ -52,8 +55,7 @@ impl Files<'_> {
         }
     }
 
-    /// wasmtime-wasi 48 does not know the kernel's `EROFS` and says that an input or output failed. Where
-    /// nothing is read-only, that stays what it is.
+    /// wasmtime-wasi 48 maps the kernel's `EROFS` to `io`. Where a file system is read-only, `io` is taken for it.
     fn written<T>(&self, result: FsResult<T>) -> FsResult<T> {
         match result {
             Err(error) if self.partly_read_only && matches!(error.downcast_ref(), Some(ErrorCode::Io)) => {
@@ -72,7 +74,7 @@ fn code(errno: Errno) -> ErrorCode {
     ErrorCode::from(std::io::Error::from(errno))
 }
 
-/// Does `$call` until there is no reason to do it again.
+/// Repeats `$call` while [`FilesView::after`] asks for it.
 macro_rules! from_root {
     ($self:ident, [$($place:ident),+], $call:expr) => {
         loop {
@@ -84,7 +86,7 @@ macro_rules! from_root {
     };
 }
 
-macro_rules! as_it_is {
+macro_rules! unchanged {
     ($(async $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {$(
         async fn $name(&mut self, $($argument: $type),*) -> $result {
             self.wasi.$name($($argument),*).await
@@ -105,8 +107,8 @@ fn followed(flags: PathFlags, path: &str) -> bool {
     flags.contains(PathFlags::SYMLINK_FOLLOW) || path.ends_with('/')
 }
 
-impl HostDescriptor for Files<'_> {
-    as_it_is! {
+impl HostDescriptor for FilesView<'_> {
+    unchanged! {
         async advise(fd: Handle, offset: Filesize, length: Filesize, advice: Advice) -> FsResult<()>;
         async sync_data(fd: Handle) -> FsResult<()>;
         async get_flags(fd: Handle) -> FsResult<DescriptorFlags>;
@@ -121,14 +123,19 @@ impl HostDescriptor for Files<'_> {
         async metadata_hash(fd: Handle) -> FsResult<MetadataHashValue>;
     }
 
-    as_it_is! {
+    unchanged! {
         read_via_stream(fd: Handle, offset: Filesize) -> FsResult<Resource<DynInputStream>>;
         write_via_stream(fd: Handle, offset: Filesize) -> FsResult<Resource<DynOutputStream>>;
         append_via_stream(fd: Handle) -> FsResult<Resource<DynOutputStream>>;
     }
 
     fn drop(&mut self, fd: Handle) -> wasmtime::Result<()> {
-        HostDescriptor::drop(&mut self.wasi, fd)
+        let address = super::address_of(self.wasi.table, &fd);
+        HostDescriptor::drop(&mut self.wasi, fd)?;
+        if let Some(address) = address {
+            self.descriptors.handle_dropped(address);
+        }
+        Ok(())
     }
 
     async fn set_times(&mut self, fd: Handle, accessed: NewTimestamp, modified: NewTimestamp) -> FsResult<()> {
@@ -137,14 +144,14 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn create_directory_at(&mut self, fd: Handle, path: String) -> FsResult<()> {
-        let mut at = Place::new(&fd, path, false);
+        let mut at = PathAt::new(&fd, path, false);
         let result = from_root!(self, [at], self.wasi.create_directory_at(at.directory(), at.path()));
         self.written(result)
     }
 
     async fn stat_at(&mut self, fd: Handle, links: PathFlags, path: String) -> FsResult<DescriptorStat> {
         let follow = followed(links, &path);
-        let mut at = Place::new(&fd, path, follow);
+        let mut at = PathAt::new(&fd, path, follow);
         from_root!(self, [at], self.wasi.stat_at(at.directory(), links, at.path()))
     }
 
@@ -157,7 +164,7 @@ impl HostDescriptor for Files<'_> {
         modified: NewTimestamp,
     ) -> FsResult<()> {
         let follow = followed(links, &path);
-        let mut at = Place::new(&fd, path, follow);
+        let mut at = PathAt::new(&fd, path, follow);
         let result =
             from_root!(self, [at], self.wasi.set_times_at(at.directory(), links, at.path(), accessed, modified));
         self.written(result)
@@ -171,7 +178,7 @@ impl HostDescriptor for Files<'_> {
         new_fd: Handle,
         new: String,
     ) -> FsResult<()> {
-        let (mut from, mut to) = (Place::new(&fd, path, false), Place::new(&new_fd, new, false));
+        let (mut from, mut to) = (PathAt::new(&fd, path, false), PathAt::new(&new_fd, new, false));
         let result = from_root!(
             self,
             [from, to],
@@ -188,16 +195,23 @@ impl HostDescriptor for Files<'_> {
         how: OpenFlags,
         flags: DescriptorFlags,
     ) -> FsResult<Handle> {
-        // As O_EXCL has it, what is to be new is no link.
+        if !self.descriptors.take() {
+            return Err(super::TOO_MANY.into());
+        }
+        // As with O_EXCL, a new file is no link.
         let follow = followed(links, &path) && !how.contains(OpenFlags::EXCLUSIVE);
         let writes = how.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.contains(DescriptorFlags::WRITE);
-        let mut at = Place::new(&fd, path, follow);
+        let mut at = PathAt::new(&fd, path, follow);
         let result = from_root!(self, [at], self.wasi.open_at(at.directory(), links, at.path(), how, flags));
+        match &result {
+            Ok(fd) => super::opened(self.wasi.table, self.descriptors, fd),
+            Err(_) => self.descriptors.give_back(),
+        }
         if writes { self.written(result) } else { result }
     }
 
     async fn readlink_at(&mut self, fd: Handle, path: String) -> FsResult<String> {
-        let at = Place::new(&fd, path, false);
+        let at = PathAt::new(&fd, path, false);
         let result = self.wasi.readlink_at(fd, at.path()).await;
         match refused(&result).then(|| at.read_link(&mut self.wasi)).flatten() {
             Some(read) => read.map_err(|errno| code(errno).into()),
@@ -206,39 +220,39 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn remove_directory_at(&mut self, fd: Handle, path: String) -> FsResult<()> {
-        let mut at = Place::new(&fd, path, false);
+        let mut at = PathAt::new(&fd, path, false);
         let result = from_root!(self, [at], self.wasi.remove_directory_at(at.directory(), at.path()));
         self.written(result)
     }
 
     async fn rename_at(&mut self, fd: Handle, path: String, new_fd: Handle, new: String) -> FsResult<()> {
-        let (mut from, mut to) = (Place::new(&fd, path, false), Place::new(&new_fd, new, false));
+        let (mut from, mut to) = (PathAt::new(&fd, path, false), PathAt::new(&new_fd, new, false));
         let result =
             from_root!(self, [from, to], self.wasi.rename_at(from.directory(), from.path(), to.directory(), to.path()));
         self.written(result)
     }
 
     async fn symlink_at(&mut self, fd: Handle, target: String, path: String) -> FsResult<()> {
-        let mut at = Place::new(&fd, path, false);
+        let mut at = PathAt::new(&fd, path, false);
         let result = from_root!(self, [at], self.wasi.symlink_at(at.directory(), target.clone(), at.path()));
         self.written(result)
     }
 
     async fn unlink_file_at(&mut self, fd: Handle, path: String) -> FsResult<()> {
-        let mut at = Place::new(&fd, path, false);
+        let mut at = PathAt::new(&fd, path, false);
         let result = from_root!(self, [at], self.wasi.unlink_file_at(at.directory(), at.path()));
         self.written(result)
     }
 
     async fn metadata_hash_at(&mut self, fd: Handle, links: PathFlags, path: String) -> FsResult<MetadataHashValue> {
         let follow = followed(links, &path);
-        let mut at = Place::new(&fd, path, follow);
+        let mut at = PathAt::new(&fd, path, follow);
         from_root!(self, [at], self.wasi.metadata_hash_at(at.directory(), links, at.path()))
     }
 }
 
-impl HostDirectoryEntryStream for Files<'_> {
-    as_it_is! {
+impl HostDirectoryEntryStream for FilesView<'_> {
+    unchanged! {
         async read_directory_entry(stream: Resource<DirectoryEntryStream>) -> FsResult<Option<DirectoryEntry>>;
     }
 
@@ -247,7 +261,7 @@ impl HostDirectoryEntryStream for Files<'_> {
     }
 }
 
-impl Host for Files<'_> {
+impl Host for FilesView<'_> {
     fn convert_error_code(&mut self, error: FsError) -> wasmtime::Result<ErrorCode> {
         self.wasi.convert_error_code(error)
     }
@@ -261,5 +275,65 @@ impl Host for Files<'_> {
             return Ok(Some(ErrorCode::ReadOnly));
         }
         self.wasi.filesystem_error_code(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use wasmtime::component::ResourceTable;
+    use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
+    use wasmtime_wasi::{FsPerms, WasiCtx};
+
+    use super::*;
+    use crate::budget::Descriptors;
+
+    #[tokio::test]
+    async fn a_component_has_as_many_files_open_as_its_container_may_with_those_of_its_streams() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("file"), "x").unwrap();
+        fs::create_dir(root.path().join("directory")).unwrap();
+        let mut builder = WasiCtx::builder();
+        builder.allow_blocking_current_thread(true).preopened_dir(root.path(), "/", FsPerms::ReadWrite).unwrap();
+        let (mut ctx, mut table) = (builder.build(), ResourceTable::new());
+        let container = Arc::new(Descriptors::new("c", 2));
+        let mut descriptors = GuestDescriptors::new(container.clone(), 100);
+        let mut files = FilesView {
+            wasi: WasiFilesystemCtxView { ctx: ctx.filesystem(), table: &mut table },
+            partly_read_only: false,
+            descriptors: &mut descriptors,
+        };
+        let (slash, _) = files.wasi.get_directories().unwrap().pop().unwrap();
+        let slash = || Resource::new_borrow(slash.rep());
+        let is_limit = |result: FsResult<Handle>| matches!(result.unwrap_err().downcast(), Ok(ErrorCode::Quota));
+        macro_rules! open {
+            ($name:literal, $how:expr) => {
+                files.open_at(slash(), PathFlags::empty(), $name.into(), $how, DescriptorFlags::READ).await
+            };
+        }
+        let file = open!("file", OpenFlags::empty()).unwrap();
+        let directory = open!("directory", OpenFlags::DIRECTORY).unwrap();
+        assert_eq!(container.open(), 2);
+        assert!(is_limit(open!("file", OpenFlags::empty())));
+        HostDescriptor::drop(&mut files, directory).unwrap();
+        assert!(!is_limit(open!("nothing", OpenFlags::empty())), "what is not there is not there");
+        assert_eq!(container.open(), 1);
+
+        let stream = files.read_via_stream(Resource::new_borrow(file.rep()), 0).unwrap();
+        HostDescriptor::drop(&mut files, file).unwrap();
+        assert_eq!(container.open(), 1, "the stream has the file open");
+        let other = open!("file", OpenFlags::empty()).unwrap();
+        assert!(is_limit(open!("file", OpenFlags::empty())));
+        files.wasi.table.delete(stream).unwrap();
+        let third = open!("file", OpenFlags::empty()).unwrap();
+        assert_eq!(container.open(), 2);
+        HostDescriptor::drop(&mut files, Resource::new_own(slash().rep())).unwrap();
+        assert_eq!(container.open(), 2, "the root is not the guest's own");
+        for fd in [other, third] {
+            HostDescriptor::drop(&mut files, fd).unwrap();
+        }
+        assert_eq!(container.open(), 0);
     }
 }

@@ -1,7 +1,7 @@
-//! `wasi:filesystem` 0.3, as wasmtime-wasi has it, with paths as in [`super`].
+//! `wasi:filesystem` 0.3: wasmtime-wasi's own, with paths resolved and open files counted as in [`super`].
 
 use rustix::io::Errno;
-use wasmtime::component::{Accessor, Linker, LinkerInstance, Resource};
+use wasmtime::component::{Accessor, Linker, LinkerInstance, Resource, ResourceType};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p3::bindings::filesystem::types::{
     DescriptorFlags, DescriptorStat, ErrorCode, HostDescriptorWithStore, MetadataHashValue, NewTimestamp, OpenFlags,
@@ -9,8 +9,8 @@ use wasmtime_wasi::p3::bindings::filesystem::types::{
 };
 use wasmtime_wasi::p3::filesystem::FilesystemResult;
 
-use super::Place;
-use crate::wasi::ComponentState;
+use super::PathAt;
+use crate::state::ComponentState;
 
 /// The interface whose functions are replaced.
 const INTERFACE: &str = "wasi:filesystem/types@0.3.0";
@@ -18,12 +18,15 @@ const INTERFACE: &str = "wasi:filesystem/types@0.3.0";
 /// Puts the functions with paths in the place of wasmtime-wasi's own.
 ///
 /// # Errors
-/// None in practice: the names are there.
+/// If wasmtime-wasi has no such interface: a mistake of this module.
 pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     let mut interface = linker.instance(INTERFACE)?;
     replace_calls(&mut interface)?;
     read_links(&mut interface)?;
+    interface.resource("descriptor", ResourceType::host::<Descriptor>(), |mut store, index| {
+        super::dropped(store.data_mut(), index)
+    })?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -32,15 +35,19 @@ pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
 type Handle = Resource<Descriptor>;
 
 /// `name method(handle, arguments) -> result, from [each path: a name for it, its handle, itself, and whether a
-/// link at its end is followed], changes (whether it writes to files)`.
+/// link at its end is followed], changes (whether it writes to files), opens (how many files)`.
 macro_rules! calls {
     ($interface:ident: $($name:literal $method:ident($fd:ident $(, $argument:ident: $type:ty)*) -> $result:ty,
-        from [$($place:ident $directory:ident $path:ident $followed:expr),*], changes $changes:expr;)*) => {$(
+        from [$($place:ident $directory:ident $path:ident $followed:expr),*], changes $changes:expr
+        $(, opens $opened:literal)?;)*) => {$(
         $interface.func_wrap_concurrent(
             concat!("[method]descriptor.", $name),
             |accessor: &Accessor<ComponentState>, ($fd, $($argument,)*): (Handle, $($type,)*)| Box::pin(async move {
                 let files = accessor.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
-                $(let mut $place = Place::new(&$directory, $path.clone(), $followed);)*
+                $(if !(0..$opened).all(|_| accessor.with(|mut access| access.get().descriptors.take())) {
+                    return Ok((Err(ErrorCode::Quota),));
+                })?
+                $(let mut $place = PathAt::new(&$directory, $path.clone(), $followed);)*
                 let result = loop {
                     $(let ($directory, $path) = ($place.directory(), $place.path());)*
                     let result = WasiFilesystem::$method(&files, $fd.again(), $($argument.again(),)*).await;
@@ -54,6 +61,7 @@ macro_rules! calls {
                         Err(errno) => break Err(code(errno)),
                     }
                 };
+                $(opened(accessor, &result, $opened);)?
                 Ok((if $changes { written(accessor, result) } else { result },))
             }),
         )?;
@@ -65,7 +73,8 @@ fn replace_calls(interface: &mut LinkerInstance<'_, ComponentState>) -> wasmtime
     calls! { interface:
         "open-at" open_at(fd, links: PathFlags, path: String, how: OpenFlags, flags: DescriptorFlags) -> Handle,
             from [at fd path followed(links, &path) && !how.contains(OpenFlags::EXCLUSIVE)],
-            changes how.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.contains(DescriptorFlags::WRITE);
+            changes how.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.contains(DescriptorFlags::WRITE),
+            opens 1;
         "stat-at" stat_at(fd, links: PathFlags, path: String) -> DescriptorStat,
             from [at fd path followed(links, &path)], changes false;
         "metadata-hash-at" metadata_hash_at(fd, links: PathFlags, path: String) -> MetadataHashValue,
@@ -84,14 +93,14 @@ fn replace_calls(interface: &mut LinkerInstance<'_, ComponentState>) -> wasmtime
     Ok(())
 }
 
-/// `readlink-at`, also of links that wasmtime-wasi does not tell.
+/// `readlink-at`, also of links that wasmtime-wasi refuses to read.
 fn read_links(interface: &mut LinkerInstance<'_, ComponentState>) -> wasmtime::Result<()> {
     interface.func_wrap_concurrent(
         "[method]descriptor.readlink-at",
         |accessor: &Accessor<ComponentState>, (fd, path): (Handle, String)| {
             Box::pin(async move {
                 let files = accessor.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
-                let at = Place::new(&fd, path, false);
+                let at = PathAt::new(&fd, path, false);
                 let result = known(WasiFilesystem::readlink_at(&files, fd, at.path()).await)?;
                 let refused = matches!(result, Err(ErrorCode::NotPermitted));
                 let read = refused.then(|| files.with(|mut access| at.read_link(&mut access.get()))).flatten();
@@ -101,7 +110,7 @@ fn read_links(interface: &mut LinkerInstance<'_, ComponentState>) -> wasmtime::R
     )
 }
 
-/// One more of the same, for one more attempt.
+/// An argument that can be passed again, for another attempt.
 trait Again {
     fn again(&self) -> Self;
 }
@@ -130,15 +139,26 @@ macro_rules! copied_again {
 
 copied_again!(PathFlags, OpenFlags, DescriptorFlags, NewTimestamp);
 
-/// What went wrong, for the guest.
+/// The error as the guest sees it.
 ///
 /// # Errors
-/// What is not for it: a trap.
+/// A trap: an error that is not for the guest.
 fn known<T>(result: FilesystemResult<T>) -> wasmtime::Result<Result<T, ErrorCode>> {
     match result {
         Ok(done) => Ok(Ok(done)),
         Err(error) => error.downcast().map(Err),
     }
+}
+
+/// Counts the files that descriptors were taken for, or gives those back.
+fn opened(accessor: &Accessor<ComponentState>, result: &Result<Handle, ErrorCode>, count: u32) {
+    accessor.with(|mut access| {
+        let state = access.get();
+        match result {
+            Ok(fd) => super::opened(&state.table, &mut state.descriptors, fd),
+            Err(_) => (0..count).for_each(|_| state.descriptors.give_back()),
+        }
+    });
 }
 
 fn code(errno: Errno) -> ErrorCode {
@@ -150,7 +170,7 @@ fn followed(flags: PathFlags, path: &str) -> bool {
     flags.contains(PathFlags::SYMLINK_FOLLOW) || path.ends_with('/')
 }
 
-/// As in `wasi:filesystem` 0.2: where something is read-only, what failed for the kernel's `EROFS`.
+/// As in `wasi:filesystem` 0.2: where a file system is read-only, `io` is taken for `EROFS`.
 fn written<T>(accessor: &Accessor<ComponentState>, result: Result<T, ErrorCode>) -> Result<T, ErrorCode> {
     match result {
         Err(ErrorCode::Io) if accessor.with(|mut access| access.get().partly_read_only) => Err(ErrorCode::ReadOnly),

@@ -1,58 +1,69 @@
 //! The compile process' own side: an order in, an artifact out.
 //!
 //! It is hearthd itself, started as `hearthd compile ORDER` with the module as its standard input, the
-//! artifact's file as its standard output and a pipe for what it has to say. Before it reads a byte of
-//! the module it gives away everything it does not need ([`hearth_os::confine`]).
+//! artifact's file as its standard output and a pipe for diagnostics. Before it reads a byte of
+//! the module it gives up every right and resource that it does not need ([`hearth_os::confine`]).
 //!
-//! What confinement is for, and what it is not for: a module that crashes, hangs or bloats the
-//! compiler harms this process alone, and one that takes it over finds no file, network or process to
-//! reach. But whoever controls the compiler controls its output, and the daemon runs that; here, as
-//! everywhere, the sandbox of guests is as good as Cranelift, and, unless `modules.baseline` is `never`, as Winch.
+//! What confinement protects, and what it does not: a module that crashes, hangs or bloats the compiler harms this
+//! process only, and a module that takes over the compiler reaches no file, network or process. But code that controls
+//! the compiler controls its output, which the daemon runs: the sandbox of guests is as good as Cranelift and, unless
+//! `modules.baseline` is `never`, as Winch.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{self, Kind, Tier};
-use crate::modules::world;
+use crate::engine::{self, CompileError, ModuleKind, Tier};
+use crate::modules::{core_instances, world};
 use hearth_base::config;
 use hearth_os::confine::{Bounds, confine};
+use hearth_os::{alloc, memfd};
 
 /// The first argument that makes `hearthd` a compile process.
 pub const SUBCOMMAND: &str = "compile";
 
 /// How the compile process ends when it is not killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub enum CompileExit {
     /// The artifact is written.
     Done = 0,
     /// It could not confine itself, or was not started by hearthd.
     Unready = 64,
     /// The module is wrong; why is on standard error.
     Invalid = 65,
-    /// A limit of its own was too low; which is on standard error.
+    /// It had no memory, or no room for another thread.
     Memory = 66,
     /// The artifact is larger than allowed.
     TooLarge = 67,
     /// It could not read the module or write the artifact.
     Streams = 68,
-    /// It is none of those that the baseline compiler is wanted for.
+    /// The configuration wants no baseline code for the module.
     Unwanted = 69,
+    /// The component has more core instances than allowed; how many is on standard error.
+    Structure = 70,
 }
 
-impl Exit {
+impl CompileExit {
     /// All of them.
-    pub const ALL: [Exit; 7] =
-        [Exit::Done, Exit::Unready, Exit::Invalid, Exit::Memory, Exit::TooLarge, Exit::Streams, Exit::Unwanted];
+    pub const ALL: [CompileExit; 8] = [
+        CompileExit::Done,
+        CompileExit::Unready,
+        CompileExit::Invalid,
+        CompileExit::Memory,
+        CompileExit::TooLarge,
+        CompileExit::Streams,
+        CompileExit::Unwanted,
+        CompileExit::Structure,
+    ];
 }
 
 /// What the daemon asks for, as JSON in the second argument.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Order {
+pub struct CompileOrder {
     /// Whether the module is a component.
     pub component: bool,
-    /// What to compile with the baseline compiler; `never` asks for the optimising one.
+    /// Which modules to compile with the baseline compiler; `never` asks for the optimising one.
     pub baseline: config::Baseline,
     /// The engine that will run it.
     pub engine: config::Engine,
@@ -73,22 +84,23 @@ pub fn child_main() -> ExitCode {
     ExitCode::from(run() as u8)
 }
 
-pub(super) fn run() -> Exit {
+pub(super) fn run() -> CompileExit {
     match compile_as_ordered() {
-        Ok(()) => Exit::Done,
+        Ok(()) => CompileExit::Done,
         Err((exit, text)) => {
-            // To a pipe of the daemon's; if that is gone, so is whoever would read it.
+            // A pipe to the daemon; if it is closed, the daemon has ended.
             let _ = writeln!(std::io::stderr(), "{text}");
             exit
         }
     }
 }
 
-fn compile_as_ordered() -> Result<(), (Exit, String)> {
-    let unready = |text: String| (Exit::Unready, text);
+fn compile_as_ordered() -> Result<(), (CompileExit, String)> {
+    let unready = |text: String| (CompileExit::Unready, text);
     let order =
         std::env::args().nth(2).ok_or_else(|| unready("hearthd starts this by itself, to compile modules".into()))?;
-    let order: Order = serde_json::from_str(&order).map_err(|e| unready(format!("not an order of hearthd's: {e}")))?;
+    let order: CompileOrder =
+        serde_json::from_str(&order).map_err(|e| unready(format!("not an order of hearthd's: {e}")))?;
     let bounds = Bounds {
         memory_bytes: order.memory_bytes,
         cpu_seconds: order.cpu_seconds,
@@ -96,44 +108,50 @@ fn compile_as_ordered() -> Result<(), (Exit, String)> {
         uid: order.uid,
         parent: order.parent,
     };
+    // Mapped, not read: the daemon has sealed it.
+    let wasm = memfd::map(rustix::stdio::stdin())
+        .map_err(|e| (CompileExit::Streams, format!("cannot map the module: {e}")))?;
     confine(&bounds).map_err(unready)?;
+    alloc::exit_on_failure(CompileExit::Memory as u8);
+    start_threads()?;
 
     let streams = |what: &str| {
         let what = what.to_string();
-        move |e: std::io::Error| (Exit::Streams, format!("cannot {what}: {e}"))
+        move |e: std::io::Error| (CompileExit::Streams, format!("cannot {what}: {e}"))
     };
-    let wasm = read_input().map_err(streams("read the module"))?;
-    let kind = if order.component { Kind::Component } else { Kind::Core };
+    let kind = if order.component { ModuleKind::Component } else { ModuleKind::Core };
+    if kind == ModuleKind::Component {
+        let (has, limit) = (core_instances::count(&wasm), order.engine.component_core_instances_max);
+        if has > limit.into() {
+            return Err((CompileExit::Structure, format!("the component has {has} core instances, more than {limit}")));
+        }
+    }
     let tier = match order.baseline {
         config::Baseline::Never => Tier::Optimised,
-        config::Baseline::Services if kind == Kind::Core || !world::has_an_instance_per_request(&wasm) => {
-            return Err((Exit::Unwanted, "it is no HTTP service with an instance for each request".into()));
+        config::Baseline::Services if kind == ModuleKind::Core || !world::has_an_instance_per_request(&wasm) => {
+            return Err((CompileExit::Unwanted, "it is no HTTP service with an instance for each request".into()));
         }
         config::Baseline::Services | config::Baseline::All => Tier::Baseline,
     };
-    let artifact = engine::compile(&order.engine, &wasm, kind, tier)
-        .map_err(|text| (if is_out_of_memory(&text) { Exit::Memory } else { Exit::Invalid }, text))?;
+    let artifact = engine::compile(&order.engine, &wasm, kind, tier).map_err(|error| match error {
+        CompileError::Invalid(text) => (CompileExit::Invalid, text),
+        CompileError::Memory(text) => (CompileExit::Memory, text),
+    })?;
     if artifact.len() as u64 > order.artifact_bytes {
-        return Err((Exit::TooLarge, format!("the artifact has {} bytes", artifact.len())));
+        return Err((CompileExit::TooLarge, format!("the artifact has {} bytes", artifact.len())));
     }
     // Line buffering looks for line ends in machine code; large pieces pass it by.
     let mut output = std::io::stdout().lock();
     output.write_all(&artifact).and_then(|()| output.flush()).map_err(streams("write the artifact"))
 }
 
-/// All of the standard input. Asks only for what the filter allows.
-fn read_input() -> std::io::Result<Vec<u8>> {
-    let input = rustix::stdio::stdin();
-    let length = rustix::fs::fstat(input)?.st_size;
-    let mut wasm = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
-    std::io::stdin().lock().read_to_end(&mut wasm)?;
-    Ok(wasm)
-}
-
-/// Whether a text is the system's way of saying that there is no memory. Threads that cannot be made
-/// for want of it are "temporarily unavailable".
-pub fn is_out_of_memory(text: &str) -> bool {
-    ["memory allocation of ", "Cannot allocate memory", "out of memory", "os error 12", "os error 11"]
-        .iter()
-        .any(|words| text.contains(words))
+/// Starts the compiler's threads. wasmtime would start them at the first function, and panic without room for them.
+fn start_threads() -> Result<(), (CompileExit, String)> {
+    rayon::ThreadPoolBuilder::new().build_global().map_err(|e| {
+        let no_room = std::error::Error::source(&e)
+            .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+            .is_some_and(|cause| matches!(cause.kind(), ErrorKind::WouldBlock | ErrorKind::OutOfMemory));
+        let exit = if no_room { CompileExit::Memory } else { CompileExit::Unready };
+        (exit, format!("cannot start the compiler's threads: {e}"))
+    })
 }

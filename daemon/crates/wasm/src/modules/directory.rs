@@ -1,23 +1,25 @@
-//! The store's directory: root's alone, every file in it replaced as a whole or not at all.
+//! The store's directory: only root can enter it, and every file in it is replaced as a whole or not at all.
 //!
-//! What lies here runs inside the daemon, so the directory is opened once, checked, and used by
-//! descriptor; names are single components and links are never followed. Two generations of the
+//! The daemon runs code from this directory, so the directory is opened once, checked, and used as a capability
+//! ([`Dir`]): no name leads out of it, and links are never followed. Two generations of the
 //! daemon may use it at once during an upgrade: files appear by rename, disappear by unlink, and are
-//! never written to in place (truncating a mapped file kills whoever maps it).
+//! never written to in place (truncating a mapped file ends every process that maps it).
 //!
-//! A directory that others could have written to stops the daemon with a message. One that cannot be
-//! made or written (a full or read-only disk) does not: then modules live in memory only.
+//! The daemon does not start with a directory that other users could have written to. It does start with one that cannot
+//! be made or written (a full or read-only disk): then modules live in memory only.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, SystemTimeSpec};
+use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, StatVfsMountFlags, Timespec, Timestamps, UTIME_OMIT,
-    flock, fstat, fstatvfs, linkat, mkdirat, openat, renameat, statat, unlinkat, utimensat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat, StatVfsMountFlags, flock, fstat, fstatvfs, mkdirat,
+    openat, statat,
 };
 use rustix::io::Errno;
 
@@ -26,15 +28,15 @@ use hearth_base::error::{Error, Result};
 /// The secret that makes and checks the store's codes.
 const KEY_FILE: &str = "key";
 
-/// How files that are being written are called.
+/// How the names of files that are being written begin.
 const TEMPORARY: &str = "tmp-";
 
-/// How files are called that say who uses what.
+/// How the names of files end whose locks tell which engines are in use.
 const IN_USE: &str = ".in-use";
 
 /// A checked directory and its secret.
 pub struct Directory {
-    descriptor: OwnedFd,
+    handle: Dir,
     path: PathBuf,
     key: [u8; 32],
     /// Whether files here may be mapped to run; not so on a `noexec` mount.
@@ -43,7 +45,7 @@ pub struct Directory {
 
 /// A file in the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct DirectoryEntry {
     /// Its name.
     pub name: String,
     /// Its length in bytes.
@@ -52,9 +54,9 @@ pub struct Entry {
     pub used: SystemTime,
 }
 
-/// What became of opening the directory.
-pub enum Opened {
-    /// It is there and ours.
+/// The result of opening the directory.
+pub enum OpenedDirectory {
+    /// It exists and only this user can write to it.
     Disk(Directory),
     /// It cannot be used, for this reason.
     Unusable(String),
@@ -64,11 +66,11 @@ impl Directory {
     /// Opens `<root_dir>/modules`, making both if need be.
     ///
     /// # Errors
-    /// `FailedPrecondition` if somebody else could have put files there.
-    pub fn open(root_dir: &Path) -> Result<Opened> {
+    /// `FailedPrecondition` if another user could have put files there.
+    pub fn open(root_dir: &Path) -> Result<OpenedDirectory> {
         let path = root_dir.join("modules");
         let unusable =
-            |what: &str, e: io::Error| Ok(Opened::Unusable(format!("cannot {what} {}: {e}", path.display())));
+            |what: &str, e: io::Error| Ok(OpenedDirectory::Unusable(format!("cannot {what} {}: {e}", path.display())));
         if let Err(e) = std::fs::create_dir_all(root_dir) {
             return unusable("make the directory above", e);
         }
@@ -76,40 +78,31 @@ impl Directory {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return unusable("make", e.into()),
         }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        for directory in [root_dir, &path] {
-            match openat(CWD, directory, flags, Mode::empty()).and_then(fstat) {
-                Ok(stat) => check_owner(&stat, directory)?,
-                // Links above are the administrator's business, the directory itself must be real.
-                Err(Errno::LOOP | Errno::NOTDIR) if directory == path => {
-                    return Err(Error::FailedPrecondition(format!(
-                        "{} is not a directory: remove it, or set root_dir to another place",
-                        path.display()
-                    )));
-                }
-                Err(Errno::LOOP | Errno::NOTDIR) => {
-                    let stat = statat(CWD, directory, AtFlags::empty()).map_err(|e| {
-                        Error::FailedPrecondition(format!("cannot look at {}: {e}", directory.display()))
-                    })?;
-                    check_owner(&stat, directory)?;
-                }
-                Err(e) => return unusable("open", e.into()),
+        check_above(root_dir)?;
+        let descriptor = match open_real(&path) {
+            Ok(descriptor) => descriptor,
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Err(Error::FailedPrecondition(format!(
+                    "{} is not a directory: remove it, or set root_dir to another place",
+                    path.display()
+                )));
             }
-        }
-        let opened = openat(CWD, &path, flags, Mode::empty()).and_then(|fd| {
-            let noexec = fstatvfs(&fd)?.f_flag.contains(StatVfsMountFlags::NOEXEC);
-            Ok((fd, noexec))
-        });
-        let (descriptor, noexec) = match opened {
-            Ok(opened) => opened,
             Err(e) => return unusable("open", e.into()),
         };
-        let mut directory = Directory { descriptor, path: path.clone(), key: [0; 32], can_map_code: !noexec };
+        let checked = fstat(&descriptor).and_then(|stat| Ok((stat, fstatvfs(&descriptor)?)));
+        let (stat, file_system) = match checked {
+            Ok(checked) => checked,
+            Err(e) => return unusable("open", e.into()),
+        };
+        check_owner(&stat, &path)?;
+        let can_map_code = !file_system.f_flag.contains(StatVfsMountFlags::NOEXEC);
+        let handle = Dir::from_std_file(descriptor.into());
+        let mut directory = Directory { handle, path: path.clone(), key: [0; 32], can_map_code };
         match directory.read_or_make_key() {
             Ok(key) => directory.key = key,
             Err(e) => return unusable("read or make the key in", e),
         }
-        Ok(Opened::Disk(directory))
+        Ok(OpenedDirectory::Disk(directory))
     }
 
     /// Where it is, for messages.
@@ -117,30 +110,30 @@ impl Directory {
         &self.path
     }
 
-    /// A secret for one purpose, made from the directory's own.
+    /// A key for one purpose, derived from the directory's.
     pub fn key_for(&self, purpose: &str) -> [u8; 32] {
         blake3::derive_key(purpose, &self.key)
     }
 
-    /// The regular files here, without those being written; what a crashed daemon left of such is
-    /// removed.
+    /// The regular files here, without files that are being written; those that a crashed daemon left half written
+    /// are removed.
     ///
     /// # Errors
     /// If the directory cannot be read.
-    pub fn list(&self) -> io::Result<Vec<Entry>> {
+    pub fn list(&self) -> io::Result<Vec<DirectoryEntry>> {
         let mut entries = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.descriptor)? {
-            let Ok(name) = entry?.file_name().to_str().map(str::to_string) else { continue };
-            let Ok(stat) = statat(&self.descriptor, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || name == KEY_FILE {
+        for entry in self.handle.entries()? {
+            let Ok(name) = entry?.file_name().into_string() else { continue };
+            let Ok(metadata) = self.handle.symlink_metadata(&name) else { continue };
+            if !metadata.is_file() || name == KEY_FILE {
                 continue;
             }
             if name.starts_with(TEMPORARY) {
                 self.remove_abandoned(&name);
                 continue;
             }
-            let used = UNIX_EPOCH + Duration::new(stat.st_mtime.try_into().unwrap_or(0), stat.st_mtime_nsec as u32);
-            entries.push(Entry { name, bytes: stat.st_size as u64, used });
+            let used = metadata.modified()?.into_std();
+            entries.push(DirectoryEntry { name, bytes: metadata.len(), used });
         }
         Ok(entries)
     }
@@ -148,19 +141,20 @@ impl Directory {
     /// Opens a file to read it.
     ///
     /// # Errors
-    /// `NotFound`, or `InvalidData` if it is not a regular file of our own that only we can write.
+    /// `NotFound`, or `InvalidData` if it is not a regular file of this user's that only this user can write.
     pub fn read(&self, name: &str) -> io::Result<File> {
         // NONBLOCK: should it be a FIFO, opening must not wait.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(&self.descriptor, name, flags, Mode::empty()) {
-            Err(Errno::LOOP) => return Err(io::Error::new(io::ErrorKind::InvalidData, "is a symbolic link")),
-            result => File::from(result?),
+        let file = match self.handle.open_with(name, options().read(true).custom_flags(libc::O_NONBLOCK)) {
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "is a symbolic link"));
+            }
+            result => result?.into_std(),
         };
         let stat = fstat(&file)?;
         let fault = if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             "is no regular file"
         } else if stat.st_uid != rustix::process::geteuid().as_raw() {
-            "belongs to somebody else"
+            "belongs to another user"
         } else if stat.st_mode & 0o022 != 0 {
             "can be written by others"
         } else {
@@ -176,35 +170,32 @@ impl Directory {
     /// Those of writing; nothing is left behind.
     pub fn write(&self, name: &str, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
         let mut temporary = self.temporary(fill)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.descriptor, &temporary.name, flags, Mode::empty())?;
-        renameat(&self.descriptor, &temporary.name, &self.descriptor, name)?;
+        let file = self.handle.open_with(&temporary.name, options().read(true))?;
+        self.handle.rename(&temporary.name, &self.handle, name)?;
         temporary.renamed = true;
-        Ok(file.into())
+        Ok(file.into_std())
     }
 
-    /// Says, for as long as the file is kept, that somebody uses what lies here under `name`.
+    /// Marks `name` as in use for as long as the returned file is kept.
     ///
     /// # Errors
     /// Those of opening and locking.
     pub fn hold(&self, name: &str) -> io::Result<File> {
         let name = format!("{name}{IN_USE}");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         loop {
-            let file = File::from(openat(&self.descriptor, &name, flags, Mode::RUSR | Mode::WUSR)?);
+            let file = self.handle.open_with(&name, &lock_file())?.into_std();
             flock(&file, FlockOperation::LockShared)?;
-            // Whoever found it unused has removed it, perhaps just now.
+            // A daemon that found it unused may have removed it just now.
             if fstat(&file)?.st_nlink > 0 {
                 return Ok(file);
             }
         }
     }
 
-    /// Does `remove` if nobody uses what lies here under `name`, and nobody begins to meanwhile. Whether it did.
+    /// Calls `remove` if `name` is not in use; it does not come into use meanwhile. Returns whether it was called.
     pub fn if_unused(&self, name: &str, remove: impl FnOnce()) -> bool {
         let name = format!("{name}{IN_USE}");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = openat(&self.descriptor, &name, flags, Mode::RUSR | Mode::WUSR) else { return false };
+        let Ok(file) = self.handle.open_with(&name, &lock_file()) else { return false };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return false;
         }
@@ -218,16 +209,16 @@ impl Directory {
     /// # Errors
     /// Those of opening and writing.
     pub fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let flags =
-            OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut file = File::from(openat(&self.descriptor, name, flags, Mode::RUSR | Mode::WUSR)?);
+        let mut options = private();
+        let options = options.append(true).create(true).custom_flags(libc::O_NONBLOCK);
+        let mut file = self.handle.open_with(name, options)?.into_std();
         file.write_all(bytes)
     }
 
     /// Removes a file; that it is gone already is fine.
     pub fn remove(&self, name: &str) {
-        if let Err(e) = unlinkat(&self.descriptor, name, AtFlags::empty())
-            && e != Errno::NOENT
+        if let Err(e) = self.handle.remove_file(name)
+            && e.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(file = %self.path.join(name).display(), error = %e, "cannot remove a file of the module store");
         }
@@ -235,37 +226,31 @@ impl Directory {
 
     /// Notes on the disk when a file was used.
     pub fn set_used(&self, name: &str, used: SystemTime) {
-        let since = used.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec {
-                tv_sec: since.as_secs().try_into().unwrap_or(i64::MAX),
-                tv_nsec: since.subsec_nanos().into(),
-            },
-        };
+        let used = SystemTimeSpec::Absolute(cap_std::time::SystemTime::from_std(used));
         // Only the order of removal depends on it.
-        let _ = utimensat(&self.descriptor, name, &times, AtFlags::SYMLINK_NOFOLLOW);
+        let _ = self.handle.set_symlink_times(name, None, Some(used));
     }
 
-    fn temporary(&self, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<Temporary<'_>> {
+    fn temporary(&self, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<TemporaryFile<'_>> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = format!(
             "{TEMPORARY}{}-{}",
             rustix::process::getpid().as_raw_nonzero(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = match openat(&self.descriptor, &name, flags, Mode::RUSR | Mode::WUSR) {
-            // Left by a process that had our id before us.
-            Err(Errno::EXIST) => {
+        let mut options = private();
+        let options = options.write(true).create_new(true);
+        let file = match self.handle.open_with(&name, options) {
+            // Left by an earlier process with the same process id.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 self.remove(&name);
-                openat(&self.descriptor, &name, flags, Mode::RUSR | Mode::WUSR)?
+                self.handle.open_with(&name, options)
             }
-            result => result?,
-        }
-        .into();
-        let temporary = Temporary { directory: self, name, renamed: false };
-        // Held while we write: who can take it knows that the file was abandoned.
+            result => result,
+        };
+        let mut file = file?.into_std();
+        let temporary = TemporaryFile { directory: self, name, renamed: false };
+        // Held while the file is written: a process that can take it knows that the file was abandoned.
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         fill(&mut file)?;
         file.sync_all()?;
@@ -292,10 +277,10 @@ impl Directory {
         File::open("/dev/urandom")?.read_exact(&mut key)?;
         let temporary = self.temporary(|file| file.write_all(&key))?;
         // link, not rename: of two daemons that start at once, the second takes the first's key.
-        match linkat(&self.descriptor, &temporary.name, &self.descriptor, KEY_FILE, AtFlags::empty()) {
+        match self.handle.hard_link(&temporary.name, &self.handle, KEY_FILE) {
             Ok(()) => Ok(key),
-            Err(Errno::EXIST) => self.read_key(),
-            Err(e) => Err(e.into()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.read_key(),
+            Err(e) => Err(e),
         }
     }
 
@@ -312,13 +297,13 @@ impl Directory {
 }
 
 /// A file that is being written; removed on drop unless renamed.
-struct Temporary<'a> {
+struct TemporaryFile<'a> {
     directory: &'a Directory,
     name: String,
     renamed: bool,
 }
 
-impl Drop for Temporary<'_> {
+impl Drop for TemporaryFile<'_> {
     fn drop(&mut self) {
         if !self.renamed {
             self.directory.remove(&self.name);
@@ -326,7 +311,48 @@ impl Drop for Temporary<'_> {
     }
 }
 
-/// Refuses a directory in which somebody else can make or replace files.
+/// How files are opened: a link in place of the file is an error.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.follow(FollowSymlinks::No);
+    options
+}
+
+/// How files are made: for this user only.
+fn private() -> OpenOptions {
+    let mut options = options();
+    options.mode(0o600);
+    options
+}
+
+/// How lock files are opened, or made.
+fn lock_file() -> OpenOptions {
+    let mut options = private();
+    options.write(true).create(true).custom_flags(libc::O_NONBLOCK);
+    options
+}
+
+/// Opens a directory, not a link to one.
+fn open_real(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Checks the directory above the store's, which the administrator may have made a link. One that cannot be looked at
+/// is left to the opening of the store's.
+///
+/// # Errors
+/// As [`check_owner`].
+fn check_above(path: &Path) -> Result<()> {
+    let stat = match open_real(path).and_then(fstat) {
+        Err(Errno::LOOP | Errno::NOTDIR) => statat(CWD, path, AtFlags::empty())
+            .map_err(|e| Error::FailedPrecondition(format!("cannot look at {}: {e}", path.display())))?,
+        Err(_) => return Ok(()),
+        Ok(stat) => stat,
+    };
+    check_owner(&stat, path)
+}
+
+/// Refuses a directory in which another user can make or replace files.
 fn check_owner(stat: &Stat, path: &Path) -> Result<()> {
     let path = path.display();
     let ours = rustix::process::geteuid().as_raw();
@@ -357,8 +383,8 @@ mod tests {
 
     fn open(root: &Path) -> Directory {
         match Directory::open(root).unwrap() {
-            Opened::Disk(directory) => directory,
-            Opened::Unusable(why) => panic!("{why}"),
+            OpenedDirectory::Disk(directory) => directory,
+            OpenedDirectory::Unusable(why) => panic!("{why}"),
         }
     }
 
@@ -411,7 +437,7 @@ mod tests {
 
     #[test]
     fn a_place_where_nothing_can_be_made_is_unusable_not_an_error() {
-        let Opened::Unusable(why) = Directory::open(Path::new("/proc/hearth")).unwrap() else { panic!() };
+        let OpenedDirectory::Unusable(why) = Directory::open(Path::new("/proc/hearth")).unwrap() else { panic!() };
         assert!(why.contains("/proc/hearth/modules"), "{why}");
     }
 

@@ -1,11 +1,11 @@
-//! What a file is, from its first bytes, and what to do about it when it is not WebAssembly.
+//! Tells WebAssembly from other files by their first bytes, and what a user can do about the others.
 //!
 //! Nothing here parses a module: the compile process does that. A precompiled module is refused like
 //! any other native program: machine code from an image would run inside the daemon.
 
 use std::fmt::Write as _;
 
-use crate::engine::Kind;
+use crate::engine::ModuleKind;
 use hearth_base::error::Error;
 use hearth_base::text::shown;
 
@@ -22,16 +22,16 @@ const ELFOSABI_WASMTIME: u8 = 200;
 
 /// What a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identity {
-    /// A program for us.
-    Wasm(Kind),
+pub enum FileIdentity {
+    /// A WebAssembly program.
+    Wasm(ModuleKind),
     /// Something else.
-    Other(Other),
+    NotWasm(NotWasm),
 }
 
 /// What a file is that is not a binary WebAssembly program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Other {
+pub enum NotWasm {
     /// No bytes at all.
     Empty,
     /// Starts like a WebAssembly binary and ends before its header does.
@@ -45,7 +45,7 @@ pub enum Other {
     },
     /// WebAssembly's text format.
     Text,
-    /// A module somebody already compiled with wasmtime.
+    /// A module already compiled by wasmtime.
     Precompiled,
     /// A program for this or another operating system, as `os/architecture`.
     Native(&'static str, &'static str),
@@ -57,38 +57,38 @@ pub enum Other {
     Unknown(Vec<u8>),
 }
 
-/// Tells what a file is from its first [`HEAD_BYTES`] bytes, or all of them if it has fewer.
-pub fn identify(head: &[u8]) -> Identity {
+/// Identifies a file by its first [`HEAD_BYTES`] bytes, or all of them if it has fewer.
+pub fn identify(head: &[u8]) -> FileIdentity {
     let other = match head {
-        [] => Other::Empty,
-        _ if head.starts_with(&CORE) => return Identity::Wasm(Kind::Core),
-        _ if head.starts_with(&COMPONENT) => return Identity::Wasm(Kind::Component),
+        [] => NotWasm::Empty,
+        _ if head.starts_with(&CORE) => return FileIdentity::Wasm(ModuleKind::Core),
+        _ if head.starts_with(&COMPONENT) => return FileIdentity::Wasm(ModuleKind::Component),
         [0, b'a', b's', b'm', v0, v1, l0, l1, ..] => {
-            Other::Version { version: u16::from_le_bytes([*v0, *v1]), layer: u16::from_le_bytes([*l0, *l1]) }
+            NotWasm::Version { version: u16::from_le_bytes([*v0, *v1]), layer: u16::from_le_bytes([*l0, *l1]) }
         }
-        _ if head.len() < 8 && (CORE.starts_with(head) || COMPONENT.starts_with(head)) => Other::Truncated,
+        _ if head.len() < 8 && (CORE.starts_with(head) || COMPONENT.starts_with(head)) => NotWasm::Truncated,
         [0x7f, b'E', b'L', b'F', ..] => elf(head),
-        [b'#', b'!', line @ ..] => Other::Script(first_line(line)),
-        [0x1f, 0x8b, ..] => Other::Archive("gzip"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Other::Archive("zstd"),
-        [b'P', b'K', 3, 4, ..] => Other::Archive("zip"),
-        [b'M', b'Z', ..] => Other::Native("windows", "unknown"),
-        [0xcf, 0xfa, 0xed, 0xfe, ..] => Other::Native("darwin", "unknown"),
-        _ if is_text_format(head) => Other::Text,
-        _ => Other::Unknown(head[..head.len().min(4)].to_vec()),
+        [b'#', b'!', line @ ..] => NotWasm::Script(first_line(line)),
+        [0x1f, 0x8b, ..] => NotWasm::Archive("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => NotWasm::Archive("zstd"),
+        [b'P', b'K', 3, 4, ..] => NotWasm::Archive("zip"),
+        [b'M', b'Z', ..] => NotWasm::Native("windows", "unknown"),
+        [0xcf, 0xfa, 0xed, 0xfe, ..] => NotWasm::Native("darwin", "unknown"),
+        _ if is_text_format(head) => NotWasm::Text,
+        _ => NotWasm::Unknown(head[..head.len().min(4)].to_vec()),
     };
-    Identity::Other(other)
+    FileIdentity::NotWasm(other)
 }
 
 /// An ELF file: Linux's own, or an artifact of wasmtime's.
-fn elf(head: &[u8]) -> Other {
+fn elf(head: &[u8]) -> NotWasm {
     if head.get(7) == Some(&ELFOSABI_WASMTIME) {
-        return Other::Precompiled;
+        return NotWasm::Precompiled;
     }
     let (Some(class), Some(order), Some(&[m0, m1])) =
         (head.get(4), head.get(5), head.get(18..20).and_then(|m| m.first_chunk()))
     else {
-        return Other::Native("linux", "unknown");
+        return NotWasm::Native("linux", "unknown");
     };
     let little = *order == 1;
     let machine = if little { u16::from_le_bytes([m0, m1]) } else { u16::from_be_bytes([m0, m1]) };
@@ -107,7 +107,7 @@ fn elf(head: &[u8]) -> Other {
         (258, ..) => "loong64",
         _ => "unknown",
     };
-    Other::Native("linux", architecture)
+    NotWasm::Native("linux", architecture)
 }
 
 /// Whether the first thing that is neither space nor comment opens a module or component in text.
@@ -139,12 +139,12 @@ fn first_line(bytes: &[u8]) -> String {
     shown(String::from_utf8_lossy(line).trim(), SCRIPT_BYTES_MAX).into_owned()
 }
 
-impl Other {
+impl NotWasm {
     /// What it is and what to do. The program's name is the caller's to add.
     pub fn error(&self) -> Error {
         let text = format!("it {}", self.fault());
         match self {
-            Other::Native("linux", _) | Other::Script(_) => Error::Native(text),
+            NotWasm::Native("linux", _) | NotWasm::Script(_) => Error::Native(text),
             _ => Error::InvalidArgument(text),
         }
     }
@@ -152,22 +152,22 @@ impl Other {
     fn fault(&self) -> String {
         const BUILD: &str = "build it for wasm32-wasip1 or wasm32-wasip2";
         match self {
-            Other::Empty => format!("is an empty file, not WebAssembly: {BUILD} and check how the image is built"),
-            Other::Truncated => "is cut off inside its WebAssembly header: build or copy it again".into(),
-            Other::Version { version, layer } => format!(
+            NotWasm::Empty => format!("is an empty file, not WebAssembly: {BUILD} and check how the image is built"),
+            NotWasm::Truncated => "is cut off inside its WebAssembly header: build or copy it again".into(),
+            NotWasm::Version { version, layer } => format!(
                 "is a WebAssembly binary of version {version}, layer {layer}, which Hearth does not know (it runs modules of version 1 and components of version 13): {BUILD} with current tools"
             ),
-            Other::Text => "is WebAssembly in text form (WAT): turn it into a binary first, for example with `wasm-tools parse`".into(),
-            Other::Precompiled => "is a module already compiled by wasmtime, which is machine code and never run from an image: put the .wasm file into the image, Hearth compiles it once per node".into(),
-            Other::Native(os, architecture) => {
+            NotWasm::Text => "is WebAssembly in text form (WAT): turn it into a binary first, for example with `wasm-tools parse`".into(),
+            NotWasm::Precompiled => "is a module already compiled by wasmtime, which is machine code and never run from an image: put the .wasm file into the image, Hearth compiles it once per node".into(),
+            NotWasm::Native(os, architecture) => {
                 let of = if *architecture == "unknown" { format!("{os} program") } else { format!("{os}/{architecture} program") };
                 format!("is a native {of} (an ELF, PE or Mach-O file), not WebAssembly: {BUILD}, or run this image with another runtime class")
             }
-            Other::Script(interpreter) => format!(
+            NotWasm::Script(interpreter) => format!(
                 "is a script for {interpreter:?}, not WebAssembly: name the .wasm file itself as the image's entry point"
             ),
-            Other::Archive(format) => format!("is a {format} file, not WebAssembly: unpack it when the image is built"),
-            Other::Unknown(bytes) => {
+            NotWasm::Archive(format) => format!("is a {format} file, not WebAssembly: unpack it when the image is built"),
+            NotWasm::Unknown(bytes) => {
                 let mut hex = String::new();
                 for byte in bytes {
                     let _ = write!(hex, " {byte:02x}");
@@ -192,39 +192,39 @@ mod tests {
 
     #[test]
     fn programs_for_us_are_told_apart_by_layer() {
-        assert_eq!(identify(b"\0asm\x01\0\0\0\x01"), Identity::Wasm(Kind::Core));
-        assert_eq!(identify(b"\0asm\x01\0\0\0"), Identity::Wasm(Kind::Core));
-        assert_eq!(identify(b"\0asm\x0d\0\x01\0"), Identity::Wasm(Kind::Component));
+        assert_eq!(identify(b"\0asm\x01\0\0\0\x01"), FileIdentity::Wasm(ModuleKind::Core));
+        assert_eq!(identify(b"\0asm\x01\0\0\0"), FileIdentity::Wasm(ModuleKind::Core));
+        assert_eq!(identify(b"\0asm\x0d\0\x01\0"), FileIdentity::Wasm(ModuleKind::Component));
     }
 
     #[test]
     fn everything_else_gets_one_line_with_its_remedy() {
-        let table: &[(&[u8], Other, &str)] = &[
-            (b"", Other::Empty, "is an empty file"),
-            (b"\0", Other::Truncated, "cut off"),
-            (b"\0asm", Other::Truncated, "cut off"),
-            (b"\0asm\x0d\0\x01", Other::Truncated, "cut off"),
-            (b"\0asm\x0a\0\x01\0", Other::Version { version: 10, layer: 1 }, "version 10, layer 1"),
-            (b"\0asm\x02\0\0\0", Other::Version { version: 2, layer: 0 }, "version 2, layer 0"),
-            (b"(module)", Other::Text, "wasm-tools parse"),
-            (b"\xef\xbb\xbf \n;; hi\n(; a ;) ( component $x", Other::Text, "text form"),
-            (b";; (module)", Other::Text, "text form"),
-            (b"#!/bin/sh\nexit", Other::Script("/bin/sh".into()), "script for \"/bin/sh\""),
-            (b"#!", Other::Script(String::new()), "script"),
-            (b"\x1f\x8b\x08", Other::Archive("gzip"), "gzip"),
-            (b"\x28\xb5\x2f\xfd\0", Other::Archive("zstd"), "zstd"),
-            (b"PK\x03\x04", Other::Archive("zip"), "zip"),
-            (b"MZ\x90", Other::Native("windows", "unknown"), "native windows program"),
-            (b"\x7fELF", Other::Native("linux", "unknown"), "native linux program"),
-            (b"hello", Other::Unknown(b"hell".to_vec()), "starts with 68 65 6c 6c,"),
-            (b"\xff", Other::Unknown(vec![0xff]), "starts with ff,"),
-            (b"(memory", Other::Unknown(b"(mem".to_vec()), "starts with 28 6d 65 6d"),
+        let table: &[(&[u8], NotWasm, &str)] = &[
+            (b"", NotWasm::Empty, "is an empty file"),
+            (b"\0", NotWasm::Truncated, "cut off"),
+            (b"\0asm", NotWasm::Truncated, "cut off"),
+            (b"\0asm\x0d\0\x01", NotWasm::Truncated, "cut off"),
+            (b"\0asm\x0a\0\x01\0", NotWasm::Version { version: 10, layer: 1 }, "version 10, layer 1"),
+            (b"\0asm\x02\0\0\0", NotWasm::Version { version: 2, layer: 0 }, "version 2, layer 0"),
+            (b"(module)", NotWasm::Text, "wasm-tools parse"),
+            (b"\xef\xbb\xbf \n;; hi\n(; a ;) ( component $x", NotWasm::Text, "text form"),
+            (b";; (module)", NotWasm::Text, "text form"),
+            (b"#!/bin/sh\nexit", NotWasm::Script("/bin/sh".into()), "script for \"/bin/sh\""),
+            (b"#!", NotWasm::Script(String::new()), "script"),
+            (b"\x1f\x8b\x08", NotWasm::Archive("gzip"), "gzip"),
+            (b"\x28\xb5\x2f\xfd\0", NotWasm::Archive("zstd"), "zstd"),
+            (b"PK\x03\x04", NotWasm::Archive("zip"), "zip"),
+            (b"MZ\x90", NotWasm::Native("windows", "unknown"), "native windows program"),
+            (b"\x7fELF", NotWasm::Native("linux", "unknown"), "native linux program"),
+            (b"hello", NotWasm::Unknown(b"hell".to_vec()), "starts with 68 65 6c 6c,"),
+            (b"\xff", NotWasm::Unknown(vec![0xff]), "starts with ff,"),
+            (b"(memory", NotWasm::Unknown(b"(mem".to_vec()), "starts with 28 6d 65 6d"),
         ];
         for (head, want, words) in table {
-            let Identity::Other(other) = identify(head) else { panic!("{head:?} taken for WebAssembly") };
+            let FileIdentity::NotWasm(other) = identify(head) else { panic!("{head:?} taken for WebAssembly") };
             assert_eq!(other, *want, "{head:?}");
             let error = other.error();
-            let native = matches!(other, Other::Native("linux", _) | Other::Script(_));
+            let native = matches!(other, NotWasm::Native("linux", _) | NotWasm::Script(_));
             assert_eq!(matches!(error, Error::Native(_)), native, "{head:?}");
             let text = error.to_string();
             assert!(text.starts_with("it is ") && text.contains(words), "{text}");
@@ -243,7 +243,7 @@ mod tests {
             (elf_head(2, 1, 0, [0xff, 0xff]), "native linux program"),
         ];
         for (head, want) in table {
-            let Identity::Other(other) = identify(&head) else { panic!("taken for WebAssembly") };
+            let FileIdentity::NotWasm(other) = identify(&head) else { panic!("taken for WebAssembly") };
             let text = other.error().to_string();
             assert!(text.contains(want), "{text}");
         }
@@ -251,12 +251,14 @@ mod tests {
 
     #[test]
     fn machine_code_for_wasmtime_is_refused() {
-        assert_eq!(identify(&elf_head(2, 1, 200, [62, 0])), Identity::Other(Other::Precompiled));
+        assert_eq!(identify(&elf_head(2, 1, 200, [62, 0])), FileIdentity::NotWasm(NotWasm::Precompiled));
     }
 
     #[test]
     fn a_script_line_cannot_forge_the_log() {
-        let Identity::Other(Other::Script(line)) = identify(b"#!/bin/\x1b[31m\r\x07sh -e\nrm") else { panic!() };
+        let FileIdentity::NotWasm(NotWasm::Script(line)) = identify(b"#!/bin/\x1b[31m\r\x07sh -e\nrm") else {
+            panic!()
+        };
         assert_eq!(line, r"/bin/\u{1b}[31m\r\u{7}sh -e");
     }
 }

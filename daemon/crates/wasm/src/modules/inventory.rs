@@ -1,11 +1,12 @@
-//! What is in the store, for those who look at the node.
+//! Lists, verifies and prunes modules for the operator's commands.
 
 use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::engine::Tier;
-use crate::modules::store::kind_name;
-use crate::modules::{ModuleStore, REJECTED_FOR};
+use crate::modules::ModuleStore;
+use crate::modules::artifact_index::kind_name;
+use crate::modules::cache::REJECTED_FOR;
 use hearth_base::digest::Digest;
 use hearth_base::operator::{CompilingModule, ModuleCounts, ModuleInfo, Modules, Pruned, RejectedModule, Verified};
 use hearth_base::time::unix;
@@ -13,23 +14,23 @@ use hearth_base::time::unix;
 impl ModuleStore {
     /// The store in numbers.
     pub fn counts(&self) -> ModuleCounts {
-        let metrics = &self.rooms.metrics;
+        let metrics = &self.loader.metrics;
         let gauge = |gauge: &prometheus::IntGauge| u64::try_from(gauge.get()).unwrap_or(0);
         ModuleCounts {
-            prepared: self.rooms.prepared.lock().len() as u64,
+            prepared: self.loader.prepared.lock().len() as u64,
             artifacts: gauge(&metrics.store.artifacts),
             bytes: gauge(&metrics.store.bytes),
-            bytes_limit: self.rooms.store.bytes_max(),
+            bytes_limit: self.loader.store.bytes_max(),
             compiles_pending: gauge(&metrics.compiles.pending),
         }
     }
 
-    /// Everything that is compiled or cannot be, by digest. Who uses it is not known here.
+    /// Everything that is compiled or cannot be, by digest. The caller adds which tasks use it.
     pub fn inventory(&self) -> Modules {
-        let listed = self.rooms.store.list();
-        // Locked one after the other: a look at the node may be a moment off.
+        let listed = self.loader.store.list();
+        // Locked one after the other: the list may be a moment old.
         let prepared: Vec<_> = {
-            let prepared = self.rooms.prepared.lock();
+            let prepared = self.loader.prepared.lock();
             let each = prepared.iter();
             each.map(|(&digest, module)| (digest, module.program.now().kind(), module.tier(), module.used.time()))
                 .collect()
@@ -60,7 +61,7 @@ impl ModuleStore {
         }));
         compiled.sort_by(|a, b| (&a.digest, b.current).cmp(&(&b.digest, a.current)));
         let now = Instant::now();
-        let rejected = self.rooms.rejected.lock();
+        let rejected = self.loader.rejected.lock();
         let rejected = rejected.iter().filter_map(|(digest, (since, error))| {
             let age = now.duration_since(*since);
             (age < REJECTED_FOR).then(|| RejectedModule {
@@ -70,7 +71,7 @@ impl ModuleStore {
             })
         });
         let rejected = rejected.collect();
-        let compiling = self.rooms.compiling.lock();
+        let compiling = self.loader.compiling.lock();
         let compiling = compiling.iter().map(|((digest, _), (name, since))| CompilingModule {
             digest: digest.to_string(),
             name: name.clone(),
@@ -82,17 +83,17 @@ impl ModuleStore {
     /// Brings the gauges up to date; called before a scrape.
     pub fn observe(&self) {
         let now = Instant::now();
-        let rejected = self.rooms.rejected.lock();
+        let rejected = self.loader.rejected.lock();
         let still = rejected.iter().filter(|(_, (since, _))| now.duration_since(*since) < REJECTED_FOR).count();
-        self.rooms.metrics.modules.rejected.set(still as i64);
+        self.loader.metrics.modules.rejected.set(still as i64);
     }
 
-    /// Checks every artifact of our engine on the disk; those that are no good are removed, and compiled again
-    /// when they are wanted. Reads all of them: blocks.
+    /// Checks every artifact of this daemon's engine on the disk. Damaged ones are removed, and compiled again at their
+    /// next start. Reads all of them: blocks.
     pub fn verify(&self) -> Verified {
         let mut verified = Verified::default();
-        for artifact in self.rooms.store.list() {
-            match artifact.current.then(|| self.rooms.store.check(artifact.digest)) {
+        for artifact in self.loader.store.list() {
+            match artifact.current.then(|| self.loader.store.check(artifact.digest)) {
                 Some(true) => verified.good += 1,
                 Some(false) => verified.removed.push(artifact.digest.to_string()),
                 None => verified.foreign += 1,
@@ -101,19 +102,19 @@ impl ModuleStore {
         verified
     }
 
-    /// Removes artifacts of other engines from the disk; with `unused`, also those of ours that are not in
-    /// `used`. What is mapped goes on. Blocks.
+    /// Removes artifacts of other engines from the disk; with `unused`, also those of this engine that are not in
+    /// `used`. Guests that run their code go on. Blocks.
     pub fn prune(&self, unused: bool, used: &HashSet<Digest>) -> Pruned {
-        let (artifacts, bytes) = self.rooms.store.prune(|digest| unused && !used.contains(&digest));
+        let (artifacts, bytes) = self.loader.store.prune(|digest| unused && !used.contains(&digest));
         if unused {
             let dropped: Vec<_> = {
-                let mut prepared = self.rooms.prepared.lock();
+                let mut prepared = self.loader.prepared.lock();
                 let idle: Vec<_> = prepared.iter().map(|(digest, _)| *digest).filter(|d| !used.contains(d)).collect();
                 idle.iter().filter_map(|digest| prepared.pop(digest)).collect()
             };
             // Their mappings go; not under the lock.
             drop(dropped);
-            self.rooms.metrics.modules.prepared.set(self.rooms.prepared.lock().len() as i64);
+            self.loader.metrics.modules.prepared.set(self.loader.prepared.lock().len() as i64);
         }
         Pruned { artifacts, bytes }
     }

@@ -1,4 +1,4 @@
-//! What is known to be in each place: the module's digest and the export asked for.
+//! The digest of the module in each known place, and the export that the program's name asks for.
 //!
 //! Kept in memory, bounded, and in a file beside the artifacts, so that a start after the daemon's
 //! own restart opens no layer either. The file is a journal: a line for each place learnt, written
@@ -18,13 +18,13 @@ use crate::modules::directory::Directory;
 use crate::modules::places::Place;
 use hearth_base::digest::Digest;
 
-/// What the journal's codes are made with the directory's key for.
+/// The purpose for which the key of the journal's codes is derived from the directory's key.
 const PURPOSE: &str = "hearth 2026 module store: places";
 
 /// The journal's name in the store's directory.
 const FILE: &str = "places";
 
-/// What a line starts with: the form of the rest.
+/// The first field of a line: the form of the rest.
 const VERSION: &str = "1";
 
 /// Hex digits of a line's code. The directory is root's own: the code is there to find damage.
@@ -39,18 +39,18 @@ const GROWTH: usize = 2;
 /// The longest line: five fields, spaces and the line's end.
 const LINE_BYTES_MAX: usize = 1 + 64 + 64 + 2 * EXPORT_BYTES_MAX + CODE_DIGITS + 5;
 
-/// What is in a place.
+/// The module in a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
-    /// What the module hashes to.
+pub struct KnownModule {
+    /// The module's digest.
     pub digest: Digest,
     /// The export that the program's name asks for.
     pub export: Option<Arc<str>>,
 }
 
-/// Places and what is there, the least recently used forgotten first.
+/// Known places and their modules, the least recently used removed first.
 pub struct KnownPlaces {
-    places: Mutex<LruCache<Place, Known>>,
+    places: Mutex<LruCache<Place, KnownModule>>,
     journal: Option<Journal>,
 }
 
@@ -85,13 +85,13 @@ impl KnownPlaces {
         known
     }
 
-    /// What is in `place`. A few tens of nanoseconds.
-    pub fn get(&self, place: &Place) -> Option<Known> {
+    /// The module in `place`. A few tens of nanoseconds.
+    pub fn get(&self, place: &Place) -> Option<KnownModule> {
         self.places.lock().get(place).cloned()
     }
 
-    /// Remembers what is in `place`. Writes to the disk if that is news: blocks.
-    pub fn learn(&self, place: Place, known: Known) {
+    /// Remembers the module in `place`. Writes to the disk if it is new or changed: blocks.
+    pub fn learn(&self, place: Place, known: KnownModule) {
         if known.export.as_ref().is_some_and(|export| export.len() > EXPORT_BYTES_MAX) {
             return;
         }
@@ -105,7 +105,7 @@ impl KnownPlaces {
             line
         };
         if let (Some(journal), Some(line)) = (&self.journal, line) {
-            // What does not reach the disk is read once more after a restart, no more than that.
+            // A place that does not reach the disk costs one more read of its module after a restart.
             if let Err(error) = journal.directory.append(FILE, line.as_bytes()) {
                 tracing::debug!(%error, "cannot add to the list of known places");
             }
@@ -139,8 +139,8 @@ impl KnownPlaces {
 }
 
 impl Journal {
-    /// Fills `places`; returns how many lines were no good.
-    fn read(&self, places_max: usize, places: &mut LruCache<Place, Known>) -> usize {
+    /// Fills `places`; returns the number of damaged lines.
+    fn read(&self, places_max: usize, places: &mut LruCache<Place, KnownModule>) -> usize {
         let mut bytes = Vec::new();
         let limit = (GROWTH + 1).saturating_mul(places_max).saturating_mul(LINE_BYTES_MAX) as u64;
         match self.directory.read(FILE).and_then(|file| file.take(limit).read_to_end(&mut bytes)) {
@@ -163,14 +163,14 @@ impl Journal {
         damaged
     }
 
-    fn line(&self, place: Place, known: &Known) -> String {
+    fn line(&self, place: Place, known: &KnownModule) -> String {
         let export = known.export.as_ref().map_or_else(|| "-".to_string(), |export| hex::encode(export.as_bytes()));
         let text = format!("{VERSION} {} {} {export}", hex::encode(place.0), known.digest);
         let code = self.code(&text);
         format!("{text} {code}\n")
     }
 
-    fn parse(&self, line: &[u8]) -> Option<(Place, Known)> {
+    fn parse(&self, line: &[u8]) -> Option<(Place, KnownModule)> {
         let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
         let (text, code) = line.rsplit_once(' ')?;
         if self.code(text) != code {
@@ -184,7 +184,7 @@ impl Journal {
             "-" => None,
             text => Some(Arc::from(String::from_utf8(hex::decode(text).ok()?).ok()?)),
         };
-        Some((Place(key), Known { digest: Digest::parse(digest)?, export }))
+        Some((Place(key), KnownModule { digest: Digest::parse(digest)?, export }))
     }
 
     fn code(&self, text: &str) -> String {
@@ -198,10 +198,10 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::modules::directory::Opened;
+    use crate::modules::directory::OpenedDirectory;
 
     fn open(root: &Path, places_max: usize) -> KnownPlaces {
-        let Opened::Disk(directory) = Directory::open(root).unwrap() else { panic!() };
+        let OpenedDirectory::Disk(directory) = Directory::open(root).unwrap() else { panic!() };
         KnownPlaces::open(Some(Arc::new(directory)), places_max)
     }
 
@@ -209,8 +209,8 @@ mod tests {
         Place([number; 32])
     }
 
-    fn known(number: u8, export: Option<&str>) -> Known {
-        Known { digest: Digest([number; 32]), export: export.map(Arc::from) }
+    fn known(number: u8, export: Option<&str>) -> KnownModule {
+        KnownModule { digest: Digest([number; 32]), export: export.map(Arc::from) }
     }
 
     fn file(root: &Path) -> PathBuf {
@@ -228,7 +228,7 @@ mod tests {
         places.learn(place(1), known(1, None));
         places.learn(place(2), known(2, Some("run me\n")));
         places.learn(place(1), known(3, None));
-        // Nothing is told anybody at the end: the daemon may have been killed.
+        // Not dropped: the daemon may have been killed.
         std::mem::forget(places);
         let places = open(root.path(), 8);
         assert_eq!(places.get(&place(1)), Some(known(3, None)));

@@ -1,13 +1,12 @@
-//! From what a bundle names to an open file inside its root.
+//! Finds the file of the program that a bundle names, inside its root.
 //!
 //! The program is `process.args[0]`: absolute, relative to `process.cwd` if it has a slash, else
 //! searched in `PATH` and at last in the working directory. Where no plain name exists, each is tried
-//! again with `.wasm` appended. `FILE#EXPORT` names an export to call; a file that really has a `#`
-//! in its name wins.
+//! again with `.wasm` appended. `FILE#EXPORT` names an export to call ([`Wanted::readings`]).
 //!
 //! The file is opened with the daemon's rights, whatever its mode: an image's Wasm file seldom has
-//! the execute bit, which means nothing to us. Only a regular file is ever opened for reading, since
-//! opening a FIFO or a device can block or act.
+//! the execute bit, which has no meaning for WebAssembly. Only a regular file is opened for reading: opening a FIFO or
+//! a device can block or have effects.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -28,9 +27,6 @@ const PATH_BYTES_MAX: usize = 4096;
 /// Directories of `PATH` that are searched; the others are ignored.
 const PATH_DIRECTORIES_MAX: usize = 64;
 
-/// Places in a name where a `#` may separate file from export.
-const SPLITS_MAX: usize = 8;
-
 /// Names listed in a message about a program that was not found.
 const NAMES_SHOWN: usize = 8;
 
@@ -39,7 +35,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// A program's file, open for reading.
 #[derive(Debug)]
-pub struct Found {
+pub struct ProgramFile {
     /// The regular file.
     pub file: File,
     /// Its path inside the root, links not followed; for messages.
@@ -53,27 +49,27 @@ pub struct Found {
 
 /// A program's file, looked up and not opened.
 #[derive(Debug)]
-pub struct Located {
+pub struct LocatedProgram {
     /// An `O_PATH` descriptor of the regular file.
     pub file: OwnedFd,
-    /// As in [`Found`].
+    /// As in [`ProgramFile`].
     pub path: String,
-    /// As in [`Found`].
+    /// As in [`ProgramFile`].
     pub export: Option<Arc<str>>,
-    /// As in [`Found`].
+    /// As in [`ProgramFile`].
     pub on_root_mount: bool,
 }
 
-impl Located {
+impl LocatedProgram {
     /// Opens the file for reading.
     ///
     /// # Errors
     /// `Internal` if the kernel refuses.
-    pub fn open(self) -> Result<Found> {
-        let Located { file, path, export, on_root_mount } = self;
-        // The descriptor names the file itself: nobody can put another in its place now.
+    pub fn open(self) -> Result<ProgramFile> {
+        let LocatedProgram { file, path, export, on_root_mount } = self;
+        // The descriptor names the file itself: no rename can put another in its place now.
         let file = File::open(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd())).map_err(|e| unopened(&path, e))?;
-        Ok(Found { file, path, export, on_root_mount })
+        Ok(ProgramFile { file, path, export, on_root_mount })
     }
 }
 
@@ -94,7 +90,7 @@ struct Candidate {
 ///
 /// # Errors
 /// As [`locate`].
-pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Found> {
+pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<ProgramFile> {
     locate(root, wanted)?.open()
 }
 
@@ -104,7 +100,7 @@ pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Found> {
 /// # Errors
 /// `InvalidArgument` with what was tried, or why a name was refused; never `NotFound`, which
 /// containerd reads as "the task is gone".
-pub fn locate(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Located> {
+pub fn locate(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<LocatedProgram> {
     let candidates = candidates(wanted)?;
     let root = RootDir::of(root);
     let mut on_root_mount = true;
@@ -123,7 +119,7 @@ pub fn locate(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<Located> {
             not_a_file.get_or_insert((candidate.path.clone(), kind));
             continue;
         }
-        return Ok(Located {
+        return Ok(LocatedProgram {
             file,
             path: candidate.path.clone(),
             export: candidate.export.as_deref().map(Arc::from),
@@ -157,7 +153,7 @@ fn candidates(wanted: &Wanted) -> Result<Vec<Candidate>> {
     let mut seen = BTreeSet::new();
     let mut candidates = Vec::new();
     for suffix in ["", ".wasm"] {
-        for (file, export) in splits(program) {
+        for (file, export) in wanted.readings() {
             for directory in directories(file, path, cwd) {
                 let path = format!("{directory}{file}{suffix}");
                 if seen.insert(path.clone()) {
@@ -171,16 +167,6 @@ fn candidates(wanted: &Wanted) -> Result<Vec<Candidate>> {
         }
     }
     Ok(candidates)
-}
-
-/// The name as a whole, then cut at each `#` from the last one on.
-fn splits(program: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    let cuts = program
-        .rmatch_indices('#')
-        .map(|(at, _)| (&program[..at], Some(&program[at + 1..])))
-        .filter(|(file, export)| !file.is_empty() && export.is_some_and(|export| !export.is_empty()))
-        .take(SPLITS_MAX);
-    std::iter::once((program, None)).chain(cuts)
 }
 
 /// The directories a name is looked for in, each ending in a slash (or empty for an absolute name).
@@ -239,6 +225,8 @@ mod tests {
     use std::io::Read;
     use std::os::unix::fs::symlink;
 
+    use hearth_base::wanted::CUTS_MAX;
+
     use super::*;
 
     fn wanted(program: &str) -> Wanted {
@@ -287,7 +275,7 @@ mod tests {
             assert!(matches!(candidates(&wanted(&program)), Err(Error::InvalidArgument(_))), "{program:?}");
         }
         let many = Wanted { path: Some("/d:".repeat(5000)), ..wanted(&"#a".repeat(1000)) };
-        assert!(candidates(&many).unwrap().len() <= 2 * (1 + SPLITS_MAX) * (PATH_DIRECTORIES_MAX + 1));
+        assert!(candidates(&many).unwrap().len() <= 2 * (1 + CUTS_MAX) * (PATH_DIRECTORIES_MAX + 1));
     }
 
     struct Root(tempfile::TempDir);

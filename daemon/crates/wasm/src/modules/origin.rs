@@ -1,4 +1,4 @@
-//! The WebAssembly bytes: where they come from, what they hash to, and how the compiler gets them.
+//! Reads a module's bytes: hashes them, and copies them into memory for the compiler.
 //!
 //! Bytes are hashed in one pass without being kept; only a compile reads them again, into a sealed
 //! memory file, and checks that they still hash to the same.
@@ -10,9 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use crate::engine::Kind;
-use crate::modules::identify::{HEAD_BYTES, Identity, identify};
-use crate::modules::lookup::Found;
+use crate::engine::ModuleKind;
+use crate::modules::identify::{FileIdentity, HEAD_BYTES, identify};
+use crate::modules::lookup::ProgramFile;
 use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
 use hearth_os::memfd;
@@ -24,12 +24,12 @@ const CHUNK_BYTES: usize = 128 << 10;
 #[derive(Debug)]
 pub enum Origin {
     /// A file found in a root.
-    File(Found),
+    File(ProgramFile),
     /// A layer of an OCI Wasm artifact.
     Layer {
-        /// What to call it in messages, for example the image's name.
+        /// Its name in messages, for example the image's.
         name: String,
-        /// What the manifest says that it hashes to.
+        /// The digest in the image's manifest.
         digest: Digest,
         /// The bytes.
         bytes: Bytes,
@@ -38,19 +38,19 @@ pub enum Origin {
     },
 }
 
-/// What reading a file once told.
+/// The result of reading a module once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scanned {
     /// Its digest.
     pub digest: Digest,
-    /// What it is.
-    pub kind: Kind,
+    /// Its kind.
+    pub kind: ModuleKind,
     /// How many bytes it has.
     pub bytes: u64,
 }
 
 impl Origin {
-    /// What messages call it.
+    /// Its name in messages.
     pub fn name(&self) -> &str {
         match self {
             Origin::File(found) => &found.path,
@@ -64,7 +64,7 @@ impl Origin {
     /// `Internal` if its file cannot be looked at.
     pub fn length(&self) -> Result<u64> {
         match self {
-            Origin::File(Found { file, .. }) => {
+            Origin::File(ProgramFile { file, .. }) => {
                 let metadata = file.metadata();
                 metadata.map(|of| of.len()).map_err(|e| Error::Internal(format!("cannot read it: {e}")))
             }
@@ -74,7 +74,7 @@ impl Origin {
 
     /// Reads and hashes all bytes; refuses what is not WebAssembly by its first ones. Blocks.
     ///
-    /// Messages leave it to the caller to say what "it" is.
+    /// Messages begin with "it": the caller puts the origin's name before them.
     ///
     /// # Errors
     /// `InvalidArgument` if it is not WebAssembly or does not hash to what was promised,
@@ -111,15 +111,16 @@ impl Origin {
         Ok(Scanned { digest, kind, bytes })
     }
 
-    /// The bytes in a sealed memory file, for the compiler, and what they are. Blocks.
+    /// The bytes in a sealed memory file, for the compiler, and their kind. Blocks.
     ///
     /// # Errors
     /// `Unavailable` if they do not hash to `digest`: an error of any other kind would be believed of
     /// all bytes that do. `Internal` if they cannot be read, or there is no memory for them.
-    pub fn to_memory(&self, digest: Digest, bytes_max: u64) -> Result<(File, Kind)> {
+    pub fn to_memory(&self, digest: Digest, bytes_max: u64) -> Result<(File, ModuleKind)> {
         let failed = |e: std::io::Error| Error::Internal(format!("cannot copy it into memory: {e}"));
-        let changed =
-            || Error::Unavailable("it changed while it was being read: start it again when nobody writes to it".into());
+        let changed = || {
+            Error::Unavailable("it changed while it was being read: start it again when no process writes to it".into())
+        };
         let memory = memfd::create("hearth-wasm").map_err(failed)?;
         let mut at = 0;
         let scanned = self.scan_with(bytes_max, |chunk| {
@@ -138,10 +139,10 @@ impl Origin {
         Ok((memory, scanned.kind))
     }
 
-    fn kind(&self, head: &[u8]) -> Result<Kind> {
+    fn kind(&self, head: &[u8]) -> Result<ModuleKind> {
         match identify(head) {
-            Identity::Wasm(kind) => Ok(kind),
-            Identity::Other(other) => Err(other.error()),
+            FileIdentity::Wasm(kind) => Ok(kind),
+            FileIdentity::NotWasm(other) => Err(other.error()),
         }
     }
 
@@ -154,7 +155,7 @@ impl Origin {
         match self {
             Origin::Layer { bytes, .. } if bytes.len() as u64 > bytes_max => Err(too_large()),
             Origin::Layer { bytes, .. } => bytes.chunks(CHUNK_BYTES).try_for_each(take),
-            Origin::File(Found { file, .. }) => {
+            Origin::File(ProgramFile { file, .. }) => {
                 let failed = |e: std::io::Error| Error::Internal(format!("cannot read it: {e}"));
                 if file.metadata().map_err(failed)?.len() > bytes_max {
                     return Err(too_large());
@@ -205,7 +206,12 @@ mod tests {
     fn file(bytes: &[u8]) -> Origin {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, bytes).unwrap();
-        Origin::File(Found { file, path: "/app.wasm".into(), export: Some(Arc::from("run")), on_root_mount: true })
+        Origin::File(ProgramFile {
+            file,
+            path: "/app.wasm".into(),
+            export: Some(Arc::from("run")),
+            on_root_mount: true,
+        })
     }
 
     fn layer(bytes: &'static [u8], digest: Digest) -> Origin {
@@ -229,9 +235,12 @@ mod tests {
         let mut large = b"\0asm\x0d\0\x01\0".to_vec();
         large.resize(3 * CHUNK_BYTES + 17, 0xaa);
         let scanned = file(&large).scan(u64::MAX).unwrap();
-        assert_eq!(scanned, Scanned { digest: Digest::of(&large), kind: Kind::Component, bytes: large.len() as u64 });
+        assert_eq!(
+            scanned,
+            Scanned { digest: Digest::of(&large), kind: ModuleKind::Component, bytes: large.len() as u64 }
+        );
         let scanned = layer(MODULE, Digest::of(MODULE)).scan(8).unwrap();
-        assert_eq!(scanned, Scanned { digest: Digest::of(MODULE), kind: Kind::Core, bytes: MODULE.len() as u64 });
+        assert_eq!(scanned, Scanned { digest: Digest::of(MODULE), kind: ModuleKind::Core, bytes: MODULE.len() as u64 });
     }
 
     #[test]
@@ -251,7 +260,7 @@ mod tests {
     fn the_compiler_gets_the_bytes_that_were_hashed_or_none() {
         let origin = file(MODULE);
         let (mut memory, kind) = origin.to_memory(Digest::of(MODULE), 8).unwrap();
-        assert_eq!(kind, Kind::Core);
+        assert_eq!(kind, ModuleKind::Core);
         let mut bytes = Vec::new();
         memory.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, MODULE);

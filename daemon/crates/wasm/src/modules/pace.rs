@@ -1,5 +1,5 @@
-//! How much of the processors a compile gets: all it can use if a start waits for it, what others leave if
-//! nobody does; and one that nobody waited for is hurried when somebody does.
+//! The priority of a compile: the daemon's own if a start waits for it, the lowest if not; it is raised when a start
+//! begins to wait.
 //!
 //! Failure path: a kernel that does not change a priority costs time and nothing else.
 
@@ -9,16 +9,16 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, getpid, getpriority_process, setpriority_pgrp};
 use tokio::sync::Notify;
 
-/// Who waits for a module.
+/// Whether a start waits for a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
-    /// A start.
+    /// A start waits.
     Start,
-    /// Nobody yet.
+    /// No start waits yet.
     Ahead,
 }
 
-/// The pace of one compile.
+/// The urgency of one compile, and its process.
 pub struct Pace {
     state: Mutex<State>,
     hurried: Notify,
@@ -36,7 +36,7 @@ impl Pace {
         Arc::new(Pace { state: Mutex::new(State { urgency, process: None }), hurried: Notify::new() })
     }
 
-    /// Somebody waits for it now.
+    /// A start waits for it now.
     pub fn hurry(&self) {
         let mut state = self.state.lock();
         if state.urgency == Urgency::Start {
@@ -50,12 +50,12 @@ impl Pace {
         self.hurried.notify_waiters();
     }
 
-    /// Whether somebody waits for it.
+    /// Whether a start waits for it.
     pub fn is_hurried(&self) -> bool {
         self.state.lock().urgency == Urgency::Start
     }
 
-    /// Returns once somebody waits for it.
+    /// Returns once a start waits for it.
     pub async fn wait_hurried(&self) {
         loop {
             let hurried = self.hurried.notified();
@@ -69,7 +69,7 @@ impl Pace {
         }
     }
 
-    /// The process has begun; `nice`: its nice value while nobody waits.
+    /// The process has begun; `nice`: its nice value while no start waits.
     pub(super) fn begun(&self, process: Pid, nice: i32) {
         let mut state = self.state.lock();
         state.process = Some(process);
@@ -78,7 +78,7 @@ impl Pace {
         }
     }
 
-    /// The process is about to be waited for: its id may then be another's.
+    /// The process is about to be waited for: afterwards its id may be reused.
     pub(super) fn ends(&self) {
         self.state.lock().process = None;
     }

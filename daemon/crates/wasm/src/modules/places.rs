@@ -5,16 +5,15 @@
 //! * *of a snapshot*: containerd's snapshots are final once they are layers. If the root is one
 //!   overlay whose upper directory is still empty, its lower directories decide what the guest sees.
 //!   They are taken by path, the top one also by inode and birth time, because a containerd whose
-//!   root directory was wiped hands out the same paths for other content. Telling costs one `statx`
+//!   root directory was wiped uses the same paths for other content. This takes one `statx`
 //!   and one `getdents`; the root need not be mounted, and no layer's file is opened.
 //! * *of an image*: its manifest's digest, which names all of its content.
 //! * *of a file*: device, inode, size and both times, for bare directories, binds and everything
 //!   else. The root must be mounted, but the file is not read.
 //!
-//! A place is an allowance to skip reading, so it is given out only where nobody can make the same
-//! place mean other bytes. A volume that covers the program is such a case, and it is met from two
+//! A place allows a start to read nothing, so there is one only where the same place cannot come to mean other bytes. A volume that covers the program is such a case, and it is met from two
 //! sides: the volumes' destinations are part of a snapshot's place, and a search that left the root's
-//! own mount is never remembered under it (see [`Found::on_root_mount`](super::lookup::Found)).
+//! own mount is never remembered under it (see [`ProgramFile::on_root_mount`](super::lookup::ProgramFile)).
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -33,7 +32,7 @@ const VOLUMES_MAX: usize = 64;
 /// the clock's granularity of the last one would leave the same times.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
-/// What decides which bytes a start would read.
+/// The digest of everything that decides which bytes a start would read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place(pub(super) [u8; 32]);
 
@@ -51,7 +50,7 @@ impl Place {
     /// already written to it, or if the layers cannot be told apart from others.
     pub fn of_snapshot(mounts: &[RootMount<'_>], wanted: &Wanted, volumes: &[SpecMount]) -> Option<Place> {
         let [root] = mounts else { return None };
-        let overlay = Overlay::parse(*root)?;
+        let overlay = OverlayMount::parse(*root)?;
         if volumes.len() > VOLUMES_MAX || has_nested_binds(volumes) {
             return None;
         }
@@ -59,7 +58,7 @@ impl Place {
         if !overlay.upper.is_none_or(is_empty_directory) {
             return None;
         }
-        let mut key = Key::new(b"snapshot");
+        let mut key = PlaceHasher::new(b"snapshot");
         for option in root.options.iter().filter(|option| decides_content(option)) {
             key.add(option.as_bytes());
         }
@@ -75,25 +74,25 @@ impl Place {
         Some(key.place())
     }
 
-    /// The place that is what an image runs, by its manifest's digest.
+    /// The place of an image's program, by the manifest's digest.
     pub fn of_image(manifest: &str) -> Place {
-        let mut key = Key::new(b"image");
+        let mut key = PlaceHasher::new(b"image");
         key.add(manifest.as_bytes());
         key.place()
     }
 
     /// The place that is the file itself (an `O_PATH` descriptor will do), or `None` on a file system
-    /// whose times and inode numbers may be somebody else's invention.
+    /// whose server chooses times and inode numbers.
     pub fn of_file(file: impl AsFd) -> Option<Place> {
         let file = file.as_fd();
-        // On FUSE, NFS, 9p or an image-based file system whoever serves it chooses them, and an
-        // overlay's device number is soon another's.
+        // A server chooses them on FUSE, NFS, 9p and image-based file systems, and an overlay's device number is
+        // soon reused.
         let filesystem = fstatfs(file).ok()?;
         if !LOCAL_FILESYSTEMS.contains(&(filesystem.f_type as u32)) {
             return None;
         }
         let stat = rustix::fs::fstat(file).ok()?;
-        let mut key = Key::new(b"file");
+        let mut key = PlaceHasher::new(b"file");
         key.add(&(filesystem.f_type as u32).to_le_bytes());
         key.add(&fstatvfs(file).ok()?.f_fsid.to_le_bytes());
         for number in [stat.st_dev, stat.st_ino, stat.st_size as u64, stat.st_mtime as u64, stat.st_ctime as u64] {
@@ -127,23 +126,23 @@ const LOCAL_FILESYSTEMS: [u32; 7] = [
     0xca45_1a4e, // bcachefs
 ];
 
-/// What an overlay is made of, as far as we need to look at it.
-struct Overlay {
+/// The directories of an overlay that decide its place.
+struct OverlayMount {
     /// The lower directory on top of the others.
     top: String,
     /// The upper directory, if it has one.
     upper: Option<String>,
 }
 
-impl Overlay {
-    fn parse(mount: RootMount<'_>) -> Option<Overlay> {
+impl OverlayMount {
+    fn parse(mount: RootMount<'_>) -> Option<OverlayMount> {
         if mount.fstype != "overlay" {
             return None;
         }
         let (mut top, mut upper) = (None, None);
         for option in mount.options {
             match option.split_once('=') {
-                // Twice, or in the newer one-by-one form: which is on top is not ours to guess.
+                // Twice, or in the newer form with one directory each: which one is on top is not known.
                 Some(("lowerdir", _)) if top.is_some() => return None,
                 Some(("lowerdir", list)) => top = Some(first_of_list(list)),
                 Some(("lowerdir+" | "datadir+", _)) => return None,
@@ -156,7 +155,7 @@ impl Overlay {
         if upper.as_ref().is_some_and(|upper| !upper.starts_with('/')) {
             return None;
         }
-        Some(Overlay { top, upper })
+        Some(OverlayMount { top, upper })
     }
 }
 
@@ -201,7 +200,7 @@ fn is_bind(volume: &SpecMount) -> bool {
     matches!(volume.fstype.as_str(), "" | "bind" | "none") || volume.options.iter().any(|o| o == "bind" || o == "rbind")
 }
 
-/// Which directory a path means today.
+/// Which directory a path means now.
 struct Birth {
     device: (u32, u32),
     inode: u64,
@@ -231,7 +230,7 @@ impl Birth {
         })
     }
 
-    fn add_to(&self, key: &mut Key) {
+    fn add_to(&self, key: &mut PlaceHasher) {
         key.add(&self.device.0.to_le_bytes());
         key.add(&self.device.1.to_le_bytes());
         key.add(&self.inode.to_le_bytes());
@@ -258,11 +257,11 @@ fn is_empty_directory(path: String) -> bool {
 
 /// Collects parts so that no two lists of parts read the same; hashed at once, which is faster than
 /// piece by piece.
-struct Key(Vec<u8>);
+struct PlaceHasher(Vec<u8>);
 
-impl Key {
-    fn new(kind: &[u8]) -> Key {
-        let mut key = Key(Vec::with_capacity(2048));
+impl PlaceHasher {
+    fn new(kind: &[u8]) -> PlaceHasher {
+        let mut key = PlaceHasher(Vec::with_capacity(2048));
         key.add(kind);
         key
     }
@@ -472,7 +471,7 @@ mod tests {
     #[test]
     fn parts_of_a_key_do_not_run_into_each_other() {
         let key = |parts: &[&[u8]]| {
-            let mut key = Key::new(b"test");
+            let mut key = PlaceHasher::new(b"test");
             parts.iter().for_each(|part| key.add(part));
             key.place()
         };

@@ -1,7 +1,15 @@
 //! Modules for the tests, put together from bytes as the WebAssembly specification has them, and the
 //! way by which a test gets a real compile process.
 
+use std::alloc::System;
+
+use hearth_os::alloc::ExitOnFailure;
+
 use crate::modules::child::{self, SUBCOMMAND};
+
+/// As in hearthd, so that compile processes of tests end alike without memory.
+#[global_allocator]
+static ALLOCATOR: ExitOnFailure<System> = ExitOnFailure(System);
 
 /// `\0asm`, version 1, layer 0.
 const HEADER: &[u8] = b"\0asm\x01\0\0\0";
@@ -45,7 +53,7 @@ fn module(functions: usize, instructions: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-/// A command that does nothing; one for each number.
+/// A command that does nothing; another one for each number.
 pub fn command(number: u32) -> Vec<u8> {
     let custom = [name("number"), number.to_le_bytes().to_vec()].concat();
     [module(1, &[]), section(0, &custom)].concat()
@@ -95,18 +103,16 @@ fn exporting(name: &str, functions: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// Takes a compiler many seconds and much memory: what it does with a function grows faster than the
-/// function.
+/// Takes a compiler many seconds and much memory: its work on a function grows faster than the function.
 pub fn heavy() -> Vec<u8> {
     // A loop around `if (popcnt 1) continue`.
     let statement = [0x03, 0x40, 0x41, 1, 0x69, 0x04, 0x40, 0x0c, 0x01, 0x0b, 0x0b];
     module(2, &statement.repeat(300_000))
 }
 
-/// A test's own program is no hearthd, so it becomes one: started as `PROGRAM compile …`, it is a
-/// compile process before the test harness's `main` gets to see the arguments. That way unit tests
-/// start real compile processes, made of the code under test, and need no second program to be
-/// built, or to be up to date.
+/// Turns the test program, which is no hearthd, into a compile process: started as `PROGRAM compile …`, it is one before
+/// the test harness's `main` sees the arguments. So unit tests start real compile processes, made of the code under
+/// test, and need no second program.
 #[used]
 #[unsafe(link_section = ".init_array")]
 #[allow(unsafe_code, reason = "the linker section of functions that run before main; used by tests only")]

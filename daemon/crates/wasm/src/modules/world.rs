@@ -1,17 +1,17 @@
-//! Which world a component is of, told before it is compiled. The compile process asks, which is confined: it
-//! parses what strangers wrote.
+//! Tells HTTP services from other components before they are compiled. Called by the compile process, which is confined:
+//! it parses bytes of an image.
 
 use wasmparser::{Chunk, Parser, Payload};
 
-/// How the name of what an HTTP service of WASI 0.2 exports begins; a version of 0.2 follows.
+/// The start of the name of the interface that an HTTP service of WASI 0.2 exports; a version of 0.2 follows.
 const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 
-/// How the name of what a command exports begins.
+/// The start of the name of the interface that a command exports.
 const RUN: &str = "wasi:cli/run@";
 
 /// Whether it is a component that has an instance for each request: it exports `wasi:http/incoming-handler`, and
-/// is no command as well. Skips over modules and components inside it. What is malformed is not: the compiler
-/// says why.
+/// is no command as well. Skips over modules and components inside it. A malformed component is none: the compiler
+/// tells the fault.
 pub fn has_an_instance_per_request(wasm: &[u8]) -> bool {
     let mut serves = false;
     let mut parser = Parser::new(0);

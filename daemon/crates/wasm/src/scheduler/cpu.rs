@@ -3,17 +3,17 @@
 //! **Weight** (`cpu.shares`): a guest's virtual time advances by the CPU time it used, times 1024, over its
 //! weight; among those that want to run, the one with the least goes first (see [`super::queue`]).
 //!
-//! **Quota** (`cpu.quota` in each `cpu.period`): what a guest uses is written down in its [`Account`]. Who
-//! is over its budget waits for the next period. A guest looks up once a tick, so it may overrun by one;
+//! **Quota** (`cpu.quota` in each `cpu.period`): the CPU time of a guest is charged to its [`Account`]. A guest over its
+//! budget waits for the next period. A guest is interrupted once a tick, so it may overrun by one;
 //! the overrun stays in the account as debt, so that over many periods the quota is exact.
 
 use hearth_base::bundle::Cpu;
 use hearth_base::error::{Error, Result};
 
-/// `cpu.shares` of who names none.
+/// `cpu.shares` of a spec that names none.
 pub const WEIGHT_DEFAULT: u64 = 1_024;
 
-/// The least and the most `cpu.shares`, as the kernel's: what is outside is taken as the nearest.
+/// The least and the most `cpu.shares`, as the kernel's; other values are clamped.
 const WEIGHTS: (u64, u64) = (2, 262_144);
 
 /// The kernel's bounds of a period, in microseconds.
@@ -22,10 +22,10 @@ const PERIODS_US: (u64, u64) = (1_000, 1_000_000);
 /// The kernel's least quota, in microseconds.
 const QUOTA_MIN_US: u64 = 1_000;
 
-/// `cpu.period` of who names none, in microseconds.
+/// `cpu.period` of a spec that names none, in microseconds.
 const PERIOD_DEFAULT_US: u64 = 100_000;
 
-/// What the spec, or an update, says about a guest's CPU time.
+/// The weight and quota of a spec or an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuLimits {
     /// Relative to other guests that compute.
@@ -34,7 +34,7 @@ pub struct CpuLimits {
     pub quota: Option<Quota>,
 }
 
-/// So much in each period.
+/// CPU time in each period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
     /// CPU time, in nanoseconds.
@@ -50,8 +50,8 @@ impl Default for CpuLimits {
 }
 
 impl CpuLimits {
-    /// From the spec's numbers. A guest runs on one thread at a time, so a quota of a core or more means
-    /// something only to guests that use it up together: a task's execs and requests do.
+    /// From the spec's numbers. A single guest uses one core at most, so a quota of a core or more limits only guests
+    /// that share it: a task's execs and requests.
     ///
     /// # Errors
     /// `InvalidArgument` naming a field that the kernel would refuse for a cgroup, too.
@@ -93,7 +93,7 @@ pub struct Throttling {
     pub throttled_ns: u64,
 }
 
-/// What a guest with a quota has used, and waited.
+/// What a guest with a quota has used, and how long it has waited.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     /// When the current period began; `None` before the first.
@@ -113,12 +113,12 @@ pub(super) enum Allowance {
 }
 
 impl Account {
-    /// Writes down CPU time.
+    /// Charges CPU time.
     pub(super) fn charge(&mut self, used_ns: u64) {
         self.used_ns = self.used_ns.saturating_add(used_ns);
     }
 
-    /// Whether the guest, which wants to run, may.
+    /// Whether the guest, which can run, may run now.
     pub(super) fn ask(&mut self, now_ns: u64, quota: Quota) -> Allowance {
         let began = *self.period_began_ns.get_or_insert(now_ns);
         let passed = now_ns.saturating_sub(began) / quota.period_ns;
@@ -140,7 +140,7 @@ impl Account {
         Allowance::Run(quota.budget_ns - self.used_ns)
     }
 
-    /// It runs, or has ended: a wait, if there was one, is over.
+    /// The guest runs or has ended: its wait is over, if it waited.
     pub(super) fn run(&mut self, now_ns: u64) {
         if let Some(since) = self.waiting_since_ns.take() {
             self.throttling.throttled_ns += now_ns.saturating_sub(since);

@@ -1,8 +1,8 @@
-//! The poll wrapper: everything that holds for every guest, whatever it does.
+//! The wrapper around every poll of a guest.
 //!
-//! At every poll, in this order: killed? paused? does its container block too many workers? over its budget? Then it becomes who the guest is, polls
-//! it, charges the CPU time, and at the guest's end drops it, all under that identity, and tells, as the
-//! daemon, those who wait for the end.
+//! At every poll it asks, in this order: is the guest killed, paused, does its container block too many workers, is it over
+//! its budget? Then it takes the guest's identity, polls the guest, charges the CPU time, and drops the guest at its end,
+//! all with that identity. It reports the end with the daemon's identity.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -12,25 +12,24 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::End;
+use super::GuestEnd;
 use super::cpu::Allowance;
 use super::guest::Guest;
 use super::meter;
-use super::workers::{Polling, Shared};
+use super::workers::{Polling, SchedulerState};
 use hearth_os::identity;
 
-/// How long after the end of its slice a poll may come back, in nanoseconds: a guest that computes looks up
-/// every tick.
+/// How long after the end of its slice a poll may return, in nanoseconds: a computing guest is interrupted every tick.
 const OVERRUN_NS: u64 = 10_000_000;
 
 /// How long a guest runs before it gives way to one that is woken between two ticks, in nanoseconds. Most requests are
 /// answered by then; if each were put off by the next, many would be begun and few finished.
 const LET_RUN_NS: u64 = 250_000;
 
-/// A guest's future with all that the scheduler does around it.
+/// A guest's future in the wrapper.
 pub(super) struct Guarded<F: Future, E> {
     guest: Arc<Guest>,
-    shared: Arc<Shared>,
+    shared: Arc<SchedulerState>,
     /// `None` once it has ended. Boxed so that it can be dropped in place, before `end` is called.
     future: Option<Pin<Box<F>>>,
     end: Option<E>,
@@ -49,9 +48,9 @@ impl<F: Future, E> Unpin for Guarded<F, E> {}
 impl<F, E> Guarded<F, E>
 where
     F: Future,
-    E: FnOnce(End<F::Output>),
+    E: FnOnce(GuestEnd<F::Output>),
 {
-    pub(super) fn new(guest: Arc<Guest>, shared: Arc<Shared>, future: F, end: E) -> Guarded<F, E> {
+    pub(super) fn new(guest: Arc<Guest>, shared: Arc<SchedulerState>, future: F, end: E) -> Guarded<F, E> {
         Guarded { guest, shared, future: Some(Box::pin(future)), end: Some(end), budget: None }
     }
 }
@@ -59,22 +58,22 @@ where
 impl<F, E> Future for Guarded<F, E>
 where
     F: Future,
-    E: FnOnce(End<F::Output>),
+    E: FnOnce(GuestEnd<F::Output>),
 {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        // Before the flags are read: who sets one wakes this waker afterwards.
+        // Before the flags are read: a caller that sets one wakes this waker afterwards.
         this.guest.waker.register(context.waker());
         let killed = this.guest.is_killed();
-        // The runtime's timers panic once it is shut down; then the process ends, and nobody waits.
+        // The runtime's timers panic once it is shut down; then the process ends and no caller waits.
         let mut must_wait = || std::panic::catch_unwind(AssertUnwindSafe(|| this.must_wait(context))).unwrap_or(true);
         if !killed && must_wait() {
             return Poll::Pending;
         }
         let _polling = Polling::begin(&this.guest);
-        meter::begin(&this.guest, &this.shared);
+        meter::begin(&this.guest, this.shared.now_ns(), &this.shared.metrics);
         let end = this.step(killed, context);
         let now = this.shared.now_ns();
         meter::end(&this.guest, now, end.is_some(), &this.shared.metrics);
@@ -85,7 +84,7 @@ where
             return Poll::Pending;
         };
         this.end_budget_wait(this.shared.now_ns());
-        // After the charge, so that whoever learns of a process's end reads the whole CPU time.
+        // After the charge, so that a caller that is told of a process's end reads its whole CPU time.
         if let Some(end) = this.end.take()
             && std::panic::catch_unwind(AssertUnwindSafe(|| end(outcome))).is_err()
         {
@@ -149,32 +148,32 @@ impl<F: Future, E> Guarded<F, E> {
     }
 
     /// Polls the guest once, or drops it if it is killed. Gives its end if that was it.
-    fn step(&mut self, killed: bool, context: &mut Context<'_>) -> Option<End<F::Output>> {
+    fn step(&mut self, killed: bool, context: &mut Context<'_>) -> Option<GuestEnd<F::Output>> {
         if killed {
-            return Some(self.finish(End::Killed));
+            return Some(self.finish(GuestEnd::Killed));
         }
-        if let Err(text) = self.guest.take_on_identity() {
-            return Some(self.finish(End::Panicked(text)));
+        if let Err(text) = self.guest.assume_identity() {
+            return Some(self.finish(GuestEnd::Panicked(text)));
         }
         let future = self.future.as_mut()?;
         let end = match std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
             Ok(Poll::Pending) => return None,
             // An interrupted system call or epoch check lets it end early: that was the kill.
-            Ok(Poll::Ready(_)) if self.guest.is_killed() => End::Killed,
-            Ok(Poll::Ready(output)) => End::Completed(output),
-            Err(panic) => End::Panicked(panic_text(panic.as_ref())),
+            Ok(Poll::Ready(_)) if self.guest.is_killed() => GuestEnd::Killed,
+            Ok(Poll::Ready(output)) => GuestEnd::Completed(output),
+            Err(panic) => GuestEnd::Panicked(panic_text(panic.as_ref())),
         };
         Some(self.finish(end))
     }
 
     /// Drops the guest: its fibre is unwound and its slot goes back to the pool.
-    fn finish(&mut self, end: End<F::Output>) -> End<F::Output> {
+    fn finish(&mut self, end: GuestEnd<F::Output>) -> GuestEnd<F::Output> {
         let future = self.future.take();
-        // Where it cannot be the guest it is the daemon, who may close whatever the guest has open.
-        let _ = self.guest.take_on_identity();
+        // Without the guest's identity the thread has the daemon's, which may close any file that the guest has open.
+        let _ = self.guest.assume_identity();
         match std::panic::catch_unwind(AssertUnwindSafe(|| drop(future))) {
             Ok(()) => end,
-            Err(panic) => End::Panicked(panic_text(panic.as_ref())),
+            Err(panic) => GuestEnd::Panicked(panic_text(panic.as_ref())),
         }
     }
 }
@@ -184,7 +183,7 @@ impl<F: Future, E> Drop for Guarded<F, E> {
     fn drop(&mut self) {
         if let Some(future) = self.future.take() {
             let _restore = identity::RestoreGuard;
-            let _ = self.guest.take_on_identity();
+            let _ = self.guest.assume_identity();
             drop(future);
         }
     }

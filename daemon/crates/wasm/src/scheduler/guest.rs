@@ -1,4 +1,4 @@
-//! One guest, as the scheduler and those who control it see it.
+//! One guest: its identity, its CPU limits, its kills and pauses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,12 +12,12 @@ use super::cpu::{Account, Allowance, CpuLimits, Quota, Throttling, virtual_time}
 use hearth_base::error::{Error, Result};
 use hearth_os::identity::{self, Identity};
 
-/// One guest. Whoever holds it may pause it, kill it and change its limits; the scheduler looks at it
-/// at every poll, and at every tick of one that computes.
+/// One guest. A holder of it can pause it, kill it and change its limits; the scheduler looks at it
+/// at every poll, and at every tick while it computes.
 #[derive(Debug, Default)]
 pub struct Guest {
     identity: Identity,
-    /// Whose CPU limits, CPU time and pauses are also this one's; `None`: its own.
+    /// The guest whose CPU limits, CPU time and pauses this one shares; `None`: it has its own.
     group: Option<Arc<Guest>>,
     /// See [`Guest::part`].
     is_part: bool,
@@ -27,9 +27,9 @@ pub struct Guest {
     paused: AtomicBool,
     pub(super) waker: AtomicWaker,
     cpu_ns: AtomicU64,
-    /// When it gives way to others, in nanoseconds of the scheduler's clock.
+    /// When its slice ends, in nanoseconds of the scheduler's clock.
     pub(super) slice_ends_ns: AtomicU64,
-    /// From when on it gives way at once to one that is woken, by the same clock.
+    /// From when on it gives way at once to a woken guest, by the same clock.
     pub(super) gives_way_ns: AtomicU64,
     /// The round of the ticker in which its slice began; from the next one on it gives way in any case.
     pub(super) slice_tick: AtomicU64,
@@ -53,7 +53,7 @@ struct CpuState {
 }
 
 impl Guest {
-    /// A guest that is `identity` where it acts by itself.
+    /// A guest that acts with this identity.
     pub fn new(identity: Identity, cpu: CpuLimits) -> Guest {
         let guest = Guest { identity, ..Guest::default() };
         guest.set_cpu(cpu);
@@ -61,14 +61,14 @@ impl Guest {
     }
 
     /// One more guest of the same container: it uses up what `leader` may use, its CPU time is the
-    /// leader's, and it is paused with it. It is killed by itself; who changes the leader's limits or resumes
+    /// leader's, and it is paused with it. It is killed by itself. A caller that changes the leader's limits or resumes
     /// it wakes the members with [`Guest::wake`].
     pub fn member(leader: &Arc<Guest>, identity: Identity) -> Guest {
         Guest { identity, group: Some(leader.clone()), ..Guest::default() }
     }
 
-    /// A member that is who `leader` is and acts as itself from its first poll: one of the many short parts of a
-    /// container, which a thread goes on to without changing who it is.
+    /// A member with the identity of `leader`, which acts with it from its first poll: one of the many short parts of a
+    /// container, which a thread goes on to without a change of identity.
     pub fn part(leader: &Arc<Guest>) -> Guest {
         Guest { is_part: true, acts: AtomicBool::new(true), ..Guest::member(leader, leader.identity.clone()) }
     }
@@ -92,12 +92,12 @@ impl Guest {
         self.group.as_deref().unwrap_or(self)
     }
 
-    /// Lets it look at what has changed.
+    /// Has it polled, so that a change takes effect.
     pub fn wake(&self) {
         self.waker.wake();
     }
 
-    /// Who it is.
+    /// Its identity.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -128,7 +128,7 @@ impl Guest {
             self.weight.store(limits.weight, Ordering::Relaxed);
             self.has_quota.store(limits.quota.is_some(), Ordering::Release);
         }
-        // It may wait for a budget it has no more need of.
+        // It may wait for a budget that it no longer needs.
         self.waker.wake();
     }
 
@@ -147,24 +147,23 @@ impl Guest {
         self.cpu.lock().account.throttling()
     }
 
-    /// For its future: what follows is done with the guest's rights and in its network, in this poll
-    /// and all that come.
+    /// For its future: the thread has the guest's rights and network from here on, in this poll and in later ones.
     ///
     /// # Errors
     /// If the kernel refuses the identity: the guest must not go on.
     pub fn act_as_itself(&self) -> Result<()> {
         self.acts.store(true, Ordering::Relaxed);
-        self.take_on_identity().map_err(Error::Internal)
+        self.assume_identity().map_err(Error::Internal)
     }
 
-    /// For its future: what follows is done by the daemon. A guest's future begins so.
+    /// For its future: the thread has the daemon's identity from here on. A guest's future begins so.
     pub fn act_as_daemon(&self) {
         self.acts.store(false, Ordering::Relaxed);
         identity::restore();
     }
 
-    /// Makes the calling thread who the guest's future is now.
-    pub(super) fn take_on_identity(&self) -> std::result::Result<(), String> {
+    /// Gives the calling thread the identity that the guest's future has now.
+    pub(super) fn assume_identity(&self) -> std::result::Result<(), String> {
         if !self.acts.load(Ordering::Relaxed) {
             identity::restore();
             return Ok(());
@@ -222,7 +221,7 @@ impl Guest {
         self.group().cpu.lock().account.run(now_ns);
     }
 
-    /// Writes down the CPU time of a poll.
+    /// Charges the CPU time of a poll.
     pub(super) fn charge(&self, used_ns: u64) {
         let group = self.group();
         group.cpu_ns.fetch_add(used_ns, Ordering::Relaxed);

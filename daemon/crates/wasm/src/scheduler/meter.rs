@@ -1,11 +1,12 @@
-//! Whose a worker's CPU time is.
+//! Charges a worker's CPU time to the container whose guest it polls.
 //!
-//! Reading a thread's CPU time is a system call, which for the three short polls of an HTTP request would be 4 % of its
-//! cost. So it is read when the worker goes on to another container, before it sleeps, after half a millisecond of one
-//! container's polls, and at each poll where it matters at once: at the end of a process and where there is a quota.
+//! Reading a thread's CPU time is a system call: one at each of the three short polls of an HTTP request would be 4 % of
+//! the request's cost. So the time is read when the worker goes on to another container, before it sleeps, after half a
+//! millisecond of one container's polls, and at each poll of a guest with a quota and at the end of a process, where it
+//! is needed at once.
 //!
-//! Between polls a worker finds the next guest, or sleeps and is woken for it: that one pays for it, as a process does
-//! in the kernel.
+//! The time in which a worker finds the next guest, or sleeps and is woken for it, is charged to that next guest, as the
+//! kernel charges a process.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,17 +14,17 @@ use std::sync::Arc;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::guest::Guest;
-use super::workers::Shared;
 use hearth_observe::metrics::Metrics;
 
-/// For how long polls of one container are not told apart, in nanoseconds. Its CPU time lags behind by no more.
+/// The longest time for which polls of one container are charged together, in nanoseconds. Its CPU time lags behind by
+/// no more.
 const UNREAD_NS_MAX: u64 = 500_000;
 
 /// A worker's CPU time.
 struct Meter {
     /// At the last reading, in nanoseconds.
     read_ns: u64,
-    /// Whose it has been since then, and since when by the scheduler's clock.
+    /// The guest that is charged for the time since then, and the time of its first poll by the scheduler's clock.
     since: Option<(Arc<Guest>, u64)>,
 }
 
@@ -32,7 +33,7 @@ thread_local! {
 }
 
 impl Meter {
-    /// Reads it, and charges whose it was.
+    /// Reads the thread's CPU time, and charges the difference.
     fn settle(&mut self, metrics: &Metrics) {
         let now = thread_cpu_ns();
         let used = now.saturating_sub(std::mem::replace(&mut self.read_ns, now));
@@ -43,19 +44,19 @@ impl Meter {
     }
 }
 
-/// What the calling thread has done so far is nobody's.
+/// The calling thread's CPU time so far is charged to no guest.
 pub(super) fn start() {
     METER.with_borrow_mut(|meter| *meter = Meter { read_ns: thread_cpu_ns(), since: None });
 }
 
-/// A poll of this guest begins.
-pub(super) fn begin(guest: &Arc<Guest>, shared: &Shared) {
+/// A poll of this guest begins at `now_ns` of the scheduler's clock.
+pub(super) fn begin(guest: &Arc<Guest>, now_ns: u64, metrics: &Metrics) {
     METER.with_borrow_mut(|meter| {
         if meter.since.as_ref().is_some_and(|(before, _)| !before.is_beside(guest)) {
-            meter.settle(&shared.metrics);
+            meter.settle(metrics);
         }
         if meter.since.is_none() {
-            meter.since = Some((guest.clone(), shared.now_ns()));
+            meter.since = Some((guest.clone(), now_ns));
         }
     });
 }

@@ -1,4 +1,4 @@
-//! Who runs next.
+//! Which guest runs next.
 //!
 //! ```text
 //!   woken, and not ahead of its share ──▶ fresh: first come, first served ──┐ before spent, but for
@@ -6,15 +6,14 @@
 //!   used up its slice ──────────────┴──▶ spent: least virtual time first ───┘
 //! ```
 //!
-//! This is start-time fair queueing. Each guest has a virtual time that advances with what it uses,
-//! slower the more it weighs; the queue's is that of the last guest taken from `spent`. A guest that was
-//! away comes back at the queue's time: it has saved nothing up. One that comes back ahead of the queue's
-//! time has had more than its share since it was new; when it is more than a slice ahead, being woken is
-//! no longer a reason to go first. So a new guest never waits behind those that compute, which look up as soon as it
-//! comes, and a guest that sleeps for a moment whenever its slice ends gains nothing by it.
+//! This is start-time fair queueing. Each guest has a virtual time that advances with the CPU time it uses, slower the
+//! higher its weight; the queue's virtual time is that of the last guest taken from `spent`. A guest that was asleep
+//! comes back at the queue's time: sleeping saves nothing up. A guest that comes back ahead of the queue's time has had
+//! more than its share; when it is more than a slice ahead, it does not go first for being woken. So a new guest never
+//! waits behind computing guests, and a guest that sleeps for a moment whenever its slice ends gains nothing by it.
 //!
-//! With several workers one guest cannot use more than one of them, however much it weighs, so its
-//! virtual time may fall behind for ever. It may not fall further behind than [`LAG_SLICES`], which
+//! With several workers one guest cannot use more than one of them, whatever its weight, so its
+//! virtual time could fall behind without end. It falls behind by [`LAG_SLICES`] at most, which
 //! bounds for how long it could keep others waiting afterwards.
 
 use std::cmp::Reverse;
@@ -32,7 +31,7 @@ use super::guest::Guest;
 /// cannot starve it.
 const SPENT_FIRST_EVERY: u32 = 16;
 
-/// How many slices of default weight a guest that computes may be behind the queue's virtual time.
+/// How many slices of default weight a computing guest may be behind the queue's virtual time.
 const LAG_SLICES: u64 = 10;
 
 /// The guests that can run.
@@ -73,24 +72,25 @@ impl Ord for Spent {
     }
 }
 
-/// Where a guest goes.
+/// A guest's position in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Before those that compute.
+pub(super) enum QueuePosition {
+    /// Before computing guests.
     Fresh,
-    /// Among those that compute, at this virtual time.
+    /// Among computing guests, at this virtual time.
     Spent(u64),
 }
 
-/// Where a guest goes and its virtual time from then on. `own`: its virtual time so far.
-fn place(own: u64, queue: u64, weight: u64, slice_ns: u64, used_up_slice: bool) -> (Place, u64) {
+/// A guest's position, and its virtual time from then on. `own`: its virtual time so far.
+fn position(own: u64, queue: u64, weight: u64, slice_ns: u64, used_up_slice: bool) -> (QueuePosition, u64) {
     if used_up_slice {
         let at = own.max(queue.saturating_sub(LAG_SLICES * slice_ns));
-        return (Place::Spent(at), at);
+        return (QueuePosition::Spent(at), at);
     }
     let (ahead, at) = (own.saturating_sub(queue), own.max(queue));
-    let place = if ahead <= virtual_time(slice_ns, weight) { Place::Fresh } else { Place::Spent(at) };
-    (place, at)
+    let position =
+        if ahead <= virtual_time(slice_ns, weight) { QueuePosition::Fresh } else { QueuePosition::Spent(at) };
+    (position, at)
 }
 
 impl RunQueue {
@@ -107,23 +107,23 @@ impl RunQueue {
         }
     }
 
-    /// Where a guest goes that can run now; `used_up_slice`: it gave way, rather than being woken.
-    pub(super) fn place(&self, guest: &Guest, used_up_slice: bool) -> Place {
+    /// The position of a guest that can run now; `used_up_slice`: it gave way, rather than being woken.
+    pub(super) fn position(&self, guest: &Guest, used_up_slice: bool) -> QueuePosition {
         let queue = self.virtual_ns.load(Ordering::Relaxed);
-        let (place, at) = place(guest.virtual_ns(), queue, guest.weight(), self.slice_ns, used_up_slice);
+        let (position, at) = position(guest.virtual_ns(), queue, guest.weight(), self.slice_ns, used_up_slice);
         // It only ever grows: guests of one group share it.
         guest.set_virtual_ns(at);
-        place
+        position
     }
 
-    /// Adds a guest where it goes.
-    pub(super) fn push(&self, runnable: Runnable, place: Place) {
-        match place {
-            Place::Fresh => {
+    /// Adds a guest at its position.
+    pub(super) fn push(&self, runnable: Runnable, position: QueuePosition) {
+        match position {
+            QueuePosition::Fresh => {
                 self.fresh_waiting.fetch_add(1, Ordering::Relaxed);
                 self.fresh.push(runnable);
             }
-            Place::Spent(at) => {
+            QueuePosition::Spent(at) => {
                 self.spent_waiting.fetch_add(1, Ordering::Relaxed);
                 let rank = (at, self.arrivals.fetch_add(1, Ordering::Relaxed));
                 self.spent.lock().push(Reverse(Spent { rank, runnable }));
@@ -164,17 +164,17 @@ impl RunQueue {
         Some(first.runnable)
     }
 
-    /// Whether nobody waits.
+    /// Whether no guest waits.
     pub(super) fn is_empty(&self) -> bool {
         self.fresh.is_empty() && self.spent.lock().is_empty()
     }
 
-    /// Whether somebody waits for whom those that compute give way.
-    pub(super) fn someone_fresh_waits(&self) -> bool {
+    /// Whether a guest waits to which computing guests give way.
+    pub(super) fn has_fresh(&self) -> bool {
         self.fresh_waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// How many wait.
+    /// How many guests wait.
     pub(super) fn waiting(&self) -> usize {
         self.fresh_waiting.load(Ordering::Relaxed) + self.spent_waiting.load(Ordering::Relaxed)
     }
@@ -187,22 +187,22 @@ mod tests {
     const SLICE: u64 = 10;
 
     #[test]
-    fn who_was_away_comes_back_at_the_queues_time_and_first() {
-        assert_eq!(place(0, 1_000, 1_024, SLICE, false), (Place::Fresh, 1_000));
-        assert_eq!(place(1_010, 1_000, 1_024, SLICE, false), (Place::Fresh, 1_010));
+    fn a_guest_that_was_away_comes_back_at_the_queues_time_and_first() {
+        assert_eq!(position(0, 1_000, 1_024, SLICE, false), (QueuePosition::Fresh, 1_000));
+        assert_eq!(position(1_010, 1_000, 1_024, SLICE, false), (QueuePosition::Fresh, 1_010));
     }
 
     #[test]
-    fn who_is_ahead_of_its_share_waits_its_turn_even_when_woken() {
-        assert_eq!(place(1_011, 1_000, 1_024, SLICE, false), (Place::Spent(1_011), 1_011));
+    fn a_guest_ahead_of_its_share_waits_its_turn_even_when_woken() {
+        assert_eq!(position(1_011, 1_000, 1_024, SLICE, false), (QueuePosition::Spent(1_011), 1_011));
         // A slice of a light guest's is long in virtual time.
-        assert_eq!(place(1_011, 1_000, 512, SLICE, false), (Place::Fresh, 1_011));
+        assert_eq!(position(1_011, 1_000, 512, SLICE, false), (QueuePosition::Fresh, 1_011));
     }
 
     #[test]
-    fn who_computes_keeps_its_time_but_falls_behind_by_so_much_only() {
-        assert_eq!(place(990, 1_000, 1_024, SLICE, true), (Place::Spent(990), 990));
+    fn a_computing_guest_keeps_its_time_but_falls_behind_by_so_much_only() {
+        assert_eq!(position(990, 1_000, 1_024, SLICE, true), (QueuePosition::Spent(990), 990));
         let least = 1_000 - LAG_SLICES * SLICE;
-        assert_eq!(place(0, 1_000, 1_024, SLICE, true), (Place::Spent(least), least));
+        assert_eq!(position(0, 1_000, 1_024, SLICE, true), (QueuePosition::Spent(least), least));
     }
 }

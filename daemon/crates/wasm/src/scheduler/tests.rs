@@ -38,7 +38,7 @@ fn a_thousand_guests_that_sleep_all_come_to_their_end() {
     let mut sum = 0;
     for _ in 0..1000 {
         match ends.recv_timeout(SOON).unwrap() {
-            End::Completed(i) => sum += i,
+            GuestEnd::Completed(i) => sum += i,
             other => panic!("{other:?}"),
         }
     }
@@ -58,7 +58,7 @@ fn a_kill_ends_a_guest_that_waits_and_drops_what_it_holds() {
         std::future::pending::<()>().await;
         drop(theirs);
     };
-    scheduler.spawn(guest.clone(), future, move |end| send.send(matches!(end, End::Killed)).unwrap());
+    scheduler.spawn(guest.clone(), future, move |end| send.send(matches!(end, GuestEnd::Killed)).unwrap());
     guest.kill();
     assert!(ends.recv_timeout(SOON).unwrap());
     assert_eq!(Arc::strong_count(&held), 1);
@@ -71,8 +71,9 @@ fn a_panic_ends_its_own_guest_only() {
     let scheduler = scheduler(&runtime, 1);
     let (send, ends) = mpsc::channel();
     let also = send.clone();
-    scheduler
-        .spawn(Arc::default(), async { panic!("boom") }, move |end: End<()>| send.send(format!("{end:?}")).unwrap());
+    scheduler.spawn(Arc::default(), async { panic!("boom") }, move |end: GuestEnd<()>| {
+        send.send(format!("{end:?}")).unwrap()
+    });
     assert_eq!(ends.recv_timeout(SOON).unwrap(), "Panicked(\"boom\")");
     scheduler.spawn(Arc::default(), async {}, move |end| also.send(format!("{end:?}")).unwrap());
     assert_eq!(ends.recv_timeout(SOON).unwrap(), "Completed(())");
@@ -295,7 +296,7 @@ fn a_guest_that_naps_whenever_its_slice_ends_gets_no_more_than_its_share() {
             tokio::time::sleep(Duration::from_micros(10)).await;
         }
     };
-    scheduler.spawn(guests[1].clone(), napping, |_: End<()>| ());
+    scheduler.spawn(guests[1].clone(), napping, |_: GuestEnd<()>| ());
     let (used, _) = used_over(Duration::from_millis(1_500), &guests);
     assert!(used[1] < 1.2 * used[0], "{used:?}");
     end(&scheduler, &guests);
@@ -404,7 +405,7 @@ fn a_paused_guest_stands_still_and_goes_on_where_it_was() {
     let (send, ends) = mpsc::channel();
     let waiting = cpu(1_024, None);
     waiting.pause();
-    scheduler.spawn(waiting.clone(), async {}, move |end| send.send(matches!(end, End::Killed)).unwrap());
+    scheduler.spawn(waiting.clone(), async {}, move |end| send.send(matches!(end, GuestEnd::Killed)).unwrap());
     waiting.kill();
     assert!(ends.recv_timeout(SOON).unwrap(), "a kill ends a paused guest");
     end(&scheduler, &guests);
@@ -453,9 +454,9 @@ mod identities {
             send.send(end).unwrap();
         });
         match ends.recv_timeout(SOON).unwrap() {
-            End::Completed(done) => done,
-            End::Killed => panic!("killed"),
-            End::Panicked(text) => panic!("{text}"),
+            GuestEnd::Completed(done) => done,
+            GuestEnd::Killed => panic!("killed"),
+            GuestEnd::Panicked(text) => panic!("{text}"),
         }
     }
 
@@ -566,7 +567,7 @@ mod identities {
             (blocking, network != *theirs, rights, here)
         };
         scheduler.spawn(guest, future, move |end| send.send(end).unwrap());
-        let End::Completed((blocking, at_home, theirs, here)) = ends.recv_timeout(SOON).unwrap() else {
+        let GuestEnd::Completed((blocking, at_home, theirs, here)) = ends.recv_timeout(SOON).unwrap() else {
             panic!("it did not end by itself");
         };
         assert_eq!((blocking, at_home), (DAEMON, true));

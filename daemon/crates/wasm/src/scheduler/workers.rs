@@ -1,4 +1,4 @@
-//! The threads guests run on, and the one that looks after them.
+//! The worker threads that run guests, and the ticker.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use wasmtime::Engine;
 
 use super::guest::Guest;
 use super::meter;
-use super::queue::{Place, RunQueue};
+use super::queue::{QueuePosition, RunQueue};
 use hearth_observe::metrics::Metrics;
 use hearth_os::{identity, process};
 
@@ -22,12 +22,12 @@ const IDLE_TICKS: u32 = 100;
 /// and for drops.
 const WORKER_STACK_BYTES: usize = 1 << 20;
 
-/// How many parts of a container a worker may go on to, one after another, before others that wait: from a connection
-/// to its request's guest, and back.
+/// How many parts of a container a worker may run one after another before it asks the queue: from a connection to its
+/// request's guest, and back.
 const KEPT_MAX: u32 = 2;
 
 /// What workers, the ticker and the scheduler's handles share.
-pub(super) struct Shared {
+pub(super) struct SchedulerState {
     pub(super) queue: RunQueue,
     /// Workers asleep; guarded by `sleep` for changes, read without it.
     pub(super) idle: AtomicUsize,
@@ -35,7 +35,7 @@ pub(super) struct Shared {
     pub(super) wake: Condvar,
     /// Workers inside a poll.
     pub(super) polling: AtomicUsize,
-    pub(super) workers: Mutex<Workers>,
+    pub(super) workers: Mutex<WorkerSet>,
     pub(super) ticker: Mutex<Option<std::thread::Thread>>,
     pub(super) ticker_asleep: AtomicBool,
     /// Rounds of the ticker.
@@ -49,19 +49,19 @@ pub(super) struct Shared {
     pub(super) blocked_max: usize,
     pub(super) metrics: Arc<Metrics>,
     pub(super) runtime: tokio::runtime::Handle,
-    /// Whose epochs advance.
+    /// The engines whose epochs the ticker advances.
     pub(super) engines: Vec<Engine>,
 }
 
 #[derive(Default)]
-pub(super) struct Workers {
-    pub(super) slots: Vec<Arc<Slot>>,
+pub(super) struct WorkerSet {
+    pub(super) slots: Vec<Arc<WorkerSlot>>,
     /// Workers that are not blocked; kept at `target` while `workers_max` allows.
     pub(super) active: usize,
 }
 
 /// A worker thread, as the ticker sees it.
-pub(super) struct Slot {
+pub(super) struct WorkerSlot {
     pub(super) thread_id: rustix::process::Pid,
     /// When the current poll began, in nanoseconds of the scheduler's clock; 0: not in a poll.
     pub(super) poll_began_ns: AtomicU64,
@@ -69,15 +69,15 @@ pub(super) struct Slot {
     pub(super) blocked: AtomicBool,
     /// The guest in whose system call it is blocked.
     blocked_by: Mutex<Option<Arc<Guest>>>,
-    /// Whose poll it is in.
+    /// The guest that it polls.
     pub(super) guest: Mutex<Option<Arc<Guest>>>,
-    /// Whom it goes on to after this poll.
+    /// The part of the same container that it runs after this poll.
     kept: Mutex<Option<Runnable>>,
-    /// To how many it has gone on so since it last asked the queue; its own.
+    /// How many such parts it has run since it last asked the queue.
     kept_before: AtomicU32,
 }
 
-impl Slot {
+impl WorkerSlot {
     /// Whether the ticker has found it asleep in a system call.
     #[cfg(test)]
     pub(super) fn is_blocked(&self) -> bool {
@@ -92,8 +92,8 @@ impl Slot {
         }
     }
 
-    /// Keeps a part of the container whose poll the worker is in for itself: no other thread is woken for it, and its
-    /// data are still in this processor's cache. Gives it back if the worker has had its turns.
+    /// Keeps a part of the same container for this worker: no other thread is woken for it, and its data are still in
+    /// this processor's cache. Returns it if the worker has run as many as it may.
     fn keep(&self, runnable: Runnable, guest: &Guest) -> Option<Runnable> {
         let beside = self.kept_before.load(Ordering::Relaxed) < KEPT_MAX
             && self.guest.lock().as_ref().is_some_and(|current| current.is_beside(guest));
@@ -111,10 +111,10 @@ impl Slot {
 
 thread_local! {
     /// The slot of the worker that this thread is.
-    static SLOT: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+    static SLOT: RefCell<Option<Arc<WorkerSlot>>> = const { RefCell::new(None) };
 }
 
-/// Says to the ticker whose poll this thread is in, until it is dropped.
+/// Tells the ticker which guest this thread polls, until it is dropped.
 pub(super) struct Polling;
 
 impl Polling {
@@ -138,15 +138,15 @@ impl Drop for Polling {
     }
 }
 
-impl Shared {
+impl SchedulerState {
     pub(super) fn now_ns(&self) -> u64 {
         self.born.elapsed().as_nanos() as u64
     }
 
     pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) {
-        let place = self.queue.place(guest, used_up_slice);
+        let place = self.queue.position(guest, used_up_slice);
         let runnable = SLOT.with_borrow(|slot| match slot {
-            Some(slot) if place == Place::Fresh => slot.keep(runnable, guest),
+            Some(slot) if place == QueuePosition::Fresh => slot.keep(runnable, guest),
             _ => Some(runnable),
         });
         if let Some(runnable) = runnable {
@@ -154,25 +154,25 @@ impl Shared {
         }
     }
 
-    /// Puts a guest into the queue, and sees to it that somebody looks.
-    fn add(&self, runnable: Runnable, place: Place) {
+    /// Puts a guest into the queue, and wakes a worker or interrupts computing guests for it.
+    fn add(&self, runnable: Runnable, place: QueuePosition) {
         self.queue.push(runnable, place);
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.idle.load(Ordering::SeqCst) > 0 {
             // Taking the lock waits for a worker that has announced its sleep but not begun it.
             drop(self.sleep.lock());
             self.wake.notify_one();
-        } else if place == Place::Fresh {
-            // Those that compute look up now, not at the next tick.
+        } else if place == QueuePosition::Fresh {
+            // Computing guests are interrupted now, not at the next tick.
             self.advance_epochs();
         }
     }
 
-    /// Lets others have what a worker has kept for itself.
-    fn release(&self, slot: &Slot) {
+    /// Puts the part that a worker has kept into the queue.
+    fn release(&self, slot: &WorkerSlot) {
         let kept = slot.kept.lock().take();
         if let Some(runnable) = kept {
-            self.add(runnable, Place::Fresh);
+            self.add(runnable, QueuePosition::Fresh);
         }
     }
 
@@ -191,7 +191,7 @@ impl Shared {
             if let Some(runnable) = self.queue.pop() {
                 return Some(runnable);
             }
-            // A thread that sleeps is nobody's but the daemon's: it keeps no network namespace alive.
+            // A thread that sleeps has the daemon's identity: it keeps no network namespace alive.
             identity::restore();
             meter::rest(&self.metrics);
             let mut guard = self.sleep.lock();
@@ -213,18 +213,18 @@ impl Shared {
     }
 }
 
-pub(super) fn spawn_worker(shared: &Arc<Shared>) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub(super) fn spawn_worker(shared: &Arc<SchedulerState>) -> std::io::Result<std::thread::JoinHandle<()>> {
     let shared = shared.clone();
     std::thread::Builder::new().name("guest-worker".into()).stack_size(WORKER_STACK_BYTES).spawn(move || work(&shared))
 }
 
 /// A worker thread's life. The caller has counted it as active.
-fn work(shared: &Arc<Shared>) {
+fn work(shared: &Arc<SchedulerState>) {
     identity::become_worker();
     let _restore = identity::RestoreGuard;
     // Timers and sockets that a guest's poll creates belong to the daemon's runtime.
     let _runtime = shared.runtime.enter();
-    let slot = Arc::new(Slot {
+    let slot = Arc::new(WorkerSlot {
         thread_id: rustix::thread::gettid(),
         poll_began_ns: AtomicU64::new(0),
         blocked: AtomicBool::new(false),
@@ -258,8 +258,8 @@ fn work(shared: &Arc<Shared>) {
     workers.slots.retain(|s| !Arc::ptr_eq(s, &slot));
 }
 
-/// Whom the worker goes on to.
-fn next(shared: &Shared, slot: &Slot) -> Option<Runnable> {
+/// The guest that the worker runs next.
+fn next(shared: &SchedulerState, slot: &WorkerSlot) -> Option<Runnable> {
     if let Some(kept) = slot.kept.lock().take() {
         slot.kept_before.fetch_add(1, Ordering::Relaxed);
         return Some(kept);
@@ -268,8 +268,8 @@ fn next(shared: &Shared, slot: &Slot) -> Option<Runnable> {
     shared.next()
 }
 
-/// A worker that came back from a system call: it goes if it has been replaced meanwhile.
-fn retire(shared: &Shared, slot: &Arc<Slot>) -> bool {
+/// A worker that came back from a system call: it ends if it was replaced meanwhile.
+fn retire(shared: &SchedulerState, slot: &Arc<WorkerSlot>) -> bool {
     let mut workers = shared.workers.lock();
     slot.blocked.store(false, Ordering::Release);
     slot.unblock();
@@ -281,9 +281,9 @@ fn retire(shared: &Shared, slot: &Arc<Slot>) -> bool {
     false
 }
 
-/// The thread that advances the epochs and looks after blocked workers.
+/// The thread that advances the epochs and replaces blocked workers.
 pub(super) struct Ticker {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SchedulerState>,
     pub(super) tick: Duration,
     pub(super) blocked_after_ns: u64,
 }
@@ -317,11 +317,11 @@ impl Ticker {
         }
     }
 
-    /// Gives to others whom a worker has kept that is still in the poll it was in a tick ago.
+    /// Requeues the parts that workers hold which have been in one poll for a tick.
     fn release_kept(&self) {
         let (shared, tick_ns) = (&self.shared, self.tick.as_nanos() as u64);
         let now = shared.now_ns();
-        let late = |slot: &&Arc<Slot>| {
+        let late = |slot: &&Arc<WorkerSlot>| {
             let began = slot.poll_began_ns.load(Ordering::Acquire);
             began != 0 && now.saturating_sub(began) >= tick_ns && slot.kept.lock().is_some()
         };
@@ -329,18 +329,18 @@ impl Ticker {
         slots.iter().for_each(|slot| shared.release(slot));
     }
 
-    /// Finds workers asleep in a system call of their guest and puts others in their place.
+    /// Finds workers asleep in a system call of their guest, and replaces them.
     fn look_after_workers(&self) {
         let shared = &self.shared;
         let now = shared.now_ns();
-        let long = |slot: &&Arc<Slot>| {
+        let long = |slot: &&Arc<WorkerSlot>| {
             let began = slot.poll_began_ns.load(Ordering::Acquire);
             began != 0 && now.saturating_sub(began) > self.blocked_after_ns
         };
         let suspects: Vec<_> = shared.workers.lock().slots.iter().filter(long).cloned().collect();
         for slot in suspects {
-            // A guest that computes looks up every tick, so a poll this long is in host code; if the
-            // thread also sleeps there, it is in a system call. One that computes on is left alone.
+            // A computing guest is interrupted every tick, so a poll this long is in host code; if the
+            // thread also sleeps there, it is in a system call. A thread that computes is left alone.
             if !slot.blocked.load(Ordering::Acquire) && process::thread_sleeps(slot.thread_id) {
                 self.replace(&slot);
             }
@@ -354,14 +354,14 @@ impl Ticker {
     /// A worker can be marked as blocked in the moment in which its poll ends. If it then sleeps, its guest's container
     /// must not be charged for it.
     fn unblock_returned(&self) {
-        let returned = |slot: &&Arc<Slot>| {
+        let returned = |slot: &&Arc<WorkerSlot>| {
             slot.blocked.load(Ordering::Acquire) && slot.poll_began_ns.load(Ordering::Acquire) == 0
         };
         let slots: Vec<_> = self.shared.workers.lock().slots.iter().filter(returned).cloned().collect();
         slots.iter().for_each(|slot| slot.unblock());
     }
 
-    fn replace(&self, slot: &Slot) {
+    fn replace(&self, slot: &WorkerSlot) {
         let shared = &self.shared;
         let mut workers = shared.workers.lock();
         if slot.poll_began_ns.load(Ordering::Acquire) == 0 || slot.blocked.swap(true, Ordering::AcqRel) {

@@ -9,23 +9,23 @@
 //!   container: kept, by that worker   │
 //!                                     └─ killed? drop the guest instead
 //!                                        paused, over its quota? leave it parked
-//!   epochs: advance every tick, and when a guest is woken while every worker is busy; then a busy guest looks up
-//!           (Scheduler::tick) and yields if another goes first
-//!   ticker: advances them; every tick, workers long in one poll are looked at: whom one has kept goes to the queue;
-//!           one asleep in a system call is replaced, so that a hung volume stalls nobody else
+//!   epochs: advance every tick, and when a guest is woken while every worker is busy; then a busy guest asks
+//!           Scheduler::tick, and yields if another goes first
+//!   ticker: advances the epochs; every tick it requeues the guests that a stuck worker holds, and replaces a worker that
+//!           is asleep in a system call, so that a hung volume does not stall other guests
 //! ```
 //!
-//! * `guest`: what those who control a guest hold.
-//! * `guarded`: the poll wrapper.
-//! * `cpu`: weight and quota.
-//! * `meter`: whose a worker's CPU time is.
-//! * `queue`: who runs next.
-//! * `workers`: the threads.
+//! * `guest.rs`: the handle to kill, pause and limit a guest.
+//! * `guarded.rs`: the wrapper around every poll: identity, pause, quota, kill, panics.
+//! * `cpu.rs`: a guest's weight among others, and its quota (`cpu.shares`, `cpu.quota`).
+//! * `meter.rs`: which container is charged for a worker's CPU time.
+//! * `queue.rs`: which guest runs next.
+//! * `workers.rs`: the worker threads, the ticker, and what happens to a worker blocked in a system call.
 //!
 //! Guests never run on the RPC runtime's threads and RPCs never run here. A guest that was woken goes
-//! before one that used up its slice, so that a start never queues behind busy guests. What belongs to an HTTP
-//! component, its clients' connections and its requests' guests, are parts of one container: a worker goes on from
-//! one to the next that it has woken, without another thread, and asks the queue after two of them.
+//! before one that used up its slice, so that a start never queues behind busy guests. The connections of an HTTP
+//! component's clients and its requests' guests are parts of one container: a worker that wakes such a part runs it
+//! next, without another thread, and asks the queue after two of them.
 //!
 //! A kill is a flag and a wake-up: the wrapper sees the flag and drops the guest's future, which
 //! unwinds it wherever it is: computing (it yields at the next tick), asleep or blocked on stdio (its
@@ -57,14 +57,14 @@ use hearth_base::operator;
 use hearth_observe::metrics::Metrics;
 use hearth_os::{identity, process};
 use queue::RunQueue;
-use workers::{Shared, Ticker, Workers, spawn_worker};
+use workers::{SchedulerState, Ticker, WorkerSet, spawn_worker};
 
-/// How often one who waits for a tick looks.
+/// How often [`Scheduler::ticked`] looks at the ticker.
 const LOOK_AT_TICKS: Duration = Duration::from_millis(2);
 
-/// How a guest came to its end.
+/// How a guest ended.
 #[derive(Debug)]
-pub enum End<T> {
+pub enum GuestEnd<T> {
     /// Its future completed.
     Completed(T),
     /// It was killed and its future dropped.
@@ -75,7 +75,7 @@ pub enum End<T> {
 
 /// Threads that run guests.
 pub struct Scheduler {
-    shared: Arc<Shared>,
+    shared: Arc<SchedulerState>,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
@@ -94,13 +94,13 @@ impl Scheduler {
         identity::record_daemon()?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let target = if config.workers == 0 { cores } else { config.workers };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SchedulerState {
             queue: RunQueue::new(config.slice_ms * 1_000_000),
             idle: AtomicUsize::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
             polling: AtomicUsize::new(0),
-            workers: Mutex::new(Workers::default()),
+            workers: Mutex::new(WorkerSet::default()),
             ticker: Mutex::new(None),
             ticker_asleep: AtomicBool::new(false),
             ticks: AtomicU64::new(0),
@@ -132,7 +132,7 @@ impl Scheduler {
 
     /// Runs a guest. `end` is called once, on a worker, whatever happens, by the daemon: it may open files and start
     /// threads.
-    pub fn spawn<F>(&self, guest: Arc<Guest>, future: F, end: impl FnOnce(End<F::Output>) + Send + 'static)
+    pub fn spawn<F>(&self, guest: Arc<Guest>, future: F, end: impl FnOnce(GuestEnd<F::Output>) + Send + 'static)
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -143,9 +143,9 @@ impl Scheduler {
         });
     }
 
-    /// As [`Scheduler::spawn`], but the thread that calls `end` is still who the guest was, so that it can go on to
+    /// As [`Scheduler::spawn`], but the thread that calls `end` still has the guest's identity, so that it can go on to
     /// another part of the same container.
-    pub fn spawn_part<F>(&self, guest: Arc<Guest>, future: F, end: impl FnOnce(End<F::Output>) + Send + 'static)
+    pub fn spawn_part<F>(&self, guest: Arc<Guest>, future: F, end: impl FnOnce(GuestEnd<F::Output>) + Send + 'static)
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -159,7 +159,7 @@ impl Scheduler {
         runnable.schedule();
     }
 
-    /// What a store of this guest's asks at every tick of the epoch.
+    /// The epoch callback of this guest's store: whether it goes on, yields or ends.
     pub fn tick(&self, guest: &Arc<Guest>) -> impl FnMut() -> wasmtime::Result<UpdateDeadline> + Send + Sync + use<> {
         let (shared, guest) = (self.shared.clone(), guest.clone());
         move || {
@@ -171,9 +171,9 @@ impl Scheduler {
                 guest.slice_tick.load(Ordering::Relaxed) != shared.ticks.load(Ordering::Relaxed)
                     || now >= guest.gives_way_ns.load(Ordering::Relaxed)
             };
-            // Someone who was woken goes first; others who compute get their turn slice by slice.
+            // A woken guest goes first; computing guests take turns slice by slice.
             if guest.is_paused()
-                || (shared.queue.someone_fresh_waits() && gives_way())
+                || (shared.queue.has_fresh() && gives_way())
                 || now >= guest.slice_ends_ns.load(Ordering::Relaxed)
             {
                 Ok(UpdateDeadline::Yield(1))
@@ -183,7 +183,7 @@ impl Scheduler {
         }
     }
 
-    /// Waits until the ticker has gone round once more, asleep as it may be: it lives.
+    /// Waits for the ticker's next round, and wakes it if it sleeps: proves that it runs.
     pub async fn ticked(&self) {
         let before = self.shared.ticks.load(Ordering::Relaxed);
         while self.shared.ticks.load(Ordering::Relaxed) == before {
@@ -192,7 +192,7 @@ impl Scheduler {
         }
     }
 
-    /// What the threads do now.
+    /// How many workers run, are blocked and are idle, and how many guests wait.
     pub fn usage(&self) -> operator::Workers {
         let shared = &self.shared;
         let workers = shared.workers.lock();

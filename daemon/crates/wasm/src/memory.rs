@@ -1,0 +1,200 @@
+//! A container's memory limit: what its guests' linear memories and tables hold together, and may hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use wasmtime::ResourceLimiter;
+
+use crate::engine::structure::StructureLimits;
+
+/// Bytes a table element takes on the host.
+pub const TABLE_ELEMENT_BYTES: u64 = 8;
+
+/// The memory of one container's guests, shared by their stores, its statistics and updates of its limit.
+#[derive(Debug)]
+pub struct MemoryUse {
+    limit: AtomicU64,
+    current: AtomicU64,
+    peak: AtomicU64,
+    refused: AtomicU64,
+    /// Whether a guest ended for want of it.
+    fatal: AtomicBool,
+}
+
+impl MemoryUse {
+    /// A use of 0 bytes, of at most `limit`.
+    pub fn new(limit: u64) -> MemoryUse {
+        MemoryUse {
+            limit: AtomicU64::new(limit),
+            current: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            fatal: AtomicBool::new(false),
+        }
+    }
+
+    /// The limit, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Changes the limit for every growth from now on. A guest that holds more keeps it: memory cannot be
+    /// taken away from WebAssembly.
+    pub fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Linear memories and tables, in bytes.
+    pub fn current(&self) -> u64 {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// The most it ever was, in bytes.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// How often growing was refused for the limit.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Takes `more` bytes if the sum stays within the limit.
+    fn take(&self, more: u64) -> bool {
+        let limit = self.limit();
+        let add = |held: u64| held.checked_add(more).filter(|sum| *sum <= limit);
+        match self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
+            Ok(before) => {
+                self.peak.fetch_max(before + more, Ordering::Relaxed);
+                true
+            }
+            Err(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.current.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Records that a guest ended for want of memory.
+    pub fn set_fatal(&self) {
+        self.fatal.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a guest ended for want of memory.
+    pub fn was_fatal(&self) -> bool {
+        self.fatal.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts a guest's memory over all its linear memories and tables, and refuses growth that would take the container
+/// over its limit. The guest's share is given back when its store is dropped. Also bounds the number of core
+/// instances, memories and tables of the store.
+pub struct MemoryLimiter {
+    usage: Arc<MemoryUse>,
+    held: u64,
+    starved: Arc<AtomicBool>,
+    structure: StructureLimits,
+}
+
+impl MemoryLimiter {
+    /// Counts in `usage`; keeps in `starved` whether the last growth was refused.
+    pub fn new(usage: Arc<MemoryUse>, starved: Arc<AtomicBool>, structure: StructureLimits) -> MemoryLimiter {
+        MemoryLimiter { usage, held: 0, starved, structure }
+    }
+
+    /// Whether the last growth was refused.
+    pub fn is_starved(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
+    }
+
+    fn grow(&mut self, current: u64, desired: u64) -> bool {
+        let more = desired.saturating_sub(current);
+        let taken = self.usage.take(more);
+        self.starved.store(!taken, Ordering::Relaxed);
+        if taken {
+            self.held += more;
+        }
+        taken
+    }
+}
+
+impl Drop for MemoryLimiter {
+    fn drop(&mut self) {
+        self.usage.give_back(self.held);
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(current as u64, desired as u64))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        Ok(self.grow(current as u64 * TABLE_ELEMENT_BYTES, desired as u64 * TABLE_ELEMENT_BYTES))
+    }
+
+    fn instances(&self) -> usize {
+        self.structure.core_instances as usize
+    }
+
+    fn tables(&self) -> usize {
+        self.structure.tables as usize
+    }
+
+    fn memories(&self) -> usize {
+        self.structure.memories as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRUCTURE: StructureLimits = StructureLimits { core_instances: 1, memories: 2, tables: 1 };
+
+    #[test]
+    fn memory_is_counted_over_all_memories_and_refused_at_the_limit() {
+        let usage = Arc::new(MemoryUse::new(200_000));
+        let starved = Arc::new(AtomicBool::new(false));
+        let mut limits = MemoryLimiter::new(usage.clone(), starved.clone(), STRUCTURE);
+        assert!(limits.memory_growing(0, 65_536, None).unwrap());
+        assert!(limits.memory_growing(0, 65_536, None).unwrap());
+        assert!(limits.table_growing(0, 100, None).unwrap());
+        assert_eq!(usage.current(), 2 * 65_536 + 800);
+        assert!(!limits.memory_growing(65_536, 3 * 65_536, None).unwrap());
+        assert_eq!((usage.current(), usage.refused()), (2 * 65_536 + 800, 1));
+        assert!(!limits.memory_growing(0, 10, Some(5)).unwrap(), "over the module's own maximum");
+        assert_eq!(usage.refused(), 1, "the module's own maximum is not the container's limit");
+        assert!(starved.load(Ordering::Relaxed));
+        usage.set_limit(300_000);
+        assert!(limits.memory_growing(65_536, 3 * 65_536, None).unwrap());
+        assert!(!starved.load(Ordering::Relaxed));
+        usage.set_limit(1);
+        assert!(!limits.memory_growing(0, 1, None).unwrap(), "what is held stays, more is refused");
+        assert_eq!((usage.current(), usage.limit()), (4 * 65_536 + 800, 1));
+    }
+
+    #[test]
+    fn guests_of_one_task_share_its_limit_and_give_back_what_they_held() {
+        let usage = Arc::new(MemoryUse::new(200_000));
+        let [mut init, mut exec] = [(); 2].map(|()| MemoryLimiter::new(usage.clone(), Arc::default(), STRUCTURE));
+        assert!(init.memory_growing(0, 65_536, None).unwrap());
+        assert!(exec.memory_growing(0, 131_072, None).unwrap());
+        assert!(!init.memory_growing(65_536, 131_072, None).unwrap());
+        drop(exec);
+        assert_eq!((usage.current(), usage.peak()), (65_536, 196_608));
+        assert!(init.memory_growing(65_536, 131_072, None).unwrap());
+        drop(init);
+        assert_eq!(usage.current(), 0);
+    }
+}
