@@ -19,7 +19,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install the Debian packages that are missing (root, if any is)
@@ -59,6 +59,10 @@ test-matrix: deps build shim faults ## Run every story on containerd 1.6, 1.7 an
 	HEARTH_TEST_ALL_CONTAINERDS=1 $(CARGO) test $(BUILD) --test containerd_versions
 	@CARGO="$(CARGO)" tests/versions.sh all
 	@$(TARGET)/release/leftovers
+
+.PHONY: test-programs
+test-programs: deps build shim ## Run the stories of programs, also those with large downloads or compilers (root)
+	HEARTH_TEST_PROGRAMS=1 $(CARGO) test $(BUILD) --test it -- programs:: http::languages
 
 .PHONY: test-page
 test-page: deps build shim ## Look at the status page in Chromium, which is installed for it (root)

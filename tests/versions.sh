@@ -80,7 +80,7 @@ all)
     filter=()
     sandboxer_filter=("${pods[@]}")
     missing_fails=1
-    export HEARTH_TEST_LANGUAGES=all
+    export HEARTH_TEST_PROGRAMS=all
     stories "the machine's own"
     ;;
 *)

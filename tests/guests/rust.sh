@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Compiles a program of one file in Rust for wasm32-wasip1: rust.sh SOURCE.rs OUTPUT.wasm
+# Compiles a program of one file in Rust for wasm32-wasip1: rust.sh [--reactor] SOURCE.rs OUTPUT.wasm
 #
-# The output is a core module, a preview 1 command. The tests make a component of it with the preview 1 adapter, as of
-# any other module.
+# The output is a core module, a preview 1 command, or a reactor. The tests make a component of it with the preview 1
+# adapter, as of any other module.
 #
 # Compiler, standard library and linker are the packages of Debian 13 (trixie), whose standard library for WebAssembly
 # is of the compiler's own version. They and the libraries they need are unpacked beside this machine's own, in
@@ -66,8 +66,13 @@ fetch() {
     "$new/bin/rustc" --version >&2 || fail "the Rust of Debian $suite does not run on this machine"
 }
 
+kind=bin
+if [ "${1:-}" = --reactor ]; then
+    kind=cdylib
+    shift
+fi
 [ $# -eq 2 ] || {
-    echo "usage: rust.sh SOURCE.rs OUTPUT.wasm" >&2
+    echo "usage: rust.sh [--reactor] SOURCE.rs OUTPUT.wasm" >&2
     exit 2
 }
 source=$(realpath "$1") output=$(realpath -m "$2")
@@ -86,5 +91,5 @@ if [ ! -d "$toolchain" ]; then
     fi
     exec 9>&-
 fi
-"$toolchain/bin/rustc" --edition 2021 --crate-name "$(basename "$source" .rs)" --target wasm32-wasip1 \
-    -C opt-level=2 -C strip=symbols -o "$output" "$source" >&2
+"$toolchain/bin/rustc" --edition 2021 --crate-name "$(basename "$source" .rs)" --crate-type "$kind" \
+    --target wasm32-wasip1 -C opt-level=2 -C strip=symbols -o "$output" "$source" >&2

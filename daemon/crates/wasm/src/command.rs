@@ -267,4 +267,21 @@ mod tests {
         let short = trap_text(&wasmtime::Error::msg("a\x1b[2J"));
         assert_eq!(short, r"a\u{1b}[2J");
     }
+
+    #[test]
+    fn a_traps_text_has_no_frames_of_the_daemon_whatever_its_environment() {
+        const VARIABLE: &str = "RUST_LIB_BACKTRACE";
+        // std reads the variable once in a process: this test runs again in a process that starts with it.
+        if std::env::var_os(VARIABLE).is_none_or(|value| value != "1") {
+            let mut again = std::process::Command::new(std::env::current_exe().expect("a test has a file"));
+            let name = std::thread::current().name().expect("a test's thread has its name").to_owned();
+            let output = again.args(["--exact", &name]).env(VARIABLE, "1").output().expect("a test can run");
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains(" 1 passed"), "{text}");
+            return;
+        }
+        let error = wasmtime::Error::msg("the cause").context("the guest's frames");
+        assert!(format!("{error:?}").contains("Stack backtrace:"), "wasmtime's own text has the frames");
+        assert_eq!(trap_text(&error), "the cause\nthe guest's frames");
+    }
 }
