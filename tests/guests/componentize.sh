@@ -3,6 +3,7 @@
 #
 #   componentize.sh javascript           componentize/service.js, wasi:http 0.2 (13 MB, SpiderMonkey)
 #   componentize.sh javascript-command   componentize/command.js, wasi:cli 0.2
+#   componentize.sh javascript-qjs       componentize/command_qjs.js, wasi:cli 0.2 (1.6 MB, QuickJS)
 #   componentize.sh python               componentize/service.py, wasi:http 0.2 (18 MB, CPython)
 #   componentize.sh python-p3            componentize/service_p3.py, wasi:http 0.3
 #
@@ -13,6 +14,7 @@ set -euo pipefail
 
 componentize_js=0.23.0
 jco=1.35.0
+componentize_qjs=0.4.5
 componentize_py=0.25.1
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -55,15 +57,15 @@ wit() {
     done
 }
 
-# componentize-js, in a directory of its own.
+# Packages of npm, in a directory of their own: npm_tool DIRECTORY PACKAGE...
 npm_tool() {
-    local directory=$cache/componentize-js-$componentize_js-$jco new
+    local directory=$cache/$1 new
+    shift
     if [ ! -d "$directory" ]; then
         command -v npm >/dev/null || fail "npm is missing: \`make deps\` installs it"
         new=$(mktemp -d "$cache/new.XXXXXX")
-        npm install --prefix "$new" --silent --no-audit --no-fund --ignore-scripts \
-            "@bytecodealliance/componentize-js@$componentize_js" "@bytecodealliance/jco@$jco" >&2 ||
-            fail "npm cannot install componentize-js $componentize_js (see above)"
+        npm install --prefix "$new" --silent --no-audit --no-fund --ignore-scripts "$@" >&2 ||
+            fail "npm cannot install $* (see above)"
         mv -T "$new" "$directory"
     fi
     echo "$directory"
@@ -86,11 +88,20 @@ pypi_tool() {
 
 javascript() {
     local program=$1 version=$2 output=$3 tool
-    tool=$(npm_tool)
+    tool=$(npm_tool "componentize-js-$componentize_js-$jco" \
+        "@bytecodealliance/componentize-js@$componentize_js" "@bytecodealliance/jco@$jco")
     # A module is looked for from where the importing one is.
     cp "$sources/componentize.mjs" "$tool/"
     wit "$version" "$work/wit"
     (cd "$sources" && node "$tool/componentize.mjs" "$program" "$work/wit" service "$output") >&2
+}
+
+javascript_qjs() {
+    local program=$1 version=$2 output=$3 tool
+    tool=$(npm_tool "componentize-qjs-$componentize_qjs" "componentize-qjs@$componentize_qjs")
+    cp "$sources/componentize_qjs.mjs" "$tool/"
+    wit "$version" "$work/wit"
+    (cd "$sources" && node "$tool/componentize_qjs.mjs" "$program" "$work/wit" service "$output") >&2
 }
 
 python() {
@@ -105,10 +116,11 @@ kind=${1:-}
 case $kind in
 javascript) inputs=(service.js componentize.mjs) ;;
 javascript-command) inputs=(command.js componentize.mjs) ;;
+javascript-qjs) inputs=(command_qjs.js componentize_qjs.mjs) ;;
 python) inputs=(service.py) ;;
 python-p3) inputs=(service_p3.py) ;;
 *)
-    echo "usage: componentize.sh javascript|javascript-command|python|python-p3" >&2
+    echo "usage: componentize.sh javascript|javascript-command|javascript-qjs|python|python-p3" >&2
     exit 2
     ;;
 esac
@@ -125,6 +137,7 @@ if [ ! -f "$component" ]; then
     case $kind in
     javascript) javascript service.js 0.2 "$work/component.wasm" ;;
     javascript-command) javascript command.js command "$work/component.wasm" ;;
+    javascript-qjs) javascript_qjs command_qjs.js command "$work/component.wasm" ;;
     python) python service 0.2 "$work/component.wasm" ;;
     python-p3) python service_p3 0.3 "$work/component.wasm" ;;
     esac

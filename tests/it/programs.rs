@@ -39,6 +39,9 @@ fn a_component_sees_its_arguments_and_environment() {
         assert!(output.stdout().contains(expected), "{output}");
     }
     assert_eq!(output.stderr(), "hello on stderr\n");
+    // wasi-libc does not ask for `initial-cwd`.
+    let output = world.run(&image, "elsewhere").flags(["--cwd", "/data"]).ok();
+    assert!(output.stdout().contains("env PWD=/data\n") && output.stdout().contains("cwd /\n"), "{output}");
 }
 
 #[test]
@@ -210,6 +213,15 @@ fn a_rust_program_runs_as_a_module_and_as_a_component() {
         let missing = run("lacks-a-file", ["/no/such/file", "0"]);
         assert!(!missing.status.success() && missing.stderr().contains("/no/such/file: "), "{missing}");
     }
+}
+
+#[test]
+fn a_command_in_javascript_on_quickjs_answers_a_line() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::JAVASCRIPT_QJS);
+    let output = world.run(&image, "quickjs").ctr().stdin("every good boy\n").deadline(hearth_tests::LONG).ok();
+    assert_eq!(output.stdout(), "hello from QuickJS: EVERY GOOD BOY\n", "{output}");
 }
 
 fn seconds_now() -> u64 {

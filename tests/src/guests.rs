@@ -170,6 +170,8 @@ impl Guest {
     };
     /// An HTTP service in JavaScript (componentize-js, 13 MB): see `componentize/service.js`.
     pub const JAVASCRIPT: Self = Self { name: "javascript", source: Source::Componentized("javascript") };
+    /// A command in JavaScript on QuickJS (componentize-qjs, 1.6 MB): see `componentize/command_qjs.js`.
+    pub const JAVASCRIPT_QJS: Self = Self { name: "javascript-qjs", source: Source::Componentized("javascript-qjs") };
     /// An HTTP service in Python (componentize-py, 18 MB): see `componentize/service.py`.
     pub const PYTHON: Self = Self { name: "python", source: Source::Componentized("python") };
     /// An HTTP service of WASI 0.3 in Python (componentize-py, 22 MB): see `componentize/service_p3.py`.
