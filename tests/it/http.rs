@@ -7,7 +7,7 @@
 //! * `drain.rs`: a service that is stopped under load.
 //! * `endings.rs`: exchanges that fail: what the client gets, what is counted and what is told.
 //! * `hostile.rs`: hostile clients, and ambiguous requests.
-//! * `languages.rs`: services in JavaScript, Python, Rust and Go, in pods.
+//! * `languages.rs`: services in JavaScript, Python and Rust, in pods.
 //! * `outgoing.rs`: outgoing requests of guests.
 //! * `p3.rs`: commands and services of WASI 0.3.
 //! * `server.rs`: servers for guests that fetch.

@@ -28,7 +28,7 @@
 //! * `operator.rs`: `hearthctl`, as an operator uses it.
 //! * `pod_network.rs`: pods and the network: ports, names, kernel settings and statistics.
 //! * `pods.rs`: pods, as kubelet makes them.
-//! * `programs.rs`: programs in C, Rust and Lua: arguments, environment, exit codes.
+//! * `programs.rs`: programs in C, Rust, Go and Lua: arguments, environment, exit codes.
 //! * `programs/`: programs that others publish.
 //! * `restarts.rs`: containerd or the daemon stops, dies, comes back.
 //! * `sandboxer.rs`: pods that hearthd's own sandbox controller makes.

@@ -8,7 +8,7 @@ mod published;
 
 use hearth_tests::{Guest, Image, Layer, Runtime, World, guests};
 
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 #[test]
 fn a_c_program_sees_its_arguments_environment_and_directory() {
@@ -39,9 +39,9 @@ fn a_component_sees_its_arguments_and_environment() {
         assert!(output.stdout().contains(expected), "{output}");
     }
     assert_eq!(output.stderr(), "hello on stderr\n");
-    // wasi-libc does not ask for `initial-cwd`.
+    // Only `initial-cwd` has the directory, and wasi-libc does not ask for it.
     let output = world.run(&image, "elsewhere").flags(["--cwd", "/data"]).ok();
-    assert!(output.stdout().contains("env PWD=/data\n") && output.stdout().contains("cwd /\n"), "{output}");
+    assert!(output.stdout().contains("cwd /\n"), "{output}");
 }
 
 #[test]
@@ -222,6 +222,26 @@ fn a_command_in_javascript_on_quickjs_answers_a_line() {
     let image = world.program(&Guest::JAVASCRIPT_QJS);
     let output = world.run(&image, "quickjs").ctr().stdin("every good boy\n").deadline(hearth_tests::LONG).ok();
     assert_eq!(output.stdout(), "hello from QuickJS: EVERY GOOD BOY\n", "{output}");
+}
+
+#[test]
+fn a_go_program_runs_in_its_working_directory() {
+    only_on_hearth!();
+    skip_unless!(std::env::var_os("HEARTH_TEST_PROGRAMS").is_some(), "`make test-programs` has it");
+    let world = World::new();
+    let numbers: Vec<String> = (1..=1000).map(|number| number.to_string()).collect();
+    let layer = Layer::new().file("/bin/worker", 0o755, Guest::WORKER.wasm_bytes()).file(
+        "/data/numbers.json",
+        0o644,
+        format!("[{}]", numbers.join(", ")),
+    );
+    let image = Image::scratch("hearth.test/worker:1").layer(layer).entrypoint(["/bin/worker"]).workdir("/data");
+    let image = world.import(&image);
+    let run = |id: &str, file: &str| world.run(&image, id).args([file]).ctr().deadline(hearth_tests::LONG).run();
+    let output = run("sums", "numbers.json").assert_code(0);
+    assert_eq!(output.stdout(), "go1.27.3 in /data <nil>\n333833500\n", "{output}");
+    let missing = run("lacks-a-file", "missing.json").assert_code(3);
+    assert!(missing.stderr().contains("missing.json"), "{missing}");
 }
 
 fn seconds_now() -> u64 {

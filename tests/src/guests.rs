@@ -34,8 +34,8 @@ enum Source {
     Rust(&'static str),
     /// The same for a component without an entry point: the source, WIT, and the name of the world it implements.
     RustService(&'static str, &'static str, &'static str),
-    /// The same in Go.
-    GoService(&'static str, &'static str, &'static str),
+    /// Go, one file, which needs the standard library alone.
+    Go(&'static str),
     /// A file of a package of npm or PyPI.
     Packaged(Package),
     Wat(&'static str),
@@ -249,11 +249,8 @@ impl Guest {
             "service",
         ),
     };
-    /// An HTTP service in Go (75 MB of compiler): see its source for its paths.
-    pub const GO_SERVICE: Self = Self {
-        name: "go-service",
-        source: Source::GoService(include_str!("../guests/service.go"), include_str!("../guests/http.wit"), "service"),
-    };
+    /// In Go (75 MB of compiler): sums squares in goroutines, see its source.
+    pub const WORKER: Self = Self { name: "worker", source: Source::Go(include_str!("../guests/worker.go")) };
     /// Over 1 MB of code; ends with [`BIG_CODE`] if its result is right.
     pub const BIG: Self = Self { name: "big", source: Source::Generated(big::module) };
 
@@ -290,11 +287,7 @@ impl Guest {
                     components::from_reactor_in(&rust(self.name, source, &["--reactor"]), wit, world)
                 })
             }
-            Source::GoService(source, wit, world) => {
-                built(self.name, "wasm", &[source, build::GO_SCRIPT, wit, world], || {
-                    components::from_reactor_in(&go(self.name, source), wit, world)
-                })
-            }
+            Source::Go(source) => built(self.name, "wasm", &[source, build::GO_SCRIPT], || go(self.name, source)),
             Source::Packaged(package) => {
                 built(self.name, "wasm", &[package.digest, package.file], || packaged(&package))
             }

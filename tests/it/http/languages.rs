@@ -1,4 +1,4 @@
-//! Services in JavaScript, Python, Rust and Go, in pods.
+//! Services in JavaScript, Python and Rust, in pods.
 
 use std::net::SocketAddr;
 
@@ -77,20 +77,5 @@ fn a_service_in_rust_answers_in_a_pod() {
         assert_eq!((hello.status, hello.text()), (200, "hello from Rust: /a/path?and=query\n"));
         let words = post(at, "/words", &"the boy and The dog\n".repeat(10_000));
         assert_eq!((words.status, words.text()), (200, "20000 the\n10000 and\n10000 boy\n10000 dog\n"));
-    });
-}
-
-#[test]
-fn a_service_in_go_answers_in_a_pod() {
-    only_on_hearth!();
-    skip_unless!(std::env::var_os("HEARTH_TEST_PROGRAMS").is_some(), "`make test-programs` has it");
-    in_a_pod(&Guest::GO_SERVICE, |at| {
-        let hello = get(at, "/a/path?and=query");
-        assert_eq!((hello.status, hello.text()), (200, "hello from go1.27.3: /a/path?and=query\n"));
-        let numbers: Vec<String> = (1..=1000).map(|number| number.to_string()).collect();
-        let sum = post(at, "/sum", &format!("[{}]", numbers.join(", ")));
-        assert_eq!((sum.status, sum.text()), (200, "500500\n"));
-        let wrong = post(at, "/sum", "[1, ");
-        assert_eq!((wrong.status, wrong.text()), (400, "unexpected end of JSON input\n"));
     });
 }
