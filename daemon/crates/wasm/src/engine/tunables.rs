@@ -5,12 +5,6 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllo
 use super::{ModuleKind, Tier};
 use hearth_base::config;
 
-/// Address space of one linear memory. With 4 GiB no access needs a bounds check.
-const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
-
-/// Unmapped space after a linear memory, so that a constant offset needs no check either.
-const MEMORY_GUARD_BYTES: u64 = 32 << 20;
-
 /// Core instances, tables and memories in the pool for each slot: a component made by the preview 1
 /// adapter has about four core instances, two tables and one memory.
 const CORE_INSTANCES_PER_SLOT: u32 = 5;
@@ -27,8 +21,8 @@ pub(super) fn tunables(config: &config::Engine) -> Config {
     tunables
         .epoch_interruption(true)
         .cranelift_opt_level(OptLevel::Speed)
-        .memory_reservation(MEMORY_RESERVATION_BYTES)
-        .memory_guard_size(MEMORY_GUARD_BYTES)
+        .memory_reservation(config::engine::MEMORY_RESERVATION_BYTES)
+        .memory_guard_size(config::engine::MEMORY_GUARD_BYTES)
         .memory_init_cow(true)
         // Backtraces of traps come from wasmtime's own tables; registering DWARF unwind tables with
         // the C runtime for each module costs time under a global lock.
@@ -55,7 +49,7 @@ pub(super) fn pool(config: &config::Engine) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_SLOT))
         .total_component_instances(slots)
-        .total_memories(slots.saturating_add(slots / 5))
+        .total_memories(config.pool_memories())
         .total_tables(slots.saturating_mul(TABLES_PER_SLOT))
         .total_stacks(slots.saturating_add(slots / 10))
         .total_gc_heaps(slots)
