@@ -300,6 +300,7 @@ impl Natives {
         }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "containerd's own shim, called as containerd calls it")]
     async fn exec(&self, id: &str, bundle: &Path, verb: &str) -> Result<std::process::Output> {
         let (grpc, ttrpc) = &self.peer.key;
         let mut command = tokio::process::Command::new(&self.config.shim);

@@ -21,12 +21,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal as NixSignal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use hearth_base::generation::stop;
+use hearth_os::signals::SignalFd;
 
 /// The argument that makes this program start one, and say its pid.
 pub const SUBCOMMAND: &str = "anchor";
@@ -44,6 +43,7 @@ const STOP_TIME: Duration = Duration::from_secs(25);
 ///
 /// # Errors
 /// If there is no process to be had.
+#[allow(clippy::disallowed_methods, reason = "this program again, with no descriptor but its streams")]
 pub fn start(unit: &str, state_dir: &Path) -> io::Result<u32> {
     let daemon = std::process::id().to_string();
     let mut command = Command::new(PROGRAM);
@@ -56,6 +56,7 @@ pub fn start(unit: &str, state_dir: &Path) -> io::Result<u32> {
 }
 
 /// What the process does.
+#[allow(clippy::disallowed_methods, reason = "this program again, with no descriptor but its streams")]
 pub fn child_main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(2).collect();
     let [unit, daemon, state_dir, rest @ ..] = args.as_slice() else { return ExitCode::FAILURE };
@@ -87,12 +88,7 @@ fn stand(unit: &str, daemon: i32, state_dir: &Path) -> io::Result<ExitCode> {
     rustix::thread::set_name(c"hearthd-anchor")?;
     let daemon = Pid::from_raw(daemon).ok_or(io::ErrorKind::InvalidInput)?;
     let daemon = pidfd_open(daemon, PidfdFlags::empty())?;
-    let mut signals = SigSet::empty();
-    for signal in [NixSignal::SIGTERM, NixSignal::SIGINT, NixSignal::SIGABRT, NixSignal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
-    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
+    let signals = SignalFd::block(&[Signal::TERM, Signal::INT, Signal::ABORT, Signal::HUP])?;
     loop {
         let mut waiting = [PollFd::new(&daemon, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
         match poll(&mut waiting, None) {
@@ -106,10 +102,10 @@ fn stand(unit: &str, daemon: i32, state_dir: &Path) -> io::Result<ExitCode> {
         if !signalled {
             continue;
         }
-        let Some(info) = signals.read_signal()? else { continue };
-        match NixSignal::try_from(info.ssi_signo as i32)? {
-            NixSignal::SIGHUP => pidfd_send_signal(&daemon, Signal::HUP)?,
-            NixSignal::SIGABRT => {
+        let Some(signal) = signals.read()? else { continue };
+        match signal {
+            Signal::HUP => pidfd_send_signal(&daemon, Signal::HUP)?,
+            Signal::ABORT => {
                 let _ = pidfd_send_signal(&daemon, Signal::KILL);
                 return Ok(ExitCode::FAILURE);
             }

@@ -59,6 +59,7 @@ pub const LIST_FLAG: &str = "--list-fault-points";
 
 /// Kills the daemon with SIGKILL if [`VARIABLE`] names this point.
 #[cfg(feature = "faults")]
+#[allow(clippy::disallowed_methods, reason = "the process kills itself, in test builds only")]
 pub fn at(point: Point) {
     use std::sync::LazyLock;
     static WANTED: LazyLock<Option<Point>> = LazyLock::new(|| {

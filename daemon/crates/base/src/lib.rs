@@ -1,5 +1,28 @@
-//! What every layer of Hearth speaks: the configuration, errors, the specs of containers, and the words of its
-//! sockets. Nothing here knows a container at work.
+//! The vocabulary that all layers of Hearth share: the configuration, errors, container specs, and the messages on its
+//! sockets. It starts no thread and holds no container; `hearthctl` uses it as the daemon does.
+//!
+//! * [`bundle`]: fields of `config.json` that a Wasm task uses; an exec's process; the limits of an Update call.
+//!   * `bundle/spec.rs`: process, user, mounts, limits, namespaces and CRI names as values.
+//!   * `bundle/parse.rs`: `config.json` to these values; errors name the field.
+//!   * `bundle/update.rs`: new limits of memory and CPU time for a running task.
+//! * [`command_line`]: `hearthd`'s flags, its manual page, and flags over the configuration file.
+//! * [`config`]: the configuration file: reading, checking, the default file; a file for each section.
+//! * [`digest`]: the SHA-256 digest that names a module.
+//! * [`error`]: errors by what a caller can do about them; their ttrpc and gRPC codes.
+//! * [`faults`]: points at which tests kill the daemon.
+//! * [`generation`]: daemons that follow each other during an upgrade.
+//!   * `generation/directory.rs`: the state directory, its locks, the remains of dead daemons.
+//!   * `generation/wire.rs`: the messages between generations, and descriptors handed over.
+//!   * `generation/client.rs`: asking a generation, and taking its sockets over.
+//!   * `generation/stop.rs`: ending all daemons of a state directory; a stop told from a restart.
+//! * [`operator`]: the questions of `hearthctl` and the daemon's answers.
+//! * [`proc_stat`]: the fields of `/proc/PID/stat`: state, CPU time, threads, memory.
+//! * [`rate`]: a limit of events per second, which counts the events beyond it.
+//! * [`text`]: text of guests and images, cut and escaped for logs, errors and terminals.
+//! * [`time`]: a point in time as seconds since 1970.
+//! * [`units`]: bytes, durations and ages as text for people.
+//! * [`version`]: the version and commit of this build.
+//! * [`wanted`]: the program that a bundle asks for, before it is looked up.
 #![forbid(unsafe_code)]
 
 pub mod bundle;
@@ -10,9 +33,18 @@ pub mod error;
 pub mod faults;
 pub mod generation;
 pub mod operator;
+pub mod proc_stat;
 pub mod rate;
 pub mod text;
 pub mod time;
 pub mod units;
 pub mod version;
 pub mod wanted;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_page_names_every_file() {
+        hearth_testing::page_names_every_file(env!("CARGO_MANIFEST_DIR"));
+    }
+}

@@ -15,6 +15,7 @@
 //! * [`peer`]: one containerd that the daemon serves: its sockets, its queue of events, its client.
 //! * [`time`]: points in time as protobuf timestamps, both ways.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start programs and make mounts"))]
 
 pub mod client;
 pub mod events;

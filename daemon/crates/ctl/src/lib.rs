@@ -53,6 +53,11 @@
 //! | tables | `output.rs`, 40 lines | comfy-table is 169 kB, and its cells end in blanks |
 //! | bytes, durations and ages | `hearth_base::units`, 40 lines, for the status page too | bytesize prints `1024.0 KiB` for 1,048,575; humantime prints `5m 12s` for the documented `5m12s` |
 //! | when colours are used | `output.rs`, 5 lines | anstream removes the control sequences with which `top` clears the terminal, and is 19 kB |
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "hearthctl is a program of its own: it has no descriptor or right of the daemon's"
+)]
 
 mod client;
 mod output;

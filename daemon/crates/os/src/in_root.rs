@@ -1,20 +1,24 @@
-//! Paths inside a directory tree, resolved as a process sees them whose `/` that tree is.
+//! Paths inside a directory tree, resolved as for a process whose root directory that tree is.
 //!
-//! An image or a volume decides what the components of such a path are, so none of them may lead out:
-//! `..` stops at the root, and an absolute symbolic link starts there. Looking up is one openat2(2) with
-//! `RESOLVE_IN_ROOT`, whatever renames in the tree meanwhile; making a missing mount point walks the
-//! components itself, because a kernel that resolves and one that creates are two calls, between which a
-//! guest with a shared volume could swap a link in.
+//! An image or a volume decides on the components of such a path, so none of them may lead out of the tree: `..` stops
+//! at the root, and an absolute symbolic link starts there. A look-up is one openat2(2) with `RESOLVE_IN_ROOT`, safe
+//! against renames in the tree meanwhile. A missing mount point is made component by component: the kernel resolves and
+//! creates in two calls, between which a guest with a shared volume could put a link in place.
 //!
 //! * [`RootDir::resolve`], [`RootDir::make`]: files of the pod, and mount points.
-//! * [`RootDir::look_up`]: programs, with whether the root's own mount alone decided.
-//! * [`RootDir::read_link`]: what a guest's link says.
-//! * [`RootDir::without_links`]: a guest's path, for a library that opens only what has no link out.
+//! * [`RootDir::look_up`]: programs, and whether the look-up stayed on the root's own mount.
+//! * [`RootDir::read_link`]: the target of a guest's link.
+//! * [`RootDir::without_links`]: a guest's path as text without links, for cap-std, which opens no path that a link
+//!   leads out of.
 //!
-//! procfs' own links, which lead to other processes' files, are never followed.
+//! Links of procfs that lead to other processes' files are never followed.
 //!
 //! Errors are the kernel's: `ELOOP` for too many links or one of procfs', `ENOTDIR` for a file on the way,
 //! `EROFS` where nothing can be made.
+//!
+//! The crate pathrs does the first of these jobs. It is not used: its licence (MPL-2.0 or LGPL-3.0) is not one that
+//! `deny.toml` allows, and it has neither the look-up that reports a mount on the way (`RESOLVE_NO_XDEV`) nor the path
+//! without links.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

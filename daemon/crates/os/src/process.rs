@@ -1,22 +1,21 @@
-//! Processes and threads, as the kernel sees them.
+//! Threads of this process: whether one sleeps in a system call, its share of the CPU time and its latency, and the
+//! interruption of its system call. And the process's limit of descriptors.
 #![allow(unsafe_code, reason = "no safe crate installs a handler without SA_RESTART or signals one thread")]
 
 use std::sync::OnceLock;
 
 use rustix::process::Pid;
 
-/// Whether a thread of ours sleeps in the kernel right now: in a system call that waits, rather than
-/// running or waiting for a core. `false` if the thread is gone.
+use hearth_base::proc_stat::ProcStat;
+
+/// Whether a thread of this process sleeps in the kernel right now: it waits in a system call, rather than running or
+/// waiting for a core. `false` if the thread is gone.
 pub fn thread_sleeps(thread: Pid) -> bool {
-    // The state is the letter after the command in parentheses (proc_pid_stat(5)): S and D sleep.
-    let path = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
-    std::fs::read_to_string(path)
-        .ok()
-        .and_then(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()))
-        .is_some_and(|state| matches!(state, 'S' | 'D'))
+    let state = ProcStat::of_thread(thread.as_raw_nonzero().get()).ok().and_then(|stat| stat.state());
+    state.is_some_and(|state| matches!(state, 'S' | 'D'))
 }
 
-/// Raises this process's limit of open files to what the kernel allows it: each task holds a few.
+/// Raises the soft limit of this process's open files to the hard limit: each task needs a few.
 pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
@@ -26,52 +25,51 @@ pub fn raise_descriptor_limit() {
     }
 }
 
-/// The daemon's own nice value, that of its first thread.
+/// The daemon's own nice value: that of its first thread.
 static NICE: OnceLock<i32> = OnceLock::new();
 
-/// How much nicer a thread is that does what nobody waits for.
+/// The amount by which a thread is nicer whose work no caller waits for.
 const STEP_BACK: i32 = 5;
 
-/// How much of the processors a thread gets beside others that want them.
+/// A thread's share of the CPU time when other threads compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// What the daemon has, and soon after it is woken: others wait for each of its answers.
+    /// The daemon's share, and a core soon after each wake-up: callers wait for each of its answers.
     Prompt,
-    /// What the daemon has.
+    /// The daemon's share.
     Usual,
-    /// About a third of that: it does what nobody waits for, but has to keep up.
+    /// About a third of the daemon's share: no caller waits for its work, but it has to keep up.
     Less,
 }
 
-/// Gives the calling thread its share. A thread starts with that of the one that started it, which for a pool's may
-/// be any: so every thread of a runtime says which it wants. Without the right to ask for more it keeps
-/// what it has.
+/// Gives the calling thread its share. A thread starts with the share of the thread that started it, which in a pool
+/// may be any: so every thread of a runtime calls this. Without the right to a higher share it keeps its own.
 pub fn take_share(share: Share) {
     use rustix::process::{getpriority_process, setpriority_process};
     let own = *NICE.get_or_init(|| getpriority_process(rustix::process::getpid().into()).unwrap_or_default());
     let wanted = if share == Share::Less { own + STEP_BACK } else { own };
-    // For the kernel, a thread's id is a process's here.
+    // setpriority(2) takes a thread's id as a process's.
     if getpriority_process(None) != Ok(wanted)
         && let Err(error) = setpriority_process(Some(rustix::thread::gettid()), wanted)
     {
         tracing::debug!(%error, "a thread keeps its priority");
     }
     if share == Share::Prompt {
-        come_soon();
+        shorten_slice();
     }
 }
 
-/// How long a thread that others wait for may run before the kernel looks whether another should, in nanoseconds: the
-/// least there is (sched(7): 0.1 ms).
+/// The slice of a thread for whose answers callers wait, in nanoseconds: the shortest that the kernel has (sched(7):
+/// 0.1 ms).
 const SHORT_SLICE_NS: u64 = 100_000;
 
-/// Has the kernel give the calling thread a processor soon after it is woken, also where others compute on all of them;
-/// how much it gets in all does not change. By itself the kernel lets who runs come to the end of its slice, which is
-/// 1.4 ms on two cores and 2.8 ms on eight; who has a shorter one goes first (EEVDF, from Linux 6.12 on; an older kernel
-/// takes no notice). Threads and processes that it starts have the usual slice again.
-fn come_soon() {
+/// Has the kernel run the calling thread soon after each wake-up, also while other threads compute on all cores. Its
+/// share of the CPU time does not change. By default a thread that runs comes to the end of its slice first, which is
+/// 1.4 ms on two cores and 2.8 ms on eight; a thread with a shorter slice preempts it (EEVDF, from Linux 6.12 on; an
+/// older kernel ignores the slice). Threads and processes that the calling thread starts have the usual slice.
+fn shorten_slice() {
     let Some(mut attributes) = scheduling() else { return };
-    // What this is about; nothing is to be taken from a thread that somebody has given another policy.
+    // The slice belongs to this policy; a thread to which an operator gave another policy keeps it.
     if attributes.sched_policy != libc::SCHED_OTHER as u32 {
         return;
     }
@@ -84,7 +82,7 @@ fn come_soon() {
     }
 }
 
-/// How the calling thread is scheduled, if the kernel tells.
+/// The scheduling attributes of the calling thread, if the kernel tells them.
 fn scheduling() -> Option<libc::sched_attr> {
     let size = size_of::<libc::sched_attr>() as u32;
     // SAFETY: an all-zero sched_attr is a valid one.
@@ -95,19 +93,19 @@ fn scheduling() -> Option<libc::sched_attr> {
     told.then_some(attributes)
 }
 
-/// The signal that makes a system call of a worker's come back with `EINTR`. wasmtime uses SIGSEGV,
+/// The signal that makes a system call of a worker thread return `EINTR`. wasmtime uses SIGSEGV,
 /// SIGILL, SIGFPE and SIGBUS, tokio SIGTERM, SIGINT and SIGCHLD.
 const INTERRUPT: libc::c_int = libc::SIGUSR1;
 
-/// Installs the handler for [`interrupt_thread`]. Doing it again changes nothing.
+/// Installs the handler for [`interrupt_thread`]. A second call changes nothing.
 ///
 /// # Errors
-/// What sigaction(2) says.
+/// As sigaction(2).
 pub fn install_interrupt() -> std::io::Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: an all-zero sigaction is a valid one: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // Without SA_RESTART, which is the point: the call under way must fail. On the alternate stack that
+    // Without SA_RESTART, so that the call under way fails. On the alternate stack that
     // wasmtime gives every thread that runs guests, since a guest's stack may be nearly used up.
     action.sa_flags = libc::SA_ONSTACK;
     action.sa_sigaction = nothing as *const () as libc::sighandler_t;
@@ -117,7 +115,7 @@ pub fn install_interrupt() -> std::io::Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Makes the system call that a thread of this process sleeps in fail with `EINTR`.
+/// Makes the system call in which a thread of this process sleeps fail with `EINTR`.
 pub fn interrupt_thread(thread: Pid) {
     // SAFETY: tgkill takes numbers only; a thread that is gone makes it fail with ESRCH.
     unsafe {
@@ -130,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_comes_soon_passes_it_on_to_nobody() {
+    fn a_short_slice_is_not_inherited() {
         let slice = || scheduling().map(|attributes| attributes.sched_runtime);
         let thread = std::thread::spawn(move || {
             let before = slice();
@@ -139,7 +137,7 @@ mod tests {
             (before, slice(), child)
         });
         let (before, after, child) = thread.join().unwrap();
-        // A kernel before 6.12 has no slices to tell of.
+        // A kernel before 6.12 reports no slice.
         if before.is_none_or(|slice| slice == 0) {
             return;
         }
@@ -152,7 +150,7 @@ mod tests {
         let thread = std::thread::spawn(move || {
             let own = nice();
             take_share(Share::Less);
-            // What it starts is not to have inherited that.
+            // A thread that it starts inherits the nice value, and takes its own share.
             let inherited = std::thread::spawn(move || {
                 let inherited = nice();
                 take_share(Share::Usual);

@@ -1,29 +1,31 @@
-//! Starting another program from a process with many threads and a large address space.
+//! Starting another program from a process with many threads and a large address space: `binary://` log programs,
+//! holder processes. And the end of such a program.
 //!
-//! posix_spawn(3) and nothing else: it never copies the address space, and its child runs no code of
-//! ours between clone and exec. The standard library does the same, but has no way to hand a child
-//! descriptors at numbers of its choice other than code after a fork; a trampoline that execs this
-//! binary again first would cost more than the program itself and a hidden entry point. posix_spawn's
-//! file actions do exactly this.
+//! [`spawn`] is posix_spawn(3): it never copies the address space, and its child runs no code of this program between
+//! clone and exec. The standard library uses it too, but can give a child descriptors at chosen numbers only by code
+//! after a fork. A trampoline that executes this binary again first would cost more than the program itself, and be a
+//! hidden entry point. The file actions of posix_spawn do exactly this.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr;
 use std::sync::Arc;
 
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::{SigSet, Signal as NixSignal};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 
-/// A child that has not been reaped. [`Child::reap`] it: dropped, it stays a zombie.
+use hearth_base::proc_stat::ProcStat;
+
+/// A child that has not been reaped. Call [`Child::reap`]: a child that is only dropped stays a zombie.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
     pidfd: Arc<OwnedFd>,
 }
 
-/// How a child ended.
+/// The end of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// It exited.
@@ -41,25 +43,24 @@ impl std::fmt::Display for Ended {
     }
 }
 
-/// Runs `program` with exactly these arguments (the name first) and this environment, standard streams
-/// on `/dev/null`, `inherited` as descriptors 3, 4, … and no other that is marked close-on-exec, as all
-/// of this process are; in a process group of its own.
+/// Runs `program` with exactly these arguments (the name first) and this environment, in a process group of its own.
+/// Its standard streams are `/dev/null`, `inherited` become descriptors 3, 4, …; it gets no other descriptor of this
+/// process, which marks all of them close-on-exec.
 ///
 /// # Errors
-/// As execve(2), also for what happens in the child before it.
+/// As execve(2), also for errors in the child before execve.
 pub fn spawn(program: &CStr, args: &[CString], env: &[CString], inherited: &[BorrowedFd]) -> Result<Child> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let all: Vec<BorrowedFd> = [null.as_fd(); 3].into_iter().chain(inherited.iter().copied()).collect();
     let end = RawFd::try_from(all.len()).map_err(|_| Errno::INVAL)?;
-    // Moved above the numbers they are to have, so that none is overwritten before it is copied. Like
-    // every descriptor of this process they close at exec; the copies that dup2 makes do not.
+    // Copies above the final numbers, so that no descriptor is overwritten before it is copied. Like every descriptor
+    // of this process they are closed at exec; the copies that dup2 makes are not.
     let sources = all.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, end)).collect::<Result<Vec<OwnedFd>>>()?;
-    let pid = start(program, args, env, (0..end).zip(&sources)).map_err(|e| Errno::from_raw_os_error(e as i32))?;
-    let pid = Pid::from_raw(pid.as_raw()).ok_or(Errno::SRCH)?;
+    let pid = posix_spawn(program, args, env, (0..end).zip(&sources))?;
     match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => Ok(Child { pid, pidfd: Arc::new(pidfd) }),
         Err(error) => {
-            // Nobody else waits for it, so the number is still its own.
+            // Only this function waits for the child, so the number still belongs to it.
             let _ = rustix::process::kill_process(pid, Signal::KILL);
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
             Err(error)
@@ -67,44 +68,120 @@ pub fn spawn(program: &CStr, args: &[CString], env: &[CString], inherited: &[Bor
     }
 }
 
-fn start<'a>(
+/// The result of a function that returns an error number.
+fn check(code: c_int) -> Result<()> {
+    if code == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(code)) }
+}
+
+/// `posix_spawn_file_actions_t`, destroyed when it is dropped. Boxed, so that it never moves after its initialisation.
+struct FileActions(Box<MaybeUninit<libc::posix_spawn_file_actions_t>>);
+
+#[allow(unsafe_code, reason = "rustix has no posix_spawn")]
+impl FileActions {
+    fn new() -> Result<FileActions> {
+        let mut actions = Box::new(MaybeUninit::uninit());
+        // SAFETY: the pointer leads to memory for the structure, which the call initialises.
+        check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+        Ok(FileActions(actions))
+    }
+
+    /// Has the child copy its descriptor `source` to `target`.
+    fn dup2(&mut self, source: RawFd, target: RawFd) -> Result<()> {
+        // SAFETY: `new` has initialised the structure; a wrong number is an error of the child.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(self.0.as_mut_ptr(), source, target) })
+    }
+}
+
+#[allow(unsafe_code, reason = "see new")]
+impl Drop for FileActions {
+    fn drop(&mut self) {
+        // SAFETY: `new` has initialised the structure, and this is its only destruction.
+        unsafe { libc::posix_spawn_file_actions_destroy(self.0.as_mut_ptr()) };
+    }
+}
+
+/// `posix_spawnattr_t`, destroyed when it is dropped. Boxed, so that it never moves after its initialisation.
+struct Attributes(Box<MaybeUninit<libc::posix_spawnattr_t>>);
+
+#[allow(unsafe_code, reason = "rustix has no posix_spawn")]
+impl Attributes {
+    /// No signal blocked, SIGPIPE not ignored, a process group of its own.
+    fn new() -> Result<Attributes> {
+        const FLAGS: c_int = libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETPGROUP;
+        let mut attributes = Box::new(MaybeUninit::uninit());
+        // SAFETY: the pointer leads to memory for the structure, which the call initialises.
+        check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
+        let mut attributes = Attributes(attributes);
+        let pointer = attributes.0.as_mut_ptr();
+        let mut signals = MaybeUninit::uninit();
+        // SAFETY: sigemptyset initialises the set; the structure is initialised; both live for the calls.
+        unsafe {
+            libc::sigemptyset(signals.as_mut_ptr());
+            check(libc::posix_spawnattr_setsigmask(pointer, signals.as_ptr()))?;
+            // This process ignores SIGPIPE, which a child would inherit.
+            libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
+            check(libc::posix_spawnattr_setsigdefault(pointer, signals.as_ptr()))?;
+            // A Ctrl-C at a terminal from which hearthd was started must not reach the child.
+            check(libc::posix_spawnattr_setpgroup(pointer, 0))?;
+            check(libc::posix_spawnattr_setflags(pointer, FLAGS as libc::c_short))?;
+        }
+        Ok(attributes)
+    }
+}
+
+#[allow(unsafe_code, reason = "see new")]
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: `new` has initialised the structure, and this is its only destruction.
+        unsafe { libc::posix_spawnattr_destroy(self.0.as_mut_ptr()) };
+    }
+}
+
+#[allow(unsafe_code, reason = "rustix has no posix_spawn")]
+fn posix_spawn<'a>(
     program: &CStr,
     args: &[CString],
     env: &[CString],
     descriptors: impl Iterator<Item = (RawFd, &'a OwnedFd)>,
-) -> nix::Result<nix::unistd::Pid> {
-    let mut actions = PosixSpawnFileActions::init()?;
+) -> Result<Pid> {
+    let mut actions = FileActions::new()?;
     for (target, source) in descriptors {
-        actions.add_dup2(source.as_raw_fd(), target)?;
+        actions.dup2(source.as_raw_fd(), target)?;
     }
-    let mut attributes = PosixSpawnAttr::init()?;
-    // This process ignores SIGPIPE, which a child would inherit.
-    let mut defaults = SigSet::empty();
-    defaults.add(NixSignal::SIGPIPE);
-    attributes.set_sigdefault(&defaults)?;
-    attributes.set_sigmask(&SigSet::empty())?;
-    // A Ctrl-C at a terminal that hearthd was started from is not for it.
-    attributes.set_pgroup(nix::unistd::Pid::from_raw(0))?;
-    attributes.set_flags(
-        PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
-            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
-            | PosixSpawnFlags::POSIX_SPAWN_SETPGROUP,
-    )?;
-    posix_spawn(program, &actions, &attributes, args, env)
+    let attributes = Attributes::new()?;
+    let pointers = |texts: &[CString]| -> Vec<*mut c_char> {
+        texts.iter().map(|text| text.as_ptr().cast_mut()).chain([ptr::null_mut()]).collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    let mut pid = 0;
+    // SAFETY: program, the two structures, and the arrays, which a null pointer ends, live for the call; posix_spawn
+    // writes to none of the texts.
+    let refused = unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            program.as_ptr(),
+            actions.0.as_ptr(),
+            attributes.0.as_ptr(),
+            args.as_ptr(),
+            env.as_ptr(),
+        )
+    };
+    check(refused)?;
+    Pid::from_raw(pid).ok_or(Errno::SRCH)
 }
 
 impl Child {
-    /// Its number, while it has not been reaped.
+    /// The process id, valid until the child is reaped.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// A descriptor that is readable once it has ended.
+    /// A descriptor that is readable once the child has ended.
     pub fn ended(&self) -> Arc<OwnedFd> {
         self.pidfd.clone()
     }
 
-    /// Sends a signal; to a child that has ended, none.
+    /// Sends a signal. Does nothing to a child that has ended.
     pub fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&*self.pidfd, signal);
     }
@@ -128,14 +205,13 @@ impl Child {
     }
 }
 
-/// Whether the process is exiting or has exited, be it reaped or not. What it does on its way out, such
-/// as closing its descriptors, comes after the moment from which this says so.
+/// Whether the process is exiting or has exited, be it reaped or not. The kernel closes the process's descriptors, and
+/// does the rest of its exit, after this is true.
 pub fn is_exiting(pid: Pid) -> bool {
-    // `PF_EXITING` of include/linux/sched.h, in the ninth field of proc_pid_stat(5).
+    /// `PF_EXITING` of include/linux/sched.h.
     const EXITING: u64 = 0x4;
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
-    flags.is_some_and(|flags| flags & EXITING != 0)
+    let Ok(stat) = ProcStat::of_process(pid.as_raw_nonzero().get()) else { return true };
+    stat.field::<u64>(ProcStat::FLAGS).is_some_and(|flags| flags & EXITING != 0)
 }
 
 #[cfg(test)]
@@ -162,15 +238,15 @@ mod tests {
 
     #[test]
     fn a_child_gets_its_descriptors_and_nothing_else() {
-        let (mut from_child, theirs) = std::io::pipe().unwrap();
+        let (mut from_child, childs_end) = std::io::pipe().unwrap();
         let (other, _hold) = std::io::pipe().unwrap();
-        let ours = rustix::io::fcntl_dupfd_cloexec(&other, 500).unwrap();
+        let parents_own = rustix::io::fcntl_dupfd_cloexec(&other, 500).unwrap();
         let script = r#"exec >&4; echo "$1|$2|$#|$ONLY|$HOME"; for n in 0 1 2; do readlink /proc/$$/fd/$n; done
                         [ -e /proc/$$/fd/OURS ] || echo closed
                         while read -r line; do case $line in SigIgn*) echo $line;; esac; done </proc/$$/status"#
-            .replace("OURS", &ours.as_raw_fd().to_string());
-        let child = shell(&script, &[other.as_fd(), theirs.as_fd()]).unwrap();
-        drop(theirs);
+            .replace("OURS", &parents_own.as_raw_fd().to_string());
+        let child = shell(&script, &[other.as_fd(), childs_end.as_fd()]).unwrap();
+        drop(childs_end);
         let mut text = String::new();
         from_child.read_to_string(&mut text).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -184,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn how_it_ended_is_told() {
+    fn the_end_is_told() {
         assert_eq!(wait(&shell("exit 7", &[]).unwrap()), Ended::Status(7));
         let (read, _hold) = std::io::pipe().unwrap();
         let child = shell("read x <&3", &[read.as_fd()]).unwrap();
@@ -197,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_an_error_of_the_start() {
+    fn an_absent_program_is_an_error_of_the_start() {
         let error = spawn(c"/absent", &[c("x")], &[], &[]).unwrap_err();
         assert_eq!(error, Errno::NOENT);
         assert_eq!(spawn(c"/etc/passwd", &[c("x")], &[], &[]).unwrap_err(), Errno::ACCESS);

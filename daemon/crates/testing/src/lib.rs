@@ -4,6 +4,7 @@
 //! * `lib.rs`: the mount namespace, the directories and the FIFOs.
 //! * [`page`] (`page.rs`): every source file of a crate has its line on the crate's page.
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "tests start programs and make mounts")]
 
 pub mod page;
 

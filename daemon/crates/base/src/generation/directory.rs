@@ -1,19 +1,24 @@
-//! The state directory, which the generations share, and what each has of its own in it.
+//! The state directory, which the generations share, and the directory of each generation in it.
 //!
 //! ```text
 //! <state_dir>/lock               held by the generation in charge; handed on with the control socket
-//! <state_dir>/looking            held while somebody looks through s/
+//! <state_dir>/looking            held by a daemon that reads through s/ at its start
 //! <state_dir>/s/<generation>/    task sockets, those of the sandbox controller, generation.sock, control.sock
 //! <state_dir>/s/<generation>/alive   held by that generation for as long as it lives
 //! ```
 //!
-//! Every lock is flock(2)'s, which goes with the process that holds it, however that ends. A directory below
-//! `s` whose `alive` nobody holds is a dead daemon's; it is removed by whoever finds it.
+//! Every lock is flock(2)'s, which the kernel releases when its process ends, for whatever reason. If the lock `alive`
+//! of a directory below `s` is free, its daemon is dead, and the next daemon that finds the directory removes it.
+//!
+//! All files are reached through a capability handle of the directory (cap-std): the name of a generation, which a
+//! message may bring, cannot lead out of it, and a state directory that is replaced meanwhile is not touched. Only
+//! sockets are named by path, since bind(2) and connect(2) take nothing else.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, FileTypeExt, OpenOptions};
 use rustix::fs::FlockOperation;
 
 /// Below the state directory: a directory for each generation.
@@ -22,7 +27,7 @@ const GENERATIONS: &str = "s";
 /// In a generation's directory: the socket on which generations talk to each other.
 pub const SOCKET: &str = "generation.sock";
 
-/// In a generation's directory: its own control socket, which stays its when another has taken over the node's.
+/// In a generation's directory: its own control socket, which it keeps after another has taken over the node's.
 pub const CONTROL: &str = "control.sock";
 
 const ALIVE: &str = "alive";
@@ -34,117 +39,117 @@ const CHARGE: &str = "lock";
 pub struct Directory {
     /// The generation's name: unique over restarts, so that an old bundle's address never reaches a new daemon.
     pub id: String,
-    /// Where its sockets lie.
+    /// The path of the directory, for the addresses of sockets in it.
     pub path: PathBuf,
+    /// The directory of all generations.
+    all: Dir,
     _alive: File,
 }
 
-/// What lay in the state directory.
+/// The content of the state directory at the start of a daemon.
 #[derive(Debug)]
 pub struct Found {
-    /// Ours, just made.
+    /// This process's directory, just made.
     pub ours: Directory,
     /// The names of the other generations that live.
     pub living: Vec<String>,
-    /// What dead ones have left.
+    /// The generations whose daemons have died.
     pub dead: Vec<Dead>,
 }
 
-/// A generation that did not stop in good order. Its directory is removed by now.
+/// A generation that did not stop in good order. Its directory is removed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Dead {
     /// Its name.
     pub id: String,
-    /// Sockets it has left.
+    /// The number of sockets in its directory.
     pub sockets: usize,
 }
 
-/// Where the socket of a generation is.
+/// The path of the socket of a generation.
 pub fn socket(state_dir: &Path, id: &str) -> PathBuf {
     state_dir.join(GENERATIONS).join(id).join(SOCKET)
 }
 
-/// Where the control socket of a generation itself is.
+/// The path of a generation's own control socket.
 pub fn control_socket(state_dir: &Path, id: &str) -> PathBuf {
     state_dir.join(GENERATIONS).join(id).join(CONTROL)
 }
 
-/// Makes this process's directory, finds the others, and removes those of the dead.
+/// Makes this process's directory, finds the others, and removes those of dead daemons.
 ///
 /// # Errors
-/// What the file system says, with the path.
+/// An error of the file system, with the path.
 pub fn open(state_dir: &Path) -> Result<Found, String> {
     let fail = |what: &str, e: io::Error| format!("state_dir: cannot {what} {}: {e}", state_dir.display());
-    let all = state_dir.join(GENERATIONS);
-    make_private(state_dir).and_then(|()| make_private(&all)).map_err(|e| fail("make", e))?;
-    // A directory that has been made and whose lock has not been taken yet would be taken for a dead one's.
-    let _looking = lock_file(&state_dir.join(LOOKING), FlockOperation::LockExclusive).map_err(|e| fail("lock", e))?;
+    let state = make_state_dir(state_dir).map_err(|e| fail("make", e))?;
+    let all = make_generations(&state).map_err(|e| fail("make", e))?;
+    // A directory that is made and not locked yet would look like a dead daemon's.
+    let _looking = lock_file(&state, LOOKING, FlockOperation::LockExclusive).map_err(|e| fail("lock", e))?;
     let (mut living, mut dead) = (Vec::new(), Vec::new());
-    for (id, path) in generations(&all).map_err(|e| fail("read", e))? {
-        if is_held(&path) {
+    for id in generations(&all).map_err(|e| fail("read", e))? {
+        if is_held(&all, &id) {
             living.push(id);
         } else {
-            let sockets = count_sockets(&path);
-            std::fs::remove_dir_all(&path).map_err(|e| fail("clean", e))?;
+            let sockets = count_sockets(&all, &id);
+            all.remove_dir_all(&id).map_err(|e| fail("clean", e))?;
             dead.push(Dead { id, sockets });
         }
     }
-    let ours = make(&all, &dead).map_err(|e| fail("make a directory in", e))?;
+    let ours = make(all, &state_dir.join(GENERATIONS), &dead).map_err(|e| fail("make a directory in", e))?;
     Ok(Found { ours, living, dead })
 }
 
-/// The names of the generations that live. What the dead have left stays.
+/// The names of the generations that live. Directories of dead ones are not removed.
 ///
 /// # Errors
-/// If the state directory cannot be read; one that is not there has none.
+/// The state directory cannot be read. One that does not exist has no generations.
 pub fn living(state_dir: &Path) -> io::Result<Vec<String>> {
-    let all = match generations(&state_dir.join(GENERATIONS)) {
+    let all = match open_generations(state_dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         all => all?,
     };
-    Ok(all.into_iter().filter(|(_, path)| is_held(path)).map(|(id, _)| id).collect())
+    Ok(generations(&all)?.into_iter().filter(|id| is_held(&all, id)).collect())
 }
 
 /// Whether a generation lives.
 pub fn is_alive(state_dir: &Path, id: &str) -> bool {
-    is_held(&state_dir.join(GENERATIONS).join(id))
+    open_generations(state_dir).is_ok_and(|all| is_held(&all, id))
 }
 
-/// Removes the directory of a generation that is gone. Whether it had left one.
+/// Removes the directory of a dead generation. `true` if there was one.
 pub fn remove_dead(state_dir: &Path, id: &str) -> bool {
-    let path = state_dir.join(GENERATIONS).join(id);
-    !is_held(&path) && std::fs::remove_dir_all(path).is_ok()
+    open_generations(state_dir).is_ok_and(|all| !is_held(&all, id) && all.remove_dir_all(id).is_ok())
 }
 
-/// The lock of the generation in charge, if nobody holds it.
+/// The lock of the generation in charge; `None` while another process holds it.
 ///
 /// # Errors
-/// What the file system says.
+/// As mkdir(2), open(2) and flock(2).
 pub fn try_charge(state_dir: &Path) -> io::Result<Option<File>> {
-    make_private(state_dir)?;
-    match lock_file(&state_dir.join(CHARGE), FlockOperation::NonBlockingLockExclusive) {
+    let state = make_state_dir(state_dir)?;
+    match lock_file(&state, CHARGE, FlockOperation::NonBlockingLockExclusive) {
         Ok(lock) => Ok(Some(lock)),
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
         Err(e) => Err(e),
     }
 }
 
-/// Makes a directory under a name that none of the dead had: theirs may be in a bundle still.
-fn make(all: &Path, dead: &[Dead]) -> io::Result<Directory> {
+/// Makes a directory under a name that no dead generation had: an address with that name may be in a bundle still.
+fn make(all: Dir, path: &Path, dead: &[Dead]) -> io::Result<Directory> {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut number = since.as_millis() as u32;
     loop {
         let id = format!("{number:08x}");
-        let path = all.join(&id);
         if dead.iter().any(|dead| dead.id == id) {
             number = number.wrapping_add(1);
             continue;
         }
-        match private().create(&path) {
+        match all.create_dir_with(&id, &private()) {
             Ok(()) => {
-                // (Waits for one who looks right now.)
-                let alive = lock_file(&path.join(ALIVE), FlockOperation::LockExclusive)?;
-                return Ok(Directory { id, path, _alive: alive });
+                // Waits for a process that tests the lock right now.
+                let alive = lock_file(&all.open_dir(&id)?, ALIVE, FlockOperation::LockExclusive)?;
+                return Ok(Directory { path: path.join(&id), id, all, _alive: alive });
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number = number.wrapping_add(1),
             Err(e) => return Err(e),
@@ -154,53 +159,62 @@ fn make(all: &Path, dead: &[Dead]) -> io::Result<Directory> {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = self.all.remove_dir_all(&self.id);
     }
 }
 
-fn generations(all: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+fn generations(all: &Dir) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(all)? {
+    for entry in all.entries()? {
         let entry = entry?;
         if entry.file_type()?.is_dir()
             && let Ok(name) = entry.file_name().into_string()
         {
-            found.push((name, entry.path()));
+            found.push(name);
         }
     }
     found.sort();
     Ok(found)
 }
 
-fn is_held(generation: &Path) -> bool {
-    let Ok(file) = File::open(generation.join(ALIVE)) else { return false };
+fn is_held(all: &Dir, id: &str) -> bool {
+    let Ok(file) = all.open(Path::new(id).join(ALIVE)) else { return false };
     rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()
 }
 
-fn count_sockets(directory: &Path) -> usize {
-    use std::os::unix::fs::FileTypeExt;
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+fn count_sockets(all: &Dir, id: &str) -> usize {
+    let entries = all.read_dir(id).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket())).count()
 }
 
-fn lock_file(path: &Path, how: FlockOperation) -> io::Result<File> {
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+fn lock_file(directory: &Dir, name: &str, how: FlockOperation) -> io::Result<File> {
+    let file = directory.open_with(name, OpenOptions::new().create(true).truncate(false).write(true))?.into_std();
     rustix::fs::flock(&file, how)?;
     Ok(file)
 }
 
-fn private() -> std::fs::DirBuilder {
-    use std::os::unix::fs::DirBuilderExt;
-    let mut builder = std::fs::DirBuilder::new();
+/// Directories that only root can enter.
+fn private() -> DirBuilder {
+    let mut builder = DirBuilder::new();
     builder.mode(0o700);
     builder
 }
 
-fn make_private(path: &Path) -> io::Result<()> {
-    match private().recursive(true).create(path) {
+fn make_state_dir(path: &Path) -> io::Result<Dir> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+    Dir::open_ambient_dir(path, cap_std::ambient_authority())
+}
+
+fn make_generations(state: &Dir) -> io::Result<Dir> {
+    match state.create_dir_with(GENERATIONS, &private()) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
-        _ => Ok(()),
+        _ => state.open_dir(GENERATIONS),
     }
+}
+
+fn open_generations(state_dir: &Path) -> io::Result<Dir> {
+    Dir::open_ambient_dir(state_dir.join(GENERATIONS), cap_std::ambient_authority())
 }
 
 #[cfg(test)]
@@ -231,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_in_charge_until_it_lets_go() {
+    fn one_generation_is_in_charge_until_it_drops_the_lock() {
         let state = tempfile::tempdir().unwrap();
         let lock = try_charge(state.path()).unwrap().unwrap();
         assert!(try_charge(state.path()).unwrap().is_none());
@@ -241,6 +255,18 @@ mod tests {
         assert!(try_charge(state.path()).unwrap().is_none());
         drop(copy);
         assert!(try_charge(state.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_name_cannot_lead_out_of_the_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let _ours = open(&state).unwrap();
+        std::fs::create_dir(dir.path().join("other")).unwrap();
+        assert!(!is_alive(&state, "../../other") && !remove_dead(&state, "../../other"));
+        std::os::unix::fs::symlink(dir.path().join("other"), state.join("s/link")).unwrap();
+        assert!(!remove_dead(&state, "link/.."));
+        assert!(dir.path().join("other").exists());
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub fn stop_all(state_dir: &Path) -> Result<(), String> {
 ///
 /// # Errors
 /// If systemctl cannot be asked.
+#[allow(clippy::disallowed_methods, reason = "systemctl is a client of systemd, also called by hearthctl")]
 pub fn is_restarting(unit: &str) -> Result<bool, String> {
     let output = Command::new("systemctl")
         .args(["list-jobs", "--plain", "--no-legend", "--no-pager"])

@@ -41,6 +41,7 @@ pub(super) struct CompileJob {
 
 impl CompileJob {
     /// Starts the process and waits for its end. Blocks.
+    #[allow(clippy::disallowed_methods, reason = "the compile process, which confines itself: hearth_os::confine")]
     pub(super) fn run(mut self, wasm: File, kind: ModuleKind) -> Result<File> {
         self.order.component = kind == ModuleKind::Component;
         let began = Instant::now();
