@@ -1,10 +1,10 @@
-//! Names of bytes by what they hash to.
+//! The SHA-256 digest that names a module.
 
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 digest of WebAssembly bytes, as OCI has it.
+/// The SHA-256 digest of a WebAssembly file, in OCI's form.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
 
@@ -19,7 +19,7 @@ impl Digest {
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let mut digest = [0; 32];
         hex::decode_to_slice(hex, &mut digest).ok()?;
-        // hex takes capitals too; a file name must have one form only.
+        // hex accepts capitals too; a digest must have one form only, since it is a file name.
         (hex::encode(digest) == hex).then_some(Digest(digest))
     }
 }

@@ -21,7 +21,7 @@
 //! * [`text`]: text of guests and images, cut and escaped for logs, errors and terminals.
 //! * [`time`]: a point in time as seconds since 1970.
 //! * [`units`]: bytes, durations and ages as text for people.
-//! * [`version`]: the version and commit of this build.
+//! * [`version`]: the versions of Hearth and wasmtime in this build.
 //! * [`wanted`]: the program that a bundle asks for, before it is looked up.
 #![forbid(unsafe_code)]
 

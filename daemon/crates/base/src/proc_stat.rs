@@ -98,7 +98,7 @@ mod tests {
         let pid = std::process::id().try_into().unwrap();
         let started = |stat: &ProcStat| stat.field::<u64>(ProcStat::STARTED_TICKS).unwrap();
         assert_eq!(started(&ProcStat::of_process(pid).unwrap()), started(&stat));
-        assert_eq!(ProcStat::of_thread(pid).unwrap().field::<u64>(ProcStat::VIRTUAL_BYTES).is_some(), true);
+        assert!(ProcStat::of_thread(pid).unwrap().field::<u64>(ProcStat::VIRTUAL_BYTES).is_some());
         assert_eq!(ProcStat::of_thread(i32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

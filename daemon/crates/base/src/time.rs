@@ -1,4 +1,4 @@
-//! Points in time as numbers.
+//! A point in time as a number.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

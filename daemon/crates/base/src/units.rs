@@ -1,4 +1,4 @@
-//! Figures as a person reads them: bytes, durations and ages.
+//! Bytes, durations and ages as text for people.
 
 /// Bytes, as `4.0 KiB`.
 pub fn bytes(bytes: u64) -> String {
@@ -36,7 +36,7 @@ pub fn age(seconds: f64) -> String {
     }
 }
 
-/// The age of something that happened at `at`, in seconds since 1970.
+/// The age of an event that happened at `at`, in seconds since 1970.
 pub fn age_since(at: f64) -> String {
     age(crate::time::unix(std::time::SystemTime::now()) - at)
 }

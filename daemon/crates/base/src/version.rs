@@ -1,6 +1,6 @@
-//! Which build this is.
+//! The versions of Hearth and wasmtime in this build.
 
-/// Hearth's own version.
+/// The version of Hearth.
 pub const HEARTH: &str = env!("CARGO_PKG_VERSION");
 
 /// The version of wasmtime in the lock file, as `48.0.1`.

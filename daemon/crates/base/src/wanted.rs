@@ -3,7 +3,7 @@
 /// Places in a name at which it is cut into a file and an export, at most.
 pub const CUTS_MAX: usize = 8;
 
-/// What a bundle asks for.
+/// The program of a bundle, and the names that its look-up depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Wanted {
     /// `process.args[0]`, as the user wrote it.

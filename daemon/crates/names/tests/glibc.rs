@@ -3,6 +3,8 @@
 //!
 //! Needs root: each row has a network, an `/etc` and a host name of its own, which end with the row's thread.
 
+#![allow(clippy::disallowed_methods, reason = "the test starts programs and makes networks and mounts")]
+
 #[path = "glibc/row.rs"]
 mod row;
 #[path = "glibc/server.rs"]

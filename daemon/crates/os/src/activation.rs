@@ -1,5 +1,5 @@
-//! The socket a service manager made and passes on: `LISTEN_PID`, `LISTEN_FDS`, sd_listen_fds(3).
-#![allow(unsafe_code, reason = "a descriptor that was inherited is known by its number only")]
+//! The listening socket that a service manager passes: `LISTEN_PID`, `LISTEN_FDS`, sd_listen_fds(3).
+#![allow(unsafe_code, reason = "an inherited descriptor is known by its number only")]
 
 use std::io::{Error, Result};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 /// second call would give the same descriptor to another owner.
 ///
 /// # Errors
-/// If there is more than one, or it is not a listening Unix stream socket.
+/// There is more than one, or it is not a listening Unix stream socket.
 pub fn passed_listener() -> Result<Option<UnixListener>> {
     let mut numbers = sd_notify::listen_fds()?;
     let Some(number) = numbers.next() else { return Ok(None) };
@@ -21,8 +21,8 @@ pub fn passed_listener() -> Result<Option<UnixListener>> {
             "{given} sockets were passed (LISTEN_FDS); hearthd takes its control socket"
         )));
     }
-    // SAFETY: LISTEN_PID names this process, so whoever executed it left this descriptor open for it and
-    // for nobody else in it; the caller calls once.
+    // SAFETY: LISTEN_PID names this process, so the service manager left this descriptor open for it; no other part of
+    // the process owns it, since the caller calls once.
     let passed = unsafe { OwnedFd::from_raw_fd(number) };
     check(passed).map(Some)
 }

@@ -1,7 +1,6 @@
-//! A wake-up a little later, for a thread that sleeps: setting it wakes nobody, which a runtime's own timer
-//! does.
+//! A timer that wakes a sleeping thread a little later. Setting it wakes no thread, unlike a runtime's own timer.
 //!
-//! Failure path: without a timer, because the process has no descriptor left, everybody is woken at once.
+//! Failure path: if the process has no descriptor left for the timer, callers wake the sleeper at once.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,19 +10,26 @@ use rustix::time::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// How much later, in nanoseconds: longer than the rest of a start takes.
+/// The delay, in nanoseconds: longer than the rest of a start takes.
 const DELAY_NS: i64 = 1_000_000;
 
 /// The timer of one sleeper.
+#[derive(Debug)]
 pub struct CoarseTimer {
     timer: Option<OwnedFd>,
-    /// Somebody waits on it.
+    /// A sleeper waits on it.
     watched: AtomicBool,
     set: AtomicBool,
 }
 
+impl Default for CoarseTimer {
+    fn default() -> Self {
+        CoarseTimer::new()
+    }
+}
+
 impl CoarseTimer {
-    /// A timer that is not set; one that never fires if the process has no descriptor left.
+    /// Makes a timer that is not set. It never fires if the process has no descriptor left.
     pub fn new() -> CoarseTimer {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags).ok();
@@ -62,17 +68,17 @@ impl CoarseTimer {
         is_set
     }
 
-    /// The sleeper is awake: it has to be woken anew for what comes from now on.
+    /// Tells that the sleeper is awake: the next [`CoarseTimer::is_set`] sets the timer again.
     pub fn passed(&self) {
         self.set.store(false, Ordering::Release);
     }
 }
 
-/// Waits until the timer has fired; for ever without one.
+/// Waits until the timer has fired; without a timer it waits for ever.
 pub async fn wait(timer: Option<&AsyncFd<OwnedFd>>) {
     let Some(timer) = timer else { return std::future::pending().await };
     if let Ok(mut ready) = timer.readable().await {
-        // How often it fired is no matter; reading it makes it quiet.
+        // The number of expirations does not matter; the read makes the descriptor unreadable again.
         let _ = rustix::io::read(timer.get_ref(), &mut [0; 8]);
         ready.clear_ready();
     }
@@ -83,7 +89,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_sleeps_is_woken_once_for_all_that_came_meanwhile() {
+    async fn a_sleeper_is_woken_once_for_several_calls() {
         let later = CoarseTimer::new();
         let timer = later.watched().unwrap();
         assert!(later.is_set() && later.is_set());

@@ -1,4 +1,4 @@
-//! Files in memory: bytes that another process gets to read, or that no disk had room for.
+//! Files in memory: bytes for another process to read, or bytes for which the disk had no room.
 
 use std::fs::File;
 use std::io;
@@ -8,24 +8,23 @@ use memmap2::Mmap;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::io::Errno;
 
-/// An empty file in memory that can be sealed; `name` shows up in `/proc/<pid>/fd`.
+/// Makes an empty file in memory that can be sealed; `/proc/<pid>/fd` shows `name`.
 ///
 /// # Errors
-/// If the kernel has no memory or no descriptor left.
+/// The kernel has no memory or no descriptor left.
 pub fn create(name: &str) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // It is never executed by exec(2). Nodes with `vm.memfd_noexec=2` insist on saying so, kernels
-    // before 6.3 do not know the word.
+    // exec(2) never executes it. Nodes with `vm.memfd_noexec=2` require the flag; kernels before 6.3 do not have it.
     match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => Ok(memfd_create(name, flags)?.into()),
         result => Ok(result?.into()),
     }
 }
 
-/// Makes the bytes of a memory file final: nobody can change them any more, through no descriptor.
+/// Makes the bytes of a memory file final: no descriptor can change them any more.
 ///
 /// # Errors
-/// If somebody has mapped it to write.
+/// A process has a writable mapping of the file.
 pub fn seal(file: &File) -> io::Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?)
 }

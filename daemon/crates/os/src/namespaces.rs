@@ -1,4 +1,4 @@
-//! Namespaces that no process lives in, kept by a descriptor.
+//! The IPC and UTS namespaces of a pod. No process is in them; a descriptor keeps each.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// New ones, with this host name and these settings.
+    /// Makes new namespaces with this host name and these settings.
     ///
     /// # Errors
     /// As unshare(2) and sethostname(2), and as [`Sysctl::write`].

@@ -5,7 +5,11 @@ use std::path::Path;
 
 use tokio::net::UnixListener;
 
-/// Binds a socket for root only. A stale one of a dead daemon is replaced: the caller holds the state directory's lock.
+/// Binds a socket that only root can open. Replaces a socket that a dead daemon has left: the caller holds the state
+/// directory's lock.
+///
+/// # Errors
+/// As mkdir(2), unlink(2), bind(2) and chmod(2).
 pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;

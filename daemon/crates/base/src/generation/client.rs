@@ -1,4 +1,4 @@
-//! Asking a generation, from a thread that may wait: a daemon at its start, `hearthctl`, a unit's ExecStop.
+//! The blocking client of a generation's socket, for a daemon at its start, `hearthctl`, and a unit's ExecStop.
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -14,13 +14,13 @@ use crate::generation::wire::{
 };
 use crate::generation::wire::{Passed, receive_descriptors};
 
-/// How long a generation may take to answer.
+/// The time-out of an answer.
 pub const ANSWER_TIME: Duration = Duration::from_secs(10);
 
-/// How long the old generation may take to let go once the new one serves.
+/// The time-out of the old generation's farewell, once the new one serves.
 const LET_GO_TIME: Duration = Duration::from_secs(10);
 
-/// Asks one question. Gives the connection with the answer, for what follows it.
+/// Asks one question. Returns the answer and the connection, on which more bytes may follow.
 ///
 /// # Errors
 /// One line: it cannot be reached, or does not answer, or the answer is an error.
@@ -43,7 +43,7 @@ pub fn ask(state_dir: &Path, generation: &str, body: question::Body) -> Result<(
     }
 }
 
-/// Asks for something that is answered with a [`Status`].
+/// Asks a question whose answer is a [`Status`].
 ///
 /// # Errors
 /// As [`ask`].
@@ -54,10 +54,10 @@ pub fn ask_status(state_dir: &Path, generation: &str, body: question::Body) -> R
     }
 }
 
-/// How each generation that lives is; those that do not answer are left out.
+/// The status of each generation that lives, without generations that do not answer.
 ///
 /// # Errors
-/// If the state directory cannot be read.
+/// The state directory cannot be read.
 pub fn statuses(state_dir: &Path) -> io::Result<Vec<Status>> {
     let living = directory::living(state_dir)?;
     let status = |id: &String| ask_status(state_dir, id, question::Body::Status(Nothing {})).ok();
@@ -78,10 +78,10 @@ pub fn metrics(state_dir: &Path, generation: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// What the generation in charge has handed over; it still serves until [`HandedOver::taken`].
+/// The sockets and locks that the generation in charge has handed over. It serves until [`HandedOver::taken`].
 #[derive(Debug)]
 pub struct HandedOver {
-    /// Descriptors by what they are.
+    /// The descriptors, each with its purpose.
     pub descriptors: Vec<(Passed, OwnedFd)>,
     /// As [`HandOver::removes_control`].
     pub removes_control: bool,
@@ -91,21 +91,21 @@ pub struct HandedOver {
 }
 
 impl HandedOver {
-    /// Takes one out.
+    /// Takes one descriptor of this purpose out.
     pub fn take(&mut self, what: Passed) -> Option<OwnedFd> {
         let place = self.descriptors.iter().position(|(passed, _)| *passed == what)?;
         Some(self.descriptors.swap_remove(place).1)
     }
 
-    /// Takes all of them out.
+    /// Takes all descriptors of this purpose out.
     pub fn take_all(&mut self, what: Passed) -> Vec<OwnedFd> {
         std::iter::from_fn(|| self.take(what)).collect()
     }
 
-    /// Says that we serve, and waits until the old generation takes nothing new.
+    /// Tells the old generation that this one serves, and waits until the old one takes no new tasks.
     ///
     /// # Errors
-    /// If yet another generation was faster: then that one is in charge.
+    /// A third generation was faster and is in charge.
     pub fn taken(mut self) -> Result<(), String> {
         let mut said = [0];
         let told = (|| {
@@ -119,7 +119,7 @@ impl HandedOver {
             }
             Ok(()) => Ok(()),
             Err(error) => {
-                // It has ended, or hangs: either way its lock and its sockets are ours, too.
+                // It has ended, or hangs: this process has its lock and its sockets in either case.
                 tracing::warn!(%error, "the old hearthd did not say that it takes nothing new any more");
                 Ok(())
             }
@@ -127,10 +127,10 @@ impl HandedOver {
     }
 }
 
-/// Asks the generation in charge for what it holds.
+/// Asks the generation in charge for its sockets and locks.
 ///
 /// # Errors
-/// As [`ask`]; then everything is as before.
+/// As [`ask`]; then the old generation stays in charge.
 pub fn hand_over(state_dir: &Path, from: &str, to: TakeOver) -> Result<HandedOver, String> {
     let (answer::Body::HandOver(over), from) = ask(state_dir, from, question::Body::TakeOver(to))? else {
         return Err(format!("generation {from} answered another question"));

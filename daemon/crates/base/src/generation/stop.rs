@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use crate::generation::wire::{Nothing, Status, question};
 use crate::generation::{client, directory};
 
-/// How long a generation may take to end its guests, to tell containerd, and to go.
+/// The time in which a generation ends its guests, tells containerd, and ends.
 const STOP_TIME: Duration = Duration::from_secs(25);
 
-/// How often to look whether it has gone.
+/// The pause between two tests whether a generation has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// How each generation that lives is, the youngest first.
+/// The status of each generation that lives, the youngest first.
 ///
 /// # Errors
 /// One line: the state directory cannot be read.
@@ -26,10 +26,10 @@ pub fn all(state_dir: &Path) -> Result<Vec<Status>, String> {
 /// Ends these generations and their guests, and waits for that.
 ///
 /// # Errors
-/// One line: which does not go.
+/// One line: the generation that does not end.
 pub fn end(state_dir: &Path, generations: &[Status]) -> Result<(), String> {
     for status in generations {
-        // One that does not answer may be about to go; what counts is whether it does.
+        // A generation that does not answer may be ending already; its lock tells.
         let _ = client::ask_status(state_dir, &status.generation, question::Body::Stop(Nothing {}));
     }
     let drain = generations.iter().map(|status| status.stop_drain_seconds).max().unwrap_or_default();
@@ -48,15 +48,15 @@ pub fn end(state_dir: &Path, generations: &[Status]) -> Result<(), String> {
 /// Ends all generations and their guests, and waits for that.
 ///
 /// # Errors
-/// One line: which does not go.
+/// One line: the generation that does not end.
 pub fn stop_all(state_dir: &Path) -> Result<(), String> {
     end(state_dir, &all(state_dir)?)
 }
 
-/// Whether systemd has a job to restart the unit: it is that while the unit stops.
+/// Whether systemd has a job to restart the unit. It has the job while the unit stops.
 ///
 /// # Errors
-/// If systemctl cannot be asked.
+/// systemctl cannot be started.
 #[allow(clippy::disallowed_methods, reason = "systemctl is a client of systemd, also called by hearthctl")]
 pub fn is_restarting(unit: &str) -> Result<bool, String> {
     let output = Command::new("systemctl")
