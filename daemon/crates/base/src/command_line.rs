@@ -43,13 +43,13 @@ pub struct Args {
     pub print_default_config: bool,
 }
 
-/// Read if `--config` names no other and it exists.
+/// The configuration file without `--config`, if it exists.
 const DEFAULT_CONFIG: &str = "/etc/hearth/config.toml";
 
-/// The manual page hearthd(8): made of the arguments above, and of what is no argument.
+/// The manual page hearthd(8): the arguments above, and the sections of `manual.roff`.
 ///
 /// # Errors
-/// None that memory does not have.
+/// Writing to memory does not fail; the signature is clap_mangen's.
 pub fn manual() -> std::io::Result<Vec<u8>> {
     let page = clap_mangen::Man::new(Args::command()).title("HEARTHD").section("8").manual("System Administration");
     let mut text = Vec::new();
@@ -66,7 +66,7 @@ impl Args {
     /// The configuration: the file's, with the flags over it, checked.
     ///
     /// # Errors
-    /// One line: the file cannot be read, or what in it is wrong.
+    /// One line: the file cannot be read, or the key with the wrong value.
     pub fn configuration(&self) -> Result<Config, String> {
         let default = PathBuf::from(DEFAULT_CONFIG);
         let mut config = match &self.config {

@@ -1,14 +1,14 @@
 //! Errors by what the caller can do about them, and their only mapping to ttrpc and gRPC codes.
 //!
-//! Every message is one line for the person who reads `ctr`'s output or `kubectl describe`: what was
-//! wrong and what to do. containerd passes it on unchanged. A message may quote a guest, an image or a spec, so that
-//! it is cut and escaped on its way out ([`shown`]).
+//! Every message is one line for the reader of `ctr`'s output or `kubectl describe`: the error and its remedy.
+//! containerd passes it on unchanged. A message may quote a guest, an image or a spec, so it is cut and escaped on its
+//! way out ([`shown`]).
 
 use ttrpc::Code;
 
 use crate::text::{ERROR_BYTES_MAX, shown};
 
-/// What went wrong, by what the caller can do about it.
+/// An error, classified by what the caller can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The request, the bundle or the module is wrong; the same request will fail again.
@@ -23,24 +23,24 @@ pub enum Error {
     /// The id is taken.
     #[error("{0}")]
     AlreadyExists(String),
-    /// Not in this state; another call has to come first.
+    /// The call does not fit the present state; another call has to come first.
     #[error("{0}")]
     FailedPrecondition(String),
-    /// A named limit is reached; the message says which and how to raise it.
+    /// A limit is reached; the message names the limit and how to raise it.
     #[error("{0}")]
     ResourceExhausted(String),
-    /// Hearth does not do this.
+    /// Hearth does not support this.
     #[error("{0}")]
     Unimplemented(String),
-    /// Something we depend on does not answer; trying again may help.
+    /// A service that Hearth depends on does not answer; trying again may help.
     #[error("{0}")]
     Unavailable(String),
-    /// Our fault, or the node's.
+    /// An error in Hearth or on the node.
     #[error("{0}")]
     Internal(String),
 }
 
-/// The result type of everything a request can reach.
+/// The result type of all code that a request reaches.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {

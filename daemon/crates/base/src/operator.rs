@@ -1,10 +1,10 @@
-//! What `hearthctl` and `hearthd` say to each other: the questions and their answers.
+//! The questions of `hearthctl` to `hearthd`, and the answers.
 //!
 //! Both are JSON within the control socket's frames ([`hearth_shim::reply::Body::Operator`]). During an
-//! upgrade a `hearthctl` asks daemons of other releases: fields are added, never changed, every answer's
-//! field has a default, and a question that a daemon does not know is an error that says so.
+//! upgrade a `hearthctl` asks daemons of other releases. So fields are added, never changed; every field of an answer has
+//! a default; and a daemon answers an unknown question with an error that says so.
 //!
-//! Times are seconds since 1970, durations seconds, sizes bytes; all of them as the metrics have them.
+//! Times are in seconds since 1970, durations in seconds, sizes in bytes, as in the metrics.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "question", rename_all = "snake_case")]
 pub enum Question {
-    /// How the daemon is: [`Status`].
+    /// The state of the daemon: [`Status`].
     Status,
     /// Its tasks: a list of [`TaskInfo`].
     Tasks,
-    /// One of them: an optional [`TaskDetails`].
+    /// One task: an optional [`TaskDetails`].
     Task {
         /// containerd's namespace.
         namespace: String,
@@ -25,47 +25,47 @@ pub enum Question {
     },
     /// The last starts, the latest first: a list of [`StartInfo`].
     Starts,
-    /// The last ends that one may want to look into, the latest first: a list of [`EndInfo`].
+    /// The last abnormal ends of guests, the latest first: a list of [`EndInfo`].
     Ends,
-    /// What it knows of modules: [`Modules`].
+    /// The modules that the daemon knows: [`Modules`].
     Modules,
-    /// Compiles what an image runs, or a file, before a start of it: [`Warmed`].
+    /// Compile the module of an image, or a file, before its first start: [`Warmed`].
     Warm(Warm),
-    /// Check every artifact on disk; those that are no good are removed: [`Verified`].
+    /// Check every artifact on disk, and remove the invalid ones: [`Verified`].
     VerifyModules,
     /// Remove artifacts from the disk: [`Pruned`].
     PruneModules {
-        /// Those of this engine that no task runs, too; else only those of other engines.
+        /// Whether to remove also artifacts of this engine that no task runs; else only artifacts of other engines.
         unused: bool,
     },
     /// The last lines of its log, the oldest first: a list of [`LogLine`].
     Logs {
-        /// Only those about this task.
+        /// Only lines about this task.
         task: Option<String>,
-        /// Only those with a higher number.
+        /// Only lines with a higher number.
         after: u64,
     },
-    /// What its log lets through: [`LogLevel`].
+    /// The filter of the log: [`LogLevel`].
     LogLevel,
-    /// Change that: [`LogLevel`].
+    /// Change the filter of the log: [`LogLevel`].
     SetLogLevel {
-        /// A filter; none: what the configuration says.
+        /// The filter; `None`: the configuration's.
         filter: Option<String>,
     },
     /// Take no new tasks, or take them again: [`Status`].
     Drain {
-        /// Which of the two.
+        /// `true`: take no new tasks.
         on: bool,
     },
 }
 
-/// What is to be compiled.
+/// A module to compile.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Warm {
-    /// What an image of the daemon's own containerd (`ahead.containerd`) runs.
+    /// The module of an image in the containerd of `ahead.containerd`.
     Image {
-        /// containerd's namespace; none: the first of `ahead.namespaces`.
+        /// containerd's namespace; `None`: the first of `ahead.namespaces`.
         namespace: Option<String>,
         /// Its name.
         name: String,
@@ -77,39 +77,39 @@ pub enum Warm {
     },
 }
 
-/// What became of that.
+/// The result of [`Question::Warm`].
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Warmed {
     /// The SHA-256 digest of the module, in hex.
     pub module: String,
-    /// Whether it was compiled now; if not, it had been before.
+    /// Whether it was compiled now; else it had been compiled before.
     pub compiled: bool,
-    /// How long that took.
+    /// The duration.
     pub seconds: f64,
 }
 
-/// How a daemon is.
+/// The state of a daemon.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Status {
-    /// Its release.
+    /// The release of Hearth.
     pub version: String,
-    /// wasmtime's release.
+    /// The release of wasmtime.
     pub wasmtime: String,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
-    /// Which life of the daemon this is: unique on a node.
+    /// The name of the generation, unique on a node.
     pub generation: String,
-    /// When it was ready.
+    /// The time at which it was ready.
     pub started_at: f64,
     /// Whether it takes no new tasks.
     pub draining: bool,
-    /// Where its sockets are.
+    /// The directory of its sockets.
     pub state_dir: String,
-    /// Where its modules are.
+    /// The directory of its modules.
     pub root_dir: String,
-    /// Where its metrics are served; empty if nowhere.
+    /// The address of its metrics; empty without an endpoint.
     pub metrics_address: String,
     /// The containerds it serves, by their gRPC sockets.
     pub containerds: Vec<String>,
@@ -117,15 +117,15 @@ pub struct Status {
     pub namespaces: u64,
     /// Tasks by state.
     pub tasks: TaskCounts,
-    /// The pool and what is beyond it.
+    /// Slots of the pool, and guests beyond the pool.
     pub pool: Pool,
     /// Modules and compiles.
     pub modules: ModuleCounts,
     /// The threads that run guests.
     pub workers: Workers,
-    /// Events that wait for containerd.
+    /// Events that wait for a containerd.
     pub events_queued: u64,
-    /// Control sockets of earlier lives of the daemon that still serve their tasks.
+    /// Control sockets of older generations that still serve their tasks.
     pub earlier: Vec<String>,
 }
 
@@ -141,7 +141,7 @@ pub struct TaskCounts {
     pub paused: u64,
     /// Ended and not deleted yet.
     pub stopped: u64,
-    /// As many as there may be (`rpc.tasks_max`).
+    /// The limit (`rpc.tasks_max`).
     pub limit: u64,
 }
 
@@ -151,11 +151,11 @@ pub struct TaskCounts {
 pub struct Pool {
     /// Slots of the pool in use.
     pub used: u64,
-    /// All of them (`engine.pool_slots`).
+    /// Slots of the pool in all (`engine.pool_slots`).
     pub slots: u64,
     /// Guests beyond the pool.
     pub on_demand: u64,
-    /// As many as there may be (`engine.on_demand_max`).
+    /// The limit (`engine.on_demand_max`).
     pub on_demand_limit: u64,
 }
 
@@ -167,9 +167,9 @@ pub struct ModuleCounts {
     pub prepared: u64,
     /// Compiled, on disk.
     pub artifacts: u64,
-    /// What those take.
+    /// The size of the artifacts on disk.
     pub bytes: u64,
-    /// What they may take (`modules.store_bytes_max`).
+    /// The limit of that size (`modules.store_bytes_max`).
     pub bytes_limit: u64,
     /// Compiles that run or wait.
     pub compiles_pending: u64,
@@ -183,9 +183,9 @@ pub struct Workers {
     pub idle: u64,
     /// In a guest.
     pub running: u64,
-    /// In a guest's system call for long.
+    /// Blocked in a guest's system call.
     pub blocked: u64,
-    /// Guests that wait for one of them.
+    /// Guests that wait for a worker.
     pub run_queue: u64,
 }
 
@@ -193,17 +193,17 @@ pub struct Workers {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct TaskInfo {
-    /// The life of the daemon that runs it.
+    /// The generation that runs it.
     pub generation: String,
     /// containerd's namespace.
     pub namespace: String,
     /// Its id.
     pub id: String,
-    /// What it is.
+    /// The kind of task.
     pub kind: TaskKind,
-    /// Its pod, if it is of one.
+    /// Its pod, if it belongs to one.
     pub pod: Option<PodName>,
-    /// Its image's name, where CRI has said it.
+    /// Its image's name, if CRI gives it.
     pub image: Option<String>,
     /// The first of its arguments.
     pub program: String,
@@ -211,33 +211,33 @@ pub struct TaskInfo {
     pub module: String,
     /// `created`, `running`, `paused` or `stopped`.
     pub state: String,
-    /// Once it has stopped.
+    /// The exit status, once it has stopped.
     pub exit_status: Option<u32>,
-    /// What containerd takes for its process.
+    /// The process id that containerd knows.
     pub pid: u32,
-    /// When Create was asked for.
+    /// The time of the Create request.
     pub created_at: f64,
-    /// Processes beside its first that run.
+    /// Execs that run.
     pub execs: u64,
     /// CPU time of all its processes.
     pub cpu_seconds: f64,
-    /// How long it waited for its quota.
+    /// The time for which its CPU quota stopped it.
     pub throttled_seconds: f64,
-    /// Its linear memories and tables.
+    /// The present size of its linear memories and tables.
     pub memory_bytes: u64,
-    /// The most they have been.
+    /// Their largest size so far.
     pub memory_peak_bytes: u64,
-    /// What they may be.
+    /// The limit of their size.
     pub memory_limit_bytes: u64,
-    /// How often it was refused memory.
+    /// The number of times it was refused memory.
     pub memory_refused: u64,
-    /// Whether it ended for want of memory.
+    /// Whether it ended because it was refused memory.
     pub out_of_memory: bool,
     /// Traps of all its guests.
     pub traps: u64,
 }
 
-/// All that is known of a task.
+/// A task in detail.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct TaskDetails {
@@ -247,60 +247,60 @@ pub struct TaskDetails {
     pub image: Option<String>,
     /// Its bundle.
     pub bundle: String,
-    /// Where its stdin, stdout and stderr go.
+    /// The targets of its stdin, stdout and stderr.
     pub stdio: Vec<String>,
-    /// What its start did.
+    /// Its start.
     pub start: StartInfo,
-    /// Ends of its guests that one may want to look into.
+    /// Abnormal ends of its guests.
     pub ends: Vec<EndInfo>,
 }
 
-/// A task by its names.
+/// The names of a task.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct TaskName {
-    /// The life of the daemon that has it, or had it.
+    /// The generation that has it, or had it.
     pub generation: String,
     /// containerd's namespace.
     pub namespace: String,
     /// Its id.
     pub id: String,
-    /// Its pod, if it is of one.
+    /// Its pod, if it belongs to one.
     pub pod: Option<PodName>,
-    /// Its image's name, where CRI has said it.
+    /// Its image's name, if CRI gives it.
     pub image: Option<String>,
     /// The first of its arguments.
     pub program: String,
 }
 
-/// What a start did. What has not happened is absent.
+/// The course of a start. A step that has not happened is absent.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct StartInfo {
-    /// Whose.
+    /// The task.
     #[serde(flatten)]
     pub of: TaskName,
     /// The SHA-256 digest of its module, in hex.
     pub module: String,
-    /// Where the module came from: `warm`, `disk` or `compiled`.
+    /// The source of the module: `warm`, `disk` or `compiled`.
     pub source: Option<String>,
-    /// When Create's request arrived; what follows is counted from then.
+    /// The time of Create's request. The following durations begin there.
     pub created_at: f64,
-    /// When containerd wrote the bundle; before that.
+    /// The time from containerd's writing of the bundle until Create's request.
     pub bundle_written_at: Option<f64>,
-    /// When Create was answered.
+    /// Until the answer to Create.
     pub create_seconds: Option<f64>,
-    /// When Start's request arrived.
+    /// Until Start's request.
     pub start_began_seconds: Option<f64>,
-    /// When the guest was at its first instruction, or the service had its port.
+    /// Until the guest's first instruction, or until the service listened on its port.
     pub started_seconds: Option<f64>,
-    /// What hearthd itself needed: without the caller's own time between Create and Start.
+    /// The time that hearthd itself needed, without the caller's time between Create and Start.
     pub own_seconds: Option<f64>,
     /// Its phases, in the order in which they are measured.
     pub phases: Vec<PhaseInfo>,
-    /// Its OpenTelemetry trace, where that is on and it was sampled.
+    /// Its OpenTelemetry trace, if traces are on and it was sampled.
     pub trace_id: Option<String>,
-    /// Why it failed, if it did.
+    /// The error, if it failed.
     pub error: Option<String>,
 }
 
@@ -310,37 +310,37 @@ pub struct StartInfo {
 pub struct PhaseInfo {
     /// As in the metric `hearth_start_phase_seconds`.
     pub name: String,
-    /// When it began, from Create's request.
+    /// Its begin, counted from Create's request.
     pub began_seconds: f64,
-    /// How long it took.
+    /// Its duration.
     pub seconds: f64,
 }
 
-/// A guest's end that one may want to look into.
+/// An abnormal end of a guest.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct EndInfo {
-    /// Whose.
+    /// The task.
     #[serde(flatten)]
     pub of: TaskName,
-    /// When.
+    /// The time.
     pub at: f64,
-    /// What it was.
+    /// The kind of end.
     pub kind: EndKind,
     /// The exit status; of a request, the HTTP status.
     pub status: u32,
-    /// wasmtime's text with the backtrace, or ours.
+    /// The error; wasmtime's has a backtrace.
     pub text: String,
 }
 
-/// What an end was.
+/// The kind of an abnormal end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndKind {
     /// A guest trapped.
     #[default]
     Trap,
-    /// A guest ended for want of memory.
+    /// A guest ended because it was refused memory.
     OutOfMemory,
     /// The guest of an HTTP request trapped.
     Request,
@@ -348,14 +348,14 @@ pub enum EndKind {
     Response,
     /// An HTTP request took too long.
     TimeOut,
-    /// A host function panicked: hearthd's own fault.
+    /// A host function panicked: an error in hearthd.
     Panic,
-    /// It could not be started.
+    /// The guest could not be started.
     NotStarted,
 }
 
 impl EndKind {
-    /// For people.
+    /// The name for people.
     pub fn name(self) -> &'static str {
         match self {
             EndKind::Trap => "trap",
@@ -373,31 +373,31 @@ impl EndKind {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LogLine {
-    /// Lines are counted from 1.
+    /// The number of the line, counted from 1.
     pub number: u64,
-    /// When.
+    /// The time.
     pub at: f64,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
     /// The part of the daemon.
     pub target: String,
-    /// The task it is about, if it is about one.
+    /// The task that the line concerns, if any.
     pub task: Option<String>,
     /// The message and its fields.
     pub text: String,
 }
 
-/// What the log lets through.
+/// The filters of the log.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LogLevel {
-    /// Now.
+    /// The filter in force.
     pub current: String,
-    /// By the configuration.
+    /// The filter of the configuration.
     pub configured: String,
 }
 
-/// What a task is.
+/// The kind of a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskKind {
@@ -410,7 +410,7 @@ pub enum TaskKind {
     Sandbox,
 }
 
-/// The pod a container is of, by Kubernetes' names.
+/// The pod of a container, by Kubernetes' names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct PodName {
@@ -422,15 +422,15 @@ pub struct PodName {
     pub container: String,
 }
 
-/// What a daemon knows of modules.
+/// The modules that a daemon knows.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Modules {
     /// Compiled, on disk or in memory.
     pub compiled: Vec<ModuleInfo>,
-    /// Those that cannot be compiled, for a while.
+    /// Modules whose compile failed, remembered for a while.
     pub rejected: Vec<RejectedModule>,
-    /// Those that are being compiled, or wait for it.
+    /// Modules whose compile runs or waits.
     pub compiling: Vec<CompilingModule>,
 }
 
@@ -442,15 +442,15 @@ pub struct ModuleInfo {
     pub digest: String,
     /// `core` or `component`.
     pub kind: String,
-    /// What the compiled code takes on disk; 0 if it is in memory only.
+    /// The size of the artifact on disk; 0 if it is in memory only.
     pub bytes: u64,
-    /// Whether this daemon's engine has compiled it; else another release's or configuration's.
+    /// Whether it was compiled for this daemon's engine; else for another release or configuration.
     pub current: bool,
     /// Whether it is prepared in memory.
     pub prepared: bool,
-    /// Whether what is prepared is code of the baseline compiler still.
+    /// Whether the prepared code is the baseline compiler's.
     pub baseline: bool,
-    /// When it was used last.
+    /// The time of its last use.
     pub used_at: f64,
     /// Tasks that run it.
     pub tasks: u64,
@@ -458,7 +458,7 @@ pub struct ModuleInfo {
     pub names: Vec<String>,
 }
 
-/// A module that is being compiled, or waits for it.
+/// A module whose compile runs or waits.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct CompilingModule {
@@ -466,29 +466,29 @@ pub struct CompilingModule {
     pub digest: String,
     /// The file in its image, or the image.
     pub name: String,
-    /// For how long already.
+    /// The time so far.
     pub age_seconds: f64,
 }
 
-/// What a check of the artifacts on disk found.
+/// The result of a check of the artifacts on disk.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Verified {
-    /// Whole ones.
+    /// Valid artifacts.
     pub good: u64,
-    /// Digests of those that were no good, and are removed.
+    /// Digests of invalid artifacts, which are removed.
     pub removed: Vec<String>,
-    /// Of other engines, which are not looked at.
+    /// Artifacts of other engines, which are not checked.
     pub foreign: u64,
 }
 
-/// What was removed from the disk.
+/// The artifacts that were removed from the disk.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Pruned {
-    /// So many artifacts.
+    /// Their number.
     pub artifacts: u64,
-    /// So many bytes.
+    /// Their size.
     pub bytes: u64,
 }
 
@@ -498,8 +498,8 @@ pub struct Pruned {
 pub struct RejectedModule {
     /// SHA-256 of the Wasm, in hex.
     pub digest: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// For how long already.
+    /// The time so far.
     pub age_seconds: f64,
 }

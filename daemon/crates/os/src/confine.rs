@@ -1,15 +1,14 @@
-//! Takes almost everything away from a process of our own that is about to read a stranger's bytes.
+//! The sandbox of a process that reads untrusted bytes: the compile process.
 //!
-//! What stays: its three standard streams, memory, threads and the clock, each within limits. It can
-//! open no file, make no socket, start no process, signal nobody but itself and map no code.
+//! The process keeps its three standard streams, memory, threads and the clock, each within limits. It cannot open a
+//! file, make a socket, start a process, signal another process or map executable memory.
 //!
-//! The wall is a seccomp filter that allows a list of system calls and answers `ENOSYS` to all others.
-//! With it there is nothing left that Landlock or namespaces of its own could take (a network
-//! namespace alone costs half a millisecond to make), but it is not the only one: the process is also
-//! an unprivileged user without capabilities, and stays one, should the filter have a hole.
+//! The main barrier is a seccomp filter that allows a list of system calls and answers `ENOSYS` to all others. Landlock
+//! or namespaces would add nothing to it (and a network namespace takes half a millisecond to make). The second barrier
+//! is the process's user: an unprivileged one without capabilities, should the filter have a hole.
 //!
-//! There is no limit on processes (`RLIMIT_NPROC`): it counts all of the user's on the node, so a
-//! stranger's could keep ours from starting threads; the filter forbids processes anyway.
+//! There is no limit on processes (`RLIMIT_NPROC`): it counts all processes of the user on the node, so processes of
+//! other programs could prevent this one from starting threads. The filter forbids new processes anyway.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,37 +19,37 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// The process' bounds.
+/// The limits of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// Address space, in bytes.
     pub memory_bytes: u64,
-    /// CPU time of all threads, in seconds; then it is killed.
+    /// CPU time of all threads, in seconds; after that the kernel kills the process.
     pub cpu_seconds: u64,
     /// The largest file it can write, in bytes.
     pub file_bytes: u64,
     /// User and group it becomes.
     pub uid: u32,
-    /// The process whose end is its end too.
+    /// The parent process. The kernel kills this process when the parent ends.
     pub parent: i32,
 }
 
-/// How much it yields to others, as nice(2) has it.
+/// The nice value of the process.
 const NICE: i32 = 10;
 
 /// Descriptors 0, 1 and 2.
 const DESCRIPTORS: u64 = 3;
 
-/// Confines this process for good. Must come before its second thread: credentials and the filter
-/// are each thread's own, inherited by those it starts.
+/// Confines this process for good. Must come before its second thread: credentials and the filter belong to a thread,
+/// and the threads that it starts inherit them.
 ///
 /// # Errors
-/// The step that failed and why; the process is then to end.
+/// The step that failed and the reason; the process must then end.
 pub fn confine(bounds: &Bounds) -> Result<(), String> {
     let step = |what: &'static str| move |e: rustix::io::Errno| format!("cannot {what}: {}", io::Error::from(e));
     close_all_but_streams().map_err(|e| format!("cannot close descriptors: {e}"))?;
-    // Should memory run out, it is this process that goes and not the daemon with all its guests.
-    // Where that cannot be said, the kernel chooses.
+    // If memory runs out, the kernel kills this process and not the daemon with all its guests. If the write fails, the
+    // kernel chooses by itself.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     rustix::process::nice(NICE).map_err(step("lower its priority"))?;
     for (resource, limit) in [
@@ -61,12 +60,12 @@ pub fn confine(bounds: &Bounds) -> Result<(), String> {
     ] {
         limit_to(resource, limit, limit).map_err(step("set a limit"))?;
     }
-    // SIGXCPU first, which says why; SIGKILL if that was not enough.
+    // SIGXCPU first, which tells the reason; then SIGKILL.
     limit_to(Resource::Cpu, bounds.cpu_seconds, bounds.cpu_seconds.saturating_add(1))
         .map_err(step("limit its CPU time"))?;
     drop_privileges(bounds.uid)?;
-    // Another process of the same user must not be able to trace this one and write what the daemon
-    // will run. Nothing is dumped either.
+    // Another process of the same user must not trace this one and so write code that the daemon runs. This also
+    // prevents a core dump.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(step("forbid tracing"))?;
     // After the change of user, which would clear it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(step("die with the daemon"))?;
@@ -79,8 +78,8 @@ pub fn confine(bounds: &Bounds) -> Result<(), String> {
 
 #[allow(unsafe_code, reason = "close_range(2) has no safe form; std's own descriptors close themselves")]
 fn close_all_but_streams() -> io::Result<()> {
-    // SAFETY: at the start of a process of one thread, no value owns a descriptor beyond the streams:
-    // all there could be were inherited.
+    // SAFETY: at the start of a process of one thread, no value owns a descriptor beyond the streams: all others are
+    // inherited.
     match unsafe { libc::close_range(DESCRIPTORS as u32, u32::MAX, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -91,7 +90,7 @@ fn limit_to(resource: Resource, soft: u64, hard: u64) -> rustix::io::Result<()> 
     rustix::process::setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
 }
 
-/// Becomes user and group `uid` with no other groups and no way back.
+/// Becomes user and group `uid`, without other groups, irrevocably.
 fn drop_privileges(uid: u32) -> Result<(), String> {
     let step = |what: &'static str| move |e: rustix::io::Errno| format!("cannot {what}: {}", io::Error::from(e));
     for bit in 0..u64::BITS {
@@ -114,7 +113,7 @@ fn drop_privileges(uid: u32) -> Result<(), String> {
     rustix::thread::set_no_new_privs(true).map_err(step("forbid new privileges"))
 }
 
-/// What a compiler needs once it runs: reading and writing streams it has, memory, threads, its own end.
+/// The system calls of a running compiler: it reads and writes its streams, and needs memory, threads and its exit.
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let free = [
         libc::SYS_read,

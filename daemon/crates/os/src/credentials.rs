@@ -1,17 +1,15 @@
-//! The rights to files that one thread has: user, groups, capabilities and the mode bits its new files do
-//! not get.
+//! The rights of one thread to files: user, groups, capabilities and umask.
 //!
-//! In Linux all of these are each thread's own; it is the C library that makes them the process'.
-//! Here the system calls are made directly, or through those wrappers that leave them as they are.
-//! Only the file-system user and group change, so a thread keeps every right to come back.
+//! In Linux all of these belong to a thread; the C library applies them to all threads of the process. This file makes
+//! the system calls directly, or through wrappers that change the calling thread only. Only the file-system user and
+//! group change, so that a thread keeps the right to change back.
 //!
-//! When the file-system user is no longer root, the kernel takes the file capabilities
-//! (`CAP_DAC_OVERRIDE`, `CAP_CHOWN`, …) out of the effective set by itself, and puts them back when it
-//! is root again (capabilities(7)). So a change of user is followed by one of capabilities, which says
-//! exactly which ones are effective.
+//! When the file-system user changes from root to another, the kernel removes the file capabilities
+//! (`CAP_DAC_OVERRIDE`, `CAP_CHOWN`, …) from the effective set, and adds them when it changes back (capabilities(7)). So
+//! a change of capabilities follows each change of user and sets exactly the effective ones.
 //!
-//! The first change of user also makes the process undumpable (`/proc/sys/fs/suid_dumpable`): no other
-//! user may trace it or read its memory's image, which is what a daemon with everybody's guests wants.
+//! The first change of user also makes the process undumpable (`/proc/sys/fs/suid_dumpable`): no other user may trace it
+//! or read its memory, which holds the guests of all tenants.
 #![allow(unsafe_code, reason = "setfsuid(2) and setfsgid(2) have no safe form, nor has unshare(2)")]
 
 use std::io;
@@ -25,35 +23,35 @@ use hearth_base::error::{Error, Result};
 /// Groups a thread may have beside its own (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
 
-/// The id that means "no change" to the kernel and is nobody's.
+/// The id that means "no change" to the kernel; no user has it.
 const NO_ID: u32 = u32::MAX;
 
-/// Mode bits a umask can have.
+/// The valid bits of a umask.
 const UMASK_BITS: u32 = 0o777;
 
-/// Whose rights to files a thread has.
+/// The rights of a thread to files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     uid: u32,
     gid: u32,
     groups: Vec<Gid>,
     umask: u32,
-    /// Of [`OF_GUESTS`].
+    /// A subset of [`OF_GUESTS`].
     capabilities: CapabilitySet,
 }
 
 impl Credentials {
-    /// Those of a container's user. `umask` if the container names none.
+    /// The credentials of a container's user, with `umask` if the container names none.
     ///
-    /// As when Linux starts a program, root has the spec's effective capabilities and another user the
-    /// ambient ones, which are none unless a pod's security context adds some.
+    /// As when Linux starts a program, root has the spec's effective capabilities, and another user the ambient ones,
+    /// which are none unless a pod's security context adds some.
     ///
-    /// Groups that add no right are left out, since each kind of change costs a microsecond or two: a
-    /// user's own group again (CRI lists it), and all of one's who has every right to files. That
-    /// makes root in the usual container, with whatever groups its image lists, the daemon's equal.
+    /// Groups that add no right are left out, since each kind of change costs a microsecond or two: the user's own
+    /// group (CRI lists it), and all groups of a user with every right to files. So root in a usual container has the
+    /// daemon's own credentials, whatever groups its image lists.
     ///
     /// # Errors
-    /// `InvalidArgument` naming what cannot be.
+    /// `InvalidArgument` naming the invalid id, group or umask.
     pub fn of(user: &User, umask: u32) -> Result<Credentials> {
         let wrong = |what: String| Err(Error::InvalidArgument(format!("process.user.{what}")));
         if let Some((name, _)) = [("uid", user.uid), ("gid", user.gid)].iter().find(|(_, id)| *id == NO_ID) {
@@ -77,7 +75,7 @@ impl Credentials {
         Ok(Credentials { uid: user.uid, gid: user.gid, groups, umask, capabilities })
     }
 
-    /// Those of the calling thread, which must have called [`own_umask`].
+    /// The credentials of the calling thread, which must have called [`own_umask`].
     ///
     /// # Errors
     /// As getgroups(2).
@@ -91,28 +89,28 @@ impl Credentials {
         Ok(Credentials { uid, gid, groups, umask: umask.as_raw_mode(), capabilities })
     }
 
-    /// Those of nobody, after which the thread is half somebody else.
+    /// Credentials that the kernel refuses after it has changed some of them. For tests.
     #[doc(hidden)]
     pub(super) fn impossible() -> Credentials {
         let capabilities = CapabilitySet::empty();
         Credentials { uid: NO_ID, gid: 4_000, groups: vec![Gid::from_raw(5_000)], umask: 0o77, capabilities }
     }
 
-    /// What a thread with these credentials may do.
+    /// The effective capabilities of a thread with these credentials.
     pub fn capabilities(&self) -> CapabilitySet {
         self.capabilities | TO_CHANGE
     }
 
-    /// The mode bits new files do not get.
+    /// The umask.
     pub fn umask(&self) -> u32 {
         self.umask
     }
 
-    /// Gives them to the calling thread, which has those of `now` and its own umask, but for the
-    /// capabilities: [`set_capabilities`] has to follow. Makes system calls for the differences only.
+    /// Gives these credentials to the calling thread, which has those of `now` and a umask of its own. Capabilities
+    /// are excluded: [`set_capabilities`] has to follow. Makes system calls for the differences only.
     ///
     /// # Errors
-    /// If this process may not; some of them may then have changed.
+    /// The process lacks a right; some of the credentials may have changed by then.
     pub fn apply(&self, now: &Credentials) -> io::Result<()> {
         if self.umask != now.umask {
             rustix::process::umask(Mode::from_raw_mode(self.umask));
@@ -140,12 +138,12 @@ impl Credentials {
     }
 }
 
-/// As the kernel keeps them.
+/// Sorts groups as the kernel keeps them.
 fn sort(groups: &mut [Gid]) {
     groups.sort_unstable_by_key(|group| group.as_raw());
 }
 
-/// Capabilities that a guest's calls can ask for: of files, and of privileged ports.
+/// The capabilities that concern a guest's calls: files and privileged ports.
 pub const OF_GUESTS: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -153,10 +151,10 @@ pub const OF_GUESTS: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// What it takes to become a guest and the daemon again.
+/// The capabilities needed to assume a guest's identity and to restore the daemon's.
 pub const TO_CHANGE: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::SYS_ADMIN);
 
-/// With what is part of another of the set.
+/// The set and the capabilities that another one of the set includes.
 fn completed(set: CapabilitySet) -> CapabilitySet {
     match set.contains(CapabilitySet::DAC_OVERRIDE) {
         true => set | CapabilitySet::DAC_READ_SEARCH,
@@ -164,7 +162,7 @@ fn completed(set: CapabilitySet) -> CapabilitySet {
     }
 }
 
-/// What the calling thread may do now, and could.
+/// The capability sets of the calling thread.
 ///
 /// # Errors
 /// As capget(2).
@@ -172,8 +170,8 @@ pub fn capabilities() -> io::Result<CapabilitySets> {
     Ok(rustix::thread::capabilities(None)?)
 }
 
-/// Makes these the calling thread's effective capabilities. `sets`: what it could; they can be had back
-/// the same way.
+/// Makes `effective` the calling thread's effective capabilities. The other sets become those of `sets`, so that a
+/// later call can make other capabilities effective.
 ///
 /// # Errors
 /// As capset(2).

@@ -1,9 +1,9 @@
-//! FIFOs and pipes, opened so that nothing ever waits for the other side.
+//! FIFOs and pipes, opened so that no call ever waits for the other side.
 //!
 //! Output is opened read-write: there is always a reader, so neither the open nor a write fails or
-//! waits because the client is away (containerd restarts), and data stays until it is back. Input is
-//! opened for reading alone, because only a descriptor that is no writer itself can see that the
-//! writers have gone; [`hold_open`] adds a writer for the time in which that must not matter.
+//! waits while the client is away (containerd restarts), and data stays until it is back. Input is opened for reading
+//! only, because a descriptor that can write does not report that the writers have gone. [`hold_open`] adds a writer
+//! for the time in which an end must not be reported.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -16,16 +16,16 @@ use rustix::pipe::PipeFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Why a path cannot serve as a FIFO.
+/// The reason why a path cannot serve as a FIFO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// There is nothing.
+    /// The path does not exist.
     #[error("does not exist")]
     Missing,
-    /// It is something else.
+    /// The file is not a FIFO.
     #[error("is {0}, not a FIFO")]
     NotFifo(&'static str),
-    /// The kernel refuses.
+    /// The kernel refuses to open it.
     #[error("cannot be opened: {0}")]
     Os(Errno),
 }
@@ -44,8 +44,8 @@ pub fn open_output(path: &Path) -> Result<OwnedFd, OpenError> {
 /// As [`OpenError`].
 pub fn open_input(path: &Path) -> Result<OwnedFd, OpenError> {
     let input = open(path, OFlags::RDONLY)?;
-    // The kernel reports a hang-up only once it has seen a writer since this open; let it see one, so
-    // that a client which was gone before counts as gone.
+    // The kernel reports a hang-up only if there was a writer after this open. This one makes a client that was gone
+    // before count as gone.
     drop(hold_open(input.as_fd()).map_err(OpenError::Os)?);
     Ok(input)
 }
@@ -67,7 +67,7 @@ fn open(path: &Path, access: OFlags) -> Result<OwnedFd, OpenError> {
     }
 }
 
-/// A writer of the FIFO that `input` reads, also if it has no name any more.
+/// Opens a writer of the FIFO that `input` reads, also if the FIFO's name was removed.
 ///
 /// # Errors
 /// As open(2).
@@ -76,22 +76,21 @@ pub fn hold_open(input: BorrowedFd) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// What is in a FIFO that its reader may not have come for yet; see [`keep_unread`].
+/// Keeps data in a FIFO that no reader has opened yet; see [`keep_unread`].
 #[derive(Debug)]
 pub struct Unread(OwnedFd);
 
-/// For the end of an output that [`open_output`] opened: if something in it is unread, a descriptor that
-/// keeps it. The caller closes `output` then, and may let go of this one as soon as
-/// [`Unread::is_safe`].
+/// At the end of an output that [`open_output`] opened: returns a descriptor that keeps its unread data, if there is
+/// any. The caller then closes `output`, and may drop this one as soon as [`Unread::is_safe`].
 ///
 /// Data in a FIFO is lost when the last descriptor of it is closed, and a client that opens its end a
-/// moment late (containerd's do it in the background) finds nothing. As `output` is a reader itself,
-/// only a descriptor for writing alone can tell whether there is another.
+/// moment late (containerd's clients do so in the background) finds nothing. `output` is a reader itself, so only a
+/// descriptor for writing alone can report whether there is another reader.
 ///
 /// # Errors
 /// As open(2).
 pub fn keep_unread(output: BorrowedFd) -> Result<Option<Unread>, Errno> {
-    // A pipe to a log program, which has been there from the start, is no FIFO of that kind.
+    // A pipe to a log program has had its reader from the start.
     if rustix::io::ioctl_fionread(output)? == 0 || !rustix::fs::fcntl_getfl(output)?.contains(OFlags::RDWR) {
         return Ok(None);
     }
@@ -99,12 +98,12 @@ pub fn keep_unread(output: BorrowedFd) -> Result<Option<Unread>, Errno> {
 }
 
 impl Unread {
-    /// Whether a reader has it, or has read it all.
+    /// Whether a reader has opened the FIFO, or all data is read.
     pub fn is_safe(&self) -> bool {
         self.has_reader() || self.is_read()
     }
 
-    /// Whether there is nothing to wait for: it has been read, or nobody reads.
+    /// Whether waiting is pointless: all data is read, or the FIFO has no reader.
     pub fn is_over(&self) -> bool {
         self.is_read() || !self.has_reader()
     }
@@ -112,7 +111,7 @@ impl Unread {
     fn has_reader(&self) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::OUT)];
         let polled = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })));
-        // On a writer's side an error means that nobody reads.
+        // For a writer, POLLERR means that there is no reader.
         polled.is_ok() && !fds[0].revents().contains(PollFlags::ERR)
     }
 
@@ -121,16 +120,16 @@ impl Unread {
     }
 }
 
-/// What reading would find.
+/// The result of a read, without reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
     /// A read would not wait.
     pub readable: bool,
-    /// Nobody has it open for writing.
+    /// The FIFO has no writer.
     pub hung_up: bool,
 }
 
-/// Asks without waiting.
+/// Tells whether a read would wait.
 ///
 /// # Errors
 /// As poll(2).
@@ -145,16 +144,16 @@ pub fn readiness(input: BorrowedFd) -> Result<Readiness, Errno> {
 /// Registers a descriptor with the epoll instance of the runtime that is entered.
 ///
 /// # Errors
-/// If epoll takes no more, or the descriptor is a file, which is always ready.
+/// epoll has no room, or the descriptor is a regular file, which is always ready.
 #[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor; see the comment")]
 pub fn register(fd: Arc<OwnedFd>, interest: Interest) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: the descriptor has to stay the same open file until it is deregistered. An `OwnedFd`
-    // behind an `Arc` cannot be replaced, and it is closed only when its last owner goes, of which the
-    // registration is one.
+    // behind an `Arc` cannot be replaced, and is closed only when its last owner is dropped; the registration is an
+    // owner.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest)? })
 }
 
-/// A pipe to a program: the end it reads, and ours, which never waits.
+/// Makes a pipe to a program: the program's end to read, and the daemon's end, which never waits.
 ///
 /// # Errors
 /// As pipe2(2).
@@ -164,7 +163,7 @@ pub fn pipe_to_program() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((theirs, ours))
 }
 
-/// A pipe from a program: ours, which never waits, and the end it writes.
+/// Makes a pipe from a program: the daemon's end, which never waits, and the program's end to write.
 ///
 /// # Errors
 /// As pipe2(2).

@@ -1,13 +1,13 @@
-//! Processes that do nothing but have a namespace.
+//! Processes that only hold a namespace.
 //!
-//! * [`Holder`]: a network namespace, for tasks that ask for a new one, since who sets a network up
-//!   (`ctr run --cni`, nerdctl) finds it at `/proc/<the task's pid>/ns/net`.
+//! * [`Holder`]: a network namespace, for tasks that ask for a new one. A program that configures the network
+//!   (`ctr run --cni`, nerdctl) finds the namespace at `/proc/<the task's pid>/ns/net`.
 //! * [`PidHolder`]: the first process of a pid namespace, for native containers of a pod that share one. It
-//!   reaps what they leave behind, and all of them end with it.
+//!   reaps their orphans, and all of them end with it.
 //!
-//! Each is this program again, started with a subcommand and one end of a socket as descriptor 3. It
-//! sees to its namespace, says so, and then waits for the socket to end: so it goes when its holder here
-//! is dropped, and with the daemon, however that ends.
+//! Each is this program again, started with a subcommand and one end of a socket as descriptor 3. It prepares its
+//! namespace, reports that, and waits for the end of the socket. So it ends when its value here is dropped, and with
+//! the daemon, for whatever reason the daemon ends.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -41,13 +41,13 @@ const PROGRAM: &str = "/proc/self/exe";
 /// The child's end of the socket.
 const SOCKET: i32 = 3;
 
-/// How long it may take to be ready.
+/// The time-out until it is ready.
 const READY_TIME: Duration = Duration::from_secs(10);
 
-/// `nobody`, who has no rights to anything.
+/// The user `nobody`, who has no rights.
 const NOBODY: u32 = 65_534;
 
-/// Such a process. Dropping it ends it.
+/// A holder process. Dropping the value ends the process.
 #[derive(Debug)]
 struct Held {
     child: Arc<Child>,
@@ -63,12 +63,12 @@ impl Held {
         let program = CString::new(PROGRAM)?;
         let child = Arc::new(spawn::spawn(&program, &args, &[], &[theirs.as_fd()])?);
         drop(theirs);
-        // From here on a failure ends it.
+        // From here on, an error drops the value and so ends the process.
         let held = Held { child, _socket: ours.try_clone()?, runtime };
         ours.set_read_timeout(Some(READY_TIME))?;
         let mut said = String::new();
         let mut byte = [0];
-        // One line: empty, or why not.
+        // One line: empty, or an error.
         while (&ours).read(&mut byte)? == 1 {
             if byte[0] == b'\n' {
                 return if said.is_empty() { Ok(held) } else { Err(io::Error::other(said)) };
@@ -78,7 +78,7 @@ impl Held {
         Err(io::Error::other("its holder process ended"))
     }
 
-    /// Its pid.
+    /// The process id.
     fn pid(&self) -> u32 {
         self.child.pid().as_raw_nonzero().get().unsigned_abs()
     }
@@ -88,7 +88,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.child.signal(Signal::KILL);
         let child = self.child.clone();
-        // The kernel takes its time for a namespace.
+        // The end of a namespace takes the kernel long.
         self.runtime.spawn_blocking(move || child.wait());
     }
 }
@@ -101,11 +101,11 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Starts one. Takes about a millisecond, most of it the kernel's for the namespace; blocks for it.
+    /// Starts one. Blocks for about a millisecond, in which the kernel makes the namespace.
     /// `runtime` reaps it.
     ///
     /// # Errors
-    /// `Internal` if there is no process or no namespace to be had, with the reason.
+    /// `Internal` with the reason, if the process or the namespace cannot be made.
     pub fn start(runtime: tokio::runtime::Handle) -> Result<Holder> {
         let failed = |e: io::Error| Error::Internal(format!("cannot make a network namespace for the task: {e}"));
         let held = Held::start(SUBCOMMAND, runtime).map_err(failed)?;
@@ -113,7 +113,7 @@ impl Holder {
         Ok(Holder { held, namespace })
     }
 
-    /// Its pid, for who looks for the namespace.
+    /// The process id, by which other programs find the namespace.
     pub fn pid(&self) -> u32 {
         self.held.pid()
     }
@@ -124,7 +124,7 @@ impl Holder {
     }
 }
 
-/// A pid namespace with its first process. Dropping it ends everything in it.
+/// A pid namespace with its first process. Dropping the value ends all processes in it.
 #[derive(Debug)]
 pub struct PidHolder {
     _held: Held,
@@ -135,12 +135,12 @@ impl PidHolder {
     /// Starts one; blocks for it. `runtime` reaps it.
     ///
     /// # Errors
-    /// What the kernel says, or the process.
+    /// An error of the kernel, or of the process.
     pub fn start(runtime: tokio::runtime::Handle) -> io::Result<PidHolder> {
         let make = || {
             #[allow(unsafe_code, reason = "unshare(2) of a namespace")]
-            // SAFETY: the table of descriptors stays shared. This changes where the children of this thread, which
-            // starts one and ends, are born.
+            // SAFETY: the table of descriptors stays shared. The call concerns the children of this thread, which starts
+            // one child and ends.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }?;
             let held = Held::start(PIDS_SUBCOMMAND, runtime)?;
             let namespace = File::open(format!("/proc/{}/ns/pid", held.pid()))?;
@@ -156,7 +156,7 @@ impl PidHolder {
     }
 }
 
-/// What the holder of a network namespace does.
+/// The process of a [`Holder`].
 pub fn child_main() -> ExitCode {
     serve(|| {
         #[allow(unsafe_code, reason = "unshare(2) of a namespace")]
@@ -166,23 +166,23 @@ pub fn child_main() -> ExitCode {
     })
 }
 
-/// What the first process of a pid namespace does.
+/// The process of a [`PidHolder`].
 pub fn pids_child_main() -> ExitCode {
     serve(|| {
-        // Then the kernel reaps whatever is left to it.
+        // The kernel then reaps the orphans that become its children.
         ignore(libc::SIGCHLD);
         shut_in()
     })
 }
 
-/// Sees to the namespace, says so, and waits for the daemon's end.
+/// Prepares the namespace, reports that, and waits for the end of the daemon.
 fn serve(make: impl FnOnce() -> io::Result<()>) -> ExitCode {
     #[allow(unsafe_code, reason = "the descriptor this process was started with")]
     // SAFETY: nothing else in this process, which has only begun, knows descriptor 3.
     let mut socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(SOCKET) });
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-        // A service manager signals all of a unit; this process ends with its daemon, which may have tasks
-        // to end first.
+        // A service manager signals all processes of a unit. This process ignores the signal and ends with its daemon,
+        // which may have tasks to end first.
         ignore(signal);
     }
     let made = make();
@@ -190,27 +190,26 @@ fn serve(make: impl FnOnce() -> io::Result<()>) -> ExitCode {
     if socket.write_all(format!("{line}\n").as_bytes()).is_err() || made.is_err() {
         return ExitCode::FAILURE;
     }
-    // The daemon writes nothing: this is its end.
+    // The daemon writes no byte: the read returns at its end.
     let _ = io::copy(&mut socket, &mut io::sink());
     ExitCode::SUCCESS
 }
 
 fn ignore(signal: libc::c_int) {
     #[allow(unsafe_code, reason = "signal(2)")]
-    // SAFETY: to be ignored is a valid disposition.
+    // SAFETY: SIG_IGN is a valid disposition.
     unsafe {
         libc::signal(signal, libc::SIG_IGN)
     };
 }
 
-/// Leaves nothing for the containers to find that see this process as `/proc/1`: no files, no rights, no
-/// memory to look into.
+/// Removes from this process all that containers, which see it as `/proc/1`, could use: files, rights, readable memory.
 fn shut_in() -> io::Result<()> {
     #[allow(unsafe_code, reason = "unshare(2) of a namespace")]
     // SAFETY: the table of descriptors stays as it is; there is one thread.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    // Any directory that there is on every Linux.
+    // A directory that every Linux has.
     let empty = "/proc";
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
     mount("tmpfs", empty, "tmpfs", flags, Some(c"size=4k,mode=0555"))?;
@@ -225,7 +224,7 @@ fn shut_in() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// As runc does in a new namespace.
+/// Brings the loopback interface up, as runc does in a new namespace.
 fn bring_loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     #[allow(unsafe_code, reason = "ioctl(2) on an interface")]

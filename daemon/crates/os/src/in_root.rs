@@ -37,7 +37,7 @@ const LINKS_MAX: usize = 40;
 /// coincided with a `..`, and of a lookup that lost a race.
 const ATTEMPTS_MAX: usize = 64;
 
-/// What a mount point has to be.
+/// The kind of a mount point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// For a directory or a whole file system.
@@ -47,7 +47,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What `fd` is open on.
+    /// The kind of the file that `fd` is open on.
     ///
     /// # Errors
     /// As fstat(2).
@@ -66,7 +66,7 @@ fn file_type(fd: impl AsFd) -> Result<FileType> {
 pub struct RootDir<Fd = OwnedFd>(Fd);
 
 impl RootDir {
-    /// Opens the directory `path` of the daemon's own name space.
+    /// Opens the directory `path` in the daemon's own mount namespace.
     ///
     /// # Errors
     /// As open(2).
@@ -76,21 +76,21 @@ impl RootDir {
     }
 }
 
-/// What a path leads to.
+/// The result of a look-up.
 #[derive(Debug)]
 pub struct LookedUp {
-    /// An `O_PATH` descriptor of it, or why there is none.
+    /// An `O_PATH` descriptor of the file, or an error.
     pub file: Result<OwnedFd>,
-    /// Whether everything on the way, as far as it went, is on the root's own mount.
+    /// Whether the look-up, as far as it went, stayed on the root's own mount.
     pub on_root_mount: bool,
 }
 
-/// What becomes of a link at the very end of a path.
+/// The treatment of a link at the end of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Last {
     /// It is followed; where it leads need not exist.
     Followed,
-    /// It is what is meant.
+    /// The link itself is meant.
     Itself,
 }
 
@@ -105,7 +105,7 @@ impl<Fd: AsFd> RootDir<Fd> {
         self.0.as_fd()
     }
 
-    /// Opens what `path` is inside this tree, as an `O_PATH` descriptor; the last link is followed.
+    /// Opens `path` inside this tree as an `O_PATH` descriptor; a link at the end is followed.
     ///
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `ELOOP` as openat2(2); `EAGAIN` if the tree is being renamed all the time.
@@ -138,9 +138,10 @@ impl<Fd: AsFd> RootDir<Fd> {
     }
 
     /// The same path without a link or a `..` on the way, relative to the root; `.` for the root itself.
-    /// What it names need not exist, but the directory it would be in must. A slash at the end stays.
+    /// The file need not exist, but its directory must. A slash at the end is kept.
     ///
-    /// This is text: who uses it must not let it lead out, should somebody put a link there meanwhile.
+    /// The result is text: the caller must open it so that it cannot lead out, since a guest may put a link there
+    /// meanwhile.
     ///
     /// # Errors
     /// As [`RootDir::resolve`]; `EILSEQ` if a name on the way is not UTF-8.
@@ -165,7 +166,7 @@ impl<Fd: AsFd> RootDir<Fd> {
             if last == Last::Itself {
                 return beside(name);
             }
-            // Nothing is there, or a link to where nothing is yet.
+            // No file is there, or a link whose target does not exist yet.
             path = match rustix::fs::readlinkat(&directory, name.trim_end_matches('/'), Vec::new()) {
                 Ok(target) => match target.into_string().map_err(|_| Errno::ILSEQ)? {
                     absolute if absolute.starts_with('/') => absolute,
@@ -178,7 +179,7 @@ impl<Fd: AsFd> RootDir<Fd> {
         Err(Errno::LOOP)
     }
 
-    /// What the link at `path` says; links on the way to it are followed.
+    /// The target of the link at `path`; links on the way to it are followed.
     ///
     /// # Errors
     /// As [`RootDir::resolve`]; `EINVAL` if it is no link, `EILSEQ` if its target is not UTF-8.
@@ -189,10 +190,10 @@ impl<Fd: AsFd> RootDir<Fd> {
         rustix::fs::readlinkat(&directory, name, Vec::new())?.into_string().map_err(|_| Errno::ILSEQ)
     }
 
-    /// Where `fd`, opened in this tree, is now.
+    /// The present path of `fd`, which was opened in this tree.
     fn text_of(&self, fd: &OwnedFd) -> Result<String> {
         let (root, path) = (kernels_name(self.as_fd())?, kernels_name(fd.as_fd())?);
-        // It has been moved out of the tree meanwhile.
+        // A rename has moved it out of the tree meanwhile.
         let path = path.strip_prefix(&root).map_err(|_| Errno::NOENT)?;
         match path.to_str().ok_or(Errno::ILSEQ)? {
             "" => Ok(".".to_owned()),
@@ -200,8 +201,8 @@ impl<Fd: AsFd> RootDir<Fd> {
         }
     }
 
-    /// Like [`RootDir::resolve`], but makes what is missing: directories (mode 0755) on the way and, at
-    /// the end, a directory or an empty file (mode 0644). What exists is taken as it is, of either kind.
+    /// Like [`RootDir::resolve`], but makes missing files: directories (mode 0755) on the way and, at the end, a
+    /// directory or an empty file (mode 0644). An existing file is returned as it is, of either kind.
     ///
     /// # Errors
     /// As [`RootDir::resolve`], mkdir(2) and open(2).
@@ -213,7 +214,7 @@ impl<Fd: AsFd> RootDir<Fd> {
     }
 }
 
-/// The path of what `fd` is open on, by the kernel's own record.
+/// The kernel's own path of the file that `fd` is open on.
 fn kernels_name(fd: BorrowedFd<'_>) -> Result<PathBuf> {
     let path = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
     Ok(OsString::from_vec(path.into_bytes()).into())
@@ -224,8 +225,8 @@ fn directory_of(parent: &str) -> &OsStr {
     OsStr::new(if parent.is_empty() { "." } else { parent })
 }
 
-/// The directory part, empty for the root, and the name in it with any slashes behind it; no name if the
-/// path ends in a directory whatever it is (`.`, `..`, the root).
+/// The directory part, empty for the root, and the name in it with any slashes after it. No name if the path ends with a
+/// directory by its form (`.`, `..`, the root).
 fn split(path: &str) -> (&str, Option<&str>) {
     let end = path.trim_end_matches('/').len();
     let at = path[..end].rfind('/').map_or(0, |slash| slash + 1);
@@ -235,7 +236,7 @@ fn split(path: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// A walk down a tree that never asks the kernel for more than one component.
+/// A walk down a tree, one component per system call.
 struct Walk {
     /// The directories from the root to where the walk is: `..` pops, so it cannot pass the root.
     dirs: Vec<OwnedFd>,
@@ -263,7 +264,7 @@ impl Walk {
             let last = self.todo.is_empty();
             let found = match self.open(&name) {
                 Err(Errno::NOENT) => match self.create(&name, if last { kind } else { Kind::Directory }) {
-                    // Somebody else made it, or removed what was made.
+                    // Another process made it, or removed it again.
                     Err(Errno::EXIST | Errno::NOENT) if races < ATTEMPTS_MAX => {
                         races += 1;
                         self.todo.push(name);
@@ -287,7 +288,7 @@ impl Walk {
         self.dirs.last().expect("the root is never popped")
     }
 
-    /// A name without slashes and without following a link: it can only be inside.
+    /// Opens a name without slashes and without following a link: it can only lie inside.
     fn open(&self, name: &OsStr) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(self.here(), name, flags, Mode::empty())
@@ -326,7 +327,7 @@ impl Walk {
     }
 }
 
-/// Opens a root's directory, to look something up in it.
+/// Opens the directory of a root for look-ups.
 ///
 /// # Errors
 /// `InvalidArgument` if it cannot be opened.

@@ -1,18 +1,18 @@
 //! Mounts, in the daemon's own mount namespace.
 //!
-//! * [`enter_private_namespace`]: once, first in `main`. What the node mounts later still arrives
-//!   (volumes do), what the daemon mounts is seen by nobody else and dies with it.
+//! * [`enter_private_namespace`]: once, first in `main`. Later mounts of the node propagate in (volumes do); the
+//!   daemon's mounts never propagate out, and end with the daemon.
 //! * [`MountOptions`]: mount(8)'s option words, as containerd and OCI specs use them.
 //! * [`overlay`], [`filesystem`], [`bind`], [`tmpfs`]: the mounts a guest's root is made of.
-//! * [`Mounted`]: undoes one.
+//! * [`Mounted`]: unmounts when it is dropped.
 //!
 //! A file system is mounted with mount(2): one call, which measures faster than the five of the
 //! fsopen(2) family and has no limit of 256 bytes on a value. A bind goes through open_tree(2),
-//! mount_setattr(2) and move_mount(2): twice as fast as three mount(2) calls, attributes are set before
-//! anybody can reach it, and the target is a descriptor rather than a path to resolve again. Before
-//! Linux 5.12 there is no mount_setattr(2) and the attributes are set by remounting.
+//! mount_setattr(2) and move_mount(2): twice as fast as three mount(2) calls, attributes are set before any process can
+//! reach the mount, and the target is a descriptor rather than a path to resolve again. Before Linux 5.12 there is no
+//! mount_setattr(2), and a remount sets the attributes.
 //!
-//! Errors are the kernel's; who called says which mount of the spec it was.
+//! Errors are the kernel's; the caller adds the mount of the spec.
 #![allow(unsafe_code, reason = "unshare(2) and mount_setattr(2) have no safe form")]
 
 mod options;
@@ -32,8 +32,8 @@ use crate::in_root::Kind;
 
 pub use options::{Bind, MountOptions, Propagation};
 
-/// What every mount of a guest's root has. A device node in an image or a volume is the node's device,
-/// and no device cgroup stands before a guest; nor is there anybody to gain by set-user-id.
+/// The flags of every mount of a guest's root. A device node in an image or a volume would be the node's device, since
+/// no device cgroup applies to a guest. Set-user-id bits have no use for a guest.
 pub const GUEST_FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID);
 
 /// mount(2) copies one page of options, the terminating NUL included.
@@ -59,13 +59,13 @@ pub fn enter_private_namespace() -> std::io::Result<()> {
 /// # Errors
 /// As unshare(2) and mount(2).
 pub fn unshare_mounts() -> Result<()> {
-    // SAFETY: unshare is unsafe because of CLONE_FILES, which would pull descriptors from under their
-    // owners; this asks for a mount namespace only.
+    // SAFETY: unshare is unsafe because of CLONE_FILES, which would take descriptors away from their owners; this call
+    // asks for a mount namespace only.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
 }
 
-/// A name of `fd` for system calls that take a path. Not more than a name: it is valid while `fd` is open.
+/// A path of `fd` for system calls that take a path. It is valid while `fd` is open.
 fn path_of(fd: BorrowedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
@@ -83,15 +83,15 @@ fn open_path(path: &Path) -> Result<OwnedFd> {
 pub struct Overlay {
     /// `lowerdir`, the uppermost first; at least one, at least two without an upper directory.
     pub lower: Vec<PathBuf>,
-    /// `upperdir` and `workdir`; without, nothing can be written.
+    /// `upperdir` and `workdir`; without them the overlay is read-only.
     pub upper: Option<(PathBuf, PathBuf)>,
-    /// Options besides.
+    /// Other options.
     pub options: Vec<String>,
 }
 
 impl Overlay {
-    /// mount(2)'s options, or `None` if they cannot be said: over a page, or a path that the option
-    /// syntax would cut.
+    /// mount(2)'s options, or `None` if they cannot be expressed: they exceed a page, or the option syntax would split a
+    /// path.
     fn data(&self) -> Option<String> {
         let plain = |path: &PathBuf| path.to_str().filter(|path| !path.contains([',', ':', '\\'])).map(String::from);
         let lower = self.lower.iter().map(plain).collect::<Option<Vec<_>>>()?.join(":");
@@ -105,7 +105,7 @@ impl Overlay {
         (data.len() < DATA_BYTES_MAX).then_some(data)
     }
 
-    /// The same with every directory opened and named by its descriptor: 20 bytes a layer, whatever its
+    /// The same overlay, with every directory opened and named by its descriptor: 20 bytes a layer, however long its
     /// path, so that over 190 layers fit into a page.
     fn by_descriptors(&self) -> Result<(Overlay, Vec<OwnedFd>)> {
         let mut held = Vec::with_capacity(self.lower.len() + 2);
@@ -136,7 +136,7 @@ pub fn overlay(overlay: &Overlay, target: &Path, flags: MountFlags) -> Result<Mo
     Ok(Mounted::new(target))
 }
 
-/// Mounts `source`, a block device or what `fstype` takes for one, on the directory `target`.
+/// Mounts `source`, a block device or another source that `fstype` accepts, on the directory `target`.
 ///
 /// # Errors
 /// As mount(2).
@@ -150,7 +150,7 @@ pub fn filesystem(fstype: &str, source: &str, target: &Path, flags: MountFlags, 
     Ok(Mounted::new(target))
 }
 
-/// Mounts an empty tmpfs on the directory `target` is open on.
+/// Mounts an empty tmpfs on the directory that `target` is open on.
 ///
 /// # Errors
 /// As mount(2).
@@ -159,7 +159,7 @@ pub fn tmpfs(target: impl AsFd, flags: MountFlags, data: &[String]) -> Result<()
     rustix::mount::mount("tmpfs", path_of(target.as_fd()), "tmpfs", flags | GUEST_FLAGS, data.as_c_str())
 }
 
-/// A copy of the mount at `source` (and of those below it), attached nowhere yet; gone when dropped.
+/// A copy of the mount at `source` (and of the mounts below it), not attached yet. Dropping it removes the copy.
 #[derive(Debug)]
 pub struct Detached {
     tree: OwnedFd,
@@ -184,18 +184,18 @@ impl Detached {
         Ok(Detached { tree, bind, kind })
     }
 
-    /// What kind of target it needs.
+    /// The kind of target that it needs.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Its top.
+    /// The top of the copy.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.tree.as_fd()
     }
 }
 
-/// Attaches `source` to what `target` is open on: a directory to a directory, anything else to a file.
+/// Attaches `source` to the file that `target` is open on: a directory to a directory, any other file to a file.
 ///
 /// # Errors
 /// As move_mount(2) and mount_setattr(2); nothing is attached then.
@@ -216,7 +216,7 @@ fn bind_by(source: &Detached, target: impl AsFd, options: &MountOptions, attribu
         Attributes::Remount => {
             attach()?;
             remount(source, options).inspect_err(|_| {
-                // The descriptor names the mount itself, so this cannot hit another one.
+                // The descriptor names the mount itself, so no other mount is unmounted.
                 let _ = unmount(path_of(source.as_fd()), UnmountFlags::DETACH);
             })
         }
@@ -257,8 +257,8 @@ fn set_attributes(source: &Detached, options: &MountOptions) -> Result<()> {
     }
 }
 
-/// The same by mount(2), on what is attached already. Only the top gets the flags, since this way has
-/// no recursion: what is mounted below the source keeps its own.
+/// The same by mount(2), on an attached mount. Only the top gets the flags, since a remount is not recursive: mounts
+/// below the source keep theirs.
 fn remount(source: &Detached, options: &MountOptions) -> Result<()> {
     let propagation = match options.propagation {
         Propagation::Private => MountPropagationFlags::PRIVATE,
@@ -268,7 +268,7 @@ fn remount(source: &Detached, options: &MountOptions) -> Result<()> {
     remount_flags(source.as_fd(), options.flags | options.tree_flags | GUEST_FLAGS)
 }
 
-/// Adds flags by a remount, which replaces them all: those the mount has are said again.
+/// Adds flags by a remount. A remount replaces all flags, so the mount's own are repeated.
 fn remount_flags(top: BorrowedFd, add: MountFlags) -> Result<()> {
     use rustix::fs::StatVfsMountFlags as Has;
     let has = rustix::fs::fstatvfs(top)?.f_flag;
@@ -290,7 +290,7 @@ fn remount_flags(top: BorrowedFd, add: MountFlags) -> Result<()> {
     rustix::mount::mount_remount(path_of(top), flags, "")
 }
 
-/// How this kernel takes the attributes of an existing mount.
+/// The way to set attributes of an existing mount on this kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attributes {
     /// mount_setattr(2), since Linux 5.12.
@@ -303,7 +303,7 @@ impl Attributes {
     fn best() -> Attributes {
         static BEST: std::sync::OnceLock<Attributes> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| {
-            // Nothing to set on nothing: EINVAL or EBADF where the call exists.
+            // An empty change of no mount: EINVAL or EBADF where the call exists.
             let probe = mount_setattr(CWD, MountFlags::empty(), None, Bind::One);
             if probe == Err(Errno::NOSYS) { Attributes::Remount } else { Attributes::Syscall }
         })
@@ -368,7 +368,7 @@ fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// A mount on a path under the daemon's control, undone when dropped, with all that is mounted inside.
+/// A mount on a path under the daemon's control. Dropping it unmounts it with all mounts inside.
 #[derive(Debug)]
 pub struct Mounted {
     path: Option<PathBuf>,
@@ -399,7 +399,7 @@ impl Mounted {
         Ok(Mounted::new(path))
     }
 
-    /// Says that other mounts were attached inside.
+    /// Records that other mounts were attached inside.
     pub fn holds_others(&mut self) {
         self.holds_others = true;
     }
@@ -407,12 +407,11 @@ impl Mounted {
     /// Unmounts.
     ///
     /// With other mounts inside, the whole tree is detached in one call: it costs less than a third of
-    /// unmounting one by one, and their paths are not looked up again, which a guest that shares a
-    /// volume with another could have bent meanwhile. What nobody has open is gone for good when
-    /// umount2(2) returns, detached or not.
+    /// unmounting one by one, and their paths are not looked up again, which a guest that shares a volume with another
+    /// could have changed meanwhile. A mount without open files is gone when umount2(2) returns, detached or not.
     ///
     /// # Errors
-    /// `EBUSY` if something was still open in it: it is detached then, and goes with the last user.
+    /// `EBUSY` if a file was still open in it. It is then detached, and the kernel removes it with the last open file.
     pub fn unmount(mut self) -> Result<()> {
         self.undo()
     }

@@ -1,4 +1,4 @@
-//! Pseudo-terminals: a master for us, and the side a program sees.
+//! Pseudo-terminals: the daemon's side (master) and the program's side.
 //!
 //! Neither side ever waits, and neither becomes the daemon's controlling terminal.
 #![allow(unsafe_code, reason = "no crate in use offers terminals' ioctls; each call is argued below")]
@@ -15,11 +15,11 @@ const PTMX: &str = "/dev/ptmx";
 /// The value that switches a control character off (`_POSIX_VDISABLE` on Linux).
 const DISABLED: u8 = 0;
 
-/// A fresh terminal, in the mode the kernel makes them: lines, echo, signals, `\n` to `\r\n`.
+/// A new terminal in the kernel's default mode: lines, echo, signals, `\n` to `\r\n`.
 pub struct Pty {
-    /// What a person's side reads and writes.
+    /// The master: the side of the person at the terminal.
     pub master: OwnedFd,
-    /// What a program reads and writes.
+    /// The side of the program.
     pub slave: OwnedFd,
 }
 
@@ -32,31 +32,31 @@ pub struct Size {
     pub height: u16,
 }
 
-/// The keys of a terminal that would have the kernel send a signal; none of one that is switched off.
+/// The keys for which the kernel sends a signal; `None` for a key that is switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SignalKeys {
     /// ^C: SIGINT.
     pub interrupt: Option<u8>,
     /// ^\: SIGQUIT.
     pub quit: Option<u8>,
-    /// ^V: the next character is just itself.
+    /// ^V: the next character is taken literally.
     pub quote: Option<u8>,
 }
 
 /// Makes a terminal.
 ///
 /// # Errors
-/// `ENOSPC` if there are as many as `kernel.pty.max` allows, else as open(2) and ioctl(2).
+/// `ENOSPC` if `kernel.pty.max` terminals exist, else as open(2) and ioctl(2).
 pub fn open() -> Result<Pty, Errno> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let master = rustix::fs::open(PTMX, flags, Mode::empty())?;
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int through the pointer, which is valid for the call.
     check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) })?;
-    // SAFETY: TIOCGPTPEER takes open(2)'s flags by value and touches no memory of ours. By its number
-    // rather than its name, the other side is found in whatever mount namespace.
+    // SAFETY: TIOCGPTPEER takes open(2)'s flags by value and touches no memory of this process. It opens the other side
+    // without a path, so in any mount namespace.
     let slave = check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags.bits() as libc::c_int) })?;
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows of it.
+    // SAFETY: the kernel has just opened this descriptor, and no other part of the process knows it.
     let slave = unsafe { OwnedFd::from_raw_fd(slave) };
     Ok(Pty { master, slave })
 }
@@ -79,7 +79,7 @@ pub fn resize(terminal: BorrowedFd, size: Size) -> Result<(), Errno> {
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }).map(|_| ())
 }
 
-/// Which keys would send a signal, as the terminal is set up now.
+/// The keys for which the kernel sends a signal in the terminal's present mode.
 ///
 /// # Errors
 /// As tcgetattr(3).

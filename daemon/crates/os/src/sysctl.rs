@@ -1,6 +1,6 @@
 //! Kernel settings that belong to a namespace, as a pod may set them (`linux.sysctl`).
 //!
-//! The kernel looks up which namespace's setting a file below `/proc/sys` is by the thread that opens it.
+//! A file below `/proc/sys` is the setting of the namespaces of the thread that opens it.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -22,20 +22,20 @@ pub enum Kind {
 /// A setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sysctl {
-    /// Whose it is.
+    /// The namespace that it belongs to.
     pub kind: Kind,
     name: String,
     value: String,
 }
 
-/// Those of the IPC namespace outside of `fs.mqueue` (sysctl(8), runc's own list).
+/// The settings of the IPC namespace outside of `fs.mqueue` (sysctl(8), runc's list).
 const IPC: [&str; 8] = ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
 
 impl Sysctl {
-    /// From the spec's words: `net.ipv4.tcp_syncookies`, or with slashes, where a part has a dot in it.
+    /// Parses a setting of the spec: `net.ipv4.tcp_syncookies`, or with slashes if a part contains a dot.
     ///
     /// # Errors
-    /// `InvalidArgument` for one that is the whole node's, or no name.
+    /// `InvalidArgument` for a setting of the whole node, or an invalid name.
     pub fn parse(name: &str, value: &str) -> Result<Sysctl> {
         let wrong = |why: &str| Err(Error::InvalidArgument(format!("linux.sysctl {name:?}: {why}")));
         // As sysctl(8) does it: the first separator says which it is.
@@ -54,10 +54,10 @@ impl Sysctl {
         Ok(Sysctl { kind, name: path, value: value.to_owned() })
     }
 
-    /// Sets it in the calling thread's namespaces.
+    /// Sets the value in the calling thread's namespaces.
     ///
     /// # Errors
-    /// What the kernel says, with the name in front.
+    /// An error of the kernel, with the name in front.
     pub fn write(&self) -> io::Result<()> {
         let path = PathBuf::from("/proc/sys").join(&self.name);
         let written =

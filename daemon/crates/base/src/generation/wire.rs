@@ -1,7 +1,7 @@
-//! What generations say to each other, and `hearthctl` to each: one framed [`Question`], one framed
-//! [`Answer`], as on the control socket. Fields are added, never changed: the two are of different releases.
+//! The messages between generations, and between `hearthctl` and a generation: one framed [`Question`], one framed
+//! [`Answer`], as on the control socket. Fields are added, never changed: the two sides may be of different releases.
 //!
-//! Listeners are handed on with one byte behind the answer, by SCM_RIGHTS.
+//! Descriptors are handed over by SCM_RIGHTS, with one byte after the answer.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
-/// What is asked. Exactly one field is set.
+/// A question. Exactly one field is set.
 #[derive(Clone, PartialEq, Message)]
 pub struct Question {
     /// The body.
@@ -25,39 +25,39 @@ pub mod question {
     /// One variant per question.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Body {
-        /// How are you? Answered with a [`super::Status`].
+        /// Asks for the state of the generation. Answered with a [`super::Status`].
         #[prost(message, tag = "1")]
         Status(super::Nothing),
-        /// A new generation is ready: hand over. Answered with [`super::HandOver`] and its descriptors; then the
-        /// asker says [`super::TAKEN`], or hangs up and all stays as it was.
+        /// A new generation is ready and takes over. Answered with [`super::HandOver`] and its descriptors. The new
+        /// generation then sends [`super::TAKEN`], or closes the connection, and the old one stays in charge.
         #[prost(message, tag = "2")]
         TakeOver(super::TakeOver),
-        /// Whose is this task? Answered with an [`super::Owned`].
+        /// Asks for the owner of a task. Answered with an [`super::Owned`].
         #[prost(message, tag = "3")]
         Owner(super::Owner),
-        /// Your metrics. Answered with [`super::Metrics`] and so many bytes.
+        /// Asks for the metrics. Answered with [`super::Metrics`] and the bytes that it announces.
         #[prost(message, tag = "4")]
         Metrics(super::Nothing),
-        /// End your guests and go. Answered with [`super::Status`] before that.
+        /// Ends the guests and the generation. Answered with [`super::Status`] before that.
         #[prost(message, tag = "5")]
         Stop(super::Nothing),
-        /// Nothing: the connection is held until one of the two goes.
+        /// Not answered: the connection stays open until one of the two sides ends.
         #[prost(message, tag = "6")]
         Watch(super::Nothing),
-        /// Read your configuration again. Answered with [`super::Status`], or why not.
+        /// Reads the configuration again. Answered with [`super::Status`] or an error.
         #[prost(message, tag = "7")]
         Reload(super::Nothing),
     }
 }
 
-/// No more to say.
+/// A question without a parameter.
 #[derive(Clone, PartialEq, Message)]
 pub struct Nothing {}
 
-/// Who wants to take over.
+/// The generation that takes over.
 #[derive(Clone, PartialEq, Message)]
 pub struct TakeOver {
-    /// Its generation.
+    /// Its name.
     #[prost(string, tag = "1")]
     pub generation: String,
     /// Its version.
@@ -65,7 +65,7 @@ pub struct TakeOver {
     pub version: String,
 }
 
-/// A task or a pod, by what names it on a node.
+/// A task or a pod, by the names that are unique on a node.
 #[derive(Clone, PartialEq, Message)]
 pub struct Owner {
     /// containerd's gRPC socket.
@@ -82,7 +82,7 @@ pub struct Owner {
     pub id: String,
 }
 
-/// What is answered. Exactly one field is set.
+/// An answer. Exactly one field is set.
 #[derive(Clone, PartialEq, Message)]
 pub struct Answer {
     /// The body.
@@ -95,16 +95,16 @@ pub mod answer {
     /// One variant per answer.
     #[derive(Clone, PartialEq, prost::Oneof)]
     pub enum Body {
-        /// One line: what is wrong and what to do.
+        /// An error: one line with the remedy.
         #[prost(string, tag = "1")]
         Error(String),
-        /// How the generation is.
+        /// The state of the generation.
         #[prost(message, tag = "2")]
         Status(super::Status),
         /// Descriptors follow.
         #[prost(message, tag = "3")]
         HandOver(super::HandOver),
-        /// Where a task is.
+        /// The place of a task.
         #[prost(message, tag = "4")]
         Owned(super::Owned),
         /// Text follows.
@@ -113,7 +113,7 @@ pub mod answer {
     }
 }
 
-/// How a generation is.
+/// The state of a generation.
 #[derive(Clone, PartialEq, Message)]
 pub struct Status {
     /// Its name.
@@ -125,13 +125,13 @@ pub struct Status {
     /// Its version.
     #[prost(string, tag = "3")]
     pub version: String,
-    /// Whether new pods are its.
+    /// Whether it takes new pods.
     #[prost(bool, tag = "4")]
     pub in_charge: bool,
     /// Tasks it has, native containers and sandboxes with them.
     #[prost(uint64, tag = "5")]
     pub tasks: u64,
-    /// How long it has been up, in seconds.
+    /// The time since its start, in seconds.
     #[prost(uint64, tag = "6")]
     pub up_seconds: u64,
     /// How long a stop lets its tasks end by themselves, in seconds.
@@ -139,16 +139,16 @@ pub struct Status {
     pub stop_drain_seconds: u64,
 }
 
-/// What is handed on.
+/// The answer to a take-over.
 #[derive(Clone, PartialEq, Message)]
 pub struct HandOver {
-    /// Which descriptors follow, in order.
+    /// The descriptors that follow, in order: numbers of [`Passed`].
     #[prost(enumeration = "Passed", repeated, tag = "1")]
     pub passed: Vec<i32>,
-    /// Whether the control socket's file is to be removed at the end: it is not where a service manager made it.
+    /// Whether the daemon removes the control socket's file at its end. It does not if a service manager made the file.
     #[prost(bool, tag = "2")]
     pub removes_control: bool,
-    /// Whether an operator wants no new tasks on this node.
+    /// Whether an operator drains the node.
     #[prost(bool, tag = "3")]
     pub draining: bool,
 }
@@ -169,7 +169,7 @@ pub enum Passed {
     Controller = 4,
 }
 
-/// Where a task is.
+/// The place of a task.
 #[derive(Clone, PartialEq, Message)]
 pub struct Owned {
     /// The task socket, as for the shim; empty if the task is not here.
@@ -180,35 +180,35 @@ pub struct Owned {
     pub controller: String,
 }
 
-/// Metrics follow.
+/// The announcement of metrics.
 #[derive(Clone, PartialEq, Message)]
 pub struct Metrics {
-    /// So many bytes of text.
+    /// The length of the text that follows, in bytes.
     #[prost(uint64, tag = "1")]
     pub bytes: u64,
 }
 
-/// What the new generation says when it serves, and the old one when it takes nothing new any more.
+/// The byte that the new generation sends when it serves, and the old one when it takes no new tasks any more.
 pub const TAKEN: u8 = b't';
 
-/// What the old one says if yet another was faster.
+/// The byte that the old generation sends if a third one was faster.
 pub const TOO_LATE: u8 = b'l';
 
 /// The byte that carries descriptors.
 const CARRIER: u8 = b'd';
 
-/// The most descriptors that are handed on; the kernel's bound is 253 (SCM_MAX_FD).
+/// The largest number of descriptors in one hand-over; the kernel's bound is 253 (SCM_MAX_FD).
 pub const PASSED_MAX: usize = 32;
 
-/// An answer that is an error.
+/// Makes an answer that is an error.
 pub fn error(text: impl Into<String>) -> Answer {
     Answer { body: Some(answer::Body::Error(text.into())) }
 }
 
-/// Sends descriptors; for a socket that is ready to be written to.
+/// Sends descriptors on a socket that is ready to be written to.
 ///
 /// # Errors
-/// What sendmsg(2) says; `WouldBlock` if it is not.
+/// As sendmsg(2); `WouldBlock` if it is not ready.
 pub fn send_descriptors(socket: impl AsFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -222,7 +222,7 @@ pub fn send_descriptors(socket: impl AsFd, descriptors: &[BorrowedFd<'_>]) -> io
 /// Receives descriptors; blocks for them.
 ///
 /// # Errors
-/// What recvmsg(2) says; `UnexpectedEof` if the peer hung up.
+/// As recvmsg(2); `UnexpectedEof` if the peer closed the connection.
 pub fn receive_descriptors(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

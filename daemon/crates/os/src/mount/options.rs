@@ -2,40 +2,40 @@
 
 use rustix::mount::MountFlags;
 
-/// How much a bind mount shows of what is mounted below its source.
+/// Whether a bind mount shows the mounts below its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bind {
-    /// Nothing: `bind`.
+    /// No: `bind`.
     One,
-    /// All of it: `rbind`.
+    /// Yes, all: `rbind`.
     Tree,
 }
 
 /// Whether later mounts and unmounts on the node show in a bind mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {
-    /// They do not: `private`, and what an OCI runtime does if nothing is said.
+    /// No: `private`, the default of an OCI runtime.
     Private,
-    /// They do: `slave`. `shared` is taken for it, since a guest cannot mount.
+    /// Yes: `slave`. `shared` means the same here, since a guest cannot mount.
     Slave,
 }
 
-/// What a list of mount options asks for.
+/// The meaning of a list of mount options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {
     /// Flags of the mount itself.
     pub flags: MountFlags,
-    /// Flags of the mount and of all that is mounted below it (`rro` and its kin).
+    /// Flags of the mount and of all mounts below it (`rro` and the other recursive words).
     pub tree_flags: MountFlags,
     /// Set if it is a bind mount.
     pub bind: Option<Bind>,
     /// For bind mounts.
     pub propagation: Propagation,
-    /// What is no flag: the file system's own options.
+    /// The other words: the file system's own options.
     pub data: Vec<String>,
 }
 
-/// What a word does to the flags.
+/// The effect of a word on the flags.
 enum Word {
     Set(MountFlags),
     Clear(MountFlags),
@@ -101,7 +101,7 @@ fn word(option: &str) -> Option<Word> {
 }
 
 impl MountOptions {
-    /// Reads a list; of words that contradict each other the last one wins, as in mount(8).
+    /// Parses a list. Of words that contradict each other the last one wins, as in mount(8).
     pub fn parse<S: AsRef<str>>(options: &[S]) -> MountOptions {
         let mut parsed = MountOptions {
             flags: MountFlags::empty(),
