@@ -18,7 +18,7 @@ use hearth_observe::metrics::Metrics;
 use hearth_wasm::modules::known::{KnownModule, KnownPlaces};
 use hearth_wasm::modules::places::{Place, RootMount};
 use hearth_wasm::scheduler::{Guest, Scheduler};
-use hearthd::task::state::{Input, Role, State};
+use hearthd::task::process::state::{Input, Role, State};
 
 /// What `ctr run` writes, and what CRI writes for a container of an ordinary pod: see `bench/`.
 const BARE: &str = r#"{"ociVersion":"1.1.0","process":{"user":{"uid":0,"gid":0},"args":["/hello.wasm"],"env":["PATH=/"],"cwd":"/"},"root":{"path":"rootfs"}}"#;

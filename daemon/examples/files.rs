@@ -173,6 +173,7 @@ fn mounts(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
             let spec = RootSpec {
                 rootfs: snapshot.into_iter().collect(),
                 path: path.into(),
+                bundle: at("bundle").into(),
                 own_path: at("bundle/own").into(),
                 read_only,
                 volumes: volumes.clone(),

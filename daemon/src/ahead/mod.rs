@@ -11,11 +11,11 @@
 //! What an image runs is remembered by its manifest's digest, so that after a restart of the daemon
 //! nothing is read again: the artifact on disk is mapped, and that is all.
 //!
-//! It never stands in a start's way: it has a compile process of its own beside those of starts, at the lowest
+//! It never delays a start: it has a compile process of its own beside the ones of starts, at the lowest
 //! priority until a start waits for that very module.
 //!
 //! Failure paths: containerd away is tried again, with a doubling pause, for ever; what is wrong with an image
-//! is logged once and left to its first start, which says it to whom it concerns.
+//! is logged once, and is the error of its first start.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Display;
@@ -77,10 +77,12 @@ pub struct Ahead {
     metrics: Arc<Metrics>,
     /// Where files are read and mounts are made.
     runtime: Handle,
+    /// The daemon's own.
+    directory: PathBuf,
     mount_point: PathBuf,
     /// This life of the daemon, for names that no other has taken.
     generation: String,
-    /// For who mounts there: an operator may ask while an image has its turn.
+    /// Held while the mount point is in use: an operator's call may come while an image has its turn.
     mounting: Semaphore,
     queue: Mutex<Queue>,
     wake: Notify,
@@ -136,6 +138,7 @@ impl Ahead {
             modules,
             metrics,
             runtime,
+            directory: directory.to_path_buf(),
             mount_point: directory.join(MOUNT_POINT),
             generation: directory.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             mounting: Semaphore::new(1),
@@ -170,7 +173,7 @@ impl Ahead {
                 self.changed.notified().await;
                 continue;
             }
-            // A node whose containerd is somebody else's has none here: no news.
+            // A node may have its containerd at another socket: that is no error.
             if self.containerd.is_there().await {
                 let followed = Instant::now();
                 let error = tokio::select! {
@@ -314,7 +317,7 @@ impl Ahead {
         let path = path.to_owned();
         self.blocking(move || {
             let cannot = |what: &dyn Display| Error::InvalidArgument(format!("cannot compile {path}: {what}"));
-            // Without waiting for whoever writes to a FIFO.
+            // Without waiting for the writer of a FIFO.
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
             let file = rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| cannot(&e))?;
             let stat = rustix::fs::fstat(&file).map_err(|e| cannot(&e))?;
@@ -377,6 +380,7 @@ impl Ahead {
         let spec = RootSpec {
             rootfs: mounts.into_iter().map(mount).collect(),
             path: self.mount_point.clone(),
+            bundle: self.directory.clone(),
             own_path: self.mount_point.clone(),
             read_only: true,
             volumes: Vec::new(),

@@ -18,7 +18,7 @@ use hearth_base::error::{Error, Result};
 const SHIM_LOG: &str = "log";
 
 /// A bundle for runc's shim.
-pub(super) struct Prepared {
+pub(super) struct NativeBundle {
     /// Its directory.
     pub(super) bundle: PathBuf,
     /// The pod the container is in.
@@ -31,9 +31,9 @@ pub(super) struct Prepared {
 /// pod's sandbox, or else in `directory`. Blocks.
 ///
 /// # Errors
-/// `InvalidArgument` for what a native container of a pod of ours cannot have, `FailedPrecondition` if its pod is not
+/// `InvalidArgument` for what a native container of a Hearth pod cannot have, `FailedPrecondition` if its pod is not
 /// here any more. Nothing is left then.
-pub(super) fn prepare(outer: &Path, native: &str, sandboxes: &Sandboxes, directory: &Path) -> Result<Prepared> {
+pub(super) fn prepare(outer: &Path, native: &str, sandboxes: &Sandboxes, directory: &Path) -> Result<NativeBundle> {
     let path = outer.join("config.json");
     let wrong = |why: String| Error::InvalidArgument(format!("{}: {why}", path.display()));
     let text = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
@@ -56,7 +56,7 @@ pub(super) fn prepare(outer: &Path, native: &str, sandboxes: &Sandboxes, directo
             Error::Internal(format!("cannot make the bundle {}: {e}", bundle.display()))
         })?;
     let systemd_cgroup = spec["linux"]["cgroupsPath"].as_str().is_some_and(is_of_systemd);
-    Ok(Prepared { bundle, sandbox, systemd_cgroup })
+    Ok(NativeBundle { bundle, sandbox, systemd_cgroup })
 }
 
 /// Whether a cgroup's path is one for systemd, `slice:prefix:name`, as runc has it.
@@ -68,8 +68,8 @@ fn is_of_systemd(path: &str) -> bool {
         && parts.next().is_none()
 }
 
-/// What runc's shim is told. What the handler has in containerd's configuration is for our own shim, and
-/// comes as another type, which runc's does not take; that the node's cgroups are systemd's, the path says.
+/// The options for runc's shim. The options of the handler in containerd's configuration are for Hearth's shim, and have
+/// another type, which runc's shim does not take. Whether systemd makes the cgroups is read from their path.
 pub(super) fn runc_options(given: Option<Any>, systemd_cgroup: bool) -> Option<Any> {
     const TYPE: &str = "containerd.runc.v1.Options";
     /// `systemd_cgroup = true`, field 9; of a field that is there twice the last counts.
@@ -102,13 +102,13 @@ fn rewrite_namespaces(spec: &mut Value, sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// Adds those files of the pod that CRI has not made.
+/// Adds mounts for the files of the pod that CRI has not made.
 fn add_mounts(spec: &mut Value, sandbox: &Sandbox) -> Result<()> {
     let read_only = spec["root"]["readonly"].as_bool().unwrap_or_default();
     let has = |path: &str| {
         spec["mounts"].as_array().is_some_and(|mounts| mounts.iter().any(|mount| mount["destination"] == path))
     };
-    let more = sandbox.mounts(read_only, has)?;
+    let more = sandbox.mounts_blocking(read_only, has)?;
     let more = more.into_iter().map(|mount| {
         serde_json::json!({
             "destination": mount.destination,
@@ -125,14 +125,14 @@ fn add_mounts(spec: &mut Value, sandbox: &Sandbox) -> Result<()> {
     Ok(())
 }
 
-/// The bundles of native containers of a daemon that died, of pods whose end nobody else cleans up after. To be asked
-/// before there can be any of this daemon.
+/// The bundles of native containers that a daemon left when it died, in pods for which containerd runs no `delete`. Read
+/// before this daemon can have any.
 pub fn leftovers(config: &Config) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(config.state_dir.join(NATIVE_BUNDLES)).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }
 
-/// Ends those containers. Blocks for some tens of milliseconds for each.
+/// Ends the containers of such bundles. Blocks for some tens of milliseconds for each.
 pub fn end_leftovers(shim: &Path, bundles: Vec<PathBuf>) {
     for bundle in bundles {
         let text = std::fs::read_to_string(bundle.join(NATIVE_ADDRESS_FILE)).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The Task API for one containerd instance and namespace: decode, call, encode.
 //!
 //! The same implementation is served as `containerd.task.v2.Task` and `containerd.task.v3.Task`, whose
-//! messages are equal. A method we do not have answers `UNIMPLEMENTED` explicitly: the library's
+//! messages are equal. A method that Hearth does not have answers `UNIMPLEMENTED` explicitly: the library's
 //! default is `NOT_FOUND`, which containerd reads as "the task is gone".
 
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use ttrpc::r#async::{Service, TtrpcContext};
 
 use crate::native::Natives;
 use crate::server::convert::{self, CgroupVersion, Usage};
-use crate::server::passing;
+use crate::server::native_calls;
 use crate::task::create::{CreateRequest, Creator};
 use crate::task::exec::ExecRequest;
 use crate::task::map::TaskMap;
@@ -66,7 +66,8 @@ impl TaskService {
 
     /// The dispatch tables, under both names.
     pub fn services(self: &Arc<Self>) -> HashMap<String, Service> {
-        let table = || create_task(self.clone()).into_values().next().map(|ours| passing::around(ours, &self.natives));
+        let table =
+            || create_task(self.clone()).into_values().next().map(|table| native_calls::around(table, &self.natives));
         [NAME_V2, NAME_V3].into_iter().filter_map(|name| Some((name.to_string(), table()?))).collect()
     }
 
@@ -269,13 +270,13 @@ impl TaskApi for TaskService {
 
     async fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
         let began = Instant::now();
-        let result = self.tasks.get(&request.id).and_then(|task| task.pause());
+        let result = self.tasks.get(&request.id).and_then(|task| task.init.pause());
         self.answer(Method::Pause, began, result.map(|()| Empty::default()))
     }
 
     async fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
         let began = Instant::now();
-        let result = self.tasks.get(&request.id).and_then(|task| task.resume());
+        let result = self.tasks.get(&request.id).and_then(|task| task.init.resume());
         self.answer(Method::Resume, began, result.map(|()| Empty::default()))
     }
 
@@ -351,7 +352,7 @@ fn state_response(process: &Process) -> StateResponse {
 /// container without pids), and one for each exec that runs, named in its details.
 fn pids(task: &Task) -> Result<PidsResponse> {
     let mut processes = vec![ProcessInfo { pid: task.container.pid(), ..Default::default() }];
-    for exec in task.container.execs.all() {
+    for exec in task.execs.all() {
         if exec.is_running() {
             let info = MessageField::some(convert::process_details(&exec.id)?);
             processes.push(ProcessInfo { pid: task.container.pid(), info, ..Default::default() });
@@ -362,7 +363,7 @@ fn pids(task: &Task) -> Result<PidsResponse> {
 
 /// What a task uses.
 pub(super) fn usage(task: &Task) -> Usage {
-    let execs = task.container.execs.all();
+    let execs = task.execs.all();
     let running = [&task.init].into_iter().chain(&execs).filter(|process| process.is_running()).count();
     let memory = &task.container.memory;
     Usage {

@@ -1,7 +1,6 @@
-//! What those who look at the node see of a task.
+//! What operators see of a task: `hearthctl ps`, `inspect` and `top`, the page and the metrics.
 
 use crate::task::Task;
-use crate::task::process::label;
 use hearth_base::operator::{EndInfo, TaskDetails, TaskInfo, TaskKind};
 use hearth_base::time::unix;
 use hearth_observe::metrics::task_series::Totals;
@@ -21,11 +20,11 @@ impl Task {
             image: about.image.clone(),
             program: about.program.clone(),
             module: about.module.get().map(|digest| digest.to_string()).unwrap_or_default(),
-            state: label(snapshot.state).into(),
+            state: snapshot.state.label().into(),
             exit_status: snapshot.exit.map(|exit| exit.status),
             pid: container.pid(),
             created_at: unix(about.created_at),
-            execs: container.execs.all().iter().filter(|exec| exec.is_running()).count() as u64,
+            execs: self.execs.all().iter().filter(|exec| exec.is_running()).count() as u64,
             cpu_seconds: totals.cpu_seconds,
             throttled_seconds: totals.throttled_seconds,
             memory_bytes: container.memory.current(),

@@ -1,4 +1,4 @@
-//! What all processes of a task share.
+//! What all processes of a task share. Also the termination log: why the container ended, for `kubectl describe`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,10 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::task::execs::Execs;
 use crate::task::files::Files;
-use crate::task::pods::Membership;
-use crate::task::sandbox::Joined;
+use crate::task::sandbox::{Joined, Membership};
 use hearth_base::bundle::Cpu;
 use hearth_base::text::shown_lines;
 use hearth_http::requests::Requests;
@@ -26,15 +24,15 @@ pub struct Container {
     pub id: Arc<str>,
     /// containerd's namespace.
     pub namespace: Arc<str>,
-    /// What those who look at the node see of it.
+    /// What operators see of it.
     pub about: Arc<About>,
     /// Its claim to metrics of its own.
     pub seat: Seat,
     /// The bundle.
     pub bundle: PathBuf,
-    /// The network it is in; of a pod's container, its sandbox's.
+    /// The network it is in: that of its pod, if it has one.
     pub network: Joined,
-    /// The pod it is of.
+    /// The pod it belongs to.
     pub pod: Membership,
     /// The root file system.
     pub files: Arc<Files>,
@@ -46,17 +44,15 @@ pub struct Container {
     pub descriptors: Arc<Descriptors>,
     /// The most memory they may ever be given, in bytes: the engine's.
     pub memory_limit_max: u64,
-    /// What the spec says of CPU time, with all updates. It holds for each process by itself.
+    /// The spec's CPU limits, with all updates.
     pub cpu: Mutex<Cpu>,
-    /// The file on the node that kubelet shows of, if it is given one.
+    /// The file on the node that kubelet reads the end of a container from, if the container may write to it.
     pub termination_log: Option<PathBuf>,
-    /// The processes beside the init.
-    pub execs: Execs,
-    /// The requests it serves; of an HTTP component only.
+    /// The requests under way; only of an HTTP component.
     pub requests: Option<Arc<Requests>>,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,
-    /// Where its start, and an end to look into, are remembered.
+    /// Where its start and its faults are recorded.
     pub recent: Arc<Recent>,
 }
 
@@ -68,13 +64,12 @@ pub const TERMINATION_LOG: &str = "/dev/termination-log";
 const TERMINATION_TEXT_BYTES_MAX: usize = 4096;
 
 impl Container {
-    /// Writes why it ended into the termination log, unless the guest has said something there itself.
-    /// A few system calls on a file of kubelet's.
+    /// Writes why the container ended into the termination log, unless the guest has written to it. A few system
+    /// calls on a file of kubelet.
     pub fn note_end(&self, text: &str) {
         let Some(path) = &self.termination_log else { return };
         let text = shown_lines(text, TERMINATION_TEXT_BYTES_MAX);
-        // The guest cannot put another file in its place, since it only has this one; all the same
-        // nothing but a file is written to.
+        // The guest cannot replace the file, which is mounted alone. The checks keep out every other kind of file.
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let write = || -> std::io::Result<()> {
             let file = rustix::fs::open(path, flags, Mode::empty())?;
@@ -89,7 +84,7 @@ impl Container {
         }
     }
 
-    /// The pid containerd is told: the daemon's, or that of the process that holds its network namespace.
+    /// The pid that containerd is told: the daemon's, or that of the process that holds the network namespace.
     pub fn pid(&self) -> u32 {
         self.network.pid()
     }

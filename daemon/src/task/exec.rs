@@ -11,9 +11,10 @@
 use std::sync::Arc;
 
 use crate::task::Task;
-use crate::task::create::{Creator, check_memory, wanted};
+use crate::task::create::Creator;
+use crate::task::process::state::{Role, State};
 use crate::task::process::{NewProcess, Prepared, Process, Work};
-use crate::task::state::{Role, State};
+use crate::task::program::{check_memory, open_files_max, wanted};
 use hearth_base::bundle::ProcessSpec;
 use hearth_base::error::{Error, Result};
 use hearth_containerd::events::Event;
@@ -41,7 +42,7 @@ impl Creator {
     /// Adds a process to a task.
     ///
     /// # Errors
-    /// Whatever is wrong with the request, the task's state, or the program, in one line.
+    /// What is wrong with the request, the task's state, or the program, in one line.
     pub async fn exec(&self, task: &Task, request: ExecRequest) -> Result<()> {
         let ExecRequest { exec_id, spec, stdio: stdio_paths } = request;
         let container = &task.container;
@@ -49,7 +50,7 @@ impl Creator {
         if task.is_init(&exec_id) {
             return Err(Error::AlreadyExists(format!("{exec_id:?} is the id of the task's own process")));
         }
-        let reserved = container.execs.reserve(&exec_id)?;
+        let reserved = task.execs.reserve(&exec_id)?;
         let events = self.peer.events.reserve_exec()?;
         let spec_bytes_max = self.config.now().rpc.spec_bytes_max;
         if spec.len() as u64 > spec_bytes_max {
@@ -62,13 +63,13 @@ impl Creator {
         let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.now().stdio).await?;
 
         let identity = Identity::new(&spec.user, container.network.namespace.clone())?;
-        let guest = Guest::member(&task.init.guest, identity);
-        let open_files_max = self.open_files_max(&spec);
+        let guest = Guest::member(task.init.guest(), identity);
+        let open_files_max = open_files_max(&spec, &self.config.now().files);
         let prepared = Prepared { program, export, spec, open_files_max };
         let work = Work::Program(Box::new(prepared));
         let id: Arc<str> = exec_id.into();
         let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, guest, events, work };
-        let exec = Process::new(container.clone(), new);
+        let exec = Process::new(container.clone(), task.execs.clone(), new);
         let added = Event::ExecAdded { container_id: container.id.clone(), exec_id: id };
         reserved.fill(exec.clone(), || exec.publish(added))
     }
@@ -85,7 +86,7 @@ impl Creator {
         if files.is_none() {
             return Err(Error::FailedPrecondition("a pod's sandbox has no programs to exec".into()));
         }
-        // The init may run before the caller's Start has been answered, but not without its root.
+        // The init may be running while its root is still being mounted; its guest waits for it too.
         files.wait_ready().await?;
         let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;
         let loaded = self.modules.load(Origin::File(found), None).await.map_err(only_wasm)?;

@@ -1,5 +1,5 @@
-//! The life of a task's root file system: mounted off the RPC's path, waited for by the guest,
-//! unmounted when the task has ended.
+//! The life of a task's root file system: mounted while Create is answered, waited for by the guest, unmounted when the
+//! task has ended.
 //!
 //! ```text
 //!   Mounting ──▶ Ready ──▶ Gone          release() before Ready: the mount job undoes its own work
@@ -21,7 +21,7 @@ use hearth_observe::starts::About;
 /// A task's root.
 pub struct Files {
     phase: watch::Sender<MountPhase>,
-    root: Mutex<Held>,
+    root: Mutex<RootState>,
     path: PathBuf,
     runtime: tokio::runtime::Handle,
 }
@@ -34,7 +34,7 @@ enum MountPhase {
     Gone,
 }
 
-enum Held {
+enum RootState {
     /// The mount job is under way, or there is nothing to unmount.
     Nothing,
     Root(Root),
@@ -47,17 +47,17 @@ impl Files {
         let path = root.path().to_path_buf();
         Arc::new(Files {
             phase: watch::Sender::new(MountPhase::Ready),
-            root: Mutex::new(Held::Root(root)),
+            root: Mutex::new(RootState::Root(root)),
             path,
             runtime,
         })
     }
 
-    /// No root, for what runs nothing.
+    /// No root, for a task that runs nothing.
     pub fn none(runtime: tokio::runtime::Handle) -> Arc<Files> {
         Arc::new(Files {
             phase: watch::Sender::new(MountPhase::Gone),
-            root: Mutex::new(Held::Released),
+            root: Mutex::new(RootState::Released),
             path: PathBuf::new(),
             runtime,
         })
@@ -73,7 +73,7 @@ impl Files {
         let bare = plan.is_bare();
         let files = Arc::new(Files {
             phase: watch::Sender::new(MountPhase::Mounting),
-            root: Mutex::new(Held::Nothing),
+            root: Mutex::new(RootState::Nothing),
             path: plan.path().to_path_buf(),
             runtime,
         });
@@ -97,15 +97,15 @@ impl Files {
         files
     }
 
-    /// Keeps a fresh root, or undoes it at once if the task has ended meanwhile.
+    /// Keeps a fresh root, or undoes it at once if the task has ended by now.
     fn keep(&self, root: Root) -> MountPhase {
         let mut held = self.root.lock();
-        if matches!(*held, Held::Released) {
+        if matches!(*held, RootState::Released) {
             drop(held);
             drop(root);
             return MountPhase::Gone;
         }
-        *held = Held::Root(root);
+        *held = RootState::Root(root);
         MountPhase::Ready
     }
 
@@ -136,12 +136,12 @@ impl Files {
 
     /// Begins to unmount; returns at once. Doing it again does nothing.
     pub fn release(self: &Arc<Self>) {
-        let held = std::mem::replace(&mut *self.root.lock(), Held::Released);
+        let held = std::mem::replace(&mut *self.root.lock(), RootState::Released);
         match held {
-            Held::Root(root) if root.is_bare() => {
+            RootState::Root(root) if root.is_bare() => {
                 self.phase.send_replace(MountPhase::Gone);
             }
-            Held::Root(root) => {
+            RootState::Root(root) => {
                 let files = self.clone();
                 self.runtime.spawn_blocking(move || {
                     if let Err(error) = root.unmount() {
@@ -150,7 +150,7 @@ impl Files {
                     files.phase.send_replace(MountPhase::Gone);
                 });
             }
-            Held::Nothing | Held::Released => {}
+            RootState::Nothing | RootState::Released => {}
         }
     }
 

@@ -1,5 +1,5 @@
-//! A few holders in advance, so that a task that asks for a network namespace of its own need not wait
-//! for the kernel to make one. Pods need none: CRI makes theirs.
+//! Network namespaces for tasks that ask for a new one, each with the process that holds it. A few are made in advance,
+//! so that such a task need not wait for the kernel. Pods need none: CRI makes their network namespaces.
 //!
 //! There are none before the first task that asks.
 
@@ -17,7 +17,7 @@ pub struct Holders {
     /// How many to keep.
     warm: usize,
     ready: Mutex<Vec<Holder>>,
-    /// Held by the one who refills: many at once would each make what is missing.
+    /// Held during a refill: several at once would each make what is missing.
     refilling: Mutex<()>,
     runtime: Handle,
     metrics: Arc<Metrics>,
@@ -29,7 +29,7 @@ impl Holders {
         Arc::new(Holders { warm, ready: Mutex::default(), refilling: Mutex::default(), runtime, metrics })
     }
 
-    /// One of the supply, or a new one.
+    /// A holder of the supply, or a new one.
     ///
     /// # Errors
     /// As [`Holder::start`].
@@ -71,7 +71,7 @@ impl Holders {
         self.metrics.tasks.holders_ready.set(self.ready.lock().len() as i64);
     }
 
-    /// Lets the supply go; for a stop of the daemon.
+    /// Ends the holders in the supply; for a stop of the daemon.
     pub fn close(&self) {
         self.ready.lock().clear();
     }

@@ -15,17 +15,17 @@ use tokio::sync::Notify;
 use crate::task::Task;
 use hearth_base::error::{Error, Result};
 
-/// How long a task may take from the answer that says where it goes until it arrives. containerd gives a
-/// shim less than that.
+/// How long a task may take from the answer with its task socket until its Create. containerd gives a shim less time.
 const ARRIVAL_TIME: Duration = Duration::from_secs(30);
 
 /// How long to wait for a task that is being created. containerd gives the answer 5 s.
 const SETTLE_TIME: Duration = Duration::from_secs(4);
 
-/// Tasks on their way of which a note is kept.
+/// How many announced tasks are remembered.
 const ARRIVING_MAX: usize = 4_096;
 
-/// How many tasks the whole daemon has, against its limit, and which are on their way.
+/// How many tasks the whole daemon has, against its limit, and which are announced: their shim has been told the task
+/// socket, and their Create has not come yet.
 pub struct TaskCount {
     limit: AtomicUsize,
     used: AtomicUsize,
@@ -33,10 +33,10 @@ pub struct TaskCount {
     arriving: Mutex<VecDeque<(Instant, Arc<str>)>>,
 }
 
-/// A question that may be answered with a task socket of ours; see [`TaskCount::asked`].
-pub struct Asked(Arc<TaskCount>);
+/// A question that may be answered with a task socket of this daemon; see [`TaskCount::asked`].
+pub struct PendingQuestion(Arc<TaskCount>);
 
-impl Drop for Asked {
+impl Drop for PendingQuestion {
     fn drop(&mut self) {
         self.0.asked.fetch_sub(1, Ordering::Release);
     }
@@ -49,24 +49,24 @@ impl TaskCount {
         Arc::new(TaskCount { limit: AtomicUsize::new(limit), used, asked, arriving: Mutex::default() })
     }
 
-    /// Another limit; tasks beyond it stay.
+    /// Changes the limit; tasks beyond it stay.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// The tasks there are, those being created with them.
+    /// How many tasks there are, with those that are being created.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Acquire)
     }
 
-    /// Somebody asks where a task goes. Until this is dropped, which is after [`Self::expect`] and the answer, a
-    /// task may be on its way.
-    pub fn asked(self: &Arc<Self>) -> Asked {
+    /// A question for a task socket has come. A task may be announced until this is dropped, which is after
+    /// [`Self::expect`] and the answer.
+    pub fn asked(self: &Arc<Self>) -> PendingQuestion {
         self.asked.fetch_add(1, Ordering::AcqRel);
-        Asked(self.clone())
+        PendingQuestion(self.clone())
     }
 
-    /// Notes that a task of this id will come: somebody has been told a task socket of ours.
+    /// Announces a task: its shim is told a task socket of this daemon.
     pub fn expect(&self, id: &str) {
         let mut arriving = self.arriving.lock();
         arriving.push_back((Instant::now(), id.into()));
@@ -75,10 +75,10 @@ impl TaskCount {
         }
     }
 
-    /// Whether there are no tasks, and none on their way.
+    /// Whether there are no tasks, and none is announced.
     pub fn is_idle(&self) -> bool {
-        // In this order: an answer's note is there before its question goes, and an arrival takes its place
-        // before its note goes.
+        // In this order: a task is announced before its question is dropped, and counted before its announcement is
+        // removed.
         if self.asked.load(Ordering::Acquire) > 0 {
             return false;
         }
@@ -88,7 +88,7 @@ impl TaskCount {
 
     fn arrived(&self, id: &str) {
         let mut arriving = self.arriving.lock();
-        // The oldest first: it is near the front.
+        // The oldest are in front, where this task is likely to be.
         if let Some(place) = arriving.iter().position(|(_, expected)| **expected == *id) {
             arriving.remove(place);
         }
@@ -109,15 +109,15 @@ impl TaskCount {
     }
 }
 
-enum Entry {
+enum MapEntry {
     Reserved,
     Task(Arc<Task>),
 }
 
 /// The map.
 pub struct TaskMap {
-    entries: Mutex<HashMap<Arc<str>, Entry>>,
-    /// Told when a task that was being created is there, or will not be.
+    entries: Mutex<HashMap<Arc<str>, MapEntry>>,
+    /// Notified when a Create has succeeded or failed.
     settled: Notify,
     count: Arc<TaskCount>,
 }
@@ -140,11 +140,11 @@ impl TaskMap {
         self.count.take()?;
         self.count.arrived(id);
         let id: Arc<str> = id.into();
-        entries.insert(id.clone(), Entry::Reserved);
+        entries.insert(id.clone(), MapEntry::Reserved);
         Ok(Reservation { map: self.clone(), id: Some(id) })
     }
 
-    /// A task that was on its way has come and was refused: it is not waited for any more.
+    /// An announced task was refused: it is not expected any more.
     pub fn turned_away(&self, id: &str) {
         self.count.arrived(id);
     }
@@ -152,17 +152,16 @@ impl TaskMap {
     /// The task with this id.
     ///
     /// # Errors
-    /// `NotFound` also while it is being created: containerd learns of it by Create's answer.
+    /// `NotFound` also while it is being created: containerd learns of it from the answer to Create.
     pub fn get(&self, id: &str) -> Result<Arc<Task>> {
         match self.entries.lock().get(id) {
-            Some(Entry::Task(task)) => Ok(task.clone()),
-            Some(Entry::Reserved) | None => Err(Error::NotFound(format!("task {id} not found"))),
+            Some(MapEntry::Task(task)) => Ok(task.clone()),
+            Some(MapEntry::Reserved) | None => Err(Error::NotFound(format!("task {id} not found"))),
         }
     }
 
-    /// The task with this id, waiting for one that is being created. For who asks without having made it: a
-    /// containerd that comes back removes the bundle of a task that is not found, and the Create of the one that
-    /// died goes on.
+    /// The task with this id; waits for a Create that is under way. For a caller that has not created it: a restarted
+    /// containerd removes the bundle of a task that is not found, while the Create of the containerd that died goes on.
     ///
     /// # Errors
     /// `NotFound` if there is none, or none after `SETTLE_TIME`.
@@ -170,24 +169,24 @@ impl TaskMap {
         let settle = async {
             loop {
                 let mut told = pin!(self.settled.notified());
-                // From here on, so that nothing is missed between the look and the wait.
+                // Enabled before the check, so that no notification is missed between the check and the wait.
                 told.as_mut().enable();
-                if !matches!(self.entries.lock().get(id), Some(Entry::Reserved)) {
+                if !matches!(self.entries.lock().get(id), Some(MapEntry::Reserved)) {
                     return;
                 }
                 told.await;
             }
         };
-        // After that it is said as it is.
+        // After the time-out the state is reported as it is.
         let _ = tokio::time::timeout(SETTLE_TIME, settle).await;
         self.get(id)
     }
 
-    /// Takes a task out; `false` if somebody else did.
+    /// Takes a task out; `false` if it has been taken out already.
     pub fn remove(&self, task: &Arc<Task>) -> bool {
         let mut entries = self.entries.lock();
         match entries.get(task.id()) {
-            Some(Entry::Task(found)) if Arc::ptr_eq(found, task) => {
+            Some(MapEntry::Task(found)) if Arc::ptr_eq(found, task) => {
                 entries.remove(task.id());
                 self.count.give_back();
                 true
@@ -198,9 +197,9 @@ impl TaskMap {
 
     /// All tasks, in no order.
     pub fn all(&self) -> Vec<Arc<Task>> {
-        let tasks = |entry: &Entry| match entry {
-            Entry::Task(task) => Some(task.clone()),
-            Entry::Reserved => None,
+        let tasks = |entry: &MapEntry| match entry {
+            MapEntry::Task(task) => Some(task.clone()),
+            MapEntry::Reserved => None,
         };
         self.entries.lock().values().filter_map(tasks).collect()
     }
@@ -216,7 +215,7 @@ impl Reservation {
     /// Puts the task in its place.
     pub fn fill(mut self, task: Arc<Task>) {
         if let Some(id) = self.id.take() {
-            self.map.entries.lock().insert(id, Entry::Task(task));
+            self.map.entries.lock().insert(id, MapEntry::Task(task));
             self.map.settled.notify_waiters();
         }
     }
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_for_a_task_that_is_being_created_hears_what_came_of_it() {
+    async fn a_caller_that_asks_for_a_task_that_is_being_created_waits_for_the_result() {
         let map = TaskMap::new(TaskCount::new(1));
         assert!(map.settled("a").await.is_err());
         let reservation = map.reserve("a").unwrap();
@@ -269,7 +268,7 @@ mod tests {
         let map = TaskMap::new(count.clone());
         assert!(count.is_idle());
         let asked = count.asked();
-        assert!(!count.is_idle(), "somebody may be told to bring a task");
+        assert!(!count.is_idle(), "a task may be announced");
         count.expect("a");
         drop(asked);
         count.expect("b");

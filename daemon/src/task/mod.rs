@@ -1,47 +1,50 @@
 //! Tasks: one [`Task`] for each container that containerd has created here and not yet deleted.
 //!
-//! * [`state`]: the pure state machine of a process, with its diagram.
-//! * [`create`]: from a Create request to a task, in phases that undo themselves.
-//! * [`process`]: a guest with its stdio, state and events; the only place that applies the machine.
-//! * [`sandbox`]: what the containers of a pod share; [`pods`]: the pods, and those that are no tasks;
-//!   [`pod_files`]: the files of the latter.
-//! * [`holders`]: network namespaces for tasks that ask for a new one.
-//! * [`container`]: what the processes of a task share; [`about`]: what those who look see of it.
-//! * [`exec`]: from an Exec request to one more process; [`execs`]: those of a task, by id.
-//! * [`control`]: pause, resume, new limits; [`oom`]: when a guest counts as ended for want of memory.
-//! * [`files`]: the life of a task's root file system.
-//! * [`root`]: which mounts make it.
-//! * [`world`]: what all tasks share.
-//! * [`map`]: the tasks of one namespace, by id.
+//! * `create/`: from a Create request to a task, in phases that undo themselves.
+//! * `exec.rs`: from an Exec request to one more process of a task; the refusal of an exec.
+//! * `program.rs`: what Create and Exec ask about a program alike.
+//! * `process/`: one guest with its stdio, its state and its events: start, signals, pause, exit status.
+//! * `execs.rs`: the execs of a task, by id, and how they end with its init.
+//! * `container.rs`: what the processes of a task share; the termination log.
+//! * `update.rs`: new CPU and memory limits of a running task.
+//! * `sandbox.rs`: what the containers of a pod share: network, IPC, host name, kernel settings.
+//! * `pods.rs`: the pods of a namespace, and the pods that the sandbox controller has made, which are no tasks.
+//! * `pod_files.rs`: the files of such a pod: hosts, hostname, resolv.conf, `/dev/shm`.
+//! * `holders.rs`: network namespaces for tasks that ask for a new one.
+//! * `files.rs`: the life of a task's root: mounted while Create is answered, unmounted after the end.
+//! * `root/`: which mounts make a root, and how they are made and undone.
+//! * `about.rs`: what operators see of a task.
+//! * `world.rs`: what all tasks share.
+//! * `map.rs`: the tasks of one namespace, by id; the limit of tasks; whether the daemon is idle.
 //!
-//! A process's lock guards its state for a few instructions; it is never held across an await, a mount
-//! or a guest's poll.
+//! The lock of a process guards its state for a few instructions; it is never held across an await, a mount or a
+//! guest's poll.
 
 pub mod about;
 pub mod container;
-pub mod control;
 pub mod create;
 pub mod exec;
 pub mod execs;
 pub mod files;
 pub mod holders;
 pub mod map;
-pub mod oom;
 pub mod pod_files;
 pub mod pods;
 pub mod process;
+mod program;
 pub mod root;
 pub mod sandbox;
-pub mod state;
+mod update;
 pub mod world;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::task::container::Container;
+use crate::task::execs::Execs;
 use crate::task::map::TaskMap;
+use crate::task::process::state::State;
 use crate::task::process::{Exit, Process};
-use crate::task::state::State;
 use hearth_base::error::{Error, Result};
 use hearth_base::faults::{self, Point};
 use hearth_containerd::events::Event;
@@ -50,8 +53,10 @@ use hearth_containerd::events::Event;
 pub struct Task {
     /// What all its processes share.
     pub container: Arc<Container>,
-    /// The process that the task lives as long as.
+    /// The first process: the task ends with it.
     pub init: Arc<Process>,
+    /// The processes beside it.
+    pub execs: Arc<Execs<Process>>,
 }
 
 impl Task {
@@ -68,7 +73,7 @@ impl Task {
         if self.is_init(exec_id) {
             return Ok(self.init.clone());
         }
-        self.container.execs.get(exec_id).ok_or_else(|| self.no_exec(exec_id))
+        self.execs.get(exec_id).ok_or_else(|| self.no_exec(exec_id))
     }
 
     /// Whether this names the init.
@@ -88,7 +93,7 @@ impl Task {
         let exit = self.init.remove().await?;
         let container = &self.container;
         // No exec outlives the init: what is left has ended or was never started.
-        for exec in container.execs.take_all() {
+        for exec in self.execs.take_all() {
             if let Err(error) = exec.remove().await {
                 tracing::warn!(task = %self.id(), exec = %exec.id, %error, "an exec was left behind by its task");
             }
@@ -99,7 +104,7 @@ impl Task {
         // Of two Deletes at once, one removes and tells; both are answered.
         if map.remove(self) {
             container.seat.retire(&self.info(""));
-            let stopped = process::label(State::Stopped(exit.status));
+            let stopped = State::Stopped(exit.status).label();
             container.metrics.tasks.by_state.with_label_values(&[stopped]).dec();
             self.init.publish(Event::Delete {
                 container_id: container.id.clone(),
@@ -116,9 +121,9 @@ impl Task {
     /// # Errors
     /// `NotFound` if there is none, `FailedPrecondition` while it runs.
     pub async fn delete_exec(&self, exec_id: &str) -> Result<Exit> {
-        let exec = self.container.execs.get(exec_id).ok_or_else(|| self.no_exec(exec_id))?;
+        let exec = self.execs.get(exec_id).ok_or_else(|| self.no_exec(exec_id))?;
         let exit = exec.remove().await?;
-        self.container.execs.remove(&exec);
+        self.execs.remove(&exec);
         Ok(exit)
     }
 

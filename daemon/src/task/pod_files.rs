@@ -1,18 +1,20 @@
-//! The files of a pod that its containers find mounted: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` and
-//! `/dev/shm`. CRI makes them for its pause containers (internal/cri/server/podsandbox/sandbox_run_linux.go of
-//! containerd) and leaves them to a sandbox controller. What kubelet mounts itself, as it does `/etc/hosts`,
-//! stays kubelet's.
+//! The files of a pod that are mounted in its containers: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` and
+//! `/dev/shm`. For a pause container, CRI makes them (internal/cri/server/podsandbox/sandbox_run_linux.go of
+//! containerd); for a pod of the sandbox controller they are made here. A file that kubelet mounts itself, such as
+//! `/etc/hosts`, is left out.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::mount::MountFlags;
+use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
 
 use hearth_base::bundle::SpecMount;
 use hearth_base::error::{Error, Result};
 use hearth_os::mount::{self, Mounted};
 
-/// What a pod's resolv.conf says.
+/// The contents of a pod's resolv.conf.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dns {
     /// Addresses of name servers.
@@ -53,8 +55,9 @@ const FILES: [(&str, &str); 3] =
 /// The files. Dropping it removes them.
 pub struct PodFiles {
     directory: PathBuf,
-    /// Mounted for the first container.
-    shm: Mutex<Option<Mounted>>,
+    /// Mounted for the first container. Its mount runs on the blocking pool; other containers of the pod wait for
+    /// it, and no other pod does.
+    shm: Arc<OnceCell<Mounted>>,
 }
 
 impl PodFiles {
@@ -68,7 +71,7 @@ impl PodFiles {
             |what: &Path, e: std::io::Error| Error::Internal(format!("the pod's files: {}: {e}", what.display()));
         std::fs::create_dir_all(directory.join(SHM)).map_err(|e| failed(&directory, e))?;
         // From here on a failure removes it.
-        let files = PodFiles { directory, shm: Mutex::default() };
+        let files = PodFiles { directory, shm: Arc::default() };
         let node = |path: &str| std::fs::read(path).map_err(|e| failed(Path::new(path), e));
         let hostname = match hostname {
             "" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -86,11 +89,17 @@ impl PodFiles {
         Ok(files)
     }
 
-    /// The mounts of those for which `has` is false.
+    /// The mounts of the files that a container lacks: `has` says whether it has a mount at a path. `/dev/shm` is
+    /// mounted on the blocking pool of `runtime`.
     ///
     /// # Errors
     /// `Internal` if `/dev/shm` cannot be mounted.
-    pub fn mounts(&self, read_only: bool, has: impl Fn(&str) -> bool) -> Result<Vec<SpecMount>> {
+    pub async fn mounts(
+        &self,
+        read_only: bool,
+        has: impl Fn(&str) -> bool,
+        runtime: &Handle,
+    ) -> Result<Vec<SpecMount>> {
         let bind = |source: PathBuf, destination: &str, access: &str| SpecMount {
             destination: destination.into(),
             fstype: "bind".into(),
@@ -102,27 +111,34 @@ impl PodFiles {
         let mut mounts: Vec<_> =
             missing.map(|(name, destination)| bind(self.directory.join(name), destination, access)).collect();
         if !has("/dev/shm") {
-            mounts.push(bind(self.shm()?, "/dev/shm", "rw"));
+            mounts.push(bind(self.shm(runtime).await?, "/dev/shm", "rw"));
         }
         Ok(mounts)
     }
 
-    fn shm(&self) -> Result<PathBuf> {
+    async fn shm(&self, runtime: &Handle) -> Result<PathBuf> {
         let path = self.directory.join(SHM);
-        let mut mounted = self.shm.lock();
-        if mounted.is_none() {
-            let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
-            let data = ["mode=1777".to_owned(), format!("size={SHM_BYTES}")];
-            let made = mount::filesystem("tmpfs", "shm", &path, flags, &data);
-            *mounted = Some(made.map_err(|e| Error::Internal(format!("the pod's /dev/shm: {e}")))?);
-        }
+        let (shm, target) = (self.shm.clone(), path.clone());
+        let mount = || async {
+            let made = tokio::task::spawn_blocking(move || {
+                let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+                let data = ["mode=1777".to_owned(), format!("size={SHM_BYTES}")];
+                mount::filesystem("tmpfs", "shm", &target, flags, &data)
+            });
+            let made = made.await.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))?;
+            made.map_err(|e| Error::Internal(format!("the pod's /dev/shm: {e}")))
+        };
+        // In a task of its own: a caller that disconnects does not undo the mount that another container waits for.
+        let mounted = runtime.spawn(async move { shm.get_or_try_init(mount).await.map(|_| ()) }).await;
+        mounted.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))??;
         Ok(path)
     }
 }
 
 impl Drop for PodFiles {
     fn drop(&mut self) {
-        if let Some(mounted) = self.shm.get_mut().take()
+        // Shared only while a mount is under way, whose task then undoes it.
+        if let Some(mounted) = Arc::get_mut(&mut self.shm).and_then(OnceCell::take)
             && let Err(error) = mounted.unmount()
         {
             tracing::debug!(%error, directory = %self.directory.display(), "a pod's /dev/shm was still in use");
@@ -136,9 +152,10 @@ impl Drop for PodFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hearth_testing::{in_namespace, mounts_below};
 
-    #[test]
-    fn a_pods_names_are_written_as_cri_writes_them() {
+    #[tokio::test]
+    async fn a_pods_names_are_written_as_cri_writes_them() {
         let directory = tempfile::tempdir().unwrap();
         let words = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
         let dns = Dns { servers: words("10.0.0.1 10.0.0.2"), searches: words("a.b b"), options: words("ndots:5") };
@@ -149,12 +166,32 @@ mod tests {
         assert_eq!(text("hostname"), "web\n");
         assert_eq!(text("hosts"), std::fs::read_to_string("/etc/hosts").unwrap());
         // Those that kubelet mounts stay its own.
-        let mounts = files.mounts(true, |path| matches!(path, "/etc/hosts" | "/dev/shm")).unwrap();
+        let has = |path: &str| matches!(path, "/etc/hosts" | "/dev/shm");
+        let mounts = files.mounts(true, has, &Handle::current()).await.unwrap();
         let places: Vec<_> = mounts.iter().map(|mount| mount.destination.to_str().unwrap()).collect();
         assert_eq!(places, ["/etc/hostname", "/etc/resolv.conf"]);
         assert_eq!(mounts[0].options, ["rbind", "rprivate", "ro"]);
         drop(files);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn dev_shm_is_mounted_once_for_all_containers_of_a_pod() {
+        in_namespace(|base| {
+            let files = PodFiles::write(base.join("pod"), "web", None).unwrap();
+            // Its blocking threads are started by this thread, and so they have its mount namespace.
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let has = |path: &str| path != "/dev/shm";
+            let handle = runtime.handle();
+            let (one, two) = runtime
+                .block_on(async { tokio::join!(files.mounts(true, has, handle), files.mounts(false, has, handle)) });
+            let sources = [one, two].map(|mounts| mounts.unwrap()[0].source.clone());
+            assert_eq!(sources, [0, 1].map(|_| base.join("pod/shm").display().to_string()));
+            assert_eq!(mounts_below(base), ["pod/shm"]);
+            drop(files);
+            assert_eq!(mounts_below(base), Vec::<String>::new());
+            assert!(!base.join("pod").exists());
+        });
     }
 
     #[test]

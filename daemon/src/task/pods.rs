@@ -22,31 +22,21 @@ use tokio::sync::watch;
 
 use crate::task::map::{self, TaskMap};
 use crate::task::pod_files::{Dns, PodFiles};
-use crate::task::sandbox::{Sandbox, SandboxSpec};
+use crate::task::sandbox::{Membership, Sandbox, SandboxSpec};
 use crate::task::{Task, pid};
+use hearth_base::bundle::{Role, TaskSpec};
 use hearth_base::error::{Error, Result};
 use hearth_base::operator::{PodName, TaskInfo, TaskKind};
 use hearth_base::time::unix;
 
-/// Which pod a container is of.
-#[derive(Clone)]
-pub enum Membership {
-    /// Of none.
-    Alone,
-    /// It is the sandbox itself, CRI's pause container.
-    Sandbox(Arc<Sandbox>),
-    /// Of the pod with this sandbox.
-    In(Arc<Sandbox>),
-}
-
 /// The pods.
 pub struct Sandboxes {
     tasks: Arc<TaskMap>,
-    /// Those that are no tasks.
+    /// The pods that are no tasks.
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     /// Where their files lie.
     directory: PathBuf,
-    /// How many directories have been made in it: those of a pod may be there still when its id is used again.
+    /// How many directories have been made in it: those of a pod may still be there when its id is used again.
     made: AtomicU64,
     runtime: Handle,
 }
@@ -56,7 +46,7 @@ pub struct Sandboxes {
 pub struct PodSpec {
     /// Its namespaces.
     pub sandbox: SandboxSpec,
-    /// What its resolv.conf says; the node's if there is nothing.
+    /// What its resolv.conf says; `None` for the node's.
     pub dns: Option<Dns>,
     /// What Kubernetes calls it.
     pub name: Option<PodName>,
@@ -67,16 +57,16 @@ pub struct Pod {
     /// When it was created.
     pub created_at: SystemTime,
     name: Option<PodName>,
-    /// None once it has ended.
+    /// `None` once it has ended.
     sandbox: Mutex<Option<Arc<Sandbox>>>,
-    phase: watch::Sender<Phase>,
-    /// Keeps the id from tasks and other pods, and counts.
+    phase: watch::Sender<PodPhase>,
+    /// Keeps the id from tasks and other pods, and counts against the limit of tasks.
     _taken: map::Reservation,
 }
 
-/// Where a pod is in its life.
+/// The phases of a pod's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum PodPhase {
     /// It takes no containers yet.
     Created,
     /// It takes containers.
@@ -86,12 +76,12 @@ pub enum Phase {
 }
 
 impl Sandboxes {
-    /// None yet. `directory` is made when it is needed; `runtime` does what blocks.
+    /// No pods yet. `directory` is made when it is needed; jobs that block run on `runtime`.
     pub fn new(tasks: Arc<TaskMap>, directory: PathBuf, runtime: Handle) -> Arc<Sandboxes> {
         Arc::new(Sandboxes { tasks, pods: Mutex::default(), directory, made: AtomicU64::new(0), runtime })
     }
 
-    /// The sandbox with this id, whoever made it.
+    /// The sandbox with this id, whether it is a task or was made by the sandbox controller.
     ///
     /// # Errors
     /// `FailedPrecondition` if it is not here or has been stopped.
@@ -106,6 +96,17 @@ impl Sandboxes {
             Ok(_) | Err(_) => Err(Error::FailedPrecondition(format!(
                 "the pod's sandbox {id} is not here (was hearthd restarted?); delete the pod, so that it is made anew"
             ))),
+        }
+    }
+
+    /// The sandbox of the pod that a container belongs to, if it belongs to one.
+    ///
+    /// # Errors
+    /// As [`Sandboxes::get`].
+    pub fn of(&self, spec: &TaskSpec) -> Result<Option<Arc<Sandbox>>> {
+        match &spec.role {
+            Role::InSandbox(id) => self.get(id).map(Some),
+            Role::Alone | Role::Sandbox => Ok(None),
         }
     }
 
@@ -140,15 +141,15 @@ impl Sandboxes {
             created_at: SystemTime::now(),
             name,
             sandbox: Mutex::new(Some(Arc::new(sandbox))),
-            phase: watch::Sender::new(Phase::Created),
+            phase: watch::Sender::new(PodPhase::Created),
             _taken: taken,
         };
         self.pods.lock().insert(id.to_owned(), Arc::new(pod));
         Ok(())
     }
 
-    /// Ends the pod's guests and lets all go that it holds. Doing it again changes nothing. Gives what the
-    /// pod's native containers can be told by.
+    /// Ends the pod's guests and releases everything it holds. A second call changes nothing. Returns the sandbox, by
+    /// which the pod's native containers are found.
     ///
     /// # Errors
     /// `NotFound` if there is no such pod.
@@ -159,7 +160,7 @@ impl Sandboxes {
         let sandbox = pod.sandbox.lock().take();
         if let Some(sandbox) = &sandbox {
             for task in self.tasks_in(sandbox) {
-                // One that has ended already is as wanted.
+                // A task that has ended needs no kill.
                 let _ = task.init.kill(KILL);
             }
         }
@@ -186,13 +187,13 @@ impl Sandboxes {
         }
     }
 
-    /// All that are no tasks, as an operator sees them.
+    /// All pods that are no tasks, as operators see them.
     pub fn infos(&self, namespace: &str, generation: &str) -> Vec<TaskInfo> {
         let pods = self.pods.lock();
         pods.iter().map(|(id, pod)| pod.info(namespace, id, generation)).collect()
     }
 
-    /// The tasks of a pod, its sandbox left out.
+    /// The tasks of a pod, without its sandbox.
     pub fn tasks_in(&self, sandbox: &Arc<Sandbox>) -> Vec<Arc<Task>> {
         let is_in = |task: &Arc<Task>| matches!(&task.container.pod, Membership::In(pod) if Arc::ptr_eq(pod, sandbox));
         self.tasks.all().into_iter().filter(is_in).collect()
@@ -206,9 +207,9 @@ impl Pod {
     /// `FailedPrecondition` if it has been started or stopped.
     pub fn start(&self) -> Result<()> {
         let started = self.phase.send_if_modified(|phase| {
-            let created = *phase == Phase::Created;
+            let created = *phase == PodPhase::Created;
             if created {
-                *phase = Phase::Ready;
+                *phase = PodPhase::Ready;
             }
             created
         });
@@ -217,9 +218,9 @@ impl Pod {
 
     fn info(&self, namespace: &str, id: &str, generation: &str) -> TaskInfo {
         let (state, exit_status) = match self.phase() {
-            Phase::Created => ("created", None),
-            Phase::Ready => ("running", None),
-            Phase::Ended(_) => ("stopped", Some(0)),
+            PodPhase::Created => ("created", None),
+            PodPhase::Ready => ("running", None),
+            PodPhase::Ended(_) => ("stopped", Some(0)),
         };
         TaskInfo {
             generation: generation.to_owned(),
@@ -237,30 +238,30 @@ impl Pod {
 
     fn end(&self) {
         self.phase.send_if_modified(|phase| {
-            let lives = !matches!(phase, Phase::Ended(_));
+            let lives = !matches!(phase, PodPhase::Ended(_));
             if lives {
-                *phase = Phase::Ended(SystemTime::now());
+                *phase = PodPhase::Ended(SystemTime::now());
             }
             lives
         });
     }
 
-    /// Where it is.
-    pub fn phase(&self) -> Phase {
+    /// Its phase now.
+    pub fn phase(&self) -> PodPhase {
         *self.phase.borrow()
     }
 
-    /// What its containers share; none once it has ended.
+    /// What its containers share; `None` once it has ended.
     pub fn sandbox(&self) -> Option<Arc<Sandbox>> {
         self.sandbox.lock().clone()
     }
 
-    /// Waits for its end, and gives the time of it.
+    /// Waits for its end, and returns the time of it.
     pub async fn ended(&self) -> SystemTime {
         let mut phase = self.phase.subscribe();
-        // The sender is ours.
-        match phase.wait_for(|phase| matches!(phase, Phase::Ended(_))).await.map(|phase| *phase) {
-            Ok(Phase::Ended(at)) => at,
+        // The sender lives as long as the pod.
+        match phase.wait_for(|phase| matches!(phase, PodPhase::Ended(_))).await.map(|phase| *phase) {
+            Ok(PodPhase::Ended(at)) => at,
             _ => SystemTime::now(),
         }
     }
@@ -284,7 +285,7 @@ mod tests {
         all.create("b", PodSpec::default()).await.unwrap();
         assert!(matches!(all.create("c", PodSpec::default()).await, Err(Error::ResourceExhausted(_))));
         let pod = all.pod("a").unwrap();
-        assert_eq!(pod.phase(), Phase::Created);
+        assert_eq!(pod.phase(), PodPhase::Created);
         pod.start().unwrap();
         assert!(matches!(pod.start(), Err(Error::FailedPrecondition(_))));
         let waiting = tokio::spawn({
@@ -293,7 +294,7 @@ mod tests {
         });
         all.stop("a").unwrap();
         let at = waiting.await.unwrap();
-        assert_eq!(pod.phase(), Phase::Ended(at));
+        assert_eq!(pod.phase(), PodPhase::Ended(at));
         all.stop("a").unwrap();
         assert_eq!(pod.ended().await, at, "a second stop changes nothing");
         assert!(matches!(all.get("a"), Err(Error::FailedPrecondition(_))));
@@ -303,6 +304,16 @@ mod tests {
         assert!(matches!(all.stop("a"), Err(Error::NotFound(_))));
         all.create("a", PodSpec::default()).await.unwrap();
         all.end_all();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pod_with_a_user_namespace_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let all = sandboxes(&directory);
+        let sandbox = SandboxSpec { user_namespace: true, ..SandboxSpec::default() };
+        let error = all.create("a", PodSpec { sandbox, ..PodSpec::default() }).await.unwrap_err();
+        assert!(matches!(&error, Error::InvalidArgument(text) if text.contains("hostUsers")), "{error}");
+        assert!(matches!(all.pod("a"), Err(Error::NotFound(_))));
     }
 
     #[tokio::test(flavor = "multi_thread")]

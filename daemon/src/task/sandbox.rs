@@ -5,7 +5,7 @@
 //!
 //! The pod's network namespace is made by CRI before the sandbox and named by path. The specs of the pod's
 //! containers name `/proc/<the sandbox's pid>/ns/…` instead, and that pid is the daemon's: so a container
-//! takes its namespaces from its sandbox and not from its own spec. Those that only native containers can
+//! takes its namespaces from its sandbox and not from its own spec. The namespaces that only native containers can
 //! tell apart (IPC, host name, processes) are made for the first of them.
 
 use std::collections::BTreeMap;
@@ -18,8 +18,7 @@ use tokio::runtime::Handle;
 use crate::task::holders::Holders;
 use crate::task::pid;
 use crate::task::pod_files::PodFiles;
-use crate::task::pods::Sandboxes;
-use hearth_base::bundle::{Network, Role, Scope, Scopes, SpecMount, TaskSpec};
+use hearth_base::bundle::{Network, Scope, Scopes, SpecMount, TaskSpec};
 use hearth_base::error::{Error, Result};
 use hearth_os::holder::{Holder, PidHolder};
 use hearth_os::identity::{self, Identity};
@@ -27,7 +26,18 @@ use hearth_os::namespaces::Shared;
 use hearth_os::netns::NetNs;
 use hearth_os::sysctl::{Kind, Sysctl};
 
-/// What is said about a sandbox.
+/// Which pod a container belongs to.
+#[derive(Clone)]
+pub enum Membership {
+    /// None.
+    Alone,
+    /// It is the sandbox itself, CRI's pause container.
+    Sandbox(Arc<Sandbox>),
+    /// The pod with this sandbox.
+    In(Arc<Sandbox>),
+}
+
+/// What a sandbox is made from.
 #[derive(Debug, Clone, Default)]
 pub struct SandboxSpec {
     /// Its network.
@@ -38,6 +48,8 @@ pub struct SandboxSpec {
     pub scopes: Scopes,
     /// Kernel settings of its namespaces, by name.
     pub sysctls: BTreeMap<String, String>,
+    /// Whether it asks for a user namespace, which is refused.
+    pub user_namespace: bool,
 }
 
 /// A sandbox.
@@ -46,25 +58,29 @@ pub struct Sandbox {
     pub network: Joined,
     hostname: String,
     scopes: Scopes,
-    /// Those of the IPC and UTS namespaces.
+    /// The settings of the IPC and UTS namespaces.
     sysctls: Vec<Sysctl>,
     /// Made for the first native container.
     shared: OnceLock<Shared>,
     /// Made for the first native container that shares processes.
     pids: OnceLock<PidHolder>,
-    /// Files that CRI has not made.
+    /// The pod's files, if CRI has not made them.
     files: Option<PodFiles>,
     runtime: Handle,
 }
 
 impl Sandbox {
-    /// Makes one, and applies the settings of its network. A few system calls; `runtime` reaps what it starts.
+    /// Makes a sandbox, and applies the settings of its network. A few system calls; processes that it starts are reaped
+    /// on `runtime`.
     ///
     /// # Errors
-    /// `InvalidArgument` if the spec leaves it to the runtime to make a network, as CRI never does, if what it
-    /// names is no network namespace, or for a setting that no pod may have; `FailedPrecondition` if the kernel
-    /// refuses one.
+    /// `InvalidArgument` if the spec asks for a user namespace, or leaves it to the runtime to make a network, as
+    /// CRI never does; if what it names is no network namespace; or for a setting that no pod may have.
+    /// `FailedPrecondition` if the kernel refuses a setting.
     pub fn new(spec: SandboxSpec, files: Option<PodFiles>, runtime: Handle) -> Result<Sandbox> {
+        if spec.user_namespace {
+            return Err(no_user_namespace());
+        }
         if spec.network == Network::New {
             return Err(Error::InvalidArgument(
                 "the sandbox's spec asks for a new network namespace; Hearth takes one that exists (linux.namespaces: path)"
@@ -98,8 +114,8 @@ impl Sandbox {
         })
     }
 
-    /// The path by which a native container joins a namespace of the pod; none if it is the node's. Blocks
-    /// where one has to be made first.
+    /// The path by which a native container joins a namespace of the pod; `None` if it is the node's. Blocks if the
+    /// namespace has to be made first.
     ///
     /// # Errors
     /// `InvalidArgument` for a kind that the pod has none of, `Internal` if the kernel gives none.
@@ -122,8 +138,8 @@ impl Sandbox {
         }
     }
 
-    /// Looks whether its network is still where CRI has put it: a container in one that nobody else finds would
-    /// never be reached.
+    /// Checks that its network is still where CRI has put it: a container in a namespace without a path could not be
+    /// reached.
     ///
     /// # Errors
     /// `FailedPrecondition` if it is not.
@@ -145,7 +161,7 @@ impl Sandbox {
         }
         let made = Shared::new(&self.hostname, self.sysctls.clone())
             .map_err(|e| Error::Internal(format!("cannot make the pod's IPC and UTS namespaces: {e}")))?;
-        // Of two at once, one is kept.
+        // Of two made at once, one is kept.
         Ok(self.shared.get_or_init(|| made))
     }
 
@@ -158,26 +174,45 @@ impl Sandbox {
         Ok(self.pids.get_or_init(|| made))
     }
 
-    /// The mounts that a container lacks for the files of its pod which CRI has not made: `has` says what it
-    /// has at a path.
+    /// The mounts that a container lacks for the files of its pod, where CRI has not made them: `has` says whether it
+    /// has a mount at a path.
     ///
     /// # Errors
-    /// `Internal` if one of them cannot be made.
-    pub fn mounts(&self, read_only: bool, has: impl Fn(&str) -> bool) -> Result<Vec<SpecMount>> {
-        self.files.as_ref().map_or(Ok(Vec::new()), |files| files.mounts(read_only, has))
+    /// `Internal` if a mount cannot be made.
+    pub async fn mounts(&self, read_only: bool, has: impl Fn(&str) -> bool) -> Result<Vec<SpecMount>> {
+        match &self.files {
+            Some(files) => files.mounts(read_only, has, &self.runtime).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// As [`Sandbox::mounts`], for a thread that may block, and runs no tasks.
+    ///
+    /// # Errors
+    /// As [`Sandbox::mounts`].
+    pub fn mounts_blocking(&self, read_only: bool, has: impl Fn(&str) -> bool) -> Result<Vec<SpecMount>> {
+        self.runtime.block_on(self.mounts(read_only, has))
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if let Some(files) = self.files.take() {
-            // A mount and a few files: not on a thread that answers.
+            // A mount and a few files: not on a thread that answers calls.
             self.runtime.spawn_blocking(move || drop(files));
         }
     }
 }
 
-/// Sets them in the pod's network namespace.
+/// Why a pod or a container is refused that asks for a user namespace.
+pub(super) fn no_user_namespace() -> Error {
+    Error::InvalidArgument(
+        "a user namespace (hostUsers: false) is not available: guests run as users of the node; leave hostUsers out, or choose another runtime class"
+            .into(),
+    )
+}
+
+/// Applies settings in the pod's network namespace.
 fn set_in_network(network: &Joined, sysctls: &[Sysctl]) -> Result<()> {
     if sysctls.is_empty() {
         return Ok(());
@@ -192,11 +227,11 @@ fn set_in_network(network: &Joined, sysctls: &[Sysctl]) -> Result<()> {
 /// A network that a task is in.
 #[derive(Debug, Clone)]
 pub struct Joined {
-    /// As the spec of the pod's sandbox, or the task's own, has it.
+    /// As the spec of the pod's sandbox, or of the task, has it.
     pub named: Network,
-    /// The namespace, kept alive; none for the node's.
+    /// The namespace, kept alive; `None` for the node's.
     pub namespace: Option<Arc<NetNs>>,
-    /// The process that has it, if it was made for this task.
+    /// The process that holds it, if it was made for this task.
     pub holder: Option<Arc<Holder>>,
 }
 
@@ -209,7 +244,7 @@ impl Joined {
         Ok(Joined { named: named.clone(), namespace, holder: None })
     }
 
-    /// The pid by which others find it: its holder's, else the daemon's.
+    /// The pid whose `/proc` leads to it: its holder's, else the daemon's.
     pub fn pid(&self) -> u32 {
         self.holder.as_ref().map_or_else(pid, |holder| holder.pid())
     }
@@ -232,16 +267,5 @@ pub async fn network(spec: &TaskSpec, sandbox: Option<&Arc<Sandbox>>, holders: &
             Ok(Joined { named: Network::New, namespace, holder: Some(Arc::new(holder)) })
         }
         (_, own) => Joined::open(own),
-    }
-}
-
-/// The sandbox of the pod that a task belongs to, if it does to one.
-///
-/// # Errors
-/// `FailedPrecondition` if it is not here.
-pub fn of(spec: &TaskSpec, sandboxes: &Sandboxes) -> Result<Option<Arc<Sandbox>>> {
-    match &spec.role {
-        Role::InSandbox(id) => sandboxes.get(id).map(Some),
-        Role::Alone | Role::Sandbox => Ok(None),
     }
 }

@@ -28,7 +28,7 @@ struct UnderWay {
     /// The number of guests, connections among them, and of the listener.
     count: usize,
     listener: Option<AbortHandle>,
-    /// The container has ended.
+    /// The container has ended or is being killed.
     closed: bool,
     /// Called once none is left.
     afterwards: Option<Box<dyn FnOnce() + Send>>,
@@ -88,6 +88,17 @@ impl Requests {
     pub fn wake(&self) {
         let guests: Vec<_> = self.under_way.lock().guests.values().cloned().collect();
         guests.iter().for_each(|guest| guest.wake());
+    }
+
+    /// The container is being killed: no request begins any more, and the guests of all requests are marked as
+    /// killed. It needs no free worker, so it also ends requests that block every worker in system calls.
+    pub fn kill_all(&self) {
+        let guests: Vec<_> = {
+            let mut under_way = self.under_way.lock();
+            under_way.closed = true;
+            under_way.guests.values().cloned().collect()
+        };
+        guests.iter().for_each(|guest| guest.kill());
     }
 
     /// The container has ended: the listener and all guests are ended, and `afterwards` is done once none
@@ -151,8 +162,13 @@ impl Drop for Member {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
+    use hearth_base::config;
+    use hearth_observe::metrics::Metrics;
+    use hearth_wasm::scheduler::{GuestEnd, Scheduler};
 
     #[test]
     fn what_follows_the_end_waits_for_the_last_request_and_the_listener() {
@@ -169,6 +185,47 @@ mod tests {
         assert_eq!(done.load(Ordering::SeqCst), 0);
         drop(listener);
         assert_eq!(done.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_kill_of_all_ends_requests_that_block_every_worker() {
+        const SOON: Duration = Duration::from_secs(20);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .on_thread_start(identity::become_daemon)
+            .enable_all()
+            .build()
+            .unwrap();
+        // One worker, and none in its place while it is blocked.
+        let config = config::Scheduler { workers: 1, workers_max: 1, ..Default::default() };
+        let scheduler = Scheduler::start(&config, [], Arc::new(Metrics::new()), runtime.handle().clone()).unwrap();
+        let requests = Arc::new(Requests::default());
+        let (send, ends) = mpsc::channel();
+        let service = Arc::new(Guest::default());
+        let of_service = send.clone();
+        scheduler.spawn(service.clone(), std::future::pending::<()>(), move |end| {
+            of_service.send(("service", matches!(end, GuestEnd::Killed))).unwrap();
+        });
+        let guest = Arc::new(Guest::member(&service, service.identity().clone()));
+        let member = requests.begin(&guest).unwrap();
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let (began, has_begun) = mpsc::channel();
+        let blocked = async move {
+            let _member = member;
+            began.send(()).unwrap();
+            rustix::io::read(&reader, &mut [0u8; 1]).unwrap_err()
+        };
+        scheduler.spawn(guest, blocked, move |end| send.send(("request", matches!(end, GuestEnd::Killed))).unwrap());
+        has_begun.recv_timeout(SOON).unwrap();
+        // As the kill of a process does it: no worker is free to drop the service's guest, which would close the
+        // requests.
+        service.kill();
+        requests.kill_all();
+        assert!(requests.begin(&Arc::default()).is_none(), "no request begins after the kill");
+        let mut ended = [ends.recv_timeout(SOON).unwrap(), ends.recv_timeout(SOON).unwrap()];
+        ended.sort_unstable();
+        assert_eq!(ended, [("request", true), ("service", true)]);
+        scheduler.stop();
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Which mounts make a root: pure, and the cheapest that are right.
+//! Which mounts make a root: the cheapest that are right. Pure: nothing is mounted here.
 //!
 //! | the root | no volumes | volumes |
 //! |---|---|---|
@@ -9,7 +9,7 @@
 //! | an overlay, read-only | its layers without an upper directory | a scratch overlay over its layers |
 //! | another file system | that | that |
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::mount::MountFlags;
 
@@ -36,6 +36,8 @@ pub struct RootSpec {
     pub rootfs: Vec<FsMount>,
     /// `root.path` of the spec, absolute. A snapshot is mounted here.
     pub path: PathBuf,
+    /// The task's bundle: a snapshot is mounted nowhere else.
+    pub bundle: PathBuf,
     /// A path of this task's own, to mount a root that is no snapshot: several tasks may share
     /// [`RootSpec::path`] then. Made if missing, and removed again.
     pub own_path: PathBuf,
@@ -45,11 +47,11 @@ pub struct RootSpec {
     pub volumes: Vec<SpecMount>,
 }
 
-/// Which mounts to make. Made by [`plan`].
+/// The mounts to make, decided by [`plan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub(super) base: Base,
-    /// Where the root will be.
+    /// The path of the root.
     pub(super) path: PathBuf,
     /// Whether [`Plan::perform`] makes that directory and [`Root::unmount`](super::Root::unmount) removes it.
     pub(super) own: bool,
@@ -58,7 +60,7 @@ pub struct Plan {
     pub(super) volumes: Vec<Volume>,
 }
 
-/// What a root stands on.
+/// The lowest mount of a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Base {
     /// The directory itself.
@@ -91,7 +93,7 @@ pub(super) enum Volume {
     Tmpfs { destination: PathBuf, flags: MountFlags, data: Vec<String> },
 }
 
-/// File systems that show the Linux kernel's own affairs; a guest cannot tell if they are missing.
+/// File systems that show the state of the Linux kernel. They are skipped: a guest has no kernel interface.
 const KERNEL_FILE_SYSTEMS: [&str; 20] = [
     "autofs",
     "binfmt_misc",
@@ -141,6 +143,13 @@ pub fn plan(spec: RootSpec, limits: &config::Files) -> Result<Plan> {
             }
         },
         [snapshot] => {
+            if !is_below(&spec.path, &spec.bundle) {
+                return Err(Error::InvalidArgument(format!(
+                    "root.path leads to {}, out of the bundle {}, and the snapshot would be mounted over what is there; set root.path to \"rootfs\"",
+                    spec.path.display(),
+                    spec.bundle.display()
+                )));
+            }
             let (base, seal) = snapshot_base(snapshot, spec.read_only, plain)?;
             (base, false, seal)
         }
@@ -181,7 +190,7 @@ fn snapshot_base(snapshot: &FsMount, read_only: bool, plain: bool) -> Result<(Ba
     }
     // What an earlier task on the same snapshot wrote is in the upper directory: it is the first layer.
     let lower: Vec<PathBuf> = layers.upper.into_iter().map(|(upper, _)| upper).chain(layers.lower).collect();
-    // Without an upper directory it is meaningless, and with another one, not ours to repeat.
+    // `volatile` is about the snapshot's own upper directory.
     let options: Vec<String> = layers.options.into_iter().filter(|option| option != "volatile").collect();
     Ok(match (plain, lower.as_slice()) {
         (false, _) => (Base::Scratch { lower, options }, true),
@@ -211,6 +220,14 @@ fn file_system(snapshot: &FsMount, options: MountOptions, read_only: bool, plain
     }
     let (fstype, source) = (snapshot.fstype.clone(), snapshot.source.clone());
     Ok((Base::FileSystem { fstype, source, flags, data: options.data }, seal))
+}
+
+/// Whether `path` lies below `directory`, by its words alone. A path with `..` does not: it is resolved again at
+/// the unmount, when a mount of its own may hide what it leads through.
+fn is_below(path: &Path, directory: &Path) -> bool {
+    path.strip_prefix(directory).is_ok_and(|rest| {
+        rest.components().next().is_some() && rest.components().all(|part| matches!(part, Component::Normal(_)))
+    })
 }
 
 /// Reads an overlay's options.
@@ -277,7 +294,7 @@ fn classify(mount: &SpecMount, limits: &config::Files) -> Result<Option<Volume>>
     if KERNEL_FILE_SYSTEMS.contains(&kind) {
         return Ok(None);
     }
-    // The spec's own tmpfs on /dev is there for device nodes, of which a guest has none.
+    // The spec's tmpfs on /dev is for device nodes, which a guest does not have.
     if kind == "tmpfs" && destination == Path::new("/dev") {
         return Ok(None);
     }
@@ -372,7 +389,8 @@ pub(super) mod tests {
     }
 
     fn spec(rootfs: Vec<FsMount>, read_only: bool, volumes: Vec<SpecMount>) -> RootSpec {
-        RootSpec { rootfs, path: "/b/rootfs".into(), own_path: "/b/own".into(), read_only, volumes }
+        let (path, bundle, own_path) = ("/b/rootfs".into(), "/b".into(), "/b/own".into());
+        RootSpec { rootfs, path, bundle, own_path, read_only, volumes }
     }
 
     pub(in super::super) fn planned(spec: RootSpec) -> Result<Plan> {
@@ -503,6 +521,24 @@ pub(super) mod tests {
         let many = (0..300).map(|n| volume("tmpfs", "t", &format!("/{n}"), "")).collect();
         let error = planned(spec(Vec::new(), false, many)).unwrap_err();
         assert!(matches!(&error, Error::ResourceExhausted(text) if text.contains("files.volumes_max")), "{error}");
+    }
+
+    #[test]
+    fn a_snapshot_is_mounted_in_the_bundle_only() {
+        let with_path = |path: &str| {
+            let snapshot = vec![snapshot("bind", "/l/1", "rbind,ro")];
+            planned(RootSpec { path: Path::new("/b").join(path), ..spec(snapshot, false, none_of()) })
+        };
+        for path in ["rootfs", "rootfs/", "./rootfs", "a/b", "/b/rootfs"] {
+            assert!(with_path(path).is_ok(), "{path}");
+        }
+        for path in ["../../../..", "..", "rootfs/..", "rootfs/../x", "", ".", "/", "/bc/rootfs", "/run"] {
+            let error = with_path(path).unwrap_err();
+            assert!(matches!(&error, Error::InvalidArgument(text) if text.contains("root.path")), "{path}: {error}");
+        }
+        // A bundle that brings its root itself may have it anywhere: nothing is mounted over it.
+        let own = RootSpec { path: "/b/../../r".into(), ..spec(Vec::new(), true, none_of()) };
+        assert_eq!(planned(own).unwrap().path(), Path::new("/b/own"));
     }
 
     #[test]

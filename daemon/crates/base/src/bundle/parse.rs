@@ -149,7 +149,18 @@ struct RawLinux {
     namespaces: Option<Vec<RawNamespace>>,
     #[serde(default)]
     sysctl: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    devices: Option<Vec<RawDevice>>,
 }
+
+#[derive(Deserialize)]
+struct RawDevice {
+    path: String,
+}
+
+/// Devices that the OCI runtime specification has in every container ("Default Devices" of its config-linux.md).
+const DEFAULT_DEVICES: [&str; 8] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/console", "/dev/ptmx"];
 
 #[derive(Deserialize)]
 struct RawNamespace {
@@ -236,6 +247,7 @@ impl TaskSpec {
         let linux = raw.linux.unwrap_or_default();
         let (memory, cpu) = linux.resources.map_or((None, None), |resources| (resources.memory, resources.cpu));
         let namespaces = linux.namespaces.unwrap_or_default();
+        let devices = linux.devices.unwrap_or_default().into_iter().map(|device| device.path);
         let mut annotations = raw.annotations.unwrap_or_default();
         let names = annotations.names();
         Ok(TaskSpec {
@@ -252,6 +264,8 @@ impl TaskSpec {
             hostname: no_nul(raw.hostname, "hostname")?,
             scopes: scopes(&namespaces),
             sysctls: linux.sysctl.unwrap_or_default(),
+            user_namespace: namespaces.iter().any(|namespace| namespace.kind == "user"),
+            devices: devices.filter(|path| !DEFAULT_DEVICES.contains(&path.as_str())).collect(),
         })
     }
 }

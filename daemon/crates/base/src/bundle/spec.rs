@@ -65,6 +65,10 @@ pub struct TaskSpec {
     pub scopes: Scopes,
     /// `linux.sysctl`, by name.
     pub sysctls: BTreeMap<String, String>,
+    /// Whether `linux.namespaces` has a user namespace.
+    pub user_namespace: bool,
+    /// The paths in `linux.devices`, without those that every container has by default.
+    pub devices: Vec<String>,
 }
 
 /// The owner of a namespace.

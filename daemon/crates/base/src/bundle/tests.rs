@@ -59,6 +59,17 @@ fn user_network_and_role_are_read() {
 }
 
 #[test]
+fn a_user_namespace_and_devices_beyond_the_default_ones_are_read() {
+    let spec = parse(r#"{"process":{},"linux":{"namespaces":[{"type":"pid"}],"devices":null}}"#).unwrap();
+    assert!(!spec.user_namespace && spec.devices.is_empty());
+    let own = r#"{"process":{},"linux":{"namespaces":[{"type":"user"}],
+        "devices":[{"path":"/dev/null","type":"c","major":1,"minor":3},{"path":"/dev/fuse","type":"c"}]}}"#;
+    let spec = parse(own).unwrap();
+    assert!(spec.user_namespace);
+    assert_eq!(spec.devices, ["/dev/fuse"]);
+}
+
+#[test]
 fn capabilities_without_effect_on_a_guest_are_skipped() {
     let of = |text: &str| {
         let spec = format!(r#"{{"process":{{"capabilities":{text}}}}}"#);

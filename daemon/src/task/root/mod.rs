@@ -1,18 +1,20 @@
-//! The guest's root file system: the snapshot containerd made, with the spec's volumes in their places.
+//! The guest's root file system: the snapshot that containerd made, with the volumes of the spec in their places.
 //!
-//! [`plan()`] decides which mounts make it; [`Plan::perform`] makes them; if that fails, or once the
-//! [`Root`] is dropped, nothing is mounted.
+//! [`plan()`] decides which mounts make it; [`Plan::perform`] makes them; if that fails, or once the [`Root`] is
+//! dropped, nothing is mounted.
 //!
-//! A scratch overlay has its upper directory on a tmpfs of its own. There the mount points that the
-//! image lacks are made, by the kernel's own rules for links and attributes, before it is turned
-//! read-only; nothing of it outlives the mount. In a writable root they are made where the guest's
-//! files go, as every OCI runtime does. A read-only root refuses writes in the kernel, so that a
-//! writable volume in it stays writable.
+//! A scratch overlay has its upper directory on a tmpfs of its own. The mount points that the image lacks are made
+//! there, by the kernel's own rules for links and attributes, before it is turned read-only; nothing of it outlives the
+//! mount. In a writable root they are made where the guest's files go, as every OCI runtime does. A read-only root
+//! refuses writes in the kernel, so that a writable volume in it stays writable.
 //!
-//! A writable overlay is unmounted with a sync of the file system its upper directory lies on (by the
-//! kernel), which can take milliseconds on a busy disk: neither happens on a request's path.
+//! A writable overlay is unmounted with a sync of the file system that its upper directory lies on (by the kernel),
+//! which can take milliseconds on a busy disk: mounts and unmounts run on the blocking pool.
 //!
 //! Failures: `InvalidArgument` names the mount and the remedy, `ResourceExhausted` the limit.
+//!
+//! * `mod.rs`: mounts made and undone; the text of an error for each way a mount can fail.
+//! * `plan.rs`: which mounts make a root; mounts that are skipped or refused; a root path outside of the bundle.
 
 mod plan;
 
@@ -31,7 +33,7 @@ use plan::{Base, Volume};
 pub use plan::{FsMount, Plan, RootSpec, plan};
 
 impl Plan {
-    /// Mounts. Waits for the disk: not for a thread that serves requests.
+    /// Mounts. Waits for the disk: for the blocking pool only.
     ///
     /// # Errors
     /// As the module says; nothing is mounted then.
@@ -70,7 +72,7 @@ impl Plan {
 pub struct Root {
     path: PathBuf,
     own: bool,
-    /// What is mounted at `path`, the uppermost last.
+    /// The mounts at `path`, the uppermost last.
     base: Vec<Mounted>,
     /// Mounts inside it.
     volumes: i64,
@@ -78,7 +80,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -88,7 +90,7 @@ impl Root {
         self.base.is_empty()
     }
 
-    /// Unmounts everything. Waits for the disk: not for a thread that serves requests.
+    /// Unmounts everything. Waits for the disk: for the blocking pool only.
     ///
     /// # Errors
     /// If something in it was still open, or a mount could not be undone. No path leads to it any more.
@@ -105,13 +107,13 @@ impl Root {
             first = first.and(done);
         }
         if std::mem::take(&mut self.own) {
-            // Left where it is, it is empty and lies in the task's bundle.
+            // A directory that stays is empty and lies in the task's bundle.
             let _ = std::fs::remove_dir(&self.path);
         }
         first
     }
 
-    /// Sees to the directory at `path`: a bare root has to be there, a place to mount is made.
+    /// Makes the directory at `path`, to mount on; a bare root has to exist.
     fn prepare(&mut self, bare: bool) -> Result<()> {
         if self.path.is_dir() {
             return Ok(());
@@ -249,7 +251,7 @@ fn target_failed(error: Errno) -> Error {
     }
 }
 
-/// mount(2) says only "no" about an overlay: look which directory is the reason.
+/// The reason why an overlay was not mounted, which mount(2) does not tell: a directory that does not exist.
 fn overlay_failed(layers: &Overlay, error: Errno) -> Error {
     let upper = layers.upper.iter().flat_map(|(upper, work)| [upper, work]);
     if let Some(missing) = layers.lower.iter().chain(upper).find(|path| !path.is_dir()) {
@@ -273,7 +275,7 @@ fn overlay_failed(layers: &Overlay, error: Errno) -> Error {
     }
 }
 
-/// Errors that do not depend on whose mount it is.
+/// The error of any mount.
 fn failed(what: &str, error: Errno) -> Error {
     match error {
         Errno::NOSPC => Error::ResourceExhausted(format!(
@@ -333,7 +335,7 @@ mod tests {
 
         fn spec(&self, rootfs: Vec<FsMount>, read_only: bool, volumes: Vec<SpecMount>) -> RootSpec {
             let path = if rootfs.is_empty() { self.at("l1") } else { self.at("b/rootfs") };
-            RootSpec { rootfs, path, own_path: self.at("b/own"), read_only, volumes }
+            RootSpec { rootfs, path, bundle: self.at("b"), own_path: self.at("b/own"), read_only, volumes }
         }
 
         fn mount(&self, spec: RootSpec) -> Result<Root> {
@@ -553,6 +555,22 @@ mod tests {
                 assert!(error.contains("l2 does not exist; remove the container"), "{error}");
                 fixture.assert_nothing_left();
             }
+        });
+    }
+
+    #[test]
+    fn a_root_path_that_leads_out_of_the_bundle_mounts_nothing() {
+        in_namespace(|base| {
+            let fixture = Fixture::new(base);
+            for path in ["b/rootfs/../..", "b/..", "b", "outside"] {
+                for volumes in [none_of(), fixture.volumes()] {
+                    let spec = fixture.spec(fixture.overlay(), false, volumes);
+                    let error = fixture.mount(RootSpec { path: fixture.at(path), ..spec }).unwrap_err();
+                    assert!(matches!(&error, Error::InvalidArgument(text) if text.contains("root.path")), "{error}");
+                    fixture.assert_nothing_left();
+                }
+            }
+            assert!(fixture.mount(fixture.spec(fixture.overlay(), false, none_of())).is_ok(), "the next start");
         });
     }
 

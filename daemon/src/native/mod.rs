@@ -1,22 +1,25 @@
-//! Native containers in a pod of ours: init containers and sidecars that are no Wasm run in containerd's
-//! own `containerd-shim-runc-v2`, with all it does for them, and their calls are passed on.
+//! Native containers in a pod of Hearth: init containers and sidecars that are no WebAssembly run in containerd's own
+//! `containerd-shim-runc-v2`, with all its features, and calls about them are passed on.
 //!
 //! ```text
-//!  Create ──▶ not Wasm, in a sandbox of ours ──▶ a bundle of its own, namespaces rewritten ──▶ runc's shim
-//!  State, Kill, Exec, … ──▶ id is native? ──▶ passed on as they are            events: by runc's shim itself
+//!  Create ──▶ not Wasm, in a pod of Hearth ──▶ a bundle of its own, namespaces rewritten ──▶ runc's shim
+//!  State, Kill, Exec, … ──▶ id is native? ──▶ passed on as they are        events: by runc's shim itself
 //! ```
 //!
-//! * containerd knows one bundle, ours. runc's shim gets one inside that of the pod's sandbox,
-//!   `native/<id>`, so that neither overwrites the other's files. The sandbox's, because containerd 2.1 and
-//!   later run our shim's `delete` for that alone when the daemon has died. The sandbox of a pod that the
-//!   sandbox controller made has no bundle, and no `delete`: then it lies in the state directory.
-//! * CRI writes `/proc/<the sandbox's pid>/ns/…` into the specs of a pod's containers. The sandbox's pid is
-//!   the daemon's, and a container must never join the daemon's namespaces: every such path is
-//!   replaced by the pod's, left out where the pod has the node's, or refused.
-//! * runc's shim groups by sandbox: a pod's native containers share one process.
+//! * containerd knows one bundle, Hearth's. runc's shim gets one inside the bundle of the pod's sandbox, `native/<id>`,
+//!   so that neither overwrites the other's files. It lies there because containerd 2.1 and later run Hearth's shim's
+//!   `delete` only for the sandbox when the daemon has died. The sandbox of a pod that the sandbox controller made has
+//!   no bundle, and no `delete`: then it lies in the state directory.
+//! * CRI writes `/proc/<the sandbox's pid>/ns/…` into the specs of a pod's containers. The pid of the sandbox is the
+//!   daemon's, and a container must never join the daemon's namespaces: every such path is replaced by the pod's,
+//!   left out where the pod has the node's, or refused.
+//! * runc's shim groups by sandbox: the native containers of a pod share one process.
 //!
-//! When it goes wrong: if runc's shim dies, its containers are reported as ended (137) and cleaned up
-//! by its own `delete`. If the daemon dies, our shim's `delete` does that, or the next daemon.
+//! Failures: if runc's shim dies, its containers are reported as ended (137) and cleaned up by its own `delete`. If the
+//! daemon dies, the `delete` of Hearth's shim cleans up, or the next daemon.
+//!
+//! * `mod.rs`: the native containers of a namespace; calls passed on; the watch on runc's shim.
+//! * `bundle.rs`: the bundle for runc's shim: namespaces, mounts, options; bundles that a dead daemon left.
 
 mod bundle;
 
@@ -46,7 +49,7 @@ use crate::task::sandbox::Sandbox;
 use hearth_base::config::{self, Config};
 use hearth_base::error::{Error, Result};
 use hearth_containerd::events::{Event, Reservation as Room};
-use hearth_containerd::peer::Peer;
+use hearth_containerd::peer::{Key, Peer};
 use hearth_containerd::time::{system_time, timestamp};
 
 pub use bundle::{end_leftovers, leftovers};
@@ -73,15 +76,15 @@ pub struct Natives {
 pub struct Native {
     id: Arc<str>,
     shim: Shim,
-    /// Keeps the id from others.
+    /// Keeps the id from tasks and other native containers.
     _taken: map::Reservation,
-    /// Room for the exit that we report if its shim cannot.
+    /// Room for the exit that Hearth reports if the shim cannot.
     room: Room,
     /// Set once it has ended and its shim has said so.
     ended: Mutex<Option<Exit>>,
     /// Set if its shim is gone.
     lost: Mutex<Option<Exit>>,
-    /// Keeps the pod's namespaces, which the container names by our descriptors.
+    /// Keeps the pod's namespaces, which the container names by descriptors of the daemon.
     sandbox: Arc<Sandbox>,
 }
 
@@ -91,12 +94,12 @@ struct Shim {
     service: String,
     /// The bundle it was given for this container.
     bundle: PathBuf,
-    /// How long it may take to answer what nobody but us asks.
+    /// How long it may take to answer a call that is not containerd's.
     timeout: Duration,
 }
 
 impl Natives {
-    /// None yet; their ids are taken in `tasks`.
+    /// No containers yet; their ids are taken in `tasks`.
     pub fn new(
         namespace: &str,
         peer: Arc<Peer>,
@@ -120,17 +123,17 @@ impl Natives {
         self.known.lock().get(id).cloned()
     }
 
-    /// Whether there is none, which is the usual case.
+    /// Whether there is none, as usual.
     pub fn is_empty(&self) -> bool {
         self.known.lock().is_empty()
     }
 
-    /// Those that live, for a stop of the daemon.
+    /// All of them, for a stop of the daemon.
     pub fn all(&self) -> Vec<Arc<Native>> {
         self.known.lock().values().cloned().collect()
     }
 
-    /// Ends those of a pod.
+    /// Ends the native containers of a pod.
     pub async fn kill_in(&self, sandbox: &Arc<Sandbox>) {
         for native in self.all() {
             if Arc::ptr_eq(&native.sandbox, sandbox) {
@@ -142,8 +145,8 @@ impl Natives {
     /// Creates a native container: gives runc's shim a bundle with the pod's namespaces, and the request.
     ///
     /// # Errors
-    /// `InvalidArgument` for what a native container of a pod of ours cannot have, and whatever runc's
-    /// shim says. Nothing is left then.
+    /// `InvalidArgument` for what a native container of a Hearth pod cannot have, and the errors of runc's shim. Nothing
+    /// is left then.
     pub async fn create(
         self: &Arc<Self>,
         context: &TtrpcContext,
@@ -156,7 +159,7 @@ impl Natives {
         let (natives, name) = (self.clone(), id.clone());
         let prepare = move || bundle::prepare(&outer, &name, &natives.sandboxes, &natives.directory);
         let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|e| Error::Internal(e.to_string()))?;
-        let bundle::Prepared { bundle, sandbox, systemd_cgroup } = prepared?;
+        let bundle::NativeBundle { bundle, sandbox, systemd_cgroup } = prepared?;
         create.bundle = bundle.display().to_string();
         create.options = bundle::runc_options(create.options.take(), systemd_cgroup).into();
         let (shim, answer) = match self.create_in_shim(context, &bundle, &create).await {
@@ -275,8 +278,8 @@ impl Natives {
         }
         let said = String::from_utf8_lossy(&output.stdout);
         let (address, version) = bootstrap(said.trim());
-        // For our shim's `delete`, or the next daemon, should we not be there any more.
-        let owner = format!("{}\n{}\n", self.namespace, self.peer.key.0);
+        // For the `delete` of Hearth's shim, or the next daemon, if this daemon has died.
+        let owner = format!("{}\n{}\n", self.namespace, self.peer.key.grpc);
         std::fs::write(bundle.join(NATIVE_ADDRESS_FILE), format!("{address}\n{version}\n{owner}"))
             .map_err(|e| Error::Internal(format!("cannot write into {}: {e}", bundle.display())))?;
         let path = address.strip_prefix("unix://").unwrap_or(address.as_str());
@@ -302,7 +305,7 @@ impl Natives {
 
     #[allow(clippy::disallowed_methods, reason = "containerd's own shim, called as containerd calls it")]
     async fn exec(&self, id: &str, bundle: &Path, verb: &str) -> Result<std::process::Output> {
-        let (grpc, ttrpc) = &self.peer.key;
+        let Key { grpc, ttrpc } = &self.peer.key;
         let mut command = tokio::process::Command::new(&self.config.shim);
         command
             .args(["-namespace", &self.namespace, "-address", grpc, "-publish-binary", "containerd", "-id", id])

@@ -18,7 +18,7 @@
 
 use hearth_base::error::{Error, Result};
 
-/// Where a process is.
+/// The states of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Everything is ready for Start.
@@ -57,7 +57,7 @@ pub enum Input {
 pub enum Effect {
     /// Nothing.
     None,
-    /// Give the guest to the scheduler.
+    /// Hand the guest to the scheduler.
     Launch,
     /// Publish TaskStart.
     AnnounceStart,
@@ -69,13 +69,13 @@ pub enum Effect {
     Freeze,
     /// Tell the scheduler to let the guest go on, publish TaskResumed.
     Thaw,
-    /// Close stdio, publish TaskExit with this status, wake those who wait.
+    /// Close stdio, publish TaskExit with this status, answer every Wait.
     Finish(u32),
     /// Let everything go, publish TaskDelete with this status.
     Remove(u32),
 }
 
-/// Which of containerd's processes it is: the words of some errors differ.
+/// The role of a process in its task; some errors differ by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// A task's first process.
@@ -86,7 +86,7 @@ pub enum Role {
 
 /// Signals that end a guest, which has no handlers: HUP, INT, QUIT, ABRT, KILL, TERM (signal(7)), by which people and
 /// Kubernetes ask a program to end. Others leave it alone, as the first process of a PID namespace is left alone
-/// by those that it has no handler for (pid_namespaces(7)).
+/// by signals without a handler (pid_namespaces(7)).
 const FATAL: [u32; 6] = [1, 2, 3, 6, SIGKILL, 15];
 
 /// The signal that nothing holds back.
@@ -100,6 +100,16 @@ const SIGNAL_MAX: u32 = 64;
 pub const NEVER_STARTED: u32 = 128;
 
 impl State {
+    /// The label of the metric `tasks`, and what operators see.
+    pub fn label(self) -> &'static str {
+        match self {
+            State::Created | State::Starting => "created",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Stopped(_) => "stopped",
+        }
+    }
+
     /// Applies what happened and says what to do.
     ///
     /// # Errors

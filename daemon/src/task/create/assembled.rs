@@ -1,0 +1,186 @@
+//! Last phase of a Create: the task is put together, announced to containerd, and found under its id.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::task::Task;
+use crate::task::container::{Container, TERMINATION_LOG};
+use crate::task::execs::Execs;
+use crate::task::files::Files;
+use crate::task::map;
+use crate::task::process::state::{Role, State};
+use crate::task::process::{NewProcess, Prepared, Process, Work};
+use crate::task::program::open_files_max;
+use crate::task::sandbox::{Joined, Membership};
+use hearth_base::bundle::{Cpu, SpecMount};
+use hearth_base::faults::{self, Point};
+use hearth_containerd::events::{Create, Event};
+use hearth_observe::starts::About;
+use hearth_os::mount::MountOptions;
+use hearth_stdio::Stdio;
+use hearth_wasm::budget::Descriptors;
+use hearth_wasm::engine::EntryKind;
+use hearth_wasm::memory::MemoryUse;
+use hearth_wasm::scheduler::Guest;
+use rustix::mount::MountFlags;
+
+use super::opened::Opened;
+use super::reserved::Reserved;
+use super::{CreateRequest, Creator};
+
+/// What a task is made of.
+pub(super) struct Parts {
+    pub(super) work: Work,
+    pub(super) network: Joined,
+    pub(super) pod: Membership,
+    pub(super) termination_log: Option<PathBuf>,
+    pub(super) partly_read_only: bool,
+    pub(super) guest: Guest,
+    pub(super) cpu: Cpu,
+    /// In bytes.
+    pub(super) memory_limit: u64,
+    pub(super) stdio: Stdio,
+    pub(super) files: Arc<Files>,
+    pub(super) about: Arc<About>,
+}
+
+/// A task that is not known yet.
+pub(super) struct Assembled {
+    task: Arc<Task>,
+    /// What containerd is told of it.
+    event: Create,
+    id: map::Reservation,
+}
+
+impl Opened {
+    /// The task of a container.
+    pub(super) fn assemble(self, creator: &Creator) -> Assembled {
+        let Opened { stdio, guest, memory_limit, entry, located } = self;
+        let specified = located.specified;
+        let (spec, about) = (specified.spec, specified.about);
+        // Nothing else sets it.
+        let _ = about.module.set(located.loaded.digest);
+        about.created(located.loaded.source, specified.began.elapsed());
+        let open_files_max = open_files_max(&spec.process, &creator.config.now().files);
+        let prepared = Box::new(Prepared {
+            program: located.loaded.program,
+            export: located.loaded.export,
+            spec: spec.process,
+            open_files_max,
+        });
+        let parts = Parts {
+            work: match entry {
+                EntryKind::Run => Work::Program(prepared),
+                EntryKind::Serve => Work::Serve(prepared),
+            },
+            network: located.network,
+            pod: located.pod.map_or(Membership::Alone, Membership::In),
+            termination_log: termination_log(&spec.mounts),
+            partly_read_only: located.partly_read_only,
+            guest,
+            cpu: spec.cpu,
+            memory_limit,
+            stdio,
+            files: located.files,
+            about,
+        };
+        Assembled::new(creator, specified.request, parts, specified.reserved)
+    }
+}
+
+impl Assembled {
+    pub(super) fn new(creator: &Creator, request: CreateRequest, parts: Parts, reserved: Reserved) -> Assembled {
+        let id = parts.about.id.clone();
+        let event = Create {
+            container_id: id.clone(),
+            bundle: request.bundle.display().to_string(),
+            rootfs: request.rootfs,
+            stdin: request.stdio.stdin.clone(),
+            stdout: request.stdio.stdout.clone(),
+            stderr: request.stdio.stderr.clone(),
+            terminal: request.stdio.terminal,
+            checkpoint: String::new(),
+            pid: parts.network.pid(),
+        };
+        let (world, config) = (&creator.world, creator.config.now());
+        let container = Arc::new(Container {
+            id: id.clone(),
+            namespace: creator.namespace.clone(),
+            seat: match parts.work {
+                Work::Pause => world.task_series.none(),
+                _ => world.task_series.seat(creator.namespace.clone(), id.clone()),
+            },
+            about: parts.about,
+            bundle: request.bundle,
+            network: parts.network,
+            pod: parts.pod,
+            termination_log: parts.termination_log,
+            files: parts.files,
+            partly_read_only: parts.partly_read_only,
+            memory: Arc::new(MemoryUse::new(parts.memory_limit)),
+            descriptors: Arc::new(Descriptors::new(format!("{}/{id}", creator.namespace), config.files.open_max)),
+            memory_limit_max: config.engine.memory_bytes_max,
+            cpu: Mutex::new(parts.cpu),
+            requests: matches!(parts.work, Work::Serve(_)).then(Arc::default),
+            metrics: world.runtime.metrics.clone(),
+            recent: world.runtime.recent.clone(),
+        });
+        let execs = Arc::new(Execs::new(config.rpc.execs_per_task_max));
+        let init = NewProcess {
+            id,
+            role: Role::Init,
+            stdio_paths: request.stdio,
+            stdio: parts.stdio,
+            guest: parts.guest,
+            events: reserved.events,
+            work: parts.work,
+        };
+        let init = Process::new(container.clone(), execs.clone(), init);
+        Assembled { task: Arc::new(Task { container, init, execs }), event, id: reserved.id }
+    }
+
+    /// Makes the task known, to containerd first.
+    pub(super) fn publish(self, creator: &Creator) -> Arc<Task> {
+        let Assembled { task, event, id } = self;
+        creator.world.runtime.metrics.tasks.by_state.with_label_values(&[State::Created.label()]).inc();
+        task.init.publish(Event::Create(Box::new(event)));
+        id.fill(task.clone());
+        faults::at(Point::Created);
+        task
+    }
+}
+
+/// The file on the node that kubelet reads the end of a container from; `None` if the container has none, or may
+/// only read it.
+fn termination_log(mounts: &[SpecMount]) -> Option<PathBuf> {
+    let log = mounts.iter().rev().find(|mount| mount.destination == Path::new(TERMINATION_LOG))?;
+    let options = MountOptions::parse(&log.options);
+    let read_only = (options.flags | options.tree_flags).contains(MountFlags::RDONLY);
+    Some(PathBuf::from(&log.source)).filter(|source| source.is_absolute() && !read_only)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_termination_log_that_the_container_may_only_read_is_left_alone() {
+        let log = |source: &str, options: &[&str]| SpecMount {
+            destination: TERMINATION_LOG.into(),
+            fstype: "bind".into(),
+            source: source.into(),
+            options: options.iter().map(ToString::to_string).collect(),
+        };
+        let writable = log("/pod/log", &["rbind", "rprivate", "rw"]);
+        assert_eq!(termination_log(std::slice::from_ref(&writable)), Some("/pod/log".into()));
+        for read_only in [&["rbind", "ro"][..], &["rbind", "rro"]] {
+            assert_eq!(termination_log(&[log("/pod/log", read_only)]), None, "{read_only:?}");
+            // The later of two mounts hides the earlier.
+            assert_eq!(termination_log(&[writable.clone(), log("/pod/log", read_only)]), None);
+        }
+        assert_eq!(termination_log(&[log("log", &["rbind"])]), None);
+        assert_eq!(termination_log(&[]), None);
+    }
+}

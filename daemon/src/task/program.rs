@@ -1,0 +1,60 @@
+//! What Create and Exec ask about a program alike: which file to look for, whether the memory it starts with is
+//! within the limit, how many files it may have open.
+
+use hearth_base::bundle::ProcessSpec;
+use hearth_base::config;
+use hearth_base::error::Result;
+use hearth_base::wanted::Wanted;
+use hearth_wasm::command::over_memory;
+use hearth_wasm::engine::Program;
+
+/// The file to look for; `None` if the spec names no program.
+pub(super) fn wanted(spec: &ProcessSpec) -> Option<Wanted> {
+    let program = spec.args.first()?.clone();
+    Some(Wanted { program, path: spec.path().map(str::to_string), cwd: spec.cwd.clone() })
+}
+
+/// Checks the memory that a program starts with against `limit`, in bytes.
+///
+/// # Errors
+/// `ResourceExhausted` or `InvalidArgument`, as [`over_memory`] has it, if the program starts with more.
+pub(super) fn check_memory(program: &Program, limit: u64) -> Result<()> {
+    match program.initial_memory().map(|memory| memory.at_least) {
+        Some(initial) if initial > limit => Err(over_memory(limit, &format!("it starts with {initial} bytes"))),
+        _ => Ok(()),
+    }
+}
+
+/// How many files the process may have open: the spec's soft limit, `files.open_max` at most.
+pub(super) fn open_files_max(spec: &ProcessSpec, files: &config::Files) -> u32 {
+    let max = files.open_max;
+    spec.open_files.and_then(|soft| u32::try_from(soft).ok()).map_or(max, |soft| soft.min(max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(json: &str) -> ProcessSpec {
+        ProcessSpec::parse(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn the_first_argument_is_looked_for_along_the_path_of_the_environment() {
+        let spec = process(r#"{"args":["app.wasm","x"],"env":["PATH=/a","PATH=/b:/c"],"cwd":"/w"}"#);
+        let wanted = wanted(&spec).unwrap();
+        assert_eq!((wanted.program.as_str(), wanted.path.as_deref(), &*wanted.cwd), ("app.wasm", Some("/b:/c"), "/w"));
+        assert!(super::wanted(&process(r#"{"cwd":"/"}"#)).is_none());
+    }
+
+    #[test]
+    fn the_lower_limit_of_open_files_holds() {
+        let files = config::Files { open_max: 100, ..config::Files::default() };
+        let limit =
+            |soft: &str| process(&format!(r#"{{"rlimits":[{{"type":"RLIMIT_NOFILE","soft":{soft},"hard":1}}]}}"#));
+        assert_eq!(open_files_max(&limit("7"), &files), 7);
+        assert_eq!(open_files_max(&limit("101"), &files), 100);
+        assert_eq!(open_files_max(&limit("18446744073709551615"), &files), 100, "RLIM_INFINITY");
+        assert_eq!(open_files_max(&process("{}"), &files), 100);
+    }
+}
