@@ -20,13 +20,13 @@ const CONFIG_IS_WRONG: u8 = 78;
 
 /// Why the daemon ended, in one line with a remedy.
 enum Failure {
-    /// What is configured cannot be.
+    /// The configuration is wrong.
     Config(String),
     /// Anything else.
     Other(String),
 }
 
-/// What the program does.
+/// Runs the program, or the helper process that its first argument names.
 pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == wasm::modules::compile::SUBCOMMAND) {
         return wasm::modules::compile::child_main();
@@ -69,7 +69,7 @@ fn start(args: Args) -> Result<(), Failure> {
     let traces = traces::settings::Settings::of_environment().map_err(Failure::Config)?;
     let metrics = Arc::new(Metrics::new());
     let logging = Logging::start(&config.log, &metrics).map_err(Failure::Config)?;
-    // Before the first thread: every thread shares the namespace it is born in.
+    // Before the first thread: a thread has the mount namespace of the thread that starts it.
     os::mount::enter_private_namespace()
         .map_err(|e| Failure::Other(format!("cannot make a private mount namespace (is this root?): {e}")))?;
     os::process::raise_descriptor_limit();

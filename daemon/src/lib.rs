@@ -1,4 +1,9 @@
-//! hearthd: one warm daemon per node that runs containerd's WebAssembly tasks.
+//! `hearthd`: one daemon for each node, which runs containerd's WebAssembly tasks.
+//!
+//! containerd's calls on tasks end here, and so do those of operators, of Prometheus and of other generations of the
+//! daemon. The crate decides what happens to a task and tells containerd of it in one order. The guests themselves
+//! are made and run by the crates below (`docs/architecture.md` of the repository: all crates, the threads, and what
+//! holds everywhere).
 //!
 //! ```text
 //!  containerd ──exec──▶ containerd-shim-hearth-v1 ──control socket──▶ server::control
@@ -7,80 +12,29 @@
 //!      └────────── Task API (ttrpc) ───── task socket of this ──────▶ server::task
 //!                                         (generation, containerd,          │ Create, Start, Kill, …
 //!      ▲                                   namespace)                       ▼
-//!      └── events (ttrpc) ◀── events ◀──────────────────────────────── task::{create, process}
+//!      └── events (ttrpc) ◀── hearth_containerd::events ◀────────── task::{create, process}
 //!                                                                           │            │
-//!                                             wasm::modules (which program) ┘            │ hands over
-//!                                                  │ compiles in a process of its own    ▼
-//!                                                  ▼                            wasm::scheduler
-//!                                             wasm::engine (prepared) ────────▶ wasm::instance
+//!                                   hearth_wasm::modules (which program) ◀──┘            │ hands over the guest
+//!                                                  │ compiles in its own process         ▼
+//!                                                  ▼                       hearth_wasm::scheduler
+//!                                   hearth_wasm::engine (prepared) ──────▶ hearth_wasm::command, hearth_http
 //! ```
 //!
-//! On containerd 2.x a pod's sandbox can be made without any shim: containerd asks [`server::sandboxer`] for it by
-//! gRPC, and is told the task socket in the answer.
+//! # Files
 //!
-//! # What holds, everywhere
+//! Folders have a page of their own with a line for each file.
 //!
-//! * **One owner.** A process's state changes only in [`task::process`], by the pure machine of
-//!   [`task::state`]; the guest's future is owned by the scheduler and dropped by it alone.
-//! * **Guests and containerd's calls never share a thread.** Calls run on a small tokio runtime; guests, and the
-//!   connections of an HTTP component's clients, on the scheduler's workers. Mounts, file reads and hashing of a
-//!   first start run on tokio's blocking pool. Compiling runs in another process.
-//! * **No lock is held across an await**, a mount, a poll of a guest or a system call on a guest's files.
-//! * **Everything is bounded**, and the bound has a name in [`config`].
-//! * **Creation undoes itself.** What Create has made so far is held by values whose drop takes it
-//!   back, so that an error, a panic or a caller that hangs up leaves nothing.
-//! * **A thread is the daemon unless a guest acts on it.** The scheduler puts a guest's user and network
-//!   on the worker for its polls and its end, and takes them off before anything of the daemon runs there;
-//!   every thread of a runtime begins as the daemon, whoever's poll started it ([`os::identity`]). An HTTP component's
-//!   connections are served as its guests' user, who may do less: they read and write what is open.
-//! * **An order containerd can rely on**: TaskCreate before Create is answered; TaskStart before the
-//!   guest's first instruction; stdio closed, then TaskExit, then every Wait; the exits of a task's execs,
-//!   then its init's; the root unmounted, then TaskDelete, then Delete is answered.
-//! * **Native code is run only if our own compiler wrote it**, into a directory only root can write,
-//!   and a keyed hash proves it. Bytes out of an image are only ever WebAssembly.
-//!
-//! # Generations
-//!
-//! A new daemon takes over the control socket while the old one serves its tasks until the last has ended:
-//! [`generation`]. So a task socket belongs to one daemon, and whoever asks for a task of an older one is told
-//! that one's.
-//!
-//! # Threads
-//!
-//! | | how many | what |
-//! |---|---|---|
-//! | `rpc` | `rpc.threads` | sockets and timers; the guests' timers and readiness too |
-//! | `http` | `http.threads` | accepts HTTP components' clients, and says whose connection can go on; guests' own requests |
-//! | `background` | 1 | events to containerd, scrapes: what no caller waits for |
-//! | blocking pool | up to `rpc.blocking_threads_max` | mounts, module files, hashing |
-//! | `compile` | `modules.compiles_max`, and one for what no start waits for | one beside each compile process, which dies with its thread |
-//! | `guest-worker` | one per core, more while some are blocked | guests, and the connections of HTTP components' clients |
-//! | `guest-ticker` | 1 | the epoch; finds workers stuck in system calls |
-//!
-//! # A guest's file calls block its worker
-//!
-//! They run as plain system calls inside the poll: the fastest form, and the only one in which a
-//! thread's credentials and network namespace can apply to them. A worker that sleeps in one for
-//! longer than `scheduler.blocked_after_ms` is replaced by a fresh one until it comes back. The root is
-//! opened, and the program mapped, as the daemon, before the guest acts for the first time.
-//!
-//! # Mounts
-//!
-//! hearthd works in a mount namespace of its own that receives the host's mounts (slave) and gives none
-//! back. A task's root is mounted at `<bundle>/rootfs` in it; nothing of it is seen by the host, and
-//! everything goes when the daemon does, however it ends.
-//!
-//! # Modules, in reading order
-//!
-//! [`config`] · [`error`] · [`logging`] · [`metrics`] · [`starts`] · [`traces`] · [`server`] (control, instances, task, sandboxer,
-//! operator, endpoint) · [`task`] (map, create, state, process, container, exec, control, oom, sandbox, pods, holders,
-//! files, root, stdio) · [`native`] ·
-//! [`bundle`] ·
-//! [`events`] · [`containerd`] · [`ahead`] · [`wasm`] (modules, engine, instance, wasi, files, names, scheduler) ·
-//! [`http`] · [`os`] ·
-//! [`generation`] · [`reload`] · [`service`] · [`daemon`] · [`command`]; for tests, [`faults`]
-//!
-//! `hearthctl`, the other program of this crate, is [`ctl`]; what it says to the daemon is [`operator`].
+//! * `command.rs`: arguments, configuration, exit code of the program; the subcommands of helper processes.
+//! * `main.rs`: the program `hearthd`.
+//! * `bin/hearthd-faults.rs`: the program with fault points, for stories that kill the daemon.
+//! * `daemon/`: the daemon put together, started, drained and stopped.
+//! * `service.rs`: readiness, watchdog and stop messages to systemd.
+//! * `reload.rs`: which configuration keys a reload can change, and the refusal of the others.
+//! * `generation/`: hand-over from one daemon to the next without losing a pod; metrics of several generations.
+//! * `server/`: the sockets: control, Task API, sandbox controller, operators' calls, metrics endpoint, page.
+//! * `task/`: tasks from Create to Delete: roots, processes, execs, pods, exit status, order of events.
+//! * `native/`: containers of a pod that are no WebAssembly, and run in runc's shim.
+//! * `ahead/`: compiles of images before their first start.
 #![forbid(unsafe_code)]
 
 /// A request to an HTTP component makes and drops hundreds of small objects. With mimalloc it takes three quarters of the
@@ -99,3 +53,11 @@ pub mod reload;
 pub mod server;
 pub mod service;
 pub mod task;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_pages_name_every_file() {
+        hearth_testing::page_names_every_file(env!("CARGO_MANIFEST_DIR"));
+    }
+}

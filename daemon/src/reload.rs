@@ -1,8 +1,8 @@
 //! Reading the configuration again while the daemon serves: SIGHUP, `systemctl reload hearthd`, `hearthctl reload`.
 //!
-//! What is looked up for each task, or at the time it is needed, can be changed: [`RELOADABLE`]. The rest is in
-//! pools, threads and sockets that have been made. If any of that has changed the whole is refused, so that
-//! what a daemon does is always what one file says.
+//! Keys that are read for each task, or when they are needed, can be changed: [`RELOADABLE`]. The others are in pools,
+//! threads and sockets that have been made. If one of them has changed, the reload is refused as a whole, so that the
+//! daemon always does what one file says.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub const RELOADABLE: &[&str] = &[
     "ahead.snapshotter",
     "ahead.images_max",
     "ahead.unpack_timeout_ms",
-    // Of those that are counted: for containers that start from now on. The rest: for requests to come.
+    // Keys that count connections or requests: for containers that start from now on. The others: for later requests.
     "http.connections_max",
     "http.requests_max",
     "http.queued_max",
@@ -45,7 +45,7 @@ pub const RELOADABLE: &[&str] = &[
 /// The keys in which two configurations differ, if all of them can be changed.
 ///
 /// # Errors
-/// One line that names those that cannot.
+/// One line that names the keys that need a restart.
 pub fn changes(old: &Config, new: &Config) -> Result<Vec<String>, String> {
     let (old, new) = (keys(old), keys(new));
     let differs = |key: &&String| old.get(*key) != new.get(*key);
@@ -68,7 +68,7 @@ fn is_reloadable(key: &str) -> bool {
 /// Every key with its value; of a section's, `section.key`.
 fn keys(config: &Config) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();
-    // A configuration is made of nothing but numbers, texts and tables.
+    // A configuration consists of numbers, texts and tables only.
     let Ok(Value::Object(sections)) = serde_json::to_value(config) else { return flat };
     for (name, value) in sections {
         match value {

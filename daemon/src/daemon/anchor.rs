@@ -1,4 +1,4 @@
-//! The process that systemd takes for the service's main one, beside the daemon.
+//! The process that systemd takes for the service's main one, beside the daemon: a restart of the unit ends no pod.
 //!
 //! systemd restarts a service by ending its main process and then starting another. A daemon that has tasks to
 //! serve must outlive that; so it has a second process stand for it, this program again, which does nothing but
@@ -12,8 +12,8 @@
 //! | SIGABRT: the watchdog's time has passed | kills the daemon, and ends with an error |
 //! | SIGHUP | passes it on |
 //!
-//! It is no child of the daemon's: systemd only notices the end of its own children, and gets those whose
-//! parent has ended.
+//! It is no child of the daemon: systemd notices the end of its own children only, and inherits a process whose parent
+//! has ended.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,10 +27,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use hearth_base::generation::stop;
 use hearth_os::signals::SignalFd;
 
-/// The argument that makes this program start one, and say its pid.
+/// The argument with which this program starts an anchor, and prints its pid.
 pub const SUBCOMMAND: &str = "anchor";
 
-/// The argument that makes this program one.
+/// The argument with which this program is the anchor.
 const ITSELF: &str = "itself";
 
 /// This program.

@@ -43,7 +43,7 @@ struct Limits {
 impl Needs {
     fn of(config: &Config) -> Needs {
         let pooled = u64::from(config.engine.pool_slots);
-        // Those beyond the pool map theirs when they start; a tenth more stacks than slots are made.
+        // Guests beyond the pool map their memory when they start; a tenth more stacks than slots are made.
         let guests = pooled + u64::from(config.engine.on_demand_max);
         let modules = config.modules.prepared_max as u64;
         Needs {

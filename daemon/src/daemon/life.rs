@@ -1,4 +1,5 @@
-//! A hearthd that serves: what it does when it is told something, how it leaves.
+//! A daemon that serves: what it does at SIGTERM, SIGINT and SIGHUP and at the orders of another generation or an
+//! operator; how it drains after a hand-over, and how it stops.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::ahead::Ahead;
-use crate::generation::charge::Charge;
+use crate::generation::leadership::Leadership;
 use crate::generation::server::Order;
 use crate::reload;
-use crate::server::operator::METRICS_ADDRESS;
+use crate::server::operator_calls::METRICS_ADDRESS;
 use crate::server::sandboxer::sockets::Controllers;
 use crate::server::task_sockets::TaskSockets;
 use crate::service;
@@ -23,30 +24,30 @@ use hearth_base::generation::directory::Directory;
 use hearth_observe::metrics::Metrics;
 
 use super::Setup;
-use super::taking::Scrape;
+use super::startup::Scrape;
 
-/// How long the end of a guest may take at a stop; one stuck in a system call does not hold us up.
+/// How long the guests may take to end at a stop; a guest stuck in a system call does not delay it further.
 const STOP_GUESTS_TIME: Duration = Duration::from_secs(5);
 
-/// How long a containerd may take to hear that its pods have ended.
+/// How long a containerd may take to receive the answers that its pods have ended.
 const STOP_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
-/// How long containerd may take to hear of the last exits at a stop.
+/// How long containerd may take to receive the last exits at a stop.
 const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
 
-/// How long a collector may take to take the last starts' spans at a stop.
+/// How long a collector may take to receive the spans of the last starts at a stop.
 const STOP_TRACES_TIME: Duration = Duration::from_secs(1);
 
-/// How often a daemon that drains looks whether it is needed any more.
+/// How often a daemon that drains checks whether its last task has ended.
 const DRAINED_EVERY: Duration = Duration::from_millis(100);
 
-/// Shows the limits that a reload can change, and that of the module store.
+/// Sets the metrics of the limits that a reload can change, and of the module store's limit.
 pub fn set_limits(metrics: &Metrics, config: &Config) {
     metrics.tasks.limit.set(i64::try_from(config.rpc.tasks_max).unwrap_or(i64::MAX));
     metrics.store.limit_bytes.set(i64::try_from(config.modules.store_bytes_max).unwrap_or(i64::MAX));
 }
 
-/// The signals that mean something.
+/// The signals that the daemon handles.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -54,7 +55,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// From now on they are this process's own affair.
+    /// Takes them over from their default actions.
     ///
     /// # Errors
     /// What the kernel says.
@@ -86,36 +87,36 @@ enum Signalled {
 
 /// A daemon that serves.
 pub struct Daemon {
-    /// As it was at the start.
+    /// The set-up at the start.
     pub setup: Setup,
-    /// As it is now.
+    /// The configuration in force.
     pub live: Arc<Live>,
-    /// Its directory.
-    pub ours: Directory,
-    /// What its guests share.
+    /// The directory of this generation.
+    pub own: Directory,
+    /// What all tasks share.
     pub world: Arc<World>,
     /// Its tasks.
     pub task_sockets: Arc<TaskSockets>,
-    /// Whether it takes new ones.
-    pub charge: Arc<Charge>,
+    /// Whether it takes new pods, and with which sockets.
+    pub leadership: Arc<Leadership>,
     /// Answers on the control socket.
     pub questions: JoinHandle<()>,
-    /// Shows its metrics.
+    /// The metrics endpoint.
     pub scrape: Option<Scrape>,
     /// Compiles images before a start.
     pub ahead: Arc<Ahead>,
-    /// Does that, while it is in charge.
+    /// The task that follows images, while this generation leads.
     pub following: Option<JoinHandle<()>>,
-    /// Gives signs of life.
+    /// Tells the service manager that the daemon lives.
     pub watchdog: JoinHandle<()>,
-    /// Makes pods itself.
+    /// The sandbox controller's sockets.
     pub controllers: Controllers,
     /// The generation's own sockets.
     pub serving: [JoinHandle<()>; 2],
 }
 
 impl Daemon {
-    /// Serves until it is to end, and ends.
+    /// Serves until it has to end, and ends.
     ///
     /// # Errors
     /// None so far.
@@ -140,11 +141,11 @@ impl Daemon {
             };
             match order {
                 Order::Drain(done) => {
-                    let is_ours = self.charge.is_held();
-                    if is_ours {
+                    let leads = self.leadership.is_held();
+                    if leads {
                         draining = Some(self.drain().await);
                     }
-                    let _ = done.send(is_ours);
+                    let _ = done.send(leads);
                 }
                 Order::Stop(done) => {
                     stopped.push(done);
@@ -161,8 +162,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Waits for the tasks before a stop, if that is wanted: until the last has ended, the time has passed, or
-    /// another signal says that it is enough.
+    /// Waits for the tasks before a stop, if that is configured: until the last has ended, the time has passed, or
+    /// another signal comes.
     async fn let_tasks_end(
         &self,
         signals: &mut Signals,
@@ -193,7 +194,7 @@ impl Daemon {
                 Some(order) = orders.recv() => order,
             };
             match order {
-                // Whoever wants to take over finds the charge free soon.
+                // A generation that wants to take over finds the lock free soon.
                 Order::Drain(done) => drop(done.send(false)),
                 Order::Reload(done) => drop(done.send(Err("it is stopping".into()))),
                 Order::Stop(done) => stopped.push(done),
@@ -201,7 +202,7 @@ impl Daemon {
         }
     }
 
-    /// Another is in charge: nothing new is taken any more, but for the tasks that are here.
+    /// Another generation leads: this one takes nothing new, except for the tasks it has.
     async fn drain(&mut self) -> Drain {
         self.questions.abort();
         // Only then is every question that was accepted counted.
@@ -214,7 +215,7 @@ impl Daemon {
             scrape.serving.abort();
         }
         self.controllers.hand_over();
-        self.charge.release();
+        self.leadership.release();
         let tasks = self.task_sockets.count().used();
         let time = Duration::from_secs(self.live.now().upgrade.drain_seconds_max);
         let why = "upgrade.drain_seconds_max has passed";
@@ -254,14 +255,14 @@ impl Daemon {
 
     async fn stop(self, why: &str) {
         tracing::info!(why, "stopping");
-        if self.charge.is_held() {
+        if self.leadership.is_held() {
             service::stopping();
         }
         self.questions.abort();
         if let Some(following) = &self.following {
             following.abort();
         }
-        let held = self.charge.release();
+        let held = self.leadership.release();
         if let Some(file) = held.as_ref().and_then(|held| held.control_file.as_ref()) {
             let _ = std::fs::remove_file(file);
         }
@@ -287,7 +288,7 @@ impl Daemon {
         self.serving.iter().for_each(JoinHandle::abort);
         self.world.holders.close();
         self.world.runtime.scheduler.stop();
-        drop((held, self.ours));
+        drop((held, self.own));
         tracing::info!("stopped");
     }
 }
@@ -295,7 +296,7 @@ impl Daemon {
 /// A daemon that drains.
 struct Drain {
     end: Option<tokio::time::Instant>,
-    /// What is said at that time.
+    /// What is logged at that time.
     why: &'static str,
 }
 
@@ -304,7 +305,7 @@ impl Drain {
         Drain { end: Some(tokio::time::Instant::now() + time), why }
     }
 
-    /// Waits until the daemon need not be there any more, or may not.
+    /// Waits until the last task has ended, or the time has passed.
     async fn over(&self, task_sockets: &TaskSockets, controllers: &Controllers) -> &'static str {
         let mut look = tokio::time::interval(DRAINED_EVERY);
         loop {
@@ -319,12 +320,12 @@ impl Drain {
     }
 }
 
-/// SIGKILL of `kill(2)`, for containerd's eyes: 128 + 9.
+/// SIGKILL of kill(2); containerd is told the exit status 128 + 9.
 const SIGKILL: u32 = 9;
 
 async fn stop_guests(tasks: &[Arc<Task>]) {
     for task in tasks {
-        // One that has ended already is as wanted.
+        // A task that has ended needs no kill.
         let _ = task.init.kill(SIGKILL);
     }
     let all = async {

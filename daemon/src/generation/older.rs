@@ -1,7 +1,7 @@
-//! The older generations that still serve tasks, as the generation in charge sees them.
+//! The older generations that still serve tasks, as the leading generation sees them.
 //!
-//! A connection to each is held: when it ends, so has that generation, and if it did not end in good order
-//! what it has left is removed.
+//! It holds a connection to each. When the connection ends, that generation has ended, and if it died, its sockets are
+//! removed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use tokio::runtime::Handle;
 use hearth_base::generation::directory;
 use hearth_base::generation::wire::{Answer, Nothing, Owned, Owner, Question, answer, question};
 
-/// How long one may take to answer.
+/// How long a generation may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
-/// How often to look whether one lives whose connection is gone.
+/// How often to check whether a generation lives whose connection has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The longest text of metrics that is taken, in bytes.
@@ -32,7 +32,7 @@ pub struct OlderGenerations {
 }
 
 impl OlderGenerations {
-    /// Those of these names. Each is watched on `runtime`; `on_end` is called with the name of one that has
+    /// The generations of these names. Each is watched on `runtime`; `on_end` is called with the name of each that has
     /// ended.
     pub fn new(
         state_dir: PathBuf,
@@ -53,12 +53,12 @@ impl OlderGenerations {
         older
     }
 
-    /// Whether there is none, which is the usual case.
+    /// Whether there is none, as usual.
     pub fn is_empty(&self) -> bool {
         self.living.lock().is_empty()
     }
 
-    /// The names of those that live.
+    /// The names of the generations that still serve.
     pub fn living(&self) -> Arc<[String]> {
         self.living.lock().clone()
     }

@@ -1,4 +1,5 @@
-//! A generation's own socket: what the next one and `hearthctl` ask it. Root's alone.
+//! A generation's own socket, for root alone: calls of the next generation and of `hearthctl`: status, hand-over, stop,
+//! reload, the owner of a task, metrics.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::generation::charge::Charge;
-use crate::server::operator::Operator;
+use crate::generation::leadership::Leadership;
+use crate::server::operator_calls::Operator;
 use crate::server::task_sockets::TaskSockets;
 use hearth_base::generation::directory::SOCKET;
 use hearth_base::generation::wire::{
@@ -28,11 +29,10 @@ const QUESTION_TIME: Duration = Duration::from_secs(5);
 /// How long a new generation may take from the hand-over until it serves.
 const TAKE_TIME: Duration = Duration::from_secs(10);
 
-/// What the daemon itself does when it is told so; each says when, or why not.
+/// What the daemon is ordered to do; each order is answered once it is done, or with the reason why not.
 pub enum Order {
-    /// Another has taken over: take nothing new, and go with the last task.
-    ///
-    /// `false`: it was not in charge any more.
+    /// Another generation has taken over: take nothing new, and end with the last task. The answer is `false` if this
+    /// generation did not lead any more.
     Drain(oneshot::Sender<bool>),
     /// End the guests and go.
     Stop(oneshot::Sender<()>),
@@ -42,17 +42,17 @@ pub enum Order {
 
 /// What is needed to answer.
 pub struct Server {
-    /// Our name.
+    /// The name of this generation.
     pub id: String,
-    /// Since when we are.
+    /// When it began.
     pub began: Instant,
-    /// Our tasks.
+    /// Its tasks.
     pub task_sockets: Arc<TaskSockets>,
-    /// Whether we are in charge.
-    pub charge: Arc<Charge>,
-    /// Makes the text of our metrics.
+    /// Whether it leads.
+    pub leadership: Arc<Leadership>,
+    /// Makes the text of its metrics.
     pub operator: Arc<Operator>,
-    /// Who carries orders out.
+    /// To the daemon, which carries orders out.
     pub orders: mpsc::Sender<Order>,
 }
 
@@ -123,7 +123,7 @@ impl Server {
             generation: self.id.clone(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").into(),
-            in_charge: self.charge.is_held(),
+            in_charge: self.leadership.is_held(),
             tasks: self.task_sockets.count().used() as u64,
             up_seconds: self.began.elapsed().as_secs(),
             stop_drain_seconds: self.operator.config.now().upgrade.stop_drain_seconds,
@@ -131,9 +131,9 @@ impl Server {
         Answer { body: Some(answer::Body::Status(status)) }
     }
 
-    /// Hands over what the generation in charge has, and goes on until the other says that it serves.
+    /// Hands over what the leading generation holds, and serves on until the other generation says that it serves.
     async fn hand_over(&self, mut stream: UnixStream, to: TakeOver) -> std::io::Result<()> {
-        let sent = self.charge.hand_on(|over, descriptors| {
+        let sent = self.leadership.hand_on(|over, descriptors| {
             let copies: std::io::Result<Vec<_>> = descriptors.iter().map(|fd| fd.try_clone_to_owned()).collect();
             let over = HandOver { draining: self.task_sockets.is_draining(), ..over };
             (Answer { body: Some(answer::Body::HandOver(over)) }, copies)
@@ -172,7 +172,7 @@ impl Server {
         }
     }
 
-    /// Has the daemon do something; none if it is about to end.
+    /// Gives the daemon an order; `None` if it is about to end.
     async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
         let (done, wait) = oneshot::channel();
         self.orders.send(order(done)).await.ok()?;

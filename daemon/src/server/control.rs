@@ -1,5 +1,5 @@
-//! The control socket: one framed question, one framed answer, then the connection closes. The answer to
-//! an operator's question comes in pieces, each a frame: it may be long.
+//! The control socket: one framed question, one framed answer, then the connection closes. The answer to an
+//! operator's question may be long, and comes in several frames.
 //!
 //! Only root may ask (mode 0600, and the peer's credentials are checked). A peer that sends nothing,
 //! too much or rubbish costs one bounded connection for `QUESTION_TIME`.
@@ -13,16 +13,16 @@ use hearth_shim::{Reply, Request, TaskSocketReply, TaskSocketRequest, reply, req
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::server::operator::Operator;
+use crate::server::operator_calls::Operator;
 use crate::server::task_sockets::TaskSockets;
-use crate::task::map::Asked;
+use crate::task::map::PendingQuestion;
 use hearth_os::accept::Acceptor;
 use hearth_os::sockets;
 
 /// How long a peer may take to ask.
 const QUESTION_TIME: Duration = Duration::from_secs(5);
 
-/// How long an operator may take to read one piece of an answer.
+/// How long an operator may take to read one frame of an answer.
 const PIECE_TIME: Duration = Duration::from_secs(10);
 
 /// How much of an answer is in one frame, in bytes.
@@ -31,33 +31,33 @@ const PIECE_BYTES: usize = 32 << 10;
 /// Questions answered at once; more wait in the socket's backlog.
 const CONNECTIONS_MAX: usize = 256;
 
-/// The control socket, and who takes its file away.
+/// The control socket, with the file to remove at the end.
 pub struct ControlSocket {
     /// It listens.
     pub listener: UnixListener,
-    /// Its file, if we have made it: a service manager's outlives us, so that whoever dials while nobody
-    /// serves waits for the next daemon.
-    pub ours: Option<PathBuf>,
+    /// Its file, if the daemon removes it at the end. A file of a service manager stays, so that a connection made
+    /// while no daemon runs waits for the next one.
+    pub file: Option<PathBuf>,
 }
 
-/// The control socket, root-only: the one that was passed to us, else one that we bind.
+/// The control socket, for root only: the one that was passed by the service manager, else a new one.
 ///
 /// # Errors
 /// What the file system or the kernel says.
 pub fn open(passed: Option<StdUnixListener>, path: &Path) -> std::io::Result<ControlSocket> {
     let Some(passed) = passed else {
-        return Ok(ControlSocket { listener: sockets::bind(path)?, ours: Some(path.to_owned()) });
+        return Ok(ControlSocket { listener: sockets::bind(path)?, file: Some(path.to_owned()) });
     };
     let address = passed.local_addr()?;
     if address.as_pathname() != Some(path) {
         tracing::warn!(?address, control_socket = %path.display(), "the socket that was passed has another path; it counts");
     }
     passed.set_nonblocking(true)?;
-    Ok(ControlSocket { listener: UnixListener::from_std(passed)?, ours: None })
+    Ok(ControlSocket { listener: UnixListener::from_std(passed)?, file: None })
 }
 
-/// The control socket of a daemon before us. `removes`: whether its file is now ours to take away. If it has
-/// another path than the one we are to have, ours is bound.
+/// The control socket of an older daemon. `removes`: whether this daemon has to remove its file. If it has another path
+/// than the configured one, a new socket is bound.
 ///
 /// # Errors
 /// What the file system or the kernel says.
@@ -70,7 +70,7 @@ pub fn inherit(handed: StdUnixListener, removes: bool, path: &Path) -> std::io::
         return open(None, path);
     }
     handed.set_nonblocking(true)?;
-    Ok(ControlSocket { listener: UnixListener::from_std(handed)?, ours: removes.then(|| path.to_owned()) })
+    Ok(ControlSocket { listener: UnixListener::from_std(handed)?, file: removes.then(|| path.to_owned()) })
 }
 
 /// Serves for ever; cancel by dropping.
@@ -94,7 +94,7 @@ async fn answer(
     mut stream: UnixStream,
     task_sockets: &TaskSockets,
     operator: &Arc<Operator>,
-    asked: Asked,
+    asked: PendingQuestion,
 ) -> std::io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let reply = if peer == 0 {

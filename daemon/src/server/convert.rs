@@ -1,4 +1,4 @@
-//! Between our types and the wire's.
+//! Conversions between the daemon's types and those of the Task API: limits, statistics, terminal sizes, processes.
 
 use std::time::Duration;
 
@@ -77,16 +77,16 @@ pub struct Usage {
 impl Usage {
     /// Both together.
     pub fn with(self, other: Usage) -> Usage {
-        let (ours, theirs) = (self.throttling, other.throttling);
+        let (one, two) = (self.throttling, other.throttling);
         Usage {
             cpu: self.cpu + other.cpu,
             throttling: Throttling {
-                periods: ours.periods + theirs.periods,
-                throttled_periods: ours.throttled_periods + theirs.throttled_periods,
-                throttled_ns: ours.throttled_ns + theirs.throttled_ns,
+                periods: one.periods + two.periods,
+                throttled_periods: one.throttled_periods + two.throttled_periods,
+                throttled_ns: one.throttled_ns + two.throttled_ns,
             },
             memory: self.memory + other.memory,
-            // Not of one moment: at most so much.
+            // The peaks need not coincide: an upper bound.
             memory_peak: self.memory_peak + other.memory_peak,
             memory_limit: self.memory_limit.saturating_add(other.memory_limit),
             memory_refused: self.memory_refused + other.memory_refused,
@@ -119,7 +119,7 @@ pub fn terminal_size(width: u32, height: u32) -> Size {
 /// containerd's name of [`ProcessDetails`], whose package the generated type does not know.
 const PROCESS_DETAILS: &str = "containerd.runc.v1.ProcessDetails";
 
-/// What `Pids` says about an exec's process, in the runc shim's words.
+/// The details of an exec's process in the answer to Pids, as the runc shim has them.
 ///
 /// # Errors
 /// `Internal` if encoding fails, which it does not for one string.
@@ -134,7 +134,7 @@ fn stats_v1(usage: Usage) -> v1::Metrics {
     v1::Metrics {
         pids: MessageField::some(v1::PidsStat { current: usage.processes, ..Default::default() }),
         cpu: MessageField::some(v1::CPUStat {
-            // All of it is the guest's own: it has no kernel share that could be told apart.
+            // A guest has no kernel share that could be told apart.
             usage: MessageField::some(v1::CPUUsage { total: nanoseconds, user: nanoseconds, ..Default::default() }),
             throttling: MessageField::some(v1::Throttle {
                 periods: usage.throttling.periods,

@@ -1,19 +1,20 @@
-//! The daemon's sockets: decode, call, encode; no decision about state is made here.
+//! The daemon's sockets: calls are decoded, made and their answers encoded; no decision about state is made here.
 //!
-//! * [`control`]: what the shim dials.
-//! * [`instances`]: one task socket for each containerd instance and namespace.
-//! * [`task`]: the Task API.
-//! * [`sandboxer`]: the sandbox controller of containerd 2.x.
-//! * [`passing`]: which of its calls are for native containers.
-//! * [`convert`]: between our types and the wire's.
-//! * [`operator`]: what `hearthctl` asks.
-//! * [`endpoint`]: what Prometheus scrapes, and the page for people.
+//! * `control.rs`: the control socket: the shim's question for a task socket, and operators' calls.
+//! * `task_sockets.rs`: one task socket for each containerd and namespace; too many namespaces; the version of the Task
+//!   API; no new tasks during a drain.
+//! * `task.rs`: the Task API: each call of containerd on a task, its answer and its metrics.
+//! * `native_calls.rs`: calls of the Task API for native containers, which go to runc's shim.
+//! * `sandboxer/`: the sandbox controller of containerd 2.x.
+//! * `convert.rs`: between the daemon's types and those of the Task API: limits, statistics, terminal sizes.
+//! * `operator_calls.rs`: what `hearthctl` asks: status, tasks, modules, traps, warm, drain, reload.
+//! * `endpoint/`: the endpoint for Prometheus, probes and browsers.
 
 pub mod control;
 pub mod convert;
 pub mod endpoint;
-pub mod operator;
-pub mod passing;
+pub mod native_calls;
+pub mod operator_calls;
 pub mod sandboxer;
 pub mod task;
 pub mod task_sockets;

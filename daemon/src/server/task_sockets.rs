@@ -30,17 +30,17 @@ use hearth_containerd::events::EventQueue;
 use hearth_containerd::peer::{self, Key, Peer};
 use hearth_wasm::modules::ModuleStore;
 
-/// The Task API version for containerd 1.x, and for one that does not say what it is.
+/// The Task API version for containerd 1.x, and for a containerd that does not tell its version.
 const VERSION_2: u32 = 2;
 /// The Task API version from containerd 2.0 on; it saves the execs for a pod's containers.
 pub const VERSION_3: u32 = 3;
 
-/// Where work is done that is not a guest's.
+/// The runtimes for work that is not a guest's.
 #[derive(Clone)]
 pub struct Runtimes {
     /// Calls, and what their callers wait for.
     pub answering: tokio::runtime::Handle,
-    /// What no caller waits for: events to containerd, scrapes.
+    /// Work that no caller waits for: events to containerd, scrapes.
     pub background: tokio::runtime::Handle,
 }
 
@@ -119,7 +119,7 @@ impl TaskSockets {
             ));
         }
         let plain = |address: &str| address.strip_prefix("unix://").unwrap_or(address).to_string();
-        let key = (plain(&ask.grpc_address), plain(&ask.ttrpc_address));
+        let key = Key { grpc: plain(&ask.grpc_address), ttrpc: plain(&ask.ttrpc_address) };
         let version = version(ask, &self.peer(&key).client).await;
         if let Some(address) = self.address_of_older(&key, ask).await {
             return Ok((address, version));
@@ -151,10 +151,10 @@ impl TaskSockets {
             return None;
         }
         let (bundle, bytes_max) = (PathBuf::from(&ask.bundle), self.config.now().rpc.spec_bytes_max);
-        // (Where containerd starts a shim for a sandbox there may be no spec yet; and Create tells what is wrong.)
+        // Where containerd starts a shim for a sandbox there may be no spec yet. Create reports what is wrong with it.
         let read = self.runtimes.answering.spawn_blocking(move || TaskSpec::read(&bundle, bytes_max));
         let Ok(Ok(TaskSpec { role: Role::InSandbox(id), .. })) = read.await else { return None };
-        let (grpc_address, ttrpc_address) = key.clone();
+        let Key { grpc: grpc_address, ttrpc: ttrpc_address } = key.clone();
         let sandbox = Owner { grpc_address, ttrpc_address, namespace: ask.namespace.clone(), id };
         if self.owned(&sandbox).is_some() {
             return None;
@@ -162,9 +162,9 @@ impl TaskSockets {
         self.older.owner(&sandbox).await
     }
 
-    /// Where a task or a pod is reached, if it is here.
+    /// The sockets of a task or a pod, if it belongs to this generation.
     pub fn owned(&self, task: &Owner) -> Option<Owned> {
-        let key = (task.grpc_address.clone(), task.ttrpc_address.clone());
+        let key = Key { grpc: task.grpc_address.clone(), ttrpc: task.ttrpc_address.clone() };
         let known = self.known.lock();
         let namespace = known.namespaces.get(&(key.clone(), task.namespace.clone()))?;
         let address = namespace.entered.address.clone();
@@ -185,22 +185,22 @@ impl TaskSockets {
         let make = || {
             Arc::new(Peer {
                 events: EventQueue::new(
-                    &key.1,
+                    &key.ttrpc,
                     &self.config.now().events,
                     self.world.runtime.metrics.clone(),
                     &self.runtimes.background,
                 ),
-                client: Containerd::new(&key.0, &self.config.now().rpc),
+                client: Containerd::new(&key.grpc, &self.config.now().rpc),
                 key: key.clone(),
             })
         };
         known.containerds.entry(key.clone()).or_insert_with(make).clone()
     }
 
-    /// Makes a socket. Of two that race, one is kept.
+    /// Makes a socket. Of two made at once, one is kept.
     async fn make(&self, key: Key, namespace: &str, peer: Arc<Peer>) -> Result<Entered> {
-        let name = blake3::hash(format!("{}\0{}\0{namespace}", key.0, key.1).as_bytes()).to_hex();
-        let path = self.dir.join(format!("{}.sock", &name[..16]));
+        let name = key.file_name(Some(namespace));
+        let path = self.dir.join(format!("{name}.sock"));
         let cannot = |e: String| Error::Unavailable(format!("cannot serve a task socket at {}: {e}", path.display()));
         let (entered, mut server) = {
             let mut known = self.known.lock();
@@ -219,7 +219,7 @@ impl TaskSockets {
                 ttrpc::r#async::transport::Listener::try_from(listener).map_err(|e| cannot(e.to_string()))?;
             let tasks = TaskMap::new(self.count.clone());
             let answering = self.runtimes.answering.clone();
-            let files = self.dir.join(PODS).join(&name[..16]);
+            let files = self.dir.join(PODS).join(&name);
             let sandboxes = Sandboxes::new(tasks.clone(), files, answering.clone());
             let natives = Natives::new(namespace, peer.clone(), &self.config.now(), tasks.clone(), sandboxes.clone());
             let creator = Creator::new(
@@ -238,7 +238,7 @@ impl TaskSockets {
             known.namespaces.insert(entry, Namespace { entered: entered.clone(), tasks, server: None });
             (entered, server)
         };
-        // The socket is bound: whoever has the address already waits in its backlog.
+        // The socket is bound: connections already wait in its backlog.
         server.start().await.map_err(|e| cannot(e.to_string()))?;
         let mut known = self.known.lock();
         if let Some(entry) = known.namespaces.values_mut().find(|n| n.entered.address == entered.address) {
@@ -262,7 +262,7 @@ impl TaskSockets {
 
     /// The containerds served, by their gRPC sockets.
     pub fn containerds(&self) -> Vec<String> {
-        let mut sockets: Vec<_> = self.known.lock().containerds.keys().map(|(grpc, _)| grpc.clone()).collect();
+        let mut sockets: Vec<_> = self.known.lock().containerds.keys().map(|key| key.grpc.clone()).collect();
         sockets.sort();
         sockets
     }
@@ -304,7 +304,7 @@ impl TaskSockets {
         all.iter().flat_map(|natives| natives.all()).collect()
     }
 
-    /// Ends the pods that are no tasks, so that who waits for one is told.
+    /// Ends the pods that are no tasks, so that calls that wait for their end are answered.
     pub fn end_pods(&self) {
         let all: Vec<_> = self.known.lock().namespaces.values().map(|n| n.entered.sandboxes.clone()).collect();
         all.iter().for_each(|sandboxes| sandboxes.end_all());

@@ -8,8 +8,26 @@ use hearth_base::config::SandboxerSocket;
 use crate::client::Containerd;
 use crate::events::EventQueue;
 
-/// Names a containerd: its gRPC and its ttrpc socket, without a scheme.
-pub type Key = (String, String);
+/// Names a containerd by its sockets, without a scheme.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Its gRPC socket.
+    pub grpc: String,
+    /// Its ttrpc socket, where events go.
+    pub ttrpc: String,
+}
+
+impl Key {
+    /// A file name for what belongs to this containerd, or to a namespace of it: 16 hexadecimal digits of a hash.
+    pub fn file_name(&self, namespace: Option<&str>) -> String {
+        let Key { grpc, ttrpc } = self;
+        let text = match namespace {
+            Some(namespace) => format!("{grpc}\0{ttrpc}\0{namespace}"),
+            None => format!("{grpc}\0{ttrpc}"),
+        };
+        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+    }
+}
 
 /// A containerd.
 pub struct Peer {
@@ -26,11 +44,32 @@ pub fn key(socket: &SandboxerSocket) -> Key {
     let text = |path: &PathBuf| path.display().to_string();
     let grpc = text(&socket.containerd);
     let ttrpc = socket.ttrpc.as_ref().map_or_else(|| format!("{grpc}.ttrpc"), text);
-    (grpc, ttrpc)
+    Key { grpc, ttrpc }
 }
 
 /// The socket, in a generation's directory, for calls about the pods that this generation made for a containerd.
 pub fn controller_socket(directory: &Path, key: &Key) -> PathBuf {
-    let name = blake3::hash(format!("{}\0{}", key.0, key.1).as_bytes()).to_hex();
-    directory.join(format!("{}.pods", &name[..16]))
+    directory.join(format!("{}.pods", key.file_name(None)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_two_containerds_or_namespaces_have_different_names() {
+        let key = |grpc: &str, ttrpc: &str| Key { grpc: grpc.into(), ttrpc: ttrpc.into() };
+        let one = key("/a", "/b");
+        let names = [
+            one.file_name(None),
+            one.file_name(Some("x")),
+            one.file_name(Some("y")),
+            key("/b", "/a").file_name(None),
+            key("/a/b", "").file_name(None),
+        ];
+        for (index, name) in names.iter().enumerate() {
+            assert!(name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{name}");
+            assert!(!names[..index].contains(name), "{names:?}");
+        }
+    }
 }

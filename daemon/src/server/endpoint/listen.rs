@@ -19,7 +19,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ServerConfig, crypto};
 
-use crate::server::operator::METRICS_ADDRESS;
+use crate::server::operator_calls::METRICS_ADDRESS;
 use hearth_base::config::{self, UNIX};
 
 /// How long a client may take for its handshake.
@@ -52,7 +52,7 @@ impl Listener {
     /// to [`METRICS_ADDRESS`] in `state_dir`.
     ///
     /// # Errors
-    /// In one line with the key: the address is taken or not ours, the certificate is no good, a file cannot
+    /// In one line with the key: the address is taken or not the node's, the certificate is damaged, a file cannot
     /// be written.
     pub async fn bind(config: &config::Metrics, passed: Option<OwnedFd>, state_dir: &Path) -> Result<Listener, String> {
         let tls = match (&config.tls_certificate, &config.tls_key) {
@@ -125,7 +125,7 @@ impl Accepted {
     }
 }
 
-/// A socket that is passed to us, if it is at `address`; port 0 wants any.
+/// The socket of an older daemon, if it is at `address`; with port 0, at any port.
 fn inherit(passed: OwnedFd, address: &str) -> Option<io::Result<Socket>> {
     if let Some(path) = address.strip_prefix(UNIX) {
         let passed = std::os::unix::net::UnixListener::from(passed);
@@ -141,7 +141,7 @@ fn inherit(passed: OwnedFd, address: &str) -> Option<io::Result<Socket>> {
     is_there.then(|| socket().map(Socket::Tcp))
 }
 
-/// Root's alone. A stale socket is replaced, one that somebody listens on is not.
+/// A socket for root alone. A stale socket is replaced, one that a process listens on is not.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let listener = match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
@@ -174,7 +174,7 @@ impl Tls {
         Ok(Tls { certificate: certificate.into(), key: key.into(), current })
     }
 
-    /// By what is on the disk now; by what was there before if that is no good.
+    /// With the files that are on the disk now; with the earlier ones if those are damaged.
     fn acceptor(&self) -> TlsAcceptor {
         let now = changed(&self.certificate, &self.key);
         let mut current = self.current.lock();

@@ -1,12 +1,12 @@
-//! The endpoint for those who watch the node: `/metrics` for Prometheus, `/healthz` and `/readyz` for
-//! probes, and `/`, a page for people. HTTP/1.1, over TCP or a Unix socket, with TLS if the configuration
-//! has a certificate.
+//! The endpoint of the node's operators: `/metrics` for Prometheus, `/healthz` and `/readyz` for probes, and `/`, a page
+//! for browsers. HTTP/1.1, over TCP or a Unix socket, with TLS if the configuration has a certificate.
 //!
-//! It binds to localhost unless told otherwise. A client that sends slowly or not at all is cut off; at most
-//! `metrics.connections_max` are served at once. What is shown is looked up on a thread of its own.
+//! It binds to localhost by default. A client that sends slowly or not at all is disconnected; at most
+//! `metrics.connections_max` are served at once. The contents are read on the blocking pool.
 //!
-//! * [`listen`]: the socket, and TLS.
-//! * [`page`]: the page.
+//! * `mod.rs`: the requests: paths, token, time limits, health.
+//! * `listen.rs`: the socket, TLS, and certificates that are renewed while the daemon runs.
+//! * `page.rs`: the page for browsers, as HTML.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 
-use crate::server::operator::Operator;
+use crate::server::operator_calls::Operator;
 use listen::{Connection, Listener};
 
 pub mod listen;

@@ -24,7 +24,7 @@ pub struct Page {
     pub tasks: Vec<TaskInfo>,
     /// The last starts, the latest first.
     pub starts: Vec<StartInfo>,
-    /// The last ends that one may want to know of, the latest first.
+    /// The last faults, the latest first.
     pub ends: Vec<EndInfo>,
     /// What is compiled.
     pub modules: Modules,
@@ -259,7 +259,7 @@ fn name(pod: Option<&PodName>, namespace: &str, id: &str) -> String {
     })
 }
 
-/// Text as HTML shows it, whoever has written it.
+/// Text as HTML, also text of a hostile guest.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -31,7 +31,7 @@ use hearth_containerd::peer::{self, Key};
 use hearth_os::sockets;
 
 use super::Controller;
-use super::elsewhere::Anywhere;
+use super::forward::Forwarding;
 use super::generated::controller_server::{Controller as ControllerApi, ControllerServer};
 
 /// Connections at once to a socket; more wait in its backlog. containerd has one.
@@ -40,19 +40,19 @@ const CONNECTIONS_MAX: usize = 64;
 /// Calls at once beyond those that wait for a pod's end.
 const OTHER_CALLS_MAX: u32 = 1_024;
 
-/// The largest request, in bytes: what containerd takes itself.
+/// The largest request, in bytes: that of containerd's own server.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 
 /// How long accepting rests after a failure: the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a containerd may take to hear that another generation is to be asked.
+/// How long a containerd may take to notice that another generation has the socket.
 const FAREWELL_TIME: Duration = Duration::from_secs(5);
 
 /// The sockets, bound.
 pub struct Sockets {
     all: Vec<Socket>,
-    /// The files of those that are no more wanted.
+    /// The files of sockets that are no longer configured.
     left: Vec<PathBuf>,
 }
 
@@ -143,7 +143,7 @@ impl Controllers {
         for Socket { key, path, listener, own } in sockets.all {
             let here = Arc::new(Controller::new(key, task_sockets.clone()));
             all.add(own, here.clone(), calls_max, Stage::Own);
-            let places = all.add(listener, Arc::new(Anywhere::new(here)), calls_max, Stage::All);
+            let places = all.add(listener, Arc::new(Forwarding::new(here)), calls_max, Stage::All);
             all.places.push(places);
             all.files.push(path);
         }
@@ -164,7 +164,7 @@ impl Controllers {
         places
     }
 
-    /// Another generation has the sockets now: what is under way here ends here.
+    /// Another generation has the sockets now: calls under way end here.
     pub fn hand_over(&mut self) {
         self.handed_over = Some(Instant::now());
         self.stage.send_replace(Stage::Own);
@@ -177,13 +177,13 @@ impl Controllers {
             && self.places.iter().any(|places| places.available_permits() < CONNECTIONS_MAX)
     }
 
-    /// Lets calls under way be answered, until the deadline, and takes the sockets away if they are `ours`: a
-    /// daemon that has taken over has them.
-    pub async fn close(mut self, deadline: tokio::time::Instant, ours: bool) {
+    /// Lets calls under way be answered, until the deadline, and removes the files of the sockets if this
+    /// daemon `leads`; else the generation that has taken over has them.
+    pub async fn close(mut self, deadline: tokio::time::Instant, leads: bool) {
         self.stage.send_replace(Stage::Nothing);
         let all = async { while self.serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout_at(deadline, all).await;
-        for file in self.files.iter().filter(|_| ours) {
+        for file in self.files.iter().filter(|_| leads) {
             let _ = std::fs::remove_file(file);
         }
     }

@@ -1,7 +1,7 @@
-//! Operators' questions, which `hearthctl` asks on the control socket: decode, look, encode.
+//! Calls of operators, which `hearthctl` makes on the control socket: decode, read the state, encode.
 //!
-//! A look takes short locks, one after the other, off the threads that answer containerd; so an answer is
-//! of about one moment, not of exactly one.
+//! The state is read under short locks, one after the other, off the threads that answer containerd; so an answer is of
+//! about one moment, not of exactly one.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -51,7 +51,7 @@ pub struct Operator {
     pub logging: Arc<Logging>,
     /// The runtime that answers containerd: it has to go round.
     pub answering: Handle,
-    /// Where a look is taken: it costs nobody's thread.
+    /// Where the state is read: off the threads that answer containerd.
     pub background: Handle,
 }
 
@@ -192,10 +192,10 @@ impl Operator {
     /// If they cannot be rendered.
     pub async fn scrape_all(self: &Arc<Operator>) -> Result<String, String> {
         let operator = self.clone();
-        let ours = self.background.spawn_blocking(move || operator.scrape()).await.map_err(|e| e.to_string())?;
+        let own = self.background.spawn_blocking(move || operator.scrape()).await.map_err(|e| e.to_string())?;
         Ok(match self.older.is_empty() {
-            true => ours,
-            false => merge::merge(&ours, &self.older.metrics().await),
+            true => own,
+            false => merge::merge(&own, &self.older.metrics().await),
         })
     }
 
@@ -216,7 +216,7 @@ impl Operator {
         tasks.iter().filter_map(|task| task.container.about.module.get().copied()).collect()
     }
 
-    /// Every module, and who runs it.
+    /// Every module, and the tasks that run it.
     pub fn inventory(&self) -> Modules {
         let mut modules = self.modules.inventory();
         let mut users: HashMap<String, (u64, Vec<String>)> = HashMap::new();
@@ -244,7 +244,7 @@ impl Operator {
 /// In the state directory: where the metrics are served.
 pub const METRICS_ADDRESS: &str = "metrics.address";
 
-/// Where an earlier daemon is asked.
+/// The control socket of an earlier daemon.
 fn earlier(state_dir: &Path, id: &str) -> String {
     directory::control_socket(state_dir, id).display().to_string()
 }

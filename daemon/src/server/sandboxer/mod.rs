@@ -1,18 +1,21 @@
-//! The sandbox controller of containerd 2.x (`containerd.services.sandbox.v1.Controller`, gRPC), which
-//! containerd reaches as a proxy plugin: decode, call, encode. A pod made here costs no process: containerd starts
-//! no shim for it and has no pause container.
+//! The sandbox controller of containerd 2.x (`containerd.services.sandbox.v1.Controller`, gRPC), which containerd
+//! reaches as a proxy plugin: decode, call, encode. A pod made here costs no process: containerd starts no shim for it
+//! and has no pause container.
 //!
-//! * A socket of its own for each containerd, since a request does not say whose it is; the namespace is in
-//!   its metadata ([`sockets`]).
-//! * The containers of such a pod come to the same task socket as all others of that namespace: its address is
-//!   in the answer to Start and to Status, where a containerd that starts again finds it.
-//! * A pod stays with the generation that made it. What is asked of the one in charge is handed on to that
-//!   ([`elsewhere`]).
+//! * Each containerd has a socket of its own, since a request does not name its containerd; the namespace is in the
+//!   request's metadata.
+//! * The containers of such a pod are created on the same task socket as all others of that namespace. Its address is
+//!   in the answers to Start and Status, where a restarted containerd finds it.
+//! * A pod stays with the generation that made it. The leading generation forwards calls about it.
 //!
-//! When the daemon is gone containerd asks again until there is another, which does not know the pod:
-//! then it is not ready for Kubernetes, which makes it anew.
+//! When the daemon is gone, containerd asks again until there is another, which does not know the pod: the pod is not
+//! ready then, and Kubernetes makes it anew.
+//!
+//! * `mod.rs`: the calls, and what a pod's configuration asks for: namespaces, DNS, sysctls, a user namespace.
+//! * `sockets.rs`: the sockets, one for each containerd, and their hand-over to the next generation.
+//! * `forward.rs`: calls about pods of an older generation.
 
-pub mod elsewhere;
+pub mod forward;
 pub mod sockets;
 
 use std::collections::HashMap;
@@ -31,7 +34,7 @@ use crate::server::task;
 use crate::server::task_sockets::{Entered, TaskSockets, VERSION_3};
 use crate::task::pid;
 use crate::task::pod_files::Dns;
-use crate::task::pods::{Phase, PodSpec};
+use crate::task::pods::{PodPhase, PodSpec};
 use crate::task::sandbox::SandboxSpec;
 use hearth_base::bundle::{Network, Scope, Scopes};
 use hearth_base::error::{Error, Result};
@@ -70,7 +73,7 @@ impl Controller {
 
     /// What names a pod on this node.
     fn owner(&self, namespace: &str, id: &str) -> Owner {
-        let (grpc_address, ttrpc_address) = self.key.clone();
+        let Key { grpc: grpc_address, ttrpc: ttrpc_address } = self.key.clone();
         Owner { grpc_address, ttrpc_address, namespace: namespace.to_owned(), id: id.to_owned() }
     }
 
@@ -154,9 +157,9 @@ impl ControllerApi for Controller {
         let entered = self.known(&request, id)?;
         let pod = entered.sandboxes.pod(id)?;
         let (state, exited_at) = match pod.phase() {
-            Phase::Ready => ("SANDBOX_READY", None),
-            Phase::Created => ("SANDBOX_NOTREADY", None),
-            Phase::Ended(at) => ("SANDBOX_NOTREADY", Some(at.into())),
+            PodPhase::Ready => ("SANDBOX_READY", None),
+            PodPhase::Created => ("SANDBOX_NOTREADY", None),
+            PodPhase::Ended(at) => ("SANDBOX_NOTREADY", Some(at.into())),
         };
         let info = match asked.verbose {
             true => HashMap::from([("info".to_owned(), info(&entered, id))]),
@@ -292,6 +295,15 @@ struct NamespaceOption {
     pid: i32,
     #[prost(int32, tag = "3")]
     ipc: i32,
+    #[prost(message, optional, tag = "5")]
+    user: Option<UserNamespace>,
+}
+
+/// `runtime.v1.UserNamespace`.
+#[derive(Clone, PartialEq, Message)]
+struct UserNamespace {
+    #[prost(int32, tag = "1")]
+    mode: i32,
 }
 
 /// `runtime.v1.NamespaceMode.NODE`.
@@ -334,6 +346,8 @@ fn pod_spec(request: &api::ControllerCreateRequest) -> Result<PodSpec> {
             // In the node's network the node's name holds.
             scopes: Scopes { ipc: scope(modes.ipc), pid: scope(modes.pid), uts: scope(modes.network) },
             sysctls,
+            // Absent, or with the mode NODE, unless the pod has `hostUsers: false`.
+            user_namespace: modes.user.is_some_and(|user| user.mode != NODE),
         },
         dns: config.dns_config.map(|DnsConfig { servers, searches, options }| Dns { servers, searches, options }),
         name: config.metadata.map(|PodSandboxMetadata { name, namespace }| PodName {
@@ -367,7 +381,7 @@ mod tests {
             dns_config: Some(DnsConfig { servers: vec!["10.0.0.1".into()], ..Default::default() }),
             linux: Some(LinuxPodSandboxConfig {
                 security_context: Some(LinuxSandboxSecurityContext {
-                    namespace_options: Some(NamespaceOption { network, pid, ipc: 0 }),
+                    namespace_options: Some(NamespaceOption { network, pid, ipc: 0, user: None }),
                 }),
                 sysctls: sysctls.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
             }),
@@ -393,6 +407,20 @@ mod tests {
         let spec = pod_spec(&create(&config(NODE, NODE, &[]), "")).unwrap().sandbox;
         assert_eq!((spec.network, spec.sysctls.len()), (Network::Host, 0));
         assert_eq!(spec.scopes, Scopes { ipc: Scope::Pod, pid: Scope::Node, uts: Scope::Node });
+    }
+
+    #[test]
+    fn a_user_namespace_is_read_as_kubelet_asks_for_it() {
+        /// `runtime.v1.NamespaceMode.POD`.
+        const POD: i32 = 0;
+        for (user, asked) in
+            [(None, false), (Some(UserNamespace { mode: NODE }), false), (Some(UserNamespace { mode: POD }), true)]
+        {
+            let mut config = config(0, 0, &[]);
+            let linux = config.linux.as_mut().unwrap();
+            linux.security_context.as_mut().unwrap().namespace_options.as_mut().unwrap().user = user;
+            assert_eq!(pod_spec(&create(&config, "/x")).unwrap().sandbox.user_namespace, asked, "{config:?}");
+        }
     }
 
     #[test]

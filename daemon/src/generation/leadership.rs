@@ -1,8 +1,8 @@
-//! Who takes new pods: one generation at a time holds the lock, the control socket, the metrics endpoint and
-//! the sandbox controller's sockets.
+//! Leadership: one generation at a time takes new pods. It holds the lock, the control socket, the metrics
+//! endpoint and the sandbox controller's sockets.
 //!
 //! ```text
-//!  a new generation                                       the one in charge
+//!  a new generation                                       the leading generation
 //!  builds all that can fail
 //!       ── TakeOver ─────────────────────────────────────▶  serves on
 //!       ◀───────────── lock, control socket, and so on ───  serves on
@@ -11,8 +11,8 @@
 //!       ◀──────────────────────────────────── hangs up ───
 //! ```
 //!
-//! Both have the same listening sockets, so no connection is ever refused or dropped, and either may answer one
-//! in between. If the new one ends at any point before `taken`, nothing has changed.
+//! During the hand-over both generations hold the same listening sockets, so no connection is refused or dropped,
+//! and either generation may answer one. If the new generation ends before `taken`, nothing has changed.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,25 +25,25 @@ use hearth_base::generation::client::{self, HandedOver};
 use hearth_base::generation::directory;
 use hearth_base::generation::wire::{HandOver, PASSED_MAX, Passed, TakeOver};
 
-/// How long to ask for the charge; another may be taking it right now.
+/// How long to ask for the leadership; another generation may be taking it at this moment.
 const TAKE_TIME: Duration = Duration::from_secs(10);
 
 /// The pause between two attempts.
 const TAKE_AGAIN: Duration = Duration::from_millis(50);
 
-/// What this generation holds while it is in charge.
+/// What this generation holds while it leads.
 #[derive(Default)]
-pub struct Charge {
+pub struct Leadership {
     held: Mutex<Option<Held>>,
 }
 
-/// What the generation in charge has, and hands on.
+/// What the leading generation holds and hands over.
 pub struct Held {
     /// The lock.
     pub lock: File,
     /// The control socket.
     pub control: OwnedFd,
-    /// Its file, to be removed at the end; none if a service manager made it.
+    /// The control socket's file, to be removed at the end; none if a service manager made it.
     pub control_file: Option<PathBuf>,
     /// The metrics endpoint.
     pub metrics: Option<OwnedFd>,
@@ -51,38 +51,38 @@ pub struct Held {
     pub controllers: Vec<OwnedFd>,
 }
 
-/// The charge, got but not yet exercised.
-pub enum Got {
-    /// There was none in charge.
+/// The leadership, acquired but not yet exercised.
+pub enum Acquired {
+    /// No generation led.
     Free(File),
-    /// The one in charge hands over.
+    /// The leading generation hands over.
     HandedOver(HandedOver),
 }
 
-impl Charge {
-    /// Takes it up.
+impl Leadership {
+    /// Takes up the leadership.
     pub fn hold(&self, held: Held) {
         *self.held.lock() = Some(held);
     }
 
-    /// Whether this generation is in charge.
+    /// Whether this generation leads.
     pub fn is_held(&self) -> bool {
         self.held.lock().is_some()
     }
 
-    /// Lets it go, here; whoever has been handed it still has it.
+    /// Gives up the leadership in this process; a generation that it was handed to keeps it.
     pub fn release(&self) -> Option<Held> {
         self.held.lock().take()
     }
 
-    /// Has `send` hand it on; none if this generation is not in charge.
+    /// Calls `send` with the descriptors to hand over; `None` if this generation does not lead.
     pub fn hand_on<T>(&self, send: impl FnOnce(HandOver, &[BorrowedFd<'_>]) -> T) -> Option<T> {
         let held = self.held.lock();
         let held = held.as_ref()?;
         let mut all = vec![(Passed::Charge, held.lock.as_fd()), (Passed::Control, held.control.as_fd())];
         all.extend(held.metrics.as_ref().map(|fd| (Passed::Metrics, fd.as_fd())));
         all.extend(held.controllers.iter().map(|fd| (Passed::Controller, fd.as_fd())));
-        // Those that are too many are bound anew.
+        // The new generation binds the sockets anew whose descriptors do not fit.
         all.truncate(PASSED_MAX);
         let (passed, descriptors): (Vec<_>, Vec<_>) = all.into_iter().unzip();
         let over = HandOver {
@@ -94,23 +94,23 @@ impl Charge {
     }
 }
 
-/// Gets the charge: what is free, or what another hands over.
+/// Acquires the leadership: the lock if it is free, else by a hand-over.
 ///
 /// # Errors
-/// One line: who has it, and why it is not handed over.
-pub fn get(state_dir: &Path, ours: &str) -> Result<Got, String> {
+/// One line: which generation leads, and why it does not hand over.
+pub fn acquire(state_dir: &Path, own: &str) -> Result<Acquired, String> {
     let end = Instant::now() + TAKE_TIME;
     loop {
         if let Some(lock) = try_free(state_dir)? {
-            return Ok(Got::Free(lock));
+            return Ok(Acquired::Free(lock));
         }
         let others = client::statuses(state_dir).map_err(|e| format!("state_dir: {}: {e}", state_dir.display()))?;
         let why = match others.into_iter().find(|status| status.in_charge) {
             None => "another hearthd is starting or stopping; try again".into(),
             Some(status) => {
-                let to = TakeOver { generation: ours.into(), version: env!("CARGO_PKG_VERSION").into() };
+                let to = TakeOver { generation: own.into(), version: env!("CARGO_PKG_VERSION").into() };
                 match client::hand_over(state_dir, &status.generation, to) {
-                    Ok(over) => return Ok(Got::HandedOver(over)),
+                    Ok(over) => return Ok(Acquired::HandedOver(over)),
                     Err(why) => format!("hearthd {} (pid {}) does not hand over: {why}", status.version, status.pid),
                 }
             }
@@ -130,13 +130,13 @@ pub fn try_free(state_dir: &Path) -> Result<Option<File>, String> {
     directory::try_charge(state_dir).map_err(|e| format!("state_dir: cannot lock {}: {e}", state_dir.display()))
 }
 
-/// Why a daemon that is not to replace another does not start.
-pub fn taken_by_another(state_dir: &Path) -> String {
+/// Why a daemon without `--replace` does not start while another generation leads.
+pub fn held_by_another(state_dir: &Path) -> String {
     let others = client::statuses(state_dir).unwrap_or_default();
-    let who = others.iter().find(|status| status.in_charge);
-    let who = who.map(|status| format!(" ({}, pid {})", status.version, status.pid)).unwrap_or_default();
+    let leader = others.iter().find(|status| status.in_charge);
+    let leader = leader.map(|status| format!(" ({}, pid {})", status.version, status.pid)).unwrap_or_default();
     format!(
-        "state_dir: another hearthd{who} runs with {}; stop it, take over its new pods with --replace, or give this \
+        "state_dir: another hearthd{leader} runs with {}; stop it, take over its new pods with --replace, or give this \
          one a --state-dir of its own",
         state_dir.display()
     )

@@ -1,4 +1,4 @@
-//! Which calls are ours: those for a native container are passed on as they came, undecoded but for the id.
+//! Calls of the Task API for native containers: they go to runc's shim as they came. Only the id is decoded.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use ttrpc::proto::{Request, Response};
 
 use crate::native::{Natives, task_id};
 
-/// A method of the Task API.
-struct Passing {
+/// A method of the Task API, with the check whether a call is for a native container.
+struct PassOn {
     ours: Box<dyn MethodHandler + Send + Sync>,
     natives: Arc<Natives>,
 }
 
-/// Puts the look at the id before every method of a service.
+/// Puts the check of the id before every method of a service.
 pub fn around(service: Service, natives: &Arc<Natives>) -> Service {
     let wrap = |(path, ours)| {
-        let passing: Box<dyn MethodHandler + Send + Sync> = Box::new(Passing { ours, natives: natives.clone() });
+        let passing: Box<dyn MethodHandler + Send + Sync> = Box::new(PassOn { ours, natives: natives.clone() });
         (path, passing)
     };
     let methods: HashMap<_, _> = service.methods.into_iter().map(wrap).collect();
@@ -26,7 +26,7 @@ pub fn around(service: Service, natives: &Arc<Natives>) -> Service {
 }
 
 #[async_trait]
-impl MethodHandler for Passing {
+impl MethodHandler for PassOn {
     async fn handler(&self, context: TtrpcContext, request: Request) -> ttrpc::Result<Response> {
         if !self.natives.is_empty()
             && let Some(native) = task_id(&request.payload).and_then(|id| self.natives.get(&id))
