@@ -119,8 +119,15 @@ pub fn check(config: &config::Log) -> Result<(), String> {
     parse("log.kept_level", &config.kept_level).map(drop)
 }
 
+/// The target `hearthd` stands for all crates of the daemon: targets are module paths, and a filter matches by prefix.
 fn parse(what: &str, level: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(level).map_err(|e| format!("{what}: {level:?} is not a filter like info or hearthd=debug: {e}"))
+    let directive = |text: &str| match text.trim().strip_prefix("hearthd") {
+        Some(rest) if rest.is_empty() || rest.starts_with('=') => format!("hearth{rest}"),
+        _ => text.to_owned(),
+    };
+    let all: Vec<String> = level.split(',').map(directive).collect();
+    EnvFilter::try_new(all.join(","))
+        .map_err(|e| format!("{what}: {level:?} is not a filter like info or hearthd=debug: {e}"))
 }
 
 /// Where lines go.

@@ -159,3 +159,13 @@ fn lines_about_tasks_do_not_push_out_the_daemons_warnings() {
     assert_eq!(lines.iter().filter(|line| line.text == "more").count(), 5);
     assert!(kept(0, || tracing::error!("none")).is_empty());
 }
+
+#[test]
+fn the_name_of_the_daemon_stands_for_all_of_its_crates() {
+    let filter = |text: &str| parse("log.level", text).unwrap().to_string();
+    assert_eq!(filter("hearthd=debug"), "hearth=debug");
+    assert_eq!(filter("hearthd"), filter("hearth"));
+    // The target of guests' lines keeps its name.
+    assert!(filter("info, hearthd::guest=warn").contains("hearthd::guest=warn"));
+    assert!(parse("log.level", "hearthd=loud").unwrap_err().contains("log.level"));
+}
