@@ -5,7 +5,7 @@
 //! instruction, stdio is closed before TaskExit is queued, TaskExit is queued before a Wait is answered.
 //!
 //! A task's first process is its *init*, later ones are *execs*. They share their [`Container`]. The process owns
-//! its state, its pause and the signal that ends it ([`Lifecycle`]). The guest, the execs and the requests of a
+//! its state, its pause and the signal that ends it (`Lifecycle`). The guest, the execs and the requests of a
 //! service are told of them.
 //!
 //! * `state.rs`: the states and their transitions, with a diagram: what a signal does in each state.
