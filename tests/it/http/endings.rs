@@ -48,7 +48,7 @@ fn a_response_that_is_not_finished_is_told_to_the_client_and_to_the_operator() {
     assert_eq!(client.get("/count").text(), "1\n");
     assert_eq!(cut(&world, "length"), TIMES as f64);
 
-    let traps = world.ask(&["traps"]);
+    let traps = world.ask(&["traps", "--last", "200"]);
     let traps = traps.as_array().expect("a list");
     for text in ["GET /drop: the response was cut", "GET /short: the response was cut"] {
         let is_it = |end: &&serde_json::Value| end["text"].as_str().is_some_and(|found| found.starts_with(text));
@@ -158,6 +158,8 @@ fn a_client_that_takes_too_little_loses_its_response() {
     let at = free_address();
     let server = start(&world, &image, "service", at, &[]);
     let mut slow = Client::connect(at);
+    // Otherwise the kernel takes the whole response for it.
+    rustix::net::sockopt::set_socket_recv_buffer_size(slow.reader.get_ref(), 4_096).expect("a small buffer");
     slow.send(b"GET /download HTTP/1.1\r\nHost: here\r\n\r\n");
     let mut piece = [0; 1_024];
     eventually("its guest is ended", SHORT, || {

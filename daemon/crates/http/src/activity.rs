@@ -45,6 +45,12 @@ pub struct Activity {
     transfers: Mutex<Vec<Weak<Transfer>>>,
 }
 
+impl Default for Activity {
+    fn default() -> Activity {
+        Activity::new()
+    }
+}
+
 impl Activity {
     /// Of a connection that begins now.
     pub fn new() -> Activity {
