@@ -4,6 +4,8 @@
 //! 1.6 is the machine's own containerd; `deploy/fetch-containerd.sh` brings the others. A release that cannot be fetched is
 //! told loudly, and is a failure of `make test-matrix`.
 
+#![allow(clippy::disallowed_methods, reason = "a test starts containerd and hearthctl")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
