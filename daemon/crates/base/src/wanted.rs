@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn a_name_is_read_as_a_whole_and_then_cut_from_the_last_sign_on() {
-        let table: [(&str, &[(&str, Option<&str>)], Option<&str>); 8] = [
+        type Row<'a> = (&'a str, &'a [(&'a str, Option<&'a str>)], Option<&'a str>);
+        let table: [Row<'_>; 8] = [
             ("app", &[("app", None)], None),
             ("app#run", &[("app#run", None), ("app", Some("run"))], Some("run")),
             ("a#b#run", &[("a#b#run", None), ("a#b", Some("run")), ("a", Some("b#run"))], Some("run")),
