@@ -166,6 +166,6 @@ fn the_name_of_the_daemon_stands_for_all_of_its_crates() {
     assert_eq!(filter("hearthd=debug"), "hearth=debug");
     assert_eq!(filter("hearthd"), filter("hearth"));
     // The target of guests' lines keeps its name.
-    assert!(filter("info, hearthd::guest=warn").contains("hearthd::guest=warn"));
+    assert!(filter("info,hearthd::guest=warn").contains("hearthd::guest=warn"));
     assert!(parse("log.level", "hearthd=loud").unwrap_err().contains("log.level"));
 }
