@@ -4,7 +4,7 @@
 //! gone, a network error was pending on it): the next call takes the next connection. The others persist until
 //! something changes, such as a shortage of descriptors (`EMFILE`, `ENFILE`) or of kernel memory (`ENOBUFS`,
 //! `ENOMEM`): the connection stays in the queue and a loop without a pause would spin. [`Acceptor::accept`] returns
-//! neither: it goes on at once after the first kind, and after [`PAUSE`] and a warning after the second.
+//! neither: it goes on at once after the first kind, and after `PAUSE` and a warning after the second.
 
 use std::future::poll_fn;
 use std::io;

@@ -14,7 +14,7 @@ const PURPOSE_WORDS_MIN: usize = 3;
 /// `env!("CARGO_MANIFEST_DIR")`) has no purpose line on the crate's page nor on the page of a folder that holds it.
 ///
 /// A purpose line is a list item of a page's documentation, indented or not. It begins with the file's name and has at
-/// least [`PURPOSE_WORDS_MIN`] more words. The name is a path relative to the page's folder
+/// least `PURPOSE_WORDS_MIN` more words. The name is a path relative to the page's folder
 /// (`` * `folder/file.rs`: purpose ``), a folder for its page (`` * `folder/`: purpose ``), or a link to the module
 /// (`` * [`folder::file`]: purpose ``).
 ///
