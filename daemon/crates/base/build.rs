@@ -3,7 +3,9 @@
 use std::path::Path;
 
 fn main() {
-    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../Cargo.lock");
+    // Read when the script runs: compiled in, the path of a checkout that has moved since would stay.
+    let crate_directory = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    let lock = Path::new(&crate_directory).join("../../../Cargo.lock");
     println!("cargo::rerun-if-changed={}", lock.display());
     let text = std::fs::read_to_string(&lock).expect("the workspace has a Cargo.lock");
     let version = text
