@@ -15,7 +15,8 @@
 //!   * `generation/wire.rs`: the messages between generations, and descriptors handed over.
 //!   * `generation/client.rs`: asking a generation, and taking its sockets over.
 //!   * `generation/stop.rs`: ending all daemons of a state directory; a stop told from a restart.
-//! * [`operator`]: the questions of `hearthctl` and the daemon's answers.
+//! * `operator/mod.rs`: the questions of `hearthctl` and the daemon's answers.
+//! * `operator/modules.rs`: the answers about modules: known, compiling, refused, checked, removed.
 //! * [`proc_stat`]: the fields of `/proc/PID/stat`: state, CPU time, threads, memory.
 //! * [`rate`]: a limit of events per second, which counts the events beyond it.
 //! * [`text`]: text of guests and images, cut and escaped for logs, errors and terminals.

@@ -72,14 +72,22 @@ impl<N: Network> Resolver<N> {
         if !known.is_empty() {
             return Ok(known);
         }
-        let asked = tokio::time::timeout(self.deadline, self.ask(name)).await;
-        asked.unwrap_or(Err(Unresolved::Late))
+        self.asked(name).await
     }
 
     /// The addresses of the hosts file, in the order of getaddrinfo(3). No question is sent. Empty if the name is not in
     /// the file.
     pub async fn known(&self, name: &str) -> Vec<IpAddr> {
         self.sort(self.files.known(name)).await
+    }
+
+    /// The addresses that the name servers have, in the order of getaddrinfo(3). The hosts file is not read.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn asked(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {
+        let found = tokio::time::timeout(self.deadline, self.ask(name)).await;
+        found.unwrap_or(Err(Unresolved::Late))
     }
 
     async fn ask(&self, name: &str) -> Result<Vec<IpAddr>, Unresolved> {

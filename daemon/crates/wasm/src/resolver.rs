@@ -114,7 +114,7 @@ impl Names {
         // Neither semaphore is ever closed.
         let _share = self.share.acquire().await.map_err(|_| Unresolved::Temporary)?;
         let _turn = self.resolvers.under_way.acquire().await.map_err(|_| Unresolved::Temporary)?;
-        resolver.addresses(name).await
+        resolver.asked(name).await
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::fs;
 
+use hearth_base::proc_stat::ProcStat;
 use rustix::process::{Resource, getrlimit};
 
 /// A metric of the process.
@@ -44,20 +45,18 @@ pub fn render(text: &mut String) {
 
 fn values() -> [Option<f64>; FAMILIES.len()] {
     let ticks = rustix::param::clock_ticks_per_second() as f64;
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The command, in parentheses, may hold any character. Fields behind it are counted from 3 (proc_pid_stat(5)).
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<f64>().ok());
+    let stat = ProcStat::of_this_process().ok();
+    let field = |number: usize| stat.as_ref()?.field::<f64>(number);
     let booted = fs::read_to_string("/proc/stat").unwrap_or_default();
     let booted = booted.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok());
     let open = fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as f64);
     let limit = getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |limit| limit as f64);
     [
-        field(14).zip(field(15)).map(|(user, system)| (user + system) / ticks),
-        field(20),
-        booted.zip(field(22)).map(|(booted, started)| booted + started / ticks),
-        field(23),
-        field(24).map(|pages| pages * rustix::param::page_size() as f64),
+        field(ProcStat::USER_TICKS).zip(field(ProcStat::SYSTEM_TICKS)).map(|(user, system)| (user + system) / ticks),
+        field(ProcStat::THREADS),
+        booted.zip(field(ProcStat::STARTED_TICKS)).map(|(booted, started)| booted + started / ticks),
+        field(ProcStat::VIRTUAL_BYTES),
+        field(ProcStat::RESIDENT_PAGES).map(|pages| pages * rustix::param::page_size() as f64),
         open,
         Some(limit),
     ]
