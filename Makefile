@@ -29,6 +29,10 @@ deps: ## Install the Debian packages that are missing (root, if any is)
 build: ## Build the daemon and all tools
 	$(CARGO) build $(BUILD)
 
+.PHONY: dist
+dist: ## Build the daemon and hearthctl as packages ship them: optimised across crates (compiles all dependencies again)
+	$(CARGO) build --profile dist --locked -p hearthd -p hearth-ctl --bins
+
 .PHONY: shim
 shim: ## Build containerd-shim-hearth-v1, static and small
 	HEARTH_REVISION=$$(git rev-parse --short=12 HEAD 2>/dev/null || true) \
@@ -100,20 +104,20 @@ deny: ## Check licences, sources and advisories of all dependencies (compiles ca
 	@CARGO="$(CARGO)" tests/deny.sh $(DENY_FLAGS)
 
 .PHONY: deb
-deb: build shim ## Make the Debian package
+deb: dist shim ## Make the Debian package
 	@deploy/package.sh deb
 
 .PHONY: tarball
-tarball: build shim ## Make the archive with install.sh, for other systems
+tarball: dist shim ## Make the archive with install.sh, for other systems
 	@deploy/package.sh tarball
 
 .PHONY: image
-image: build shim ## Make the OCI image of the node installer (needs busybox-static)
+image: dist shim ## Make the OCI image of the node installer (needs busybox-static)
 	@deploy/image.sh
 
 .PHONY: package-test
 package-test: build shim ## Check units, packages and manifests in private roots (root)
-	@deploy/check.sh
+	@HEARTH_PROFILE=release deploy/check.sh   # the programs that all other tests run, so that nothing is compiled again
 
 # A floor is the least there is: its shim is built as ours is.
 FLOOR_SHIM := $(TARGET)/$(SHIM_TARGET)/shim/containerd-shim-floor-v1

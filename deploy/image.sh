@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes, from what `make build shim` has built, the OCI image of the node installer, without a registry:
+# Makes, from what `make dist shim` has built, the OCI image of the node installer, without a registry:
 #
 #   image.sh [REFERENCE]   target/package/hearth-installer-VERSION.oci.tar; default
 #                          registry.example/hearth-installer:VERSION

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes, from what `make build shim` has built, what goes onto a node:
+# Makes, from what `make dist shim` has built, what goes onto a node:
 #
 #   package.sh deb       target/package/hearth_VERSION_amd64.deb
 #   package.sh tarball   target/package/hearth-VERSION-linux-amd64.tar.gz, with install.sh in it
@@ -8,10 +8,12 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 out=$target/package
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+# The build profile whose programs are packaged: `dist` is optimised across crates.
+built=$target/${HEARTH_PROFILE:-dist}
+hearthd=$built/hearthd
+hearthctl=$built/hearthctl
 # For an upgrade test: a later revision of the same.
 revision=${HEARTH_DEB_REVISION:-}
-hearthd=$target/release/hearthd
-hearthctl=$target/release/hearthctl
 shim=$target/x86_64-unknown-linux-gnu/shim/containerd-shim-hearth-v1
 # The same bytes from the same sources.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}
@@ -46,7 +48,7 @@ EOF
 stage() {
     local root=$1 prefix=$1$2 share=$1$2/share
     [ -x "$hearthd" ] && [ -x "$hearthctl" ] && [ -x "$shim" ] ||
-        fail "hearthd, hearthctl or the shim is missing: run \`make build shim\` first"
+        fail "hearthd, hearthctl or the shim is missing: run \`make dist shim\` first"
     install -D -m 0755 "$hearthd" "$prefix/bin/hearthd"
     install -D -m 0755 "$hearthctl" "$prefix/bin/hearthctl"
     install -D -m 0755 "$shim" "$prefix/bin/containerd-shim-hearth-v1"
