@@ -110,7 +110,7 @@ pub(crate) enum SourceValue {
     /// A path from the root.
     Path(String),
     /// Something that Spin downloads.
-    Remote(Table),
+    Remote {},
 }
 
 /// An entry of `files`, in both versions.
@@ -250,7 +250,7 @@ pub(crate) fn templates(texts: BTreeMap<String, String>) -> Result<BTreeMap<Stri
 pub(crate) fn source_of(source: SourceValue) -> Result<Source> {
     match source {
         SourceValue::Path(path) => Ok(Source::File(relative(&path)?)),
-        SourceValue::Remote(_) => Err(invalid(
+        SourceValue::Remote {} => Err(invalid(
             "its source would have to be downloaded, which Hearth does not do; put the file into the image, or push the application with `spin registry push`".into(),
         )),
     }
