@@ -7,6 +7,7 @@
 //! The daemon depends on this crate; this crate depends on nothing of the daemon.
 #![forbid(unsafe_code)]
 
+pub mod features;
 pub mod natives;
 
 use std::io::{self, Read, Write};

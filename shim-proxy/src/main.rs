@@ -12,6 +12,7 @@
 //! * `control/`: tests of the question to the daemon.
 //! * `delete.rs`: `delete`, without the daemon.
 //! * `info.rs`: `-info` and `-v`.
+//! * `features.rs`: the features that `-info` tells; the daemon's tests compare them with its code.
 //! * `failure.rs`: the one line that reports a failure.
 //! * `lib.rs`: the contract with the daemon.
 //! * `natives.rs`: ends the native containers of a dead daemon; the daemon uses it, too.

@@ -366,6 +366,17 @@ impl Plan {
 pub(super) mod tests {
     use super::*;
 
+    #[test]
+    fn each_mount_option_that_the_shim_tells_containerd_is_honoured() {
+        for option in hearth_shim::features::MOUNT_OPTIONS {
+            let volume = volume("bind", "/source", "/there", option);
+            let Some(Volume::Bind { options, .. }) = classify(&volume, &config::Files::default()).unwrap() else {
+                panic!("{option}: the volume is left out");
+            };
+            assert!(options.data.is_empty(), "{option} is no option of a mount to hearthd");
+        }
+    }
+
     pub(in super::super) fn words(text: &str) -> Vec<String> {
         text.split(',').filter(|word| !word.is_empty()).map(String::from).collect()
     }
