@@ -91,6 +91,38 @@ fn a_program_that_cannot_be_executed_is_named() {
 }
 
 #[test]
+fn a_program_that_cannot_run_is_refused_at_its_start_in_the_words_of_runc() {
+    let world = World::new();
+    start(&world);
+    let api = world.api();
+    // By these words docker chooses the exit codes 127 and 126.
+    let table = [
+        ("/no/such/tool", "no such file or directory"),
+        ("no-such-tool", "executable file not found in $path"),
+        ("/bin", "permission denied"),
+    ];
+    for (index, (program, words)) in table.into_iter().enumerate() {
+        let id = format!("refused-{index}");
+        api.exec(TASK, &id, &[program]).expect("Exec does not look at the program");
+        let error = api.start_exec(TASK, &id).expect_err("it cannot run");
+        let text = error.message().to_lowercase();
+        assert!(text.contains(words) && text.contains(program), "{program}: {error}");
+        api.delete_exec(TASK, &id).expect("it does not run");
+    }
+    exec(&world, "refused-0", &["exit", "3"]).run().assert_code(3);
+}
+
+#[test]
+fn an_exec_that_was_not_started_is_deleted_without_an_exit_code() {
+    let world = World::new();
+    start(&world);
+    let api = world.api();
+    api.exec(TASK, "created", &["/bin/exit", "7"]).expect("the task runs");
+    assert_eq!(api.delete_exec(TASK, "created").expect("it does not run"), 0);
+    api.start_exec(TASK, "created").expect_err("it is gone");
+}
+
+#[test]
 fn a_native_program_is_refused_and_identified() {
     only_on_hearth!();
     let world = World::new();

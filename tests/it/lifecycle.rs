@@ -117,6 +117,24 @@ fn a_running_task_is_not_removed() {
 }
 
 #[test]
+fn the_pid_of_a_task_with_a_network_of_its_own_ends_before_its_exit_is_told() {
+    let world = World::new();
+    let image = world.program(&Guest::SLEEP);
+    let events = world.events();
+    for round in 0..5 {
+        let id = format!("pid-{round}");
+        sleeper(&world, &image, &id);
+        let pid = world.tasks().into_iter().find(|(found, ..)| *found == id).expect("it is listed").1;
+        let process = format!("/proc/{}/root/proc/{pid}", world.machine().init());
+        assert!(std::fs::exists(&process).expect("init runs"), "{process}");
+        world.kill(&id, "SIGKILL").ok();
+        events.wait_for("its exit", |event| event.topic == "/tasks/exit" && event.fields["id"] == id.as_str());
+        assert!(!std::fs::exists(&process).expect("init runs"), "{process} is there after the exit");
+        assert_eq!(world.finish(&id), 137);
+    }
+}
+
+#[test]
 fn two_tasks_of_one_id_live_in_two_namespaces() {
     only_on_hearth!();
     let world = World::new();

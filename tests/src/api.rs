@@ -9,8 +9,8 @@ use std::time::Duration;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    CloseIoRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteTaskRequest,
-    StartRequest, UpdateTaskRequest, WaitRequest, container,
+    CloseIoRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest, DeleteProcessRequest,
+    DeleteTaskRequest, ExecProcessRequest, StartRequest, UpdateTaskRequest, WaitRequest, container,
 };
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Status};
@@ -23,6 +23,9 @@ use crate::world::NAMESPACE;
 
 /// Type URL under which containerd's own clients store a runtime spec.
 const SPEC_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// Type URL of the process of an exec.
+const PROCESS_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
 /// Type URL of a task's limits.
 const RESOURCES_TYPE: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
@@ -199,6 +202,43 @@ impl Api {
         });
         let mut client = TasksClient::new(self.channel.clone());
         self.runtime.block_on(client.update(request)).map(|_| ())
+    }
+
+    /// Makes an exec of a task, without stdio. Its `PATH` is `/bin`.
+    ///
+    /// # Errors
+    /// The runtime's error.
+    pub fn exec(&self, id: &str, exec_id: &str, arguments: &[&str]) -> Result<(), Status> {
+        let process = serde_json::json!({"args": arguments, "env": ["PATH=/bin"], "cwd": "/", "user": {}});
+        let process = Any { type_url: PROCESS_TYPE.to_owned(), value: process.to_string().into_bytes() };
+        let request = request(ExecProcessRequest {
+            container_id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            spec: Some(process),
+            ..ExecProcessRequest::default()
+        });
+        let mut client = TasksClient::new(self.channel.clone());
+        self.runtime.block_on(client.exec(request)).map(|_| ())
+    }
+
+    /// Starts an exec, and returns its pid.
+    ///
+    /// # Errors
+    /// The runtime's error.
+    pub fn start_exec(&self, id: &str, exec_id: &str) -> Result<u32, Status> {
+        let request = request(StartRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() });
+        let mut client = TasksClient::new(self.channel.clone());
+        Ok(self.runtime.block_on(client.start(request))?.into_inner().pid)
+    }
+
+    /// Deletes an exec that does not run, and returns its exit code.
+    ///
+    /// # Errors
+    /// The runtime's error.
+    pub fn delete_exec(&self, id: &str, exec_id: &str) -> Result<u32, Status> {
+        let request = request(DeleteProcessRequest { container_id: id.to_owned(), exec_id: exec_id.to_owned() });
+        let mut client = TasksClient::new(self.channel.clone());
+        Ok(self.runtime.block_on(client.delete_process(request))?.into_inner().exit_status)
     }
 
     /// Deletes a stopped task, and returns its exit code.

@@ -4,10 +4,11 @@
 //!   task runs? ─▶ id reserved ─▶ room for events ─▶ spec ─▶ program located ─▶ stdio ─▶ process
 //! ```
 //!
-//! The program is one of the container's root, which is mounted as long as the task runs; it is looked
-//! up and prepared here rather than at Start, so that what is wrong with it is Exec's error. containerd's
-//! clients show both alike.
+//! The program is one of the container's root, which is mounted as long as the task runs. It is looked up and prepared
+//! here, so that Start is fast. A program that cannot run is refused at Start, as runc does: clients take an error of
+//! Exec for a fault of the request or the task.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::task::Task;
@@ -17,6 +18,7 @@ use crate::task::process::{NewProcess, Prepared, Process, Work};
 use crate::task::program::{check_memory, open_files_max, wanted};
 use hearth_base::bundle::ProcessSpec;
 use hearth_base::error::{Error, Result};
+use hearth_base::wanted::Wanted;
 use hearth_containerd::events::Event;
 use hearth_os::identity::Identity;
 use hearth_os::in_root::open_root;
@@ -39,10 +41,10 @@ pub struct ExecRequest {
 }
 
 impl Creator {
-    /// Adds a process to a task.
+    /// Adds a process to a task. What is wrong with its program is the error of its Start.
     ///
     /// # Errors
-    /// What is wrong with the request, the task's state, or the program, in one line.
+    /// What is wrong with the request or the task's state, in one line.
     pub async fn exec(&self, task: &Task, request: ExecRequest) -> Result<()> {
         let ExecRequest { exec_id, spec, stdio: stdio_paths } = request;
         let container = &task.container;
@@ -59,14 +61,18 @@ impl Creator {
             )));
         }
         let spec = ProcessSpec::parse(&spec)?;
-        let Loaded { program, export, .. } = self.locate_exec(task, &spec).await?;
+        let found = self.locate_exec(task, &spec).await?;
         let stdio = Stdio::open(&self.namespace, container.id.as_ref(), &stdio_paths, &self.config.now().stdio).await?;
 
         let identity = Identity::new(&spec.user, container.network.namespace.clone())?;
         let guest = Guest::member(task.init.guest(), identity);
         let open_files_max = open_files_max(&spec, &self.config.now().files);
-        let prepared = Prepared { program, export, spec, open_files_max };
-        let work = Work::Program(Box::new(prepared));
+        let work = match found {
+            Ok(Loaded { program, export, .. }) => {
+                Work::Program(Box::new(Prepared { program, export, spec, open_files_max }))
+            }
+            Err(refusal) => Work::Refused(refusal),
+        };
         let id: Arc<str> = exec_id.into();
         let new = NewProcess { id: id.clone(), role: Role::Exec, stdio_paths, stdio, guest, events, work };
         let exec = Process::new(container.clone(), task.execs.clone(), new);
@@ -74,33 +80,35 @@ impl Creator {
         reserved.fill(exec.clone(), || exec.publish(added))
     }
 
-    /// Finds the program in the task's root and prepares it.
-    async fn locate_exec(&self, task: &Task, spec: &ProcessSpec) -> Result<Loaded> {
+    /// Finds the program in the task's root and prepares it. The inner result: what is wrong with the program.
+    async fn locate_exec(&self, task: &Task, spec: &ProcessSpec) -> Result<Result<Loaded>> {
         let nothing = || Error::InvalidArgument("cannot exec: no command was given".into());
         let wanted = wanted(spec).ok_or_else(nothing)?;
-        let command = wanted.program.clone();
-        let only_wasm = |error: Error| {
-            error.context(format!("cannot exec {command:?}, only WebAssembly programs run in a Hearth task"))
-        };
         let files = &task.container.files;
         if files.is_none() {
             return Err(Error::FailedPrecondition("a pod's sandbox has no programs to exec".into()));
         }
         // The init may be running while its root is still being mounted; its guest waits for it too.
         files.wait_ready().await?;
-        let found = self.modules.find(open_root(files.path())?, wanted).await.map_err(only_wasm)?;
-        let loaded = self.modules.load(Origin::File(found), None).await.map_err(only_wasm)?;
-        let entry = loaded
-            .program
-            .now()
-            .check_entry(&self.world.runtime.engines, loaded.export.as_deref(), false)
-            .map_err(only_wasm)?;
+        let command = wanted.program.clone();
+        let loaded = self.load_exec(open_root(files.path())?, wanted, task.container.memory.limit()).await;
+        Ok(loaded.map_err(|error| {
+            error.context(format!("cannot exec {command:?}, only WebAssembly programs run in a Hearth task"))
+        }))
+    }
+
+    /// Finds a program in `root` and prepares it, if it is a command that starts within `memory_limit` bytes.
+    async fn load_exec(&self, root: OwnedFd, wanted: Wanted, memory_limit: u64) -> Result<Loaded> {
+        let found = self.modules.find(root, wanted).await?;
+        let loaded = self.modules.load(Origin::File(found), None).await?;
+        let program = loaded.program.now();
+        let entry = program.check_entry(&self.world.runtime.engines, loaded.export.as_deref(), false)?;
         if entry == EntryKind::Serve {
-            return Err(only_wasm(Error::InvalidArgument(
+            return Err(Error::InvalidArgument(
                 "the component is an HTTP service: only a container's first process can serve".into(),
-            )));
+            ));
         }
-        check_memory(&loaded.program.now(), task.container.memory.limit()).map_err(only_wasm)?;
+        check_memory(&program, memory_limit)?;
         Ok(loaded)
     }
 }

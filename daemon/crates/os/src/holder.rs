@@ -24,7 +24,9 @@ use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{DumpableBehavior, Signal, chdir, chroot, set_dumpable_behavior};
 use rustix::thread::{Gid, Uid, UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use tokio::io::Interest;
 
+use crate::fifo;
 use crate::netns::NetNs;
 use crate::spawn::{self, Child};
 use hearth_base::error::{Error, Result};
@@ -82,6 +84,21 @@ impl Held {
     fn pid(&self) -> u32 {
         self.child.pid().as_raw_nonzero().get().unsigned_abs()
     }
+
+    /// Ends the process, and calls `then` when the kernel has forgotten its id.
+    fn end(&self, then: impl FnOnce() + Send + 'static) {
+        self.child.signal(Signal::KILL);
+        let child = self.child.clone();
+        self.runtime.spawn(async move {
+            match fifo::register(child.ended(), Interest::READABLE) {
+                Ok(ended) => drop(ended.readable().await),
+                // Only without memory: the process ends by itself, a moment later than `then` is called.
+                Err(error) => tracing::warn!(%error, "cannot wait for the process of a network namespace"),
+            }
+            let _ = child.reap();
+            then();
+        });
+    }
 }
 
 impl Drop for Held {
@@ -121,6 +138,11 @@ impl Holder {
     /// Its namespace.
     pub fn namespace(&self) -> &Arc<NetNs> {
         &self.namespace
+    }
+
+    /// Ends the process before the value is dropped, and calls `then` when its id is no process's. The namespace stays.
+    pub fn end(&self, then: impl FnOnce() + Send + 'static) {
+        self.held.end(then);
     }
 }
 

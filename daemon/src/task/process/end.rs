@@ -120,7 +120,16 @@ impl Process {
     /// Closes stdio, then tells of the end.
     fn close(self: &Arc<Self>, exit: Exit) {
         let process = self.clone();
-        self.stdio.finish(move || process.tell_end(exit));
+        self.stdio.finish(move || process.end_holder(exit));
+    }
+
+    /// Tells of the end once the pid of the task is that of no process, if it has a process of its own: clients take a
+    /// task whose pid is there for one that runs.
+    fn end_holder(self: Arc<Self>, exit: Exit) {
+        match (self.role, self.container.network.holder.clone()) {
+            (Role::Init, Some(holder)) => holder.end(move || self.tell_end(exit)),
+            _ => self.tell_end(exit),
+        }
     }
 
     fn tell_end(&self, exit: Exit) {
@@ -147,14 +156,14 @@ impl Process {
     /// # Errors
     /// `FailedPrecondition` while it runs.
     pub(in crate::task) async fn remove(&self) -> Result<Exit> {
-        self.end_unstarted()?;
+        self.end_unstarted(Input::Delete)?;
         // Its TaskExit comes before its TaskDelete, also if Delete comes between the end and TaskExit.
         self.wait().await
     }
 
     /// Ends a process that will not be started. No event tells of it; a Wait is answered.
-    fn end_unstarted(&self) -> Result<()> {
-        let Transition { before, effect } = self.inner.lock().lifecycle.apply(Input::Delete, self.role)?;
+    fn end_unstarted(&self, input: Input) -> Result<()> {
+        let Transition { before, effect } = self.inner.lock().lifecycle.apply(input, self.role)?;
         if let (State::Created, Effect::Remove(status)) = (before, effect) {
             self.stdio.close();
             self.gauge(before, State::Stopped(status));
@@ -166,6 +175,6 @@ impl Process {
     /// Gives up a process whose start was refused.
     pub(super) fn abandon(&self) {
         // A process that runs was started twice, and goes on.
-        let _: Result<(), Error> = self.end_unstarted();
+        let _: Result<(), Error> = self.end_unstarted(Input::Refused);
     }
 }

@@ -92,6 +92,8 @@ pub enum Work {
     Serve(Box<Prepared>),
     /// Nothing, until it is killed: a pod's sandbox.
     Pause,
+    /// Nothing: its Start is refused with this error. An exec whose program cannot run.
+    Refused(Error),
 }
 
 /// What a program's Start needs.

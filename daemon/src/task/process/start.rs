@@ -75,6 +75,7 @@ impl Process {
         match (work, slot) {
             (Work::Serve(prepared), _) => self.start_serving(world, *prepared).await,
             (Work::Program(prepared), Some(placed)) => self.start_program(world, *prepared, placed).await,
+            (Work::Refused(error), _) => Err(error),
             (Work::Pause | Work::Program(_), _) => {
                 self.started();
                 let process = self.clone();
@@ -85,7 +86,8 @@ impl Process {
         }
     }
 
-    /// Takes a slot and what Start needs. Without a slot the process stays as it is; an init can be started later.
+    /// Takes a slot and what Start needs. Without a slot, or if its start is refused, the process stays as it is; an init
+    /// can be started later.
     fn begin_start(&self, world: &Arc<World>) -> Result<(Work, Option<Placed>)> {
         let mut inner = self.inner.lock();
         let slot = match (inner.lifecycle.state(), &inner.work) {
@@ -94,6 +96,7 @@ impl Process {
                 let slot = world.runtime.slots.take(program.fits_pool())?;
                 Some((program, slot))
             }
+            (State::Created, Some(Work::Refused(error))) => return Err(error.clone()),
             _ => None,
         };
         inner.lifecycle.apply(Input::Start, self.role)?;

@@ -50,6 +50,8 @@ pub enum Input {
     Resume,
     /// The Delete call.
     Delete,
+    /// Start was refused, and no other can follow.
+    Refused,
 }
 
 /// What the owner has to do after a transition.
@@ -95,9 +97,12 @@ const SIGKILL: u32 = 9;
 /// The highest signal number on Linux.
 const SIGNAL_MAX: u32 = 64;
 
-/// Status of a process that was never started and was deleted, and of a start that failed: as runc's
+/// Status of an init that was never started and was deleted, and of a start that failed: as runc's
 /// shim and CRI have it.
 pub const NEVER_STARTED: u32 = 128;
+
+/// Status of an exec that was never started and was deleted, as runc's shim has it.
+const DELETED_EXEC: u32 = 0;
 
 impl State {
     /// The label of the metric `tasks`, and what operators see.
@@ -143,9 +148,14 @@ impl State {
             }
             (State::Created | State::Stopped(_), Input::Exited(_)) => (*self, Effect::None),
 
-            (State::Created, Input::Delete) => (State::Stopped(NEVER_STARTED), Effect::Remove(NEVER_STARTED)),
-            (State::Stopped(status), Input::Delete) => (*self, Effect::Remove(status)),
-            (State::Starting | State::Running | State::Paused, Input::Delete) => {
+            (State::Created, Input::Delete) if role == Role::Exec => {
+                (State::Stopped(DELETED_EXEC), Effect::Remove(DELETED_EXEC))
+            }
+            (State::Created, Input::Delete | Input::Refused) => {
+                (State::Stopped(NEVER_STARTED), Effect::Remove(NEVER_STARTED))
+            }
+            (State::Stopped(status), Input::Delete | Input::Refused) => (*self, Effect::Remove(status)),
+            (State::Starting | State::Running | State::Paused, Input::Delete | Input::Refused) => {
                 return refused("is running; kill it first");
             }
         };
@@ -284,5 +294,10 @@ mod tests {
         assert_eq!(state.apply(Input::Delete, Role::Init).unwrap(), Effect::Remove(NEVER_STARTED));
         assert_eq!(state.apply(Input::Start, Role::Init).unwrap_err().code(), Code::FAILED_PRECONDITION);
         assert_eq!(state.apply(Input::Delete, Role::Init).unwrap(), Effect::Remove(NEVER_STARTED), "again");
+        for (input, status) in [(Input::Delete, 0), (Input::Refused, 128)] {
+            let mut state = State::Created;
+            assert_eq!(state.apply(input, Role::Exec).unwrap(), Effect::Remove(status), "{input:?}");
+            assert_eq!(state.apply(Input::Delete, Role::Exec).unwrap(), Effect::Remove(status), "again");
+        }
     }
 }

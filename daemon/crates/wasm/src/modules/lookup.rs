@@ -30,6 +30,15 @@ const PATH_DIRECTORIES_MAX: usize = 64;
 /// Names listed in a message about a program that was not found.
 const NAMES_SHOWN: usize = 8;
 
+/// runc's words for a path without a file.
+const NO_SUCH_FILE: &str = "no such file or directory";
+
+/// runc's words for a name that no directory of `PATH` has.
+const NOT_ON_PATH: &str = "executable file not found in $PATH";
+
+/// runc's words for a file that is no program.
+const NOT_PERMITTED: &str = "permission denied";
+
 /// What Linux runtimes search when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -99,7 +108,9 @@ pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<ProgramFile> {
 ///
 /// # Errors
 /// `InvalidArgument` with what was tried, or why a name was refused; never `NotFound`, which
-/// containerd reads as "the task is gone".
+/// containerd reads as "the task is gone". The text has the words of runc, by which clients choose the exit code of a
+/// container that did not start: 127 for [`NO_SUCH_FILE`] and [`NOT_ON_PATH`], 126 for [`NOT_PERMITTED`]
+/// (docker: `setExitCodeFromError` in `daemon/errors.go` of moby).
 pub fn locate(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<LocatedProgram> {
     let candidates = candidates(wanted)?;
     let root = RootDir::of(root);
@@ -128,7 +139,10 @@ pub fn locate(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<LocatedProgram> {
     }
     Err(match not_a_file {
         Some((path, kind)) => {
-            Error::InvalidArgument(format!("{path} is {}, not a program: name the .wasm file itself", name_of(kind)))
+            let kind = name_of(kind);
+            Error::InvalidArgument(format!(
+                "{path} is {kind}, not a program ({NOT_PERMITTED}): name the .wasm file itself"
+            ))
         }
         None => missing(&wanted.program, &candidates),
     })
@@ -204,8 +218,9 @@ fn missing(program: &str, candidates: &[Candidate]) -> Error {
     let shown = plain.iter().take(NAMES_SHOWN).copied().collect::<Vec<_>>().join(", ");
     let more =
         if plain.len() > NAMES_SHOWN { format!(" and {} more", plain.len() - NAMES_SHOWN) } else { String::new() };
+    let reason = if program.contains('/') { NO_SUCH_FILE } else { NOT_ON_PATH };
     Error::InvalidArgument(format!(
-        "no program {program:?} in the container's root file system (no such file): tried {shown}{more}, also with .wasm appended; check the image's entry point and PATH"
+        "no program {program:?} in the container's root file system ({reason}): tried {shown}{more}, also with .wasm appended; check the image's entry point and PATH"
     ))
 }
 
@@ -331,7 +346,7 @@ mod tests {
         symlink("circle", root.0.path().join("circle")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, root.0.path().join("fifo"), FileType::Fifo, 0o600.into(), 0).unwrap();
         let table = [
-            ("/dir", "/dir is a directory"),
+            ("/dir", "/dir is a directory, not a program (permission denied)"),
             // Opening it would wait for a writer for ever.
             ("/fifo", "/fifo is a FIFO"),
             // Above the root is the root.
@@ -340,9 +355,9 @@ mod tests {
             ("/circle", "circle"),
             (
                 "/none",
-                "no program \"/none\" in the container's root file system (no such file): tried /none, also with .wasm appended",
+                "no program \"/none\" in the container's root file system (no such file or directory): tried /none, also with .wasm appended",
             ),
-            ("none", "tried /usr/bin/none, /bin/none, /work/none, also"),
+            ("none", "(executable file not found in $PATH): tried /usr/bin/none, /bin/none, /work/none, also"),
         ];
         for (program, want) in table {
             let error = root.find(&wanted(program)).unwrap_err();
