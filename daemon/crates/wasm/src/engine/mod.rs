@@ -16,6 +16,7 @@
 //! * `program.rs`: a program's code and imports in each engine, its initial memory, its entry point.
 //! * `entry.rs`: which export a start calls, and the error if a module has none.
 //! * `tunables.rs`: wasmtime's configuration, the pool's size, the fingerprint that artifacts carry.
+//! * `refused.rs`: the error for a program whose imports Hearth does not offer.
 //! * `structure.rs`: refuses modules with more memories or tables than the configuration allows.
 
 use std::fs::File;
@@ -31,12 +32,12 @@ use crate::state::{ComponentState, CoreState};
 use crate::wasi::linkers;
 use hearth_base::config;
 use hearth_base::error::{Error, Result};
-use hearth_base::text::{NAME_BYTES_MAX, shown};
 use structure::StructureLimits;
 use tunables::{baseline_tunables, fingerprint, pool, tunables};
 
 mod entry;
 mod program;
+mod refused;
 pub mod structure;
 mod tunables;
 
@@ -237,7 +238,8 @@ impl EngineLinkers {
                 // SAFETY: passed on from the caller.
                 let module = unsafe { Module::deserialize_open_file(&self.engine, artifact) }.map_err(code)?;
                 self.limits.check(Some(&module.resources_required())).map_err(PrepareError::Module)?;
-                let pre = self.core.instantiate_pre(&module).map_err(|e| PrepareError::Module(unknown_import(&e)))?;
+                let refusal = |e| PrepareError::Module(refused::module(&self.core, &module, &e));
+                let pre = self.core.instantiate_pre(&module).map_err(refusal)?;
                 Ok(LinkedProgram::Core(pre))
             }
             ModuleKind::Component => {
@@ -246,21 +248,12 @@ impl EngineLinkers {
                 // SAFETY: passed on from the caller.
                 let component = unsafe { Component::deserialize_file(&self.engine, path) }.map_err(code)?;
                 self.limits.check(component.resources_required().as_ref()).map_err(PrepareError::Module)?;
-                let pre =
-                    self.component.instantiate_pre(&component).map_err(|e| PrepareError::Module(unknown_import(&e)))?;
+                let refusal = |e| PrepareError::Module(refused::component(&component, &e));
+                let pre = self.component.instantiate_pre(&component).map_err(refusal)?;
                 let command = CommandPre::new(&pre);
                 let service = ServicePre::new(&pre);
                 Ok(LinkedProgram::Component { pre, command, service })
             }
         }
     }
-}
-
-/// wasmtime's text about an import, with what to do about it.
-fn unknown_import(error: &wasmtime::Error) -> Error {
-    let text = format!("{error:#}");
-    let text = shown(&text, NAME_BYTES_MAX);
-    Error::InvalidArgument(format!(
-        "the module cannot be linked: {text}; Hearth offers WASI preview 1 to modules and the imports of wasi:cli/command 0.2 and 0.3, wasi:http/proxy 0.2 and wasi:http/service 0.3 to components"
-    ))
 }

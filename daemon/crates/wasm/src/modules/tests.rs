@@ -353,6 +353,25 @@ async fn an_unknown_import_is_named_and_its_artifact_kept() {
 }
 
 #[tokio::test]
+async fn all_unknown_imports_are_named_in_one_line() {
+    let daemon = Node::new().daemon();
+    let known = r#"(import "wasi_snapshot_preview1" "sched_yield" (func (result i32)))"#;
+    let socket = r#"(import "wasi_snapshot_preview1" "sock_open" (func (param i32 i32 i32) (result i32)))"#;
+    let many = |count: usize| {
+        let imports = (0..count).map(|n| format!(r#"(import "moon" "landing{n}" (func))"#));
+        wat::parse_str(format!("(module {known} {socket} {} (func (export \"_start\")))", imports.collect::<String>()))
+    };
+    let error = text(daemon.layer(many(2).unwrap()).await);
+    let list = "in all 3 are unknown: wasi_snapshot_preview1::sock_open, moon::landing0, moon::landing1;";
+    assert!(error.contains(list), "{error}");
+    let error = text(daemon.layer(many(400).unwrap()).await);
+    assert!(error.contains("in all 32 or more are unknown") && error.len() < 1500, "{error}");
+    let spin = r#"(component (import "spin:llm/a@2.0.0" (instance)) (import "spin:llm/b@2.0.0" (instance (export "f" (func)))))"#;
+    let error = text(daemon.layer(wat::parse_str(spin).unwrap()).await);
+    assert!(error.contains("in all 2 are unknown: spin:llm/a@2.0.0, spin:llm/b@2.0.0;"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_not_wasm_is_refused_before_a_process_is_started() {
     let daemon = Node::new().daemon();
     let error = text(daemon.layer(b"#!/bin/sh\n".to_vec()).await);
