@@ -7,6 +7,7 @@
  *   peer signal WORD    sends SIGTERM to the process that has WORD as an argument, and prints "sent"
  *   peer look           tries to read files of the first process of its pid namespace, prints each result, and kills it
  *   peer sysctl NAME    prints a kernel setting, e.g. net/core/somaxconn
+ *   peer mount PATH     mounts a tmpfs with a file "inside" at PATH, prints "mounted" and sleeps
  */
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -141,6 +143,16 @@ static int sysctl(const char *name) {
     return print_lines("", path);
 }
 
+static int mount_inside(const char *path) {
+    char file[512];
+    snprintf(file, sizeof file, "%s/inside", path);
+    if (mount("tmpfs", path, "tmpfs", 0, "size=1m") || open(file, O_WRONLY | O_CREAT, 0644) < 0) {
+        perror(path);
+        return 1;
+    }
+    return 0;
+}
+
 /* The first process of a pid namespace dies of no signal that it does not handle. */
 static void end(int signal) {
     _exit(128 + signal);
@@ -159,13 +171,16 @@ int main(int argc, char **argv) {
         return orphan();
     if (argc == 2 && !strcmp(argv[1], "look"))
         return look();
-    if (argc == 2 && !strcmp(argv[1], "sleep")) {
+    int mounts = argc == 3 && !strcmp(argv[1], "mount");
+    if (mounts && mount_inside(argv[2]))
+        return 1;
+    if (mounts || (argc == 2 && !strcmp(argv[1], "sleep"))) {
         signal(SIGTERM, end);
-        printf("asleep\n");
+        printf(mounts ? "mounted\n" : "asleep\n");
         fflush(stdout);
         for (;;)
             pause();
     }
-    fprintf(stderr, "usage: peer fetch PORT | where | sleep | orphan | signal WORD | look | sysctl NAME\n");
+    fprintf(stderr, "usage: peer fetch PORT | where | sleep | orphan | signal WORD | look | sysctl NAME | mount PATH\n");
     return 2;
 }

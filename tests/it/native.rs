@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use hearth_tests::cri::v1;
+use hearth_tests::daemons::with_sandboxer;
 use hearth_tests::{Guest, Image, Imported, Node, SHORT, eventually};
 
-use crate::only_on_hearth;
+use crate::volumes::{Mounted, directory, propagated, there};
+use crate::{only_on_hearth, skip_unless};
 
 /// The native program.
 fn peer(node: &Node) -> Imported {
@@ -82,6 +85,47 @@ fn a_native_container_has_all_that_runc_gives_it() {
     assert_eq!(sleeper.wait(), 143);
     let again = pod.container("again", &peer).args(["where"]).start();
     assert_eq!(again.wait(), 0);
+}
+
+#[test]
+fn a_control_group_in_systemds_form_is_an_ordinary_one_without_systemd() {
+    only_on_hearth!();
+    skip_unless!(!std::path::Path::new("/run/systemd/system").exists(), "this machine runs systemd");
+    let node = Node::new();
+    let peer = peer(&node);
+    // containerd makes `SLICE:cri-containerd:ID` of it, and runc a control group of that name.
+    let slice = format!("{}.slice", node.machine().cgroup().replace('/', ""));
+    let pod = node.pod("slice").options(|options| options.cgroup_parent = Some(slice.clone())).run();
+    let container = pod.container("where", &peer).args(["where"]).start();
+    assert_eq!(container.wait(), 0, "{:?}", container.log());
+    let cgroup = format!("{slice}:cri-containerd:{}", container.id());
+    assert!(container.stdout().contains(&cgroup), "{cgroup}: {}", container.stdout());
+}
+
+#[test]
+fn a_native_container_mounts_for_the_node_and_for_wasm_containers() {
+    only_on_hearth!();
+    skip_unless!(!with_sandboxer(), "the mounts of such a pod's native containers stay in hearthd");
+    let node = Node::new();
+    let (peer, files) = (peer(&node), node.program(&Guest::FILES));
+    let volume = directory(&node, "volume");
+    let _shared = Mounted::shared(&node, &volume);
+    let inner = directory(&node, "volume/inner");
+    let pod = node.pod("mounter").run();
+    let mounter = pod.container("mounter", &peer).args(["mount", "/volume/inner"]).options(|options| {
+        options.mounts.push(propagated(&volume, "/volume", v1::MountPropagation::PropagationBidirectional));
+        options.capabilities.add_capabilities.push("SYS_ADMIN".into());
+    });
+    let mounter = mounter.start();
+    mounter.wait_for_stdout("mounted");
+    assert!(there(&node, &inner).join("inside").exists(), "the mount is not the node's");
+    let reader = pod.container("reader", &files).args(["list", "/volume/inner"]).options(|options| {
+        options.mounts.push(propagated(&volume, "/volume", v1::MountPropagation::PropagationHostToContainer));
+    });
+    let reader = reader.start();
+    assert_eq!(reader.wait(), 0, "{:?}", reader.log());
+    assert!(reader.stdout().contains("inside"), "{:?}", reader.log());
+    mounter.stop(SHORT.as_secs() as i64);
 }
 
 #[test]

@@ -17,6 +17,16 @@ use hearth_base::error::{Error, Result};
 /// does not start without one, but takes a file as well, which waits for no reader.
 const SHIM_LOG: &str = "log";
 
+/// The mount namespace in which runc's shim runs, with all containers of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mounts {
+    /// The node's, as with containerd's own shims: mounts that a container makes in a volume with
+    /// `mountPropagation: Bidirectional` reach the node.
+    Node,
+    /// The daemon's, for a pod that the sandbox controller made: its `/dev/shm` is mounted only there.
+    Daemon,
+}
+
 /// A bundle for runc's shim.
 pub(super) struct NativeBundle {
     /// Its directory.
@@ -25,6 +35,8 @@ pub(super) struct NativeBundle {
     pub(super) sandbox: Arc<Sandbox>,
     /// Whether its control group is made by systemd.
     pub(super) systemd_cgroup: bool,
+    /// The mount namespace of its shim.
+    pub(super) mounts: Mounts,
 }
 
 /// Makes the bundle for the container `native`, of what containerd has put into the one at `outer`: in that of the
@@ -43,10 +55,10 @@ pub(super) fn prepare(outer: &Path, native: &str, sandboxes: &Sandboxes, directo
     sandbox.check_network()?;
     rewrite_namespaces(&mut spec, &sandbox).map_err(|e| e.context("linux.namespaces"))?;
     add_mounts(&mut spec, &sandbox)?;
-    let bundle = match sandboxes.pod(&id) {
-        Ok(_) => directory.join(native),
+    let (bundle, mounts) = match sandboxes.pod(&id) {
+        Ok(_) => (directory.join(native), Mounts::Daemon),
         // The bundles of a namespace lie side by side.
-        Err(_) => outer.with_file_name(&id).join(NATIVE_BUNDLES).join(native),
+        Err(_) => (outer.with_file_name(&id).join(NATIVE_BUNDLES).join(native), Mounts::Node),
     };
     std::fs::create_dir_all(bundle.join("rootfs"))
         .and_then(|()| std::fs::write(bundle.join("config.json"), spec.to_string()))
@@ -55,8 +67,8 @@ pub(super) fn prepare(outer: &Path, native: &str, sandboxes: &Sandboxes, directo
             let _ = std::fs::remove_dir_all(&bundle);
             Error::Internal(format!("cannot make the bundle {}: {e}", bundle.display()))
         })?;
-    let systemd_cgroup = spec["linux"]["cgroupsPath"].as_str().is_some_and(is_of_systemd);
-    Ok(NativeBundle { bundle, sandbox, systemd_cgroup })
+    let systemd_cgroup = spec["linux"]["cgroupsPath"].as_str().is_some_and(is_of_systemd) && systemd_runs();
+    Ok(NativeBundle { bundle, sandbox, systemd_cgroup, mounts })
 }
 
 /// Whether a cgroup's path is one for systemd, `slice:prefix:name`, as runc has it.
@@ -68,8 +80,15 @@ fn is_of_systemd(path: &str) -> bool {
         && parts.next().is_none()
 }
 
+/// Whether systemd is the node's first process, as sd_booted(3) finds it, and so does runc. Without it a path in systemd's
+/// form is an ordinary one, which containerd makes of a pod's `cgroup_parent` that ends with `.slice`.
+fn systemd_runs() -> bool {
+    std::fs::symlink_metadata("/run/systemd/system").is_ok_and(|found| found.is_dir())
+}
+
 /// The options for runc's shim. The options of the handler in containerd's configuration are for Hearth's shim, and have
-/// another type, which runc's shim does not take. Whether systemd makes the cgroups is read from their path.
+/// another type, which runc's shim does not take. Whether systemd makes the cgroups is read from their path, on a node
+/// that runs systemd.
 pub(super) fn runc_options(given: Option<Any>, systemd_cgroup: bool) -> Option<Any> {
     const TYPE: &str = "containerd.runc.v1.Options";
     /// `systemd_cgroup = true`, field 9; of a field that is there twice the last counts.

@@ -13,7 +13,8 @@
 //! * CRI writes `/proc/<the sandbox's pid>/ns/…` into the specs of a pod's containers. The pid of the sandbox is the
 //!   daemon's, and a container must never join the daemon's namespaces: every such path is replaced by the pod's,
 //!   left out where the pod has the node's, or refused.
-//! * runc's shim groups by sandbox: the native containers of a pod share one process.
+//! * runc's shim groups by sandbox: the native containers of a pod share one process. It runs in the node's mount
+//!   namespace, so that mounts of containers can propagate to the node.
 //!
 //! Failures: if runc's shim dies, its containers are reported as ended (137) and cleaned up by its own `delete`. If the
 //! daemon dies, the `delete` of Hearth's shim cleans up, or the next daemon.
@@ -24,8 +25,9 @@
 mod bundle;
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -37,6 +39,7 @@ use containerd_shim_protos::protobuf::{EnumOrUnknown, Message};
 use hearth_shim::{NATIVE_ADDRESS_FILE, NATIVE_BUNDLES};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::process::{Child, Command};
 use ttrpc::Code;
 use ttrpc::r#async::{Client, TtrpcContext};
 use ttrpc::proto::{Request, Response};
@@ -51,7 +54,9 @@ use hearth_base::error::{Error, Result};
 use hearth_containerd::events::{Event, Reservation as Room};
 use hearth_containerd::peer::{Key, Peer};
 use hearth_containerd::time::{system_time, timestamp};
+use hearth_os::mount::in_node_namespace;
 
+use bundle::Mounts;
 pub use bundle::{end_leftovers, leftovers};
 
 /// The signal that ends a container at once.
@@ -94,6 +99,7 @@ struct Shim {
     service: String,
     /// The bundle it was given for this container.
     bundle: PathBuf,
+    mounts: Mounts,
     /// How long it may take to answer a call that is not containerd's.
     timeout: Duration,
 }
@@ -159,13 +165,13 @@ impl Natives {
         let (natives, name) = (self.clone(), id.clone());
         let prepare = move || bundle::prepare(&outer, &name, &natives.sandboxes, &natives.directory);
         let prepared = tokio::task::spawn_blocking(prepare).await.map_err(|e| Error::Internal(e.to_string()))?;
-        let bundle::NativeBundle { bundle, sandbox, systemd_cgroup } = prepared?;
+        let bundle::NativeBundle { bundle, sandbox, systemd_cgroup, mounts } = prepared?;
         create.bundle = bundle.display().to_string();
         create.options = bundle::runc_options(create.options.take(), systemd_cgroup).into();
-        let (shim, answer) = match self.create_in_shim(context, &bundle, &create).await {
+        let (shim, answer) = match self.create_in_shim(context, &bundle, mounts, &create).await {
             Ok(created) => created,
             Err(error) => {
-                self.delete_by_exec(&id, &bundle).await;
+                self.delete_by_exec(&id, &bundle, mounts).await;
                 let _ = std::fs::remove_dir_all(&bundle);
                 return Err(error);
             }
@@ -188,9 +194,10 @@ impl Natives {
         &self,
         context: &TtrpcContext,
         bundle: &Path,
+        mounts: Mounts,
         create: &CreateTaskRequest,
     ) -> ttrpc::Result<(Shim, CreateTaskResponse)> {
-        let shim = self.start_shim(&create.id, bundle).await?;
+        let shim = self.start_shim(&create.id, bundle, mounts).await?;
         let request = Request {
             // Who calls, and for how long: as with the calls that are passed on.
             metadata: ttrpc::context::to_pb(context.metadata.clone()),
@@ -227,7 +234,7 @@ impl Natives {
         // A pod's containers share a shim, which leaves when the last of them is deleted, be it before it has
         // answered that. One that has ended is as deleted as it can be.
         let Some(exit) = *native.ended.lock() else { return failure(&unreachable_shim(&error)) };
-        self.delete_by_exec(&native.id, &native.shim.bundle).await;
+        self.delete_by_exec(&native.id, &native.shim.bundle, native.shim.mounts).await;
         *native.lost.lock() = Some(exit);
         native.answer_for_lost(&request, exit, || self.forget(native))
     }
@@ -255,7 +262,7 @@ impl Natives {
         }
         let exit = Exit { status: LOST_STATUS, at: SystemTime::now() };
         tracing::warn!(namespace = %self.namespace, task = %native.id, "containerd-shim-runc-v2 is gone; its container is ended");
-        self.delete_by_exec(&native.id, &native.shim.bundle).await;
+        self.delete_by_exec(&native.id, &native.shim.bundle, native.shim.mounts).await;
         *native.lost.lock() = Some(exit);
         native.room.publish(
             &self.namespace,
@@ -270,8 +277,8 @@ impl Natives {
     }
 
     /// Starts runc's shim, or finds the one that serves this pod already.
-    async fn start_shim(&self, id: &str, bundle: &Path) -> Result<Shim> {
-        let output = self.exec(id, bundle, "start").await?;
+    async fn start_shim(&self, id: &str, bundle: &Path, mounts: Mounts) -> Result<Shim> {
+        let output = self.exec(id, bundle, mounts, "start").await?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
             return Err(Error::Unavailable(format!("{} start: {}", self.config.shim.display(), text.trim())));
@@ -288,12 +295,12 @@ impl Natives {
             .map_err(|e| Error::Unavailable(format!("containerd-shim-runc-v2 at {path}: {e}")))?;
         let service = format!("containerd.task.v{version}.Task");
         let timeout = Duration::from_millis(self.config.shim_timeout_ms);
-        Ok(Shim { client: Client::new(stream.into()), service, bundle: bundle.to_path_buf(), timeout })
+        Ok(Shim { client: Client::new(stream.into()), service, bundle: bundle.to_path_buf(), mounts, timeout })
     }
 
     /// Has runc's shim binary remove whatever there is of a container, without its daemon.
-    async fn delete_by_exec(&self, id: &str, bundle: &Path) {
-        match self.exec(id, bundle, "delete").await {
+    async fn delete_by_exec(&self, id: &str, bundle: &Path, mounts: Mounts) {
+        match self.exec(id, bundle, mounts, "delete").await {
             Ok(output) if output.status.success() => {}
             Ok(output) => {
                 let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -304,9 +311,9 @@ impl Natives {
     }
 
     #[allow(clippy::disallowed_methods, reason = "containerd's own shim, called as containerd calls it")]
-    async fn exec(&self, id: &str, bundle: &Path, verb: &str) -> Result<std::process::Output> {
+    async fn exec(&self, id: &str, bundle: &Path, mounts: Mounts, verb: &str) -> Result<Output> {
         let Key { grpc, ttrpc } = &self.peer.key;
-        let mut command = tokio::process::Command::new(&self.config.shim);
+        let mut command = Command::new(&self.config.shim);
         command
             .args(["-namespace", &self.namespace, "-address", grpc, "-publish-binary", "containerd", "-id", id])
             .arg("-bundle")
@@ -318,10 +325,13 @@ impl Natives {
             .env("NAMESPACE", &*self.namespace)
             .env("MAX_SHIM_VERSION", "2")
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true);
         let timeout = Duration::from_millis(self.config.shim_timeout_ms);
         let name = self.config.shim.display();
-        match tokio::time::timeout(timeout, command.output()).await {
+        let output = async { spawn(command, mounts).await?.wait_with_output().await };
+        match tokio::time::timeout(timeout, output).await {
             Ok(Ok(output)) => Ok(output),
             Ok(Err(error)) => Err(Error::FailedPrecondition(format!(
                 "the container's program is native, and {name}, which would run it, cannot be started: {error}"
@@ -407,6 +417,22 @@ impl Native {
             None => failure(&Error::NotFound("process already finished".into())),
         }
     }
+}
+
+/// Starts runc's shim binary in a mount namespace.
+async fn spawn(mut command: Command, mounts: Mounts) -> io::Result<Child> {
+    if mounts == Mounts::Daemon {
+        return command.spawn();
+    }
+    let runtime = tokio::runtime::Handle::current();
+    let spawn = move || {
+        in_node_namespace(|| {
+            // The runtime watches the child.
+            let _runtime = runtime.enter();
+            command.spawn()
+        })
+    };
+    tokio::task::spawn_blocking(spawn).await.map_err(io::Error::other)??
 }
 
 /// A call of the Task API.

@@ -28,6 +28,8 @@ pub struct PodOptions {
     pub dns: Option<v1::DnsConfig>,
     /// The pod's annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Its control group; `None` for that of the machine.
+    pub cgroup_parent: Option<String>,
 }
 
 impl PodOptions {
@@ -45,6 +47,7 @@ impl PodOptions {
             sysctls: BTreeMap::new(),
             dns: None,
             annotations: BTreeMap::new(),
+            cgroup_parent: None,
         }
     }
 }
@@ -100,7 +103,7 @@ impl<'a> PodPlan<'a> {
             dns_config: options.dns,
             annotations: options.annotations.into_iter().collect(),
             linux: Some(v1::LinuxPodSandboxConfig {
-                cgroup_parent: node.machine().cgroup(),
+                cgroup_parent: options.cgroup_parent.unwrap_or_else(|| node.machine().cgroup()),
                 security_context: Some(v1::LinuxSandboxSecurityContext {
                     namespace_options: Some(namespaces.clone()),
                     ..v1::LinuxSandboxSecurityContext::default()

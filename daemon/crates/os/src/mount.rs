@@ -2,6 +2,7 @@
 //!
 //! * [`enter_private_namespace`]: once, first in `main`. Later mounts of the node propagate in (volumes do); the
 //!   daemon's mounts never propagate out, and end with the daemon.
+//! * [`in_node_namespace`]: for programs whose mounts the node has to see.
 //! * [`MountOptions`]: mount(8)'s option words, as containerd and OCI specs use them.
 //! * [`overlay`], [`filesystem`], [`bind`], [`tmpfs`]: the mounts a guest's root is made of.
 //! * [`Mounted`]: unmounts when it is dropped.
@@ -18,8 +19,10 @@
 mod options;
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -27,6 +30,8 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
     open_tree, unmount,
 };
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::in_root::Kind;
 
@@ -38,6 +43,9 @@ pub const GUEST_FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID);
 
 /// mount(2) copies one page of options, the terminating NUL included.
 const DATA_BYTES_MAX: usize = 4_096;
+
+/// The mount namespace in which this process was started: the node's.
+static NODE: OnceLock<File> = OnceLock::new();
 
 /// Gives this process a mount namespace of its own that follows the node's.
 ///
@@ -51,7 +59,32 @@ pub fn enter_private_namespace() -> std::io::Result<()> {
             "{threads} threads are running; it has to be entered by the first alone"
         )));
     }
-    Ok(unshare_mounts()?)
+    let node = File::open("/proc/self/ns/mnt")?;
+    unshare_mounts()?;
+    // Nothing else sets it, and this process cannot come here twice: it would have to have one thread.
+    let _ = NODE.set(node);
+    Ok(())
+}
+
+/// Runs `act` on a thread of its own in the mount namespace in which this process was started, the node's. A program that
+/// it starts stays there. Blocks.
+///
+/// # Errors
+/// As setns(2), and if there is no memory for a thread.
+pub fn in_node_namespace<T: Send>(act: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    let enter = || {
+        if let Some(node) = NODE.get() {
+            // SAFETY: the table of descriptors stays shared. A thread that shares its root and its working directory
+            // with others cannot enter a mount namespace (setns(2)).
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS)? };
+            move_into_link_name_space(node.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        }
+        Ok(act())
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("node-mounts".into()).spawn_scoped(scope, enter)?;
+        thread.join().map_err(|_| std::io::Error::other("the thread in the node's mount namespace panicked"))?
+    })
 }
 
 /// Gives the calling thread a mount namespace of its own that follows the one it had.
@@ -61,7 +94,7 @@ pub fn enter_private_namespace() -> std::io::Result<()> {
 pub fn unshare_mounts() -> Result<()> {
     // SAFETY: unshare is unsafe because of CLONE_FILES, which would take descriptors away from their owners; this call
     // asks for a mount namespace only.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)? };
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
 }
 
