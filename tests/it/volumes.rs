@@ -5,25 +5,28 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use hearth_tests::cri::v1;
-use hearth_tests::{Guest, Image, Imported, Layer, Node, World};
+use hearth_tests::daemons::containerd_version;
+use hearth_tests::{Guest, Image, Imported, Layer, Node, PodOptions, Runtime, World};
+
+use crate::skip_unless;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("the paths of a machine are text")
 }
 
 /// The path by which the story reaches a path of the machine, with the machine's own mounts.
-fn there(world: &World, path: &Path) -> PathBuf {
+pub fn there(world: &World, path: &Path) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root{}", world.machine().init(), path.display()))
 }
 
-fn directory(world: &World, name: &str) -> PathBuf {
+pub fn directory(world: &World, name: &str) -> PathBuf {
     let path = world.path(name);
     fs::create_dir_all(&path).expect("the machine's directory is writable");
     path
 }
 
 /// A mount for a story. Dropping it unmounts it.
-struct Mounted<'a> {
+pub struct Mounted<'a> {
     world: &'a World,
     at: PathBuf,
 }
@@ -35,7 +38,7 @@ impl<'a> Mounted<'a> {
     }
 
     /// A directory whose mounts propagate to other namespaces, as on a node.
-    fn shared(world: &'a World, at: &Path) -> Self {
+    pub fn shared(world: &'a World, at: &Path) -> Self {
         world.program_on_machine("mount", ["--bind", text(at), text(at)]).ok();
         world.program_on_machine("mount", ["--make-rshared", text(at)]).ok();
         Self { world, at: at.to_owned() }
@@ -58,7 +61,7 @@ fn files_in(node: &Node, layer: Layer) -> Imported {
     node.import(&Image::scratch("hearth.test/volumes:1").layer(program).layer(layer).entrypoint([path]))
 }
 
-fn propagated(host: &Path, path: &str, propagation: v1::MountPropagation) -> v1::Mount {
+pub fn propagated(host: &Path, path: &str, propagation: v1::MountPropagation) -> v1::Mount {
     v1::Mount {
         container_path: path.to_owned(),
         host_path: host.display().to_string(),
@@ -191,6 +194,60 @@ fn a_read_only_volume_is_so_as_deep_as_it_was_asked_for() {
     assert_eq!(run("all", "rro"), "Read-only file system\nRead-only file system\n");
     assert_eq!(run("none", "rw"), "ok\nok\n");
     drop(mounted);
+}
+
+#[test]
+fn a_recursively_read_only_volume_is_offered_to_kubelet_and_honoured() {
+    let node = Node::new();
+    let runtime = node.runtime();
+    // Older ones ask runc only.
+    let asks = containerd_version() >= (2, 3, 4) || ((2, 2, 7)..(2, 3, 0)).contains(&containerd_version());
+    skip_unless!(asks, "this containerd asks no other runtime than runc for its features");
+    let handlers = node.cri().status(v1::StatusRequest { verbose: false }).expect("CRI is ready").runtime_handlers;
+    let name = PodOptions::of(runtime).handler;
+    let features = handlers.into_iter().find(|found| found.name == name).and_then(|handler| handler.features);
+    let features = features.expect("the handler has features");
+    assert!(features.recursive_read_only_mounts);
+    assert!(runtime == Runtime::Runc || !features.user_namespaces);
+
+    let files = node.program(&Guest::FILES);
+    let (volume, inner) = (directory(&node, "volume"), directory(&node, "volume/inner"));
+    let mounted = Mounted::tmpfs(&node, &inner);
+    let pod = node.pod("deep").run();
+    let script = "try write /volume/new x , try write /volume/inner/new x";
+    let container = pod.container("deep", &files).args(script.split(' ')).options(|options| {
+        options.mounts.push(v1::Mount {
+            readonly: true,
+            recursive_read_only: true,
+            ..propagated(&volume, "/volume", v1::MountPropagation::PropagationPrivate)
+        });
+    });
+    let container = container.start();
+    assert_eq!(container.wait(), 0, "{:?}", container.log());
+    assert_eq!(container.stdout(), "Read-only file system\nRead-only file system\n");
+    drop(mounted);
+}
+
+#[test]
+fn an_image_is_mounted_as_a_volume() {
+    let node = Node::new();
+    skip_unless!(containerd_version() >= (2, 1, 0), "this containerd has no image volumes");
+    let layer = Layer::new().file("/inside", 0o644, "of the image\n");
+    let data = node.import(&Image::scratch("hearth.test/data:1").layer(layer).entrypoint(["/inside"]));
+    let files = node.program(&Guest::FILES);
+    let pod = node.pod("image-volume").run();
+    let script = "read /data/inside , try write /data/new x";
+    let container = pod.container("reads", &files).args(script.split(' ')).options(|options| {
+        options.mounts.push(v1::Mount {
+            container_path: "/data".into(),
+            image: Some(v1::ImageSpec { image: data.name.clone() }),
+            readonly: true,
+            ..v1::Mount::default()
+        });
+    });
+    let container = container.start();
+    assert_eq!(container.wait(), 0, "{:?}", container.log());
+    assert_eq!(container.stdout(), "of the image\nRead-only file system\n");
 }
 
 #[test]

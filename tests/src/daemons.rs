@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::machine::Machine;
-pub use containerd::{ContainerdOptions, Handler, containerd_major, start_containerd, with_sandboxer};
+pub use containerd::{
+    ContainerdOptions, Handler, containerd_major, containerd_version, start_containerd, with_sandboxer,
+};
 pub use hearthd::{HearthdOptions, start_hearthd, try_start_hearthd};
 
 /// How much of a log is shown when a test fails, in bytes.

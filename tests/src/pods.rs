@@ -46,8 +46,9 @@ impl Node {
         let cri = Arc::new(Cri::connect(&world.layout().containerd_socket()));
         cri.wait_until_ready();
         let node = Self { cri, world };
-        // There is no registry: a pod with a pause container would fail without this import.
-        if !daemons::with_sandboxer() {
+        // There is no registry: a pod with a pause container would fail without this import. containerd 2.3 wants the
+        // image for every pod.
+        if !daemons::with_sandboxer() || daemons::containerd_version() >= (2, 3, 0) {
             let pause = Guest::PAUSE.native_bytes();
             assert_eq!(node.import(&Image::of_file("pause", "/pause", pause)).name, PAUSE_IMAGE);
         }

@@ -14,6 +14,12 @@ async function answer(request) {
       } catch (error) {
         return new Response(`${error}\n`, { status: 502 });
       }
+    case "/fetch-all": {
+      // So many requests at once.
+      const from = Array.from({ length: Number(url.searchParams.get("count")) }, () => fetch(url.searchParams.get("url")));
+      const statuses = await Promise.all(from.map(async (answer) => (await (await answer).text(), (await answer).status)));
+      return new Response(`${statuses.filter((status) => status === 200).length} of ${statuses.length}\n`);
+    }
     default:
       return new Response("no such path\n", { status: 404 });
   }

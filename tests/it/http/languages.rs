@@ -45,6 +45,27 @@ fn a_service_in_javascript_answers_in_a_pod() {
 }
 
 #[test]
+fn a_service_in_javascript_sends_150_requests_at_once_for_one() {
+    only_on_hearth!();
+    let node = Node::new();
+    let (asking, asked) = (node.program(&Guest::JAVASCRIPT), node.program(&Guest::RUST_SERVICE));
+    let pods = [node.pod("asked").run(), node.pod("asking").run()];
+    let asked = pods[0].container("service", &asked).start();
+    let asking = pods[1].container("service", &asking).start();
+    let [from, at] = [&pods[0], &pods[1]].map(|pod| SocketAddr::new(pod.ip().parse().expect("an address"), 8080));
+    node.machine().in_network(|| {
+        for _ in 0..3 {
+            let all = get(at, &format!("/fetch-all?count=150&url=http://{from}/hello"));
+            assert_eq!((all.status, all.text()), (200, "150 of 150\n"));
+        }
+    });
+    for container in [asking, asked] {
+        container.stop(5);
+        assert_eq!(container.wait(), 0, "{}", container.stderr());
+    }
+}
+
+#[test]
 fn a_service_in_python_answers_in_a_pod() {
     only_on_hearth!();
     // Compiling it takes as long as all other stories about HTTP; `make test` has Python with WASI 0.3.

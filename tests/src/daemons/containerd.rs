@@ -208,17 +208,35 @@ fn network(layout: &Layout) -> String {
 /// # Panics
 /// If it does not print its version.
 pub fn containerd_major() -> u32 {
-    static MAJOR: OnceLock<u32> = OnceLock::new();
-    *MAJOR.get_or_init(|| {
+    containerd_version().0
+}
+
+/// containerd's version, without what follows the third number.
+///
+/// # Panics
+/// If it does not print its version.
+pub fn containerd_version() -> (u32, u32, u32) {
+    static VERSION: OnceLock<(u32, u32, u32)> = OnceLock::new();
+    *VERSION.get_or_init(|| {
         let program = paths::containerd("containerd");
         let output = Command::new(&program).arg("--version").output();
         let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
         // containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3
         let text = String::from_utf8_lossy(&output.stdout);
-        let version =
-            text.split_whitespace().nth(2).and_then(|version| version.trim_start_matches('v').split('.').next());
-        version.and_then(|major| major.parse().ok()).unwrap_or_else(|| panic!("not a version of containerd: {text:?}"))
+        text.split_whitespace()
+            .nth(2)
+            .and_then(numbers)
+            .unwrap_or_else(|| panic!("not a version of containerd: {text:?}"))
     })
+}
+
+/// The three numbers of `v2.3.4+unknown` or `1.6.20~ds1`.
+fn numbers(version: &str) -> Option<(u32, u32, u32)> {
+    let mut numbers = version.trim_start_matches('v').splitn(3, '.').map(|part| {
+        let end = part.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(part.len());
+        part[..end].parse().ok()
+    });
+    Some((numbers.next()??, numbers.next()??, numbers.next()??))
 }
 
 /// Whether hearthd's own sandbox controller makes the pods: `HEARTH_TEST_SANDBOXER=1` asks for it.
