@@ -39,6 +39,8 @@ pub enum Command {
     Storm(StormArgs),
     /// The same workload through a private containerd, by Hearth, by nothing, and by other runtimes (as root)
     Node(NodeArgs),
+    /// First start, second start and memory of programs that others publish (as root)
+    Programs(ProgramsArgs),
     /// Requests to an HTTP component, at hearthd, at `wasmtime serve` and at a bare HTTP server in turn (as root)
     Http(HttpArgs),
     /// Many HTTP components at rest on one daemon, and requests to them (as root)
@@ -106,6 +108,9 @@ struct ShownArgs {
     /// Put the numbers between this file's two marks
     #[arg(long, value_name = "PATH")]
     readme: Option<PathBuf>,
+    /// Put the table of programs between this file's two marks
+    #[arg(long, value_name = "PATH")]
+    figures: Option<PathBuf>,
 }
 
 /// Arguments of `start`.
@@ -231,6 +236,19 @@ pub struct NodeArgs {
     /// The floor's shim [default: containerd-shim-floor-v1 beside this program]
     #[arg(long, value_name = "PATH")]
     floor_shim: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `programs`.
+#[derive(Debug, clap::Args)]
+pub struct ProgramsArgs {
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    /// Put the table between this file's two marks
+    #[arg(long, value_name = "PATH")]
+    figures: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
 }

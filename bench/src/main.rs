@@ -70,6 +70,7 @@
 //! * `crowd.rs`: many tasks of one daemon at once, and the resources of a daemon's process.
 //! * `storm.rs`: the `storm` command: a thousand starts at once; starts beside busy guests and compiles.
 //! * `node/`: the `node` command: the same workload through containerd, for all runtimes.
+//! * `programs.rs`: the `programs` command: starts and memory of programs that others publish.
 //! * `floor.rs`: the floor beneath containerd: a daemon that does nothing for its tasks.
 //! * `http/`: the `http` and `services` commands: HTTP components.
 //! * `get.rs`: one HTTP request.
@@ -108,6 +109,7 @@ mod null_server;
 mod output;
 mod plot;
 mod process;
+mod programs;
 mod progress;
 mod report;
 mod rootfs;
@@ -142,6 +144,7 @@ fn main() -> ExitCode {
         Command::Density(arguments) => arguments.run(),
         Command::Storm(arguments) => arguments.run(),
         Command::Node(arguments) => arguments.run(),
+        Command::Programs(arguments) => arguments.run(),
         Command::Http(arguments) => arguments.run(),
         Command::Services(arguments) => arguments.run(),
         Command::HttpFloor { answer } => http::floor::serve(&answer),

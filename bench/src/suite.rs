@@ -15,11 +15,14 @@ use crate::plot::{self, Bar, Group};
 use crate::report::{Report as Start, SCHEMA};
 use crate::stats::Summary;
 use crate::table::{Table, micros, millis};
-use crate::{density, node, storm};
+use crate::{density, node, programs, storm};
 
 /// The marks around the README's numbers.
 const BEGIN: &str = "<!-- numbers: written by `make bench`, not by hand -->\n";
 const END: &str = "<!-- /numbers -->\n";
+
+/// The marks around the table of programs on the page of figures.
+const PROGRAMS: [&str; 2] = ["<!-- programs: written by `make bench`, not by hand -->\n", "<!-- /programs -->\n"];
 
 /// Pods of the density measurement, for a report and for a look.
 const PODS: [usize; 2] = [10_000, 1_000];
@@ -55,6 +58,9 @@ pub struct Suite {
     pub density: density::Report,
     /// Through containerd.
     pub node: node::Report,
+    /// Programs that others publish; not of a quick run.
+    #[serde(default)]
+    pub programs: Option<programs::Report>,
 }
 
 /// Runs everything.
@@ -80,6 +86,7 @@ pub fn run(options: &Options) -> Result<Suite> {
         storm: measure(at, "storm", &[fewer(&["--bursts", "4", "--starts", "100"]), &large].concat())?,
         density: measure(at, "density", &[&["--pods", &pods], fewer(&["--starts", "100"])].concat())?,
         node: measure(at, "node", &[quick, &component, &floor_shim].concat())?,
+        programs: if options.quick { None } else { Some(measure(at, "programs", &[])?) },
     })
 }
 
@@ -111,13 +118,14 @@ impl Suite {
     /// All of it as Markdown.
     pub fn markdown(&self) -> String {
         format!(
-            "{}\n{}\n## Storms\n\n{}\n## Density\n\n{}\n## Through containerd\n\n{}\n\n{}",
+            "{}\n{}\n## Storms\n\n{}\n## Density\n\n{}\n## Through containerd\n\n{}\n\n{}{}",
             self.summary(),
             self.start.markdown(),
             self.storm.tables(),
             self.density.tables(),
             self.node.containerd,
             self.node.tables(),
+            self.programs.as_ref().map_or_else(String::new, |report| format!("\n## Programs\n\n{}", report.markdown())),
         )
     }
 
@@ -257,12 +265,24 @@ impl Suite {
     /// # Errors
     /// If the file cannot be read or written, or lacks a mark.
     pub fn write_readme(&self, readme: &Path) -> Result<()> {
-        let path = || readme.display().to_string();
-        let text = std::fs::read_to_string(readme).with_context(path)?;
-        let text = replaced(&text, &self.summary())
-            .with_context(|| format!("{} has no lines {} and {}", path(), BEGIN.trim_end(), END.trim_end()))?;
-        std::fs::write(readme, text).with_context(path)
+        write_between(readme, [BEGIN, END], &self.summary())
     }
+}
+
+/// Puts the table of programs between the two marks of the page of figures.
+///
+/// # Errors
+/// As [`Suite::write_readme`].
+pub fn write_programs(page: &Path, report: &programs::Report) -> Result<()> {
+    write_between(page, PROGRAMS, &report.markdown())
+}
+
+fn write_between(page: &Path, [begin, end]: [&str; 2], text: &str) -> Result<()> {
+    let path = || page.display().to_string();
+    let before = std::fs::read_to_string(page).with_context(path)?;
+    let after = replaced(&before, [begin, end], text)
+        .with_context(|| format!("{} has no lines {} and {}", path(), begin.trim_end(), end.trim_end()))?;
+    std::fs::write(page, after).with_context(path)
 }
 
 /// The workload of all levels, and of the charts.
@@ -279,9 +299,9 @@ const LEVELS: [(&str, &str, &str); 6] = [
 ];
 
 /// The text with other numbers between the marks.
-fn replaced(text: &str, numbers: &str) -> Option<String> {
-    let begin = text.find(BEGIN)? + BEGIN.len();
-    let end = begin + text[begin..].find(END)?;
+fn replaced(text: &str, [begin, end]: [&str; 2], numbers: &str) -> Option<String> {
+    let begin = text.find(begin)? + begin.len();
+    let end = begin + text[begin..].find(end)?;
     Some(format!("{}\n{}\n{}", &text[..begin], numbers.trim_end(), &text[end..]))
 }
 
@@ -293,8 +313,8 @@ mod tests {
     fn only_the_text_between_the_marks_is_replaced() {
         let text = format!("before\n{BEGIN}old\n{END}after\n");
         let want = format!("before\n{BEGIN}\nnew\n{END}after\n");
-        assert_eq!(replaced(&text, "new\n"), Some(want.clone()));
-        assert_eq!(replaced(&want, "new"), Some(want));
-        assert_eq!(replaced("no marks", "new"), None);
+        assert_eq!(replaced(&text, [BEGIN, END], "new\n"), Some(want.clone()));
+        assert_eq!(replaced(&want, [BEGIN, END], "new"), Some(want));
+        assert_eq!(replaced("no marks", [BEGIN, END], "new"), None);
     }
 }

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::{
-    AllArgs, CommonArgs, DensityArgs, HttpArgs, NodeArgs, ServedArgs, ServicesArgs, ShimArgs, ShowArgs, ShownArgs,
-    StartArgs, StormArgs, UpgradeArgs,
+    AllArgs, CommonArgs, DensityArgs, HttpArgs, NodeArgs, ProgramsArgs, ServedArgs, ServicesArgs, ShimArgs, ShowArgs,
+    ShownArgs, StartArgs, StormArgs, UpgradeArgs,
 };
 use crate::guest::Module;
 use crate::output::JsonFile;
@@ -17,7 +17,7 @@ use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Scenario};
 use crate::scratch::{BundleStore, Scratch};
 use crate::signals::Signals;
-use crate::{density, floor, http, namespaces, node, shim, signals, start, storm, suite, upgrade};
+use crate::{density, floor, http, namespaces, node, programs, shim, signals, start, storm, suite, upgrade};
 
 impl AllArgs {
     /// The `all` command.
@@ -58,7 +58,11 @@ impl ShownArgs {
     fn show(&self, suite: &suite::Suite) -> Result<()> {
         print!("{}", suite.markdown());
         self.plots.as_deref().map_or(Ok(()), |directory| suite.plots(directory))?;
-        self.readme.as_deref().map_or(Ok(()), |readme| suite.write_readme(readme))
+        self.readme.as_deref().map_or(Ok(()), |readme| suite.write_readme(readme))?;
+        match (&self.figures, &suite.programs) {
+            (Some(page), Some(programs)) => suite::write_programs(page, programs),
+            (None, _) | (_, None) => Ok(()),
+        }
     }
 }
 
@@ -215,6 +219,20 @@ impl NodeArgs {
         print!("{}", report.markdown());
         json.map_or(Ok(()), |json| json.write(&report))?;
         removed
+    }
+}
+
+impl ProgramsArgs {
+    /// The `programs` command.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn run(self) -> Result<()> {
+        let json = self.common.json.as_deref().map(JsonFile::at).transpose()?;
+        let report = programs::run(hearthd(self.hearthd)?)?;
+        print!("{}", report.markdown());
+        json.map_or(Ok(()), |json| json.write(&report))?;
+        self.figures.as_deref().map_or(Ok(()), |page| suite::write_programs(page, &report))
     }
 }
 
