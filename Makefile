@@ -88,6 +88,11 @@ e2e: e2e-deps build shim ## Drive pods on a real Kubernetes with kubectl; STORIE
 		$(TARGET)/release/e2e $(STORIES)
 	@$(TARGET)/release/leftovers
 
+.PHONY: test-docker
+test-docker: deps build shim ## Run the stories of Docker, which is fetched and not installed (root)
+	@docker=$$(tests/fetch-docker.sh) && export HEARTH_TEST_DOCKER=$$docker && \
+		$(CARGO) test $(BUILD) --test it -- docker::
+
 .PHONY: lint
 lint: ## Check format, pages, clippy and rustdoc, all warnings denied
 	$(CARGO) fmt --all --check

@@ -13,7 +13,7 @@
 //! * `server.rs`: servers for guests that fetch.
 
 mod baseline;
-mod client;
+pub mod client;
 mod drain;
 mod endings;
 mod hostile;

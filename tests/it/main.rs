@@ -12,6 +12,7 @@
 //! * `ahead.rs`: compiling ahead: an image's program is compiled when the image is imported.
 //! * `artifacts.rs`: CNCF Wasm OCI artifacts.
 //! * `deploy.rs`: the contents of `deploy/`, and the references of its pages to tests.
+//! * `docker.rs`: Docker with Hearth as its runtime.
 //! * `exec.rs`: more programs in a running task.
 //! * `faults.rs`: faults of images, specs and guests are reported with the remedy.
 //! * `files.rs`: the guest's file system.
@@ -45,6 +46,7 @@
 mod ahead;
 mod artifacts;
 mod deploy;
+mod docker;
 mod exec;
 mod faults;
 mod files;
