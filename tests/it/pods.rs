@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use hearth_tests::{Guest, Image, Imported, Layer, Node, Runtime, SHORT, eventually};
 
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 /// 128 + SIGTERM.
 const TERMINATED: i32 = 143;
@@ -97,6 +97,43 @@ fn two_containers_of_one_pod_live_and_end_apart() {
     assert!(second.is_running());
     pod.stop();
     assert!(!second.is_running(), "it ends with its sandbox");
+}
+
+#[test]
+fn the_containers_of_a_pod_share_the_limit_of_its_control_group() {
+    only_on_hearth!();
+    const MIB: u64 = 1 << 20;
+    let node = Node::new();
+    // As kubelet makes it for `spec.resources` of a pod.
+    let name = format!("{}/budget", node.machine().cgroup());
+    let (hierarchy, file) = match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        true => ("/sys/fs/cgroup", "memory.max"),
+        false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+    };
+    let group = PathBuf::from(format!("{hierarchy}{name}"));
+    let made = fs::create_dir_all(&group).is_ok() && group.join(file).exists();
+    skip_unless!(made, "this machine has no control groups of memory");
+    let limit = |bytes: u64| fs::write(group.join(file), bytes.to_string()).expect("root may change it");
+    limit(48 * MIB);
+    let grow = node.program(&Guest::GROW);
+    let pod = node.pod("budget").options(|options| options.cgroup_parent = Some(name.clone())).run();
+    let run = |name: &str, arguments: [&str; 2]| pod.container(name, &grow).args(arguments).start();
+    let holds = run("holds", ["30", "3600"]);
+    holds.wait_for_stdout("got 30 MiB");
+    let refused = run("refused", ["30", "0"]);
+    assert_eq!(refused.wait(), 9, "{:?}", refused.log());
+    let dies = run("dies", ["30", "abort"]);
+    let status = dies.ended();
+    assert_eq!((status.exit_code, status.reason.as_str()), (137, "OOMKilled"), "{:?}", dies.log());
+    assert!(dies.stderr().contains(&format!("that of its pod {}", 48 * MIB)), "{}", dies.stderr());
+    // A raise is seen by the next growth, and the end of a container makes room.
+    limit(96 * MIB);
+    assert_eq!(run("raised", ["30", "0"]).wait(), 0);
+    limit(48 * MIB);
+    holds.stop(SHORT.as_secs() as i64);
+    assert_eq!(run("again", ["30", "0"]).wait(), 0);
+    drop(pod);
+    fs::remove_dir(&group).expect("no process is in it");
 }
 
 #[test]

@@ -20,11 +20,13 @@ use crate::task::pid;
 use crate::task::pod_files::PodFiles;
 use hearth_base::bundle::{Network, Scope, Scopes, SpecMount, TaskSpec};
 use hearth_base::error::{Error, Result};
+use hearth_os::cgroup::parent_memory_limit;
 use hearth_os::holder::{Holder, PidHolder};
 use hearth_os::identity::{self, Identity};
 use hearth_os::namespaces::Shared;
 use hearth_os::netns::NetNs;
 use hearth_os::sysctl::{Kind, Sysctl};
+use hearth_wasm::memory::PodMemory;
 
 /// Which pod a container belongs to.
 #[derive(Clone)]
@@ -66,6 +68,8 @@ pub struct Sandbox {
     pids: OnceLock<PidHolder>,
     /// The pod's files, if CRI has not made them.
     files: Option<PodFiles>,
+    /// Set by the first container that names a control group.
+    memory: OnceLock<Arc<PodMemory>>,
     runtime: Handle,
 }
 
@@ -110,8 +114,25 @@ impl Sandbox {
             shared: OnceLock::new(),
             pids: OnceLock::new(),
             files,
+            memory: OnceLock::new(),
             runtime,
         })
+    }
+
+    /// The memory of all guests of the pod, whose limit is that of the pod's control group. `cgroups_path`: that of one
+    /// of its containers. A read of a file of the kernel.
+    pub fn memory(&self, cgroups_path: &str) -> Arc<PodMemory> {
+        let path = cgroups_path.to_owned();
+        let memory = self.memory.get_or_init(|| Arc::new(PodMemory::new(move || parent_memory_limit(&path))));
+        memory.refresh();
+        memory.clone()
+    }
+
+    /// Reads the limit of the pod's memory again.
+    pub fn refresh_memory(&self) {
+        if let Some(memory) = self.memory.get() {
+            memory.refresh();
+        }
     }
 
     /// The path by which a native container joins a namespace of the pod; `None` if it is the node's. Blocks if the

@@ -6,6 +6,7 @@
 
 use crate::task::Task;
 use crate::task::process::state::State;
+use crate::task::sandbox::Membership;
 use hearth_base::bundle::ResourceUpdate;
 use hearth_base::error::{Error, Result};
 use hearth_wasm::scheduler::CpuLimits;
@@ -26,6 +27,10 @@ impl Task {
             let limits = CpuLimits::of(&changed)?;
             *cpu = changed;
             self.init.set_cpu(limits);
+        }
+        if let Membership::In(pod) = &container.pod {
+            // kubelet changes the pod's control group before its containers.
+            pod.refresh_memory();
         }
         if let Some(limit) = update.memory_limit {
             container.memory.set_limit(limit.unwrap_or(u64::MAX).min(container.memory_limit_max));

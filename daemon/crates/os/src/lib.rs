@@ -16,6 +16,7 @@
 //! * [`netns`]: network namespaces: opening one, entering it, comparing two.
 //! * [`namespaces`]: IPC and UTS namespaces of a pod, kept by a descriptor.
 //! * [`holder`]: processes that only hold a network or pid namespace.
+//! * [`cgroup`]: the memory limit of a pod's control group.
 //! * [`sysctl`]: a pod's `linux.sysctl` settings, written in its namespaces.
 //!
 //! Files and mounts:
@@ -41,6 +42,7 @@
 pub mod accept;
 pub mod activation;
 pub mod alloc;
+pub mod cgroup;
 pub mod clock;
 pub mod coarse_timer;
 pub mod confine;

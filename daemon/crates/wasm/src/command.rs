@@ -172,7 +172,10 @@ fn refused(memory: &MemoryUse, refused_before: u64, error: &wasmtime::Error) -> 
     let text = format!("{error:#}");
     let text = shown(&text, REFUSAL_BYTES_MAX);
     if memory.refused() > refused_before {
-        return over_memory(memory.limit(), &text);
+        return match memory.pod_limit() {
+            Some(pod) if pod < memory.limit() => over_memory(pod, &text).context("the pod"),
+            _ => over_memory(memory.limit(), &text),
+        };
     }
     Error::FailedPrecondition(format!("the module cannot be instantiated: {text}"))
 }

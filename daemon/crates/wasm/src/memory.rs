@@ -10,7 +10,8 @@ use crate::engine::structure::StructureLimits;
 /// Bytes a table element takes on the host.
 pub const TABLE_ELEMENT_BYTES: u64 = 8;
 
-/// The memory of one container's guests, shared by their stores, its statistics and updates of its limit.
+/// The memory of one container's guests, shared by their stores, its statistics and updates of its limit; or of all
+/// guests of a pod.
 #[derive(Debug)]
 pub struct MemoryUse {
     limit: AtomicU64,
@@ -19,6 +20,43 @@ pub struct MemoryUse {
     refused: AtomicU64,
     /// Whether a guest ended for want of it.
     fatal: AtomicBool,
+    /// The memory of the pod, which contains this.
+    pod: Option<Arc<PodMemory>>,
+}
+
+/// The memory of all guests of a pod.
+pub struct PodMemory {
+    used: MemoryUse,
+    /// The present limit, in bytes, if there is one.
+    read_limit: Box<dyn Fn() -> Option<u64> + Send + Sync>,
+}
+
+impl std::fmt::Debug for PodMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PodMemory").field("used", &self.used).finish_non_exhaustive()
+    }
+}
+
+impl PodMemory {
+    /// A use of 0 bytes. `read_limit` reads the limit in bytes, `None` for none: now, at [`PodMemory::refresh`], and
+    /// before a growth is refused.
+    pub fn new(read_limit: impl Fn() -> Option<u64> + Send + Sync + 'static) -> PodMemory {
+        let used = MemoryUse::new(read_limit().unwrap_or(u64::MAX));
+        PodMemory { used, read_limit: Box::new(read_limit) }
+    }
+
+    /// Reads the limit again.
+    pub fn refresh(&self) {
+        self.used.set_limit((self.read_limit)().unwrap_or(u64::MAX));
+    }
+
+    fn take(&self, more: u64) -> bool {
+        self.used.take(more) || {
+            // It may have been raised.
+            self.refresh();
+            self.used.take(more)
+        }
+    }
 }
 
 impl MemoryUse {
@@ -30,7 +68,18 @@ impl MemoryUse {
             peak: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             fatal: AtomicBool::new(false),
+            pod: None,
         }
+    }
+
+    /// The same within the memory of a pod.
+    pub fn within(self, pod: Arc<PodMemory>) -> MemoryUse {
+        MemoryUse { pod: Some(pod), ..self }
+    }
+
+    /// The limit of the pod, in bytes, if it has one.
+    pub fn pod_limit(&self) -> Option<u64> {
+        self.pod.as_ref().map(|pod| pod.used.limit()).filter(|limit| *limit != u64::MAX)
     }
 
     /// The limit, in bytes.
@@ -63,20 +112,26 @@ impl MemoryUse {
     fn take(&self, more: u64) -> bool {
         let limit = self.limit();
         let add = |held: u64| held.checked_add(more).filter(|sum| *sum <= limit);
-        match self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(before) => {
-                self.peak.fetch_max(before + more, Ordering::Relaxed);
-                true
+        let before = self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok();
+        let before = before.filter(|_| {
+            let within_pod = self.pod.as_ref().is_none_or(|pod| pod.take(more));
+            if !within_pod {
+                self.current.fetch_sub(more, Ordering::Relaxed);
             }
-            Err(_) => {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-                false
-            }
-        }
+            within_pod
+        });
+        match before {
+            Some(before) => self.peak.fetch_max(before + more, Ordering::Relaxed),
+            None => self.refused.fetch_add(1, Ordering::Relaxed),
+        };
+        before.is_some()
     }
 
     fn give_back(&self, bytes: u64) {
         self.current.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(pod) = &self.pod {
+            pod.used.give_back(bytes);
+        }
     }
 
     /// Records that a guest ended for want of memory.
@@ -182,6 +237,28 @@ mod tests {
         usage.set_limit(1);
         assert!(!limits.memory_growing(0, 1, None).unwrap(), "what is held stays, more is refused");
         assert_eq!((usage.current(), usage.limit()), (4 * 65_536 + 800, 1));
+    }
+
+    #[test]
+    fn the_containers_of_a_pod_share_its_limit_which_is_read_before_it_refuses() {
+        let limit = Arc::new(AtomicU64::new(150_000));
+        let read = limit.clone();
+        let pod = Arc::new(PodMemory::new(move || Some(read.load(Ordering::Relaxed))));
+        let usage = [(); 2].map(|()| Arc::new(MemoryUse::new(100_000).within(pod.clone())));
+        let [mut one, mut other] =
+            [0, 1].map(|at: usize| MemoryLimiter::new(usage[at].clone(), Arc::default(), STRUCTURE));
+        assert!(one.memory_growing(0, 90_000, None).unwrap());
+        assert!(!one.memory_growing(90_000, 110_000, None).unwrap(), "over its own limit");
+        assert!(!other.memory_growing(0, 70_000, None).unwrap(), "over the pod's");
+        assert_eq!((usage[1].current(), usage[1].refused(), usage[1].pod_limit()), (0, 1, Some(150_000)));
+        limit.store(200_000, Ordering::Relaxed);
+        assert!(other.memory_growing(0, 70_000, None).unwrap(), "it was raised");
+        limit.store(1, Ordering::Relaxed);
+        pod.refresh();
+        drop(one);
+        assert!(!other.memory_growing(70_000, 70_001, None).unwrap(), "what is held stays, more is refused");
+        drop(other);
+        assert_eq!(pod.used.current(), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::task::sandbox::{Membership, Sandbox, SandboxSpec};
 use hearth_base::bundle::TaskSpec;
 use hearth_base::error::{Error, Result};
 use hearth_stdio::Stdio;
+use hearth_wasm::memory::MemoryUse;
 use hearth_wasm::scheduler::Guest;
 
 use super::Creator;
@@ -34,7 +35,7 @@ impl Specified {
             termination_log: None,
             guest: Guest::default(),
             cpu,
-            memory_limit: memory_limit.unwrap_or(config.engine.memory_bytes_max),
+            memory: MemoryUse::new(memory_limit.unwrap_or(config.engine.memory_bytes_max)),
             stdio: Stdio::none(&config.stdio),
             files: Files::none(creator.runtime.clone()),
             partly_read_only: false,

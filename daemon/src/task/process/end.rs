@@ -85,7 +85,8 @@ impl Process {
         let container = &self.container;
         let memory = &container.memory;
         container.metrics.tasks.oom_kills.inc();
-        let text = format!("out of memory: its limit is {} bytes", memory.limit());
+        let pod = memory.pod_limit().map(|limit| format!(", and that of its pod {limit}"));
+        let text = format!("out of memory: its limit is {} bytes{}", memory.limit(), pod.unwrap_or_default());
         self.stdio.write_stderr(&format!("hearth: {text}\n"));
         tracing::info!(target: logging::GUEST, namespace = %container.namespace, task = %container.id, process = %self.id, limit = memory.limit(), "a guest ended for want of memory");
         container.recent.ended(&container.about, EndKind::OutOfMemory, status, &text);

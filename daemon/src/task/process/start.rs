@@ -119,9 +119,11 @@ impl Process {
 
     async fn start_program(self: &Arc<Self>, world: &Arc<World>, prepared: Prepared, placed: Placed) -> Result<u32> {
         let (program, slot) = &placed;
-        // An exec shares the memory limit with processes that may take what is left of it at any moment.
+        // An exec shares the memory limit with processes that may take what is left of it at any moment, as the
+        // containers of a pod with a limit do.
         let certain = self.role == Role::Init
             && slot.is_sure(program.initial_memory(), self.container.memory.limit())
+            && self.container.memory.pod_limit().is_none()
             && self.container.files.is_ready();
         if certain {
             self.started();

@@ -151,6 +151,8 @@ struct RawLinux {
     sysctl: Option<BTreeMap<String, String>>,
     #[serde(default)]
     devices: Option<Vec<RawDevice>>,
+    #[serde(default, rename = "cgroupsPath")]
+    cgroups_path: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -266,6 +268,7 @@ impl TaskSpec {
             sysctls: linux.sysctl.unwrap_or_default(),
             user_namespace: namespaces.iter().any(|namespace| namespace.kind == "user"),
             devices: devices.filter(|path| !DEFAULT_DEVICES.contains(&path.as_str())).collect(),
+            cgroups_path: linux.cgroups_path.unwrap_or_default(),
         })
     }
 }

@@ -69,6 +69,8 @@ pub struct TaskSpec {
     pub user_namespace: bool,
     /// The paths in `linux.devices`, without those that every container has by default.
     pub devices: Vec<String>,
+    /// `linux.cgroupsPath`; may be empty.
+    pub cgroups_path: String,
 }
 
 /// The owner of a namespace.

@@ -61,12 +61,15 @@ fn user_network_and_role_are_read() {
 #[test]
 fn a_user_namespace_and_devices_beyond_the_default_ones_are_read() {
     let spec = parse(r#"{"process":{},"linux":{"namespaces":[{"type":"pid"}],"devices":null}}"#).unwrap();
-    assert!(!spec.user_namespace && spec.devices.is_empty());
-    let own = r#"{"process":{},"linux":{"namespaces":[{"type":"user"}],
+    assert!(!spec.user_namespace && spec.devices.is_empty() && spec.cgroups_path.is_empty());
+    let own = r#"{"process":{},"linux":{"namespaces":[{"type":"user"}],"cgroupsPath":"/kubepods/pod1/a",
         "devices":[{"path":"/dev/null","type":"c","major":1,"minor":3},{"path":"/dev/fuse","type":"c"}]}}"#;
     let spec = parse(own).unwrap();
     assert!(spec.user_namespace);
-    assert_eq!(spec.devices, ["/dev/fuse"]);
+    assert_eq!(
+        (spec.devices.as_slice(), spec.cgroups_path.as_str()),
+        (["/dev/fuse".to_owned()].as_slice(), "/kubepods/pod1/a")
+    );
 }
 
 #[test]
