@@ -2,9 +2,11 @@
  *
  *   times=N      so many times
  *   upload=N     with a body of N bytes
+ *   grpc=1       with a message of gRPC as the body; it prints the trailers, too
  *   connect=MS first=MS between=MS   time-outs
  *
- * It prints a line for each response, `STATUS LENGTH BEGINNING`, or `error NAME` and ends with 1.
+ * It prints a line for each response, `STATUS LENGTH BEGINNING` (of gRPC, the beginning of the message), or `error NAME`
+ * and ends with 1.
  *
  * The imports are written as the component model's canonical ABI has them; see http.wit for the types.
  */
@@ -41,6 +43,12 @@ IMPORT(TYPES, "[method]incoming-response.consume") void response_body(handle, vo
 IMPORT(TYPES, "[resource-drop]incoming-response") void drop_response(handle);
 IMPORT(TYPES, "[method]incoming-body.stream") void body_input(handle, void *result);
 IMPORT(TYPES, "[resource-drop]incoming-body") void drop_body(handle);
+IMPORT(TYPES, "[static]incoming-body.finish") handle finish_reading(handle);
+IMPORT(TYPES, "[method]future-trailers.subscribe") handle subscribe_trailers(handle);
+IMPORT(TYPES, "[method]future-trailers.get") void get_trailers(handle, void *result);
+IMPORT(TYPES, "[resource-drop]future-trailers") void drop_trailers(handle);
+IMPORT(TYPES, "[method]fields.entries") void field_entries(handle, void *result);
+IMPORT(TYPES, "[resource-drop]fields") void drop_fields(handle);
 IMPORT(TYPES, "http-error-code") void error_code_of(handle error, void *result);
 IMPORT(STREAMS, "[method]input-stream.blocking-read") void read_some(handle, int64_t, void *result);
 IMPORT(STREAMS, "[method]output-stream.blocking-write-and-flush") void write_all(handle, const char *, size_t, void *result);
@@ -82,6 +90,44 @@ static long option(int count, char **options, const char *name, long otherwise) 
     return otherwise;
 }
 
+/* The prefix of a message of gRPC: not compressed, and its length. */
+static const char message[] = {0, 0, 0, 0, 5, 'h', 'e', 'l', 'l', 'o'};
+enum { PREFIX = 5 };
+
+static void write_message(handle body) {
+    _Alignas(8) uint8_t result[64];
+    int32_t made_result[2], written[3];
+    body_output(body, made_result);
+    handle output = made(made_result);
+    write_all(output, message, sizeof message, written);
+    drop_output(output);
+    finish_body(body, 0, 0, result);
+}
+
+/* The trailers after a body. */
+static void print_trailers(handle body) {
+    _Alignas(8) uint8_t result[96];
+    struct { const struct { const char *name; size_t name_length; const char *value; size_t length; } *all; size_t count; } fields;
+    handle future = finish_reading(body), pollable = subscribe_trailers(future);
+    block(pollable);
+    drop_pollable(pollable);
+    /* option<result<result<option<fields>, error-code>>>: each begins 8 bytes after the one around it. */
+    get_trailers(future, result);
+    if (!result[0] || result[8])
+        __builtin_trap();
+    if (result[16])
+        fail(result + 24);
+    if (result[24]) {
+        handle trailers = *(int32_t *)(result + 28);
+        field_entries(trailers, &fields);
+        for (size_t i = 0; i < fields.count; i++)
+            printf("trailer %.*s: %.*s\n", (int)fields.all[i].name_length, fields.all[i].name, (int)fields.all[i].length,
+                   fields.all[i].value);
+        drop_fields(trailers);
+    }
+    drop_trailers(future);
+}
+
 static void write_body(handle body, long left) {
     static char block[4096];
     _Alignas(8) uint8_t result[64];
@@ -100,7 +146,7 @@ static void write_body(handle body, long left) {
     finish_body(body, 0, 0, result);
 }
 
-static void read_body(handle response, int32_t status) {
+static void read_body(handle response, int32_t status, int is_grpc) {
     int32_t result[2];
     response_body(response, result);
     handle body = made(result);
@@ -129,30 +175,35 @@ static void read_body(handle response, int32_t status) {
         puts("error without a code");
         exit(1);
     }
-    printf("%d %zu %s\n", status, total, beginning);
-    fflush(stdout);
+    printf("%d %zu %s\n", status, total, beginning + (is_grpc && total > PREFIX ? PREFIX : 0));
     drop_input(input);
-    drop_body(body);
+    if (is_grpc)
+        print_trailers(body);
+    else
+        drop_body(body);
+    fflush(stdout);
 }
 
 static void fetch(char **where, int count, char **options) {
     _Alignas(8) uint8_t result[96];
-    long upload = option(count, options, "upload", 0);
+    long upload = option(count, options, "upload", 0), is_grpc = option(count, options, "grpc", 0);
     handle fields = new_fields();
     if (upload) {
         char length[32];
         snprintf(length, sizeof length, "%ld", upload);
         append_field(fields, "content-length", 14, length, strlen(length), result);
     }
+    if (is_grpc)
+        append_field(fields, "content-type", 12, "application/grpc+proto", 22, result);
     handle request = new_request(fields);
-    set_method(request, upload ? 2 : 0, 0, 0);
+    set_method(request, upload || is_grpc ? 2 : 0, 0, 0);
     set_scheme(request, 1, !strcmp(where[0], "https"), 0, 0);
     if (set_authority(request, 1, where[1], strlen(where[1])) || set_path(request, 1, where[2], strlen(where[2]))) {
         puts("error HTTP-request-URI-invalid");
         exit(1);
     }
     handle body = 0;
-    if (upload) {
+    if (upload || is_grpc) {
         int32_t asked[2];
         request_body(request, asked);
         body = made(asked);
@@ -168,7 +219,9 @@ static void fetch(char **where, int count, char **options) {
     if (result[0])
         fail(result + 8);
     handle future = *(int32_t *)(result + 8);
-    if (upload)
+    if (is_grpc)
+        write_message(body);
+    else if (upload)
         write_body(body, upload);
     handle pollable = subscribe(future);
     block(pollable);
@@ -180,7 +233,7 @@ static void fetch(char **where, int count, char **options) {
     if (result[16])
         fail(result + 24);
     handle response = *(int32_t *)(result + 24);
-    read_body(response, response_status(response));
+    read_body(response, response_status(response), is_grpc != 0);
     drop_response(response);
     drop_future(future);
 }

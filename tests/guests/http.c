@@ -1,6 +1,7 @@
 /* An HTTP service, by wasi:http itself. Its paths:
  *
  *   /echo      method, path and headers, one a line
+ *   /scheme    http or https
  *   /count     the number of requests of this instance: always 1
  *   /upload    the number of bytes of the body
  *   /download  10 MB
@@ -22,6 +23,9 @@
  *   /hold      takes memory until it is refused, and answers when the body has ended
  *   /env/NAME  the value of an environment variable
  *   /file/PATH the contents of a file
+ *   /grpc.health.v1.Health/Check  gRPC: SERVING
+ *   /hearth.test.Echo/Chat        gRPC: every message, and a trailer
+ *   /hearth.test.Echo/Fail        gRPC: NOT_FOUND, without a message
  *
  * The imports are written as the component model's canonical ABI has them; see http.wit for the types.
  */
@@ -37,6 +41,7 @@
 
 IMPORT(TYPES, "[method]incoming-request.method") void request_method(handle, void *result);
 IMPORT(TYPES, "[method]incoming-request.path-with-query") void request_path(handle, void *result);
+IMPORT(TYPES, "[method]incoming-request.scheme") void request_scheme(handle, void *result);
 IMPORT(TYPES, "[method]incoming-request.headers") handle request_headers(handle);
 IMPORT(TYPES, "[method]incoming-request.consume") void request_body(handle, void *result);
 IMPORT(TYPES, "[method]incoming-body.stream") void body_input(handle, void *result);
@@ -78,10 +83,10 @@ struct answer {
 };
 
 /* Sends the head, with one more field if `name` is not 0. */
-static struct answer answer_with(handle out, int status, const char *name, const char *value) {
+static struct answer answer_as(handle out, int status, const char *type, const char *name, const char *value) {
     int32_t result[2];
     handle fields = new_fields();
-    field(fields, "content-type", "text/plain");
+    field(fields, "content-type", type);
     if (name)
         field(fields, name, value);
     handle response = new_response(fields);
@@ -93,6 +98,10 @@ static struct answer answer_with(handle out, int status, const char *name, const
     answer.output = made(result);
     set_response(out, 0, response, 0, 0, 0, 0, 0, 0);
     return answer;
+}
+
+static struct answer answer_with(handle out, int status, const char *name, const char *value) {
+    return answer_as(out, status, "text/plain", name, value);
 }
 
 static struct answer answer(handle out, int status) { return answer_with(out, status, 0, 0); }
@@ -140,6 +149,13 @@ static void echo(handle request, handle out, const char *path) {
     say(out, 200, text);
 }
 
+static void scheme(handle request, handle out) {
+    struct { int32_t some, which; const char *other; size_t length; } scheme = {0};
+    request_scheme(request, &scheme);
+    const char *const schemes[] = {"http\n", "https\n", "another\n"};
+    say(out, 200, scheme.some & 0xff ? schemes[scheme.which & 0xff] : "none\n");
+}
+
 static handle input_of(handle request) {
     int32_t result[2];
     request_body(request, result);
@@ -167,9 +183,8 @@ static void upload(handle request, handle out) {
     say(out, 200, text);
 }
 
-static void mirror(handle request, handle out) {
-    handle input = input_of(request);
-    struct answer given = answer_with(out, 200, "trailer", "x-trailer");
+/* Copies the body. */
+static void copy(handle input, struct answer given) {
     size_t kept = taken;
     for (struct piece piece;;) {
         taken = kept;
@@ -177,9 +192,39 @@ static void mirror(handle request, handle out) {
         if (piece.failed & 0xff || put(given.output, piece.bytes, piece.length))
             break;
     }
+}
+
+static void mirror(handle request, handle out) {
+    handle input = input_of(request);
+    struct answer given = answer_with(out, 200, "trailer", "x-trailer");
+    copy(input, given);
     handle trailers = new_fields();
     field(trailers, "x-trailer", "the end");
     finish(given, trailers);
+}
+
+/* gRPC over HTTP/2: messages with a prefix of 5 bytes, and the status in the trailers. */
+static const char grpc[] = "application/grpc+proto";
+
+static handle grpc_ok(void) {
+    handle trailers = new_fields();
+    field(trailers, "grpc-status", "0");
+    field(trailers, "x-trailer", "the end");
+    return trailers;
+}
+
+static void grpc_health(handle out) {
+    static const char serving[] = {0, 0, 0, 0, 2, 0x08, 1};
+    struct answer given = answer_as(out, 200, grpc, 0, 0);
+    put(given.output, serving, sizeof serving);
+    finish(given, grpc_ok());
+}
+
+static void grpc_chat(handle request, handle out) {
+    handle input = input_of(request);
+    struct answer given = answer_as(out, 200, grpc, 0, 0);
+    copy(input, given);
+    finish(given, grpc_ok());
 }
 
 static void download(handle out) {
@@ -253,6 +298,14 @@ __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void ser
     requests++;
     if (IS("/echo")) {
         echo(request, out, path);
+    } else if (IS("/grpc.health.v1.Health/Check")) {
+        grpc_health(out);
+    } else if (IS("/hearth.test.Echo/Chat")) {
+        grpc_chat(request, out);
+    } else if (IS("/hearth.test.Echo/Fail")) {
+        finish(answer_as(out, 200, grpc, "grpc-status", "5"), 0);
+    } else if (IS("/scheme")) {
+        scheme(request, out);
     } else if (IS("/count")) {
         snprintf(text, sizeof text, "%d\n", requests);
         say(out, 200, text);

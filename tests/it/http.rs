@@ -6,21 +6,25 @@
 //! * `client.rs`: an HTTP/1.1 client that writes every byte itself.
 //! * `drain.rs`: a service that is stopped under load.
 //! * `endings.rs`: exchanges that fail: what the client gets, what is counted and what is told.
+//! * `grpc.rs`: gRPC by a real client and a real server.
 //! * `hostile.rs`: hostile clients, and ambiguous requests.
 //! * `languages.rs`: services in JavaScript, Python and Rust, in pods.
 //! * `outgoing.rs`: outgoing requests of guests.
 //! * `p3.rs`: commands and services of WASI 0.3.
 //! * `server.rs`: servers for guests that fetch.
+//! * `tls.rs`: TLS at the port of a service.
 
 mod baseline;
 pub mod client;
 mod drain;
 mod endings;
+mod grpc;
 mod hostile;
 mod languages;
 mod outgoing;
 mod p3;
 mod server;
+mod tls;
 
 use std::collections::VecDeque;
 use std::io::{BufRead, ErrorKind, Read, Write};

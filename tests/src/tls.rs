@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rcgen::{Certificate, CertificateParams, CertifiedIssuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
@@ -33,13 +33,26 @@ impl Authority {
     /// # Panics
     /// If it is not a DNS name.
     pub fn server(&self, name: &str) -> ServerConfig {
-        let key = KeyPair::generate().expect("a key can be made");
-        let about = CertificateParams::new([name.to_owned()]).expect("a name");
-        let certificate = about.signed_by(&key, &self.0).expect("it signs");
+        let (certificate, key) = self.issue(name);
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("it is a key");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.expect("they are known").with_no_client_auth();
         config.with_single_cert(vec![certificate.into()], key).expect("they belong together")
+    }
+
+    /// A certificate of this authority for a server of this name, and its key, in PEM.
+    ///
+    /// # Panics
+    /// If it is not a DNS name.
+    pub fn pair(&self, name: &str) -> (String, String) {
+        let (certificate, key) = self.issue(name);
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn issue(&self, name: &str) -> (Certificate, KeyPair) {
+        let key = KeyPair::generate().expect("a key can be made");
+        let about = CertificateParams::new([name.to_owned()]).expect("a name");
+        (about.signed_by(&key, &self.0).expect("it signs"), key)
     }
 }

@@ -82,6 +82,7 @@ impl Operator {
             Question::Task { namespace, id } => encode(&self.details(namespace, id)),
             Question::Starts => encode(&self.world.runtime.recent.starts(&self.generation)),
             Question::Ends => encode(&self.world.runtime.recent.ends(&self.generation)),
+            Question::Requests => encode(&self.world.runtime.recent.requests(&self.generation)),
             Question::Modules => encode(&self.inventory()),
             Question::Warm(_) => Err("compiling is no look".into()),
             Question::VerifyModules => encode(&self.modules.verify()),

@@ -4,7 +4,7 @@ use crate::CtlError;
 use crate::client::DaemonClient;
 use crate::output::{Cell, Printer, Table};
 use crate::ps;
-use hearth_base::operator::{EndInfo, PodName, Question, StartInfo, TaskDetails, TaskInfo};
+use hearth_base::operator::{EndInfo, PodName, Question, RequestInfo, StartInfo, TaskDetails, TaskInfo};
 use hearth_base::units::{age_since, bytes, seconds};
 
 /// A task on the command line.
@@ -37,6 +37,12 @@ impl HasTaskNames for StartInfo {
 }
 
 impl HasTaskNames for EndInfo {
+    fn names(&self) -> (&str, &str, Option<&PodName>) {
+        (&self.of.namespace, &self.of.id, self.of.pod.as_ref())
+    }
+}
+
+impl HasTaskNames for RequestInfo {
     fn names(&self) -> (&str, &str, Option<&PodName>) {
         (&self.of.namespace, &self.of.id, self.of.pod.as_ref())
     }

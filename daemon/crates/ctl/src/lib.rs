@@ -22,6 +22,7 @@
 //! * `top.rs`: `top`, CPU time and memory of tasks between two samples.
 //! * `inspect.rs`: `inspect`, all about one task; how a task is found by the beginning of its id or by its pod.
 //! * `trace.rs`: `trace`, the phases of a start as a timeline; the last or the slowest starts.
+//! * `requests.rs`: `trace --requests`, the last slow HTTP requests, and those of one trace.
 //! * `traps.rs`: `traps`, the last guests that trapped, ran out of memory or could not be started.
 //! * `logs.rs`: `logs` and `log-level`, the daemon's log lines and their level.
 //! * `modules.rs`: `modules list`, `verify` and `prune`, the compiled modules.
@@ -71,6 +72,7 @@ mod inspect;
 mod logs;
 mod modules;
 mod ps;
+mod requests;
 mod status;
 mod top;
 mod trace;
@@ -120,7 +122,7 @@ enum Command {
     Top(top::Args),
     /// Everything about one task
     Inspect(inspect::TaskName),
-    /// One start, phase by phase; without a task, the last starts
+    /// One start, phase by phase; without a task, the last starts; or slow HTTP requests
     Trace(trace::Args),
     /// The last guests that trapped, ran out of memory or could not be started
     Traps(traps::Args),

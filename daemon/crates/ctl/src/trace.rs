@@ -1,10 +1,11 @@
-//! `hearthctl trace`: one start, phase by phase. Without a task, the last starts and the time of each.
+//! `hearthctl trace`: one start, phase by phase. Without a task, the last starts and the time of each. Requests:
+//! [`crate::requests`].
 
 use crate::CtlError;
 use crate::client::DaemonClient;
 use crate::inspect::TaskName;
 use crate::output::{Cell, Printer, Table, Tone, printable};
-use crate::ps;
+use crate::{ps, requests};
 use hearth_base::operator::{PhaseInfo, Question, StartInfo, TaskDetails, TaskInfo};
 use hearth_base::units::{age_since, seconds};
 
@@ -14,24 +15,36 @@ const BAR: f64 = 40.0;
 /// The choice of starts.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The task's id or the beginning of it, or `pod:NAMESPACE/POD[/CONTAINER]`; none: the last starts
+    /// The task's id or the beginning of it, or `pod:NAMESPACE/POD[/CONTAINER]`, or the id of a slow HTTP request's
+    /// trace; none: the last starts
     #[arg(value_name = "TASK")]
     task: Option<String>,
     /// containerd's namespace, if several have such a task
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
-    /// How many of the last starts
+    /// Slow HTTP requests instead of starts (`http.slow_request_ms`)
+    #[arg(long)]
+    requests: bool,
+    /// How many of the last
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     last: usize,
-    /// The slowest of the last starts first
+    /// The slowest of them first
     #[arg(long)]
     slowest: bool,
 }
 
 pub fn run(args: &Args, client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
+    let name = args.task.as_ref().map(|task| TaskName::new(task, args.namespace.as_deref()));
+    if args.requests {
+        return requests::list(name.as_ref(), (args.last, args.slowest), client, output);
+    }
+    if let Some(id) = args.task.as_ref().filter(|task| requests::is_trace_id(task))
+        && requests::show_trace(id, client, output)?
+    {
+        return Ok(());
+    }
     let mut starts: Vec<StartInfo> = client.list(&Question::Starts)?;
-    if let Some(task) = &args.task {
-        let name = TaskName::new(task, args.namespace.as_deref());
+    if let Some(name) = name {
         let start = find(&name, starts, client)?;
         return if output.json { Ok(output.json(&start)?) } else { show(&start, output) };
     }
@@ -95,16 +108,7 @@ fn show(start: &StartInfo, output: &mut Printer) -> Result<(), CtlError> {
         output.line(format!("trace {trace}"))?;
     }
     output.line("")?;
-    let mut table = Table::new(&[">AT", ">TOOK", "WHAT", ""]);
-    let end = rows(start).iter().map(|row| row.at + row.took).fold(1e-9, f64::max);
-    for row in rows(start) {
-        let (from, to) = ((row.at.max(0.0) / end * BAR) as usize, ((row.at + row.took) / end * BAR).ceil() as usize);
-        let bar = " ".repeat(from) + &"▇".repeat(to.saturating_sub(from).max(1));
-        let took = if row.took > 0.0 { seconds(row.took) } else { String::new() };
-        let at = if row.at < 0.0 { format!("-{}", seconds(-row.at)) } else { seconds(row.at) };
-        table.row(vec![at.into(), took.into(), Cell::toned(row.tone, row.what), Cell::toned(row.tone, bar)]);
-    }
-    output.table(&table)?;
+    timeline(&rows(start), output)?;
     output.line("")?;
     match (&start.error, start.own_seconds) {
         (Some(error), _) => output.line(output.paint(Tone::Bad, &format!("failed: {}", printable(error))))?,
@@ -116,11 +120,33 @@ fn show(start: &StartInfo, output: &mut Printer) -> Result<(), CtlError> {
     Ok(())
 }
 
-struct TimelineRow {
+/// Prints rows with a bar for each.
+pub fn timeline(rows: &[TimelineRow], output: &mut Printer) -> Result<(), CtlError> {
+    let mut table = Table::new(&[">AT", ">TOOK", "WHAT", ""]);
+    let end = rows.iter().map(|row| row.at + row.took).fold(1e-9, f64::max);
+    for row in rows {
+        let (from, to) = ((row.at.max(0.0) / end * BAR) as usize, ((row.at + row.took) / end * BAR).ceil() as usize);
+        let bar = " ".repeat(from) + &"▇".repeat(to.saturating_sub(from).max(1));
+        let took = if row.took > 0.0 { seconds(row.took) } else { String::new() };
+        let at = if row.at < 0.0 { format!("-{}", seconds(-row.at)) } else { seconds(row.at) };
+        table.row(vec![at.into(), took.into(), Cell::toned(row.tone, row.what.as_str()), Cell::toned(row.tone, bar)]);
+    }
+    Ok(output.table(&table)?)
+}
+
+/// A row of a timeline.
+pub struct TimelineRow {
     at: f64,
     took: f64,
     what: String,
     tone: Tone,
+}
+
+impl TimelineRow {
+    /// A part that begins at `at` and takes `took`, in seconds.
+    pub fn new(at: f64, took: f64, what: &str) -> TimelineRow {
+        TimelineRow { at, took, what: what.into(), tone: Tone::Plain }
+    }
 }
 
 /// The rows in order of time; times are from Create's arrival.

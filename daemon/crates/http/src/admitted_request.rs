@@ -7,11 +7,16 @@ use hyper::Request;
 
 use crate::request_body::RequestBody;
 use crate::request_state::SendHead;
+use crate::trace_context::TraceContext;
 
 /// A request that may have an instance.
 pub struct AdmittedRequest {
     /// The request.
     pub request: Request<RequestBody>,
+    /// Its client speaks TLS.
+    pub secure: bool,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceContext>,
     /// Where the response's head goes.
     pub send_head: SendHead,
     /// Method and path, for messages.

@@ -1,4 +1,4 @@
-//! One client's connection, HTTP/1.1 or HTTP/2, until its end.
+//! One client's connection, HTTP/1.1 or HTTP/2, with TLS or without, until its end.
 //!
 //! Whatever a client can hold is bounded: connections by `http.connections_max`, a head by `http.header_bytes_max` and
 //! `http.header_timeout_ms`, a connection on which nothing moves by `http.idle_timeout_ms`, a slow one by
@@ -20,8 +20,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::activity::{Activity, Watched};
-use crate::request;
+use crate::request::{self, Client};
 use crate::service::Service;
+use crate::tls::handshake;
+use crate::tls::stream::{ClientStream, Protocol};
 use hearth_base::config;
 use hearth_os::accept::ConnectionPermit;
 use hearth_os::identity;
@@ -80,7 +82,7 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 /// How hyper reads and answers.
-fn builder(service: &Arc<Service>, config: &config::Http) -> auto::Builder<Beside> {
+fn builder(service: &Arc<Service>, config: &config::Http, protocol: Protocol) -> auto::Builder<Beside> {
     let mut builder = auto::Builder::new(Beside(service.clone()));
     builder
         .http1()
@@ -92,15 +94,40 @@ fn builder(service: &Arc<Service>, config: &config::Http) -> auto::Builder<Besid
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX));
-    builder
+    match protocol {
+        Protocol::Http1 => builder.http1_only(),
+        Protocol::Http2 => builder.http2_only(),
+        Protocol::Unknown => builder,
+    }
+}
+
+/// Begins to speak with a client, by TLS if the service does; none if the client goes away, or the service drains first.
+async fn greet(service: &Arc<Service>, stream: TcpStream, activity: &Arc<Activity>) -> Option<ClientStream> {
+    // Answers are written whole; waiting for more to write only delays them.
+    let _ = stream.set_nodelay(true);
+    let stream = Watched::new(stream, activity.clone());
+    let Some(tls) = &service.tls else { return Some(ClientStream::Plain(stream)) };
+    let mut draining = service.requests.draining();
+    let too_late = async {
+        until(&mut draining).await;
+        tokio::time::sleep(DRAIN_LINGER).await;
+    };
+    // In a box, which is freed before the first request.
+    let shaking_hands = Box::pin(handshake::accept(service, tls, stream, activity));
+    tokio::select! {
+        stream = shaking_hands => Some(ClientStream::Tls(Box::new(stream?))),
+        () = too_late => None,
+    }
 }
 
 async fn connection(service: Arc<Service>, stream: TcpStream, _permit: ConnectionPermit) {
     let config = service.http.config();
-    // Answers are written whole; waiting for more to write only delays them.
-    let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::new());
-    let io = TokioIo::new(Watched::new(stream, activity.clone()));
+    let address = service.access_log.as_ref().and_then(|_| Some(stream.peer_addr().ok()?.ip().to_canonical()));
+    let Some(stream) = greet(&service, stream, &activity).await else { return };
+    let client = Client { secure: service.tls.is_some(), address };
+    let builder = builder(&service, &config, stream.protocol());
+    let io = TokioIo::new(stream);
     let mut draining = service.requests.draining();
     let answering = {
         let (service, activity, draining) = (service.clone(), activity.clone(), draining.clone());
@@ -109,7 +136,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _permit: Connectio
             let (busy, open) = (activity.wait(request.version()), activity.open());
             async move {
                 let closes = request.version() < Version::HTTP_2;
-                let mut response = request::answer(service, request).await;
+                let mut response = request::answer(service, client, request).await;
                 // Its sender and this server may see its end differently.
                 let refused = response.status() == StatusCode::BAD_REQUEST && response.body().is_daemons();
                 if closes && (refused || *draining.borrow()) {
@@ -120,7 +147,6 @@ async fn connection(service: Arc<Service>, stream: TcpStream, _permit: Connectio
             }
         })
     };
-    let builder = builder(&service, &config);
     let mut serving = pin!(builder.serve_connection(io, answering));
     let mut idle_or_slow = pin!(activity.idle_or_slow(&config));
     let (mut closes_at, mut closing) = (None, false);

@@ -1,6 +1,7 @@
 //! What all services of the daemon share: the configuration, the threads, the places of the node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
@@ -27,6 +28,16 @@ impl Http {
         let places = Places::new(live.now().http.instances_max);
         let outgoing = Arc::new(OutgoingContext::new(live.clone(), runtime.clone(), metrics));
         Arc::new(Http { live, runtime, places, outgoing })
+    }
+
+    /// The time from which on a request counts as slow; none if none does.
+    pub fn slow_request(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.live.now().http.slow_request_ms)).filter(|slow| !slow.is_zero())
+    }
+
+    /// Lines of a container's access log in one second.
+    pub fn access_log_lines_max(&self) -> u32 {
+        self.live.now().http.access_log_lines_max
     }
 
     /// The limits, as they are now.

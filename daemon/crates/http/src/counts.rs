@@ -1,9 +1,9 @@
 //! The metrics of one service's requests: for the daemon, and for its pod where `metrics.pods` asks for it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hearth_observe::metrics::{CutReason, HttpPod, Metrics};
+use hearth_observe::metrics::{CutReason, Handshake, HttpPod, Metrics};
 
 /// Counts the requests of one service.
 pub struct Counts {
@@ -26,6 +26,19 @@ impl Counts {
         }
     }
 
+    /// Counts a request that has come to its response's end, so long after its head.
+    pub fn ended(&self, took: Duration) {
+        self.metrics.http.request_seconds.observe(took.as_secs_f64());
+        if let Some(pod) = &self.pod {
+            pod.request_seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    /// The metrics of its pod, if there are any.
+    pub fn pod(&self) -> Option<&HttpPod> {
+        self.pod.as_ref()
+    }
+
     /// Counts a response that hyper gives by itself, to a head that is too large or that is no HTTP.
     pub fn answered_by_hyper(&self, status: u16) {
         self.metrics.http.response(status);
@@ -40,6 +53,16 @@ impl Counts {
         if let Some(pod) = &self.pod {
             pod.cut.inc();
         }
+    }
+
+    /// Counts a TLS handshake with a client.
+    pub fn handshake(&self, end: Handshake) {
+        self.metrics.http.handshake(end);
+    }
+
+    /// Counts a renewal of a certificate.
+    pub fn renewed(&self, is_usable: bool) {
+        self.metrics.http.renewal(is_usable);
     }
 
     /// Counts the time that an instance took to be made.
@@ -105,34 +128,6 @@ impl Drop for Waits {
         self.0.metrics.http.queued.dec();
         if let Some(pod) = &self.0.pod {
             pod.queued.dec();
-        }
-    }
-}
-
-/// Observes how long a request took, to its response's end, when it is dropped.
-pub struct Timer {
-    counts: Arc<Counts>,
-    began: Instant,
-}
-
-impl Timer {
-    /// For a request whose head has just come.
-    pub fn new(counts: Arc<Counts>) -> Timer {
-        Timer { counts, began: Instant::now() }
-    }
-
-    /// The time since the request's head.
-    pub fn elapsed(&self) -> Duration {
-        self.began.elapsed()
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        let took = self.began.elapsed().as_secs_f64();
-        self.counts.metrics.http.request_seconds.observe(took);
-        if let Some(pod) = &self.counts.pod {
-            pod.request_seconds.observe(took);
         }
     }
 }

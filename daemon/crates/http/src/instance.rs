@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::endings::GuestOutcome;
 use crate::lines::Lines;
 use crate::service::Service;
+use crate::trace_context::CurrentTrace;
 use hearth_base::error::Error;
 use hearth_wasm::command::trap_text;
 use hearth_wasm::instantiate::{self, CallTarget, GuestConfig, GuestInstance, InstantiateError, RootFiles, Streams};
@@ -14,7 +15,7 @@ use hearth_wasm::scheduler::Guest;
 use hearth_wasm::slots::{Placed, Slot};
 
 impl Service {
-    /// Makes the instance for a guest.
+    /// Makes the instance for a guest. Its own requests belong to `trace`.
     ///
     /// # Errors
     /// The outcome of a guest that has no instance.
@@ -22,13 +23,15 @@ impl Service {
         &self,
         guest: &Arc<Guest>,
         placed: Placed,
+        trace: CurrentTrace,
     ) -> Result<(Slot, GuestInstance), GuestOutcome> {
         let began = Instant::now();
         let starved: Arc<AtomicBool> = Arc::default();
-        let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing.clone()) };
+        let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing.traced(&trace)) };
         let surroundings = GuestConfig {
             args: &self.args,
             env: &self.env,
+            request_id: Some(self.instances.fetch_add(1, Ordering::Relaxed)),
             cwd: &self.cwd,
             files: RootFiles::Open(&self.files),
             partly_read_only: self.partly_read_only,

@@ -17,17 +17,20 @@ use crate::request_body::RequestBody;
 use crate::request_guard::{RequestGuard, StartedRequest};
 use crate::request_state::{FailUnlessDone, RequestState, SendHead, WrittenBody};
 use crate::service::Service;
+use crate::trace_context::{CurrentTrace, TraceContext};
 use hearth_base::error::Error;
+use hearth_wasm::engine::Program;
 use hearth_wasm::instantiate::GuestInstance;
 use hearth_wasm::scheduler::Guest;
-use hearth_wasm::slots::Placed;
+use hearth_wasm::slots::Slot;
 
 /// Starts a guest for a request.
 ///
 /// # Errors
 /// The pool of instances is full, or the container has ended.
 pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Result<StartedRequest, Refused> {
-    let AdmittedRequest { request, send_head, name, admitted } = admitted;
+    let AdmittedRequest { request, secure, trace, send_head, name, admitted } = admitted;
+    let scheme = if secure { Scheme::Https } else { Scheme::Http };
     let program = service.program.now();
     let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY)?;
     let guest = Arc::new(Guest::part(&service.guest));
@@ -36,7 +39,8 @@ pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Resu
     // From here on, the guest ends when its client leaves.
     let guard = RequestGuard::new(Some(guest.clone()), state.clone(), None);
     let (tell, answer) = oneshot::channel();
-    let future = handle(service.clone(), guest.clone(), (program, slot), request, send_head, state.clone());
+    let future =
+        handle(service.clone(), guest.clone(), (program, slot, trace), (scheme, request), send_head, state.clone());
     let ended = {
         let service = service.clone();
         move |end| {
@@ -54,12 +58,12 @@ pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Resu
 async fn handle(
     service: Arc<Service>,
     guest: Arc<Guest>,
-    placed: Placed,
-    request: Request<RequestBody>,
+    (program, slot, trace): (Arc<Program>, Slot, Option<TraceContext>),
+    (scheme, request): (Scheme, Request<RequestBody>),
     send_head: SendHead,
     state: Arc<RequestState>,
 ) -> GuestOutcome {
-    let (_slot, instance) = match service.instance(&guest, placed).await {
+    let (_slot, instance) = match service.instance(&guest, (program, slot), CurrentTrace::of(trace.as_ref())).await {
         Ok(made) => made,
         Err(outcome) => return outcome,
     };
@@ -69,7 +73,7 @@ async fn handle(
     let (on_head, in_body) = (send_head, state.clone());
     let pushed = (|| {
         let mut http = store.data_mut().http();
-        let request = http.new_incoming_request(Scheme::Http, request)?;
+        let request = http.new_incoming_request(scheme, request)?;
         let out = http.new_response_outparam_from_callback(move |head| {
             in_body.begin_body();
             // Its client may be gone.
@@ -86,6 +90,7 @@ async fn handle(
         }
     };
     let timeout = Duration::from_millis(service.http.config().request_timeout_ms);
+    state.call();
     let called = {
         let mut call = pin!(proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out));
         let mut time = pin!(tokio::time::sleep(timeout));

@@ -27,13 +27,18 @@
 //!
 //! Files:
 //!
+//! * `tls/`: TLS at the port: the certificate of a container, handshakes; its page lists its files.
+//! * `file_stamp.rs`: whether a file of a container has changed since it was read.
 //! * `context.rs`: what all services of the daemon share.
 //! * `service.rs`: one container that serves, from its environment to its bound port.
-//! * `listener.rs`: which port a service has (`HEARTH_HTTP_PORT`), and binding it.
+//! * `listener.rs`: which port a service has (`HEARTH_HTTP_PORT`), its backlog, and binding it.
 //! * `accept.rs`: accepting clients, and closing the port when the service drains.
 //! * `connection.rs`: one client's connection, HTTP/1.1 or HTTP/2, and its end in a drain.
 //! * `activity.rs`: idle connections, slow clients, and writing a response so far before it is cut.
 //! * `request.rs`: one request until its response's head: checks, 501, 417, 400, 503.
+//! * `exchange.rs`: the times of a request, for metrics, for the list of slow requests and for the access log.
+//! * `access_log.rs`: the access log: its forms, bounds and escapes.
+//! * `trace_context.rs`: `traceparent` of a request, which the guest's own requests carry on.
 //! * `request_body.rs`: a request's body, and a client that sends it too slowly.
 //! * `request_guard.rs`: a client that goes away ends its guest.
 //! * `request_state.rs`: what the client's side and the guest's side know of each other; how much time a guest has.
@@ -57,6 +62,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accept;
+pub mod access_log;
 pub mod activity;
 pub mod admission;
 pub mod admitted_request;
@@ -66,6 +72,8 @@ pub mod context;
 pub mod counts;
 pub mod daemon_notes;
 pub mod endings;
+pub mod exchange;
+pub mod file_stamp;
 pub mod instance;
 pub mod isolated;
 pub mod lines;
@@ -82,6 +90,8 @@ pub mod response;
 pub mod service;
 pub mod shared;
 pub mod shared_instances;
+pub mod tls;
+pub mod trace_context;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! The port of a service: which one, and binding it.
+//! The port of a service: which one, how many connections wait at it, and binding it.
 //!
 //! It is bound in the pod's network and with the container's rights, so that a port that the container may not have is
 //! refused as it would be to a native server. A port that cannot be bound is Start's error.
@@ -22,8 +22,13 @@ pub const ADDRESS: &str = "WASMTIME_HTTP_PROXY_SOCKET_ADDR";
 /// The port if neither variable is set.
 pub const PORT_DEFAULT: u16 = 8080;
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 1_024;
+/// runwasi's environment variable with the number of connections that may wait to be accepted, in its present form and in
+/// an earlier one.
+pub const BACKLOGS: [&str; 2] = ["WASMTIME_HTTP_PROXY_BACKLOG", "WASMTIME_HTTP_BACKLOG"];
+
+/// Connections that may wait to be accepted, unless the environment says otherwise. The kernel's own bound of the pod's
+/// network (`net.core.somaxconn`) holds as well.
+const BACKLOG_DEFAULT: i32 = 1_024;
 
 /// The addresses of a service. The first one has to be bound.
 ///
@@ -52,24 +57,37 @@ fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
     Ok(any.map(|address| SocketAddr::new(address, port)).to_vec())
 }
 
+/// How many connections may wait to be accepted.
+///
+/// # Errors
+/// `InvalidArgument` naming the variable.
+fn backlog(env: &[(String, String)]) -> Result<i32> {
+    let find = |name: &&str| env.iter().rev().find(|(key, _)| key == name);
+    let Some((name, value)) = BACKLOGS.iter().find_map(find) else { return Ok(BACKLOG_DEFAULT) };
+    match value.trim().parse() {
+        Ok(backlog) if backlog > 0 => Ok(backlog),
+        _ => Err(Error::InvalidArgument(format!("{name}={value:?} is not a number between 1 and {}", i32::MAX))),
+    }
+}
+
 /// Binds the addresses that the environment asks for, as `identity`.
 ///
 /// # Errors
 /// The address is taken, not the pod's, or not for this user.
 pub async fn bind(http: &Http, env: &[(String, String)], identity: &Identity) -> Result<Vec<TcpListener>> {
-    let (addresses, identity) = (addresses(env)?, identity.clone());
+    let (addresses, backlog, identity) = (addresses(env)?, backlog(env)?, identity.clone());
     let job = move || {
-        identity::bind_as(&identity, || listen_on(&addresses))
+        identity::bind_as(&identity, || listen_on(&addresses, backlog))
             .map_err(|e| Error::Internal(format!("cannot take on the container's identity: {e}")))?
     };
     let bound = http.runtime.spawn_blocking(job).await;
     bound.map_err(|e| Error::Internal(format!("binding ended early: {e}")))?
 }
 
-fn listen_on(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+fn listen_on(addresses: &[SocketAddr], backlog: i32) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
-        match listen_at(*address) {
+        match listen_at(*address, backlog) {
             Ok(listener) => listeners.push(listener),
             // The network has no IPv6.
             Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if !listeners.is_empty() => {}
@@ -84,7 +102,7 @@ fn listen_on(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-fn listen_at(address: SocketAddr) -> Result<TcpListener, Errno> {
+fn listen_at(address: SocketAddr, backlog: i32) -> Result<TcpListener, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     // Connections of an earlier container may linger.
@@ -93,7 +111,7 @@ fn listen_at(address: SocketAddr) -> Result<TcpListener, Errno> {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
     bind_socket(&socket, &address)?;
-    listen(&socket, BACKLOG)?;
+    listen(&socket, backlog)?;
     Ok(socket.into())
 }
 
@@ -123,10 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn the_backlog_is_runwasis_or_ours() {
+        assert_eq!(backlog(&env(&[])).unwrap(), BACKLOG_DEFAULT);
+        assert_eq!(backlog(&env(&[(BACKLOGS[1], "7")])).unwrap(), 7);
+        assert_eq!(backlog(&env(&[(BACKLOGS[1], "7"), (BACKLOGS[0], " 100 ")])).unwrap(), 100);
+        for value in ["0", "-1", "many"] {
+            let error = backlog(&env(&[(BACKLOGS[1], value)])).unwrap_err().to_string();
+            assert!(error.contains("WASMTIME_HTTP_BACKLOG"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_taken_port_is_named() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = held.local_addr().unwrap();
-        let error = listen_on(&[address]).unwrap_err().to_string();
+        let error = listen_on(&[address], 1).unwrap_err().to_string();
         assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
     }
 }

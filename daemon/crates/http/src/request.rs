@@ -5,18 +5,20 @@
 //! head, the two bodies, which are channels with room for two pieces, and a
 //! [`RequestState`](crate::request_state::RequestState).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::http::uri::Scheme;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::sync::oneshot;
 
 use crate::admitted_request::AdmittedRequest;
 use crate::client_rate::ClientRate;
-use crate::counts::Timer;
+use crate::exchange::Exchange;
 use crate::isolated::serve_isolated;
 use crate::refused::{BUSY, ENDING, Refused};
 use crate::request_body::RequestBody;
@@ -30,11 +32,25 @@ use hearth_observe::metrics::CutReason;
 /// The most of a request's path that a message shows, in characters.
 const PATH_SHOWN_MAX: usize = 200;
 
+/// The answer to a client that asks for a WebSocket.
+const WEBSOCKET: &str = "WebSockets are not supported: wasi:http 0.2 and 0.3 have no way to pass one to a component; use \
+    server-sent events, or a gRPC stream";
+
+/// What a connection tells of the client of its requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    /// It speaks TLS.
+    pub secure: bool,
+    /// Its address, where the access log needs it.
+    pub address: Option<IpAddr>,
+}
+
 /// Answers a request, and counts the answer.
-pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let timer = Timer::new(service.counts.clone());
+pub async fn answer(service: Arc<Service>, client: Client, request: Request<Incoming>) -> Response<ResponseBody> {
+    let name = name(&request);
+    let mut exchange = Exchange::new(&service, client, name, &request);
     let unanswered = Unanswered { service: &service, answered: false };
-    let mut response = match handle(&service, request).await {
+    let mut response = match handle(&service, client, request, &mut exchange).await {
         Ok(response) => response,
         Err(refused) => {
             if refused == ENDING && service.requests.are_closed() {
@@ -47,9 +63,14 @@ pub async fn answer(service: Arc<Service>, request: Request<Incoming>) -> Respon
         }
     };
     unanswered.answered();
-    service.counts.answered(response.status().as_u16(), timer.elapsed());
-    if let ResponseBody::Guest(body) = response.body_mut() {
-        body.timer = Some(timer);
+    let status = response.status().as_u16();
+    service.counts.answered(status, exchange.answered(status));
+    match response.body_mut() {
+        ResponseBody::Guest(body) => body.exchange = Some(exchange),
+        ResponseBody::Daemon(body) => {
+            exchange.sent = body.size_hint().lower();
+            exchange.is_whole = true;
+        }
     }
     response
 }
@@ -77,10 +98,15 @@ impl Drop for Unanswered<'_> {
 /// Checks what hyper does not.
 fn check(request: &Request<Incoming>) -> Result<(), Refused> {
     let headers = request.headers();
+    let offers = || {
+        let offers = headers.get_all(header::UPGRADE).iter().filter_map(|value| value.to_str().ok());
+        offers.flat_map(|value| value.split(',').map(str::trim))
+    };
+    if offers().any(|to| to.eq_ignore_ascii_case("websocket")) {
+        return Err(Refused::new(StatusCode::NOT_IMPLEMENTED, WEBSOCKET));
+    }
     // Upgrade: h2c is an offer that may be ignored; the client has to learn that any other is refused.
-    let offers = headers.get_all(header::UPGRADE).iter().filter_map(|value| value.to_str().ok());
-    let upgrades = offers.flat_map(|value| value.split(',')).any(|to| !to.trim().eq_ignore_ascii_case("h2c"));
-    if request.method() == Method::CONNECT || upgrades {
+    if request.method() == Method::CONNECT || offers().any(|to| !to.eq_ignore_ascii_case("h2c")) {
         return Err(Refused::new(StatusCode::NOT_IMPLEMENTED, "neither tunnels nor upgrades are supported"));
     }
     if let Some(expected) = headers.get(header::EXPECT)
@@ -100,31 +126,64 @@ fn check(request: &Request<Incoming>) -> Result<(), Refused> {
     }
 }
 
-async fn handle(service: &Arc<Service>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Refused> {
+/// Gives a request over TLS the scheme `https`. Over HTTP/1.1, requests name no scheme, and a client of HTTP/2 may name a
+/// wrong one.
+fn mark_secure(request: &mut Request<Incoming>) {
+    let mut parts = request.uri().clone().into_parts();
+    if parts.authority.is_none() {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()?.parse().ok());
+        // It is no authority: the guest gets the request without a scheme.
+        let Some(host) = host else { return };
+        parts.authority = Some(host);
+    }
+    parts.scheme = Some(Scheme::HTTPS);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+async fn handle(
+    service: &Arc<Service>,
+    client: Client,
+    mut request: Request<Incoming>,
+    exchange: &mut Exchange,
+) -> Result<Response<ResponseBody>, Refused> {
     check(&request)?;
     if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
         // HTTP/1.0 allows a request without Host; wasi:http needs an authority.
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+    }
+    if client.secure {
+        mark_secure(&mut request);
     }
     let config = service.http.config();
     let timeout = Duration::from_millis(config.request_timeout_ms);
     let admitted = tokio::time::timeout(timeout, service.admission.admit(&service.counts)).await;
     let admitted = admitted.ok().flatten().ok_or(BUSY)?;
     let admitted = Box::new((admitted, service.counts.begin()));
+    exchange.admitted();
 
     let method = request.method().clone();
-    let name = name(&request);
+    let name = exchange.name.clone();
     let on_slow = {
         let (service, name) = (service.clone(), name.clone());
         Box::new(move || service.note_later(&name, format!("its client sent {}", service.least_rate())))
     };
     let request = request.map(|body| RequestBody::new(body, ClientRate::new(&config), on_slow));
     let (send_head, head) = oneshot::channel();
-    let admitted = AdmittedRequest { request, send_head, name: name.clone(), admitted };
+    let admitted = AdmittedRequest {
+        request,
+        secure: client.secure,
+        trace: exchange.trace.clone(),
+        send_head,
+        name: name.clone(),
+        admitted,
+    };
     let StartedRequest { guard, answer } = match &service.shared {
         None => serve_isolated(service, admitted)?,
         Some(instances) => serve_shared(service, instances, admitted)?,
     };
+    exchange.state = Some(guard.shared_state());
     match head.await {
         Ok(head) => respond(service, &method, name, head, guard),
         // There will be none: the guest is gone, or will be in a moment.

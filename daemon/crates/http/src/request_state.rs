@@ -30,6 +30,8 @@ pub struct RequestState(Mutex<Progress>);
 #[derive(Debug, Default)]
 struct Progress {
     phase: ResponsePhase,
+    /// When the guest was called.
+    called: Option<Instant>,
     has_head: bool,
     /// Set once the guest has ended otherwise than by returning: a body that ends after that is cut.
     failure: Option<CutReason>,
@@ -48,6 +50,16 @@ enum ResponsePhase {
 }
 
 impl RequestState {
+    /// The guest is called.
+    pub fn call(&self) {
+        self.0.lock().called = Some(Instant::now());
+    }
+
+    /// When the guest was called, if it was.
+    pub fn called(&self) -> Option<Instant> {
+        self.0.lock().called
+    }
+
     /// The guest has given the response's head.
     pub fn begin_body(&self) {
         let mut progress = self.0.lock();

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use crate::client_rate::ClientRate;
-use crate::counts::Timer;
+use crate::exchange::Exchange;
 use crate::request_guard::RequestGuard;
 use crate::request_state::WrittenBody;
 use crate::service::Service;
@@ -42,7 +43,7 @@ impl Cut {
 pub struct GuestBody {
     transfer: Arc<Transfer>,
     /// Set when the response is counted.
-    pub timer: Option<Timer>,
+    pub exchange: Option<Exchange>,
 }
 
 /// A guest's body, shared with the watch over its client's rate.
@@ -51,6 +52,8 @@ pub struct Transfer {
     /// Method and path, for messages.
     name: Arc<str>,
     status: u16,
+    /// Set once all of the body has gone to hyper.
+    is_whole: AtomicBool,
     parts: Mutex<Parts>,
 }
 
@@ -127,8 +130,12 @@ impl GuestBody {
         guard: RequestGuard,
     ) -> GuestBody {
         let rate = ClientRate::new(&service.http.config());
+        let is_whole = AtomicBool::new(false);
         let parts = Mutex::new(Parts { body: Some(body), left: length, guard: Some(guard), rate });
-        GuestBody { transfer: Arc::new(Transfer { service: service.clone(), name, status, parts }), timer: None }
+        GuestBody {
+            transfer: Arc::new(Transfer { service: service.clone(), name, status, is_whole, parts }),
+            exchange: None,
+        }
     }
 
     /// The transfer, for the watch over its client's rate.
@@ -150,6 +157,7 @@ impl Transfer {
                 if parts.left == Some(0) || frame.is_trailers() {
                     let guard = parts.guard.take();
                     drop(parts);
+                    self.is_whole.store(true, Ordering::Relaxed);
                     if let Some(guard) = guard {
                         guard.release();
                     }
@@ -175,7 +183,10 @@ impl Transfer {
         drop(parts);
         // The guest ends by itself, and its end is told by itself.
         guard.release();
-        let Some((reason, text)) = cut else { return Poll::Ready(None) };
+        let Some((reason, text)) = cut else {
+            self.is_whole.store(true, Ordering::Relaxed);
+            return Poll::Ready(None);
+        };
         self.service.response_cut(reason, &self.name, self.status, &text);
         Poll::Ready(Some(Err(Cut::new("its guest did not finish it"))))
     }
@@ -198,6 +209,9 @@ impl Transfer {
 
 impl Drop for GuestBody {
     fn drop(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.is_whole = self.transfer.is_whole.load(Ordering::Relaxed);
+        }
         let guard = self.transfer.parts.lock().guard.take();
         if let Some(guard) = guard {
             self.transfer.service.client_gone();
@@ -222,7 +236,13 @@ impl Body for ResponseBody {
             ResponseBody::Daemon(body) => {
                 Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
             }
-            ResponseBody::Guest(body) => body.transfer.poll_frame(cx),
+            ResponseBody::Guest(body) => {
+                let frame = body.transfer.poll_frame(cx);
+                if let (Some(exchange), Poll::Ready(Some(Ok(frame)))) = (&mut body.exchange, &frame) {
+                    exchange.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                }
+                frame
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
@@ -17,6 +18,7 @@ use hearth_wasm::resolver::Names;
 use hearth_wasm::runtime::Runtime;
 use hearth_wasm::scheduler::Guest;
 
+use crate::access_log::AccessLog;
 use crate::admission::RequestAdmission;
 use crate::context::Http;
 use crate::counts::Counts;
@@ -27,6 +29,7 @@ use crate::outgoing::Outgoing;
 use crate::outgoing::client::Client;
 use crate::requests::Requests;
 use crate::shared_instances::{Reuse, SharedInstances};
+use crate::tls::ServerTls;
 
 /// The environment variable with which a pod asks for the service of a component that is a command, too.
 pub const SERVE: &str = "HEARTH_HTTP";
@@ -111,6 +114,12 @@ pub struct Service {
     pub shared: Option<SharedInstances>,
     /// Sends the requests of its guests.
     pub outgoing: Outgoing,
+    /// The log of its requests, if it has one.
+    pub access_log: Option<AccessLog>,
+    /// The number of instances made so far.
+    pub instances: AtomicU64,
+    /// TLS at its port, if it speaks TLS.
+    pub tls: Option<ServerTls>,
     /// Marks that its output lines begin with.
     pub marks: Marks,
     /// Its metrics.
@@ -135,7 +144,7 @@ impl Service {
     /// Opens its files and binds its port. Has to be called in the future of the service's own guest.
     ///
     /// # Errors
-    /// What is wrong with the environment, the root or the port, in one line.
+    /// What is wrong with the environment, the root, the certificate or the port, in one line.
     pub async fn bind(http: &Arc<Http>, runtime: &Arc<Runtime>, new: NewService) -> Result<Bound> {
         let env = &new.env;
         let shared = match new.program.now().serves_p3(&runtime.engines)? {
@@ -147,13 +156,21 @@ impl Service {
             }
         };
         let files = shared_files(&new.root)?;
+        let tls = ServerTls::of(http, env, new.root).await?;
         let listeners = listener::bind(http, env, new.guest.identity()).await?;
         let named = new.about.pod.as_ref().filter(|_| new.by_pod);
         let pod = named.map(|pod| runtime.metrics.http.pod([&pod.namespace, &pod.name, &pod.container]));
-        let client = new.names.clone().map(|names| Client::new(http.outgoing.clone(), names, env));
+        let client = new.names.clone().map(|names| {
+            let stdio = new.stdio.clone();
+            let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
+            Client::new(http.outgoing.clone(), names, env, tell)
+        });
         let service = Service {
             files,
             shared,
+            tls,
+            access_log: AccessLog::of(env)?,
+            instances: AtomicU64::new(0),
             admission: RequestAdmission::new(&http.config(), http.places.join()),
             outgoing: Outgoing::new(client),
             marks: Marks::of(env),

@@ -22,6 +22,7 @@ use crate::request_guard::{RequestGuard, StartedRequest};
 use crate::request_state::{FailUnlessDone, RequestState, WrittenBody};
 use crate::service::Service;
 use crate::shared_instances::{Assignment, Job, SharedInstance, SharedInstances};
+use crate::trace_context::CurrentTrace;
 use hearth_wasm::instantiate::GuestInstance;
 use hearth_wasm::scheduler::Guest;
 use hearth_wasm::slots::Placed;
@@ -78,7 +79,7 @@ async fn handle(
     shared: Arc<SharedInstance>,
     mut jobs: Receiver<Job>,
 ) -> GuestOutcome {
-    let (_slot, instance) = match service.instance(&guest, placed).await {
+    let (_slot, instance) = match service.instance(&guest, placed, shared.trace.clone()).await {
         Ok(made) => made,
         Err(outcome) => return outcome,
     };
@@ -91,7 +92,7 @@ async fn handle(
     let called = {
         // The clock is outside of the store: while a guest computes, nothing in the store moves.
         let clock = instances.clock(&shared, timeout, &mut draining);
-        let calls = store.run_concurrent(async |store| calls(store, &proxy, &mut jobs).await);
+        let calls = store.run_concurrent(async |store| calls(store, &proxy, &shared.trace, &mut jobs).await);
         tokio::select! {
             biased;
             called = calls => Some(called.flatten()),
@@ -107,7 +108,12 @@ async fn handle(
 }
 
 /// Takes jobs until there are no more and the guest has done all its work.
-async fn calls(store: &Accessor<ComponentState>, proxy: &ProxyP3, jobs: &mut Receiver<Job>) -> wasmtime::Result<()> {
+async fn calls(
+    store: &Accessor<ComponentState>,
+    proxy: &ProxyP3,
+    trace: &CurrentTrace,
+    jobs: &mut Receiver<Job>,
+) -> wasmtime::Result<()> {
     let function = *proxy.wasi_http_handler().func_handle().func();
     let mut calls = FuturesUnordered::new();
     let mut open = true;
@@ -121,7 +127,9 @@ async fn calls(store: &Accessor<ComponentState>, proxy: &ProxyP3, jobs: &mut Rec
             // A guest may delay calls that it has no room for.
             if open && store.poll_ready_for_concurrent_call(function, cx).is_ready() {
                 match jobs.poll_recv(cx) {
-                    Poll::Ready(Some(job)) => {
+                    Poll::Ready(Some(mut job)) => {
+                        trace.set(job.trace.take());
+                        job.state.call();
                         calls.push(call(store, proxy, job));
                         continue;
                     }
@@ -140,7 +148,7 @@ async fn calls(store: &Accessor<ComponentState>, proxy: &ProxyP3, jobs: &mut Rec
 
 /// One request, until its response's head. The body that follows moves by itself.
 async fn call(store: &Accessor<ComponentState>, proxy: &ProxyP3, job: Job) -> wasmtime::Result<()> {
-    let Job { request, send_head, state, in_use: _in_use } = job;
+    let Job { request, send_head, state, in_use: _in_use, .. } = job;
     let (request, moved) = store.with(|mut store| {
         let http = store.data_mut().http();
         let (request, moved) = p3::Request::from_http(http.hooks, request);

@@ -25,6 +25,7 @@ use crate::admitted_request::AdmittedRequest;
 use crate::refused::Refused;
 use crate::request_body::RequestBody;
 use crate::request_state::{RequestState, SendHead};
+use crate::trace_context::{CurrentTrace, TraceContext};
 use hearth_base::error::{Error, Result};
 use hearth_observe::metrics::CutReason;
 
@@ -68,6 +69,8 @@ impl Reuse {
 pub struct Job {
     /// The request.
     pub request: Request<RequestBody>,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceContext>,
     /// Where the response's head goes.
     pub send_head: SendHead,
     /// What both sides of the request know.
@@ -125,6 +128,8 @@ pub struct SharedInstance {
     reuse: Reuse,
     load: Mutex<InstanceLoad>,
     changed: Notify,
+    /// The trace of its request, if it has one at a time.
+    pub trace: CurrentTrace,
 }
 
 /// The requests of one instance.
@@ -167,7 +172,7 @@ impl SharedInstances {
 
     /// Assigns a request to an instance.
     pub fn assign(&self, admitted: AdmittedRequest, state: Arc<RequestState>) -> Assignment {
-        let AdmittedRequest { request, send_head, name, admitted } = admitted;
+        let AdmittedRequest { request, trace, send_head, name, admitted, .. } = admitted;
         let mut open = self.open.lock();
         let least = open.iter().filter_map(|instance| Some((instance.room()?, instance)));
         let least = least.min_by_key(|(in_use, _)| *in_use);
@@ -185,7 +190,7 @@ impl SharedInstances {
         load.requests.push(AssignedRequest { state: state.clone(), since: Instant::now(), name, tell });
         load.in_use += 1;
         load.taken += 1;
-        let job = Job { request, send_head, state, in_use: in_use.clone() };
+        let job = Job { request, trace, send_head, state, in_use: in_use.clone() };
         // The queue has room for each place in the instance, and this request has one: only a queue whose instance has
         // ended refuses it. Such a job is dropped after the locks, since its place locks them.
         let refused = match &load.jobs {
@@ -267,7 +272,8 @@ impl SharedInstance {
         let (jobs, queue) = mpsc::channel(reuse.concurrent);
         let load =
             InstanceLoad { jobs: Some(jobs), requests: Vec::new(), in_use: 0, taken: 0, free_since: Instant::now() };
-        (Arc::new(SharedInstance { reuse, load: Mutex::new(load), changed: Notify::new() }), queue)
+        let trace = if reuse.concurrent == 1 { CurrentTrace::changing() } else { CurrentTrace::default() };
+        (Arc::new(SharedInstance { reuse, load: Mutex::new(load), changed: Notify::new(), trace }), queue)
     }
 
     /// How many requests it has, if it may have one more.

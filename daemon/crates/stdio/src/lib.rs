@@ -17,6 +17,7 @@
 //! * `target.rs`: parses the stdio strings of a Create request: FIFO, `file://`, `binary://`.
 //! * `input.rs`: standard input: when it ends, CloseIO, clients that come and go.
 //! * `output.rs`: standard output and error: a full FIFO, output without a reader, notes of the daemon, the end.
+//! * `unread.rs`: output that no client has read when its process ends: waiting for a reader.
 //! * `channel.rs`: waits for a descriptor, and registers it with epoll only then.
 //! * `wakers.rs`: several futures of a guest that wait for one stream.
 //! * `log_program.rs`: the protocol of `binary://`: start, readiness, drain and end of a log program.
@@ -29,6 +30,7 @@ mod log_program;
 mod output;
 mod target;
 mod terminal;
+mod unread;
 mod wakers;
 
 use std::os::fd::OwnedFd;
@@ -168,6 +170,12 @@ impl Stdio {
         self.stderr.note(text);
     }
 
+    /// Writes a line of the daemon to the standard output, after the guest's own bytes. It does not wait. Returns whether
+    /// there was room for the line. The caller bounds and escapes any text of a guest or a client in it.
+    pub fn write_stdout_line(&self, line: String) -> bool {
+        self.stdout.line(line)
+    }
+
     /// Closes all streams after the end of the process, and then calls `then`: at once, or when a client that reads has
     /// read the rest, for up to a tenth of a second. With a terminal, the rest of its output comes first.
     pub fn finish(self: &Arc<Self>, then: impl FnOnce() + Send + 'static) {
@@ -178,7 +186,7 @@ impl Stdio {
                 return then();
             }
             self.runtime.spawn(async move {
-                output::last_read(unread).await;
+                unread::last_read(unread).await;
                 then();
             });
             return;

@@ -21,6 +21,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
@@ -32,11 +33,15 @@ use tokio::runtime::Handle;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::channel::Channel;
+use super::unread::wait_for_reader;
 use super::wakers::Wakers;
 use hearth_os::fifo::{self, Unread};
 
 /// The most permits that a guest may collect by opening its stdout several times, before it uses one.
 const PERMITS_MAX: usize = 16;
+
+/// The most lines of the daemon that wait for a file's disk at once.
+const LINES_WAITING_MAX: usize = 64;
 
 /// A guest's standard output or error.
 pub(super) struct Output {
@@ -46,6 +51,8 @@ pub(super) struct Output {
     linger: Duration,
     /// How long content without a reader is kept after the end.
     unread: Duration,
+    /// Lines of the daemon that wait for a file's disk.
+    lines_waiting: Arc<AtomicUsize>,
     runtime: Handle,
 }
 
@@ -72,7 +79,15 @@ enum Refused {
 
 impl Output {
     fn new(sink: Sink, chunk_bytes: usize, linger: Duration, unread: Duration, runtime: Handle) -> Arc<Output> {
-        Arc::new(Output { sink: Mutex::new(sink), wakers: Arc::default(), chunk_bytes, linger, unread, runtime })
+        Arc::new(Output {
+            sink: Mutex::new(sink),
+            wakers: Arc::default(),
+            chunk_bytes,
+            linger,
+            unread,
+            lines_waiting: Arc::default(),
+            runtime,
+        })
     }
 
     /// Throws everything away, without a system call.
@@ -169,6 +184,29 @@ impl Output {
                 tracing::debug!(%error, "cannot append to a task's log file");
             }
         });
+    }
+
+    /// Writes a line of the daemon after the guest's own bytes, without waiting. Returns whether there was room for it.
+    pub(super) fn line(&self, text: String) -> bool {
+        let mut sink = self.sink.lock();
+        let Some(file) = Output::file_of(&sink) else {
+            let pending_max = self.chunk_bytes * PERMITS_MAX;
+            // The guest may write nothing, which would flush what is pending.
+            return sink.flush().and_then(|()| sink.take(text.into(), pending_max)).is_ok();
+        };
+        drop(sink);
+        let more = |waiting| (waiting < LINES_WAITING_MAX).then_some(waiting + 1);
+        if self.lines_waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            return false;
+        }
+        let waiting = self.lines_waiting.clone();
+        self.runtime.spawn_blocking(move || {
+            if let Err(error) = append(&file, text.as_bytes()) {
+                tracing::debug!(%error, "cannot append to a task's log file");
+            }
+            waiting.fetch_sub(1, Ordering::Relaxed);
+        });
+        true
     }
 
     /// Closes the descriptor, even if streams still exist, and wakes the futures that wait. Pending bytes are written
@@ -280,37 +318,6 @@ impl Sink {
         if tokio::time::timeout(most, flushed).await.is_err() {
             tracing::debug!("a task's last output was dropped: it had no reader");
         }
-    }
-}
-
-/// How long a client gets to read the rest before the end is reported, and how often that is checked. A client of
-/// containerd closes its side unread if it hears of the end before it has noticed that the FIFO is open.
-const LAST_READ: Duration = Duration::from_millis(100);
-const LAST_READ_CHECK: Duration = Duration::from_millis(1);
-
-/// Waits until the rest has been read.
-pub(super) async fn last_read(kept: Vec<Unread>) {
-    let read = async {
-        while !kept.iter().all(Unread::is_over) {
-            tokio::time::sleep(LAST_READ_CHECK).await;
-        }
-    };
-    // A slower reader still finds all of it in the FIFO.
-    let _ = tokio::time::timeout(LAST_READ, read).await;
-}
-
-/// How often a FIFO is checked for a reader: poll(2) does not report one.
-const READER_CHECK: Duration = Duration::from_millis(20);
-
-/// Keeps a FIFO's content until a reader has come.
-async fn wait_for_reader(kept: Unread, most: Duration) {
-    let come = async {
-        while !kept.is_safe() {
-            tokio::time::sleep(READER_CHECK).await;
-        }
-    };
-    if tokio::time::timeout(most, come).await.is_err() {
-        tracing::debug!("a task's output was dropped: no reader came");
     }
 }
 

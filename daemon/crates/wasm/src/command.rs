@@ -96,6 +96,7 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
     let config = GuestConfig {
         args: &args,
         env: &env,
+        request_id: None,
         cwd: &cwd,
         files: RootFiles::At(&root),
         partly_read_only: launch.partly_read_only,

@@ -35,6 +35,9 @@ const FIELDS_BYTES_MAX: usize = 64 << 10;
 /// Streams pass less at a time.
 const HOSTCALL_BYTES_MAX: usize = 16 << 20;
 
+/// The environment variable with the number of an HTTP component's instance, as `wasmtime serve` and runwasi set it.
+const REQUEST_ID: &str = "REQUEST_ID";
+
 /// Sends a guest's HTTP requests to other servers.
 pub type Outgoing = Box<dyn WasiHttpHooks + Send>;
 
@@ -63,6 +66,8 @@ pub struct GuestConfig<'a> {
     pub args: &'a [String],
     /// The environment.
     pub env: &'a [(String, String)],
+    /// The number of an HTTP component's instance in its container, for the variable `REQUEST_ID`.
+    pub request_id: Option<u64>,
     /// The working directory, absolute in the guest's root. Preview 1 has none; there it is `PWD`.
     pub cwd: &'a str,
     /// The guest's `/`.
@@ -247,6 +252,9 @@ impl Instantiation<'_> {
         }
         if self.program.kind() == ModuleKind::Core && !around.env.iter().any(|(name, _)| name == "PWD") {
             wasi.env("PWD", around.cwd);
+        }
+        if let Some(id) = around.request_id {
+            wasi.env(REQUEST_ID, id.to_string());
         }
         if around.names.is_some() {
             // The network itself is where the worker is while it runs this guest; what may be reached is

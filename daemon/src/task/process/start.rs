@@ -163,7 +163,11 @@ impl Process {
         let about = (self.role == Role::Init).then(|| self.container.about.clone());
         let root = self.container.files.path().to_path_buf();
         let names = self.names(&world.runtime, &program, &root);
-        let client = names.clone().map(|names| Client::new(world.http.outgoing.clone(), names, &prepared.spec.env));
+        let client = names.clone().map(|names| {
+            let stdio = self.stdio.clone();
+            let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
+            Client::new(world.http.outgoing.clone(), names, &prepared.spec.env, tell)
+        });
         let outgoing = Outgoing::new(client);
         let launch = Launch {
             placed: (program, slot),

@@ -27,6 +27,10 @@ pub struct Http {
     /// Handles that the guest of one request may have at once: sets of headers, bodies, streams, files. A request of
     /// its own takes about ten. The daemon keeps them outside the guest's memory.
     pub handles_max: usize,
+    /// TLS handshakes at once, of a service that speaks TLS; more wait for their turn.
+    pub tls_handshakes_max: usize,
+    /// How long a client may take for its TLS handshake, in milliseconds, the wait for its turn included.
+    pub tls_handshake_timeout_ms: u64,
     /// The largest head of a request, in bytes; a larger one is answered with 431.
     pub header_bytes_max: usize,
     /// How long a client may take for a request's head, in milliseconds; over HTTP/1 also how long a
@@ -41,6 +45,12 @@ pub struct Http {
     /// The least that a client has to take of a response, and to send of a request's body, in bytes a second; 0: no
     /// limit. Only time counts in which the client keeps the transfer waiting, and it counts in sums of `idle_timeout_ms`.
     pub least_bytes_per_second: u64,
+    /// The time from which on a request counts as slow, in milliseconds: `hearthctl trace --requests` has the last slow
+    /// ones. 0: none does.
+    pub slow_request_ms: u64,
+    /// Lines of the access log of a container in one second; more are left out, and counted in the container's log. A
+    /// container asks for the log with `HEARTH_HTTP_ACCESS_LOG`.
+    pub access_log_lines_max: u32,
     /// Connections that a container's guests may have open for requests of their own, idle ones included.
     pub outgoing_connections_max: usize,
     /// Idle ones of these connections that are kept for the next request.
@@ -80,11 +90,15 @@ impl Default for Http {
             requests_max: 256,
             queued_max: 1_024,
             handles_max: 4_096,
+            tls_handshakes_max: 256,
+            tls_handshake_timeout_ms: 10_000,
             header_bytes_max: 64 << 10,
             header_timeout_ms: 30_000,
             request_timeout_ms: 60_000,
             idle_timeout_ms: 60_000,
             least_bytes_per_second: 1_024,
+            slow_request_ms: 1_000,
+            access_log_lines_max: 1_000,
             outgoing_connections_max: 256,
             outgoing_idle_max: 32,
             outgoing_idle_timeout_ms: 30_000,
@@ -103,9 +117,12 @@ impl Http {
             ("http.connections_max", self.connections_max as u64),
             ("http.requests_max", self.requests_max as u64),
             ("http.handles_max", self.handles_max as u64),
+            ("http.tls_handshakes_max", self.tls_handshakes_max as u64),
+            ("http.tls_handshake_timeout_ms", self.tls_handshake_timeout_ms),
             ("http.header_timeout_ms", self.header_timeout_ms),
             ("http.request_timeout_ms", self.request_timeout_ms),
             ("http.idle_timeout_ms", self.idle_timeout_ms),
+            ("http.access_log_lines_max", self.access_log_lines_max.into()),
             ("http.outgoing_connections_max", self.outgoing_connections_max as u64),
             ("http.outgoing_idle_timeout_ms", self.outgoing_idle_timeout_ms),
             ("http.outgoing_connect_timeout_ms", self.outgoing_connect_timeout_ms),

@@ -31,6 +31,8 @@ pub enum Question {
     Starts,
     /// The last abnormal ends of guests, the latest first: a list of [`EndInfo`].
     Ends,
+    /// The last slow HTTP requests, the latest first: a list of [`RequestInfo`].
+    Requests,
     /// The modules that the daemon knows: [`Modules`].
     Modules,
     /// Compile the module of an image, or a file, before its first start: [`Warmed`].
@@ -318,6 +320,30 @@ pub struct PhaseInfo {
     pub began_seconds: f64,
     /// Its duration.
     pub seconds: f64,
+}
+
+/// An HTTP request that a guest served.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct RequestInfo {
+    /// The task.
+    #[serde(flatten)]
+    pub of: TaskName,
+    /// The time of its end.
+    pub at: f64,
+    /// Its method and path.
+    pub request: String,
+    /// The status code of the response; 0 if there was none.
+    pub status: u16,
+    /// Whether the client did not get all of the response.
+    pub cut: bool,
+    /// The time from its head to the response's end.
+    pub seconds: f64,
+    /// The parts of that time, in their order: `queue`, `instance`, `head`, `body`. A part that it did not come to is
+    /// absent.
+    pub phases: Vec<PhaseInfo>,
+    /// The id of its trace, in hex, if the client sent one (`traceparent`).
+    pub trace_id: Option<String>,
 }
 
 /// An abnormal end of a guest.

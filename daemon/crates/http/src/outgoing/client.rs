@@ -12,41 +12,47 @@
 //! * It tells neither when a connection begins to wait for the server nor which connection a body belongs to. The time-outs
 //!   for the first byte and between bytes, which do not count the guest's own time, need both.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use hyper::client::conn::http1;
-use hyper::http::uri::Scheme;
-use hyper::{Method, Request, Response, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Request, Response, StatusCode};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::body::{Received, Sending, Waiting};
+use super::body::{GiveBack, Received, Sending, Waiting};
+use super::connect::{Connected, Connector};
 use super::context::OutgoingContext;
 use super::fault;
-use super::idle::{Idle, Sender, Server};
+use super::idle::Idle;
+use super::route::{Dialect, Route, Routes, Server};
+use super::sender::{Http2Connection, Sender};
 use super::tls::Trust;
 use hearth_base::config;
-use hearth_wasm::resolver::{InNetwork, Names};
+use hearth_wasm::resolver::Names;
+
+/// Tells the container's user, in the container's log.
+pub type Tell = Box<dyn Fn(&str) + Send + Sync>;
 
 /// One container's client.
 pub struct Client {
     context: Arc<OutgoingContext>,
-    names: Names,
-    trust: Trust,
+    routes: Routes,
+    connector: Connector,
     idle: Mutex<Idle>,
     /// Whether a task closes idle connections in time.
     swept: AtomicBool,
+    /// Of connections.
     places: Arc<Semaphore>,
+    /// Of requests over HTTP/2. Over HTTP/1.1, each request has a connection for itself.
+    streams: Arc<Semaphore>,
+    tell: Tell,
+    /// Whether an unusable proxy was told.
+    told: AtomicBool,
 }
 
 /// How long each part of a request may take.
@@ -81,11 +87,22 @@ enum Unanswered {
 }
 
 impl Client {
-    /// A container's client: `env` is its environment, which may name the certificates it trusts.
-    pub fn new(context: Arc<OutgoingContext>, names: Names, env: &[(String, String)]) -> Arc<Client> {
-        let places = Arc::new(Semaphore::new(context.config().outgoing_connections_max));
+    /// A container's client: `env` is its environment, which may name the certificates it trusts, proxies, and servers of
+    /// HTTP/2.
+    pub fn new(context: Arc<OutgoingContext>, names: Names, env: &[(String, String)], tell: Tell) -> Arc<Client> {
+        let connections_max = context.config().outgoing_connections_max;
         let trust = Trust::new(context.clone(), names.root.clone(), env);
-        Arc::new(Client { context, names, trust, idle: Mutex::default(), swept: AtomicBool::new(false), places })
+        Arc::new(Client {
+            connector: Connector::new(context.clone(), names, trust),
+            context,
+            routes: Routes::new(env),
+            idle: Mutex::default(),
+            swept: AtomicBool::new(false),
+            places: Arc::new(Semaphore::new(connections_max)),
+            streams: Arc::new(Semaphore::new(connections_max)),
+            tell,
+            told: AtomicBool::new(false),
+        })
     }
 
     /// The threads that its requests are sent from.
@@ -118,43 +135,66 @@ impl Client {
         request: Request<WasiBody>,
         timeouts: Timeouts,
     ) -> Result<Response<WasiBody>, Error> {
-        let server = server(&request)?;
+        let route = self.route(&request)?;
         let waiting = Waiting::default();
         let mut request = request.map(|body| Sending::new(body, waiting.clone()));
-        *request.uri_mut() = request_target(request.method(), request.uri());
-        loop {
-            let reused = self.idle.lock().take(&server);
-            let Some(sender) = reused else { break };
-            match self.send(sender, request, &server, &waiting, timeouts).await {
+        let deadline = Instant::now() + timeouts.connect;
+        while let Some(sender) = self.reuse(&route.server, deadline).await? {
+            match self.send(sender, request, &route, &waiting, timeouts).await {
                 Ok(response) => return Ok(response),
                 Err(Unanswered::Unsent(unsent)) => request = *unsent,
                 Err(Unanswered::Failed(error)) => return Err(error),
             }
         }
+        // The time of earlier connections does not count.
         let deadline = Instant::now() + timeouts.connect;
-        let place = self.place(deadline).await?;
-        let connecting = self.connect(&server, place, deadline);
-        let sender = tokio::time::timeout_at(deadline.into(), connecting).await;
-        let sender = sender.unwrap_or(Err(Error::ConnectionTimeout))?;
-        match self.send(sender, request, &server, &waiting, timeouts).await {
+        let connecting = tokio::time::timeout_at(deadline.into(), self.connect(&route.server, deadline)).await;
+        let sender = connecting.unwrap_or(Err(Error::ConnectionTimeout))?;
+        match self.send(sender, request, &route, &waiting, timeouts).await {
             Ok(response) => Ok(response),
             Err(Unanswered::Unsent(_)) => Err(Error::ConnectionTerminated),
             Err(Unanswered::Failed(error)) => Err(error),
         }
     }
 
+    fn route(&self, request: &Request<WasiBody>) -> Result<Route, Error> {
+        let route = self.routes.of(request);
+        if let (Err(Error::ConfigurationError), Some(text)) = (&route, self.routes.unusable_proxy())
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            (self.tell)(&format!("{text}: the guest's requests fail with configuration-error"));
+        }
+        route
+    }
+
+    /// A connection to the server that is there already, if there is one.
+    async fn reuse(&self, server: &Server, deadline: Instant) -> Result<Option<Sender>, Error> {
+        if let Some(sender) = self.idle.lock().take(server) {
+            return Ok(Some(Sender::Http1(sender)));
+        }
+        if server.dialect == Dialect::Http1 || !self.idle.lock().has_http2(server) {
+            return Ok(None);
+        }
+        let place = self.place(&self.streams, deadline).await?;
+        Ok(self.idle.lock().stream(server, place).ok().map(Sender::Http2))
+    }
+
     async fn send(
         self: &Arc<Self>,
         mut sender: Sender,
         request: Request<Sending>,
-        server: &Server,
+        route: &Route,
         waiting: &Waiting,
         timeouts: Timeouts,
     ) -> Result<Response<WasiBody>, Unanswered> {
         waiting.restart();
         let answered = tokio::select! {
-            answered = sender.try_send_request(request) => answered,
-            () = waiting.too_long(timeouts.first_byte) => return Err(Unanswered::Failed(Error::ConnectionReadTimeout)),
+            answered = sender.send(request, route) => Some(answered),
+            () = waiting.too_long(timeouts.first_byte) => None,
+        };
+        let Some(answered) = answered else {
+            sender.retire();
+            return Err(Unanswered::Failed(Error::ConnectionReadTimeout));
         };
         let response = answered.map_err(|mut error| match error.take_message() {
             Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
@@ -163,78 +203,43 @@ impl Client {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Unanswered::Failed(Error::HttpUpgradeFailed));
         }
-        let (client, server) = (self.clone(), server.clone());
-        let give_back = Box::new(move || client.give_back(server, sender));
+        let give_back: GiveBack = match sender {
+            Sender::Http1(sender) => {
+                let (client, server) = (self.clone(), route.server.clone());
+                Box::new(move || client.give_back(server, sender))
+            }
+            Sender::Http2(stream) => Box::new(move || drop(stream)),
+        };
         Ok(response.map(|body| Received::new(body, give_back, timeouts.between_bytes).boxed_unsync()))
     }
 
-    /// Room for one more connection.
-    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
+    /// Room for one more connection or stream.
+    async fn place(&self, of: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(place) = of.clone().try_acquire_owned() {
             return Ok(place);
         }
         self.idle.lock().close_one();
-        let place = tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned()).await;
+        let place = tokio::time::timeout_at(deadline.into(), of.clone().acquire_owned()).await;
         place.ok().and_then(Result::ok).ok_or(Error::ConnectionLimitReached)
     }
 
-    async fn connect(&self, server: &Server, place: OwnedSemaphorePermit, deadline: Instant) -> Result<Sender, Error> {
-        let addresses = self.names.addresses(&server.host).await.map_err(fault::unresolved)?;
-        let addresses: Vec<_> = addresses.into_iter().map(|address| SocketAddr::new(address, server.port)).collect();
-        let stream = self.dial(&addresses, deadline).await?;
-        if server.secure {
-            let stream = self.trust.secure(&server.host, stream).await?;
-            self.shake_hands(stream, place).await
-        } else {
-            self.shake_hands(stream, place).await
-        }
-    }
-
-    /// A connection to the first address that takes one; each has its share of the time that is left.
-    async fn dial(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Error> {
-        let mut last = Error::DnsError { rcode: Some("NXDOMAIN".into()), info_code: None };
-        for (index, address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-            match tokio::time::timeout(share, self.dial_one(*address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = fault::connecting(&error),
-                Err(_) => last = Error::ConnectionTimeout,
-            }
-        }
-        Err(last)
-    }
-
-    async fn dial_one(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let make = move || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let socket = InNetwork::make(self.names.identity.clone(), make).await?;
-        // Requests are written whole; waiting for more to write only delays them.
-        socket.set_nodelay(true)?;
-        socket.connect(address).await
-    }
-
-    async fn shake_hands<S>(&self, stream: S, place: OwnedSemaphorePermit) -> Result<Sender, Error>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(self.context.config().header_bytes_max);
-        let (sender, connection) =
-            builder.handshake(TokioIo::new(stream)).await.map_err(|error| fault::exchanging(&error))?;
-        let metrics = self.context.metrics.clone();
-        metrics.http.outgoing.connections.inc();
-        self.context.runtime.spawn(async move {
-            let _place = place;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a guest's connection ended early");
-            }
-            metrics.http.outgoing.connections.dec();
-        });
-        Ok(sender)
+    /// A new connection.
+    async fn connect(self: &Arc<Self>, server: &Server, deadline: Instant) -> Result<Sender, Error> {
+        let place = self.place(&self.places, deadline).await?;
+        let sender = match self.connector.connect(server, place, deadline).await? {
+            Connected::Http1(sender) => return Ok(Sender::Http1(sender)),
+            Connected::Http2(sender) => sender,
+        };
+        let connection = Http2Connection::new(server.clone(), sender);
+        let place = self.place(&self.streams, deadline).await?;
+        let stream = connection.stream(place).map_err(|_| Error::ConnectionLimitReached)?;
+        self.idle.lock().put_http2(connection, self.context.config().outgoing_idle_max);
+        self.sweep();
+        Ok(Sender::Http2(stream))
     }
 
     /// Keeps a connection for the next request as soon as this one's request is sent.
-    fn give_back(self: &Arc<Self>, server: Server, mut sender: Sender) {
+    fn give_back(self: &Arc<Self>, server: Server, mut sender: SendRequest<Sending>) {
         if sender.is_ready() {
             return self.keep(server, sender);
         }
@@ -247,8 +252,13 @@ impl Client {
         });
     }
 
-    fn keep(self: &Arc<Self>, server: Server, sender: Sender) {
+    fn keep(self: &Arc<Self>, server: Server, sender: SendRequest<Sending>) {
         self.idle.lock().put(server, sender, self.context.config().outgoing_idle_max);
+        self.sweep();
+    }
+
+    /// Closes idle connections in time, as long as there are connections.
+    fn sweep(self: &Arc<Self>) {
         if self.swept.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -274,73 +284,9 @@ impl Client {
     }
 }
 
-/// The server of a request.
-fn server(request: &Request<WasiBody>) -> Result<Server, Error> {
-    if request.method() == Method::CONNECT {
-        return Err(Error::HttpRequestMethodInvalid);
-    }
-    let uri = request.uri();
-    let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
-    if authority.host().is_empty() || authority.as_str().contains('@') {
-        return Err(Error::HttpRequestUriInvalid);
-    }
-    let secure = uri.scheme() == Some(&Scheme::HTTPS);
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    Ok(Server { secure, host, port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
-}
-
-/// The request target (RFC 9112, 3.2) for a server that is no proxy: the path and the query. An empty path is `/`; with
-/// OPTIONS, where there is no query either, it is `*`.
-fn request_target(method: &Method, uri: &Uri) -> Uri {
-    let Some(path_and_query) = uri.path_and_query() else { return Uri::from_static("/") };
-    // A Uri without scheme shows an empty path as it is; one with a scheme shows it as `/`.
-    let target = Uri::from(path_and_query.clone());
-    if !target.path().is_empty() && path_and_query.as_str().starts_with(['/', '*']) {
-        return target;
-    }
-    match target.query() {
-        None if method == Method::OPTIONS => Uri::from_static("*"),
-        None => Uri::from_static("/"),
-        // It was part of a valid Uri.
-        Some(query) => format!("/?{query}").parse().unwrap_or(target),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use http_body_util::Empty;
-
     use super::*;
-
-    fn to(uri: &str) -> Request<WasiBody> {
-        Request::builder().uri(uri).body(Empty::new().map_err(|never| match never {}).boxed_unsync()).unwrap()
-    }
-
-    #[test]
-    fn a_request_says_where_it_goes() {
-        let at = |uri: &str| server(&to(uri)).unwrap();
-        let expected = |secure, host: &str, port| Server { secure, host: host.into(), port };
-        assert_eq!(at("http://Peer/a"), expected(false, "peer", 80));
-        assert_eq!(at("https://peer/"), expected(true, "peer", 443));
-        assert_eq!(at("https://[2001:db8::1]:8443/"), expected(true, "2001:db8::1", 8443));
-        assert!(matches!(server(&to("http://user@peer/")), Err(Error::HttpRequestUriInvalid)));
-        assert!(matches!(server(&to("/only/a/path")), Err(Error::HttpRequestUriInvalid)));
-    }
-
-    #[test]
-    fn a_request_line_has_a_target_whatever_the_path() {
-        let target = |method: Method, uri: &str| request_target(&method, to(uri).uri()).to_string();
-        assert_eq!(target(Method::GET, "http://peer/a?b=c"), "/a?b=c");
-        assert_eq!(target(Method::GET, "http://peer/"), "/");
-        assert_eq!(target(Method::GET, "http://peer"), "/");
-        assert_eq!(target(Method::GET, "http://peer?b=c"), "/?b=c");
-        assert_eq!(target(Method::OPTIONS, "http://peer/"), "/");
-        assert_eq!(target(Method::OPTIONS, "http://peer?b=c"), "/?b=c");
-        // As a guest has it that gives the empty string as the path.
-        let empty = Uri::builder().scheme("http").authority("peer").path_and_query("").build().unwrap();
-        assert_eq!(request_target(&Method::GET, &empty), "/");
-        assert_eq!(request_target(&Method::OPTIONS, &empty), "*");
-    }
 
     #[test]
     fn a_guest_may_wait_for_less_than_the_maximum_but_not_for_more() {

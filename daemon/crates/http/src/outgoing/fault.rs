@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
+use hyper::StatusCode;
 use tokio_rustls::rustls;
 use wasmtime_wasi_http::Error;
 
@@ -51,6 +52,16 @@ pub fn securing(error: &io::Error) -> Error {
     }
 }
 
+/// The error of a proxy that makes no tunnel.
+pub fn refused_by_proxy(status: StatusCode) -> Error {
+    match status {
+        // Without a password, with a wrong one, or to a server that may not be reached.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::FORBIDDEN => Error::HttpRequestDenied,
+        StatusCode::GATEWAY_TIMEOUT => Error::ConnectionTimeout,
+        _ => Error::DestinationUnavailable,
+    }
+}
+
 /// The error of a response that does not come, or not whole.
 pub fn exchanging(error: &hyper::Error) -> Error {
     if let Some(of_body) = source::<Error>(error) {
@@ -65,6 +76,11 @@ pub fn exchanging(error: &hyper::Error) -> Error {
             Some(_) => securing(error),
             None => Error::ConnectionTerminated,
         };
+    }
+    if let Some(error) = source::<h2::Error>(error) {
+        // The server's own end of a stream or of the connection; all else is a mistake of one side.
+        let has_ended = error.is_io() || error.is_go_away() || (error.is_reset() && error.is_remote());
+        return if has_ended { Error::ConnectionTerminated } else { Error::HttpProtocolError };
     }
     if error.is_parse_too_large() {
         Error::HttpResponseHeaderSectionSize(None)

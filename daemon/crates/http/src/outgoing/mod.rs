@@ -4,7 +4,8 @@
 //!  guest ─ send_request ─▶ a job on the `http` threads, ended with the guest
 //!                             │ an idle connection to the same server, or
 //!                             ▼
-//!                          names (the pod's) ─▶ a socket (made in the pod's network) ─▶ TLS (the image's roots)
+//!                          names (the pod's) ─▶ a socket (made in the pod's network), perhaps to a proxy
+//!                             │                     ─▶ TLS (the image's roots)
 //!                             │
 //!                             ▼
 //!                          head ─▶ guest;  body ─▶ piece by piece, as the guest reads;  connection ─▶ idle
@@ -16,12 +17,16 @@
 //! A guest that ends, however it does, takes its requests with it: a request without a response yet has its connection
 //! closed, and so has a request whose response has not been read to its end.
 //!
-//! HTTP/1.1, over TLS too; one request at a time on a connection, which is kept for the next.
+//! HTTP/1.1, one request at a time on a connection, which is kept for the next; and HTTP/2, several requests on a
+//! connection. Over TLS, the server chooses.
 //!
 //! Failures are `wasi:http`'s error codes, see [`fault`].
 //!
-//! * `client.rs`: one container's connections, the time-outs of a request, the request line.
-//! * `idle.rs`: connections that wait for their next request.
+//! * `client.rs`: one container's requests: which connection each goes over, and its time-outs.
+//! * `route.rs`: where a request goes: the server, the protocol, proxies, the request line.
+//! * `connect.rs`: making a connection: addresses, the tunnel through a proxy, TLS, HTTP/1.1 or HTTP/2.
+//! * `sender.rs`: a connection that a request can be sent on, or a stream of one.
+//! * `idle.rs`: connections that are kept: those that wait for their next request, and those of HTTP/2.
 //! * `body.rs`: bodies of requests and responses, and the time-out between bytes.
 //! * `context.rs`: what the clients of all containers share.
 //! * `tls.rs`: the certificates that a container trusts.
@@ -30,9 +35,12 @@
 
 pub mod body;
 pub mod client;
+pub mod connect;
 pub mod context;
 pub mod fault;
 pub mod idle;
+pub mod route;
+pub mod sender;
 pub mod tls;
 pub mod tls_configurations;
 
@@ -44,6 +52,7 @@ use hyper::{Request, Response};
 use tokio::task::JoinHandle;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use crate::trace_context::CurrentTrace;
 use client::Client;
 
 /// The most a guest may write of a body in one call, in bytes.
@@ -51,12 +60,20 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 /// Sends a guest's requests.
 #[derive(Clone)]
-pub struct Outgoing(Option<Arc<Client>>);
+pub struct Outgoing {
+    client: Option<Arc<Client>>,
+    trace: CurrentTrace,
+}
 
 impl Outgoing {
     /// By this client; without one they are refused with `HTTP-request-denied`.
     pub fn new(client: Option<Arc<Client>>) -> Outgoing {
-        Outgoing(client)
+        Outgoing { client, trace: CurrentTrace::default() }
+    }
+
+    /// The same, for an instance whose requests belong to `trace`.
+    pub fn traced(&self, trace: &CurrentTrace) -> Outgoing {
+        Outgoing { client: self.client.clone(), trace: trace.clone() }
     }
 }
 
@@ -65,13 +82,14 @@ type Sent = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error
 impl WasiHttpHooks for Outgoing {
     fn send_request(
         &mut self,
-        request: Request<WasiBody>,
+        mut request: Request<WasiBody>,
         options: Option<RequestOptions>,
         _processed: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        let Some(client) = self.0.clone() else {
+        let Some(client) = self.client.clone() else {
             return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
         };
+        self.trace.carry_on(request.headers_mut());
         let runtime = client.runtime().clone();
         let pending = PendingRequest(runtime.spawn(client.exchange(request, options.unwrap_or_default())));
         Box::new(async move {

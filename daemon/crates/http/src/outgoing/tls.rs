@@ -5,12 +5,10 @@
 //! A file is parsed once for all containers with the same certificates, and read again when it has changed.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -18,8 +16,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use wasmtime_wasi_http::Error;
 
+use super::connect::Transport;
 use super::context::OutgoingContext;
 use super::fault;
+use crate::file_stamp::FileStamp;
 use hearth_base::config::TlsRoots;
 use hearth_os::in_root::RootDir;
 use hearth_wasm::resolver;
@@ -43,8 +43,8 @@ pub struct Trust {
 /// Which file the certificates are from, and its state when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stamp {
-    /// Device, inode, size and change time of the image's file.
-    Image([i64; 5]),
+    /// The image's file.
+    Image(FileStamp),
     /// The node's files.
     Node,
 }
@@ -60,7 +60,7 @@ impl Trust {
     ///
     /// # Errors
     /// The error code of `wasi:http`.
-    pub async fn secure(&self, host: &str, stream: TcpStream) -> Result<TlsStream<TcpStream>, Error> {
+    pub async fn secure<S: Transport>(&self, host: &str, stream: S) -> Result<TlsStream<S>, Error> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::HttpRequestUriInvalid)?;
         let configuration = self.configuration().await?;
         TlsConnector::from(configuration).connect(name, stream).await.map_err(|error| fault::securing(&error))
@@ -111,7 +111,7 @@ impl Find {
         let root = RootDir::open(&self.root).map_err(|error| unreadable(error.into()))?;
         let places: Vec<&str> = self.named.as_deref().map_or_else(|| PLACES.to_vec(), |named| vec![named]);
         for place in places {
-            let Some(stamp) = stamp(&root, place).map_err(unreadable)? else { continue };
+            let Some(stamp) = FileStamp::of(&root, place).map_err(unreadable)?.map(Stamp::Image) else { continue };
             if let Some(current) = self.current.as_ref().filter(|(of, _)| *of == stamp) {
                 return Ok(Some(current.clone()));
             }
@@ -139,18 +139,6 @@ impl Find {
         };
         Ok((Stamp::Node, self.context.configurations.get(*digest.finalize().as_bytes(), store)?))
     }
-}
-
-/// The stamp of the file at `path`; none if there is no file.
-fn stamp(root: &RootDir, path: &str) -> io::Result<Option<Stamp>> {
-    let found = match root.resolve(Path::new(path)) {
-        Ok(found) => found,
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let found = std::fs::File::from(found).metadata()?;
-    let (device, inode) = (found.dev() as i64, found.ino() as i64);
-    Ok(Some(Stamp::Image([device, inode, found.size() as i64, found.ctime(), found.ctime_nsec()])))
 }
 
 /// The certificates of a PEM file; anything else in it is left out.

@@ -32,6 +32,20 @@ pub enum CutReason {
 /// The label values of [`CutReason`], in its order.
 const CUT_REASONS: [&str; 7] = ["trap", "time_out", "dropped", "length", "killed", "client", "slow_client"];
 
+/// How a TLS handshake with a client ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// The client speaks TLS from then on.
+    Done,
+    /// The client or the daemon refused, or the client went away.
+    Failed,
+    /// It took too long.
+    TooSlow,
+}
+
+/// The label values of [`Handshake`], in its order.
+const HANDSHAKES: [&str; 3] = ["done", "failed", "too_slow"];
+
 /// The index in [`CLASSES`] of a status code.
 pub(super) fn class(status: u16) -> usize {
     usize::from(status / 100).clamp(1, CLASSES.len()) - 1
@@ -55,6 +69,8 @@ pub struct HttpMetrics {
     /// Requests whose guest trapped.
     pub traps: IntCounter,
     cut: [IntCounter; CUT_REASONS.len()],
+    handshakes: [IntCounter; HANDSHAKES.len()],
+    renewals: [IntCounter; 2],
     /// Requests that guests send.
     pub outgoing: OutgoingMetrics,
     pods: Arc<HttpPods>,
@@ -73,7 +89,19 @@ impl HttpMetrics {
             "HTTP responses of which the client did not get all, by reason: trap, time_out, dropped (by the guest), length (shorter than its Content-Length), killed, client (went away), slow_client.",
             &["reason"],
         );
+        let handshakes = declare.counters(
+            "hearth_http_tls_handshakes_total",
+            "TLS handshakes with clients of HTTP components, by result: done, failed, too_slow.",
+            &["result"],
+        );
+        let renewals = declare.counters(
+            "hearth_http_tls_renewals_total",
+            "Renewed certificates of HTTP components, by result: used, unusable (the one before stays).",
+            &["result"],
+        );
         HttpMetrics {
+            renewals: ["used", "unusable"].map(|result| renewals.with_label_values(&[result])),
+            handshakes: HANDSHAKES.map(|result| handshakes.with_label_values(&[result])),
             cut: CUT_REASONS.map(|reason| cut.with_label_values(&[reason])),
             requests: CLASSES.map(|class| requests.with_label_values(&[class])),
             first_byte_seconds: declare.histogram(
@@ -111,6 +139,16 @@ impl HttpMetrics {
     /// Counts a response of which the client did not get all.
     pub fn cut(&self, reason: CutReason) {
         self.cut[reason as usize].inc();
+    }
+
+    /// Counts a TLS handshake with a client.
+    pub fn handshake(&self, end: Handshake) {
+        self.handshakes[end as usize].inc();
+    }
+
+    /// Counts a renewal of a certificate.
+    pub fn renewal(&self, is_usable: bool) {
+        self.renewals[usize::from(!is_usable)].inc();
     }
 
     /// The metrics of a pod's container that serves HTTP: its namespace, its name, the container's. Its series are

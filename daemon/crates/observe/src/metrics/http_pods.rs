@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
@@ -15,12 +16,29 @@ const LABELS: [&str; 3] = ["namespace", "pod", "container"];
 /// Buckets of a container's request times, in seconds: fewer than elsewhere, as there are many containers.
 const BUCKETS: &[f64] = &[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
+/// The parts of a request's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestPhase {
+    /// It waits for admission.
+    Queue,
+    /// It waits for an instance, which may have to be made.
+    Instance,
+    /// The guest computes the response's head.
+    Head,
+    /// The response's body goes to the client.
+    Body,
+}
+
+/// The label values of [`RequestPhase`], in its order.
+pub const REQUEST_PHASES: [&str; 4] = ["queue", "instance", "head", "body"];
+
 /// The families of all containers.
 pub(super) struct HttpPods {
     requests: IntCounterVec,
     first_byte: HistogramVec,
     request: HistogramVec,
     instantiate: HistogramVec,
+    phases: HistogramVec,
     in_flight: IntGaugeVec,
     queued: IntGaugeVec,
     refused: IntCounterVec,
@@ -51,6 +69,12 @@ impl HttpPods {
             instantiate: histogram(
                 "hearth_http_pod_instantiate_seconds",
                 "Time to make the instance for an HTTP request, in seconds, by pod.",
+            ),
+            phases: declare.histograms(
+                "hearth_http_pod_phase_seconds",
+                "Parts of an HTTP request's time, in seconds, by pod: queue, instance, head, body.",
+                &[&LABELS[..], &["phase"]].concat(),
+                BUCKETS,
             ),
             in_flight: declare.gauges(
                 "hearth_http_pod_requests_in_flight",
@@ -83,12 +107,14 @@ impl HttpPods {
 
     pub fn get(pods: &Arc<HttpPods>, labels: [&str; 3]) -> HttpPod {
         *pods.holders.lock().entry(labels.map(str::to_string)).or_default() += 1;
+        let phase = |phase| pods.phases.with_label_values(&[labels[0], labels[1], labels[2], phase]);
         let code = |class| pods.requests.with_label_values(&[labels[0], labels[1], labels[2], class]);
         HttpPod {
             requests: CLASSES.map(code),
             first_byte_seconds: pods.first_byte.with_label_values(&labels),
             request_seconds: pods.request.with_label_values(&labels),
             instantiate_seconds: pods.instantiate.with_label_values(&labels),
+            phases: REQUEST_PHASES.map(phase),
             in_flight: pods.in_flight.with_label_values(&labels),
             queued: pods.queued.with_label_values(&labels),
             refused: pods.refused.with_label_values(&labels),
@@ -112,6 +138,9 @@ impl HttpPods {
         for class in CLASSES {
             let _ = self.requests.remove_label_values(&[labels[0], labels[1], labels[2], class]);
         }
+        for phase in REQUEST_PHASES {
+            let _ = self.phases.remove_label_values(&[labels[0], labels[1], labels[2], phase]);
+        }
         for histogram in [&self.first_byte, &self.request, &self.instantiate] {
             let _ = histogram.remove_label_values(&labels);
         }
@@ -133,6 +162,7 @@ pub struct HttpPod {
     pub request_seconds: Histogram,
     /// Time to make a request's instance, in seconds.
     pub instantiate_seconds: Histogram,
+    phases: [Histogram; REQUEST_PHASES.len()],
     /// Requests that have an instance.
     pub in_flight: IntGauge,
     /// Requests that wait for admission.
@@ -151,6 +181,11 @@ impl HttpPod {
     /// Counts a response.
     pub fn response(&self, status: u16) {
         self.requests[class(status)].inc();
+    }
+
+    /// Observes a part of a request's time.
+    pub fn phase(&self, phase: RequestPhase, took: Duration) {
+        self.phases[phase as usize].observe(took.as_secs_f64());
     }
 }
 

@@ -38,8 +38,8 @@ use hearth_base::version;
 use prometheus::{Registry, TextEncoder};
 
 pub use events::EventMetrics;
-pub use http::{CutReason, HttpMetrics, OutgoingMetrics};
-pub use http_pods::HttpPod;
+pub use http::{CutReason, Handshake, HttpMetrics, OutgoingMetrics};
+pub use http_pods::{HttpPod, REQUEST_PHASES, RequestPhase};
 pub use log::{LogMetrics, level_name};
 pub use modules::{CompileMetrics, ModuleMetrics, StoreMetrics};
 pub use rpcs::{METHODS, RpcMetrics};

@@ -10,10 +10,12 @@
 //! To record a phase takes a few atomic stores. A start that has ended is one entry of a bounded list, under a lock
 //! that is held for a few instructions. Nothing here blocks a start.
 //!
+//! * `requests.rs`: the last slow HTTP requests, each with its phases and its trace.
 //! * `recorder.rs`: the time from a container's creation by containerd, measured after the start.
 //! * `trace.rs`: the `traceparent` that containerd passes on, and the trace that a start belongs to.
 
 pub mod recorder;
+pub mod requests;
 pub mod trace;
 
 use std::collections::VecDeque;
@@ -26,10 +28,11 @@ use opentelemetry::trace::TraceId;
 use parking_lot::Mutex;
 
 use crate::metrics::{Metrics, PHASES, Phase, SOURCES, Source};
+use crate::starts::requests::{SlowRequest, SlowRequests};
 use crate::starts::trace::Trace;
 use hearth_base::bundle::CriNames;
 use hearth_base::digest::Digest;
-use hearth_base::operator::{EndInfo, EndKind, PhaseInfo, PodName, StartInfo, TaskName};
+use hearth_base::operator::{EndInfo, EndKind, PhaseInfo, PodName, RequestInfo, StartInfo, TaskName};
 use hearth_base::text::{shown, shown_lines};
 use hearth_base::time::unix;
 
@@ -276,11 +279,12 @@ struct RecordedEnd {
     text: Arc<str>,
 }
 
-/// The last starts, and the last ends that operators look for.
+/// The last starts, the last ends that operators look for, and the last slow requests.
 pub struct Recent {
     max: usize,
     starts: Mutex<VecDeque<Finished>>,
     ends: Mutex<VecDeque<RecordedEnd>>,
+    requests: SlowRequests,
     listeners: Vec<Listener>,
     metrics: Arc<Metrics>,
 }
@@ -289,9 +293,10 @@ pub struct Recent {
 pub type Listener = Box<dyn Fn(&Finished) + Send + Sync>;
 
 impl Recent {
-    /// Keeps `max` starts and as many ends (`metrics.recent_max`). The listeners receive each start.
+    /// Keeps `max` starts, and as many ends and slow requests (`metrics.recent_max`). The listeners receive each start.
     pub fn new(max: usize, metrics: Arc<Metrics>, listeners: Vec<Listener>) -> Arc<Recent> {
-        Arc::new(Recent { max, starts: Mutex::default(), ends: Mutex::default(), listeners, metrics })
+        let requests = SlowRequests::new(max);
+        Arc::new(Recent { max, starts: Mutex::default(), ends: Mutex::default(), requests, listeners, metrics })
     }
 
     /// The guest is at its first instruction, or the service has its port.
@@ -319,6 +324,16 @@ impl Recent {
         let text = shown_lines(text, TEXT_BYTES_MAX).into();
         let end = RecordedEnd { about: about.clone(), at: SystemTime::now(), kind, status, text };
         push(&self.ends, end, self.max);
+    }
+
+    /// An HTTP request was slow.
+    pub fn was_slow(&self, request: SlowRequest) {
+        self.requests.push(request);
+    }
+
+    /// The last slow HTTP requests, the latest first.
+    pub fn requests(&self, generation: &str) -> Vec<RequestInfo> {
+        self.requests.infos(generation)
     }
 
     /// The last starts, the latest first.
@@ -364,7 +379,7 @@ fn nanos(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn about(id: &str) -> Arc<About> {
+    pub(super) fn about(id: &str) -> Arc<About> {
         About::new(NewAbout {
             namespace: "default".into(),
             id: id.into(),
