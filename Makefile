@@ -148,8 +148,10 @@ bench-quick: bench-build ## The same in a few minutes, for a look (root)
 	@$(BENCH) all --quick --floor-shim $(FLOOR_SHIM) --json $(TARGET)/bench-quick.json
 
 .PHONY: bench-http
-bench-http: bench-build ## Measure an HTTP component beside `wasmtime serve`, which is built once (root, 10 minutes)
-	@wasmtime=$$(bench/wasmtime.sh) && $(BENCH) http --wasmtime "$$wasmtime" --json $(TARGET)/bench-http.json
+bench-http: bench-build ## Measure HTTP components beside `wasmtime serve`, which is built once (root, 25 minutes)
+	@wasmtime=$$(bench/wasmtime.sh) && $(BENCH) http --wasmtime "$$wasmtime" \
+		--also "$$(tests/guests/componentize.sh javascript)" --also "$$(tests/guests/componentize.sh python)" \
+		--json $(TARGET)/bench-http.json
 
 .PHONY: bench-hot
 bench-hot: ## Measure the pure parts of the start path with Criterion

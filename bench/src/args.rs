@@ -261,6 +261,9 @@ pub struct HttpArgs {
     wasmtime: Option<PathBuf>,
     #[command(flatten)]
     served: ServedArgs,
+    /// Another component, measured after the first, at /; as often as needed
+    #[arg(long, value_name = "PATH")]
+    also: Vec<PathBuf>,
     /// The daemon's binary [default: hearthd beside this program]
     #[arg(long, value_name = "PATH")]
     hearthd: Option<PathBuf>,
@@ -290,8 +293,11 @@ struct ServedArgs {
 #[derive(Debug, clap::Args)]
 pub struct ServicesArgs {
     /// How many
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, visible_alias = "count", default_value_t = 1_000)]
     services: usize,
+    /// Components that they are made of: copies of the one, each with a module of its own
+    #[arg(long, default_value_t = 1)]
+    components: usize,
     #[command(flatten)]
     served: ServedArgs,
     /// The daemon's binary [default: hearthd beside this program]

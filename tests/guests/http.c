@@ -23,6 +23,7 @@
  *   /hold      takes memory until it is refused, and answers when the body has ended
  *   /env/NAME  the value of an environment variable
  *   /file/PATH the contents of a file
+ *   /relay/AUTHORITY/PATH  the answer to a GET of its own, by http
  *   /grpc.health.v1.Health/Check  gRPC: SERVING
  *   /hearth.test.Echo/Chat        gRPC: every message, and a trailer
  *   /hearth.test.Echo/Fail        gRPC: NOT_FOUND, without a message
@@ -60,6 +61,17 @@ IMPORT(STREAMS, "[method]input-stream.blocking-read") void read_some(handle, int
 IMPORT(STREAMS, "[method]output-stream.blocking-write-and-flush") void write_all(handle, const char *, size_t, void *result);
 IMPORT(STREAMS, "[resource-drop]output-stream") void drop_output(handle);
 IMPORT(TYPES, "[resource-drop]outgoing-body") void drop_body(handle);
+
+IMPORT(TYPES, "[constructor]outgoing-request") handle new_request(handle fields);
+IMPORT(TYPES, "[method]outgoing-request.set-scheme")
+int32_t set_scheme(handle, int32_t some, int32_t which, const char *, size_t);
+IMPORT(TYPES, "[method]outgoing-request.set-authority") int32_t set_authority(handle, int32_t some, const char *, size_t);
+IMPORT(TYPES, "[method]outgoing-request.set-path-with-query") int32_t set_path(handle, int32_t some, const char *, size_t);
+IMPORT("wasi:http/outgoing-handler@0.2.0", "handle") void send_out(handle request, int32_t some, handle options, void *result);
+IMPORT(TYPES, "[method]future-incoming-response.subscribe") handle subscribe(handle);
+IMPORT(TYPES, "[method]future-incoming-response.get") void get_response(handle, void *result);
+IMPORT(TYPES, "[method]incoming-response.consume") void relayed_body(handle, void *result);
+IMPORT("wasi:io/poll@0.2.0", "[method]pollable.block") void block(handle);
 
 static const char *const methods[] = {"GET",     "HEAD",    "POST",  "PUT",  "DELETE",
                                       "CONNECT", "OPTIONS", "TRACE", "PATCH"};
@@ -203,6 +215,33 @@ static void mirror(handle request, handle out) {
     finish(given, trailers);
 }
 
+static void relay(handle out, const char *where) {
+    _Alignas(8) uint8_t result[96];
+    size_t length = strcspn(where, "/");
+    handle request = new_request(new_fields());
+    if (set_scheme(request, 1, 0, 0, 0) || set_authority(request, 1, where, length) ||
+        set_path(request, 1, where + length, strlen(where + length)))
+        __builtin_trap();
+    send_out(request, 0, 0, result);
+    if (result[0])
+        __builtin_trap();
+    handle future = *(int32_t *)(result + 8);
+    block(subscribe(future));
+    /* option<result<result<incoming-response, error-code>>>: each begins 8 bytes after the one around it. */
+    get_response(future, result);
+    if (!result[0] || result[8] || result[16]) {
+        say(out, 502, "no answer\n");
+        return;
+    }
+    int32_t made_result[2];
+    relayed_body(*(int32_t *)(result + 24), made_result);
+    body_input(made(made_result), made_result);
+    handle input = made(made_result);
+    struct answer given = answer(out, 200);
+    copy(input, given);
+    finish(given, 0);
+}
+
 /* gRPC over HTTP/2: messages with a prefix of 5 bytes, and the status in the trailers. */
 static const char grpc[] = "application/grpc+proto";
 
@@ -304,6 +343,8 @@ __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void ser
         grpc_chat(request, out);
     } else if (IS("/hearth.test.Echo/Fail")) {
         finish(answer_as(out, 200, grpc, "grpc-status", "5"), 0);
+    } else if (IS("/relay/")) {
+        relay(out, path + strlen("/relay/"));
     } else if (IS("/scheme")) {
         scheme(request, out);
     } else if (IS("/count")) {

@@ -10,6 +10,7 @@
 //! * `hostile.rs`: hostile clients, and ambiguous requests.
 //! * `languages.rs`: services in JavaScript, Python and Rust, in pods.
 //! * `outgoing.rs`: outgoing requests of guests.
+//! * `observed.rs`: slow requests, traces and the access log.
 //! * `p3.rs`: commands and services of WASI 0.3.
 //! * `server.rs`: servers for guests that fetch.
 //! * `tls.rs`: TLS at the port of a service.
@@ -21,6 +22,7 @@ mod endings;
 mod grpc;
 mod hostile;
 mod languages;
+mod observed;
 mod outgoing;
 mod p3;
 mod server;
@@ -108,6 +110,10 @@ fn a_service_answers_in_every_way() {
     assert_eq!(client.get("/empty").status, 204);
     assert_eq!(client.get("/nowhere").status, 404);
 
+    // Its number, as with runwasi.
+    let number = |answer: client::Response| answer.text().parse::<u64>().expect("a number");
+    let before = number(client.get("/env/REQUEST_ID"));
+    assert_eq!(number(client.get("/env/REQUEST_ID")), before + 1);
     // Each request has an instance of its own, on one connection.
     for _ in 0..1_000 {
         assert_eq!(client.get("/count").text(), "1\n");
@@ -189,7 +195,13 @@ fn a_request_that_fails_harms_no_other() {
         let mut client = Client::connect(at);
         client.send(request);
         let response = client.receive(false).expect("an answer");
-        assert_eq!(response.status, status, "{}: {response:?}", String::from_utf8_lossy(request));
+        let asked = String::from_utf8_lossy(request);
+        assert_eq!(response.status, status, "{asked}: {response:?}");
+        assert_eq!(
+            response.text().contains("WebSockets are not supported"),
+            asked.contains("websocket"),
+            "{response:?}"
+        );
     }
     world.kill("service", "SIGTERM").ok();
     let output = server.wait(SHORT).assert_code(0);

@@ -254,6 +254,11 @@ impl Running {
         }
     }
 
+    /// What [`Running::wait_for_stdout`] has seen of its stdout.
+    pub fn seen_of_stdout(&self) -> String {
+        String::from_utf8_lossy(&self.seen).into_owned()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.process.status().is_none()

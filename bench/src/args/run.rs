@@ -249,6 +249,7 @@ impl HttpArgs {
             wasmtime: self.wasmtime.map(existing).transpose()?,
             component,
             path,
+            also: self.also.into_iter().map(existing).collect::<Result<_>>()?,
             quick: self.quick,
         };
         namespaces::enter_private_mount_namespace()?;
@@ -276,7 +277,13 @@ impl ServicesArgs {
     /// The first failure, or a signal.
     pub fn run(self) -> Result<()> {
         let (component, path) = self.served.found()?;
-        let options = http::idle::Options { hearthd: hearthd(self.hearthd)?, component, path, services: self.services };
+        let options = http::idle::Options {
+            hearthd: hearthd(self.hearthd)?,
+            component,
+            path,
+            services: self.services,
+            components: self.components,
+        };
         namespaces::enter_private_mount_namespace()?;
         self.common.run(BundleStore::Memory, async |scratch: &Scratch, _: &Runtimes| {
             let report = http::idle::run(&options, scratch).await?;

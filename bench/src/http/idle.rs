@@ -5,6 +5,9 @@
 //! two of them one other service, the *busy* one, is asked again and again. Every request has a connection of its own,
 //! which is in the time.
 //!
+//! Connections without a request are made to one of them, when it is the only one, and again when all are up: what a client
+//! costs that is accepted must not depend on how many services there are.
+//!
 //! Memory is the daemon's proportional set size before any request, when all are up, less that with one up. The memory
 //! of containerd and of the pod's sandbox is not in it.
 
@@ -24,6 +27,7 @@ use crate::events::EventSink;
 use crate::get::get;
 use crate::guest::Module;
 use crate::hearthd::{Hearthd, Home};
+use crate::http::accept::{self, AcceptCost};
 use crate::http::servers::free_address;
 use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
@@ -48,6 +52,8 @@ pub struct Options {
     pub path: String,
     /// The number of services.
     pub services: usize,
+    /// The number of components that they are made of.
+    pub components: usize,
 }
 
 /// The report. Times are in microseconds.
@@ -57,6 +63,7 @@ pub struct Report {
     machine: MachineFacts,
     hearthd: Program,
     services: usize,
+    components: usize,
     component_bytes: usize,
     one: Footprint,
     all: Footprint,
@@ -64,6 +71,9 @@ pub struct Report {
     started_per_second: f64,
     busy: Summary,
     at_rest: Summary,
+    /// Of the busy one, when it was alone and when all were up.
+    accept_alone: AcceptCost,
+    accept_beside: AcceptCost,
 }
 
 /// Runs it. To be called on the main thread, which the daemon is tied to.
@@ -72,6 +82,7 @@ pub struct Report {
 /// The first thing that fails: an answer other than 200, too.
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     ensure!(options.services >= 10, "--services must be at least 10");
+    ensure!((1..=options.services).contains(&options.components), "--components must be 1 to --services");
     let component = Module::read(&options.component)?;
     crowd::raise_descriptor_limit();
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
@@ -79,9 +90,10 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let home = Home::create(scratch.path().join("h"))?.configured(&tasks);
     let mut daemon = Hearthd::launch(&options.hearthd, &home, &events).await?;
     let clients = crowd::connect(&daemon.task_address, 4).await?;
-    let services = prepare(options.services, &component, scratch)?;
+    let services = prepare(options, &component, scratch)?;
     let start = |number: usize| crowd::start(&clients[number % clients.len()], &services[number].1.create);
     start(0).await.map_err(|error| daemon.explain(error))?;
+    let accept_alone = accept::measure(services[0].0, daemon.pid()).await?;
     let one = Footprint::of(daemon.pid())?;
     progress("starting them");
     let began = Instant::now();
@@ -89,6 +101,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     started.map_err(|error| daemon.explain(error))?;
     let took = began.elapsed();
     let all = Footprint::of(daemon.pid())?;
+    let accept_beside = accept::measure(services[0].0, daemon.pid()).await?;
 
     let ask = async |number: usize| {
         let address = services[number].0.to_string();
@@ -120,6 +133,7 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
         machine: MachineFacts::here(),
         hearthd: Program::at(&options.hearthd),
         services: options.services,
+        components: options.components,
         component_bytes: component.bytes().len(),
         one,
         all,
@@ -127,18 +141,23 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
         started_per_second: (options.services - 1) as f64 / took.as_secs_f64(),
         busy: summary(busy)?,
         at_rest: summary(at_rest)?,
+        accept_alone,
+        accept_beside,
     })
 }
 
 /// Makes the bundles of this many services, each with a free address.
-fn prepare(services: usize, component: &Module, scratch: &Scratch) -> Result<Vec<(SocketAddr, Bundle)>> {
+fn prepare(options: &Options, component: &Module, scratch: &Scratch) -> Result<Vec<(SocketAddr, Bundle)>> {
+    let services = options.services;
+    let copies = (1..options.components).map(|_| component.never_seen());
+    let components: Vec<_> = std::iter::once(component.clone()).chain(copies).collect();
     let (mut prepared, mut held) = (Vec::new(), Vec::new());
     for number in 0..services {
         // The listeners are kept until all have an address, so that no address is given twice.
         let (address, listener) = free_address()?;
         held.push(listener);
         let dir = scratch.bundles().join(number.to_string());
-        let image = crowd::image(scratch.bundles(), &format!("i{number}"), component)?;
+        let image = crowd::image(scratch.bundles(), &format!("i{number}"), &components[number % components.len()])?;
         prepared.push((address, Bundle::create(dir, &number.to_string(), image, &Recipe::Service(address))?));
         if number % 100 == 0 {
             progress(&format!("{number} of {services} bundles"));
@@ -151,10 +170,11 @@ impl Report {
     /// For people.
     pub fn markdown(&self) -> String {
         let mut text = format!(
-            "# {} HTTP services at rest\n\n{}\n\n{:.1} KiB PSS of hearthd a service ({:.1} MiB in all), {} descriptors, \
+            "# {} HTTP services at rest, of {} components\n\n{}\n\n{:.1} KiB PSS of hearthd a service ({:.1} MiB in all), {} descriptors, \
              {:.0} started a second. A request and its connection, in µs:\n\n| | n | p50 | p90 | p99 | max |\n\
              |---|---:|---:|---:|---:|---:|\n",
             self.services,
+            self.components,
             self.machine.line(),
             self.pss_bytes_per_service / 1024.0,
             self.all.pss_bytes as f64 / f64::from(1 << 20),
@@ -165,6 +185,14 @@ impl Report {
             let [p50, p90, p99, max] = [of.p50, of.p90, of.p99, of.max].map(micros);
             // A String takes all that is written to it.
             let _ = writeln!(text, "| {name} | {} | {p50} | {p90} | {p99} | {max} |", of.n);
+        }
+        let _ = writeln!(
+            text,
+            "\n| A connection without a request, in µs | p50 | p99 | processor time |\n|---|---:|---:|---:|"
+        );
+        for (name, of) in [("the service alone", &self.accept_alone), ("beside all others", &self.accept_beside)] {
+            let [p50, p99, processor] = [of.time.p50, of.time.p99, of.processor_time].map(micros);
+            let _ = writeln!(text, "| {name} | {p50} | {p99} | {processor} |");
         }
         let ratio = |of: fn(&Summary) -> f64| of(&self.at_rest) / of(&self.busy);
         let _ = writeln!(text, "\nat rest / busy: p50 {:.2}, p99 {:.2}", ratio(|of| of.p50), ratio(|of| of.p99));

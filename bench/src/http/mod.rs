@@ -10,7 +10,9 @@
 //! * `floor.rs`: the server without a guest.
 //! * `wrk.rs`: the load.
 //! * `report.rs`: the figures.
+//! * `neighbour.rs`: a quiet service beside a noisy one.
 //! * `idle.rs`: the `services` command: many services at rest.
+//! * `accept.rs`: connections without a request, for `services`.
 //!
 //! # What the numbers mean
 //!
@@ -27,21 +29,23 @@
 //! A server that answers another thing than the others, a wasmtime of another version than hearthd's, an answer that
 //! is no 2xx or 3xx, or a connection that fails end the run.
 
+mod accept;
 pub mod floor;
 pub mod idle;
+mod neighbour;
 mod report;
 mod servers;
 mod wrk;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::crowd;
 use crate::events::EventSink;
 use crate::guest::Module;
-use crate::http::report::{Crowd, Report, Round};
+use crate::http::report::{Crowd, Measured, Report, Round};
 use crate::http::servers::{Served, Server};
 use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
@@ -70,6 +74,8 @@ pub struct Options {
     pub component: PathBuf,
     /// The path of the requests.
     pub path: String,
+    /// Other components, measured after that one, at `/`.
+    pub also: Vec<PathBuf>,
     /// Fewer and shorter rounds.
     pub quick: bool,
 }
@@ -81,21 +87,54 @@ pub struct Options {
 pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     let (rounds, seconds) = PLANS[usize::from(options.quick)];
     let (machine, wrk) = (MachineFacts::here(), wrk::version()?);
-    let component = Module::read(&options.component)?;
     crowd::raise_descriptor_limit();
     let events = EventSink::listen(scratch.path().join("events.sock"))?;
-    let (mut servers, answer_bytes) = start(options, &component, scratch, &events).await?;
+    let first = measure(options, (&options.component, &options.path), (rounds, seconds), scratch, &events).await?;
+    let mut also = Vec::new();
+    for component in &options.also {
+        also.push(measure(options, (component, "/"), (rounds, seconds), scratch, &events).await?);
+    }
+    progress("a quiet service beside a noisy one");
+    let component = Module::read(&options.component)?;
+    let dir = scratch.bundles().join("n");
+    let neighbour = neighbour::measure(&options.hearthd, &component, &options.path, (dir, seconds), &events).await?;
+    progress_done();
+    Ok(Report {
+        schema: SCHEMA,
+        machine,
+        hearthd: Program::at(&options.hearthd),
+        against: options.against.as_deref().map(Program::at),
+        wasmtime: options.wasmtime.as_deref().map(Program::at),
+        wrk,
+        quick: options.quick,
+        seconds,
+        first,
+        also,
+        neighbour: Some(neighbour),
+    })
+}
+
+/// Measures one component, at one path, with all servers.
+async fn measure(
+    options: &Options,
+    (file, path): (&Path, &str),
+    (rounds, seconds): (u32, u32),
+    scratch: &Scratch,
+    events: &EventSink,
+) -> Result<Measured> {
+    let component = Module::read(file)?;
+    let (mut servers, answer_bytes) = start(options, (file, &component), path, scratch, events).await?;
     let mut crowds = Vec::new();
     for connections in CONNECTIONS {
-        eprintln!("hearth-bench: connections at once: {connections}");
+        eprintln!("hearth-bench: {}: connections at once: {connections}", name_of(file));
         for server in &servers {
-            wrk::run(&server.url(&options.path), connections, WARM_UP_SECONDS).await?;
+            wrk::run(&server.url(path), connections, WARM_UP_SECONDS).await?;
         }
         let mut found: BTreeMap<Served, Vec<Round>> = BTreeMap::new();
         for number in 0..rounds {
             for server in &servers {
                 progress(&format!("round {} of {rounds}: {}", number + 1, server.by.name()));
-                found.entry(server.by).or_default().push(round(server, &options.path, connections, seconds).await?);
+                found.entry(server.by).or_default().push(round(server, path, connections, seconds).await?);
             }
             // No server always follows the same other one.
             servers.reverse();
@@ -106,46 +145,40 @@ pub async fn run(options: &Options, scratch: &Scratch) -> Result<Report> {
     for server in servers {
         server.end().await?;
     }
-    Ok(Report {
-        schema: SCHEMA,
-        machine,
-        hearthd: Program::at(&options.hearthd),
-        against: options.against.as_deref().map(Program::at),
-        wasmtime: options.wasmtime.as_deref().map(Program::at),
-        wrk,
-        component_bytes: component.bytes().len(),
-        path: options.path.clone(),
-        answer_bytes,
-        quick: options.quick,
-        seconds,
-        crowds,
-    })
+    let component_bytes = component.bytes().len();
+    Ok(Measured { component: name_of(file), component_bytes, path: path.to_owned(), answer_bytes, crowds })
+}
+
+/// How the report calls a component.
+fn name_of(file: &Path) -> String {
+    file.file_stem().map_or_else(|| file.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Starts all servers, and gives the bytes of the body that each answers.
 async fn start(
     options: &Options,
-    component: &Module,
+    (file, component): (&Path, &Module),
+    path: &str,
     scratch: &Scratch,
     events: &EventSink,
 ) -> Result<(Vec<Server>, usize)> {
-    let dir = |name: &str| scratch.bundles().join(name);
+    let dir = |name: &str| scratch.bundles().join(format!("{name}-{}", name_of(file)));
     progress("starting the servers");
     let daemon = Server::hearthd(Served::Hearthd, &options.hearthd, component, dir("a"), events).await?;
-    let answer = daemon.ask(&options.path).await?;
-    let floor = Server::floor(&answer, &scratch.path().join("answer"))?;
+    let answer = daemon.ask(path).await?;
+    let floor = Server::floor(&answer, &scratch.path().join(format!("answer-{}", name_of(file))))?;
     let mut servers = Vec::new();
     if let Some(program) = &options.wasmtime {
         let (theirs, ours) = (servers::wasmtime_version(program)?, daemon.wasmtime_version().await?);
         ensure!(theirs == ours, "{} is wasmtime {theirs}, and hearthd has {ours} in it", program.display());
-        servers.push(Server::wasmtime(program, &options.component).await?);
+        servers.push(Server::wasmtime(program, file).await?);
     }
     if let Some(program) = &options.against {
         servers.push(Server::hearthd(Served::Against, program, component, dir("c"), events).await?);
     }
     servers.extend([daemon, floor]);
     for server in &servers {
-        let found = server.ask(&options.path).await?;
+        let found = server.ask(path).await?;
         ensure!(found == answer, "{} answers {found:?}, hearthd {answer:?}", server.by.name());
     }
     progress_done();

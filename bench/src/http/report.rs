@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use crate::http::neighbour::Neighbour;
 use crate::http::servers::{Served, WASMTIME};
 use crate::machine::MachineFacts;
 use crate::report::Program;
@@ -26,16 +27,33 @@ pub struct Report {
     pub wasmtime: Option<Program>,
     /// The load generator's name and version.
     pub wrk: String,
-    /// The component's size.
+    /// Fewer and shorter rounds: the tails mean nothing.
+    pub quick: bool,
+    /// Seconds of each round.
+    pub seconds: u32,
+    /// The first component.
+    #[serde(flatten)]
+    pub first: Measured,
+    /// The others.
+    #[serde(default)]
+    pub also: Vec<Measured>,
+    /// A quiet service beside a noisy one.
+    #[serde(default)]
+    pub neighbour: Option<Neighbour>,
+}
+
+/// The measurements of one component.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// The name of its file.
+    #[serde(default)]
+    pub component: String,
+    /// Its size.
     pub component_bytes: usize,
     /// The path of the requests.
     pub path: String,
     /// Bytes of the answer's body.
     pub answer_bytes: usize,
-    /// Fewer and shorter rounds: the tails mean nothing.
-    pub quick: bool,
-    /// Seconds of each round.
-    pub seconds: u32,
     /// One entry for each number of connections.
     pub crowds: Vec<Crowd>,
 }
@@ -161,14 +179,18 @@ impl Report {
             let _ = writeln!(text, "* {name}: {} ({})", program.path, program.version);
         }
         let rounds =
-            self.crowds.iter().flat_map(|crowd| crowd.servers.values()).map(|rounds| rounds.rounds.len()).max();
+            self.first.crowds.iter().flat_map(|crowd| crowd.servers.values()).map(|rounds| rounds.rounds.len()).max();
+        for measured in self.measured() {
+            let Measured { component, component_bytes, path, answer_bytes, .. } = measured;
+            let _ = write!(
+                text,
+                "\n{component}: a component of {component_bytes} bytes; GET {path} answers {answer_bytes} bytes."
+            );
+        }
         let _ = writeln!(
             text,
-            "\nA component of {} bytes; GET {} answers {} bytes. {}, keep-alive, {} rounds of {} s each, in turns. \
-             Medians of the rounds; ratios are of neighbouring rounds, with the lowest and the highest.{}\n",
-            self.component_bytes,
-            self.path,
-            self.answer_bytes,
+            "\n\n{}, keep-alive, {} rounds of {} s each, in turns. Medians of the rounds; ratios are of neighbouring \
+             rounds, with the lowest and the highest.{}\n",
             self.wrk,
             rounds.unwrap_or_default(),
             self.seconds,
@@ -179,15 +201,30 @@ impl Report {
             None => writeln!(text, "**Without `wasmtime serve`**: name its program with --wasmtime.\n"),
         };
         let _ = writeln!(text, "{}\n{}", self.figures(), self.ratios());
+        if let Some(neighbour) = &self.neighbour {
+            text += &neighbour.markdown();
+        }
         text
     }
 
+    /// All components.
+    fn measured(&self) -> impl Iterator<Item = &Measured> {
+        std::iter::once(&self.first).chain(&self.also)
+    }
+
+    /// The crowds of all components, each with its component's name.
+    fn crowds(&self) -> impl Iterator<Item = (&str, &Crowd)> {
+        self.measured().flat_map(|measured| measured.crowds.iter().map(|crowd| (measured.component.as_str(), crowd)))
+    }
+
     fn figures(&self) -> Table {
-        let headings = ["served by", "connections", "requests/s", "p50 µs", "p99 µs", "processor µs a request"];
-        let mut table = Table::new(1, &headings);
-        for crowd in &self.crowds {
+        let headings =
+            ["component", "served by", "connections", "requests/s", "p50 µs", "p99 µs", "processor µs a request"];
+        let mut table = Table::new(2, &headings);
+        for (component, crowd) in self.crowds() {
             for (by, rounds) in &crowd.servers {
                 table.row([
+                    component.to_owned(),
                     by.name().to_owned(),
                     crowd.connections.to_string(),
                     format!("{:.0}", rounds.requests_per_second),
@@ -201,11 +238,13 @@ impl Report {
     }
 
     fn ratios(&self) -> Table {
-        let headings = ["hearthd ÷", "connections", "requests/s", "p50", "p99", "processor time a request"];
-        let mut table = Table::new(1, &headings);
-        for crowd in &self.crowds {
+        let headings =
+            ["component", "hearthd ÷", "connections", "requests/s", "p50", "p99", "processor time a request"];
+        let mut table = Table::new(2, &headings);
+        for (component, crowd) in self.crowds() {
             for (by, ratios) in &crowd.ratios {
                 table.row([
+                    component.to_owned(),
                     by.name().to_owned(),
                     crowd.connections.to_string(),
                     ratios.requests_per_second.shown(),
@@ -242,19 +281,24 @@ mod tests {
             against: None,
             wasmtime,
             wrk: "wrk 4.1.0".into(),
-            component_bytes: 7,
-            path: "/count".into(),
-            answer_bytes: 2,
             quick: true,
             seconds: 1,
-            crowds: vec![Crowd::of(32, rounds)],
+            first: Measured {
+                component: "http".into(),
+                component_bytes: 7,
+                path: "/count".into(),
+                answer_bytes: 2,
+                crowds: vec![Crowd::of(32, rounds)],
+            },
+            also: Vec::new(),
+            neighbour: None,
         }
     }
 
     #[test]
     fn figures_are_medians_and_ratios_are_of_neighbours() {
         let report = report(None);
-        let crowd = &report.crowds[0];
+        let crowd = &report.first.crowds[0];
         assert_eq!(crowd.servers[&Served::Hearthd].requests_per_second, 200.0);
         let ratios = &crowd.ratios[&Served::Floor];
         assert_eq!(ratios.requests_per_second, Spread { median: 0.5, min: 0.25, max: 1.0 });
@@ -266,11 +310,13 @@ mod tests {
     fn the_tables_show_every_server_and_say_which_is_missing() {
         let wasmtime = Program { path: "w".into(), version: "wasmtime 48.0.8".into() };
         let text = report(Some(wasmtime)).markdown();
-        for want in ["QUICK", "| wasmtime serve", "| the floor", "0.50 (0.25 to 1.00)", "-Opooling-allocator=y"] {
+        for want in
+            ["QUICK", "| http | wasmtime serve", "| http | the floor", "0.50 (0.25 to 1.00)", "-Opooling-allocator=y"]
+        {
             assert!(text.contains(want), "{want} is missing in\n{text}");
         }
         let text = report(None).markdown();
-        assert!(text.contains("**Without `wasmtime serve`**") && !text.contains("| wasmtime serve"), "{text}");
+        assert!(text.contains("**Without `wasmtime serve`**") && !text.contains("| http | wasmtime serve"), "{text}");
     }
 
     #[test]
@@ -278,6 +324,6 @@ mod tests {
         let text = serde_json::to_string(&report(None)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["crowds"][0]["servers"]["hearthd"]["p50"], 10.0);
-        assert_eq!(serde_json::from_str::<Report>(&text).unwrap().crowds[0].connections, 32);
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap().first.crowds[0].connections, 32);
     }
 }

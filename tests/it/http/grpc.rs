@@ -3,13 +3,14 @@
 use std::process::Command;
 
 use hearth_tests::paths;
-use hearth_tests::{Guest, SHORT, World};
+use hearth_tests::tls::Authority;
+use hearth_tests::{Guest, Running, SHORT, World};
 
 use super::{free_address, start};
 use crate::only_on_hearth;
 
 /// A Python with grpcio, and the client's file.
-pub fn client() -> [String; 2] {
+fn client() -> [String; 2] {
     let clients = paths::repository().join("tests/clients");
     let made = Command::new(clients.join("grpc.sh")).output().expect("bash starts");
     let log = String::from_utf8_lossy(&made.stderr);
@@ -43,4 +44,47 @@ fn a_service_answers_a_grpc_client() {
     world.kill("service", "SIGTERM").ok();
     server.wait(SHORT).assert_code(0);
     assert_eq!(ask(&["check", &authority]), "UNAVAILABLE\n");
+}
+
+/// A server of grpcio, and its port.
+fn serve(world: &World, pair: &[&str]) -> (Running, String) {
+    let [python, file] = client();
+    let arguments = [&[file.as_str(), "serve"], pair].concat();
+    let mut server = world.program_on_machine(&python, arguments).open_stdin().spawn();
+    server.wait_for_stdout("\n");
+    let text = server.seen_of_stdout();
+    let port = text.trim().rsplit(' ').next().expect("a port").to_owned();
+    (server, format!("localhost:{port}"))
+}
+
+#[test]
+fn a_guest_calls_a_grpc_server_with_tls_and_without() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.program(&Guest::FETCH);
+    let authority = Authority::new();
+    let ca = world.write("ca.pem", authority.pem().as_bytes());
+    let (certificate, key) = authority.pair("localhost");
+    let pair = [("server.crt", certificate), ("server.key", key)];
+    let pair = pair.map(|(name, text)| world.write(name, text.as_bytes()).display().to_string());
+    let mount = format!("type=bind,src={},dst=/ca.pem,options=bind:ro", ca.display());
+    let call = |id: &str, scheme: &str, at: &str| {
+        let flags = ["--net-host", "--mount", &mount, "--env", "SSL_CERT_FILE=/ca.pem"];
+        let arguments = [scheme, at, "/hearth.test.Echo/Call", "grpc=1", "times=2"];
+        world.run(&image, id).flags(flags).args(arguments).run().stdout()
+    };
+    let (plain, at_plain) = serve(&world, &[]);
+    let (secure, at_secure) = serve(&world, &[&pair[0], &pair[1]]);
+    for (id, scheme, at) in [("plain", "http", &at_plain), ("secure", "https", &at_secure)] {
+        let output = call(id, scheme, at);
+        assert_eq!(output.matches("200 10 hello\n").count(), 2, "{id}: {output}");
+        assert_eq!(output.matches("trailer grpc-status: 0\n").count(), 2, "{id}: {output}");
+        assert_eq!(output.matches("trailer x-trailer: the end\n").count(), 2, "{id}: {output}");
+    }
+    let metrics = world.metrics();
+    assert_eq!(metrics.sum("hearth_http_outgoing_requests_total", &[("code", "2xx")]), 4.0);
+    // A server without HTTP/2.
+    let http1 = super::server::Server::greets();
+    assert!(call("http1", "http", &http1.authority()).starts_with("error "), "it has no gRPC");
+    drop((plain, secure));
 }

@@ -149,6 +149,85 @@ fn tls_is_as_the_image_trusts() {
     assert_eq!(secure(&wrong, &["--mount", &as_image]), "error TLS-protocol-error\n");
 }
 
+/// A proxy: it answers requests itself, and makes tunnels. It sends the head of each request.
+fn proxy(heads: mpsc::Sender<String>) -> Server {
+    Server::new(move |mut stream| {
+        use std::io::Write;
+        while let Some(head) = read_head(&mut stream) {
+            heads.send(head.clone()).expect("the story waits");
+            let Some(target) = head.strip_prefix("connect ") else {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nvia proxy");
+                continue;
+            };
+            let target = target.split(' ').next().expect("an authority");
+            // Its own names: this one is the loopback, and no other is known.
+            let found = target.strip_prefix("service.test:").map(|port| format!("127.0.0.1:{port}"));
+            let Some(server) = found.and_then(|at| TcpStream::connect(at).ok()) else {
+                let _ = stream.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n");
+                continue;
+            };
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("the client reads");
+            let halves = [(stream.try_clone(), server.try_clone()), (Ok(server), Ok(stream))];
+            let copies = halves.map(|(from, to)| {
+                let (mut from, mut to) = (from.expect("a socket"), to.expect("a socket"));
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                })
+            });
+            copies.into_iter().for_each(|copy| copy.join().expect("it does not panic"));
+            return;
+        }
+    })
+}
+
+#[test]
+fn requests_go_through_the_proxy_of_the_environment() {
+    only_on_hearth!();
+    let fetch = Fetch::new();
+    let (send, heads) = mpsc::channel();
+    let proxy = proxy(send);
+    let named = |name: &str| format!("{name}=http://user:pass@127.0.0.1:{}", proxy.at.port());
+    let run = |env: &[&str], args: &[&str]| {
+        let flags: Vec<_> = env.iter().flat_map(|pair| ["--env", pair]).collect();
+        fetch.run(&flags, args)
+    };
+    let plain = ["http", "service.invalid", "/a", "times=2"];
+    let answer = run(&[&named("HTTP_PROXY")], &plain).stdout();
+    assert_eq!(answer, "200 9 via proxy\n200 9 via proxy\n");
+    let head = heads.recv_timeout(SHORT).expect("a request");
+    assert!(head.starts_with("get http://service.invalid/a http/1.1\r\n"), "{head}");
+    // `user:pass` in base64; heads are in lower case here.
+    assert!(head.contains("\r\nproxy-authorization: basic dxnlcjpwyxnz\r\n"), "{head}");
+    assert!(head.contains("\r\nhost: service.invalid\r\n"), "{head}");
+    heads.recv_timeout(SHORT).expect("the other request");
+    assert_eq!(proxy.connections(), 1, "the connection is kept");
+    // Not for these names.
+    let direct = run(&[&named("http_proxy"), "NO_PROXY=.invalid"], &plain).stdout();
+    assert!(direct.starts_with("error DNS-"), "{direct}");
+    assert!(heads.try_recv().is_err());
+
+    // A tunnel, for TLS. The loopback itself takes no proxy: the name is another one.
+    let authority = Authority::new();
+    let server = Server::greets_by_tls(&authority, "service.test");
+    let trusted = fetch.world.write("ca.pem", authority.pem().as_bytes());
+    let trusted = format!("type=bind,src={},dst={CERTIFICATES},options=bind:ro", trusted.display());
+    let tunnelled = |target: &str, port: u16| {
+        let proxy = named("HTTPS_PROXY");
+        fetch.run(&["--mount", &trusted, "--env", &proxy], &["https", &format!("{target}:{port}"), "/"]).stdout()
+    };
+    assert_eq!(tunnelled("service.test", server.at.port()), "200 7 hello 0\n");
+    let head = heads.recv_timeout(SHORT).expect("a request");
+    assert!(head.starts_with(&format!("connect service.test:{} http/1.1\r\n", server.at.port())), "{head}");
+    assert!(head.contains("\r\nproxy-authorization: basic "), "{head}");
+    assert_eq!(tunnelled("another.test", 443), "error destination-unavailable\n");
+
+    // One that is no proxy by http.
+    let refused = run(&["HTTP_PROXY=socks5://proxy.test:1080"], &plain);
+    assert_eq!(refused.stdout(), "error configuration-error\n");
+    assert!(refused.stderr().contains("HTTP_PROXY is not a proxy like http://"), "{refused}");
+}
+
 #[test]
 fn a_guest_that_is_killed_takes_its_fetch_with_it() {
     only_on_hearth!();
