@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the path of a Python that has grpcio, for grpc.py. The package comes from PyPI, in the version below, and is kept
+# Prints the path of a Python that has grpcio, for grpc_peer.py. The package comes from PyPI, in the version below, and is kept
 # outside of the repository, in $HEARTH_GUESTS_CACHE (~/.cache/hearth/guests). Any number of callers may run at once.
 set -euo pipefail
 

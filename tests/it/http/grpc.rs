@@ -1,4 +1,4 @@
-//! gRPC by a real client and a real server: Python's grpcio (`tests/clients/grpc.py`).
+//! gRPC by a real client and a real server: Python's grpcio (`tests/clients/grpc_peer.py`).
 
 use std::process::Command;
 
@@ -16,7 +16,7 @@ fn client() -> [String; 2] {
     let log = String::from_utf8_lossy(&made.stderr);
     assert!(made.status.success(), "grpc.sh (needs PyPI):\n{log}");
     let python = String::from_utf8_lossy(&made.stdout).trim_end().to_owned();
-    [python, clients.join("grpc.py").display().to_string()]
+    [python, clients.join("grpc_peer.py").display().to_string()]
 }
 
 /// The client's output.

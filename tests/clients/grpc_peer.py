@@ -1,10 +1,10 @@
 """gRPC by grpcio, without generated code: messages are bytes.
 
-grpc.py check AUTHORITY [CA]   asks for the health of a server; prints SERVING or the error's code
-grpc.py chat AUTHORITY COUNT   sends so many messages on one call, each after the answer to the one before; prints their
+grpc_peer.py check AUTHORITY [CA]   asks for the health of a server; prints SERVING or the error's code
+grpc_peer.py chat AUTHORITY COUNT   sends so many messages on one call, each after the answer to the one before; prints their
                                number and the trailing metadata
-grpc.py fail AUTHORITY         calls a method that fails; prints the error's code
-grpc.py serve [CERT KEY]       prints the port of a server that answers every call with its message, until stdin ends;
+grpc_peer.py fail AUTHORITY         calls a method that fails; prints the error's code
+grpc_peer.py serve [CERT KEY]       prints the port of a server that answers every call with its message, until stdin ends;
                                for each call it prints `called` and the metadata `traceparent`, if there is one
 
 With CA, a file, the client speaks TLS and trusts that authority. With CERT and KEY, the server speaks TLS.
