@@ -175,7 +175,7 @@ impl Client {
         if server.dialect == Dialect::Http1 || !self.idle.lock().has_http2(server) {
             return Ok(None);
         }
-        let place = self.place(&self.streams, deadline).await?;
+        let place = acquire(&self.streams, deadline).await?;
         Ok(self.idle.lock().stream(server, place).ok().map(Sender::Http2))
     }
 
@@ -197,7 +197,11 @@ impl Client {
             return Err(Unanswered::Failed(Error::ConnectionReadTimeout));
         };
         let response = answered.map_err(|mut error| match error.take_message() {
-            Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
+            Some(unsent) => {
+                // It is about to close.
+                sender.retire();
+                Unanswered::Unsent(Box::new(unsent))
+            }
             None => Unanswered::Failed(fault::exchanging(error.error())),
         })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -213,25 +217,24 @@ impl Client {
         Ok(response.map(|body| Received::new(body, give_back, timeouts.between_bytes).boxed_unsync()))
     }
 
-    /// Room for one more connection or stream.
-    async fn place(&self, of: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
-        if let Ok(place) = of.clone().try_acquire_owned() {
+    /// Room for one more connection.
+    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
             return Ok(place);
         }
         self.idle.lock().close_one();
-        let place = tokio::time::timeout_at(deadline.into(), of.clone().acquire_owned()).await;
-        place.ok().and_then(Result::ok).ok_or(Error::ConnectionLimitReached)
+        acquire(&self.places, deadline).await
     }
 
     /// A new connection.
     async fn connect(self: &Arc<Self>, server: &Server, deadline: Instant) -> Result<Sender, Error> {
-        let place = self.place(&self.places, deadline).await?;
+        let place = self.place(deadline).await?;
         let sender = match self.connector.connect(server, place, deadline).await? {
             Connected::Http1(sender) => return Ok(Sender::Http1(sender)),
             Connected::Http2(sender) => sender,
         };
         let connection = Http2Connection::new(server.clone(), sender);
-        let place = self.place(&self.streams, deadline).await?;
+        let place = acquire(&self.streams, deadline).await?;
         let stream = connection.stream(place).map_err(|_| Error::ConnectionLimitReached)?;
         self.idle.lock().put_http2(connection, self.context.config().outgoing_idle_max);
         self.sweep();
@@ -282,6 +285,12 @@ impl Client {
             }
         });
     }
+}
+
+/// A place, once there is one.
+async fn acquire(of: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
+    let place = tokio::time::timeout_at(deadline.into(), of.clone().acquire_owned()).await;
+    place.ok().and_then(Result::ok).ok_or(Error::ConnectionLimitReached)
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Sender {
         }
     }
 
-    /// No other request is sent on the connection: it did not answer in time.
+    /// No other request is sent on the connection: it did not answer in time, or took no request.
     pub fn retire(&self) {
         if let Sender::Http2(stream) = self {
             stream.connection.is_retired.store(true, Ordering::Relaxed);
