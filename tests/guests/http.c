@@ -245,9 +245,9 @@ static void relay(handle out, const char *where) {
 /* gRPC over HTTP/2: messages with a prefix of 5 bytes, and the status in the trailers. */
 static const char grpc[] = "application/grpc+proto";
 
-static handle grpc_ok(void) {
+static handle grpc_status(const char *status) {
     handle trailers = new_fields();
-    field(trailers, "grpc-status", "0");
+    field(trailers, "grpc-status", status);
     field(trailers, "x-trailer", "the end");
     return trailers;
 }
@@ -256,14 +256,14 @@ static void grpc_health(handle out) {
     static const char serving[] = {0, 0, 0, 0, 2, 0x08, 1};
     struct answer given = answer_as(out, 200, grpc, 0, 0);
     put(given.output, serving, sizeof serving);
-    finish(given, grpc_ok());
+    finish(given, grpc_status("0"));
 }
 
 static void grpc_chat(handle request, handle out) {
     handle input = input_of(request);
     struct answer given = answer_as(out, 200, grpc, 0, 0);
     copy(input, given);
-    finish(given, grpc_ok());
+    finish(given, grpc_status("0"));
 }
 
 static void download(handle out) {
@@ -342,7 +342,7 @@ __attribute__((export_name("wasi:http/incoming-handler@0.2.0#handle"))) void ser
     } else if (IS("/hearth.test.Echo/Chat")) {
         grpc_chat(request, out);
     } else if (IS("/hearth.test.Echo/Fail")) {
-        finish(answer_as(out, 200, grpc, "grpc-status", "5"), 0);
+        finish(answer_as(out, 200, grpc, 0, 0), grpc_status("5"));
     } else if (IS("/relay/")) {
         relay(out, path + strlen("/relay/"));
     } else if (IS("/scheme")) {
