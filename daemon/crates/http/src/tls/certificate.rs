@@ -2,7 +2,7 @@
 //!
 //! Kubernetes renews a Secret in a volume by one rename of a link, so that both files change at once. Other programs write
 //! one file after the other. Files that do not fit together are therefore told only once they are older than
-//! [`SETTLED`].
+//! `SETTLED`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl Certificate {
     }
 
     /// The configuration with the files that are there now, or with the last usable ones. Looks at the files at most once
-    /// in [`LOOK_INTERVAL`], and waits for that no longer than [`LOOK_TIME`].
+    /// in `LOOK_INTERVAL`, and waits for that no longer than `LOOK_TIME`.
     pub async fn configuration(&self, tell: TellRenewal) -> Arc<ServerConfig> {
         let looking = {
             let mut current = self.current.lock();
