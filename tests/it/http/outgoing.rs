@@ -189,7 +189,7 @@ fn requests_go_through_the_proxy_of_the_environment() {
     let proxy = proxy(send);
     let named = |name: &str| format!("{name}=http://user:pass@127.0.0.1:{}", proxy.at.port());
     let run = |env: &[&str], args: &[&str]| {
-        let flags: Vec<_> = env.iter().flat_map(|pair| ["--env", pair]).collect();
+        let flags: Vec<_> = env.iter().flat_map(|pair| ["--env", *pair]).collect();
         fetch.run(&flags, args)
     };
     let plain = ["http", "service.invalid", "/a", "times=2"];
