@@ -214,7 +214,8 @@ impl Report {
 
     /// The crowds of all components, each with its component's name.
     fn crowds(&self) -> impl Iterator<Item = (&str, &Crowd)> {
-        self.measured().flat_map(|measured| measured.crowds.iter().map(move |crowd| (measured.component.as_str(), crowd)))
+        self.measured()
+            .flat_map(|measured| measured.crowds.iter().map(move |crowd| (measured.component.as_str(), crowd)))
     }
 
     fn figures(&self) -> Table {
