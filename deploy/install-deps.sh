@@ -12,6 +12,7 @@ packages=(
     util-linux mount       # unshare, nsenter: a private machine for each story
     iproute2               # network namespaces
     containernetworking-plugins   # the network of the stories' pods
+    nghttp2-client         # h2load, a client of HTTP/2
     openssl prometheus     # a certificate for the metrics endpoint; who scrapes it
     clang lld wasi-libc libclang-rt-dev-wasm32   # guests in C
     "$@"

@@ -11,7 +11,7 @@ use hearth_tests::tls::Authority;
 use hearth_tests::{Guest, Running, SHORT, World, eventually};
 
 use super::{free_address, start};
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 /// The name that the certificates are for.
 const NAME: &str = "service.test";
@@ -137,6 +137,21 @@ fn a_service_speaks_tls_with_the_certificate_of_a_secret() {
     let metrics = secured.world.metrics();
     assert!(metrics.sum("hearth_http_tls_handshakes_total", &[("result", "done")]) >= 10.0);
     assert!(metrics.sum("hearth_http_tls_handshakes_total", &[("result", "failed")]) >= 3.0);
+    secured.stop(server);
+}
+
+#[test]
+fn many_streams_on_many_connections_are_answered_by_tls() {
+    only_on_hearth!();
+    let h2load = || Command::new("h2load");
+    skip_unless!(h2load().arg("--version").output().is_ok(), "h2load is missing: `make deps` installs nghttp2-client");
+    let secured = Secured::configured("");
+    let server = secured.start();
+    let url = format!("https://{}/count", secured.at);
+    let output = h2load().args(["-n", "2000", "-c", "20", "-m", "10", &url]).output().expect("it is there");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{told}");
+    assert!(told.contains("status codes: 2000 2xx"), "{told}");
     secured.stop(server);
 }
 
