@@ -78,8 +78,8 @@ fn a_guest_calls_a_grpc_server_with_tls_and_without() {
     for (id, scheme, at) in [("plain", "http", &at_plain), ("secure", "https", &at_secure)] {
         let output = call(id, scheme, at);
         assert_eq!(output.matches("200 10 hello\n").count(), 2, "{id}: {output}");
-        assert_eq!(output.matches("trailer grpc-status: 0\n").count(), 2, "{id}: {output}");
-        assert_eq!(output.matches("trailer x-trailer: the end\n").count(), 2, "{id}: {output}");
+        assert_eq!(output.matches("trailer grpc-status\n").count(), 2, "{id}: {output}");
+        assert_eq!(output.matches("trailer x-trailer\n").count(), 2, "{id}: {output}");
     }
     let metrics = world.metrics();
     assert_eq!(metrics.sum("hearth_http_outgoing_requests_total", &[("code", "2xx")]), 4.0);
