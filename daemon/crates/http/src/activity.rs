@@ -13,7 +13,6 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Response, Version};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::response::{Cut, ResponseBody, Transfer};
 use hearth_base::config;
@@ -242,19 +241,19 @@ impl<B: Body<Data = Bytes, Error = Cut> + Unpin> Body for Answering<B> {
 }
 
 /// A client's socket, watched.
-pub struct Watched {
-    stream: TcpStream,
+pub struct Watched<S> {
+    stream: S,
     activity: Arc<Activity>,
 }
 
-impl Watched {
+impl<S> Watched<S> {
     /// Tells `activity` of each byte that moves on `stream`.
-    pub fn new(stream: TcpStream, activity: Arc<Activity>) -> Watched {
+    pub fn new(stream: S, activity: Arc<Activity>) -> Watched<S> {
         Watched { stream, activity }
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.activity.reads.fetch_add(1, Ordering::Relaxed) >= READS_MAX {
             cx.waker().wake_by_ref();
@@ -268,7 +267,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if written.is_ready() {
@@ -340,6 +339,7 @@ mod tests {
     /// All that a client receives that asks for a response with this body.
     async fn received(body: Vec<&'static str>) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use tokio::net::TcpStream;
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

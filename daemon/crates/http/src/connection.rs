@@ -27,7 +27,7 @@ use crate::tls::stream::{ClientStream, Protocol};
 use hearth_base::config;
 use hearth_os::accept::ConnectionPermit;
 use hearth_os::identity;
-use hearth_wasm::scheduler::{Guest, GuestEnd};
+use hearth_wasm::scheduler::{Guest, GuestEnd, Socket};
 
 /// Requests at once on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
@@ -43,7 +43,14 @@ const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 /// Serves a client beside the container's guests, in their group: reading and writing are the container's CPU time,
 /// and a request goes from its connection to its guest and back without leaving the thread.
 pub fn begin(service: &Arc<Service>, stream: TcpStream, permit: ConnectionPermit) {
-    run(service, connection(service.clone(), stream, permit));
+    // Answers are written whole; waiting for more to write only delays them.
+    let _ = stream.set_nodelay(true);
+    // From the runtime, which accepted it, to the workers.
+    let socket = stream.into_std().and_then(|stream| service.runtime.scheduler.socket(stream));
+    match socket {
+        Ok(socket) => run(service, connection(service.clone(), socket, permit)),
+        Err(error) => tracing::warn!(%error, "a client's connection cannot be watched, and is closed"),
+    }
 }
 
 /// Runs a part of a connection.
@@ -120,7 +127,7 @@ async fn greet(service: &Arc<Service>, stream: TcpStream, activity: &Arc<Activit
     }
 }
 
-async fn connection(service: Arc<Service>, stream: TcpStream, _permit: ConnectionPermit) {
+async fn connection(service: Arc<Service>, stream: Socket, _permit: ConnectionPermit) {
     let config = service.http.config();
     let activity = Arc::new(Activity::new());
     let address = service.access_log.as_ref().and_then(|_| Some(stream.peer_addr().ok()?.ip().to_canonical()));

@@ -6,6 +6,7 @@
 //!
 //! * [`accept`]: accept loops: the limit of connections, and accept(2)'s errors such as too many open files.
 //! * [`activation`]: the control socket that systemd passes (`LISTEN_FDS`).
+//! * [`readiness`]: waiting for many sockets and a wake-up at once (epoll(7)), and reading from one.
 //! * [`sockets`]: binding a Unix socket that only root can open.
 //! * [`packet_filter`]: a listening socket that refuses new connections while it completes the pending ones.
 //!
@@ -58,6 +59,7 @@ pub mod netns;
 pub mod packet_filter;
 pub mod process;
 pub mod pty;
+pub mod readiness;
 pub mod signals;
 pub mod sockets;
 pub mod spawn;

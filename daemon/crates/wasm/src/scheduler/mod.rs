@@ -20,6 +20,7 @@
 //! * `cpu.rs`: a guest's weight among others, and its quota (`cpu.shares`, `cpu.quota`).
 //! * `meter.rs`: which container is charged for a worker's CPU time.
 //! * `queue.rs`: which guest runs next.
+//! * `sockets.rs`: the sockets of HTTP clients, which idle workers watch.
 //! * `workers.rs`: the worker threads, the ticker, and what happens to a worker blocked in a system call.
 //!
 //! Guests never run on the RPC runtime's threads and RPCs never run here. A guest that was woken goes
@@ -38,6 +39,7 @@ mod guarded;
 mod guest;
 mod meter;
 mod queue;
+mod sockets;
 mod workers;
 
 use std::future::Future;
@@ -46,7 +48,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_task::{ScheduleInfo, WithInfo};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use wasmtime::{Engine, UpdateDeadline};
 
 pub use cpu::{CpuLimits, Quota, Throttling};
@@ -57,6 +59,8 @@ use hearth_base::operator;
 use hearth_observe::metrics::Metrics;
 use hearth_os::{identity, process};
 use queue::RunQueue;
+pub use sockets::Socket;
+use sockets::Sockets;
 use workers::{SchedulerState, Ticker, WorkerSet, spawn_worker};
 
 /// How often [`Scheduler::ticked`] looks at the ticker.
@@ -97,8 +101,7 @@ impl Scheduler {
         let shared = Arc::new(SchedulerState {
             queue: RunQueue::new(config.slice_ms * 1_000_000),
             idle: AtomicUsize::new(0),
-            sleep: Mutex::new(()),
-            wake: Condvar::new(),
+            sockets: Arc::new(Sockets::new()?),
             polling: AtomicUsize::new(0),
             workers: Mutex::new(WorkerSet::default()),
             ticker: Mutex::new(None),
@@ -157,6 +160,14 @@ impl Scheduler {
         let (runnable, task) = async_task::spawn(guarded, schedule);
         task.detach();
         runnable.schedule();
+    }
+
+    /// A connected stream that idle workers watch, for futures that the scheduler runs.
+    ///
+    /// # Errors
+    /// As epoll_ctl(2).
+    pub fn socket(&self, stream: std::net::TcpStream) -> std::io::Result<Socket> {
+        self.shared.sockets.add(stream)
     }
 
     /// The epoch callback of this guest's store: whether it goes on, yields or ends.
@@ -221,8 +232,7 @@ impl Scheduler {
     /// queues.
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        drop(self.shared.sleep.lock());
-        self.shared.wake.notify_all();
+        self.shared.sockets.wake();
         self.shared.unpark_ticker();
         for thread in self.threads.lock().drain(..) {
             // A worker stuck in a system call ends with the process.

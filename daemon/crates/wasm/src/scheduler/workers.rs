@@ -1,18 +1,20 @@
 //! The worker threads that run guests, and the ticker.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_task::Runnable;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use wasmtime::Engine;
 
 use super::guest::Guest;
 use super::meter;
 use super::queue::{QueuePosition, RunQueue};
+use super::sockets::Sockets;
 use hearth_observe::metrics::Metrics;
+use hearth_os::readiness::Events;
 use hearth_os::{identity, process};
 
 /// Ticks without a running guest after which the ticker sleeps until there is one.
@@ -29,10 +31,10 @@ const KEPT_MAX: u32 = 2;
 /// What workers, the ticker and the scheduler's handles share.
 pub(super) struct SchedulerState {
     pub(super) queue: RunQueue,
-    /// Workers asleep; guarded by `sleep` for changes, read without it.
+    /// Workers that wait for work.
     pub(super) idle: AtomicUsize,
-    pub(super) sleep: Mutex<()>,
-    pub(super) wake: Condvar,
+    /// The sockets that idle workers watch. Its wake-up is theirs.
+    pub(super) sockets: Arc<Sockets>,
     /// Workers inside a poll.
     pub(super) polling: AtomicUsize,
     pub(super) workers: Mutex<WorkerSet>,
@@ -112,6 +114,8 @@ impl WorkerSlot {
 thread_local! {
     /// The slot of the worker that this thread is.
     static SLOT: RefCell<Option<Arc<WorkerSlot>>> = const { RefCell::new(None) };
+    /// Whether this thread is a worker that queues what sockets have brought, and runs the first of it next.
+    static TAKES_IN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Tells the ticker which guest this thread polls, until it is dropped.
@@ -157,13 +161,19 @@ impl SchedulerState {
     /// Puts a guest into the queue, and wakes a worker or interrupts computing guests for it.
     fn add(&self, runnable: Runnable, place: QueuePosition) {
         self.queue.push(runnable, place);
+        if !TAKES_IN.get() {
+            self.find_worker(place == QueuePosition::Fresh);
+        }
+    }
+
+    /// Wakes an idle worker for a guest in the queue. If there is none, and the guest goes first, computing guests are
+    /// interrupted now, and not at the next tick.
+    fn find_worker(&self, goes_first: bool) {
+        // The queue has changed before `idle` is read; a worker that goes to sleep does it the other way round.
         std::sync::atomic::fence(Ordering::SeqCst);
         if self.idle.load(Ordering::SeqCst) > 0 {
-            // Taking the lock waits for a worker that has announced its sleep but not begun it.
-            drop(self.sleep.lock());
-            self.wake.notify_one();
-        } else if place == QueuePosition::Fresh {
-            // Computing guests are interrupted now, not at the next tick.
+            self.sockets.wake();
+        } else if goes_first {
             self.advance_epochs();
         }
     }
@@ -183,10 +193,15 @@ impl SchedulerState {
     }
 
     /// The next guest, or `None` when the worker shall end.
-    fn next(&self) -> Option<Runnable> {
+    fn next(&self, events: &mut Events) -> Option<Runnable> {
         loop {
             if self.stop.load(Ordering::SeqCst) {
+                // A wake-up ends one wait: it goes on from worker to worker.
+                self.sockets.wake();
                 return None;
+            }
+            if self.sockets.any() && self.sockets.are_due(self.now_ns()) {
+                self.take_in(events, Some(Duration::ZERO));
             }
             if let Some(runnable) = self.queue.pop() {
                 return Some(runnable);
@@ -194,13 +209,32 @@ impl SchedulerState {
             // A thread that sleeps has the daemon's identity: it keeps no network namespace alive.
             identity::restore();
             meter::rest(&self.metrics);
-            let mut guard = self.sleep.lock();
             self.idle.fetch_add(1, Ordering::SeqCst);
             std::sync::atomic::fence(Ordering::SeqCst);
-            if self.queue.is_empty() && !self.stop.load(Ordering::SeqCst) {
-                self.wake.wait(&mut guard);
+            let nothing = self.queue.is_empty() && !self.stop.load(Ordering::SeqCst);
+            if nothing {
+                self.sockets.wait(events, None);
             }
             self.idle.fetch_sub(1, Ordering::SeqCst);
+            if nothing {
+                self.queue_woken(events);
+            }
+        }
+    }
+
+    /// Queues the guests for which sockets have something. The calling worker runs one of them next.
+    fn take_in(&self, events: &mut Events, timeout: Option<Duration>) {
+        self.sockets.wait(events, timeout);
+        self.queue_woken(events);
+    }
+
+    fn queue_woken(&self, events: &Events) {
+        TAKES_IN.set(true);
+        self.sockets.tell(events, self.now_ns());
+        TAKES_IN.set(false);
+        // Others are for other workers; the event may also have been a wake-up that another worker was to have.
+        if self.queue.waiting() > 1 {
+            self.find_worker(self.queue.has_fresh());
         }
     }
 
@@ -234,9 +268,10 @@ fn work(shared: &Arc<SchedulerState>) {
         kept_before: AtomicU32::new(0),
     });
     SLOT.set(Some(slot.clone()));
+    let mut events = Events::default();
     shared.workers.lock().slots.push(slot.clone());
     meter::start();
-    while let Some(runnable) = next(shared, &slot) {
+    while let Some(runnable) = next(shared, &slot, &mut events) {
         slot.poll_began_ns.store(shared.now_ns().max(1), Ordering::Release);
         shared.polling.fetch_add(1, Ordering::SeqCst);
         if shared.ticker_asleep.load(Ordering::SeqCst) {
@@ -259,13 +294,13 @@ fn work(shared: &Arc<SchedulerState>) {
 }
 
 /// The guest that the worker runs next.
-fn next(shared: &SchedulerState, slot: &WorkerSlot) -> Option<Runnable> {
+fn next(shared: &SchedulerState, slot: &WorkerSlot, events: &mut Events) -> Option<Runnable> {
     if let Some(kept) = slot.kept.lock().take() {
         slot.kept_before.fetch_add(1, Ordering::Relaxed);
         return Some(kept);
     }
     slot.kept_before.store(0, Ordering::Relaxed);
-    shared.next()
+    shared.next(events)
 }
 
 /// A worker that came back from a system call: it ends if it was replaced meanwhile.
@@ -293,6 +328,7 @@ impl Ticker {
         let shared = &self.shared;
         process::take_share(process::Share::Prompt);
         let mut idle_ticks = 0;
+        let mut events = Events::default();
         while !shared.stop.load(Ordering::SeqCst) {
             if shared.polling.load(Ordering::SeqCst) == 0 {
                 idle_ticks += 1;
@@ -307,13 +343,30 @@ impl Ticker {
                 shared.ticker_asleep.store(false, Ordering::SeqCst);
                 idle_ticks = 0;
             }
-            std::thread::sleep(self.tick);
+            self.sleep(&mut events);
             // Before the epochs, by which guests look at it.
             shared.ticks.fetch_add(1, Ordering::Relaxed);
             shared.advance_epochs();
             self.release_kept();
             self.look_after_workers();
             self.unblock_returned();
+        }
+    }
+
+    /// Waits for a tick, or for a socket where every worker computes for so long that none looks at the sockets.
+    fn sleep(&self, events: &mut Events) {
+        let shared = &self.shared;
+        let unseen = shared.sockets.any()
+            && shared.idle.load(Ordering::SeqCst) == 0
+            && shared.sockets.unseen_ns(shared.now_ns()) >= self.tick.as_nanos() as u64;
+        if !unseen {
+            return std::thread::sleep(self.tick);
+        }
+        shared.sockets.wait(events, Some(self.tick));
+        shared.sockets.tell(events, shared.now_ns());
+        // It may have been a wake-up for a worker.
+        if !shared.queue.is_empty() {
+            shared.find_worker(false);
         }
     }
 
