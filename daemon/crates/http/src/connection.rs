@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,12 +44,13 @@ const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 /// Serves a client beside the container's guests, in their group: reading and writing are the container's CPU time,
 /// and a request goes from its connection to its guest and back without leaving the thread.
 pub fn begin(service: &Arc<Service>, stream: TcpStream, permit: ConnectionPermit) {
+    let address = service.access_log.as_ref().and_then(|_| Some(stream.peer_addr().ok()?.ip().to_canonical()));
     // Answers are written whole; waiting for more to write only delays them.
     let _ = stream.set_nodelay(true);
     // From the runtime, which accepted it, to the workers.
     let socket = stream.into_std().and_then(|stream| service.runtime.scheduler.socket(stream));
     match socket {
-        Ok(socket) => run(service, connection(service.clone(), socket, permit)),
+        Ok(socket) => run(service, connection(service.clone(), (socket, address), permit)),
         Err(error) => tracing::warn!(%error, "a client's connection cannot be watched, and is closed"),
     }
 }
@@ -109,9 +111,7 @@ fn builder(service: &Arc<Service>, config: &config::Http, protocol: Protocol) ->
 }
 
 /// Begins to speak with a client, by TLS if the service does; none if the client goes away, or the service drains first.
-async fn greet(service: &Arc<Service>, stream: TcpStream, activity: &Arc<Activity>) -> Option<ClientStream> {
-    // Answers are written whole; waiting for more to write only delays them.
-    let _ = stream.set_nodelay(true);
+async fn greet(service: &Arc<Service>, stream: Socket, activity: &Arc<Activity>) -> Option<ClientStream> {
     let stream = Watched::new(stream, activity.clone());
     let Some(tls) = &service.tls else { return Some(ClientStream::Plain(stream)) };
     let mut draining = service.requests.draining();
@@ -127,10 +127,13 @@ async fn greet(service: &Arc<Service>, stream: TcpStream, activity: &Arc<Activit
     }
 }
 
-async fn connection(service: Arc<Service>, stream: Socket, _permit: ConnectionPermit) {
+async fn connection(
+    service: Arc<Service>,
+    (stream, address): (Socket, Option<IpAddr>),
+    _permit: ConnectionPermit,
+) {
     let config = service.http.config();
     let activity = Arc::new(Activity::new());
-    let address = service.access_log.as_ref().and_then(|_| Some(stream.peer_addr().ok()?.ip().to_canonical()));
     let Some(stream) = greet(&service, stream, &activity).await else { return };
     let client = Client { secure: service.tls.is_some(), address };
     let builder = builder(&service, &config, stream.protocol());

@@ -17,12 +17,12 @@ use crate::request_body::RequestBody;
 use crate::request_guard::{RequestGuard, StartedRequest};
 use crate::request_state::{FailUnlessDone, RequestState, SendHead, WrittenBody};
 use crate::service::Service;
+use crate::spare::{Ready, Spare};
 use crate::trace_context::{CurrentTrace, TraceContext};
 use hearth_base::error::Error;
-use hearth_wasm::engine::Program;
 use hearth_wasm::instantiate::GuestInstance;
-use hearth_wasm::scheduler::Guest;
-use hearth_wasm::slots::Slot;
+use hearth_wasm::scheduler::{Guest, kept_part_first};
+use hearth_wasm::slots::Placed;
 
 /// Starts a guest for a request.
 ///
@@ -32,15 +32,19 @@ pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Resu
     let AdmittedRequest { request, secure, trace, send_head, name, admitted } = admitted;
     let scheme = if secure { Scheme::Https } else { Scheme::Http };
     let program = service.program.now();
-    let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY)?;
-    let guest = Arc::new(Guest::part(&service.guest));
+    let (guest, source) = match service.requests.spare.take(&program) {
+        Some(ready) => (ready.guest.clone(), Source::Spare(ready)),
+        None => {
+            let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY)?;
+            (Arc::new(Guest::part(&service.guest)), Source::New((program, slot)))
+        }
+    };
     let member = service.requests.begin(&guest).ok_or(ENDING)?;
     let state = Arc::new(RequestState::default());
     // From here on, the guest ends when its client leaves.
     let guard = RequestGuard::new(Some(guest.clone()), state.clone(), None);
     let (tell, answer) = oneshot::channel();
-    let future =
-        handle(service.clone(), guest.clone(), (program, slot, trace), (scheme, request), send_head, state.clone());
+    let future = handle(service.clone(), guest.clone(), (source, trace), (scheme, request), send_head, state.clone());
     let ended = {
         let service = service.clone();
         move |end| {
@@ -54,18 +58,32 @@ pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Resu
     Ok(StartedRequest { guard, answer })
 }
 
+/// Where the instance of a request comes from.
+enum Source {
+    /// It was made in advance.
+    Spare(Box<Ready>),
+    /// It has to be made.
+    New(Placed),
+}
+
 /// The future of the guest.
 async fn handle(
     service: Arc<Service>,
     guest: Arc<Guest>,
-    (program, slot, trace): (Arc<Program>, Slot, Option<TraceContext>),
+    (source, trace): (Source, Option<TraceContext>),
     (scheme, request): (Scheme, Request<RequestBody>),
     send_head: SendHead,
     state: Arc<RequestState>,
 ) -> GuestOutcome {
-    let (_slot, instance) = match service.instance(&guest, (program, slot), CurrentTrace::of(trace.as_ref())).await {
-        Ok(made) => made,
-        Err(outcome) => return outcome,
+    let (slot, instance) = match source {
+        Source::Spare(ready) => {
+            ready.trace.set(trace);
+            (ready.slot, ready.instance)
+        }
+        Source::New(placed) => match service.instance(&guest, placed, CurrentTrace::of(trace.as_ref())).await {
+            Ok(made) => made,
+            Err(outcome) => return outcome,
+        },
     };
     let GuestInstance::Service(mut store, proxy) = instance else { return another_world() };
     let failing = state.clone();
@@ -108,7 +126,17 @@ async fn handle(
     let outcome = called.map_or(GuestOutcome::TooSlow, |called| service.outcome(called, &store));
     match outcome.cuts() {
         Some(reason) => failed.because(reason),
-        None => failed.done(),
+        None => {
+            failed.done();
+            // The client waits for its response, and not for the end of the instance.
+            kept_part_first().await;
+        }
+    }
+    drop(failed);
+    drop(store);
+    drop(slot);
+    if outcome.cuts().is_none() {
+        Spare::make(&service).await;
     }
     outcome
 }

@@ -49,6 +49,7 @@
 //! * `isolated.rs`: a request of a WASI 0.2 component, and the time-out of its guest.
 //! * `shared.rs`: a request of a WASI 0.3 component, and the guest that may have several.
 //! * `shared_instances.rs`: which instance of a 0.3 component a request goes to; time-outs of its requests.
+//! * `spare.rs`: the instance for the next request of a busy 0.2 service, made in advance.
 //! * `instance.rs`: making a request's instance; no memory for one.
 //! * `endings.rs`: time-outs, traps, cut responses: what the client gets, what is counted, what the container's log says.
 //! * `refused.rs`: answers of the daemon's own.
@@ -90,6 +91,7 @@ pub mod response;
 pub mod service;
 pub mod shared;
 pub mod shared_instances;
+pub mod spare;
 pub mod tls;
 pub mod trace_context;
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use crate::spare::Spare;
 use hearth_os::identity;
 use hearth_wasm::scheduler::Guest;
 
@@ -19,6 +20,8 @@ pub struct Requests {
     draining: watch::Sender<bool>,
     /// Told when nothing is under way any more, the listener included.
     over: Notify,
+    /// The instance for the next one.
+    pub(crate) spare: Arc<Spare>,
 }
 
 #[derive(Default)]
@@ -36,7 +39,12 @@ struct UnderWay {
 
 impl Default for Requests {
     fn default() -> Self {
-        Requests { under_way: Mutex::default(), draining: watch::Sender::new(false), over: Notify::new() }
+        Requests {
+            under_way: Mutex::default(),
+            draining: watch::Sender::new(false),
+            over: Notify::new(),
+            spare: Arc::default(),
+        }
     }
 }
 
@@ -71,6 +79,7 @@ impl Requests {
 
     /// Admits nothing new; requests under way go on.
     pub fn drain(&self) {
+        self.spare.close();
         self.draining.send_replace(true);
     }
 
@@ -93,6 +102,7 @@ impl Requests {
     /// The container is being killed: no request begins any more, and the guests of all requests are marked as
     /// killed. It needs no free worker, so it also ends requests that block every worker in system calls.
     pub fn kill_all(&self) {
+        self.spare.close();
         let guests: Vec<_> = {
             let mut under_way = self.under_way.lock();
             under_way.closed = true;
@@ -104,6 +114,7 @@ impl Requests {
     /// The container has ended: the listener and all guests are ended, and `afterwards` is done once none
     /// is left; at once if none is.
     pub fn close(&self, afterwards: impl FnOnce() + Send + 'static) {
+        self.spare.close();
         let (listener, guests) = {
             let mut under_way = self.under_way.lock();
             under_way.closed = true;

@@ -192,6 +192,7 @@ impl Service {
             requests: new.requests,
             about: new.about,
         };
+        service.memory.reclaim_from(service.requests.spare.clone());
         Ok(Bound { service: Arc::new(service), listeners })
     }
 

@@ -85,8 +85,7 @@ impl Poller {
     /// # Errors
     /// As epoll_ctl(2): the limit of watches is reached, or there is no memory.
     pub fn add(&self, socket: impl AsFd, token: u64) -> io::Result<()> {
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), flags)?)
     }
 
@@ -101,7 +100,8 @@ impl Poller {
     /// Waits for events until one comes, the thread is woken or interrupted by a signal, or `timeout` is over.
     /// `timeout` counts in milliseconds; `None` waits without end.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) {
-        let timeout = timeout.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
+        let timeout =
+            timeout.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
         events.0.clear();
         // The only error of a valid set is the interruption by a signal.
         let _ = epoll::wait(&self.epoll, spare_capacity(&mut events.0), timeout.as_ref());

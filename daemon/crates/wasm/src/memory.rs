@@ -1,7 +1,7 @@
 //! A container's memory limit: what its guests' linear memories and tables hold together, and may hold.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::ResourceLimiter;
 
@@ -9,6 +9,12 @@ use crate::engine::structure::StructureLimits;
 
 /// Bytes a table element takes on the host.
 pub const TABLE_ELEMENT_BYTES: u64 = 8;
+
+/// Memory of a container that is held in case it is of use, and can be given back at any time.
+pub trait Reclaim: std::fmt::Debug + Send + Sync {
+    /// Gives it back. Returns whether there was any.
+    fn reclaim(&self) -> bool;
+}
 
 /// The memory of one container's guests, shared by their stores, its statistics and updates of its limit; or of all
 /// guests of a pod.
@@ -22,6 +28,7 @@ pub struct MemoryUse {
     fatal: AtomicBool,
     /// The memory of the pod, which contains this.
     pod: Option<Arc<PodMemory>>,
+    spare: OnceLock<Arc<dyn Reclaim>>,
 }
 
 /// The memory of all guests of a pod.
@@ -69,6 +76,7 @@ impl MemoryUse {
             refused: AtomicU64::new(0),
             fatal: AtomicBool::new(false),
             pod: None,
+            spare: OnceLock::new(),
         }
     }
 
@@ -80,6 +88,12 @@ impl MemoryUse {
     /// The limit of the pod, in bytes, if it has one.
     pub fn pod_limit(&self) -> Option<u64> {
         self.pod.as_ref().map(|pod| pod.used.limit()).filter(|limit| *limit != u64::MAX)
+    }
+
+    /// Has `spare` give back its memory before a growth is refused. Only the first one counts.
+    pub fn reclaim_from(&self, spare: Arc<dyn Reclaim>) {
+        // The same service is never bound twice.
+        let _ = self.spare.set(spare);
     }
 
     /// The limit, in bytes.
@@ -110,6 +124,14 @@ impl MemoryUse {
 
     /// Takes `more` bytes if the sum stays within the limit.
     fn take(&self, more: u64) -> bool {
+        if self.try_take(more) || (self.spare.get().is_some_and(|spare| spare.reclaim()) && self.try_take(more)) {
+            return true;
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        false
+    }
+
+    fn try_take(&self, more: u64) -> bool {
         let limit = self.limit();
         let add = |held: u64| held.checked_add(more).filter(|sum| *sum <= limit);
         let before = self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok();
@@ -120,10 +142,9 @@ impl MemoryUse {
             }
             within_pod
         });
-        match before {
-            Some(before) => self.peak.fetch_max(before + more, Ordering::Relaxed),
-            None => self.refused.fetch_add(1, Ordering::Relaxed),
-        };
+        if let Some(before) = before {
+            self.peak.fetch_max(before + more, Ordering::Relaxed);
+        }
         before.is_some()
     }
 

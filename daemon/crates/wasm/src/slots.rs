@@ -49,6 +49,12 @@ impl Slots {
         self.take_on_demand()
     }
 
+    /// Takes a slot of the pool for an instance that is made in advance; none where a quarter of the pool or less is free.
+    pub fn take_spare(self: &Arc<Self>, fits_pool: bool) -> Option<Slot> {
+        let few = self.pool.used.load(Ordering::Relaxed) >= self.pool.limit - self.pool.limit / 4;
+        (fits_pool && !few && self.pool.take()).then(|| Slot { slots: self.clone(), allocation: Allocation::Pooling })
+    }
+
     /// Takes a slot beyond the pool.
     ///
     /// # Errors

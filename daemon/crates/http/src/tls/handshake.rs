@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Watched};
+use hearth_wasm::scheduler::Socket;
 use crate::service::Service;
 use hearth_observe::metrics::Handshake;
 
@@ -20,9 +21,9 @@ use super::ServerTls;
 pub async fn accept(
     service: &Arc<Service>,
     tls: &ServerTls,
-    stream: Watched,
+    stream: Watched<Socket>,
     activity: &Activity,
-) -> Option<TlsStream<Watched>> {
+) -> Option<TlsStream<Watched<Socket>>> {
     let time = Duration::from_millis(service.http.config().tls_handshake_timeout_ms);
     let (end, stream) = match timeout(time, shake_hands(service, tls, stream, activity)).await {
         Ok(Ok(stream)) => (Handshake::Done, Some(stream)),
@@ -39,9 +40,9 @@ pub async fn accept(
 async fn shake_hands(
     service: &Arc<Service>,
     tls: &ServerTls,
-    stream: Watched,
+    stream: Watched<Socket>,
     activity: &Activity,
-) -> std::io::Result<TlsStream<Watched>> {
+) -> std::io::Result<TlsStream<Watched<Socket>>> {
     let _turn = tls.handshakes.acquire().await.map_err(std::io::Error::other)?;
     let tell = {
         let service = service.clone();

@@ -8,13 +8,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use crate::activity::Watched;
+use hearth_wasm::scheduler::Socket;
 
 /// A client's connection.
 pub enum ClientStream {
     /// Without TLS.
-    Plain(Watched),
+    Plain(Watched<Socket>),
     /// With TLS. In a box, so that a connection without TLS is no larger for it.
-    Tls(Box<TlsStream<Watched>>),
+    Tls(Box<TlsStream<Watched<Socket>>>),
 }
 
 /// The HTTP that a client has chosen.

@@ -61,6 +61,7 @@ use hearth_os::{identity, process};
 use queue::RunQueue;
 pub use sockets::Socket;
 use sockets::Sockets;
+pub use workers::kept_part_first;
 use workers::{SchedulerState, Ticker, WorkerSet, spawn_worker};
 
 /// How often [`Scheduler::ticked`] looks at the ticker.

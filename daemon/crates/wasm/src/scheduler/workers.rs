@@ -1,8 +1,10 @@
 //! The worker threads that run guests, and the ticker.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use async_task::Runnable;
@@ -75,6 +77,8 @@ pub(super) struct WorkerSlot {
     pub(super) guest: Mutex<Option<Arc<Guest>>>,
     /// The part of the same container that it runs after this poll.
     kept: Mutex<Option<Runnable>>,
+    /// A part that goes on once the kept one has run.
+    after_kept: Mutex<Option<Runnable>>,
     /// How many such parts it has run since it last asked the queue.
     kept_before: AtomicU32,
 }
@@ -84,6 +88,11 @@ impl WorkerSlot {
     #[cfg(test)]
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire)
+    }
+
+    /// Whether it holds parts for itself.
+    fn holds_parts(&self) -> bool {
+        self.kept.lock().is_some() || self.after_kept.lock().is_some()
     }
 
     /// The worker's poll is over: its guest's container blocks one worker less.
@@ -116,6 +125,8 @@ thread_local! {
     static SLOT: RefCell<Option<Arc<WorkerSlot>>> = const { RefCell::new(None) };
     /// Whether this thread is a worker that queues what sockets have brought, and runs the first of it next.
     static TAKES_IN: Cell<bool> = const { Cell::new(false) };
+    /// Whether the part that this thread polls goes on after the kept one.
+    static AFTER_KEPT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Tells the ticker which guest this thread polls, until it is dropped.
@@ -142,12 +153,37 @@ impl Drop for Polling {
     }
 }
 
+/// For the future of a part: another part of the container that this thread has woken, and would run next, runs first. Goes
+/// on at once if there is none.
+pub async fn kept_part_first() {
+    let mut asked = false;
+    poll_fn(|cx| {
+        let kept = !asked && SLOT.with_borrow(|slot| slot.as_ref().is_some_and(|slot| slot.kept.lock().is_some()));
+        if !kept {
+            return Poll::Ready(());
+        }
+        asked = true;
+        AFTER_KEPT.set(true);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl SchedulerState {
     pub(super) fn now_ns(&self) -> u64 {
         self.born.elapsed().as_nanos() as u64
     }
 
     pub(super) fn push(&self, runnable: Runnable, guest: &Guest, used_up_slice: bool) {
+        let runnable = match used_up_slice && AFTER_KEPT.take() {
+            true => SLOT.with_borrow(|slot| match slot {
+                Some(slot) => slot.after_kept.lock().replace(runnable),
+                None => Some(runnable),
+            }),
+            false => Some(runnable),
+        };
+        let Some(runnable) = runnable else { return };
         let place = self.queue.position(guest, used_up_slice);
         let runnable = SLOT.with_borrow(|slot| match slot {
             Some(slot) if place == QueuePosition::Fresh => slot.keep(runnable, guest),
@@ -178,10 +214,10 @@ impl SchedulerState {
         }
     }
 
-    /// Puts the part that a worker has kept into the queue.
+    /// Puts the parts that a worker has kept into the queue.
     fn release(&self, slot: &WorkerSlot) {
-        let kept = slot.kept.lock().take();
-        if let Some(runnable) = kept {
+        let held = [slot.kept.lock().take(), slot.after_kept.lock().take()];
+        for runnable in held.into_iter().flatten() {
             self.add(runnable, QueuePosition::Fresh);
         }
     }
@@ -265,6 +301,7 @@ fn work(shared: &Arc<SchedulerState>) {
         blocked_by: Mutex::new(None),
         guest: Mutex::new(None),
         kept: Mutex::new(None),
+        after_kept: Mutex::new(None),
         kept_before: AtomicU32::new(0),
     });
     SLOT.set(Some(slot.clone()));
@@ -298,6 +335,9 @@ fn next(shared: &SchedulerState, slot: &WorkerSlot, events: &mut Events) -> Opti
     if let Some(kept) = slot.kept.lock().take() {
         slot.kept_before.fetch_add(1, Ordering::Relaxed);
         return Some(kept);
+    }
+    if let Some(goes_on) = slot.after_kept.lock().take() {
+        return Some(goes_on);
     }
     slot.kept_before.store(0, Ordering::Relaxed);
     shared.next(events)
@@ -376,7 +416,7 @@ impl Ticker {
         let now = shared.now_ns();
         let late = |slot: &&Arc<WorkerSlot>| {
             let began = slot.poll_began_ns.load(Ordering::Acquire);
-            began != 0 && now.saturating_sub(began) >= tick_ns && slot.kept.lock().is_some()
+            began != 0 && now.saturating_sub(began) >= tick_ns && slot.holds_parts()
         };
         let slots: Vec<_> = shared.workers.lock().slots.iter().filter(late).cloned().collect();
         slots.iter().for_each(|slot| shared.release(slot));
