@@ -127,11 +127,7 @@ async fn greet(service: &Arc<Service>, stream: Socket, activity: &Arc<Activity>)
     }
 }
 
-async fn connection(
-    service: Arc<Service>,
-    (stream, address): (Socket, Option<IpAddr>),
-    _permit: ConnectionPermit,
-) {
+async fn connection(service: Arc<Service>, (stream, address): (Socket, Option<IpAddr>), _permit: ConnectionPermit) {
     let config = service.http.config();
     let activity = Arc::new(Activity::new());
     let Some(stream) = greet(&service, stream, &activity).await else { return };

@@ -11,9 +11,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Watched};
-use hearth_wasm::scheduler::Socket;
 use crate::service::Service;
 use hearth_observe::metrics::Handshake;
+use hearth_wasm::scheduler::Socket;
 
 use super::ServerTls;
 

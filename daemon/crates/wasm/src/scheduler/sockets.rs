@@ -37,8 +37,13 @@ pub(super) struct Sockets {
 
 #[derive(Debug)]
 struct Entry {
-    generation: u32,
+    token: u64,
     source: Arc<Source>,
+}
+
+/// The place of a socket in the slab: the lower half of its token. The upper half is its generation.
+pub(super) fn place(token: u64) -> usize {
+    (token & u64::from(u32::MAX)) as usize
 }
 
 impl Sockets {
@@ -80,8 +85,8 @@ impl Sockets {
         for event in events.iter() {
             let source = {
                 let sources = self.sources.read();
-                let entry = sources.get((event.token & u64::from(u32::MAX)) as usize);
-                entry.filter(|entry| u64::from(entry.generation) == event.token >> 32).map(|entry| entry.source.clone())
+                let entry = sources.get(place(event.token)).filter(|entry| entry.token == event.token);
+                entry.map(|entry| entry.source.clone())
             };
             // Without the lock: a woken future may be dropped here, and its socket with it.
             if let Some(source) = source {
@@ -98,12 +103,18 @@ impl Sockets {
     pub(super) fn add(self: &Arc<Self>, stream: TcpStream) -> io::Result<Socket> {
         stream.set_nonblocking(true)?;
         let source = Arc::new(Source::default());
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed) as u32;
-        let key = self.sources.write().insert(Entry { generation, source: source.clone() });
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) << 32;
+        let token = {
+            let mut sources = self.sources.write();
+            let vacant = sources.vacant_entry();
+            // There are never 2^32 descriptors.
+            let token = generation | vacant.key() as u64;
+            vacant.insert(Entry { token, source: source.clone() });
+            token
+        };
         self.count.fetch_add(1, Ordering::Relaxed);
-        let socket = Socket { stream, source, key, sockets: self.clone() };
-        let place = u32::try_from(key).map_err(io::Error::other)?;
-        self.poller.add(&socket.stream, u64::from(generation) << 32 | u64::from(place))?;
+        let socket = Socket { stream, source, token, sockets: self.clone() };
+        self.poller.add(&socket.stream, token)?;
         Ok(socket)
     }
 }
@@ -181,16 +192,11 @@ impl Source {
 pub struct Socket {
     stream: TcpStream,
     source: Arc<Source>,
-    key: usize,
+    pub(super) token: u64,
     sockets: Arc<Sockets>,
 }
 
 impl Socket {
-    /// The stream.
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
-    }
-
     fn poll_write_by(
         &self,
         cx: &mut Context<'_>,
@@ -205,7 +211,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.sockets.count.fetch_sub(1, Ordering::Relaxed);
-        let entry = self.sockets.sources.write().try_remove(self.key);
+        let entry = self.sockets.sources.write().try_remove(place(self.token));
         drop(entry);
         // A connection that was refused the set is not in it.
         let _ = self.sockets.poller.remove(&self.stream);

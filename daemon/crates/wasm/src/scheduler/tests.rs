@@ -1,5 +1,7 @@
 //! The scheduler with futures in place of guests.
 
+mod sockets;
+
 use std::sync::mpsc;
 
 use super::meter::thread_cpu_ns;
