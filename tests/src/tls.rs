@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{Certificate, CertificateParams, CertifiedIssuer, KeyPair};
+use rcgen::{Certificate, CertificateParams, CertifiedIssuer, DnType, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 
@@ -52,7 +52,9 @@ impl Authority {
 
     fn issue(&self, name: &str) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key can be made");
-        let about = CertificateParams::new([name.to_owned()]).expect("a name");
+        let mut about = CertificateParams::new([name.to_owned()]).expect("a name");
+        // Its subject is not its issuer's, as OpenSSL takes such a certificate for a self-signed one.
+        about.distinguished_name.push(DnType::CommonName, name);
         (about.signed_by(&key, &self.0).expect("it signs"), key)
     }
 }
