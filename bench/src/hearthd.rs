@@ -87,6 +87,7 @@ impl Home {
                 containerd_version: String::new(),
                 accepts_version_3: false,
                 bundle: String::new(),
+                config_path: String::new(),
             };
             let question = Request { body: Some(request::Body::TaskSocket(question)) };
             hearth_shim::write_frame(&mut control, &question)?;

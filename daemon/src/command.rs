@@ -13,6 +13,7 @@ use hearth_observe::traces;
 use hearth_os as os;
 use hearth_wasm as wasm;
 
+use crate::cell::zygote;
 use crate::daemon::{self, anchor};
 
 /// Exit status for a configuration that is wrong (EX_CONFIG of sysexits.h): a service manager need not try again.
@@ -36,6 +37,9 @@ pub fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).is_some_and(|word| word == os::holder::PIDS_SUBCOMMAND) {
         return os::holder::pids_child_main();
+    }
+    if std::env::args_os().nth(1).is_some_and(|word| word == zygote::SUBCOMMAND) {
+        return zygote::child_main();
     }
     if std::env::args_os().nth(1).is_some_and(|word| word == anchor::SUBCOMMAND) {
         return anchor::child_main();

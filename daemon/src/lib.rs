@@ -28,12 +28,15 @@
 //! * `main.rs`: the program `hearthd`.
 //! * `bin/hearthd-faults.rs`: the program with fault points, for stories that kill the daemon.
 //! * `daemon/`: the daemon put together, started, drained and stopped.
+//! * `serving.rs`: what any process needs that serves tasks: the node's daemon, or a cell.
 //! * `service.rs`: readiness, watchdog and stop messages to systemd.
 //! * `reload.rs`: which configuration keys a reload can change, and the refusal of the others.
 //! * `generation/`: hand-over from one daemon to the next without losing a pod; metrics of several generations.
 //! * `server/`: the sockets: control, Task API, sandbox controller, operators' calls, metrics endpoint, page.
 //! * `task/`: tasks from Create to Delete: roots, processes, execs, pods, exit status, order of events.
 //! * `native/`: containers of a pod that are no WebAssembly, and run in runc's shim.
+//! * `cells/`: pods that each have a process of their own, as the daemon sees them.
+//! * `cell/`: the inside of such a process, and the process that it is a copy of.
 //! * `ahead/`: compiles of images before their first start.
 #![forbid(unsafe_code)]
 
@@ -45,6 +48,8 @@ static ALLOCATOR: hearth_os::alloc::ExitOnFailure<mimalloc::MiMalloc> =
     hearth_os::alloc::ExitOnFailure(mimalloc::MiMalloc);
 
 pub mod ahead;
+pub mod cell;
+pub mod cells;
 pub mod command;
 pub mod daemon;
 pub mod generation;
@@ -52,6 +57,7 @@ pub mod native;
 pub mod reload;
 pub mod server;
 pub mod service;
+pub mod serving;
 pub mod task;
 
 #[cfg(test)]

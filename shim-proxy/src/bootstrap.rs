@@ -8,7 +8,8 @@
 //!   from       written here        bootstrap.json, containerd's  containerd's
 //! ```
 //!
-//! The runtime options on stdin are of no use here: the daemon gets them again in Create.
+//! Of the runtime options on stdin, the daemon is told the `ConfigPath`: it may ask for a process of the pod's own, whose
+//! address is then the answer. (2.3 and later pass no options here; the daemon gets them in Create.)
 //!
 //! Fails if the caller's namespace, id or sockets are missing, if stdin has neither form, and if the daemon does not
 //! hand out a socket. Then stdout stays empty and no file is written.
@@ -81,8 +82,8 @@ struct Environment {
 /// The message on stdin.
 #[derive(Debug, PartialEq)]
 enum StdinMessage {
-    /// Runtime options, or nothing.
-    Options,
+    /// Runtime options, or nothing: their `ConfigPath`.
+    Options(String),
     /// The parameters of the bootstrap protocol.
     Params(BootstrapParams),
 }
@@ -155,7 +156,7 @@ fn control_socket() -> Result<PathBuf> {
 /// the command line names.
 fn recognise(bytes: &[u8], flags: &Flags) -> Result<StdinMessage> {
     if bytes.is_empty() {
-        return Ok(StdinMessage::Options);
+        return Ok(StdinMessage::Options(String::new()));
     }
     if let Ok(params) = BootstrapParams::decode(bytes) {
         let has_more = !params.containerd_version.is_empty()
@@ -168,7 +169,10 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<StdinMessage> {
         }
     }
     match Any::decode(bytes) {
-        Ok(options) if !options.type_url.is_empty() => Ok(StdinMessage::Options),
+        Ok(options) if !options.type_url.is_empty() => {
+            let path = hearth_shim::config_path(&options.type_url, &options.value);
+            Ok(StdinMessage::Options(path.unwrap_or_default()))
+        }
         _ => Err(Failure::new(format!(
             "the {} bytes on stdin are neither runtime options (google.protobuf.Any) nor BootstrapParams: \
              does this shim know this version of containerd?",
@@ -181,7 +185,7 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<StdinMessage> {
 fn question(flags: &Flags, environment: &Environment, stdin: &StdinMessage) -> Result<TaskSocketRequest> {
     let none = BootstrapParams::default();
     let (params, accepts_version_3) = match stdin {
-        StdinMessage::Options => (&none, environment.has_max_shim_version),
+        StdinMessage::Options(_) => (&none, environment.has_max_shim_version),
         StdinMessage::Params(params) => (params, true),
     };
     let ttrpc_from_environment = environment
@@ -209,6 +213,10 @@ fn question(flags: &Flags, environment: &Environment, stdin: &StdinMessage) -> R
         containerd_version: params.containerd_version.clone(),
         accepts_version_3,
         bundle: String::new(),
+        config_path: match stdin {
+            StdinMessage::Options(path) => path.clone(),
+            StdinMessage::Params(_) => String::new(),
+        },
     })
 }
 
@@ -234,9 +242,9 @@ fn form(stdin: &StdinMessage, accepts_version_3: bool, reply: &TaskSocketReply) 
     }
     match (stdin, reply.version) {
         (StdinMessage::Params(_), 2 | 3) => Ok(Form::Protobuf),
-        (StdinMessage::Options, 2) => Ok(Form::Plain),
-        (StdinMessage::Options, 3) if accepts_version_3 => Ok(Form::Json),
-        (StdinMessage::Options, 3) => {
+        (StdinMessage::Options(_), 2) => Ok(Form::Plain),
+        (StdinMessage::Options(_), 3) if accepts_version_3 => Ok(Form::Json),
+        (StdinMessage::Options(_), 3) => {
             Err(misfit("version 3 of the Task API, which containerd 1.6 does not know".into()))
         }
         (_, version) => Err(misfit(format!("version {version} of the Task API, which this shim does not know"))),

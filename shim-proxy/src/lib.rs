@@ -80,6 +80,9 @@ pub struct TaskSocketRequest {
     /// generation of the daemon that has it.
     #[prost(string, tag = "7")]
     pub bundle: String,
+    /// The `ConfigPath` of the runtime's options, if containerd passed options of that kind; else empty.
+    #[prost(string, tag = "8")]
+    pub config_path: String,
 }
 
 /// The daemon's answer. Exactly one field is set.
@@ -117,6 +120,23 @@ pub struct TaskSocketReply {
     /// 2 for containerd 1.x, 3 from containerd 2.0 on.
     #[prost(uint32, tag = "2")]
     pub version: u32,
+}
+
+/// `runtimeoptions.v1.Options`, as containerd's CRI and `ctr --runtime-config-path` pass it
+/// (api/types/runtimeoptions/v1/api.proto).
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeOptions {
+    #[prost(string, tag = "2")]
+    config_path: String,
+}
+
+/// The `ConfigPath` of a runtime's options: the type of the message and its bytes, as in a `google.protobuf.Any`. `None`
+/// for options of another type, which have none.
+pub fn config_path(type_url: &str, value: &[u8]) -> Option<String> {
+    if !type_url.ends_with("runtimeoptions.v1.Options") {
+        return None;
+    }
+    RuntimeOptions::decode(value).ok().map(|options| options.config_path)
 }
 
 /// Writes one framed message.
@@ -185,6 +205,7 @@ pub fn decode<M: Message + Default>(bytes: &[u8]) -> io::Result<M> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use std::collections::BTreeSet;
     use std::fs;
     use std::path::Path;
@@ -203,6 +224,15 @@ mod tests {
         });
         let files: BTreeSet<_> = files.filter(|name| name != "README.md").collect();
         assert_eq!(listed, files, "{}", folder.join(page).display());
+    }
+
+    #[test]
+    fn options_name_a_path() {
+        // Field 1 "x", field 2 "isolation=pod".
+        let value = b"\x0a\x01x\x12\x0disolation=pod";
+        assert_eq!(config_path("runtimeoptions.v1.Options", value).as_deref(), Some("isolation=pod"));
+        assert_eq!(config_path("containerd.runc.v1.Options", value), None);
+        assert_eq!(config_path("runtimeoptions.v1.Options", b"\xff"), None);
     }
 
     #[test]

@@ -206,6 +206,7 @@ fn containerd_1_6_gets_a_plain_address_and_the_address_file() {
         containerd_version: String::new(),
         accepts_version_3: false,
         bundle: fixture.bundle().display().to_string(),
+        config_path: String::new(),
     };
     assert_eq!(asked.recv_timeout(DEADLINE).unwrap(), expected);
 }

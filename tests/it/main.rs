@@ -11,6 +11,7 @@
 //! * `main.rs`: this page, and the macros that skip stories.
 //! * `ahead.rs`: compiling ahead: an image's program is compiled when the image is imported.
 //! * `artifacts.rs`: CNCF Wasm OCI artifacts.
+//! * `cells.rs`: pods with a process of their own.
 //! * `deploy.rs`: the contents of `deploy/`, and the references of its pages to tests.
 //! * `docker.rs`: Docker with Hearth as its runtime.
 //! * `exec.rs`: more programs in a running task.
@@ -45,6 +46,7 @@
 
 mod ahead;
 mod artifacts;
+mod cells;
 mod deploy;
 mod docker;
 mod exec;

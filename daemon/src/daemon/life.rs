@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::ahead::Ahead;
+use crate::cells::Cells;
 use crate::generation::leadership::Leadership;
 use crate::generation::server::Order;
 use crate::reload;
@@ -33,7 +34,7 @@ const STOP_GUESTS_TIME: Duration = Duration::from_secs(5);
 const STOP_ANSWERS_TIME: Duration = Duration::from_secs(1);
 
 /// How long containerd may take to receive the last exits at a stop.
-const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
+pub const STOP_EVENTS_TIME: Duration = Duration::from_secs(5);
 
 /// How long a collector may take to receive the spans of the last starts at a stop.
 const STOP_TRACES_TIME: Duration = Duration::from_secs(1);
@@ -105,6 +106,8 @@ pub struct Daemon {
     pub scrape: Option<Scrape>,
     /// Compiles images before a start.
     pub ahead: Arc<Ahead>,
+    /// The pods that have a process of their own.
+    pub cells: Arc<Cells>,
     /// The task that follows images, while this generation leads.
     pub following: Option<JoinHandle<()>>,
     /// Tells the service manager that the daemon lives.
@@ -214,6 +217,7 @@ impl Daemon {
         if let Some(scrape) = self.scrape.take() {
             scrape.serving.abort();
         }
+        self.cells.release();
         self.controllers.hand_over();
         self.leadership.release();
         let tasks = self.task_sockets.count().used();
@@ -266,6 +270,7 @@ impl Daemon {
         if let Some(file) = held.as_ref().and_then(|held| held.control_file.as_ref()) {
             let _ = std::fs::remove_file(file);
         }
+        self.cells.stop().await;
         for native in self.task_sockets.natives() {
             native.kill().await;
         }
@@ -323,7 +328,8 @@ impl Drain {
 /// SIGKILL of kill(2); containerd is told the exit status 128 + 9.
 const SIGKILL: u32 = 9;
 
-async fn stop_guests(tasks: &[Arc<Task>]) {
+/// Kills the guests of these tasks and waits for their ends, [`STOP_GUESTS_TIME`] at most.
+pub async fn stop_guests(tasks: &[Arc<Task>]) {
     for task in tasks {
         // A task that has ended needs no kill.
         let _ = task.init.kill(SIGKILL);

@@ -37,9 +37,9 @@ use hearth_os::{activation, identity};
 pub mod anchor;
 mod assembly;
 mod capacity;
-mod life;
+pub mod life;
 mod startup;
-mod threads;
+pub mod threads;
 
 use assembly::Assembly;
 use life::{Daemon, Signals, set_limits};
@@ -138,7 +138,8 @@ async fn serve(start: Start) -> Result<(), String> {
     let anchor = start_anchor(&setup).await?;
     let Leading { scrape, controllers, questions, passed, left } =
         lead(config, &assembly, &own, &leadership, (passed, free), older_count, background).await?;
-    let Assembly { live, world, modules, ahead, task_sockets, .. } = assembly;
+    let Assembly { live, world, modules, ahead, cells, task_sockets, .. } = assembly;
+    cells.lead().map_err(|e| format!("state_dir: the cells of earlier daemons, or the socket for cells: {e}"))?;
     // Images are followed by the generation that leads.
     let following = Some(ahead.follow(background));
     if let Some(left) = left {
@@ -168,6 +169,7 @@ async fn serve(start: Start) -> Result<(), String> {
         questions,
         scrape,
         ahead,
+        cells,
         following,
         watchdog,
         controllers,

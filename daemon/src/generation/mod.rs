@@ -7,6 +7,7 @@
 //!
 //! * `leadership.rs`: which generation leads; the hand-over, with a picture; the refusal of a second daemon.
 //! * `server.rs`: the socket of a generation: status, hand-over, stop, reload, owner of a task.
+//! * `asking.rs`: questions to another generation or a cell, and the wait for its end.
 //! * `older.rs`: the older generations that still serve; which of them has a task; clean-up after one that died.
 //! * `merge.rs`: the metrics of all generations in one text, with a label for the older ones.
 //!
@@ -14,6 +15,7 @@
 //! knows the pod's task socket; for 1.x the shim asks the control socket, and the answer is the address of the
 //! generation that has the sandbox.
 
+pub mod asking;
 pub mod leadership;
 pub mod merge;
 pub mod older;

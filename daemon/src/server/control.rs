@@ -108,7 +108,7 @@ async fn answer(
                     Err(text) => error(text),
                 }
             }
-            Some(request::Body::TaskSocket(ask)) => task_socket(&ask, task_sockets).await,
+            Some(request::Body::TaskSocket(ask)) => task_socket(&ask, task_sockets, operator).await,
             None => error(format!(
                 "this hearthd ({}) does not know the question; it is older than who asks: upgrade it",
                 env!("CARGO_PKG_VERSION")
@@ -138,8 +138,13 @@ async fn read(stream: &mut UnixStream) -> std::io::Result<Request> {
     hearth_shim::decode(&bytes)
 }
 
-async fn task_socket(ask: &TaskSocketRequest, task_sockets: &TaskSockets) -> Reply {
-    match task_sockets.task_socket(ask).await {
+async fn task_socket(ask: &TaskSocketRequest, task_sockets: &TaskSockets, operator: &Operator) -> Reply {
+    let found = match &operator.node {
+        Some(node) => node.cells.task_socket(ask).await,
+        // A cell's own socket, for operators.
+        None => task_sockets.task_socket(ask).await,
+    };
+    match found {
         Ok((address, version)) => Reply { body: Some(reply::Body::TaskSocket(TaskSocketReply { address, version })) },
         Err(e) => error(e.to_string()),
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::ahead::Ahead;
+use crate::cells::Cells;
 use crate::generation::merge;
 use crate::generation::older::OlderGenerations;
 use crate::server::endpoint::page::Page;
@@ -35,10 +36,8 @@ pub struct Operator {
     pub config: Arc<Live>,
     /// What its guests share.
     pub world: Arc<World>,
-    /// Its modules.
-    pub modules: Arc<ModuleStore>,
-    /// What it compiles before a start.
-    pub ahead: Arc<Ahead>,
+    /// What only the node's daemon has; a cell has none.
+    pub node: Option<NodeParts>,
     /// Its tasks.
     pub task_sockets: Arc<TaskSockets>,
     /// The older daemons.
@@ -55,6 +54,16 @@ pub struct Operator {
     pub background: Handle,
 }
 
+/// What only the node's daemon has.
+pub struct NodeParts {
+    /// Its modules.
+    pub modules: Arc<ModuleStore>,
+    /// What it compiles before a start.
+    pub ahead: Arc<Ahead>,
+    /// The cells of the node.
+    pub cells: Arc<Cells>,
+}
+
 impl Operator {
     /// The answer to a question, both in JSON.
     ///
@@ -68,7 +77,7 @@ impl Operator {
             )
         })?;
         if let Question::Warm(what) = &question {
-            return encode(&self.ahead.warm(what).await.map_err(|error| error.to_string())?);
+            return encode(&self.node()?.ahead.warm(what).await.map_err(|error| error.to_string())?);
         }
         let operator = self.clone();
         let look = self.background.spawn_blocking(move || operator.look(&question));
@@ -85,8 +94,8 @@ impl Operator {
             Question::Requests => encode(&self.world.runtime.recent.requests(&self.generation)),
             Question::Modules => encode(&self.inventory()),
             Question::Warm(_) => Err("compiling is no look".into()),
-            Question::VerifyModules => encode(&self.modules.verify()),
-            Question::PruneModules { unused } => encode(&self.modules.prune(*unused, &self.modules_in_use())),
+            Question::VerifyModules => encode(&self.node()?.modules.verify()),
+            Question::PruneModules { unused } => encode(&self.node()?.modules.prune(*unused, &self.modules_in_use())),
             Question::Logs { task, after } => encode(&self.logging.lines(task.as_deref(), *after)),
             Question::LogLevel => encode(&self.log_level()),
             Question::SetLogLevel { filter } => {
@@ -98,6 +107,10 @@ impl Operator {
                 encode(&self.status())
             }
         }
+    }
+
+    fn node(&self) -> Result<&NodeParts, String> {
+        self.node.as_ref().ok_or_else(|| "a cell has no modules of its own: ask the node's hearthd".to_owned())
     }
 
     /// How the daemon is.
@@ -118,11 +131,17 @@ impl Operator {
             namespaces: self.task_sockets.namespaces() as u64,
             tasks: self.counts(),
             pool: self.world.runtime.slots.usage(),
-            modules: self.modules.counts(),
+            modules: self.node.as_ref().map(|node| node.modules.counts()).unwrap_or_default(),
             workers: self.world.runtime.scheduler.usage(),
             earlier: self.older.living().iter().map(|id| earlier(&config.state_dir, id)).collect(),
+            cells: self.cells(),
             events_queued: u64::try_from(self.world.runtime.metrics.events.queued.get()).unwrap_or(0),
         }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let sockets = self.node.as_ref().map(|node| node.cells.control_sockets()).unwrap_or_default();
+        sockets.iter().map(|socket| socket.display().to_string()).collect()
     }
 
     fn counts(&self) -> TaskCounts {
@@ -173,7 +192,10 @@ impl Operator {
         world.runtime.scheduler.observe();
         world.runtime.slots.observe();
         world.holders.observe();
-        self.modules.observe();
+        if let Some(node) = &self.node {
+            node.modules.observe();
+            node.cells.observe();
+        }
         world.runtime.metrics.tasks.native_containers.set(self.task_sockets.natives().len() as i64);
         let (own, folded) = world.task_series.counts();
         for (kind, count) in [("own", own), ("folded", folded)] {
@@ -219,7 +241,7 @@ impl Operator {
 
     /// Every module, and the tasks that run it.
     pub fn inventory(&self) -> Modules {
-        let mut modules = self.modules.inventory();
+        let mut modules = self.node.as_ref().map(|node| node.modules.inventory()).unwrap_or_default();
         let mut users: HashMap<String, (u64, Vec<String>)> = HashMap::new();
         for task in self.task_sockets.tasks() {
             let about = &task.container.about;

@@ -20,6 +20,7 @@ use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
 use containerd_shim_protos::shim_async::{Task as TaskApi, create_task};
 use ttrpc::r#async::{Service, TtrpcContext};
 
+use crate::cells::not_in_a_cell;
 use crate::native::Natives;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::native_calls;
@@ -30,6 +31,7 @@ use crate::task::process::Process;
 use crate::task::world::World;
 use crate::task::{Task, pid};
 use hearth_base::error::{Error, Result};
+use hearth_base::isolation::Level;
 use hearth_containerd::time::timestamp;
 use hearth_observe::logging;
 use hearth_observe::metrics::{METHODS, Metrics};
@@ -76,6 +78,20 @@ impl TaskService {
         self.tasks.get(id)?.process(exec_id)
     }
 
+    /// Refuses what a task of this process's isolation level cannot have.
+    fn check_level(&self, request: &CreateTaskRequest) -> Result<()> {
+        let option = request.options.as_ref().and_then(|any| hearth_shim::config_path(&any.type_url, &any.value));
+        match (self.world.level(), Level::of_option(&option.unwrap_or_default())?) {
+            (Level::Node, Level::Pod) => Err(not_in_a_cell()),
+            (Level::Pod, _) if [&request.stdout, &request.stderr].iter().any(|uri| uri.starts_with("binary:")) => {
+                Err(Error::InvalidArgument(
+                    "a log program (binary://) is not available at isolation level pod, whose process starts no program: log to FIFOs or to a file".into(),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Measures a call and turns its error into the wire's.
     fn answer<T>(&self, method: Method, began: Instant, result: Result<T>) -> ttrpc::Result<T> {
         self.metrics.rpcs.latency(method as usize).observe(began.elapsed().as_secs_f64());
@@ -109,6 +125,13 @@ enum Method {
     Shutdown,
 }
 
+/// Why a native container is refused in a pod with a process of its own.
+fn no_native(text: &str) -> Error {
+    Error::InvalidArgument(format!(
+        "{text}: a native container is not available in a pod at isolation level pod; give the pod a runtime class of level node"
+    ))
+}
+
 fn unimplemented<T>(what: &str) -> Result<T> {
     Err(Error::Unimplemented(format!("Hearth does not support {what} of a Wasm task")))
 }
@@ -123,6 +146,7 @@ impl TaskApi for TaskService {
             if !request.checkpoint.is_empty() {
                 return unimplemented("restoring a checkpoint");
             }
+            self.check_level(&request)?;
             if self.draining.load(Ordering::Relaxed) {
                 return Err(Error::Unavailable(
                     "hearthd takes no new tasks on this node: it is being drained (`hearthctl drain --undo` takes that back)".into(),
@@ -137,6 +161,12 @@ impl TaskApi for TaskService {
         let result = created.await;
         if result.is_err() {
             self.tasks.turned_away(&again.id);
+        }
+        if let Err(Error::Native(text)) = &result
+            && self.world.level() == Level::Pod
+        {
+            let refused = no_native(text);
+            return self.answer(Method::Create, began, Err(refused));
         }
         if let Err(Error::Native(_)) = result {
             let id = again.id.clone();

@@ -5,7 +5,7 @@
 //! daemon: a later one takes over the control socket, never these.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,7 +28,7 @@ use hearth_base::operator::TaskInfo;
 use hearth_containerd::client::Containerd;
 use hearth_containerd::events::EventQueue;
 use hearth_containerd::peer::{self, Key, Peer};
-use hearth_wasm::modules::ModuleStore;
+use hearth_wasm::modules::programs::Programs;
 
 /// The Task API version for containerd 1.x, and for a containerd that does not tell its version.
 const VERSION_2: u32 = 2;
@@ -48,7 +48,7 @@ pub struct Runtimes {
 pub struct TaskSockets {
     config: Arc<Live>,
     world: Arc<World>,
-    modules: Arc<ModuleStore>,
+    modules: Arc<dyn Programs>,
     runtimes: Runtimes,
     count: Arc<TaskCount>,
     /// The older generations.
@@ -92,7 +92,7 @@ impl TaskSockets {
     pub fn new(
         config: Arc<Live>,
         world: Arc<World>,
-        modules: Arc<ModuleStore>,
+        modules: Arc<dyn Programs>,
         dir: PathBuf,
         older: Arc<OlderGenerations>,
         runtimes: Runtimes,
@@ -100,6 +100,11 @@ impl TaskSockets {
         let count = TaskCount::new(config.now().rpc.tasks_max);
         let (draining, known) = (Arc::default(), Mutex::default());
         Arc::new(TaskSockets { config, world, modules, runtimes, count, older, draining, dir, known })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Arc<Live> {
+        &self.config
     }
 
     /// How many tasks there are.
@@ -118,8 +123,7 @@ impl TaskSockets {
                 "the shim named no namespace or no TTRPC_ADDRESS; it is started by containerd, not by hand".into(),
             ));
         }
-        let plain = |address: &str| address.strip_prefix("unix://").unwrap_or(address).to_string();
-        let key = Key { grpc: plain(&ask.grpc_address), ttrpc: plain(&ask.ttrpc_address) };
+        let key = Key::of(&ask.grpc_address, &ask.ttrpc_address);
         let version = version(ask, &self.peer(&key).client).await;
         if let Some(address) = self.address_of_older(&key, ask).await {
             return Ok((address, version));
@@ -180,7 +184,8 @@ impl TaskSockets {
         &self.older
     }
 
-    fn peer(&self, key: &Key) -> Arc<Peer> {
+    /// A containerd, with the queue of its events.
+    pub fn peer(&self, key: &Key) -> Arc<Peer> {
         let mut known = self.known.lock();
         let make = || {
             Arc::new(Peer {
@@ -200,7 +205,7 @@ impl TaskSockets {
     /// Makes a socket. Of two made at once, one is kept.
     async fn make(&self, key: Key, namespace: &str, peer: Arc<Peer>) -> Result<Entered> {
         let name = key.file_name(Some(namespace));
-        let path = self.dir.join(format!("{name}.sock"));
+        let path = socket_in(&self.dir, &key, namespace);
         let cannot = |e: String| Error::Unavailable(format!("cannot serve a task socket at {}: {e}", path.display()));
         let (entered, mut server) = {
             let mut known = self.known.lock();
@@ -234,7 +239,7 @@ impl TaskSockets {
             let draining = self.draining.clone();
             let service = TaskService::new(creator, tasks.clone(), natives.clone(), self.world.clone(), draining);
             let server = ttrpc::r#async::Server::new().add_listener(listener).register_service(service.services());
-            let entered = Entered { address: format!("unix://{}", path.display()), sandboxes, natives };
+            let entered = Entered { address: address_of(&path), sandboxes, natives };
             known.namespaces.insert(entry, Namespace { entered: entered.clone(), tasks, server: None });
             (entered, server)
         };
@@ -330,8 +335,22 @@ impl TaskSockets {
     }
 }
 
+/// The task socket of a namespace in a generation's, or a cell's, directory.
+fn socket_in(directory: &Path, key: &Key, namespace: &str) -> PathBuf {
+    directory.join(format!("{}.sock", key.file_name(Some(namespace))))
+}
+
+/// Its address.
+pub fn address_in(directory: &Path, key: &Key, namespace: &str) -> String {
+    address_of(&socket_in(directory, key, namespace))
+}
+
+fn address_of(socket: &Path) -> String {
+    format!("unix://{}", socket.display())
+}
+
 /// 3 where containerd is known to be 2.0 or later; 2 works everywhere.
-async fn version(ask: &TaskSocketRequest, containerd: &Containerd) -> u32 {
+pub async fn version(ask: &TaskSocketRequest, containerd: &Containerd) -> u32 {
     if !ask.accepts_version_3 {
         return VERSION_2;
     }

@@ -33,6 +33,7 @@ impl Task {
             memory_refused: totals.memory_refused,
             out_of_memory: container.memory.was_fatal(),
             traps: totals.traps,
+            isolation: container.level().word().into(),
         }
     }
 

@@ -1,15 +1,17 @@
 //! What all processes of a task share. Also the termination log: why the container ended, for `kubectl describe`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::cell::home::CellHome;
 use crate::task::files::Files;
 use crate::task::sandbox::{Joined, Membership};
 use hearth_base::bundle::Cpu;
+use hearth_base::isolation::Level;
 use hearth_base::text::shown_lines;
 use hearth_http::requests::Requests;
 use hearth_observe::metrics::Metrics;
@@ -54,6 +56,8 @@ pub struct Container {
     pub metrics: Arc<Metrics>,
     /// Where its start and its faults are recorded.
     pub recent: Arc<Recent>,
+    /// What its process keeps for the daemon, if that is a cell.
+    pub cell: Option<Arc<CellHome>>,
 }
 
 /// Where Kubernetes mounts the file whose text `kubectl describe` shows for a container that ended
@@ -63,25 +67,35 @@ pub const TERMINATION_LOG: &str = "/dev/termination-log";
 /// The most of it that kubelet shows, in bytes.
 const TERMINATION_TEXT_BYTES_MAX: usize = 4096;
 
+/// Writes why a container ended into its termination log, unless the guest has written to it.
+///
+/// # Errors
+/// As open(2) and write(2).
+pub fn note_end_in(path: &Path, text: &str) -> std::io::Result<()> {
+    let text = shown_lines(text, TERMINATION_TEXT_BYTES_MAX);
+    // The guest cannot replace the file, which is mounted alone. The checks keep out every other kind of file.
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0 {
+        std::fs::File::from(file).write_all(text.as_bytes())?;
+    }
+    Ok(())
+}
+
 impl Container {
     /// Writes why the container ended into the termination log, unless the guest has written to it. A few system
     /// calls on a file of kubelet.
     pub fn note_end(&self, text: &str) {
         let Some(path) = &self.termination_log else { return };
-        let text = shown_lines(text, TERMINATION_TEXT_BYTES_MAX);
-        // The guest cannot replace the file, which is mounted alone. The checks keep out every other kind of file.
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let write = || -> std::io::Result<()> {
-            let file = rustix::fs::open(path, flags, Mode::empty())?;
-            let stat = rustix::fs::fstat(&file)?;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0 {
-                std::fs::File::from(file).write_all(text.as_bytes())?;
-            }
-            Ok(())
-        };
-        if let Err(error) = write() {
+        if let Err(error) = note_end_in(path, text) {
             tracing::debug!(task = %self.id, %error, "the termination log was not written");
         }
+    }
+
+    /// The isolation level of its guests.
+    pub fn level(&self) -> Level {
+        if self.cell.is_some() { Level::Pod } else { Level::Node }
     }
 
     /// The pid that containerd is told: the daemon's, or that of the process that holds the network namespace.

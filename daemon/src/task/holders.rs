@@ -16,6 +16,8 @@ use hearth_os::holder::Holder;
 pub struct Holders {
     /// How many to keep.
     warm: usize,
+    /// Whether this process has a network namespace of its only task's: it is a cell.
+    is_this_process: bool,
     ready: Mutex<Vec<Holder>>,
     /// Held during a refill: several at once would each make what is missing.
     refilling: Mutex<()>,
@@ -24,9 +26,21 @@ pub struct Holders {
 }
 
 impl Holders {
-    /// Keeps `warm` of them once the first has been asked for.
-    pub fn new(warm: usize, runtime: Handle, metrics: Arc<Metrics>) -> Arc<Holders> {
-        Arc::new(Holders { warm, ready: Mutex::default(), refilling: Mutex::default(), runtime, metrics })
+    /// Keeps `warm` of them once the first has been asked for; none if `is_this_process`, which then is the holder.
+    pub fn new(warm: usize, is_this_process: bool, runtime: Handle, metrics: Arc<Metrics>) -> Arc<Holders> {
+        Arc::new(Holders {
+            warm,
+            is_this_process,
+            ready: Mutex::default(),
+            refilling: Mutex::default(),
+            runtime,
+            metrics,
+        })
+    }
+
+    /// Whether a task that asks for a new network namespace is in one already, with this process.
+    pub fn is_this_process(&self) -> bool {
+        self.is_this_process
     }
 
     /// A holder of the supply, or a new one.

@@ -31,6 +31,8 @@ pub struct TaskCount {
     used: AtomicUsize,
     asked: AtomicUsize,
     arriving: Mutex<VecDeque<(Instant, Arc<str>)>>,
+    /// Notified when a task is gone, or one that was announced was refused.
+    fewer: Notify,
 }
 
 /// A question that may be answered with a task socket of this daemon; see [`TaskCount::asked`].
@@ -46,7 +48,13 @@ impl TaskCount {
     /// `limit`: `rpc.tasks_max`.
     pub fn new(limit: usize) -> Arc<TaskCount> {
         let [used, asked] = [0, 0].map(AtomicUsize::new);
-        Arc::new(TaskCount { limit: AtomicUsize::new(limit), used, asked, arriving: Mutex::default() })
+        Arc::new(TaskCount {
+            limit: AtomicUsize::new(limit),
+            used,
+            asked,
+            arriving: Mutex::default(),
+            fewer: Notify::new(),
+        })
     }
 
     /// Changes the limit; tasks beyond it stay.
@@ -86,6 +94,23 @@ impl TaskCount {
         !awaited && self.used() == 0
     }
 
+    /// Waits until there are no tasks, and none is announced. It looks again when a task is gone, and when an announced one
+    /// has not come in its time.
+    pub async fn idle(&self) {
+        loop {
+            let mut fewer = pin!(self.fewer.notified());
+            // Enabled before the check, so that no notification is missed between the check and the wait.
+            fewer.as_mut().enable();
+            if self.is_idle() {
+                return;
+            }
+            match self.used() {
+                0 => drop(tokio::time::timeout(ARRIVAL_TIME, fewer).await),
+                _ => fewer.await,
+            }
+        }
+    }
+
     fn arrived(&self, id: &str) {
         let mut arriving = self.arriving.lock();
         // The oldest are in front, where this task is likely to be.
@@ -106,6 +131,7 @@ impl TaskCount {
 
     fn give_back(&self) {
         self.used.fetch_sub(1, Ordering::AcqRel);
+        self.fewer.notify_waiters();
     }
 }
 
@@ -147,6 +173,7 @@ impl TaskMap {
     /// An announced task was refused: it is not expected any more.
     pub fn turned_away(&self, id: &str) {
         self.count.arrived(id);
+        self.count.fewer.notify_waiters();
     }
 
     /// The task with this id.

@@ -282,6 +282,10 @@ pub async fn network(spec: &TaskSpec, sandbox: Option<&Arc<Sandbox>>, holders: &
             sandbox.check_network()?;
             Ok(sandbox.network.clone())
         }
+        // A cell has entered its pod's network, or made it, and stays in it.
+        (_, Network::New) if holders.is_this_process() => {
+            Ok(Joined { named: Network::New, namespace: None, holder: None })
+        }
         (_, Network::New) => {
             let holder = holders.take().await?;
             let namespace = Some(holder.namespace().clone());

@@ -33,6 +33,9 @@ impl Task {
             pod.refresh_memory();
         }
         if let Some(limit) = update.memory_limit {
+            if let Some(cell) = &container.cell {
+                cell.set_limit(&container.id, limit)?;
+            }
             container.memory.set_limit(limit.unwrap_or(u64::MAX).min(container.memory_limit_max));
         }
         Ok(())

@@ -7,7 +7,9 @@ use hearth_observe::metrics::task_series::TaskSeries;
 use hearth_observe::traces::Traces;
 use hearth_wasm::runtime::Runtime;
 
+use crate::cell::home::CellHome;
 use crate::task::holders::Holders;
+use hearth_base::isolation::Level;
 
 /// What all tasks of this daemon share.
 pub struct World {
@@ -23,4 +25,13 @@ pub struct World {
     pub traces: Option<Arc<Traces>>,
     /// Whether there are metrics of each pod.
     pub by_pod: bool,
+    /// What this process keeps for the daemon, if it is a cell: a process that runs one pod.
+    pub cell: Option<Arc<CellHome>>,
+}
+
+impl World {
+    /// The isolation level of its tasks.
+    pub fn level(&self) -> Level {
+        if self.cell.is_some() { Level::Pod } else { Level::Node }
+    }
 }

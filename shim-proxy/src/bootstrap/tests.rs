@@ -43,11 +43,14 @@ fn reply(version: u32) -> TaskSocketReply {
 fn options_parameters_and_garbage_are_told_apart() {
     let flags = usual_flags();
     let recognised = |bytes: &[u8]| recognise(bytes, &flags);
-    assert_eq!(recognised(b""), Ok(StdinMessage::Options));
-    assert_eq!(recognised(&options("runtimeoptions.v1.Options", b"\x0a\x03abc")), Ok(StdinMessage::Options));
-    assert_eq!(recognised(&options("containerd.runc.v1.Options", b"")), Ok(StdinMessage::Options));
+    assert_eq!(recognised(b""), Ok(StdinMessage::Options(String::new())));
+    assert_eq!(
+        recognised(&options("runtimeoptions.v1.Options", b"\x0a\x03abc")),
+        Ok(StdinMessage::Options(String::new()))
+    );
+    assert_eq!(recognised(&options("containerd.runc.v1.Options", b"")), Ok(StdinMessage::Options(String::new())));
     // A value that is text decodes as a namespace, and is still an option.
-    assert_eq!(recognised(&options("a.b.Options", b"k8s.io")), Ok(StdinMessage::Options));
+    assert_eq!(recognised(&options("a.b.Options", b"k8s.io")), Ok(StdinMessage::Options(String::new())));
     assert_eq!(recognised(&params().encode_to_vec()), Ok(StdinMessage::Params(params())));
     for garbage in [&b"garbage on stdin"[..], &[0xff; 64], b"{}", b"\x12\x01a"] {
         let failure = recognised(garbage).unwrap_err().to_string();
@@ -61,7 +64,7 @@ fn parameters_with_nothing_but_the_identity_are_recognised_by_it() {
     let bytes = bare.encode_to_vec();
     assert_eq!(recognise(&bytes, &usual_flags()), Ok(StdinMessage::Params(bare)));
     let others = flags(&["-namespace=moby", "-id=c1"]);
-    assert_eq!(recognise(&bytes, &others), Ok(StdinMessage::Options));
+    assert_eq!(recognise(&bytes, &others), Ok(StdinMessage::Options(String::new())));
 }
 
 #[test]
@@ -86,9 +89,10 @@ fn flags_and_environment_make_the_request() {
         containerd_version: String::new(),
         accepts_version_3: true,
         bundle: String::new(),
+        config_path: String::new(),
     };
-    assert_eq!(question(&flags, &environment, &StdinMessage::Options), Ok(expected));
-    let old = question(&flags, &usual_environment(), &StdinMessage::Options).unwrap();
+    assert_eq!(question(&flags, &environment, &StdinMessage::Options(String::new())), Ok(expected));
+    let old = question(&flags, &usual_environment(), &StdinMessage::Options(String::new())).unwrap();
     assert!(!old.accepts_version_3);
 }
 
@@ -104,6 +108,7 @@ fn parameters_win_over_flags_and_environment() {
         containerd_version: "2.3.4".into(),
         accepts_version_3: true,
         bundle: String::new(),
+        config_path: String::new(),
     };
     let usual = usual_environment();
     assert_eq!(question(&flags, &usual, &stdin).as_ref(), Ok(&expected));
@@ -114,7 +119,7 @@ fn parameters_win_over_flags_and_environment() {
 #[test]
 fn a_missing_parameter_is_named() {
     let missing = |args: &[&str], environment: Environment| {
-        question(&flags(args), &environment, &StdinMessage::Options).unwrap_err().to_string()
+        question(&flags(args), &environment, &StdinMessage::Options(String::new())).unwrap_err().to_string()
     };
     let all = ["-namespace=n", "-id=i", "-address=/run/c.sock"];
     for (left_out, name) in [(0, "-namespace"), (1, "-id"), (2, "-address")] {
@@ -132,20 +137,20 @@ fn a_missing_parameter_is_named() {
 #[test]
 fn each_caller_gets_its_form() {
     let params = StdinMessage::Params(params());
-    assert_eq!(form(&StdinMessage::Options, false, &reply(2)), Ok(Form::Plain));
-    assert_eq!(form(&StdinMessage::Options, true, &reply(2)), Ok(Form::Plain));
-    assert_eq!(form(&StdinMessage::Options, true, &reply(3)), Ok(Form::Json));
+    assert_eq!(form(&StdinMessage::Options(String::new()), false, &reply(2)), Ok(Form::Plain));
+    assert_eq!(form(&StdinMessage::Options(String::new()), true, &reply(2)), Ok(Form::Plain));
+    assert_eq!(form(&StdinMessage::Options(String::new()), true, &reply(3)), Ok(Form::Json));
     assert_eq!(form(&params, true, &reply(3)), Ok(Form::Protobuf));
     assert_eq!(form(&params, true, &reply(2)), Ok(Form::Protobuf));
 
     let error = |result: Result<Form>| result.unwrap_err().to_string();
-    let old = error(form(&StdinMessage::Options, false, &reply(3)));
+    let old = error(form(&StdinMessage::Options(String::new()), false, &reply(3)));
     assert!(old.contains("which containerd 1.6 does not know"), "{old:?}");
     let future = error(form(&params, true, &reply(4)));
     assert!(future.contains("version 4"), "{future:?}");
     for address in ["", "/run/x.sock", "unix://x.sock", "unix:///run/x\n"] {
         let odd = TaskSocketReply { address: address.into(), version: 2 };
-        let odd = error(form(&StdinMessage::Options, true, &odd));
+        let odd = error(form(&StdinMessage::Options(String::new()), true, &odd));
         assert!(odd.contains("not a unix:/// address"), "{odd:?}");
     }
 }

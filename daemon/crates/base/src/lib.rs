@@ -5,6 +5,7 @@
 //!   * `bundle/spec.rs`: process, user, mounts, limits, namespaces and CRI names as values.
 //!   * `bundle/parse.rs`: `config.json` to these values; errors name the field.
 //!   * `bundle/update.rs`: new limits of memory and CPU time for a running task.
+//! * [`cell`]: the messages between the daemon and the processes that run one pod each.
 //! * [`command_line`]: `hearthd`'s flags, its manual page, and flags over the configuration file.
 //! * [`config`]: the configuration file: reading, checking, the default file; a file for each section.
 //! * [`digest`]: the SHA-256 digest that names a module.
@@ -15,6 +16,7 @@
 //!   * `generation/wire.rs`: the messages between generations, and descriptors handed over.
 //!   * `generation/client.rs`: asking a generation, and taking its sockets over.
 //!   * `generation/stop.rs`: ending all daemons of a state directory; a stop told from a restart.
+//! * [`isolation`]: which process runs a pod's guests, and who decides it.
 //! * `operator/mod.rs`: the questions of `hearthctl` and the daemon's answers.
 //! * `operator/modules.rs`: the answers about modules: known, compiling, refused, checked, removed.
 //! * [`proc_stat`]: the fields of `/proc/PID/stat`: state, CPU time, threads, memory.
@@ -27,12 +29,14 @@
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod cell;
 pub mod command_line;
 pub mod config;
 pub mod digest;
 pub mod error;
 pub mod faults;
 pub mod generation;
+pub mod isolation;
 pub mod operator;
 pub mod proc_stat;
 pub mod rate;

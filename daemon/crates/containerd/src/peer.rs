@@ -18,6 +18,12 @@ pub struct Key {
 }
 
 impl Key {
+    /// The containerd with these sockets, with or without `unix://`.
+    pub fn of(grpc: &str, ttrpc: &str) -> Key {
+        let plain = |address: &str| address.strip_prefix("unix://").unwrap_or(address).to_string();
+        Key { grpc: plain(grpc), ttrpc: plain(ttrpc) }
+    }
+
     /// A file name for what belongs to this containerd, or to a namespace of it: 16 hexadecimal digits of a hash.
     pub fn file_name(&self, namespace: Option<&str>) -> String {
         let Key { grpc, ttrpc } = self;

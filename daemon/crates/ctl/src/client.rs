@@ -1,6 +1,6 @@
 //! Asking the daemons of a node over their control sockets.
 //!
-//! There may be several: while the node goes from one release to the next, the old daemon serves its tasks
+//! There may be several: pods at isolation level `pod` each have a process that answers for them, and while the node goes from one release to the next, the old daemon serves its tasks
 //! until the last has ended. The first socket is that of the daemon that takes new tasks, and it has to
 //! answer. It names the sockets of the others. If one of the others does not answer, that is a warning: it
 //! may just have ended.
@@ -30,7 +30,7 @@ pub struct DaemonClient {
 
 impl DaemonClient {
     /// The daemons at the sockets `named`. Without any: the daemon at the socket of the environment or the default,
-    /// and the earlier daemons that it names.
+    /// the earlier daemons that it names, and the processes of pods (isolation level pod).
     ///
     /// # Errors
     /// If the first cannot be asked.
@@ -40,7 +40,7 @@ impl DaemonClient {
         }
         let first = default_socket();
         let status: Status = ask_one(&first, &Question::Status, ANSWER_TIME)?;
-        let others = status.earlier.into_iter().map(PathBuf::from);
+        let others = status.earlier.into_iter().chain(status.cells).map(PathBuf::from);
         Ok(DaemonClient { sockets: [first].into_iter().chain(others).collect() })
     }
 
@@ -70,7 +70,7 @@ impl DaemonClient {
             match ask_one(socket, question, ANSWER_TIME) {
                 Ok(answer) => answers.push(answer),
                 Err(CtlError::Refused(text) | CtlError::Unreachable(text) | CtlError::Usage(text)) => {
-                    eprintln!("hearthctl: left out, an earlier hearthd: {text}");
+                    eprintln!("hearthctl: left out: {text}");
                 }
                 Err(error @ CtlError::Print(_)) => return Err(error),
             }

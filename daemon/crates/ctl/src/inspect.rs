@@ -140,6 +140,7 @@ fn table(details: &TaskDetails) -> Table {
     row("image", task.image.clone().or_else(|| details.image.clone()).unwrap_or_else(|| "unknown".into()).into());
     row("program", task.program.as_str().into());
     row("module", if task.module.is_empty() { "none: a sandbox".into() } else { task.module.as_str().into() });
+    row("isolation", ps::level(task).into());
     row("state", ps::state(task));
     row("pid", task.pid.to_string().into());
     row("created", format!("{} ago", age_since(task.created_at)).into());

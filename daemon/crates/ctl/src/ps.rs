@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use crate::CtlError;
 use crate::client::DaemonClient;
 use crate::output::{Cell, Printer, Table, Tone};
+use hearth_base::isolation::Level;
 use hearth_base::operator::{PodName, Question, TaskInfo, TaskKind};
 use hearth_base::units::{age_since, bytes, seconds};
 
@@ -63,13 +64,14 @@ pub fn sort(tasks: &mut [TaskInfo], by: TaskOrder) {
 
 fn table(tasks: &[TaskInfo], whole_ids: bool) -> Table {
     let mut table =
-        Table::new(&["NAMESPACE", "TASK", "POD", "IMAGE", "STATE", ">CPU", ">THROTTLED", ">MEMORY", ">AGE"]);
+        Table::new(&["NAMESPACE", "TASK", "POD", "IMAGE", "LEVEL", "STATE", ">CPU", ">THROTTLED", ">MEMORY", ">AGE"]);
     for task in tasks {
         table.row(vec![
             task.namespace.as_str().into(),
             short_id(&task.id, whole_ids).into(),
             task.pod.as_ref().map_or_else(|| "-".into(), pod).into(),
             what(task).into(),
+            level(task).into(),
             state(task),
             seconds(task.cpu_seconds).into(),
             seconds(task.throttled_seconds).into(),
@@ -101,6 +103,11 @@ pub fn what(task: &TaskInfo) -> String {
         (None, TaskKind::Sandbox) => "(sandbox)".into(),
         (None, _) => task.program.clone(),
     }
+}
+
+/// The isolation level; a daemon of an older release does not tell, and has one only.
+pub fn level(task: &TaskInfo) -> &str {
+    if task.isolation.is_empty() { Level::Node.word() } else { &task.isolation }
 }
 
 /// The state; of a stopped task with its exit status.

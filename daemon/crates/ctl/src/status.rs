@@ -10,7 +10,11 @@ use hearth_base::units::{age_since, bytes};
 const NEARLY_FULL: f64 = 0.9;
 
 pub fn run(client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
-    let all: Vec<Status> = client.ask_all(&Question::Status)?;
+    let mut all: Vec<Status> = client.ask_all(&Question::Status)?;
+    // A cell's own state says nothing that the list of tasks does not say.
+    let cells: Vec<String> = all.first().map(|first| first.cells.clone()).unwrap_or_default();
+    let is_cell = |status: &Status| cells.iter().any(|socket| socket.contains(&format!("/{}/", status.generation)));
+    all.retain(|status| !is_cell(status));
     if output.json {
         return Ok(output.json(&all)?);
     }
@@ -72,6 +76,9 @@ fn table(status: &Status) -> Table {
     let text = format!("{} wait for containerd", status.events_queued);
     row("events", Cell::toned(if status.events_queued > 0 { Tone::Warn } else { Tone::Plain }, text));
     let containerds = if status.containerds.is_empty() { "none yet".into() } else { status.containerds.join(", ") };
+    if !status.cells.is_empty() {
+        row("cells", format!("{} pods have a process of their own (isolation level pod)", status.cells.len()).into());
+    }
     row("containerd", format!("{containerds}; {} namespaces", status.namespaces).into());
     let address = if status.metrics_address.is_empty() { "not served" } else { &status.metrics_address };
     row("metrics", address.into());

@@ -247,7 +247,7 @@ fn shut_in() -> io::Result<()> {
 }
 
 /// Brings the loopback interface up, as runc does in a new namespace.
-fn bring_loopback_up() -> io::Result<()> {
+pub(crate) fn bring_loopback_up() -> io::Result<()> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)?;
     #[allow(unsafe_code, reason = "ioctl(2) on an interface")]
     // SAFETY: `ifreq` is plain data, valid when zeroed; both requests take a pointer to one that lives

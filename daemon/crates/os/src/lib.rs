@@ -32,6 +32,9 @@
 //! Processes, threads and time:
 //!
 //! * [`spawn`]: starting log programs and holders with posix_spawn(3); their exit status or signal.
+//! * [`fork`]: copies of a process with one thread, and their ends.
+//! * [`walls`]: what a pod's cell gives up: mounts, network, capabilities, system calls.
+//! * [`cell_group`]: the control group of a pod's cell: joined, limited, read, removed.
 //! * [`confine`]: the sandbox of the compile process: seccomp filter, limits, no rights.
 //! * [`process`]: a thread that sleeps in a system call, its interruption, its share of the CPU time.
 //! * [`alloc`]: an exit status of the process's choice when an allocation fails.
@@ -43,12 +46,14 @@
 pub mod accept;
 pub mod activation;
 pub mod alloc;
+pub mod cell_group;
 pub mod cgroup;
 pub mod clock;
 pub mod coarse_timer;
 pub mod confine;
 pub mod credentials;
 pub mod fifo;
+pub mod fork;
 pub mod holder;
 pub mod identity;
 pub mod in_root;
@@ -64,6 +69,7 @@ pub mod signals;
 pub mod sockets;
 pub mod spawn;
 pub mod sysctl;
+pub mod walls;
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,7 @@ use prost::Message;
 use tonic::codegen::async_trait;
 use tonic::{Request, Response, Status};
 
+use crate::cells::not_in_a_cell;
 use crate::server::convert::{self, CgroupVersion, Usage};
 use crate::server::task;
 use crate::server::task_sockets::{Entered, TaskSockets, VERSION_3};
@@ -37,8 +38,10 @@ use crate::task::pod_files::Dns;
 use crate::task::pods::{PodPhase, PodSpec};
 use crate::task::sandbox::SandboxSpec;
 use hearth_base::bundle::{Network, Scope, Scopes};
+use hearth_base::config::Isolation;
 use hearth_base::error::{Error, Result};
 use hearth_base::generation::wire::Owner;
+use hearth_base::isolation::{ANNOTATION, Level, level_of};
 use hearth_base::operator::PodName;
 use hearth_containerd::peer::Key;
 use hearth_observe::logging;
@@ -98,6 +101,7 @@ impl ControllerApi for Controller {
     async fn create(&self, request: Request<api::ControllerCreateRequest>) -> Answer<api::ControllerCreateResponse> {
         let namespace = namespace(&request)?.to_owned();
         let request = request.into_inner();
+        check_level(&self.task_sockets.config().now().isolation, &sandbox_config(&request)?)?;
         let spec = pod_spec(&request)?;
         let entered = self.task_sockets.enter(&self.key, &namespace).await?;
         let created = entered.sandboxes.create(&request.sandbox_id, spec).await;
@@ -246,6 +250,8 @@ struct PodSandboxConfig {
     hostname: String,
     #[prost(message, optional, tag = "4")]
     dns_config: Option<DnsConfig>,
+    #[prost(map = "string, string", tag = "7")]
+    annotations: HashMap<String, String>,
     #[prost(message, optional, tag = "8")]
     linux: Option<LinuxPodSandboxConfig>,
 }
@@ -309,8 +315,18 @@ struct UserNamespace {
 /// `runtime.v1.NamespaceMode.NODE`.
 const NODE: i32 = 2;
 
-/// What a Create call says of its pod.
-fn pod_spec(request: &api::ControllerCreateRequest) -> Result<PodSpec> {
+/// Refuses a pod that is to have a process of its own: the containers of this controller's pods run in the daemon.
+fn check_level(isolation: &Isolation, config: &PodSandboxConfig) -> Result<()> {
+    let namespace = config.metadata.as_ref().map(|metadata| metadata.namespace.as_str());
+    let annotation = config.annotations.get(ANNOTATION).map(String::as_str);
+    match level_of(isolation, Level::Node, namespace, annotation)? {
+        Level::Node => Ok(()),
+        Level::Pod => Err(not_in_a_cell()),
+    }
+}
+
+/// The pod that a Create call is for.
+fn sandbox_config(request: &api::ControllerCreateRequest) -> Result<PodSandboxConfig> {
     const TYPE: &str = "runtime.v1.PodSandboxConfig";
     let options = request.options.clone().unwrap_or_default();
     if options.type_url.rsplit('/').next() != Some(TYPE) {
@@ -319,8 +335,13 @@ fn pod_spec(request: &api::ControllerCreateRequest) -> Result<PodSpec> {
             options.type_url
         )));
     }
-    let config = PodSandboxConfig::decode(options.value.as_slice())
-        .map_err(|e| Error::InvalidArgument(format!("the sandbox's options are no {TYPE}: {e}")))?;
+    PodSandboxConfig::decode(options.value.as_slice())
+        .map_err(|e| Error::InvalidArgument(format!("the sandbox's options are no {TYPE}: {e}")))
+}
+
+/// What a Create call says of its pod.
+fn pod_spec(request: &api::ControllerCreateRequest) -> Result<PodSpec> {
+    let config = sandbox_config(request)?;
     let linux = config.linux.unwrap_or_default();
     let modes = linux.security_context.and_then(|context| context.namespace_options).unwrap_or_default();
     let scope = |mode| if mode == NODE { Scope::Node } else { Scope::Pod };
@@ -376,6 +397,7 @@ mod tests {
 
     fn config(network: i32, pid: i32, sysctls: &[(&str, &str)]) -> PodSandboxConfig {
         PodSandboxConfig {
+            annotations: HashMap::new(),
             metadata: Some(PodSandboxMetadata { name: "web-0".into(), namespace: "shop".into() }),
             hostname: "web".into(),
             dns_config: Some(DnsConfig { servers: vec!["10.0.0.1".into()], ..Default::default() }),

@@ -15,6 +15,7 @@ use crate::task::process::{NewProcess, Prepared, Process, Work};
 use crate::task::program::open_files_max;
 use crate::task::sandbox::{Joined, Membership};
 use hearth_base::bundle::{Cpu, SpecMount};
+use hearth_base::error::Result;
 use hearth_base::faults::{self, Point};
 use hearth_containerd::events::{Create, Event};
 use hearth_observe::starts::About;
@@ -40,6 +41,8 @@ pub(super) struct Parts {
     pub(super) guest: Guest,
     pub(super) cpu: Cpu,
     pub(super) memory: MemoryUse,
+    /// The spec's memory limit, in bytes; `None`: none.
+    pub(super) limit: Option<u64>,
     pub(super) stdio: Stdio,
     pub(super) files: Arc<Files>,
     pub(super) about: Arc<About>,
@@ -55,7 +58,10 @@ pub(super) struct Assembled {
 
 impl Opened {
     /// The task of a container.
-    pub(super) fn assemble(self, creator: &Creator) -> Assembled {
+    ///
+    /// # Errors
+    /// As [`Assembled::new`].
+    pub(super) fn assemble(self, creator: &Creator) -> Result<Assembled> {
         let Opened { stdio, guest, memory_limit, entry, located } = self;
         let specified = located.specified;
         let (spec, about) = (specified.spec, specified.about);
@@ -84,6 +90,7 @@ impl Opened {
                 None => MemoryUse::new(memory_limit),
             },
             pod: located.pod.map_or(Membership::Alone, Membership::In),
+            limit: spec.memory_limit,
             stdio,
             files: located.files,
             about,
@@ -93,8 +100,22 @@ impl Opened {
 }
 
 impl Assembled {
-    pub(super) fn new(creator: &Creator, request: CreateRequest, parts: Parts, reserved: Reserved) -> Assembled {
+    /// # Errors
+    /// In a cell: as [`CellHome::begin`](crate::cell::home::CellHome::begin).
+    pub(super) fn new(
+        creator: &Creator,
+        request: CreateRequest,
+        parts: Parts,
+        reserved: Reserved,
+    ) -> Result<Assembled> {
         let id = parts.about.id.clone();
+        if let Some(cell) = &creator.world.cell {
+            let log = parts.termination_log.clone();
+            match parts.work {
+                Work::Pause => cell.note(&id, log)?,
+                _ => cell.begin(&id, parts.limit, log)?,
+            }
+        }
         let event = Create {
             container_id: id.clone(),
             bundle: request.bundle.display().to_string(),
@@ -128,6 +149,7 @@ impl Assembled {
             requests: matches!(parts.work, Work::Serve(_)).then(Arc::default),
             metrics: world.runtime.metrics.clone(),
             recent: world.runtime.recent.clone(),
+            cell: world.cell.clone(),
         });
         let execs = Arc::new(Execs::new(config.rpc.execs_per_task_max));
         let init = NewProcess {
@@ -140,7 +162,7 @@ impl Assembled {
             work: parts.work,
         };
         let init = Process::new(container.clone(), execs.clone(), init);
-        Assembled { task: Arc::new(Task { container, init, execs }), event, id: reserved.id }
+        Ok(Assembled { task: Arc::new(Task { container, init, execs }), event, id: reserved.id })
     }
 
     /// Makes the task known, to containerd first.

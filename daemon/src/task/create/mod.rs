@@ -48,7 +48,7 @@ use hearth_base::error::{Error, Result};
 use hearth_containerd::peer::Peer;
 use hearth_observe::starts::trace::Trace;
 use hearth_stdio::StdioPaths;
-use hearth_wasm::modules::ModuleStore;
+use hearth_wasm::modules::programs::Programs;
 
 use reserved::Reserved;
 use specified::Specified;
@@ -73,7 +73,7 @@ pub struct Creator {
     pub(super) namespace: Arc<str>,
     pub(super) peer: Arc<Peer>,
     pub(super) config: Arc<Live>,
-    pub(super) modules: Arc<ModuleStore>,
+    pub(super) modules: Arc<dyn Programs>,
     pub(super) world: Arc<World>,
     sandboxes: Arc<Sandboxes>,
     /// Its blocking pool mounts and looks up files.
@@ -86,7 +86,7 @@ impl Creator {
         namespace: &str,
         peer: Arc<Peer>,
         config: Arc<Live>,
-        modules: Arc<ModuleStore>,
+        modules: Arc<dyn Programs>,
         world: Arc<World>,
         sandboxes: Arc<Sandboxes>,
         runtime: tokio::runtime::Handle,
@@ -122,6 +122,6 @@ impl Creator {
         let planned = specified.plan(self).await?;
         let located = planned.locate(self).await?;
         let opened = located.open(self).await?;
-        Ok(opened.assemble(self).publish(self))
+        Ok(opened.assemble(self)?.publish(self))
     }
 }

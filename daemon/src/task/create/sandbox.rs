@@ -36,11 +36,12 @@ impl Specified {
             guest: Guest::default(),
             cpu,
             memory: MemoryUse::new(memory_limit.unwrap_or(config.engine.memory_bytes_max)),
+            limit: None,
             stdio: Stdio::none(&config.stdio),
             files: Files::none(creator.runtime.clone()),
             partly_read_only: false,
             about,
         };
-        Ok(Assembled::new(creator, request, parts, reserved))
+        Assembled::new(creator, request, parts, reserved)
     }
 }

@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::cells::not_in_a_cell;
 use hearth_base::bundle::{self, TaskSpec};
+use hearth_base::config::Isolation;
 use hearth_base::error::Result;
+use hearth_base::isolation::{self, Level};
 use hearth_observe::starts::{About, NewAbout};
 
 use super::reserved::Reserved;
@@ -33,7 +36,9 @@ impl Reserved {
     /// # Errors
     /// `InvalidArgument` naming the file, the line and what is wrong.
     pub(super) fn specify(self, creator: &Creator, request: CreateRequest, began: Instant) -> Result<Specified> {
-        let spec = TaskSpec::read(&request.bundle, creator.config.now().rpc.spec_bytes_max)?;
+        let config = creator.config.now();
+        let spec = TaskSpec::read(&request.bundle, config.rpc.spec_bytes_max)?;
+        check_level(&config.isolation, creator.world.level(), &spec)?;
         let upper = request.rootfs.iter().flat_map(|mount| &mount.options);
         let about = About::new(NewAbout {
             namespace: creator.namespace.clone(),
@@ -47,6 +52,17 @@ impl Reserved {
         });
         Ok(Specified { request, spec, about, began, reserved: self })
     }
+}
+
+/// Refuses to run in a process of level `has` what is to have a stronger wall. What asks for that was to be found out when
+/// containerd started the shim: this holds where it could not be.
+fn check_level(config: &Isolation, has: Level, spec: &TaskSpec) -> Result<()> {
+    // A container belongs where its pod's sandbox is.
+    let is_of_a_pod = matches!(spec.role, bundle::Role::InSandbox(_));
+    if !is_of_a_pod && isolation::level(config, Level::Node, spec)? > has {
+        return Err(not_in_a_cell());
+    }
+    Ok(())
 }
 
 impl Specified {

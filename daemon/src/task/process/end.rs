@@ -145,6 +145,11 @@ impl Process {
             exit_status: exit.status,
             exited_at: exit.at,
         });
+        if self.role == Role::Init
+            && let Some(cell) = &self.container.cell
+        {
+            cell.end(&self.container.id);
+        }
         self.exit.send_replace(Some(exit));
         if self.role == Role::Exec {
             self.execs.ended();

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustix::thread::CapabilitySet;
 use serde::Deserialize;
@@ -44,6 +45,8 @@ struct RawAnnotations {
     container_name: Option<String>,
     #[serde(rename = "io.kubernetes.cri.image-name", default)]
     image_name: Option<String>,
+    #[serde(rename = "hearth.io/isolation", default)]
+    isolation: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -196,6 +199,23 @@ struct RawMemory {
     limit: Option<i64>,
 }
 
+/// The spec's file in a bundle.
+const FILE: &str = "config.json";
+
+/// The bytes of a bundle's spec, and when they were written.
+fn read(bundle: &Path, bytes_max: u64) -> Result<(Vec<u8>, Option<SystemTime>)> {
+    let path = bundle.join(FILE);
+    let wrong = |what: String| Error::InvalidArgument(format!("{}: {what}", path.display()));
+    let file = File::open(&path).map_err(|e| wrong(format!("cannot open: {e}")))?;
+    let written_at = file.metadata().and_then(|metadata| metadata.modified()).ok();
+    let mut bytes = Vec::with_capacity(16 << 10);
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| wrong(format!("cannot read: {e}")))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(wrong(format!("is over {bytes_max} bytes (rpc.spec_bytes_max)")));
+    }
+    Ok((bytes, written_at))
+}
+
 /// The set of the one capability with this name. It is empty for a capability without effect on a guest: its calls
 /// concern files and privileged ports only.
 fn capability(name: &str) -> CapabilitySet {
@@ -216,17 +236,18 @@ impl TaskSpec {
     /// # Errors
     /// `InvalidArgument` naming the file, the line and what is wrong.
     pub fn read(bundle: &Path, bytes_max: u64) -> Result<TaskSpec> {
-        let path = bundle.join("config.json");
-        let wrong = |what: String| Error::InvalidArgument(format!("{}: {what}", path.display()));
-        let file = File::open(&path).map_err(|e| wrong(format!("cannot open: {e}")))?;
-        let written_at = file.metadata().and_then(|metadata| metadata.modified()).ok();
-        let mut bytes = Vec::with_capacity(16 << 10);
-        file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|e| wrong(format!("cannot read: {e}")))?;
-        if bytes.len() as u64 > bytes_max {
-            return Err(wrong(format!("is over {bytes_max} bytes (rpc.spec_bytes_max)")));
-        }
-        let spec = TaskSpec::parse(&bytes, bundle).map_err(|e| wrong(e.to_string()))?;
+        let (bytes, written_at) = read(bundle, bytes_max)?;
+        let wrong = |e: Error| Error::InvalidArgument(format!("{}: {e}", bundle.join(FILE).display()));
+        let spec = TaskSpec::parse(&bytes, bundle).map_err(wrong)?;
         Ok(TaskSpec { written_at, ..spec })
+    }
+
+    /// The bytes of `<bundle>/config.json`, at most `bytes_max`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the file and what is wrong.
+    pub fn read_bytes(bundle: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+        Ok(read(bundle, bytes_max)?.0)
     }
 
     /// Parses the bytes of a config.json that lies in `bundle`.
@@ -252,6 +273,7 @@ impl TaskSpec {
         let devices = linux.devices.unwrap_or_default().into_iter().map(|device| device.path);
         let mut annotations = raw.annotations.unwrap_or_default();
         let names = annotations.names();
+        let isolation = annotations.isolation.take();
         Ok(TaskSpec {
             process,
             root,
@@ -267,6 +289,7 @@ impl TaskSpec {
             scopes: scopes(&namespaces),
             sysctls: linux.sysctl.unwrap_or_default(),
             user_namespace: namespaces.iter().any(|namespace| namespace.kind == "user"),
+            isolation,
             devices: devices.filter(|path| !DEFAULT_DEVICES.contains(&path.as_str())).collect(),
             cgroups_path: linux.cgroups_path.unwrap_or_default(),
         })

@@ -67,6 +67,8 @@ pub struct TaskSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Whether `linux.namespaces` has a user namespace.
     pub user_namespace: bool,
+    /// The level of isolation that an annotation asks for ([`crate::isolation`]).
+    pub isolation: Option<String>,
     /// The paths in `linux.devices`, without those that every container has by default.
     pub devices: Vec<String>,
     /// `linux.cgroupsPath`; may be empty.

@@ -8,6 +8,7 @@
 //! * [`events`]: the queue of events to a containerd, and retries of their delivery.
 //! * [`files`]: volumes of a task, open files of a guest, the size of a tmpfs.
 //! * [`http`]: connections, requests and time-outs of HTTP components, and of the requests that guests send.
+//! * [`isolation`]: which process runs a pod's guests; processes made in advance.
 //! * [`log`]: the log's level and form, and the lines kept for `hearthctl logs`.
 //! * [`metrics`]: the endpoint for Prometheus, probes and people.
 //! * [`modules`]: the module store and the compile processes.
@@ -32,6 +33,7 @@ pub use engine::Engine;
 pub use events::{EVENTS_PER_TASK, Events};
 pub use files::Files;
 pub use http::{Http, TlsRoots};
+pub use isolation::Isolation;
 pub use log::{Log, LogFormat};
 pub use metrics::{Metrics, UNIX};
 pub use modules::{Baseline, Modules};
@@ -49,6 +51,7 @@ pub mod events;
 mod explain;
 pub mod files;
 pub mod http;
+pub mod isolation;
 pub mod log;
 pub mod metrics;
 pub mod modules;
@@ -97,6 +100,8 @@ pub struct Config {
     pub network: Network,
     /// HTTP components.
     pub http: Http,
+    /// Which process runs a pod's guests.
+    pub isolation: Isolation,
     /// Native containers in a pod.
     pub native: Native,
     /// The sandbox controller for containerd 2.x.
@@ -154,6 +159,7 @@ impl Default for Config {
             files: Files::default(),
             network: Network::default(),
             http: Http::default(),
+            isolation: Isolation::default(),
             native: Native::default(),
             upgrade: Upgrade::default(),
             sandboxer: Sandboxer::default(),
@@ -220,6 +226,7 @@ impl Config {
         self.files.check()?;
         self.network.check()?;
         self.http.check()?;
+        self.isolation.check()?;
         self.native.check()?;
         self.upgrade.check()?;
         self.sandboxer.check(&self.state_dir, self.control_socket())

@@ -32,6 +32,7 @@ fn source(section: &str) -> &'static str {
         "events" => include_str!("events.rs"),
         "files" => include_str!("files.rs"),
         "http" => include_str!("http.rs"),
+        "isolation" => include_str!("isolation.rs"),
         "log" => include_str!("log.rs"),
         "metrics" => include_str!("metrics.rs"),
         "modules" => include_str!("modules.rs"),

@@ -100,6 +100,38 @@ pub fn open(state_dir: &Path) -> Result<Found, String> {
     Ok(Found { ours, living, dead })
 }
 
+/// Makes this process's directory, and leaves the others alone.
+///
+/// # Errors
+/// An error of the file system, with the path.
+pub fn create(state_dir: &Path) -> Result<Directory, String> {
+    let fail = |e: io::Error| format!("state_dir: cannot make a directory in {}: {e}", state_dir.display());
+    let state = make_state_dir(state_dir).map_err(fail)?;
+    let all = make_generations(&state).map_err(fail)?;
+    let _looking = lock_file(&state, LOOKING, FlockOperation::LockExclusive).map_err(fail)?;
+    make(all, &state_dir.join(GENERATIONS), &[]).map_err(fail)
+}
+
+/// The path of a generation's directory.
+pub fn path(state_dir: &Path, id: &str) -> PathBuf {
+    state_dir.join(GENERATIONS).join(id)
+}
+
+/// The names of all generations, living or dead.
+///
+/// # Errors
+/// The state directory cannot be read. One that does not exist has no generations.
+pub fn all(state_dir: &Path) -> io::Result<Vec<String>> {
+    match make_state_dir(state_dir).and_then(|state| lock_file(&state, LOOKING, FlockOperation::LockExclusive)) {
+        // A directory that is made and not locked yet would look like a dead one's.
+        Ok(_looking) => match open_generations(state_dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            found => generations(&found?),
+        },
+        Err(e) => Err(e),
+    }
+}
+
 /// The names of the generations that live. Directories of dead ones are not removed.
 ///
 /// # Errors
@@ -154,6 +186,14 @@ fn make(all: Dir, path: &Path, dead: &[Dead]) -> io::Result<Directory> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number = number.wrapping_add(1),
             Err(e) => return Err(e),
         }
+    }
+}
+
+impl Directory {
+    /// Leaves the directory to another process, which removes it after this one has ended.
+    pub fn leave(self) {
+        // The lock goes with the process.
+        std::mem::forget(self);
     }
 }
 

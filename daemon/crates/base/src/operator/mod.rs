@@ -133,6 +133,8 @@ pub struct Status {
     pub events_queued: u64,
     /// Control sockets of older generations that still serve their tasks.
     pub earlier: Vec<String>,
+    /// Control sockets of the cells: the processes of pods at isolation level `pod`.
+    pub cells: Vec<String>,
 }
 
 /// Tasks by state.
@@ -241,6 +243,8 @@ pub struct TaskInfo {
     pub out_of_memory: bool,
     /// Traps of all its guests.
     pub traps: u64,
+    /// Which process runs it: `node` (the node's daemon) or `pod` (one of its pod's own).
+    pub isolation: String,
 }
 
 /// A task in detail.

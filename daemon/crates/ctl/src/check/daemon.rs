@@ -35,7 +35,18 @@ pub fn check(socket: &Path, asked: &Result<Status, CtlError>) -> Vec<Finding> {
     findings.push(descriptors(status));
     findings.push(store(status));
     findings.push(metrics(&status.metrics_address));
+    findings.push(isolation(status));
     findings
+}
+
+/// Which processes run guests.
+fn isolation(status: &Status) -> Finding {
+    let shared = "pods of level node share hearthd's process";
+    let detail = match status.cells.len() {
+        0 => format!("{shared}; no pod has a process of its own"),
+        cells => format!("{shared}; {cells} pods of level pod have a process each"),
+    };
+    Finding::ok("isolation", detail)
 }
 
 fn control_socket(socket: &Path) -> Finding {

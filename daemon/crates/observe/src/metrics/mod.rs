@@ -13,11 +13,13 @@
 //! * `http.rs`: requests to guests and requests that guests send.
 //! * `http_pods.rs`: the same by pod and container, with `metrics.pods`.
 //! * `events.rs`: events queued for containerd, sent, refused.
+//! * `cells.rs`: processes of pods at isolation level `pod`.
 //! * `log.rs`: lines of the log by level, lines left out.
 //! * `traces.rs`: spans that an OpenTelemetry collector took, starts whose trace is lost.
 //! * `task_series.rs`: series of single tasks (CPU, memory, traps), and the limit of their number.
 //! * `process.rs`: CPU, memory, descriptors and threads of the daemon's process.
 
+mod cells;
 mod declare;
 mod events;
 mod http;
@@ -37,6 +39,7 @@ mod traces;
 use hearth_base::version;
 use prometheus::{Registry, TextEncoder};
 
+pub use cells::CellMetrics;
 pub use events::EventMetrics;
 pub use http::{CutReason, Handshake, HttpMetrics, OutgoingMetrics};
 pub use http_pods::{HttpPod, REQUEST_PHASES, RequestPhase};
@@ -113,6 +116,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// Events to containerd.
     pub events: EventMetrics,
+    /// Processes of pods.
+    pub cells: CellMetrics,
     /// The daemon's log.
     pub log: LogMetrics,
     /// Traces of starts.
@@ -141,6 +146,7 @@ impl Metrics {
             scheduler: SchedulerMetrics::new(&registry),
             http: HttpMetrics::new(&registry),
             events: EventMetrics::new(&registry),
+            cells: CellMetrics::new(&registry),
             log: LogMetrics::new(&registry),
             traces: TraceMetrics::new(&registry),
             registry,

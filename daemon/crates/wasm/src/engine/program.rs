@@ -124,6 +124,15 @@ impl Program {
         self.tier
     }
 
+    /// Another descriptor of its artifact, for a process that maps it, too.
+    ///
+    /// # Errors
+    /// `Internal` if there is no descriptor left.
+    pub fn artifact(&self) -> Result<File> {
+        let cannot = |e| Error::Internal(format!("cannot duplicate an artifact's descriptor: {e}"));
+        self.spare.try_clone().map_err(cannot)
+    }
+
     /// Whether it fits a slot of the pool.
     pub fn fits_pool(&self) -> bool {
         self.pooled.is_some()

@@ -24,6 +24,8 @@
 //! go straight to the optimising one. A compile ahead of a start is always an optimising one; a start that comes
 //! while it runs gets baseline code without waiting for it.
 //!
+//! * `programs.rs`: where a process gets the programs of its tasks: its own store, or another process.
+//! * `remote.rs`: programs from the node's daemon, for a cell.
 //! * `loader.rs`: one load for each digest, however many starts wait for it.
 //! * `cache.rs`: programs in memory; modules that cannot be compiled and are not tried again for ten minutes.
 //! * `compiling.rs`: the baseline compile of a first start, the optimising compile after it, the swap of the code.
@@ -93,6 +95,8 @@ pub mod lookup;
 pub mod origin;
 pub mod pace;
 pub mod places;
+pub mod programs;
+pub mod remote;
 pub mod store;
 pub mod world;
 
@@ -240,7 +244,31 @@ impl ModuleStore {
         self.load_with(origin, place, Urgency::Ahead).await
     }
 
+    /// As [`ModuleStore::load`], with code of the optimising compiler, which the start waits for: for a process that has
+    /// no other engine.
+    ///
+    /// # Errors
+    /// As [`ModuleStore::load`].
+    pub async fn load_optimised(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
+        self.load_to(origin, place, Urgency::Start, Some(Depth::Optimised)).await
+    }
+
     async fn load_with(&self, origin: Origin, place: Option<Place>, urgency: Urgency) -> Result<Loaded> {
+        let depth = match urgency {
+            Urgency::Start => None,
+            Urgency::Ahead => Some(Depth::Optimised),
+        };
+        self.load_to(origin, place, urgency, depth).await
+    }
+
+    /// `depth`: how far the load goes; `None`: as the configuration says for a start.
+    async fn load_to(
+        &self,
+        origin: Origin,
+        place: Option<Place>,
+        urgency: Urgency,
+        depth: Option<Depth>,
+    ) -> Result<Loaded> {
         let origin = Arc::new(origin);
         let named = |e: Error| e.context(origin.name());
         let (export, place) = match &*origin {
@@ -253,10 +281,7 @@ impl ModuleStore {
             let (loader, opened) = (self.loader.clone(), origin.clone());
             let read = move || loader.inspect(&opened, evidence, SystemTime::now());
             let read = blocking(&self.loader.runtime, read).await.map_err(named)?;
-            let depth = match urgency {
-                Urgency::Start => self.loader.depth(export.as_ref(), read.bytes),
-                Urgency::Ahead => Depth::Optimised,
-            };
+            let depth = depth.unwrap_or_else(|| self.loader.depth(export.as_ref(), read.bytes));
             let input = CompileInput::Origin { origin: origin.clone(), is_read: read.is_read };
             match self.loader.single_flight(read.digest, Some(input), depth, urgency).await {
                 // The file changed, or the digest remembered for its place is wrong, or this call joined the load of

@@ -46,6 +46,16 @@ pub struct RootMount<'a> {
 }
 
 impl Place {
+    /// Its bytes, for a message to another process of this daemon's.
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The place with these bytes.
+    pub fn of_bytes(bytes: [u8; 32]) -> Place {
+        Place(bytes)
+    }
+
     /// The place of `wanted` in a snapshot. `None` if the root is not one overlay, if something was
     /// already written to it, or if the layers cannot be told apart from others.
     pub fn of_snapshot(mounts: &[RootMount<'_>], wanted: &Wanted, volumes: &[SpecMount]) -> Option<Place> {
