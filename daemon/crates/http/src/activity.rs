@@ -127,7 +127,9 @@ impl Activity {
             if now_ms >= ends_ms {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(ends_ms - now_ms)).await;
+            // The first request may come meanwhile, with which the limits of its body begin.
+            let wakes_ms = ends_ms.min(now_ms + config.idle_timeout_ms);
+            tokio::time::sleep(Duration::from_millis(wakes_ms - now_ms)).await;
             if self.end_slow_transfers() && self.is_http1.load(Ordering::Relaxed) {
                 return;
             }
