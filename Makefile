@@ -93,6 +93,16 @@ test-docker: deps build shim ## Run the stories of Docker, which is fetched and 
 	@docker=$$(tests/fetch-docker.sh) && export HEARTH_TEST_DOCKER=$$docker && \
 		$(CARGO) test $(BUILD) --test it -- docker::
 
+.PHONY: test-vm
+test-vm: build shim ## Install, upgrade, power-cut and fill a whole node in a virtual machine (root, 15 minutes)
+	@deploy/install-deps.sh qemu-system-x86 debootstrap kmod cpio busybox-static e2fsprogs
+	@tests/vm/run.sh
+
+.PHONY: wasi-testsuite
+wasi-testsuite: build shim ## Run the wasi-testsuite in DIR, beside wasmtime, which is built once (root)
+	@test -d "$(DIR)" || { echo "name a checkout of the branch prod/testsuite-base: make wasi-testsuite DIR=…" >&2; exit 2; }
+	@wasmtime=$$(CARGO="$(CARGO)" bench/wasmtime.sh) && $(TARGET)/release/wasi-testsuite "$(DIR)" --wasmtime "$$wasmtime"
+
 .PHONY: lint
 lint: ## Check format, pages, clippy and rustdoc, all warnings denied
 	$(CARGO) fmt --all --check
