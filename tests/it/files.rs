@@ -286,6 +286,15 @@ impl Drop for Setting<'_> {
 }
 
 #[test]
+fn a_fifo_of_an_image_is_not_waited_for() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = files(&world, [Layer::new().file("/etc/motd", 0o644, "welcome").fifo("/pipe")]);
+    let output = world.run(&image, "pipe").args(["try", "read", "/pipe", ",", "read", "/etc/motd"]).ok();
+    assert!(output.stdout().contains("Not supported\nwelcome"), "{output}");
+}
+
+#[test]
 fn a_guest_has_no_more_files_open_than_it_may() {
     only_on_hearth!();
     let world = World::configured("[files]\nopen_max = 64\n");

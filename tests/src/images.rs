@@ -34,6 +34,7 @@ enum Entry {
     File { path: String, mode: u32, bytes: Vec<u8> },
     Directory { path: String, mode: u32 },
     Symlink { path: String, target: String },
+    Fifo { path: String },
 }
 
 impl Layer {
@@ -63,6 +64,12 @@ impl Layer {
         self
     }
 
+    /// Adds a FIFO that every user may open.
+    pub fn fifo(mut self, path: &str) -> Self {
+        self.entries.push(Entry::Fifo { path: path.to_owned() });
+        self
+    }
+
     /// Removes a path of a lower layer.
     pub fn whiteout(self, path: &str) -> Self {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -83,6 +90,10 @@ impl Layer {
                     let mut header = header(0o777, 0, tar::EntryType::Symlink);
                     let path = path.trim_matches('/');
                     tar.append_link(&mut header, path, target).expect(IN_MEMORY);
+                }
+                Entry::Fifo { path } => {
+                    let mut header = header(0o666, 0, tar::EntryType::Fifo);
+                    tar.append_data(&mut header, path.trim_matches('/'), std::io::empty()).expect(IN_MEMORY);
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Threads of this process: whether one sleeps in a system call, its share of the CPU time and its latency, and the
-//! interruption of its system call. And the process's limit of descriptors.
+//! Threads of this process: whether one sleeps in a system call, its CPU time, its share of the CPU time and its latency,
+//! and the interruption of its system call. And the process's limit of descriptors.
 #![allow(unsafe_code, reason = "no safe crate installs a handler without SA_RESTART or signals one thread")]
 
 use std::sync::OnceLock;
@@ -13,6 +13,13 @@ use hearth_base::proc_stat::ProcStat;
 pub fn thread_sleeps(thread: Pid) -> bool {
     let state = ProcStat::of_thread(thread.as_raw_nonzero().get()).ok().and_then(|stat| stat.state());
     state.is_some_and(|state| matches!(state, 'S' | 'D'))
+}
+
+/// The CPU time of a thread of this process so far, in nanoseconds; `None` if the thread is gone, or the kernel has no
+/// such statistics (`/proc/PID/schedstat`, Documentation/scheduler/sched-stats.rst).
+pub fn thread_cpu_ns(thread: Pid) -> Option<u64> {
+    let path = format!("/proc/self/task/{}/schedstat", thread.as_raw_nonzero().get());
+    std::fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
 }
 
 /// Raises the soft limit of this process's open files to the hard limit: each task needs a few.
@@ -40,6 +47,28 @@ pub enum Share {
     Usual,
     /// About a third of the daemon's share: no caller waits for its work, but it has to keep up.
     Less,
+    /// About a seventieth of the daemon's share: a thread that has had more than its turn.
+    Least,
+}
+
+/// The highest nice value (sched(7)).
+const NICE_MAX: i32 = 19;
+
+/// Gives another thread of this process its share; see [`take_share`].
+pub fn give_share(thread: Pid, share: Share) {
+    let own = NICE.get().copied().unwrap_or_default();
+    // setpriority(2) takes a thread's id as a process's.
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), nice(own, share)) {
+        tracing::debug!(%error, "a thread keeps its priority");
+    }
+}
+
+fn nice(own: i32, share: Share) -> i32 {
+    match share {
+        Share::Prompt | Share::Usual => own,
+        Share::Less => own + STEP_BACK,
+        Share::Least => NICE_MAX,
+    }
 }
 
 /// Gives the calling thread its share. A thread starts with the share of the thread that started it, which in a pool
@@ -47,7 +76,7 @@ pub enum Share {
 pub fn take_share(share: Share) {
     use rustix::process::{getpriority_process, setpriority_process};
     let own = *NICE.get_or_init(|| getpriority_process(rustix::process::getpid().into()).unwrap_or_default());
-    let wanted = if share == Share::Less { own + STEP_BACK } else { own };
+    let wanted = nice(own, share);
     // setpriority(2) takes a thread's id as a process's.
     if getpriority_process(None) != Ok(wanted)
         && let Err(error) = setpriority_process(Some(rustix::thread::gettid()), wanted)
@@ -145,6 +174,28 @@ mod tests {
     }
 
     #[test]
+    fn another_threads_cpu_time_is_read_and_its_share_changed() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let began = std::time::Instant::now();
+            while began.elapsed().as_millis() < 5 {}
+            tell.send(rustix::thread::gettid()).unwrap();
+            released.recv().unwrap();
+            let least = rustix::process::getpriority_process(None).unwrap();
+            take_share(Share::Usual);
+            (least, rustix::process::getpriority_process(None).unwrap())
+        });
+        let id = told.recv().unwrap();
+        assert!(thread_cpu_ns(id).is_none_or(|ns| ns > 0));
+        take_share(Share::Usual);
+        give_share(id, Share::Least);
+        release.send(()).unwrap();
+        let own = rustix::process::getpriority_process(None).unwrap();
+        assert_eq!(thread.join().unwrap(), (NICE_MAX, own));
+    }
+
+    #[test]
     fn a_thread_steps_back_and_comes_forward_again() {
         let nice = || rustix::process::getpriority_process(None).unwrap();
         let thread = std::thread::spawn(move || {
@@ -159,6 +210,7 @@ mod tests {
             (own, nice(), inherited.join().unwrap())
         });
         let (own, less, (inherited, usual)) = thread.join().unwrap();
+        assert!(less < NICE_MAX);
         assert_eq!((less, inherited, usual), (own + STEP_BACK, own + STEP_BACK, own));
     }
 }

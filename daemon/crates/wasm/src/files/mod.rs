@@ -24,6 +24,8 @@
 //! Any *other* directory that a guest has open keeps WASI's promise: no path leads out of it. A program may hand one
 //! to a part of itself that it does not trust.
 //!
+//! A FIFO is not opened: the call would wait for the other side, and hold its thread.
+//!
 //! * `p1.rs`: preview 1, whose calls name the path in the guest's memory.
 //! * `p2.rs`: the files of components of WASI 0.2.
 //! * `p3.rs`: the files of components of WASI 0.3.
@@ -53,6 +55,10 @@ const ATTEMPTS_MAX: u32 = 16;
 /// The error of a guest that has as many files open as it may. WASI has no `EMFILE`; wasi-libc maps this one to
 /// `EDQUOT`, a limit.
 const TOO_MANY: ErrorCode = ErrorCode::Quota;
+
+/// The error of opening a FIFO. open(2) would wait for the other side, for ever perhaps; and reading it would fail, since
+/// files of WASI are read at an offset (pread(2): `ESPIPE`).
+const IS_FIFO: ErrorCode = ErrorCode::Unsupported;
 
 /// One path of a call.
 #[derive(Debug)]

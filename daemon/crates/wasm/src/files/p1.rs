@@ -23,6 +23,7 @@ const IO: i32 = Preview1::Io as i32;
 const PERM: i32 = Preview1::Perm as i32;
 const ROFS: i32 = Preview1::Rofs as i32;
 const MFILE: i32 = Preview1::Mfile as i32;
+const NOTSUP: i32 = Preview1::Notsup as i32;
 
 /// `lookupflags`: a link at the end of the path is followed.
 const SYMLINK_FOLLOW: i32 = 1;
@@ -34,6 +35,10 @@ const EXCLUSIVE: i32 = 4;
 const FD_BYTES: usize = 4;
 const PRESTAT_BYTES: usize = 8;
 const FILESTAT_BYTES: usize = 64;
+
+/// Where the type of a file is in its `filestat`, and the type that preview 1 has for a FIFO: none of its own.
+const FILETYPE_AT: usize = 16;
+const FILETYPE_UNKNOWN: u8 = 0;
 
 /// Puts the calls in the place of wasmtime-wasi's own.
 ///
@@ -85,18 +90,21 @@ fn count_closes(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
 
 /// `name(arguments) from [each path: its directory, address, length, and whether a link at its end is
 /// followed] gives [each thing the call writes: its address and bytes] changes (whether it writes to files),
-/// opens (how many files), reads (another text: its address and length)`.
+/// opens (how many files, and the directory, link flags, address and length of the path, which is no FIFO's), reads (another text: its address and length)`.
 macro_rules! calls {
     ($linker:ident: $($name:ident($($argument:ident: $type:ty),*)
         from [$($fd:ident $path:ident $length:ident $followed:expr),*]
         gives [$($given:ident $bytes:expr),*]
-        changes $changes:expr $(, opens $one:literal)? $(, reads $text:ident $bytes_of:ident)?;)*) => {$(
+        changes $changes:expr $(, opens $one:literal $at:ident $links:ident $from:ident $bytes_of_path:ident)? $(, reads $text:ident $bytes_of:ident)?;)*) => {$(
         $linker.func_wrap_async(
             "wasi_snapshot_preview1",
             stringify!($name),
             |mut caller: Caller<'_, CoreState>, ($($argument,)*): ($($type,)*)| Box::new(async move {
                 let Preview1Call { state, memory } = &mut Preview1Call::of(&mut caller)?;
-                $(if !(0..$one).all(|_| state.descriptors.take()) {
+                $(if is_fifo(&mut state.wasi, memory, $at, $links, $from, $bytes_of_path).await? {
+                    return Ok(NOTSUP);
+                }
+                if !(0..$one).all(|_| state.descriptors.take()) {
                     return Ok(MFILE);
                 })?
                 let guests = &mut GuestMemory::Unshared(&mut **memory);
@@ -133,7 +141,7 @@ macro_rules! calls {
 fn replace_calls(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     calls! { linker:
         path_open(fd: i32, links: i32, path: i32, length: i32, how: i32, rights: i64, inherited: i64, flags: i32, opened: i32)
-            from [fd path length links & SYMLINK_FOLLOW != 0 && how & EXCLUSIVE == 0] gives [opened FD_BYTES] changes true, opens 1;
+            from [fd path length links & SYMLINK_FOLLOW != 0 && how & EXCLUSIVE == 0] gives [opened FD_BYTES] changes true, opens 1 fd links path length;
         path_filestat_get(fd: i32, links: i32, path: i32, length: i32, status: i32)
             from [fd path length links & SYMLINK_FOLLOW != 0] gives [status FILESTAT_BYTES] changes false;
         path_filestat_set_times(fd: i32, links: i32, path: i32, length: i32, accessed: i64, modified: i64, which: i32)
@@ -184,6 +192,37 @@ fn read_links(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         },
     )?;
     Ok(())
+}
+
+/// Whether a path leads to a FIFO.
+async fn is_fifo(
+    wasi: &mut WasiP1Ctx,
+    memory: &[u8],
+    fd: i32,
+    links: i32,
+    path: i32,
+    length: i32,
+) -> wasmtime::Result<bool> {
+    let text = slice(memory, path, length as u32 as usize).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    if text.is_none() {
+        // The call itself says what is wrong.
+        return Ok(false);
+    }
+    let mut places = [GuestPath::read(wasi, memory, fd, path, length, links & SYMLINK_FOLLOW != 0)?];
+    loop {
+        let mut own = ScratchMemory::default();
+        let (path, length) = own.put(Some(places[0].route.text()));
+        let status = own.put_room(FILESTAT_BYTES);
+        let owns = &mut GuestMemory::Unshared(own.memory());
+        let mut errno = preview1::path_filestat_get(wasi, owns, fd, links, path, length, status).await?;
+        if errno == SUCCESS {
+            let status = &own.aligned[own.start + status as usize..];
+            return Ok(status[FILETYPE_AT] == FILETYPE_UNKNOWN);
+        }
+        if errno != PERM || !resolve(wasi, &mut places, &mut errno) {
+            return Ok(false);
+        }
+    }
 }
 
 /// The guest's state and memory during a call.

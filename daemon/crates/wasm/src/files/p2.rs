@@ -195,6 +195,12 @@ impl HostDescriptor for FilesView<'_> {
         how: OpenFlags,
         flags: DescriptorFlags,
     ) -> FsResult<Handle> {
+        let mut at = PathAt::new(&fd, path.clone(), followed(links, &path));
+        let stat = from_root!(self, [at], self.wasi.stat_at(at.directory(), links, at.path()));
+        // wasmtime-wasi 48 has no type of its own for a FIFO (its `filesystem.rs`).
+        if matches!(stat, Ok(DescriptorStat { type_: DescriptorType::Fifo | DescriptorType::Unknown, .. })) {
+            return Err(super::IS_FIFO.into());
+        }
         if !self.descriptors.take() {
             return Err(super::TOO_MANY.into());
         }
@@ -295,6 +301,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("file"), "x").unwrap();
         fs::create_dir(root.path().join("directory")).unwrap();
+        hearth_testing::make_fifo(root.path(), "fifo");
         let mut builder = WasiCtx::builder();
         builder.allow_blocking_current_thread(true).preopened_dir(root.path(), "/", FsPerms::ReadWrite).unwrap();
         let (mut ctx, mut table) = (builder.build(), ResourceTable::new());
@@ -317,6 +324,9 @@ mod tests {
         let directory = open!("directory", OpenFlags::DIRECTORY).unwrap();
         assert_eq!(container.open(), 2);
         assert!(is_limit(open!("file", OpenFlags::empty())));
+        let fifo = open!("fifo", OpenFlags::empty());
+        let is_refused = matches!(fifo.unwrap_err().downcast(), Ok(ErrorCode::Unsupported));
+        assert!(is_refused, "opening it would wait for a writer");
         HostDescriptor::drop(&mut files, directory).unwrap();
         assert!(!is_limit(open!("nothing", OpenFlags::empty())), "what is not there is not there");
         assert_eq!(container.open(), 1);

@@ -4,8 +4,8 @@ use rustix::io::Errno;
 use wasmtime::component::{Accessor, Linker, LinkerInstance, Resource, ResourceType};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p3::bindings::filesystem::types::{
-    DescriptorFlags, DescriptorStat, ErrorCode, HostDescriptorWithStore, MetadataHashValue, NewTimestamp, OpenFlags,
-    PathFlags,
+    DescriptorFlags, DescriptorStat, DescriptorType, ErrorCode, HostDescriptorWithStore, MetadataHashValue,
+    NewTimestamp, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p3::filesystem::FilesystemResult;
 
@@ -35,16 +35,20 @@ pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
 type Handle = Resource<Descriptor>;
 
 /// `name method(handle, arguments) -> result, from [each path: a name for it, its handle, itself, and whether a
-/// link at its end is followed], changes (whether it writes to files), opens (how many files)`.
+/// link at its end is followed], changes (whether it writes to files), opens (how many files, and the directory, link flags
+/// and path of a file that is no FIFO)`.
 macro_rules! calls {
     ($interface:ident: $($name:literal $method:ident($fd:ident $(, $argument:ident: $type:ty)*) -> $result:ty,
         from [$($place:ident $directory:ident $path:ident $followed:expr),*], changes $changes:expr
-        $(, opens $opened:literal)?;)*) => {$(
+        $(, opens $opened:literal $at_fd:ident $at_links:ident $at_path:ident)?;)*) => {$(
         $interface.func_wrap_concurrent(
             concat!("[method]descriptor.", $name),
             |accessor: &Accessor<ComponentState>, ($fd, $($argument,)*): (Handle, $($type,)*)| Box::pin(async move {
                 let files = accessor.with_getter::<WasiFilesystem>(WasiFilesystemView::filesystem);
-                $(if !(0..$opened).all(|_| accessor.with(|mut access| access.get().descriptors.take())) {
+                $(if is_fifo(&files, &$at_fd, $at_links, &$at_path).await? {
+                    return Ok((Err(ErrorCode::Unsupported),));
+                }
+                if !(0..$opened).all(|_| accessor.with(|mut access| access.get().descriptors.take())) {
                     return Ok((Err(ErrorCode::Quota),));
                 })?
                 $(let mut $place = PathAt::new(&$directory, $path.clone(), $followed);)*
@@ -74,7 +78,7 @@ fn replace_calls(interface: &mut LinkerInstance<'_, ComponentState>) -> wasmtime
         "open-at" open_at(fd, links: PathFlags, path: String, how: OpenFlags, flags: DescriptorFlags) -> Handle,
             from [at fd path followed(links, &path) && !how.contains(OpenFlags::EXCLUSIVE)],
             changes how.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE) || flags.contains(DescriptorFlags::WRITE),
-            opens 1;
+            opens 1 fd links path;
         "stat-at" stat_at(fd, links: PathFlags, path: String) -> DescriptorStat,
             from [at fd path followed(links, &path)], changes false;
         "metadata-hash-at" metadata_hash_at(fd, links: PathFlags, path: String) -> MetadataHashValue,
@@ -138,6 +142,35 @@ macro_rules! copied_again {
 }
 
 copied_again!(PathFlags, OpenFlags, DescriptorFlags, NewTimestamp);
+
+/// Whether a file has another type than a FIFO.
+fn is_known(kind: &DescriptorType) -> bool {
+    !matches!(kind, DescriptorType::Fifo | DescriptorType::Other(_))
+}
+
+/// Whether a path leads to a FIFO.
+async fn is_fifo(
+    files: &Accessor<ComponentState, WasiFilesystem>,
+    fd: &Handle,
+    links: PathFlags,
+    path: &str,
+) -> wasmtime::Result<bool> {
+    let mut at = PathAt::new(fd, path.to_owned(), followed(links, path));
+    loop {
+        match known(WasiFilesystem::stat_at(files, at.directory(), links, at.path()).await)? {
+            // wasmtime-wasi 48 has no type of its own for a FIFO.
+            Ok(stat) => return Ok(!is_known(&stat.type_)),
+            Err(ErrorCode::NotPermitted) => {
+                let resolved = files.with(|mut access| super::resolve(&mut access.get(), &mut [&mut at]));
+                if !resolved.unwrap_or(false) {
+                    return Ok(false);
+                }
+            }
+            // The call itself says what is wrong.
+            Err(_) => return Ok(false),
+        }
+    }
+}
 
 /// The error as the guest sees it.
 ///

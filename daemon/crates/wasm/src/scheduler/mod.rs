@@ -28,6 +28,10 @@
 //! component's clients and its requests' guests are parts of one container: a worker that wakes such a part runs it
 //! next, without another thread, and asks the queue after two of them.
 //!
+//! A guest that computes is interrupted at each tick. One call of the host, or one instruction that fills or copies a
+//! gigabyte, is not. A worker in such a call is replaced like one that sleeps, and its thread has the least share of the
+//! CPU time until it comes back. Both count as blocked workers of the container, of which it may have a few.
+//!
 //! A kill is a flag and a wake-up: the wrapper sees the flag and drops the guest's future, which
 //! unwinds it wherever it is: computing (it yields at the next tick), asleep or blocked on stdio (its
 //! future is pending), paused. A killed guest that is inside a system call (a FIFO of its image that

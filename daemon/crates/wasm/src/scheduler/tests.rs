@@ -144,6 +144,36 @@ fn a_container_that_blocks_its_workers_holds_back_its_own_guests_alone() {
 }
 
 #[test]
+fn a_call_that_computes_for_long_stalls_no_other_guest() {
+    let runtime = runtime();
+    let scheduler = scheduler(&runtime, 1);
+    let (send, ends) = mpsc::channel();
+    let also = send.clone();
+    let over = Arc::new(AtomicBool::new(false));
+    let until = over.clone();
+    let nice = || rustix::process::getpriority_process(None).unwrap();
+    let call = async move {
+        while !until.load(Ordering::Relaxed) {}
+        nice()
+    };
+    scheduler.spawn(Arc::default(), call, move |end| also.send(("long", format!("{end:?}"))).unwrap());
+    scheduler
+        .spawn(Arc::default(), async move { nice() }, move |end| send.send(("other", format!("{end:?}"))).unwrap());
+    let (name, own) = ends.recv_timeout(SOON).unwrap();
+    assert_eq!(name, "other", "the only worker computes, another takes over");
+    over.store(true, Ordering::Relaxed);
+    let (name, least) = ends.recv_timeout(SOON).unwrap();
+    assert_eq!(name, "long");
+    assert_ne!(least, own, "it gave way");
+    let deadline = Instant::now() + SOON;
+    while scheduler.shared.workers.lock().slots.len() > 1 {
+        assert!(Instant::now() < deadline, "the surplus worker never left");
+        std::thread::yield_now();
+    }
+    scheduler.stop();
+}
+
+#[test]
 fn a_kill_interrupts_a_guest_inside_a_system_call() {
     let runtime = runtime();
     let scheduler = scheduler(&runtime, 1);

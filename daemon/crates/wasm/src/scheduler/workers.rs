@@ -69,9 +69,12 @@ pub(super) struct WorkerSlot {
     pub(super) thread_id: rustix::process::Pid,
     /// When the current poll began, in nanoseconds of the scheduler's clock; 0: not in a poll.
     pub(super) poll_began_ns: AtomicU64,
-    /// The ticker found it asleep in a system call and replaced it.
+    /// The ticker found it asleep in a system call, or in one call that computes for long, and replaced it.
     pub(super) blocked: AtomicBool,
-    /// The guest in whose system call it is blocked.
+    /// The poll in which the ticker first found it late, by its begin, and the thread's CPU time then. Only the ticker
+    /// uses it.
+    late: Mutex<Option<(u64, u64)>>,
+    /// The guest in whose call it is blocked.
     blocked_by: Mutex<Option<Arc<Guest>>>,
     /// The guest that it polls.
     pub(super) guest: Mutex<Option<Arc<Guest>>>,
@@ -84,7 +87,7 @@ pub(super) struct WorkerSlot {
 }
 
 impl WorkerSlot {
-    /// Whether the ticker has found it asleep in a system call.
+    /// Whether the ticker has replaced it.
     #[cfg(test)]
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Acquire)
@@ -298,6 +301,7 @@ fn work(shared: &Arc<SchedulerState>) {
         thread_id: rustix::thread::gettid(),
         poll_began_ns: AtomicU64::new(0),
         blocked: AtomicBool::new(false),
+        late: Mutex::new(None),
         blocked_by: Mutex::new(None),
         guest: Mutex::new(None),
         kept: Mutex::new(None),
@@ -343,7 +347,7 @@ fn next(shared: &SchedulerState, slot: &WorkerSlot, events: &mut Events) -> Opti
     shared.next(events)
 }
 
-/// A worker that came back from a system call: it ends if it was replaced meanwhile.
+/// A worker that came back from a long call: it ends if it was replaced meanwhile.
 fn retire(shared: &SchedulerState, slot: &Arc<WorkerSlot>) -> bool {
     let mut workers = shared.workers.lock();
     slot.blocked.store(false, Ordering::Release);
@@ -353,6 +357,8 @@ fn retire(shared: &SchedulerState, slot: &Arc<WorkerSlot>) -> bool {
         return true;
     }
     workers.active += 1;
+    drop(workers);
+    process::take_share(process::Share::Usual);
     false
 }
 
@@ -422,7 +428,7 @@ impl Ticker {
         slots.iter().for_each(|slot| shared.release(slot));
     }
 
-    /// Finds workers asleep in a system call of their guest, and replaces them.
+    /// Finds workers asleep in a system call of their guest, or in one call that computes for long, and replaces them.
     fn look_after_workers(&self) {
         let shared = &self.shared;
         let now = shared.now_ns();
@@ -432,14 +438,37 @@ impl Ticker {
         };
         let suspects: Vec<_> = shared.workers.lock().slots.iter().filter(long).cloned().collect();
         for slot in suspects {
-            // A computing guest is interrupted every tick, so a poll this long is in host code; if the
-            // thread also sleeps there, it is in a system call. A thread that computes is left alone.
-            if !slot.blocked.load(Ordering::Acquire) && process::thread_sleeps(slot.thread_id) {
-                self.replace(&slot);
+            // A computing guest is interrupted every tick, so a poll this long is in host code, or in one instruction
+            // that fills or copies memory.
+            if !slot.blocked.load(Ordering::Acquire) {
+                if process::thread_sleeps(slot.thread_id) {
+                    self.replace(&slot);
+                } else if self.computes_for_long(&slot) {
+                    // Nothing can interrupt it. It goes on with what others leave.
+                    self.replace(&slot);
+                    if slot.blocked.load(Ordering::Acquire) {
+                        process::give_share(slot.thread_id, process::Share::Least);
+                    }
+                }
             }
             if slot.blocked.load(Ordering::Acquire) && slot.guest.lock().as_ref().is_some_and(|g| g.is_killed()) {
                 // Again at every tick, since the signal may land just before the call it shall end.
                 process::interrupt_thread(slot.thread_id);
+            }
+        }
+    }
+
+    /// Whether a worker's present poll has used as much CPU time as a call may take, since it was first found late. The
+    /// clock alone does not tell: on a busy node a thread may wait for a core.
+    fn computes_for_long(&self, slot: &WorkerSlot) -> bool {
+        let began = slot.poll_began_ns.load(Ordering::Acquire);
+        let Some(cpu_ns) = process::thread_cpu_ns(slot.thread_id) else { return false };
+        let mut late = slot.late.lock();
+        match *late {
+            Some((poll, first)) if poll == began => cpu_ns.saturating_sub(first) > self.blocked_after_ns,
+            _ => {
+                *late = Some((began, cpu_ns));
+                false
             }
         }
     }
@@ -469,7 +498,7 @@ impl Ticker {
             drop(workers);
             tracing::warn!(
                 limit = shared.workers_max,
-                "every worker is blocked in a system call; scheduler.workers_max is reached"
+                "every worker is in a long call of a guest; scheduler.workers_max is reached"
             );
             return;
         }
