@@ -8,6 +8,7 @@
 //! * [`cell`]: the messages between the daemon and the processes that run one pod each.
 //! * [`command_line`]: `hearthd`'s flags, its manual page, and flags over the configuration file.
 //! * [`config`]: the configuration file: reading, checking, the default file; a file for each section.
+//! * [`destinations`]: which servers a component may reach: allowed hosts, and networks that are blocked.
 //! * [`digest`]: the SHA-256 digest that names a module.
 //! * [`error`]: errors by what a caller can do about them; their ttrpc and gRPC codes.
 //! * [`faults`]: points at which tests kill the daemon.
@@ -32,6 +33,7 @@ pub mod bundle;
 pub mod cell;
 pub mod command_line;
 pub mod config;
+pub mod destinations;
 pub mod digest;
 pub mod error;
 pub mod faults;
