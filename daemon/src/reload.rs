@@ -40,6 +40,7 @@ pub const RELOADABLE: &[&str] = &[
     "http.outgoing_first_byte_timeout_ms",
     "http.outgoing_between_bytes_timeout_ms",
     "http.tls_roots",
+    "interfaces",
 ];
 
 /// The keys in which two configurations differ, if all of them can be changed.

@@ -12,6 +12,7 @@ use crate::task::holders::Holders;
 use crate::task::world::World;
 use hearth_base::config::{Config, Live};
 use hearth_http::context::Http;
+use hearth_interfaces::container::Shared;
 use hearth_observe::metrics::Metrics;
 use hearth_observe::metrics::task_series::TaskSeries;
 use hearth_observe::starts::{Listener, Recent, recorder};
@@ -98,10 +99,12 @@ fn world(made_of: MadeOf<'_>, handles: &Handles, config: &Config) -> Result<Arc<
         recent: Recent::new(config.metrics.recent_max, metrics.clone(), listeners),
         metrics: metrics.clone(),
     });
+    let serving = Http::new(live.clone(), http.clone(), metrics.clone());
     Ok(Arc::new(World {
         runtime,
         holders: Holders::new(config.network.holders_warm, cell.is_some(), answering.clone(), metrics.clone()),
-        http: Http::new(live.clone(), http.clone(), metrics.clone()),
+        interfaces: Shared::new(live.clone(), http.clone(), serving.outgoing.clone()),
+        http: serving,
         task_series: TaskSeries::new(config.metrics.task_series_max, config.metrics.pods),
         traces,
         by_pod: config.metrics.pods,

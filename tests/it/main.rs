@@ -12,6 +12,7 @@
 //! * `ahead.rs`: compiling ahead: an image's program is compiled when the image is imported.
 //! * `artifacts.rs`: CNCF Wasm OCI artifacts.
 //! * `cells.rs`: pods with a process of their own.
+//! * `databases.rs`: variables and databases by the interfaces of Spin, and the servers that a component may reach.
 //! * `deploy.rs`: the contents of `deploy/`, and the references of its pages to tests.
 //! * `docker.rs`: Docker with Hearth as its runtime.
 //! * `exec.rs`: more programs in a running task.
@@ -20,6 +21,7 @@
 //! * `http.rs`: HTTP components, served by the daemon.
 //! * `http/`: parts of the same.
 //! * `hygiene.rs`: tests leave nothing behind, also when they are killed.
+//! * `interfaces.rs`: host interfaces beyond WASI's own: configuration and key-value stores.
 //! * `kills.rs`: `hearthd` is killed at each phase of a task's life.
 //! * `lifecycle.rs`: a task from create to delete.
 //! * `limits.rs`: pause, CPU limits, updates, and guests that run out of memory.
@@ -47,6 +49,7 @@
 mod ahead;
 mod artifacts;
 mod cells;
+mod databases;
 mod deploy;
 mod docker;
 mod exec;
@@ -54,6 +57,7 @@ mod faults;
 mod files;
 mod http;
 mod hygiene;
+mod interfaces;
 mod kills;
 mod lifecycle;
 mod limits;

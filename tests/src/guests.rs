@@ -122,6 +122,20 @@ impl Guest {
         name: "tcp",
         source: Source::CInWorld(include_str!("../guests/tcp.c"), include_str!("../guests/tcp.wit"), "server"),
     };
+    /// Reads its configuration, and uses key-value stores: see its source for the verbs.
+    pub const STORE: Self = Self {
+        name: "store",
+        source: Source::CInWorld(include_str!("../guests/store.c"), include_str!("../guests/store.wit"), "store"),
+    };
+    /// Reads Spin's variables and uses databases: see its source for the verbs.
+    pub const DATABASE: Self = Self {
+        name: "database",
+        source: Source::CInWorld(
+            include_str!("../guests/database.c"),
+            include_str!("../guests/database.wit"),
+            "database",
+        ),
+    };
     /// Recurses until its stack overflows.
     pub const RECURSE: Self = wat!("recurse");
     /// Takes memory, MiB by MiB, and holds it for so many seconds.

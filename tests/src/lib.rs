@@ -40,6 +40,7 @@
 //! * `pods/`: a pod, and a container of it.
 //! * `attach.rs`: connections to a container's stdin and to a pod's port.
 //! * `dns.rs`: a name server for one story.
+//! * `servers.rs`: servers of Debian's packages, for one story each.
 //! * `guests.rs`: the programs that stories run.
 //! * `guests/`: how the programs are built.
 //! * `components.rs`: components, made from core modules or from WIT.
@@ -72,6 +73,7 @@ pub mod paths;
 pub mod plot;
 pub mod pods;
 pub mod process;
+pub mod servers;
 pub mod task;
 pub mod terminal;
 pub mod tls;

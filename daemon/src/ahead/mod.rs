@@ -417,7 +417,7 @@ mod tests {
         config.ahead.namespaces = namespaces.iter().map(ToString::to_string).collect();
         config.ahead.images_max = images_max;
         let metrics = Arc::new(Metrics::new());
-        let engines = Arc::new(Engines::new(&config.engine, config.modules.baseline).unwrap());
+        let engines = Arc::new(Engines::new(&config.engine, config.modules.baseline, &[]).unwrap());
         let modules = ModuleStore::open(&config, engines, metrics.clone(), Handle::current()).unwrap();
         Ahead::new(Live::new(config), modules, metrics, Handle::current(), directory.path())
     }

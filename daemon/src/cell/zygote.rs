@@ -99,7 +99,7 @@ fn serve(socket: &mut UnixStream) -> io::Result<Option<(UnixStream, Inherited)>>
     mount::unshare_mounts()?;
     let config: Config = serde_json::from_slice(&cell::read(socket)?)?;
     let engine = configuration(config).engine;
-    let engines = Engines::new(&engine, Baseline::Never).map_err(io::Error::other)?;
+    let engines = Engines::new(&engine, Baseline::Never, hearth_interfaces::ALL).map_err(io::Error::other)?;
     let inherited = Inherited { engines: Arc::new(engines), metrics: Arc::new(Metrics::new()) };
     tell(socket, &Told::Ready)?;
     loop {

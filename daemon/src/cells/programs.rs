@@ -231,7 +231,7 @@ mod tests {
             let mut config = Config { root_dir: directory.path().join("lib"), ..Config::default() };
             config.engine.pool_slots = 2;
             let metrics = Arc::new(Metrics::new());
-            let engines = Arc::new(Engines::new(&config.engine, Baseline::Never).unwrap());
+            let engines = Arc::new(Engines::new(&config.engine, Baseline::Never, &[]).unwrap());
             let fingerprint = engines.fingerprint().to_owned();
             let modules = ModuleStore::open(&config, engines, metrics, Handle::current()).unwrap();
             let server = ProgramServer::new(modules, &fingerprint);

@@ -49,7 +49,8 @@ impl Assembly {
         let live = Live::new(config.clone());
         let traced = |settings| Traces::start(settings, &own.id, metrics, background);
         let traces = setup.traces.as_ref().map(traced).transpose()?;
-        let engines = Arc::new(Engines::new(&config.engine, config.modules.baseline).map_err(|e| e.to_string())?);
+        let engines = Engines::new(&config.engine, config.modules.baseline, hearth_interfaces::ALL);
+        let engines = Arc::new(engines.map_err(|e| e.to_string())?);
         metrics.engine.fingerprint(engines.fingerprint());
         let modules = ModuleStore::open(config, engines.clone(), metrics.clone(), answering.clone())
             .map_err(|e| format!("the module store: {e}"))?;

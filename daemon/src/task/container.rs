@@ -17,6 +17,7 @@ use hearth_http::requests::Requests;
 use hearth_observe::metrics::Metrics;
 use hearth_observe::metrics::task_series::Seat;
 use hearth_observe::starts::{About, Recent};
+use hearth_wasm::access::Access;
 use hearth_wasm::budget::Descriptors;
 use hearth_wasm::memory::MemoryUse;
 
@@ -44,6 +45,8 @@ pub struct Container {
     pub memory: Arc<MemoryUse>,
     /// Files, directories and sockets that all its guests together have open, and may have.
     pub descriptors: Arc<Descriptors>,
+    /// What its components may use beyond their files.
+    pub access: Access,
     /// The most memory they may ever be given, in bytes: the engine's.
     pub memory_limit_max: u64,
     /// The spec's CPU limits, with all updates.

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::task::Task;
+use crate::task::container::Container;
 use crate::task::create::Creator;
 use crate::task::process::state::{Role, State};
 use crate::task::process::{NewProcess, Prepared, Process, Work};
@@ -91,14 +92,15 @@ impl Creator {
         // The init may be running while its root is still being mounted; its guest waits for it too.
         files.wait_ready().await?;
         let command = wanted.program.clone();
-        let loaded = self.load_exec(open_root(files.path())?, wanted, task.container.memory.limit()).await;
+        let loaded = self.load_exec(open_root(files.path())?, wanted, &task.container).await;
         Ok(loaded.map_err(|error| {
             error.context(format!("cannot exec {command:?}, only WebAssembly programs run in a Hearth task"))
         }))
     }
 
-    /// Finds a program in `root` and prepares it, if it is a command that starts within `memory_limit` bytes.
-    async fn load_exec(&self, root: OwnedFd, wanted: Wanted, memory_limit: u64) -> Result<Loaded> {
+    /// Finds a program in `root` and prepares it, if it is a command that the container can run: it has the interfaces
+    /// that the program imports, and the memory that it starts with.
+    async fn load_exec(&self, root: OwnedFd, wanted: Wanted, container: &Container) -> Result<Loaded> {
         let found = self.modules.find(root, wanted).await?;
         let loaded = self.modules.load(Origin::File(found), None).await?;
         let program = loaded.program.now();
@@ -108,7 +110,8 @@ impl Creator {
                 "the component is an HTTP service: only a container's first process can serve".into(),
             ));
         }
-        check_memory(&program, memory_limit)?;
+        program.check_access(&self.world.runtime.engines, &container.access)?;
+        check_memory(&program, container.memory.limit())?;
         Ok(loaded)
     }
 }

@@ -98,6 +98,7 @@ impl Task {
                 tracing::warn!(task = %self.id(), exec = %exec.id, %error, "an exec was left behind by its task");
             }
         }
+        container.access.close();
         container.files.release();
         container.files.wait_gone().await;
         faults::at(Point::Deleted);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hearth_http::context::Http;
+use hearth_interfaces::container::Shared;
 use hearth_observe::metrics::task_series::TaskSeries;
 use hearth_observe::traces::Traces;
 use hearth_wasm::runtime::Runtime;
@@ -19,6 +20,8 @@ pub struct World {
     pub holders: Arc<Holders>,
     /// Where requests are served.
     pub http: Arc<Http>,
+    /// What the host interfaces of all containers share.
+    pub interfaces: Arc<Shared>,
     /// Which tasks have metrics of their own.
     pub task_series: Arc<TaskSeries>,
     /// Traces of starts, if there are any.

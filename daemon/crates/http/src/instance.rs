@@ -39,6 +39,7 @@ impl Service {
             descriptors: &self.descriptors,
             handles_max: self.http.config().handles_max.saturating_mul(self.requests_per_instance()),
             names: self.names.clone(),
+            access: &self.access,
             memory: &self.memory,
             starved: &starved,
             outgoing: &outgoing,

@@ -10,6 +10,7 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use hearth_base::error::{Error, Result};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
+use hearth_wasm::access::Access;
 use hearth_wasm::budget::Descriptors;
 use hearth_wasm::engine::LiveProgram;
 use hearth_wasm::instantiate::shared_files;
@@ -62,6 +63,8 @@ pub struct NewService {
     pub partly_read_only: bool,
     /// How it looks up names.
     pub names: Option<Names>,
+    /// What it may use beyond its files.
+    pub access: Access,
     /// The container's stdio.
     pub stdio: Arc<Stdio>,
     /// The container's memory.
@@ -96,6 +99,8 @@ pub struct Service {
     pub partly_read_only: bool,
     /// How it looks up names.
     pub names: Option<Names>,
+    /// What it may use beyond its files.
+    pub access: Access,
     /// The container's stdio.
     pub stdio: Arc<Stdio>,
     /// The container's memory.
@@ -163,7 +168,7 @@ impl Service {
         let client = new.names.clone().map(|names| {
             let stdio = new.stdio.clone();
             let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
-            Client::new(http.outgoing.clone(), names, env, tell)
+            Client::new(http.outgoing.clone(), names, new.access.destinations.clone(), env, tell)
         });
         let service = Service {
             files,
@@ -184,6 +189,7 @@ impl Service {
             cwd: new.cwd,
             partly_read_only: new.partly_read_only,
             names: new.names,
+            access: new.access,
             stdio: new.stdio,
             memory: new.memory,
             open_files_max: new.open_files_max,

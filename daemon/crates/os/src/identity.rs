@@ -195,6 +195,18 @@ pub fn assume(identity: &Identity) -> io::Result<()> {
     result
 }
 
+/// As [`assume`], for a thread that acts as this guest until it ends. It has no more capabilities than a thread that
+/// polls guests. It reads nothing of procfs, which a root directory of the thread's own may lack.
+///
+/// # Errors
+/// The kernel refuses; the thread has to end.
+pub fn assume_for_good(identity: &Identity) -> io::Result<()> {
+    let daemon = daemon()?;
+    ASSUMED.with_borrow_mut(|assumed| assumed.is_worker = true);
+    change(identity)?;
+    ASSUMED.with_borrow_mut(|assumed| assumed.limit_capabilities(daemon))
+}
+
 /// Gives the calling thread the daemon's identity back. Makes no system call if the thread has it.
 pub fn restore() {
     let daemon = Identity::default();

@@ -18,6 +18,7 @@
 //! * [`namespaces`]: IPC and UTS namespaces of a pod, kept by a descriptor.
 //! * [`holder`]: processes that only hold a network or pid namespace.
 //! * [`cgroup`]: the memory limit of a pod's control group.
+//! * [`rooted`]: a thread with a guest's root directory, user and network.
 //! * [`sysctl`]: a pod's `linux.sysctl` settings, written in its namespaces.
 //!
 //! Files and mounts:
@@ -65,6 +66,7 @@ pub mod packet_filter;
 pub mod process;
 pub mod pty;
 pub mod readiness;
+pub mod rooted;
 pub mod signals;
 pub mod sockets;
 pub mod spawn;

@@ -18,6 +18,7 @@ use hearth_observe::metrics::{Metrics, Phase};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
 
+use crate::access::Access;
 use crate::budget::Descriptors;
 use crate::engine::{INITIALIZE, START};
 use crate::instantiate::{
@@ -69,6 +70,8 @@ pub struct Launch {
     pub guest: Arc<Guest>,
     /// How it looks up names; `None` for a core module, which has no sockets.
     pub names: Option<Names>,
+    /// What a component may use beyond its files.
+    pub access: Access,
     /// Makes the sender of its HTTP requests.
     pub outgoing: Box<dyn Fn() -> Outgoing + Send + Sync>,
     /// The record of the start; `None` for an exec.
@@ -91,8 +94,8 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
     let began = Instant::now();
     let refused_before = launch.memory.refused();
     let ready: Arc<OnceLock<Instant>> = Arc::default();
-    let Launch { placed, export, args, env, cwd, root, stdio, memory, starved, guest, names, outgoing, about, .. } =
-        launch;
+    let Launch { placed, export, args, env, cwd, root, stdio, memory, starved, .. } = launch;
+    let Launch { guest, names, access, outgoing, about, .. } = launch;
     let config = GuestConfig {
         args: &args,
         env: &env,
@@ -104,6 +107,7 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
         descriptors: &launch.descriptors,
         handles_max: runtime.engines.handles_max(),
         names,
+        access: &access,
         memory: &memory,
         starved: &starved,
         outgoing: &*outgoing,

@@ -18,6 +18,7 @@ use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 
 use hearth_base::error::{Error, Result};
 
+use crate::access::Access;
 use crate::budget::{Descriptors, GuestDescriptors};
 use crate::engine::{Allocation, CommandPre, LinkedProgram, ModuleKind, Program, ServicePre};
 use crate::memory::{MemoryLimiter, MemoryUse};
@@ -26,6 +27,7 @@ use crate::runtime::Runtime;
 use crate::scheduler::Guest;
 use crate::slots::{Placed, Slot};
 use crate::state::{ComponentState, CoreState, fields, resources};
+use crate::wasi::sockets;
 
 /// The largest set of HTTP headers that a guest may make, in bytes. Each set is a handle: with their number it bounds
 /// the daemon's memory that a guest uses.
@@ -82,6 +84,8 @@ pub struct GuestConfig<'a> {
     pub handles_max: usize,
     /// How it looks up names; `None` for a core module, which has no sockets.
     pub names: Option<Names>,
+    /// What a component may use beyond its files.
+    pub access: &'a Access,
     /// The container's memory: linear memories and tables of all its guests.
     pub memory: &'a Arc<MemoryUse>,
     /// Set while this guest's last growth of memory was refused.
@@ -258,8 +262,11 @@ impl Instantiation<'_> {
         }
         if around.names.is_some() {
             // The network itself is where the worker is while it runs this guest; what may be reached is
-            // decided there, as for any process of the pod.
-            wasi.allow_tcp(true).allow_udp(true).socket_addr_check(|_, _| Box::pin(std::future::ready(true)));
+            // decided there, as for any process of the pod. A component may have a list of its own.
+            let destinations = around.access.destinations.clone();
+            wasi.allow_tcp(true).allow_udp(true).socket_addr_check(move |address, purpose| {
+                Box::pin(std::future::ready(sockets::is_allowed(&destinations, address, purpose)))
+            });
         }
         if let RootFiles::At(root) = around.files {
             open_root(&mut wasi, root)?;
@@ -291,6 +298,8 @@ impl Instantiation<'_> {
             descriptors: self.descriptors(),
             partly_read_only: self.config.partly_read_only,
             names: self.config.names.clone(),
+            guest: self.guest.clone(),
+            access: self.config.access.clone(),
             http: fields(FIELDS_BYTES_MAX),
             outgoing: (self.config.outgoing)(),
         }

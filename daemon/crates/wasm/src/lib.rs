@@ -21,19 +21,25 @@
 //! * `state.rs`: the state behind a guest's imports.
 //! * `memory.rs`: a container's memory limit, and what counts as memory.
 //! * `budget.rs`: a container's limit of open files and sockets.
+//! * `access.rs`: servers that a component may reach, and the state of its host interfaces.
+//! * `host_interface.rs`: how an interface beyond WASI's own is added, and refused where it is off.
 //! * `wasi/`: what guests can import, and the calls that differ from wasmtime-wasi's; exit statuses of `proc_exit`.
 //! * `files/`: how a guest's paths are followed, read-only file systems, open files.
 //! * `resolver.rs`: how many names guests look up at once, by which files and through which network.
 //! * `names.rs`: the look-up of names as components of both WASI versions call it.
+//! * `dial.rs`: connections of the daemon on behalf of a guest.
 //! * `runtime.rs`: what all guests of the daemon share.
 
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start programs and make mounts"))]
 
+pub mod access;
 pub mod budget;
 pub mod command;
+pub mod dial;
 pub mod engine;
 pub mod files;
+pub mod host_interface;
 pub mod instantiate;
 pub mod memory;
 pub mod modules;

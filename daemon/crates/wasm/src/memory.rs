@@ -155,6 +155,11 @@ impl MemoryUse {
         }
     }
 
+    /// Memory of the daemon that will be charged to the container.
+    pub fn hold(self: &Arc<Self>) -> HeldMemory {
+        HeldMemory { usage: self.clone(), bytes: 0 }
+    }
+
     /// Records that a guest ended for want of memory.
     pub fn set_fatal(&self) {
         self.fatal.store(true, Ordering::Relaxed);
@@ -163,6 +168,35 @@ impl MemoryUse {
     /// Whether a guest ended for want of memory.
     pub fn was_fatal(&self) -> bool {
         self.fatal.load(Ordering::Relaxed)
+    }
+}
+
+/// Memory of the daemon that is charged to a container until this is dropped: an answer of a server, a cache.
+#[derive(Debug)]
+pub struct HeldMemory {
+    usage: Arc<MemoryUse>,
+    bytes: u64,
+}
+
+impl HeldMemory {
+    /// The container's limit, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.usage.limit()
+    }
+
+    /// Charges `more` bytes. `false`: the container has no room for them.
+    pub fn grow(&mut self, more: u64) -> bool {
+        let taken = self.usage.take(more);
+        if taken {
+            self.bytes += more;
+        }
+        taken
+    }
+}
+
+impl Drop for HeldMemory {
+    fn drop(&mut self) {
+        self.usage.give_back(self.bytes);
     }
 }
 
@@ -180,6 +214,11 @@ impl MemoryLimiter {
     /// Counts in `usage`; keeps in `starved` whether the last growth was refused.
     pub fn new(usage: Arc<MemoryUse>, starved: Arc<AtomicBool>, structure: StructureLimits) -> MemoryLimiter {
         MemoryLimiter { usage, held: 0, starved, structure }
+    }
+
+    /// The container's memory.
+    pub fn usage(&self) -> &Arc<MemoryUse> {
+        &self.usage
     }
 
     /// Whether the last growth was refused.
@@ -280,6 +319,16 @@ mod tests {
         assert!(!other.memory_growing(70_000, 70_001, None).unwrap(), "what is held stays, more is refused");
         drop(other);
         assert_eq!(pod.used.current(), 0);
+    }
+
+    #[test]
+    fn memory_of_the_daemon_counts_as_the_containers_until_it_is_dropped() {
+        let usage = Arc::new(MemoryUse::new(100));
+        let mut held = usage.hold();
+        assert!(held.grow(60) && !held.grow(41) && held.grow(40));
+        assert_eq!((usage.current(), usage.refused()), (100, 1));
+        drop(held);
+        assert_eq!(usage.current(), 0);
     }
 
     #[test]

@@ -102,8 +102,8 @@ pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
             // The handle of a network is the right to ask.
             state.table.get(&network)?;
             let addresses = match &state.names {
-                Some(names) => look_up(names, name),
-                None => Addresses::Failed(ErrorCode::AccessDenied),
+                Some(names) if state.access.destinations.look_up(&name) => look_up(names, name),
+                _ => Addresses::Failed(ErrorCode::AccessDenied),
             };
             // What is wrong with the name is told at once.
             if let Addresses::Failed(error) = addresses {
@@ -125,7 +125,10 @@ pub fn replace(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
     linker.instance(INTERFACE_P3)?.func_wrap_concurrent(
         "resolve-addresses",
         |store: &Accessor<ComponentState>, (name,): (String,)| {
-            let names = store.with(|mut store| store.data_mut().names.clone());
+            let names = store.with(|mut store| {
+                let state = store.data_mut();
+                state.names.clone().filter(|_| state.access.destinations.look_up(&name))
+            });
             Box::pin(async move {
                 let Some(names) = names else { return Ok((Err(p3::ErrorCode::AccessDenied),)) };
                 let found = names.ask(name).answer().await;

@@ -1,13 +1,17 @@
 //! The state behind a guest's imports, one for each store.
 
+use std::sync::Arc;
+
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
+use crate::access::Access;
 use crate::budget::GuestDescriptors;
 use crate::memory::MemoryLimiter;
 use crate::resolver::Names;
+use crate::scheduler::Guest;
 
 /// The state of a core module's store.
 pub struct CoreState {
@@ -35,6 +39,10 @@ pub struct ComponentState {
     pub partly_read_only: bool,
     /// How it looks up names; `None`: look-ups are refused.
     pub names: Option<Names>,
+    /// The guest, which is charged for work of other threads.
+    pub guest: Arc<Guest>,
+    /// What it may use beyond its files.
+    pub access: Access,
     /// `wasi:http`.
     pub http: WasiHttpCtx,
     /// Sends its HTTP requests to other servers.

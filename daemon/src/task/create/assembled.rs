@@ -21,6 +21,7 @@ use hearth_containerd::events::{Create, Event};
 use hearth_observe::starts::About;
 use hearth_os::mount::MountOptions;
 use hearth_stdio::Stdio;
+use hearth_wasm::access::Access;
 use hearth_wasm::budget::Descriptors;
 use hearth_wasm::engine::EntryKind;
 use hearth_wasm::memory::MemoryUse;
@@ -39,6 +40,7 @@ pub(super) struct Parts {
     pub(super) termination_log: Option<PathBuf>,
     pub(super) partly_read_only: bool,
     pub(super) guest: Guest,
+    pub(super) access: Access,
     pub(super) cpu: Cpu,
     pub(super) memory: MemoryUse,
     /// The spec's memory limit, in bytes; `None`: none.
@@ -62,7 +64,7 @@ impl Opened {
     /// # Errors
     /// As [`Assembled::new`].
     pub(super) fn assemble(self, creator: &Creator) -> Result<Assembled> {
-        let Opened { stdio, guest, memory_limit, entry, located } = self;
+        let Opened { stdio, guest, access, memory_limit, entry, located } = self;
         let specified = located.specified;
         let (spec, about) = (specified.spec, specified.about);
         // Nothing else sets it.
@@ -84,6 +86,7 @@ impl Opened {
             termination_log: termination_log(&spec.mounts),
             partly_read_only: located.partly_read_only,
             guest,
+            access,
             cpu: spec.cpu,
             memory: match &located.pod {
                 Some(pod) => MemoryUse::new(memory_limit).within(pod.memory(&spec.cgroups_path)),
@@ -144,6 +147,7 @@ impl Assembled {
             partly_read_only: parts.partly_read_only,
             memory: Arc::new(parts.memory),
             descriptors: Arc::new(Descriptors::new(format!("{}/{id}", creator.namespace), config.files.open_max)),
+            access: parts.access,
             memory_limit_max: config.engine.memory_bytes_max,
             cpu: Mutex::new(parts.cpu),
             requests: matches!(parts.work, Work::Serve(_)).then(Arc::default),

@@ -7,8 +7,11 @@ use hearth_base::bundle::TaskSpec;
 use hearth_base::error::{Error, Result};
 use hearth_base::faults::{self, Point};
 use hearth_http::service;
+use hearth_interfaces::container::Container;
+use hearth_interfaces::settings;
 use hearth_os::identity::Identity;
 use hearth_stdio::Stdio;
+use hearth_wasm::access::Access;
 use hearth_wasm::engine::EntryKind;
 use hearth_wasm::scheduler::{CpuLimits, Guest};
 
@@ -19,6 +22,7 @@ use super::located::Located;
 pub(super) struct Opened {
     pub(super) stdio: Stdio,
     pub(super) guest: Guest,
+    pub(super) access: Access,
     /// In bytes.
     pub(super) memory_limit: u64,
     /// What the program's Start calls.
@@ -48,11 +52,26 @@ impl Located {
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(config.engine.memory_bytes_max);
         check_memory(&program, memory_limit)?;
         let identity = Identity::new(&spec.process.user, self.network.namespace.clone())?;
+        let access = self.access(creator, &identity)?;
+        program.check_access(&creator.world.runtime.engines, &access)?;
         let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
         let request = &self.specified.request;
         let stdio = Stdio::open(&creator.namespace, &request.id, &request.stdio, &config.stdio).await?;
         faults::at(Point::Opened);
-        Ok(Opened { stdio, guest, memory_limit, entry, located: self })
+        Ok(Opened { stdio, guest, access, memory_limit, entry, located: self })
+    }
+}
+
+impl Located {
+    /// What the container may use beyond its files, as its environment asks for it.
+    fn access(&self, creator: &Creator, identity: &Identity) -> Result<Access> {
+        let env = &self.specified.spec.process.env;
+        if !settings::any(env) {
+            return Ok(Access::default());
+        }
+        let world = &creator.world;
+        let names = world.runtime.resolvers.names(self.files.path().to_path_buf(), identity.clone());
+        settings::access(&Container::new(&world.interfaces, names, env), env)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::task::sandbox::{Membership, Sandbox, SandboxSpec};
 use hearth_base::bundle::TaskSpec;
 use hearth_base::error::{Error, Result};
 use hearth_stdio::Stdio;
+use hearth_wasm::access::Access;
 use hearth_wasm::memory::MemoryUse;
 use hearth_wasm::scheduler::Guest;
 
@@ -34,6 +35,7 @@ impl Specified {
             pod: Membership::Sandbox(sandbox),
             termination_log: None,
             guest: Guest::default(),
+            access: Access::default(),
             cpu,
             memory: MemoryUse::new(memory_limit.unwrap_or(config.engine.memory_bytes_max)),
             limit: None,

@@ -135,6 +135,7 @@ impl Process {
 
     fn tell_end(&self, exit: Exit) {
         if self.role == Role::Init {
+            self.container.access.close();
             self.container.files.release();
         }
         tracing::debug!(task = %self.container.id, process = %self.id, status = exit.status, "ended");

@@ -34,6 +34,7 @@ impl Process {
         let root = self.container.files.path().to_path_buf();
         let new = NewService {
             names: self.names(&world.runtime, &prepared.program.now(), &root),
+            access: self.container.access.clone(),
             program: prepared.program,
             args: prepared.spec.args,
             env: prepared.spec.env,

@@ -163,10 +163,11 @@ impl Process {
         let about = (self.role == Role::Init).then(|| self.container.about.clone());
         let root = self.container.files.path().to_path_buf();
         let names = self.names(&world.runtime, &program, &root);
+        let access = self.container.access.clone();
         let client = names.clone().map(|names| {
             let stdio = self.stdio.clone();
             let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
-            Client::new(world.http.outgoing.clone(), names, &prepared.spec.env, tell)
+            Client::new(world.http.outgoing.clone(), names, access.destinations.clone(), &prepared.spec.env, tell)
         });
         let outgoing = Outgoing::new(client);
         let launch = Launch {
@@ -177,6 +178,7 @@ impl Process {
             cwd: prepared.spec.cwd,
             root,
             names,
+            access,
             partly_read_only: self.container.partly_read_only,
             open_files_max: prepared.open_files_max,
             descriptors: self.container.descriptors.clone(),

@@ -8,6 +8,7 @@
 //! * [`events`]: the queue of events to a containerd, and retries of their delivery.
 //! * [`files`]: volumes of a task, open files of a guest, the size of a tmpfs.
 //! * [`http`]: connections, requests and time-outs of HTTP components, and of the requests that guests send.
+//! * [`interfaces`]: key-value stores, databases and messages of guests.
 //! * [`isolation`]: which process runs a pod's guests; processes made in advance.
 //! * [`log`]: the log's level and form, and the lines kept for `hearthctl logs`.
 //! * [`metrics`]: the endpoint for Prometheus, probes and people.
@@ -33,6 +34,7 @@ pub use engine::Engine;
 pub use events::{EVENTS_PER_TASK, Events};
 pub use files::Files;
 pub use http::{Http, TlsRoots};
+pub use interfaces::Interfaces;
 pub use isolation::Isolation;
 pub use log::{Log, LogFormat};
 pub use metrics::{Metrics, UNIX};
@@ -51,6 +53,7 @@ pub mod events;
 mod explain;
 pub mod files;
 pub mod http;
+pub mod interfaces;
 pub mod isolation;
 pub mod log;
 pub mod metrics;
@@ -100,6 +103,8 @@ pub struct Config {
     pub network: Network,
     /// HTTP components.
     pub http: Http,
+    /// Host interfaces beyond WASI's own.
+    pub interfaces: Interfaces,
     /// Which process runs a pod's guests.
     pub isolation: Isolation,
     /// Native containers in a pod.
@@ -159,6 +164,7 @@ impl Default for Config {
             files: Files::default(),
             network: Network::default(),
             http: Http::default(),
+            interfaces: Interfaces::default(),
             isolation: Isolation::default(),
             native: Native::default(),
             upgrade: Upgrade::default(),
@@ -226,6 +232,7 @@ impl Config {
         self.files.check()?;
         self.network.check()?;
         self.http.check()?;
+        self.interfaces.check()?;
         self.isolation.check()?;
         self.native.check()?;
         self.upgrade.check()?;

@@ -37,6 +37,7 @@ fn source(section: &str) -> &'static str {
         "metrics" => include_str!("metrics.rs"),
         "modules" => include_str!("modules.rs"),
         "native" => include_str!("native.rs"),
+        "interfaces" => include_str!("interfaces.rs"),
         "network" => include_str!("network.rs"),
         "rpc" => include_str!("rpc.rs"),
         "sandboxer" => include_str!("sandboxer.rs"),

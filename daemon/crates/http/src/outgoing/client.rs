@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::client::conn::http1::SendRequest;
+use hyper::http::uri::{Authority, Scheme};
 use hyper::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -33,6 +34,7 @@ use super::route::{Dialect, Route, Routes, Server};
 use super::sender::{Http2Connection, Sender};
 use super::tls::Trust;
 use hearth_base::config;
+use hearth_base::destinations::Destinations;
 use hearth_wasm::resolver::Names;
 
 /// Tells the container's user, in the container's log.
@@ -42,6 +44,7 @@ pub type Tell = Box<dyn Fn(&str) + Send + Sync>;
 pub struct Client {
     context: Arc<OutgoingContext>,
     routes: Routes,
+    destinations: Destinations,
     connector: Connector,
     idle: Mutex<Idle>,
     /// Whether a task closes idle connections in time.
@@ -87,13 +90,20 @@ enum Unanswered {
 }
 
 impl Client {
-    /// A container's client: `env` is its environment, which may name the certificates it trusts, proxies, and servers of
-    /// HTTP/2.
-    pub fn new(context: Arc<OutgoingContext>, names: Names, env: &[(String, String)], tell: Tell) -> Arc<Client> {
+    /// A component's client, which sends to `destinations` only: `env` is its environment, which may name the certificates
+    /// it trusts, proxies, and servers of HTTP/2.
+    pub fn new(
+        context: Arc<OutgoingContext>,
+        names: Names,
+        destinations: Destinations,
+        env: &[(String, String)],
+        tell: Tell,
+    ) -> Arc<Client> {
         let connections_max = context.config().outgoing_connections_max;
         let trust = Trust::new(context.clone(), names.root.clone(), env);
         Arc::new(Client {
-            connector: Connector::new(context.clone(), names, trust),
+            connector: Connector::new(context.clone(), names, destinations.clone(), trust),
+            destinations,
             context,
             routes: Routes::new(env),
             idle: Mutex::default(),
@@ -158,6 +168,15 @@ impl Client {
     }
 
     fn route(&self, request: &Request<WasiBody>) -> Result<Route, Error> {
+        let uri = request.uri();
+        let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
+        let (scheme, port) = if is_secure { ("https", 443) } else { ("http", 80) };
+        let allowed = |authority: &Authority| {
+            self.destinations.host(scheme, authority.host(), authority.port_u16().unwrap_or(port))
+        };
+        if !uri.authority().is_none_or(allowed) {
+            return Err(Error::HttpRequestDenied);
+        }
         let route = self.routes.of(request);
         if let (Err(Error::ConfigurationError), Some(text)) = (&route, self.routes.unusable_proxy())
             && !self.told.swap(true, Ordering::Relaxed)

@@ -1,7 +1,6 @@
 //! Making a connection: names, sockets in the pod's network, the tunnel through a proxy, TLS, and the beginning of HTTP.
 
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::Error;
 
@@ -23,7 +22,9 @@ use super::context::OutgoingContext;
 use super::fault;
 use super::route::{Dialect, Proxy, Server};
 use super::tls::Trust;
-use hearth_wasm::resolver::{InNetwork, Names};
+use hearth_base::destinations::Destinations;
+use hearth_wasm::dial::dial;
+use hearth_wasm::resolver::Names;
 
 /// How much a server may send beyond what the guest has read, in bytes: of one response, and on one connection of HTTP/2.
 /// The daemon keeps it outside the guest's memory.
@@ -50,13 +51,14 @@ pub enum Connected {
 pub struct Connector {
     context: Arc<OutgoingContext>,
     names: Names,
+    destinations: Destinations,
     trust: Trust,
 }
 
 impl Connector {
-    /// With these names and certificates.
-    pub fn new(context: Arc<OutgoingContext>, names: Names, trust: Trust) -> Connector {
-        Connector { context, names, trust }
+    /// With these names and certificates, to no address that `destinations` block.
+    pub fn new(context: Arc<OutgoingContext>, names: Names, destinations: Destinations, trust: Trust) -> Connector {
+        Connector { context, names, destinations, trust }
     }
 
     /// Makes a connection, which holds `place` until its end. The addresses of a name share the time until `deadline`.
@@ -91,31 +93,12 @@ impl Connector {
 
     async fn reach(&self, host: &str, port: u16, deadline: Instant) -> Result<TcpStream, Error> {
         let addresses = self.names.addresses(host).await.map_err(fault::unresolved)?;
-        let addresses: Vec<_> = addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
-        self.dial(&addresses, deadline).await
-    }
-
-    /// A connection to the first address that takes one; each has its share of the time that is left.
-    async fn dial(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Error> {
-        let mut last = Error::DnsError { rcode: Some("NXDOMAIN".into()), info_code: None };
-        for (index, address) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-            match tokio::time::timeout(share, self.dial_one(*address)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = fault::connecting(&error),
-                Err(_) => last = Error::ConnectionTimeout,
-            }
+        let allowed = addresses.into_iter().filter(|address| self.destinations.address(*address));
+        let addresses: Vec<_> = allowed.map(|address| SocketAddr::new(address, port)).collect();
+        if addresses.is_empty() {
+            return Err(Error::DestinationIpProhibited);
         }
-        Err(last)
-    }
-
-    async fn dial_one(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let make = move || if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let socket = InNetwork::make(self.names.identity.clone(), make).await?;
-        // Requests are written whole; waiting for more to write only delays them.
-        socket.set_nodelay(true)?;
-        socket.connect(address).await
+        dial(&self.names.identity, &addresses, deadline).await.map_err(|error| fault::connecting(&error))
     }
 
     /// Asks a proxy for a tunnel to a server (RFC 9110, 9.3.6).

@@ -66,6 +66,16 @@ impl Trust {
         TlsConnector::from(configuration).connect(name, stream).await.map_err(|error| fault::securing(&error))
     }
 
+    /// The configuration with these certificates, for a protocol without the names of HTTP's versions (ALPN).
+    ///
+    /// # Errors
+    /// As [`Trust::secure`].
+    pub async fn without_http(&self) -> Result<Arc<ClientConfig>, Error> {
+        let mut configuration = ClientConfig::clone(&*self.configuration().await?);
+        configuration.alpn_protocols.clear();
+        Ok(Arc::new(configuration))
+    }
+
     async fn configuration(&self) -> Result<Arc<ClientConfig>, Error> {
         let current = self.current.lock().clone();
         let find = Find { context: self.context.clone(), root: self.root.clone(), named: self.named.clone(), current };

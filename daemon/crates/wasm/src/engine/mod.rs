@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, Module};
 
+use crate::host_interface::HostInterface;
 use crate::state::{ComponentState, CoreState};
 use crate::wasi::linkers;
 use hearth_base::config;
@@ -72,6 +73,7 @@ pub struct Engines {
     fingerprint: String,
     limits: StructureLimits,
     handles_max: usize,
+    interfaces: &'static [HostInterface],
 }
 
 /// One engine with its linkers.
@@ -92,32 +94,39 @@ pub enum Allocation {
 }
 
 impl Engines {
-    /// Makes the engines, the baseline's only if it is wanted; reserves the pool's address space.
+    /// Makes the engines, the baseline's only if it is wanted; reserves the pool's address space. Components can import
+    /// `interfaces` beside WASI.
     ///
     /// # Errors
     /// If the pool does not fit the address space or `vm.max_map_count`.
-    pub fn new(config: &config::Engine, baseline: config::Baseline) -> Result<Engines> {
+    pub fn new(
+        config: &config::Engine,
+        baseline: config::Baseline,
+        interfaces: &'static [HostInterface],
+    ) -> Result<Engines> {
         let limits = StructureLimits::of(config);
         let mut pooling = tunables(config);
         pooling.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(config)));
         let mut on_demand = tunables(config);
         on_demand.allocation_strategy(InstanceAllocationStrategy::OnDemand);
-        let pooling = EngineLinkers::new(&pooling, limits).map_err(|e| {
+        let pooling = EngineLinkers::new(&pooling, limits, interfaces).map_err(|e| {
             Error::ResourceExhausted(format!(
                 "cannot reserve a pool of {} slots: {e:#}; lower engine.pool_slots or raise vm.max_map_count",
                 config.pool_slots
             ))
         })?;
-        let on_demand = EngineLinkers::new(&on_demand, limits)
+        let on_demand = EngineLinkers::new(&on_demand, limits, interfaces)
             .map_err(|e| Error::Internal(format!("cannot make the on-demand engine: {e:#}")))?;
         let fingerprint = fingerprint(&on_demand.engine);
         // wasmtime gives Winch its first tier of support, as to Cranelift, on x86-64 only.
         let wanted = baseline != config::Baseline::Never && cfg!(target_arch = "x86_64");
-        let baseline = wanted.then(|| EngineLinkers::new(&baseline_tunables(config), limits)).and_then(|made| {
-            // Modules then wait for the optimising compiler.
-            made.inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "there is no baseline engine")).ok()
-        });
-        Ok(Engines { pooling, on_demand, baseline, fingerprint, limits, handles_max: config.handles_max })
+        let baseline =
+            wanted.then(|| EngineLinkers::new(&baseline_tunables(config), limits, interfaces)).and_then(|made| {
+                // Modules then wait for the optimising compiler.
+                made.inspect_err(|error| tracing::warn!(error = %format!("{error:#}"), "there is no baseline engine"))
+                    .ok()
+            });
+        Ok(Engines { pooling, on_demand, baseline, fingerprint, limits, handles_max: config.handles_max, interfaces })
     }
 
     /// Identifies what an artifact must have been compiled for, as 32 hex digits.
@@ -178,6 +187,11 @@ impl Engines {
         self.handles_max
     }
 
+    /// The interfaces that components can import beside WASI.
+    pub(crate) fn interfaces(&self) -> &'static [HostInterface] {
+        self.interfaces
+    }
+
     /// How many core instances, memories and tables a guest may have.
     pub fn structure_limits(&self) -> StructureLimits {
         self.limits
@@ -221,10 +235,10 @@ fn is_of_node(error: &wasmtime::Error) -> bool {
 }
 
 impl EngineLinkers {
-    fn new(config: &Config, limits: StructureLimits) -> wasmtime::Result<EngineLinkers> {
+    fn new(config: &Config, limits: StructureLimits, interfaces: &[HostInterface]) -> wasmtime::Result<EngineLinkers> {
         let engine = Engine::new(config)?;
         let core = linkers::core_linker(&engine)?;
-        let component = linkers::component_linker(&engine)?;
+        let component = linkers::component_linker(&engine, interfaces)?;
         Ok(EngineLinkers { engine, core, component, limits })
     }
 

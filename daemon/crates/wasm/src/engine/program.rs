@@ -11,6 +11,8 @@ use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 
 use super::entry::{EntryKind, check_core_entry, component_exports, nothing_to_serve, unsupported_world};
 use super::{Allocation, Engines, ModuleKind, PrepareError, Tier};
+use crate::access::Access;
+use crate::host_interface;
 use crate::memory::TABLE_ELEMENT_BYTES;
 use crate::state::{ComponentState, CoreState};
 use hearth_base::error::{Error, Result};
@@ -208,6 +210,20 @@ impl Program {
         let allocation = if self.fits_pool() { Allocation::Pooling } else { Allocation::OnDemand };
         let prepared = self.prepared(engines, allocation)?;
         Ok(matches!(prepared, LinkedProgram::Component { service: Some(ServicePre::P3(_)), .. }))
+    }
+
+    /// Checks that the container has the interfaces beside WASI that the program imports.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming an import that the container does not have, and the setting that turns it on.
+    pub fn check_access(&self, engines: &Engines, access: &Access) -> Result<()> {
+        let allocation = if self.fits_pool() { Allocation::Pooling } else { Allocation::OnDemand };
+        match self.prepared(engines, allocation)? {
+            LinkedProgram::Core(_) => Ok(()),
+            LinkedProgram::Component { pre, .. } => {
+                host_interface::check(engines.interfaces(), pre.component(), access)
+            }
+        }
     }
 
     /// Checks that there is something to call: `export` if given, else the kind's own entry point. A component that is

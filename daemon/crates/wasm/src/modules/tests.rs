@@ -40,7 +40,7 @@ impl Node {
 
     fn daemon(&self) -> Daemon {
         let metrics = Arc::new(Metrics::new());
-        let engines = Arc::new(Engines::new(&self.config.engine, self.config.modules.baseline).unwrap());
+        let engines = Arc::new(Engines::new(&self.config.engine, self.config.modules.baseline, &[]).unwrap());
         let modules = ModuleStore::open(&self.config, engines, metrics.clone(), Handle::current()).unwrap();
         Daemon { modules, metrics, rootfs: self.directory.path().join("rootfs") }
     }

@@ -221,8 +221,8 @@ impl Guest {
         self.group().cpu.lock().account.run(now_ns);
     }
 
-    /// Charges the CPU time of a poll.
-    pub(super) fn charge(&self, used_ns: u64) {
+    /// Charges CPU time, of a poll or of work that another thread did for the guest, in nanoseconds.
+    pub fn charge(&self, used_ns: u64) {
         let group = self.group();
         group.cpu_ns.fetch_add(used_ns, Ordering::Relaxed);
         // Guests of one group run side by side.

@@ -3,6 +3,8 @@
 //! A socket is counted from its creation until its handle is dropped; in WASI 0.2 its streams are dropped before it.
 //! Connections that a listener of WASI 0.3 accepts are handles of the store's table, and bounded by their number.
 
+use std::net::SocketAddr;
+
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceType};
 use wasmtime_wasi::TrappableError;
@@ -11,9 +13,10 @@ use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket;
 use wasmtime_wasi::p2::bindings::sockets::{tcp_create_socket, udp_create_socket};
 use wasmtime_wasi::p2::{TcpSocket, UdpSocket};
 use wasmtime_wasi::p3::bindings::sockets::types as p3;
-use wasmtime_wasi::sockets::{TcpSocket as TcpSocketP3, UdpSocket as UdpSocketP3, WasiSocketsView};
+use wasmtime_wasi::sockets::{SocketAddrUse, TcpSocket as TcpSocketP3, UdpSocket as UdpSocketP3, WasiSocketsView};
 
 use crate::state::ComponentState;
+use hearth_base::destinations::Destinations;
 
 /// The interfaces, as wasmtime-wasi 48 has them; a guest's older 0.2 is linked to them too.
 const TCP: &str = "wasi:sockets/tcp@0.2.12";
@@ -26,6 +29,23 @@ const TYPES_P3: &str = "wasi:sockets/types@0.3.0";
 const TOO_MANY: &str = "the container has as many files and sockets open as it may";
 
 type Caller<'a> = StoreContextMut<'a, ComponentState>;
+
+/// Whether a component's socket may use the address. A component with a list of destinations does not listen: no entry
+/// allows clients.
+pub(crate) fn is_allowed(destinations: &Destinations, address: SocketAddr, purpose: SocketAddrUse) -> bool {
+    let allowed = match purpose {
+        _ if !destinations.is_limited() => true,
+        // A client binds to an address of its own, at a port that the kernel chooses.
+        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => address.port() == 0,
+        SocketAddrUse::TcpConnect => destinations.socket("tcp", address),
+        SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => destinations.socket("udp", address),
+        SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => false,
+    };
+    if !allowed {
+        tracing::debug!(%address, ?purpose, "a socket's address is not among the component's allowed hosts");
+    }
+    allowed
+}
 
 /// Puts the calls that make and drop sockets in the place of wasmtime-wasi's own.
 ///

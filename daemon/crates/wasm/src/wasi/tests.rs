@@ -11,6 +11,7 @@ use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::linkers::{component_linker, core_linker};
+use crate::access::Access;
 use crate::budget::{Descriptors, GuestDescriptors};
 use crate::engine::structure::StructureLimits;
 use crate::memory::{MemoryLimiter, MemoryUse};
@@ -71,12 +72,14 @@ async fn component(
         descriptors,
         partly_read_only: false,
         names: None,
+        guest: Arc::default(),
+        access: Access::default(),
         http: fields(1_000),
         outgoing: Box::new(NoNetwork),
     };
     let mut store = Store::new(&engine, state);
     store.limiter(|state| &mut state.limits);
-    let linker: Linker<ComponentState> = component_linker(&engine).unwrap();
+    let linker: Linker<ComponentState> = component_linker(&engine, &[]).unwrap();
     let component = Component::new(&engine, wat::parse_str(text).unwrap()).unwrap();
     let instance = linker.instantiate_async(&mut store, &component).await.unwrap();
     (store, instance)
