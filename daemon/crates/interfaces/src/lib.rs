@@ -20,9 +20,9 @@
 //! * `storage.rs`: SQLite databases, on a thread with the container's root and user.
 //! * `redis_client.rs`: connections to Redis, for stores and for guests.
 //! * `stores/`: key-value stores: SQLite files, memory, Redis.
-//! * `config/`: `wasi:config`.
-//! * `variables/`: Spin's variables.
-//! * `key_value/`: `wasi:keyvalue`.
+//! * `config/`: configuration of a component, as `wasi:config` has it.
+//! * `variables/`: the same as variables of Spin.
+//! * `key_value/`: the stores as `wasi:keyvalue` has them.
 //! * `spin_key_value/`: Spin's key-value stores.
 //! * `sqlite/`: Spin's SQLite databases.
 //! * `outgoing_redis/`: Spin's outgoing Redis.

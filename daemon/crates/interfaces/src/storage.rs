@@ -7,7 +7,7 @@
 //!
 //! A call ends at its deadline, and when its guest ends. The CPU time of a call is charged to its guest.
 //!
-//! * `storage/tests.rs`: statements that try to reach or take more than they may.
+//! * `tests.rs`: statements that try to reach or take more than they may.
 
 #[cfg(test)]
 mod tests;
