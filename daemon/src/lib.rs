@@ -37,6 +37,7 @@
 //! * `native/`: containers of a pod that are no WebAssembly, and run in runc's shim.
 //! * `cells/`: pods that each have a process of their own, as the daemon sees them.
 //! * `cell/`: the inside of such a process, and the process that it is a copy of.
+//! * `spin/`: Spin applications: their components, files and handlers.
 //! * `ahead/`: compiles of images before their first start.
 #![forbid(unsafe_code)]
 
@@ -58,6 +59,7 @@ pub mod reload;
 pub mod server;
 pub mod service;
 pub mod serving;
+pub mod spin;
 pub mod task;
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ mod programs;
 mod restarts;
 mod sandboxer;
 mod service;
+mod spin;
 mod stdio;
 mod traces;
 mod tty;

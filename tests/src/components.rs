@@ -49,6 +49,22 @@ fn embedded(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
     module
 }
 
+/// A core module with the description of the world that it implements, as wit-bindgen leaves it.
+///
+/// # Panics
+/// As [`from_command_in`].
+pub fn described(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
+    embedded(module, wit, world)
+}
+
+/// The module of a text.
+///
+/// # Panics
+/// If the text is no module.
+pub fn module(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// A component of the given world whose functions trap.
 ///
 /// # Panics

@@ -168,6 +168,11 @@ impl Guest {
             "service-and-command",
         ),
     };
+    /// An HTTP service that calls others: see its source for its paths.
+    pub const FRONT: Self = Self {
+        name: "front",
+        source: Source::CService(include_str!("../guests/front.c"), include_str!("../guests/http.wit"), "front"),
+    };
     /// An HTTP client: see its source for its arguments and output.
     pub const FETCH: Self = Self {
         name: "fetch",
@@ -320,6 +325,19 @@ impl Guest {
     /// The bytes of [`Self::wasm`].
     pub fn wasm_bytes(&self) -> Vec<u8> {
         read(&self.wasm())
+    }
+
+    /// The core module of a service in Rust with the description of its world, as wit-bindgen leaves it.
+    ///
+    /// # Panics
+    /// If it is no such service.
+    pub fn described_module_bytes(&self) -> Vec<u8> {
+        let Source::RustService(source, wit, world) = self.source else {
+            panic!("{} is no service in Rust", self.name)
+        };
+        read(&built(&format!("{}-described", self.name), "wasm", &[source, build::RUST_SCRIPT, wit, world], || {
+            components::described(&rust(self.name, source, &["--reactor"]), wit, world)
+        }))
     }
 
     /// A preview-2 command component made from it.

@@ -1,8 +1,8 @@
 //! Images, written as tar files of OCI layouts: there is no registry to pull from.
 //!
-//! Two kinds: an ordinary image of Linux on amd64, from scratch, and a CNCF Wasm OCI artifact
+//! Three kinds: an ordinary image of Linux on amd64, from scratch, and a CNCF Wasm OCI artifact
 //! (<https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/>), whose one layer is the
-//! Wasm file itself.
+//! Wasm file itself; and an artifact as `spin registry push` makes it, see [`crate::spin`].
 
 use std::collections::HashMap;
 
@@ -122,6 +122,8 @@ enum Content {
         os: &'static str,
         module: Vec<u8>,
     },
+    /// Layers of an artifact, each with its media type.
+    Layers(Vec<(&'static str, Vec<u8>)>),
 }
 
 impl Image {
@@ -157,6 +159,11 @@ impl Image {
     /// A Wasm OCI artifact. `os` is `wasip1` or `wasip2`.
     pub fn artifact(name: &str, os: &'static str, module: impl Into<Vec<u8>>) -> Self {
         Self { name: name.to_owned(), content: Content::Wasm { os, module: module.into() } }
+    }
+
+    /// An artifact of these layers, each with its media type, as `spin registry push` makes it.
+    pub fn layers(name: &str, layers: Vec<(&'static str, Vec<u8>)>) -> Self {
+        Self { name: name.to_owned(), content: Content::Layers(layers) }
     }
 
     /// Adds a layer.
@@ -212,7 +219,7 @@ impl Image {
     pub fn entry(&self) -> Vec<String> {
         match &self.content {
             Content::Linux { entrypoint, .. } => entrypoint.clone(),
-            Content::Wasm { .. } => Vec::new(),
+            Content::Wasm { .. } | Content::Layers(_) => Vec::new(),
         }
     }
 
@@ -221,13 +228,16 @@ impl Image {
         match &self.content {
             Content::Linux { .. } => "linux/amd64".to_owned(),
             Content::Wasm { os, .. } => format!("{os}/wasm"),
+            Content::Layers(_) => "Wasip1/wasm".to_owned(),
         }
     }
 
     fn linux(&mut self) -> (&mut Vec<Layer>, &mut Vec<String>) {
         match &mut self.content {
             Content::Linux { layers, entrypoint, .. } => (layers, entrypoint),
-            Content::Wasm { .. } => panic!("an artifact has one layer, its module, and no entry point"),
+            Content::Wasm { .. } | Content::Layers(_) => {
+                panic!("an artifact has one layer, its module, and no entry point")
+            }
         }
     }
 
@@ -235,8 +245,8 @@ impl Image {
     pub fn import_flags(&self) -> &'static [&'static str] {
         match &self.content {
             Content::Linux { .. } => &[],
-            // Its layer is no tar file: there is nothing to unpack.
-            Content::Wasm { .. } => &["--all-platforms", "--no-unpack"],
+            // Its layers are no tar files: there is nothing to unpack.
+            Content::Wasm { .. } | Content::Layers(_) => &["--all-platforms", "--no-unpack"],
         }
     }
 
@@ -246,6 +256,7 @@ impl Image {
         let (config, layers) = match &self.content {
             Content::Linux { .. } => self.linux_blobs(&mut layout),
             Content::Wasm { os, module } => wasm_blobs(&mut layout, os, module),
+            Content::Layers(layers) => layer_blobs(&mut layout, layers),
         };
         let manifest = ImageManifestBuilder::default()
             .schema_version(2_u32)
@@ -295,6 +306,7 @@ impl Image {
         let (os, architecture) = match &self.content {
             Content::Linux { .. } => (Os::Linux, Arch::Amd64),
             Content::Wasm { os, .. } => (Os::Other((*os).to_owned()), Arch::Wasm),
+            Content::Layers(_) => (Os::Other("Wasip1".to_owned()), Arch::Wasm),
         };
         let platform = PlatformBuilder::default().os(os).architecture(architecture).build();
         DescriptorBuilder::default()
@@ -321,6 +333,20 @@ fn wasm_blobs(layout: &mut LayoutTar, os: &str, module: &[u8]) -> (Descriptor, V
     }
     let config = layout.json(MediaType::Other(WASM_CONFIG.to_owned()), &config);
     (config, vec![layer])
+}
+
+/// As `spin registry push` has it: an ordinary configuration of an image without a root.
+fn layer_blobs(layout: &mut LayoutTar, layers: &[(&str, Vec<u8>)]) -> (Descriptor, Vec<Descriptor>) {
+    let mut blobs: Vec<Descriptor> = Vec::new();
+    for (media_type, bytes) in layers {
+        let digest = hex::encode(Sha256::digest(bytes));
+        // The same bytes are one layer.
+        if blobs.iter().all(|blob| blob.digest().digest() != digest) {
+            blobs.push(layout.blob(MediaType::Other((*media_type).to_owned()), bytes.clone()));
+        }
+    }
+    let config = json!({"architecture": "wasm", "os": "Wasip1", "rootfs": {"type": "layers", "diff_ids": []}});
+    (layout.json(MediaType::ImageConfig, &config), blobs)
 }
 
 const IN_MEMORY: &str = "writing to memory never fails, and the paths are short";

@@ -45,6 +45,7 @@
 //! * `guests/`: how the programs are built.
 //! * `components.rs`: components, made from core modules or from WIT.
 //! * `images.rs`: images, written as tar files of OCI layouts.
+//! * `spin.rs`: Spin applications, pushed and with a manifest in an image.
 //! * `plot.rs`: lines over time as an SVG.
 //! * `wait.rs`: waiting for a condition, with a deadline.
 //! * `paths.rs`: the paths of programs that the build makes.
@@ -74,6 +75,7 @@ pub mod plot;
 pub mod pods;
 pub mod process;
 pub mod servers;
+pub mod spin;
 pub mod task;
 pub mod terminal;
 pub mod tls;
@@ -85,6 +87,7 @@ pub use ctr::{Ctr, Output, Running};
 pub use guests::Guest;
 pub use images::{Image, Layer};
 pub use pods::{Container, ContainerOptions, Node, Pod, PodOptions};
+pub use spin::SpinApplication;
 pub use terminal::Terminal;
 pub use wait::{LONG, SHORT, eventually};
 pub use world::{Imported, Runtime, World};

@@ -343,6 +343,13 @@ impl Ahead {
         }
         let loaded = match program {
             Entry::Layer(digest) => self.layer(namespace, name, &digest, place).await?,
+            Entry::Components(digests) => {
+                let mut last = None;
+                for digest in digests {
+                    last = Some(self.component(namespace, name, &digest).await?);
+                }
+                return Ok(last.map_or(Done::NotWasm, Done::Loaded));
+            }
             Entry::File { chain, wanted } => {
                 // It is never closed.
                 let _mounting = self.mounting.acquire().await;
@@ -369,6 +376,18 @@ impl Ahead {
         let bytes = self.containerd.read_blob(namespace, digest, self.live.now().modules.module_bytes_max).await?;
         let origin = Origin::Layer { name: image.to_owned(), digest: wanted, bytes: bytes.into(), export: None };
         self.modules.load_ahead(origin, Some(place)).await
+    }
+
+    /// A component of a Spin application.
+    async fn component(&self, namespace: &str, image: &str, digest: &str) -> Result<Loaded> {
+        let wanted = Digest::parse(digest)
+            .ok_or_else(|| Error::InvalidArgument(format!("{image}: {digest:?} is not a SHA-256 digest")))?;
+        if let Some(loaded) = self.modules.known_component(wanted).await? {
+            return Ok(loaded);
+        }
+        let bytes = self.containerd.read_blob(namespace, digest, self.live.now().modules.module_bytes_max).await?;
+        let origin = Origin::Layer { name: image.to_owned(), digest: wanted, bytes: bytes.into(), export: None };
+        self.modules.load_component_ahead(origin).await
     }
 
     /// A program in an image's layers.

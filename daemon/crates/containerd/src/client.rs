@@ -62,6 +62,8 @@ const WASM_LAYER_TYPES: [&str; 3] = [
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
     "application/vnd.wasm.content.layer.v1+wasm",
 ];
+/// The media type of a layer that is the locked application of Spin.
+const SPIN_APPLICATION_TYPE: &str = "application/vnd.fermyon.spin.application.v1+config";
 /// Operating systems an index names for Wasm, with the architecture `wasm`.
 const WASM_OSES: [&str; 3] = ["wasip1", "wasip2", "wasi"];
 
@@ -81,12 +83,41 @@ pub struct Version {
 pub struct WasmArtifact {
     /// The image's name in containerd.
     pub image: String,
-    /// The layer's digest, `sha256:` and 64 hexadecimal digits.
-    pub digest: String,
-    /// The layer's size in bytes, as its manifest says.
-    pub size: u64,
-    /// The layer's media type.
+    /// Its layer.
+    pub layer: ArtifactLayer,
+}
+
+/// An image that is no ordinary one: its layers are not the files of a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Artifact {
+    /// A Wasm binary.
+    Wasm(WasmArtifact),
+    /// A Spin application.
+    Spin(SpinArtifact),
+}
+
+/// The Spin application that a container's image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpinArtifact {
+    /// The image's name in containerd.
+    pub image: String,
+    /// The digest of its manifest, `sha256:` and 64 hexadecimal digits.
+    pub manifest: String,
+    /// The digest of the layer that is the locked application.
+    pub application: String,
+    /// Its layers, in their order.
+    pub layers: Vec<ArtifactLayer>,
+}
+
+/// A layer of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactLayer {
+    /// Its media type.
     pub media_type: String,
+    /// Its digest, `sha256:` and 64 hexadecimal digits.
+    pub digest: String,
+    /// Its size in bytes, as its manifest says.
+    pub size: u64,
 }
 
 /// One containerd, by the address of its gRPC socket.
@@ -117,28 +148,25 @@ impl Containerd {
             .ok_or_else(|| Error::Internal(self.failure(&what, format!("{text:?} is not like 1.6.20"))))
     }
 
-    /// The Wasm binary that the image of a container is; none if the image is an ordinary one, or
-    /// if the container has no image.
+    /// What the image of a container is; none if the image is an ordinary one, or if the container has no image.
     ///
     /// # Errors
     /// [`Error::NotFound`] if containerd does not have the container, its image or the image's
     /// manifest; [`Error::InvalidArgument`] if the image is damaged or has several Wasm layers;
     /// [`Error::Unavailable`] if containerd does not answer.
-    pub async fn wasm_artifact(&self, namespace: &str, container_id: &str) -> Result<Option<WasmArtifact>> {
+    pub async fn artifact(&self, namespace: &str, container_id: &str) -> Result<Option<Artifact>> {
         let connection = self.connection();
         let Some(image) = self.image_of(&connection, namespace, container_id).await? else {
             return Ok(None);
         };
-        let Some((_, manifest)) = self.manifest(&connection, namespace, &image, choose).await? else {
+        let Some((digest, manifest)) = self.manifest(&connection, namespace, &image, choose).await? else {
             return Ok(None);
         };
+        if let Some(application) = spin_layer(&manifest) {
+            return Ok(Some(Artifact::Spin(spin_artifact(image, digest, application, &manifest))));
+        }
         let layer = wasm_layer(&manifest).map_err(|e| e.context(format!("image {image}")))?;
-        Ok(layer.map(|layer| WasmArtifact {
-            image,
-            digest: layer.digest().to_string(),
-            size: layer.size(),
-            media_type: layer.media_type().to_string(),
-        }))
+        Ok(layer.map(|layer| Artifact::Wasm(WasmArtifact { image, layer: ArtifactLayer::of(layer) })))
     }
 
     /// A blob of the content store.
@@ -393,6 +421,26 @@ fn choose(manifests: &[Descriptor]) -> Option<&Descriptor> {
         |descriptor: &&Descriptor| platform(descriptor).is_some_and(|(arch, os)| arch == "unknown" && os == "unknown");
     let mut images = manifests.iter().filter(|descriptor| !attests(descriptor));
     images.next().filter(|_| images.next().is_none())
+}
+
+/// The layer with the locked application of a Spin artifact's manifest. `spin registry push` puts it last.
+fn spin_layer(manifest: &ImageManifest) -> Option<&Descriptor> {
+    manifest.layers().iter().rev().find(|layer| layer.media_type().as_ref() == SPIN_APPLICATION_TYPE)
+}
+
+impl ArtifactLayer {
+    fn of(layer: &Descriptor) -> ArtifactLayer {
+        ArtifactLayer {
+            media_type: layer.media_type().to_string(),
+            digest: layer.digest().to_string(),
+            size: layer.size(),
+        }
+    }
+}
+
+fn spin_artifact(image: String, digest: String, application: &Descriptor, manifest: &ImageManifest) -> SpinArtifact {
+    let layers = manifest.layers().iter().map(ArtifactLayer::of).collect();
+    SpinArtifact { image, manifest: digest, application: application.digest().to_string(), layers }
 }
 
 /// The Wasm binary of an artifact's manifest; none if the manifest is of an ordinary image.

@@ -121,7 +121,7 @@ impl Entry {
             || request.uri().authority().map(|authority| bounded(authority.as_str().as_bytes(), FIELD_BYTES_MAX));
         let path = request.uri().path_and_query().map_or("*", |path| path.as_str());
         Entry {
-            from: client.address,
+            from: client.address.map(|address| address.ip().to_canonical()),
             is_secure: client.secure,
             method: bounded(request.method().as_str().as_bytes(), FIELD_BYTES_MAX),
             path: bounded(path.as_bytes(), PATH_BYTES_MAX),

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use hyper::Request;
 
+use crate::component::Component;
 use crate::request_body::RequestBody;
 use crate::request_state::SendHead;
 use crate::trace_context::TraceContext;
 
 /// A request that may have an instance.
 pub struct AdmittedRequest {
+    /// The component that answers it.
+    pub component: Arc<Component>,
     /// The request.
     pub request: Request<RequestBody>,
     /// Its client speaks TLS.

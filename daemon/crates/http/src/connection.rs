@@ -7,7 +7,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +44,9 @@ const DRAIN_SILENCE: Duration = Duration::from_secs(5);
 /// Serves a client beside the container's guests, in their group: reading and writing are the container's CPU time,
 /// and a request goes from its connection to its guest and back without leaving the thread.
 pub fn begin(service: &Arc<Service>, stream: TcpStream, permit: ConnectionPermit) {
-    let address = service.access_log.as_ref().and_then(|_| Some(stream.peer_addr().ok()?.ip().to_canonical()));
+    let wanted = service.access_log.is_some() || service.site.tells_of_clients();
+    // A client that has gone meanwhile has none.
+    let address = if wanted { stream.peer_addr().ok() } else { None };
     // Answers are written whole; waiting for more to write only delays them.
     let _ = stream.set_nodelay(true);
     // From the runtime, which accepted it, to the workers.
@@ -127,7 +129,7 @@ async fn greet(service: &Arc<Service>, stream: Socket, activity: &Arc<Activity>)
     }
 }
 
-async fn connection(service: Arc<Service>, (stream, address): (Socket, Option<IpAddr>), _permit: ConnectionPermit) {
+async fn connection(service: Arc<Service>, (stream, address): (Socket, Option<SocketAddr>), _permit: ConnectionPermit) {
     let config = service.http.config();
     let activity = Arc::new(Activity::new());
     let Some(stream) = greet(&service, stream, &activity).await else { return };

@@ -190,6 +190,12 @@ impl Service {
         self.http.runtime.spawn(async move { service.notes.write(&service.stdio, &format!("{name}: {text}")) });
     }
 
+    /// Writes a note of a request that a component may not send, on a thread of the daemon's own.
+    pub(crate) fn note_refusal(self: &Arc<Self>, text: String) {
+        let service = self.clone();
+        self.http.runtime.spawn(async move { service.notes.write(&service.stdio, &text) });
+    }
+
     /// Lists a response that failed and writes a note, on a thread of the daemon's own: the caller's polls a guest.
     fn tell_later(self: &Arc<Self>, name: &Arc<str>, status: u16, text: String) {
         let (service, name) = (self.clone(), name.clone());

@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use crate::calls::Caller;
+use crate::component::Component;
 use crate::endings::GuestOutcome;
 use crate::lines::Lines;
+use crate::outgoing::Outgoing;
 use crate::service::Service;
+use crate::site::Site;
 use crate::trace_context::CurrentTrace;
 use hearth_base::error::Error;
 use hearth_wasm::command::trap_text;
@@ -15,32 +19,44 @@ use hearth_wasm::scheduler::Guest;
 use hearth_wasm::slots::{Placed, Slot};
 
 impl Service {
-    /// Makes the instance for a guest. Its own requests belong to `trace`.
+    /// What sends the requests of a component's guests.
+    fn outgoing(self: &Arc<Self>, component: &Arc<Component>) -> Outgoing {
+        match &self.site {
+            Site::One(_) => Outgoing::new(component.client.clone()),
+            Site::Application(_) => {
+                Outgoing::of_application(component.client.clone(), Caller::new(self.clone(), component.clone()))
+            }
+        }
+    }
+
+    /// Makes the instance for a guest of a component. Its own requests belong to `trace`.
     ///
     /// # Errors
     /// The outcome of a guest that has no instance.
     pub(crate) async fn instance(
-        &self,
+        self: &Arc<Self>,
+        component: &Arc<Component>,
         guest: &Arc<Guest>,
         placed: Placed,
         trace: CurrentTrace,
     ) -> Result<(Slot, GuestInstance), GuestOutcome> {
         let began = Instant::now();
         let starved: Arc<AtomicBool> = Arc::default();
-        let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing.traced(&trace)) };
+        let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing(component).traced(&trace)) };
         let surroundings = GuestConfig {
-            args: &self.args,
-            env: &self.env,
+            args: &component.args,
+            env: &component.env,
             request_id: Some(self.instances.fetch_add(1, Ordering::Relaxed)),
-            cwd: &self.cwd,
-            files: RootFiles::Open(&self.files),
-            partly_read_only: self.partly_read_only,
-            open_files_max: self.open_files_max,
+            cwd: &component.cwd,
+            files: RootFiles::Open(&component.files),
+            partly_read_only: component.partly_read_only,
+            open_files_max: component.open_files_max,
             descriptors: &self.descriptors,
-            handles_max: self.http.config().handles_max.saturating_mul(self.requests_per_instance()),
-            names: self.names.clone(),
-            access: &self.access,
+            handles_max: self.http.config().handles_max.saturating_mul(component.requests_per_instance()),
+            names: component.names.clone(),
+            access: &component.access,
             memory: &self.memory,
+            instance_memory: component.instance_memory,
             starved: &starved,
             outgoing: &outgoing,
         };

@@ -10,6 +10,7 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
 use crate::admitted_request::AdmittedRequest;
+use crate::component::Component;
 use crate::endings::GuestOutcome;
 use crate::instance::another_world;
 use crate::refused::{BUSY, ENDING, Refused};
@@ -29,9 +30,9 @@ use hearth_wasm::slots::Placed;
 /// # Errors
 /// The pool of instances is full, or the container has ended.
 pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Result<StartedRequest, Refused> {
-    let AdmittedRequest { request, secure, trace, send_head, name, admitted } = admitted;
+    let AdmittedRequest { component, request, secure, trace, send_head, name, admitted } = admitted;
     let scheme = if secure { Scheme::Https } else { Scheme::Http };
-    let program = service.program.now();
+    let program = component.program.now();
     let (guest, source) = match service.requests.spare.take(&program) {
         Some(ready) => (ready.guest.clone(), Source::Spare(ready)),
         None => {
@@ -44,7 +45,8 @@ pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Resu
     // From here on, the guest ends when its client leaves.
     let guard = RequestGuard::new(Some(guest.clone()), state.clone(), None);
     let (tell, answer) = oneshot::channel();
-    let future = handle(service.clone(), guest.clone(), (source, trace), (scheme, request), send_head, state.clone());
+    let owners = (service.clone(), component);
+    let future = handle(owners, guest.clone(), (source, trace), (scheme, request), send_head, state.clone());
     let ended = {
         let service = service.clone();
         move |end| {
@@ -68,7 +70,7 @@ enum Source {
 
 /// The future of the guest.
 async fn handle(
-    service: Arc<Service>,
+    (service, component): (Arc<Service>, Arc<Component>),
     guest: Arc<Guest>,
     (source, trace): (Source, Option<TraceContext>),
     (scheme, request): (Scheme, Request<RequestBody>),
@@ -80,10 +82,12 @@ async fn handle(
             ready.trace.set(trace);
             (ready.slot, ready.instance)
         }
-        Source::New(placed) => match service.instance(&guest, placed, CurrentTrace::of(trace.as_ref())).await {
-            Ok(made) => made,
-            Err(outcome) => return outcome,
-        },
+        Source::New(placed) => {
+            match service.instance(&component, &guest, placed, CurrentTrace::of(trace.as_ref())).await {
+                Ok(made) => made,
+                Err(outcome) => return outcome,
+            }
+        }
     };
     let GuestInstance::Service(mut store, proxy) = instance else { return another_world() };
     let failing = state.clone();
@@ -136,7 +140,7 @@ async fn handle(
     drop(store);
     drop(slot);
     if outcome.cuts().is_none() {
-        Spare::make(&service).await;
+        Spare::make(&service, &component).await;
     }
     outcome
 }

@@ -30,6 +30,9 @@
 //! * `tls/`: TLS at the port: the certificate of a container, handshakes; its page lists its files.
 //! * `file_stamp.rs`: whether a file of a container has changed since it was read.
 //! * `context.rs`: what all services of the daemon share.
+//! * `site.rs`: which component answers a request: the only one, or one of an application by its routes.
+//! * `component.rs`: one component that answers requests.
+//! * `calls.rs`: requests of one component to another of its application, and hosts that an application does not allow.
 //! * `service.rs`: one container that serves, from its environment to its bound port.
 //! * `listener.rs`: which port a service has (`HEARTH_HTTP_PORT`), its backlog, and binding it.
 //! * `accept.rs`: accepting clients, and closing the port when the service drains.
@@ -67,7 +70,9 @@ pub mod access_log;
 pub mod activity;
 pub mod admission;
 pub mod admitted_request;
+pub mod calls;
 pub mod client_rate;
+pub mod component;
 pub mod connection;
 pub mod context;
 pub mod counts;
@@ -91,6 +96,7 @@ pub mod response;
 pub mod service;
 pub mod shared;
 pub mod shared_instances;
+pub mod site;
 pub mod spare;
 pub mod tls;
 pub mod trace_context;

@@ -30,10 +30,32 @@ pub const BACKLOGS: [&str; 2] = ["WASMTIME_HTTP_PROXY_BACKLOG", "WASMTIME_HTTP_B
 /// network (`net.core.somaxconn`) holds as well.
 const BACKLOG_DEFAULT: i32 = 1_024;
 
-/// The addresses of a service. The first one has to be bound.
-///
-/// # Errors
-/// `InvalidArgument` naming the variable.
+/// Where a service listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// The first one has to be bound.
+    addresses: Vec<SocketAddr>,
+    /// Connections that may wait to be accepted.
+    backlog: i32,
+    /// The environment variable that chooses the addresses.
+    variable: &'static str,
+}
+
+impl Listen {
+    /// Where the environment of a container of one program asks for.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the variable.
+    pub fn of(env: &[(String, String)]) -> Result<Listen> {
+        Ok(Listen { addresses: addresses(env)?, backlog: backlog(env)?, variable: PORT })
+    }
+
+    /// At these addresses, which `variable` chooses.
+    pub fn at(addresses: Vec<SocketAddr>, variable: &'static str) -> Listen {
+        Listen { addresses, backlog: BACKLOG_DEFAULT, variable }
+    }
+}
+
 fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
     // Of several values the last counts, as in the maps of most languages.
     let find = |name| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.trim());
@@ -70,30 +92,31 @@ fn backlog(env: &[(String, String)]) -> Result<i32> {
     }
 }
 
-/// Binds the addresses that the environment asks for, as `identity`.
+/// Binds a service's addresses, as `identity`.
 ///
 /// # Errors
 /// The address is taken, not the pod's, or not for this user.
-pub async fn bind(http: &Http, env: &[(String, String)], identity: &Identity) -> Result<Vec<TcpListener>> {
-    let (addresses, backlog, identity) = (addresses(env)?, backlog(env)?, identity.clone());
+pub async fn bind(http: &Http, listen: &Listen, identity: &Identity) -> Result<Vec<TcpListener>> {
+    let (listen, identity) = (listen.clone(), identity.clone());
     let job = move || {
-        identity::bind_as(&identity, || listen_on(&addresses, backlog))
+        identity::bind_as(&identity, || listen_on(&listen))
             .map_err(|e| Error::Internal(format!("cannot take on the container's identity: {e}")))?
     };
     let bound = http.runtime.spawn_blocking(job).await;
     bound.map_err(|e| Error::Internal(format!("binding ended early: {e}")))?
 }
 
-fn listen_on(addresses: &[SocketAddr], backlog: i32) -> Result<Vec<TcpListener>> {
+fn listen_on(listen: &Listen) -> Result<Vec<TcpListener>> {
+    let Listen { addresses, backlog, variable } = listen;
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
-        match listen_at(*address, backlog) {
+        match listen_at(*address, *backlog) {
             Ok(listener) => listeners.push(listener),
             // The network has no IPv6.
             Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) if !listeners.is_empty() => {}
             Err(error) => {
                 return Err(Error::FailedPrecondition(format!(
-                    "cannot listen on {address}: {}; choose another port with {PORT}",
+                    "cannot listen on {address}: {}; choose another port with {variable}",
                     io::Error::from(error)
                 )));
             }
@@ -155,7 +178,7 @@ mod tests {
     fn a_taken_port_is_named() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = held.local_addr().unwrap();
-        let error = listen_on(&[address], 1).unwrap_err().to_string();
+        let error = listen_on(&Listen::at(vec![address], "THE_PORT")).unwrap_err().to_string();
         assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
     }
 }

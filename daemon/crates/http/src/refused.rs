@@ -33,6 +33,11 @@ impl Refused {
         Refused { status, text }
     }
 
+    /// Its line of text.
+    pub fn text(&self) -> &'static str {
+        self.text
+    }
+
     /// The response. With 503 the client is asked to try again after a second.
     pub fn response(&self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(Bytes::from(format!("{}\n", self.text))));

@@ -5,7 +5,8 @@
 //! head, the two bodies, which are channels with room for two pieces, and a
 //! [`RequestState`](crate::request_state::RequestState).
 
-use std::net::IpAddr;
+use std::any::Any;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::admitted_request::AdmittedRequest;
 use crate::client_rate::ClientRate;
+use crate::component::Component;
 use crate::exchange::Exchange;
 use crate::isolated::serve_isolated;
 use crate::refused::{BUSY, ENDING, Refused};
@@ -27,6 +29,8 @@ use crate::request_state::{ResponseHead, WrittenBody};
 use crate::response::{GuestBody, ResponseBody};
 use crate::service::Service;
 use crate::shared::serve_shared;
+use crate::site::Destination;
+use crate::trace_context::TraceContext;
 use hearth_observe::metrics::CutReason;
 
 /// The most of a request's path that a message shows, in characters.
@@ -41,8 +45,8 @@ const WEBSOCKET: &str = "WebSockets are not supported: wasi:http 0.2 and 0.3 hav
 pub struct Client {
     /// It speaks TLS.
     pub secure: bool,
-    /// Its address, where the access log needs it.
-    pub address: Option<IpAddr>,
+    /// Its address, where the access log or an application needs it.
+    pub address: Option<SocketAddr>,
 }
 
 /// Answers a request, and counts the answer.
@@ -156,6 +160,11 @@ async fn handle(
     if client.secure {
         mark_secure(&mut request);
     }
+    let component = match service.site.destination(&mut request, client.address)? {
+        Destination::Component(component) => component,
+        Destination::Daemon(response) => return Ok(response.map(ResponseBody::Daemon)),
+    };
+    exchange.name = component.name_of(&exchange.name);
     let config = service.http.config();
     let timeout = Duration::from_millis(config.request_timeout_ms);
     let admitted = tokio::time::timeout(timeout, service.admission.admit(&service.counts)).await;
@@ -163,27 +172,51 @@ async fn handle(
     let admitted = Box::new((admitted, service.counts.begin()));
     exchange.admitted();
 
-    let method = request.method().clone();
     let name = exchange.name.clone();
     let on_slow = {
         let (service, name) = (service.clone(), name.clone());
         Box::new(move || service.note_later(&name, format!("its client sent {}", service.least_rate())))
     };
-    let request = request.map(|body| RequestBody::new(body, ClientRate::new(&config), on_slow));
+    let request = request.map(|body| RequestBody::of_client(body, ClientRate::new(&config), on_slow));
+    let trace = exchange.trace.clone();
+    let new = NewRequest { component, request, secure: client.secure, trace, name, admitted };
+    serve(service, new, Some(exchange)).await
+}
+
+/// A request that may have an instance.
+pub(crate) struct NewRequest {
+    pub(crate) component: Arc<Component>,
+    pub(crate) request: Request<RequestBody>,
+    /// Its client speaks TLS.
+    pub(crate) secure: bool,
+    pub(crate) trace: Option<TraceContext>,
+    /// How a message calls it.
+    pub(crate) name: Arc<str>,
+    /// What it holds as long as it has its instance.
+    pub(crate) admitted: Box<dyn Any + Send + Sync>,
+}
+
+/// Starts a guest of the request's component, and waits for the response's head.
+///
+/// # Errors
+/// The answer instead of the guest's.
+pub(crate) async fn serve(
+    service: &Arc<Service>,
+    new: NewRequest,
+    exchange: Option<&mut Exchange>,
+) -> Result<Response<ResponseBody>, Refused> {
+    let NewRequest { component, request, secure, trace, name, admitted } = new;
+    let method = request.method().clone();
     let (send_head, head) = oneshot::channel();
-    let admitted = AdmittedRequest {
-        request,
-        secure: client.secure,
-        trace: exchange.trace.clone(),
-        send_head,
-        name: name.clone(),
-        admitted,
-    };
-    let StartedRequest { guard, answer } = match &service.shared {
+    let (of, named) = (component.clone(), name.clone());
+    let admitted = AdmittedRequest { component: of, request, secure, trace, send_head, name: named, admitted };
+    let StartedRequest { guard, answer } = match &component.shared {
         None => serve_isolated(service, admitted)?,
         Some(instances) => serve_shared(service, instances, admitted)?,
     };
-    exchange.state = Some(guard.shared_state());
+    if let Some(exchange) = exchange {
+        exchange.state = Some(guard.shared_state());
+    }
     match head.await {
         Ok(head) => respond(service, &method, name, head, guard),
         // There will be none: the guest is gone, or will be in a moment.
@@ -195,7 +228,7 @@ async fn handle(
 }
 
 /// How a message calls a request. The client chooses the path, but can put no line feed into it.
-fn name(request: &Request<Incoming>) -> Arc<str> {
+pub(crate) fn name<B>(request: &Request<B>) -> Arc<str> {
     let path: String = request.uri().path().chars().take(PATH_SHOWN_MAX).collect();
     format!("{} {path}", request.method()).into()
 }

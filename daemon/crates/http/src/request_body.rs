@@ -1,4 +1,4 @@
-//! A request's body on its way to the guest. A client that sends it too slowly is given up: the guest's next read fails
+//! A request's body on its way to the guest, from a client or from another component. A client that sends it too slowly is given up: the guest's next read fails
 //! with `connection-read-timeout`, and the client gets the guest's answer to that.
 
 use std::pin::Pin;
@@ -8,12 +8,27 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
-use wasmtime_wasi_http::Error;
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use crate::client_rate::ClientRate;
 
 /// A request's body.
-pub struct RequestBody {
+pub enum RequestBody {
+    /// A client sends it.
+    Client(ClientBody),
+    /// Another component of the application writes it.
+    Component(WasiBody),
+}
+
+impl RequestBody {
+    /// The body that a client sends. `on_slow` is called if the client is too slow.
+    pub fn of_client(body: Incoming, rate: ClientRate, on_slow: Box<dyn FnOnce() + Send>) -> RequestBody {
+        RequestBody::Client(ClientBody { body, rate, timer: None, on_slow: Some(on_slow) })
+    }
+}
+
+/// A body that a client sends.
+pub struct ClientBody {
     body: Incoming,
     rate: ClientRate,
     timer: Option<Pin<Box<Sleep>>>,
@@ -21,12 +36,7 @@ pub struct RequestBody {
     on_slow: Option<Box<dyn FnOnce() + Send>>,
 }
 
-impl RequestBody {
-    /// The body that a client sends. `on_slow` is called if the client is too slow.
-    pub fn new(body: Incoming, rate: ClientRate, on_slow: Box<dyn FnOnce() + Send>) -> RequestBody {
-        RequestBody { body, rate, timer: None, on_slow: Some(on_slow) }
-    }
-
+impl ClientBody {
     /// Waits for the end of the time that the client may take.
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -48,6 +58,32 @@ impl RequestBody {
 }
 
 impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut *self {
+            RequestBody::Client(body) => Pin::new(body).poll_frame(cx),
+            RequestBody::Component(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Client(body) => body.is_end_stream(),
+            RequestBody::Component(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Client(body) => body.size_hint(),
+            RequestBody::Component(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Body for ClientBody {
     type Data = Bytes;
     type Error = Error;
 

@@ -15,6 +15,7 @@ use wasmtime_wasi_http::p3::bindings::Service as ProxyP3;
 use wasmtime_wasi_http::{WasiHttpView, p3};
 
 use crate::admitted_request::AdmittedRequest;
+use crate::component::Component;
 use crate::endings::GuestOutcome;
 use crate::instance::another_world;
 use crate::refused::{BUSY, ENDING, Refused};
@@ -38,6 +39,7 @@ pub fn serve_shared(
     admitted: AdmittedRequest,
 ) -> Result<StartedRequest, Refused> {
     let state = Arc::new(RequestState::default());
+    let component = admitted.component.clone();
     let Assignment { in_use, answer, new } = instances.assign(admitted, state.clone());
     let Some((shared, queue)) = new else {
         return Ok(StartedRequest { guard: RequestGuard::new(None, state, Some(in_use)), answer });
@@ -46,7 +48,7 @@ pub fn serve_shared(
     // An instance that takes more requests does not end with the client of one.
     let its_own = (!instances.share()).then(|| guest.clone());
     let guard = RequestGuard::new(its_own, state, Some(in_use));
-    let program = service.program.now();
+    let program = component.program.now();
     let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY);
     let begun = slot.and_then(|slot| Ok((slot, service.requests.begin(&guest).ok_or(ENDING)?)));
     let (slot, member) = match begun {
@@ -56,12 +58,12 @@ pub fn serve_shared(
             return Err(refused);
         }
     };
-    let future = handle(service.clone(), guest.clone(), (program, slot), shared.clone(), queue);
+    let future = handle((service.clone(), component.clone()), guest.clone(), (program, slot), shared.clone(), queue);
     let ended = {
         let service = service.clone();
         move |end| {
             let refused = service.guest_ended(end, shared.owes_a_head(), || shared.names());
-            if let Some(instances) = &service.shared {
+            if let Some(instances) = &component.shared {
                 instances.ended(&shared, refused);
             }
             drop(member);
@@ -73,13 +75,13 @@ pub fn serve_shared(
 
 /// The future of an instance's guest, which takes requests until the instance is closed.
 async fn handle(
-    service: Arc<Service>,
+    (service, component): (Arc<Service>, Arc<Component>),
     guest: Arc<Guest>,
     placed: Placed,
     shared: Arc<SharedInstance>,
     mut jobs: Receiver<Job>,
 ) -> GuestOutcome {
-    let (_slot, instance) = match service.instance(&guest, placed, shared.trace.clone()).await {
+    let (_slot, instance) = match service.instance(&component, &guest, placed, shared.trace.clone()).await {
         Ok(made) => made,
         Err(outcome) => return outcome,
     };
@@ -87,7 +89,7 @@ async fn handle(
     let failing = shared.clone();
     let mut failed = FailUnlessDone::new(move |reason| failing.fail(reason));
     let timeout = Duration::from_millis(service.http.config().request_timeout_ms);
-    let Some(instances) = &service.shared else { return another_world() };
+    let Some(instances) = &component.shared else { return another_world() };
     let mut draining = service.requests.draining();
     let called = {
         // The clock is outside of the store: while a guest computes, nothing in the store moves.

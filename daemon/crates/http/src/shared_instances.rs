@@ -38,6 +38,9 @@ pub const CONCURRENCY: &str = "HEARTH_HTTP_INSTANCE_CONCURRENCY";
 /// How long an instance without requests is kept.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Requests of an instance of a Spin application, in its life: the figures of Spin's own server.
+const SPIN: Reuse = Reuse { requests: 128, concurrent: 16 };
+
 /// How many requests an instance may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reuse {
@@ -48,6 +51,11 @@ pub struct Reuse {
 }
 
 impl Reuse {
+    /// That of a Spin application.
+    pub fn of_spin() -> Reuse {
+        SPIN
+    }
+
     /// What the environment asks for.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::component::Component;
 use crate::service::Service;
 use crate::trace_context::CurrentTrace;
 use hearth_wasm::engine::Program;
@@ -56,10 +57,10 @@ pub struct Ready {
 impl Spare {
     /// The spare instance, if there is one of this program.
     pub fn take(&self, program: &Arc<Program>) -> Option<Box<Ready>> {
+        // One of another component stays, and so does one of code that has been replaced: it is soon dropped.
+        let ready = self.state.lock().ready.take_if(|ready| Arc::ptr_eq(&ready.program, program))?;
         self.used.store(true, Ordering::Relaxed);
-        // Dropped without the lock.
-        let ready = self.state.lock().ready.take();
-        ready.filter(|ready| Arc::ptr_eq(&ready.program, program))
+        Some(ready)
     }
 
     /// Drops it, and makes no more.
@@ -72,10 +73,10 @@ impl Spare {
         drop(ready);
     }
 
-    /// Makes the next instance, unless there is one or the node is short of slots. Called in the future of a guest of the
+    /// Makes the next instance of a component, unless there is one or the node is short of slots. Called in the future of a guest of the
     /// service, so that the work is the container's. An instance that cannot be made is made again, and told of, by the
     /// request that needs it.
-    pub async fn make(service: &Arc<Service>) {
+    pub async fn make(service: &Arc<Service>, component: &Arc<Component>) {
         let spare = &service.requests.spare;
         // It would be given back for guests of this container, and not for the others of its pod.
         if service.memory.pod_limit().is_some() {
@@ -90,12 +91,12 @@ impl Spare {
         }
         // Also if this future is dropped.
         let _made = Making(spare);
-        let program = service.program.now();
+        let program = component.program.now();
         let Some(slot) = service.runtime.slots.take_spare(program.fits_pool()) else { return };
         let guest = Arc::new(Guest::part(&service.guest));
         let trace = CurrentTrace::changing();
         let placed = (program.clone(), slot);
-        let Ok((slot, instance)) = service.instance(&guest, placed, trace.clone()).await else { return };
+        let Ok((slot, instance)) = service.instance(component, &guest, placed, trace.clone()).await else { return };
         let ready = Box::new(Ready { guest, instance, slot, trace, program });
         let watch = {
             let mut state = spare.state.lock();

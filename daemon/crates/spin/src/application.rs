@@ -35,8 +35,6 @@ pub struct Variable {
 pub enum Trigger {
     /// An HTTP request.
     Http(HttpTrigger),
-    /// A message in a channel of a Redis server.
-    Redis(RedisTrigger),
     /// The start of the container.
     Command {
         /// The component.
@@ -71,17 +69,6 @@ pub struct StaticResponse {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: String,
-}
-
-/// A trigger of type `redis`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RedisTrigger {
-    /// The component.
-    pub component: String,
-    /// The server, as `redis://HOST:PORT`.
-    pub address: Template,
-    /// The channel.
-    pub channel: Template,
 }
 
 /// A component.
@@ -158,6 +145,30 @@ impl Application {
         self.components.iter().find(|component| component.id == id)
     }
 
+    /// An application of one component, which takes every request: an image that is a Wasm binary alone.
+    pub fn of_one(name: &str, digest: Digest) -> Application {
+        const ID: &str = "main";
+        let component = Component {
+            id: ID.into(),
+            source: Source::Layer(digest),
+            environment: Vec::new(),
+            files: Files::Contents(Vec::new()),
+            variables: BTreeMap::new(),
+            allowed_outbound_hosts: Vec::new(),
+            key_value_stores: Vec::new(),
+            databases: Vec::new(),
+        };
+        let everything =
+            HttpTrigger { route: Some(RoutePattern::everything()), answer: HttpAnswer::Component(ID.into()) };
+        Application {
+            name: name.into(),
+            version: None,
+            variables: BTreeMap::new(),
+            triggers: vec![Trigger::Http(everything)],
+            components: vec![component],
+        }
+    }
+
     /// Checks what neither form can say by itself: that ids are unique, that triggers name components, and that there
     /// is something to start.
     ///
@@ -183,21 +194,12 @@ impl Application {
 }
 
 impl Trigger {
-    /// Its type, as manifests name it.
-    pub fn type_name(&self) -> &'static str {
-        match self {
-            Trigger::Http(_) => "http",
-            Trigger::Redis(_) => "redis",
-            Trigger::Command { .. } => "command",
-        }
-    }
-
     /// The component that it starts; none for a static response.
     pub fn component(&self) -> Option<&str> {
         match self {
             Trigger::Http(HttpTrigger { answer: HttpAnswer::Component(id), .. }) => Some(id),
             Trigger::Http(HttpTrigger { answer: HttpAnswer::Static(_), .. }) => None,
-            Trigger::Redis(RedisTrigger { component, .. }) | Trigger::Command { component } => Some(component),
+            Trigger::Command { component } => Some(component),
         }
     }
 }

@@ -15,16 +15,13 @@ use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
 
 use crate::application::{
-    Application, Component, FileBytes, FileContent, Files, HttpAnswer, HttpTrigger, RedisTrigger, Source,
-    StaticResponse, Trigger, Variable, invalid, path_below,
+    Application, Component, FileBytes, FileContent, Files, HttpAnswer, HttpTrigger, Source, StaticResponse, Trigger,
+    Variable, invalid, path_below,
 };
 use crate::legacy_hosts::outbound_hosts;
 use crate::routes::RoutePattern;
 use crate::template::Template;
 use crate::variables::check_name;
-
-/// The media type of the layer that is a locked application.
-pub const MEDIA_TYPE: &str = "application/vnd.fermyon.spin.application.v1+config";
 
 /// The greatest version of the document that is known.
 const VERSION_MAX: u64 = 1;
@@ -159,14 +156,6 @@ fn ok() -> u16 {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RedisConfig {
-    component: String,
-    channel: String,
-    address: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct CommandConfig {
     component: String,
 }
@@ -196,8 +185,7 @@ pub fn parse(bytes: &[u8]) -> Result<Application> {
         check_name(&name)?;
         variables.insert(name, Variable { default: variable.default });
     }
-    let triggers = &document.metadata.triggers;
-    let triggers = document.triggers.into_iter().map(|one| trigger(one, triggers)).collect::<Result<_>>()?;
+    let triggers = document.triggers.into_iter().map(trigger).collect::<Result<_>>()?;
     let components = document.components.into_iter().map(component).collect::<Result<_>>()?;
     let name = document.metadata.name.unwrap_or_default();
     Application { name, version: document.metadata.version, variables, triggers, components }.checked()
@@ -227,33 +215,22 @@ pub(crate) fn no_base(base: &str) -> Error {
     invalid(format!("the http trigger has the base path {base:?}; remove it and write it into each route"))
 }
 
-fn trigger(locked: LockedTrigger, settings: &BTreeMap<String, BTreeMap<String, Value>>) -> Result<Trigger> {
+fn trigger(locked: LockedTrigger) -> Result<Trigger> {
     let id = &locked.id;
     if is_given(locked.trigger_dependencies.as_ref()) {
         return Err(invalid(format!(
             "the trigger {id:?} has trigger_dependencies (middleware), which Hearth does not run"
         )));
     }
-    let address = settings.get("redis").and_then(|redis| redis.get("address")?.as_str());
-    trigger_of(id, &locked.trigger_type, locked.trigger_config, address)
+    trigger_of(id, &locked.trigger_type, locked.trigger_config)
 }
 
-/// A trigger from its type and its settings. `redis_address`: that of all redis triggers of the application.
-pub(crate) fn trigger_of(id: &str, kind: &str, config: Value, redis_address: Option<&str>) -> Result<Trigger> {
+/// A trigger from its type and its settings.
+pub(crate) fn trigger_of(id: &str, kind: &str, config: Value) -> Result<Trigger> {
     match kind {
         "http" => http_trigger(id, settings_of(id, config)?),
-        "redis" => {
-            let RedisConfig { component, channel, address } = settings_of(id, config)?;
-            let address = address.as_deref().or(redis_address).ok_or_else(|| {
-                invalid(format!("the redis trigger {id:?} has no address; set it in [application.trigger.redis]"))
-            })?;
-            let (address, channel) = (Template::parse(address)?, Template::parse(&channel)?);
-            Ok(Trigger::Redis(RedisTrigger { component, address, channel }))
-        }
         "command" => Ok(Trigger::Command { component: settings_of::<CommandConfig>(id, config)?.component }),
-        other => Err(invalid(format!(
-            "the trigger type {other:?} is not supported; Hearth supports http, redis and command"
-        ))),
+        other => Err(invalid(format!("the trigger type {other:?} is not supported; Hearth supports http and command"))),
     }
 }
 

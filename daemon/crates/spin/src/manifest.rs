@@ -153,7 +153,6 @@ fn parse_v2(table: Table) -> Result<Application> {
     {
         return Err(no_base(base));
     }
-    let address = manifest.application.trigger.get("redis").and_then(|redis| redis.get("address")?.as_str());
     let mut components = Vec::new();
     for (id, table) in manifest.component {
         if !is_kebab(&id) {
@@ -164,7 +163,7 @@ fn parse_v2(table: Table) -> Result<Application> {
     let mut triggers = Vec::new();
     for (kind, tables) in manifest.trigger {
         for table in tables {
-            triggers.push(trigger(&kind, triggers.len(), table, address, &mut components)?);
+            triggers.push(trigger(&kind, triggers.len(), table, &mut components)?);
         }
     }
     let ApplicationTable { name, version, .. } = manifest.application;
@@ -172,13 +171,7 @@ fn parse_v2(table: Table) -> Result<Application> {
 }
 
 /// A trigger. Its component may be written into it, and is added to the others then.
-fn trigger(
-    kind: &str,
-    index: usize,
-    mut table: Table,
-    redis_address: Option<&str>,
-    components: &mut Vec<Component>,
-) -> Result<Trigger> {
+fn trigger(kind: &str, index: usize, mut table: Table, components: &mut Vec<Component>) -> Result<Trigger> {
     let id = match table.remove("id") {
         Some(Value::String(id)) => id,
         _ => format!("{kind}-{index}"),
@@ -189,7 +182,7 @@ fn trigger(
         table.insert("component".into(), Value::String(written_in));
     }
     let config = serde_json::to_value(&table).map_err(|error| invalid(format!("the trigger {id:?}: {error}")))?;
-    trigger_of(&id, kind, config, redis_address)
+    trigger_of(&id, kind, config)
 }
 
 /// The variables of an application.

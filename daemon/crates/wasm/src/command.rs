@@ -11,6 +11,7 @@ use std::time::Instant;
 use wasmtime::component;
 use wasmtime::{Store, Val};
 use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
 use hearth_base::error::Error;
 use hearth_base::text::{shown, shown_lines};
@@ -52,8 +53,8 @@ pub struct Launch {
     pub env: Vec<(String, String)>,
     /// The working directory, absolute in the guest's root.
     pub cwd: String,
-    /// The guest's `/` on the host.
-    pub root: PathBuf,
+    /// Its files.
+    pub files: LaunchFiles,
     /// Whether `/`, or a volume in it, refuses writes.
     pub partly_read_only: bool,
     /// Files, directories and sockets it may have open (`RLIMIT_NOFILE`).
@@ -64,6 +65,8 @@ pub struct Launch {
     pub stdio: Arc<Stdio>,
     /// The container's memory: linear memories and tables of all its guests.
     pub memory: Arc<MemoryUse>,
+    /// The most memory of its instance, in bytes; none: all of the container's.
+    pub instance_memory: Option<u64>,
     /// Set while this guest's last growth of memory was refused.
     pub starved: Arc<AtomicBool>,
     /// The scheduler's view of this guest.
@@ -76,6 +79,14 @@ pub struct Launch {
     pub outgoing: Box<dyn Fn() -> Outgoing + Send + Sync>,
     /// The record of the start; `None` for an exec.
     pub about: Option<Arc<About>>,
+}
+
+/// A command's files.
+pub enum LaunchFiles {
+    /// All of this directory of the host, which becomes its `/`.
+    Root(PathBuf),
+    /// Directories that are open already.
+    Open(WasiFilesystemCtx),
 }
 
 /// How a command ended by itself.
@@ -94,14 +105,17 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
     let began = Instant::now();
     let refused_before = launch.memory.refused();
     let ready: Arc<OnceLock<Instant>> = Arc::default();
-    let Launch { placed, export, args, env, cwd, root, stdio, memory, starved, .. } = launch;
+    let Launch { placed, export, args, env, cwd, files, stdio, memory, starved, .. } = launch;
     let Launch { guest, names, access, outgoing, about, .. } = launch;
     let config = GuestConfig {
         args: &args,
         env: &env,
         request_id: None,
         cwd: &cwd,
-        files: RootFiles::At(&root),
+        files: match &files {
+            LaunchFiles::Root(root) => RootFiles::At(root),
+            LaunchFiles::Open(files) => RootFiles::Open(files),
+        },
         partly_read_only: launch.partly_read_only,
         open_files_max: launch.open_files_max,
         descriptors: &launch.descriptors,
@@ -109,6 +123,7 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
         names,
         access: &access,
         memory: &memory,
+        instance_memory: launch.instance_memory,
         starved: &starved,
         outgoing: &*outgoing,
     };

@@ -4,6 +4,7 @@
 //! A guest's first instruction is observed exactly: the store starts with an epoch deadline that has already passed, so
 //! that the check with which every function begins calls back, once, before any other instruction.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -17,6 +18,7 @@ use wasmtime_wasi_http::WasiHttpHooks;
 use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 
 use hearth_base::error::{Error, Result};
+use hearth_os::in_root::RootDir;
 
 use crate::access::Access;
 use crate::budget::{Descriptors, GuestDescriptors};
@@ -88,6 +90,8 @@ pub struct GuestConfig<'a> {
     pub access: &'a Access,
     /// The container's memory: linear memories and tables of all its guests.
     pub memory: &'a Arc<MemoryUse>,
+    /// The most memory of this guest, in bytes; none: all of the container's.
+    pub instance_memory: Option<u64>,
     /// Set while this guest's last growth of memory was refused.
     pub starved: &'a Arc<AtomicBool>,
     /// Makes the sender of its HTTP requests.
@@ -280,6 +284,7 @@ impl Instantiation<'_> {
     fn limits(&self) -> MemoryLimiter {
         let structure = self.runtime.engines.structure_limits();
         MemoryLimiter::new(self.config.memory.clone(), self.config.starved.clone(), structure)
+            .within(self.config.instance_memory)
     }
 
     fn descriptors(&self) -> GuestDescriptors {
@@ -332,6 +337,28 @@ fn open_root(wasi: &mut WasiCtxBuilder, root: &Path) -> Result<()> {
     wasi.preopened_dir(root, "/", FsPerms::ReadWrite)
         .map_err(|e| Error::FailedPrecondition(format!("cannot open the root {}: {e:#}", root.display())))?;
     Ok(())
+}
+
+/// Directories of the tree at `root`, read-only: each with its path in the tree, and where the guest sees it. A link does
+/// not lead out of the tree.
+///
+/// # Errors
+/// `InvalidArgument` naming a directory that is not there.
+pub fn component_files(root: &Path, directories: &[(String, String)]) -> Result<WasiFilesystemCtx> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| {
+        Error::InvalidArgument(format!("cannot open the directory /{what} for a component: {error}"))
+    };
+    let root = RootDir::open(root).map_err(|error| failed("", &error))?;
+    let mut wasi = WasiCtx::builder();
+    wasi.allow_blocking_current_thread(true);
+    for (source, destination) in directories {
+        let path = if source.is_empty() { "." } else { source.as_str() };
+        let found = root.resolve(Path::new(path)).map_err(|error| failed(source, &error))?;
+        let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let opened = wasi.preopened_dir(path, destination, FsPerms::ReadOnly);
+        opened.map_err(|error| failed(source, &format!("{error:#}")))?;
+    }
+    Ok(wasi.build().filesystem().clone())
 }
 
 /// The `/` of a container that has many short guests, opened once for all.

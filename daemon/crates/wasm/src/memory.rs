@@ -206,6 +206,8 @@ impl Drop for HeldMemory {
 pub struct MemoryLimiter {
     usage: Arc<MemoryUse>,
     held: u64,
+    /// The most of this guest alone.
+    max: u64,
     starved: Arc<AtomicBool>,
     structure: StructureLimits,
 }
@@ -213,7 +215,14 @@ pub struct MemoryLimiter {
 impl MemoryLimiter {
     /// Counts in `usage`; keeps in `starved` whether the last growth was refused.
     pub fn new(usage: Arc<MemoryUse>, starved: Arc<AtomicBool>, structure: StructureLimits) -> MemoryLimiter {
-        MemoryLimiter { usage, held: 0, starved, structure }
+        MemoryLimiter { usage, held: 0, max: u64::MAX, starved, structure }
+    }
+
+    /// The same for a guest that may have at most `max` bytes, if that is given.
+    #[must_use]
+    pub fn within(mut self, max: Option<u64>) -> MemoryLimiter {
+        self.max = max.unwrap_or(u64::MAX);
+        self
     }
 
     /// The container's memory.
@@ -228,7 +237,7 @@ impl MemoryLimiter {
 
     fn grow(&mut self, current: u64, desired: u64) -> bool {
         let more = desired.saturating_sub(current);
-        let taken = self.usage.take(more);
+        let taken = self.held.saturating_add(more) <= self.max && self.usage.take(more);
         self.starved.store(!taken, Ordering::Relaxed);
         if taken {
             self.held += more;

@@ -11,7 +11,7 @@ use crate::task::execs::Execs;
 use crate::task::files::Files;
 use crate::task::map;
 use crate::task::process::state::{Role, State};
-use crate::task::process::{NewProcess, Prepared, Process, Work};
+use crate::task::process::{NewProcess, Prepared, PreparedApplication, Process, Work};
 use crate::task::program::open_files_max;
 use crate::task::sandbox::{Joined, Membership};
 use hearth_base::bundle::{Cpu, SpecMount};
@@ -23,12 +23,13 @@ use hearth_os::mount::MountOptions;
 use hearth_stdio::Stdio;
 use hearth_wasm::access::Access;
 use hearth_wasm::budget::Descriptors;
-use hearth_wasm::engine::EntryKind;
 use hearth_wasm::memory::MemoryUse;
+use hearth_wasm::modules::Loaded;
 use hearth_wasm::scheduler::Guest;
 use rustix::mount::MountFlags;
 
-use super::opened::Opened;
+use super::located::Found;
+use super::opened::{Opened, Runs};
 use super::reserved::Reserved;
 use super::{CreateRequest, Creator};
 
@@ -64,24 +65,28 @@ impl Opened {
     /// # Errors
     /// As [`Assembled::new`].
     pub(super) fn assemble(self, creator: &Creator) -> Result<Assembled> {
-        let Opened { stdio, guest, access, memory_limit, entry, located } = self;
+        let Opened { stdio, guest, access, memory_limit, runs, located } = self;
         let specified = located.specified;
         let (spec, about) = (specified.spec, specified.about);
-        // Nothing else sets it.
-        let _ = about.module.set(located.loaded.digest);
-        about.created(located.loaded.source, specified.began.elapsed());
+        about.created(located.found.source(), specified.began.elapsed());
         let open_files_max = open_files_max(&spec.process, &creator.config.now().files);
-        let prepared = Box::new(Prepared {
-            program: located.loaded.program,
-            export: located.loaded.export,
-            spec: spec.process,
-            open_files_max,
-        });
+        let (digest, work) = match located.found {
+            Found::Application(application) => {
+                let digest = application.digest;
+                let spec = spec.process;
+                let prepared = PreparedApplication { application: *application, spec, open_files_max };
+                (digest, Work::Application(Box::new(prepared)))
+            }
+            Found::Program(Loaded { program, export, digest, .. }) => {
+                let prepared = Box::new(Prepared { program, export, spec: spec.process, open_files_max });
+                let serves = runs == Runs::Service;
+                (digest, if serves { Work::Serve(prepared) } else { Work::Program(prepared) })
+            }
+        };
+        // Nothing else sets it.
+        let _ = about.module.set(digest);
         let parts = Parts {
-            work: match entry {
-                EntryKind::Run => Work::Program(prepared),
-                EntryKind::Serve => Work::Serve(prepared),
-            },
+            work,
             network: located.network,
             termination_log: termination_log(&spec.mounts),
             partly_read_only: located.partly_read_only,
@@ -150,7 +155,7 @@ impl Assembled {
             access: parts.access,
             memory_limit_max: config.engine.memory_bytes_max,
             cpu: Mutex::new(parts.cpu),
-            requests: matches!(parts.work, Work::Serve(_)).then(Arc::default),
+            requests: parts.work.serves().then(Arc::default),
             metrics: world.runtime.metrics.clone(),
             recent: world.runtime.recent.clone(),
             cell: world.cell.clone(),

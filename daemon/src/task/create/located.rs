@@ -4,8 +4,10 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::spin::loaded::LoadedApplication;
+use crate::spin::other_hosts;
 use crate::task::files::Files;
 use crate::task::program::wanted;
 use crate::task::root::{Plan, Root};
@@ -15,7 +17,8 @@ use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
 use hearth_base::faults::{self, Point};
 use hearth_base::wanted::Wanted;
-use hearth_observe::metrics::{Metrics, Phase};
+use hearth_containerd::client::{Artifact, WasmArtifact};
+use hearth_observe::metrics::{Metrics, Phase, Source};
 use hearth_observe::starts::About;
 use hearth_os::in_root::open_root;
 use hearth_wasm::modules::Loaded;
@@ -29,7 +32,7 @@ use super::{CreateRequest, Creator};
 
 /// A Create whose program is prepared.
 pub(super) struct Located {
-    pub(super) loaded: Loaded,
+    pub(super) found: Found,
     pub(super) files: Arc<Files>,
     /// Whether the root, or a volume in it, refuses writes.
     pub(super) partly_read_only: bool,
@@ -37,6 +40,38 @@ pub(super) struct Located {
     pub(super) pod: Option<Arc<Sandbox>>,
     /// Dropped last.
     pub(super) specified: Specified,
+}
+
+/// What a container runs.
+pub(super) enum Found {
+    /// One program.
+    Program(Loaded),
+    /// A Spin application.
+    Application(Box<LoadedApplication>),
+}
+
+impl Found {
+    /// The slowest source of its programs.
+    pub(super) fn source(&self) -> Source {
+        match self {
+            Found::Program(loaded) => loaded.source,
+            Found::Application(application) => {
+                let sources = application.components.values().map(|loaded| loaded.source);
+                sources.max_by_key(|source| *source as u8).unwrap_or(Source::Warm)
+            }
+        }
+    }
+
+    /// How long compiles took for this call.
+    fn compile_time(&self) -> Option<Duration> {
+        match self {
+            Found::Program(loaded) => loaded.compile_time,
+            Found::Application(application) => {
+                let times = application.components.values().filter_map(|loaded| loaded.compile_time);
+                times.reduce(|sum, time| sum + time)
+            }
+        }
+    }
 }
 
 impl Planned {
@@ -56,27 +91,27 @@ impl Planned {
             wanted: wanted(&specified.spec.process),
         };
         let found = search.run(plan).await;
-        let (loaded, files) = found.map_err(|error| match (error, &specified.spec.role) {
+        let (found, files) = found.map_err(|error| match (error, &specified.spec.role) {
             (Error::Native(text), bundle::Role::Alone | bundle::Role::Sandbox) => Error::InvalidArgument(text),
             (error, _) => error,
         })?;
         faults::at(Point::Located);
-        Ok(Located { loaded, files, partly_read_only, network, pod, specified })
+        Ok(Located { found, files, partly_read_only, network, pod, specified })
     }
 }
 
 /// A search for a container's program.
-struct Search<'a> {
-    creator: &'a Creator,
+pub(super) struct Search<'a> {
+    pub(super) creator: &'a Creator,
     request: &'a CreateRequest,
-    spec: &'a TaskSpec,
+    pub(super) spec: &'a TaskSpec,
     about: &'a Arc<About>,
     /// `None`: the spec names no program.
     wanted: Option<Wanted>,
 }
 
 impl Search<'_> {
-    async fn run(self, plan: Plan) -> Result<(Loaded, Arc<Files>)> {
+    async fn run(self, plan: Plan) -> Result<(Found, Arc<Files>)> {
         let began = Instant::now();
         let place = self.wanted.as_ref().and_then(|wanted| self.snapshot_place(wanted));
         let warm = match self.warm_by_place(place.as_ref()).await? {
@@ -88,7 +123,10 @@ impl Search<'_> {
             Some(loaded) => {
                 self.about.phase(self.metrics(), Phase::Lookup, began, began.elapsed());
                 let metrics = self.metrics().clone();
-                Ok((loaded, Files::mount(plan, self.about.clone(), metrics, self.creator.runtime.clone())))
+                Ok((
+                    Found::Program(loaded),
+                    Files::mount(plan, self.about.clone(), metrics, self.creator.runtime.clone()),
+                ))
             }
             None => self.cold(plan, place).await,
         }
@@ -127,33 +165,42 @@ impl Search<'_> {
     }
 
     /// Mounts the root, looks the program up in it, reads and prepares it.
-    async fn cold(self, plan: Plan, place: Option<Place>) -> Result<(Loaded, Arc<Files>)> {
+    async fn cold(self, plan: Plan, place: Option<Place>) -> Result<(Found, Arc<Files>)> {
         let runtime = &self.creator.runtime;
-        let (metrics, about) = (self.metrics().clone(), self.about.clone());
-        let root = runtime.spawn_blocking(move || mount(plan, &about, &metrics)).await;
-        let root = root.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))??;
+        let root = self.mounted(plan).await?;
         faults::at(Point::Mounted);
         let began = Instant::now();
-        let loaded = match self.load(&root, place).await {
-            Ok(loaded) => loaded,
+        let found = match self.load(&root, place).await {
+            Ok(found) => found,
             Err(error) => {
                 // The unmount waits for the disk. A second Create, or runc, finds nothing mounted.
                 let _ = runtime.spawn_blocking(move || drop(root)).await;
                 return Err(error);
             }
         };
-        let compile_time = loaded.compile_time.unwrap_or_default();
-        let lookup_time = began.elapsed().saturating_sub(compile_time);
+        let compile_time = found.compile_time();
+        let lookup_time = began.elapsed().saturating_sub(compile_time.unwrap_or_default());
         self.about.phase(self.metrics(), Phase::Lookup, began, lookup_time);
-        if loaded.compile_time.is_some() {
+        if let Some(compile_time) = compile_time {
             // What is looked up after the compile takes next to no time.
             self.about.phase(self.metrics(), Phase::Compile, began + lookup_time, compile_time);
         }
-        Ok((loaded, Files::ready(root, runtime.clone())))
+        Ok((found, Files::ready(root, runtime.clone())))
     }
 
-    /// The program in the mounted root, or else the image's artifact.
-    async fn load(&self, root: &Root, place: Option<Place>) -> Result<Loaded> {
+    async fn mounted(&self, plan: Plan) -> Result<Root> {
+        let (metrics, about) = (self.metrics().clone(), self.about.clone());
+        let root = self.creator.runtime.spawn_blocking(move || mount(plan, &about, &metrics)).await;
+        root.map_err(|e| Error::Internal(format!("mounting ended early: {e}")))?
+    }
+
+    /// The application or the program in the mounted root, or else the image's artifact.
+    async fn load(&self, root: &Root, place: Option<Place>) -> Result<Found> {
+        if self.is_of_application()
+            && let Some(application) = self.in_root(root).await?
+        {
+            return Ok(Found::Application(Box::new(application)));
+        }
         let modules = &self.creator.modules;
         let found = match self.wanted.clone() {
             Some(wanted) => modules.find(open_root(root.path())?, wanted).await,
@@ -162,33 +209,46 @@ impl Search<'_> {
             )),
         };
         match found {
-            Ok(found) => modules.load(Origin::File(found), place).await,
-            Err(missing) => self.load_artifact(missing).await,
+            Ok(found) => modules.load(Origin::File(found), place).await.map(Found::Program),
+            Err(missing) => self.load_artifact(root, missing).await,
         }
     }
 
-    /// The program of an image that is a Wasm OCI artifact: its one layer is the module, and the root is empty.
-    /// `missing`: why there is no program in the root.
-    async fn load_artifact(&self, missing: Error) -> Result<Loaded> {
-        let Creator { namespace, modules, config, peer, .. } = self.creator;
-        let artifact = match peer.client.wasm_artifact(namespace, &self.request.id).await {
-            Ok(Some(artifact)) => artifact,
-            Ok(None) => return Err(missing),
+    /// What an image is that is an artifact: its layers are no files of the root, which is empty. `missing`: why there is
+    /// no program in the root.
+    async fn load_artifact(&self, root: &Root, missing: Error) -> Result<Found> {
+        let Creator { namespace, peer, .. } = self.creator;
+        match peer.client.artifact(namespace, &self.request.id).await {
+            Ok(Some(Artifact::Spin(artifact))) => {
+                self.pushed(root, &artifact).await.map(|application| Found::Application(Box::new(application)))
+            }
+            Ok(Some(Artifact::Wasm(artifact))) if self.is_lone_component() => {
+                let application = self.lone_component(root, artifact).await?;
+                Ok(Found::Application(Box::new(application)))
+            }
+            Ok(Some(Artifact::Wasm(artifact))) => self.load_layer(artifact).await.map(Found::Program),
+            Ok(None) if self.is_of_application() => Err(other_hosts::no_application(missing)),
+            Ok(None) => Err(missing),
             Err(error) => {
                 tracing::debug!(%error, task = %self.request.id, "cannot tell whether the image is a Wasm artifact");
-                return Err(missing);
+                Err(missing)
             }
-        };
-        let digest = Digest::parse(&artifact.digest).ok_or_else(|| {
-            Error::InvalidArgument(format!("{}: {:?} is not a SHA-256 digest", artifact.image, artifact.digest))
-        })?;
+        }
+    }
+
+    /// The program of a Wasm OCI artifact, whose one layer is the module.
+    async fn load_layer(&self, artifact: WasmArtifact) -> Result<Loaded> {
+        let Creator { namespace, modules, config, peer, .. } = self.creator;
+        let WasmArtifact { image, layer } = artifact;
+        let digest = Digest::parse(&layer.digest)
+            .ok_or_else(|| Error::InvalidArgument(format!("{image}: {:?} is not a SHA-256 digest", layer.digest)))?;
         let export: Option<Arc<str>> = self.wanted.as_ref().and_then(Wanted::export).map(Arc::from);
         match modules.known_digest(digest, export.clone()).await? {
             Some(loaded) => Ok(loaded),
             None => {
                 let limit = config.now().modules.module_bytes_max;
-                let bytes = peer.client.read_blob(namespace, &artifact.digest, limit).await?;
-                let origin = Origin::Layer { name: artifact.image, digest, bytes: bytes.into(), export };
+                let bytes = peer.client.read_blob(namespace, &layer.digest, limit).await?;
+                let origin = Origin::Layer { name: image, digest, bytes: bytes.into(), export };
                 modules.load(origin, None).await
             }
         }

@@ -20,11 +20,13 @@
 //! * `reserved.rs`: the id of the task, and room for its events.
 //! * `specified.rs`: the bundle's config.json.
 //! * `planned.rs`: the pod and the network that the container joins, and which mounts make its root.
+//! * `application.rs`: the Spin application that a container is, in its root or pushed.
 //! * `located.rs`: the program, warm or cold, from the root or from a Wasm artifact.
 //! * `opened.rs`: the entry point, what a guest cannot be given, the memory limit, the user, stdio.
 //! * `sandbox.rs`: the task of a pod's sandbox, which runs no program.
 //! * `assembled.rs`: the task, and TaskCreate.
 
+mod application;
 mod assembled;
 mod located;
 mod opened;

@@ -15,8 +15,21 @@ use hearth_wasm::access::Access;
 use hearth_wasm::engine::EntryKind;
 use hearth_wasm::scheduler::{CpuLimits, Guest};
 
+use crate::spin::access::granted;
+
 use super::Creator;
-use super::located::Located;
+use super::located::{Found, Located};
+
+/// What the Start of a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// Calls a program's entry point.
+    Program,
+    /// Serves HTTP with a program.
+    Service,
+    /// Starts an application.
+    Application,
+}
 
 /// A Create that can fail no more.
 pub(super) struct Opened {
@@ -25,8 +38,8 @@ pub(super) struct Opened {
     pub(super) access: Access,
     /// In bytes.
     pub(super) memory_limit: u64,
-    /// What the program's Start calls.
-    pub(super) entry: EntryKind,
+    /// What Start does.
+    pub(super) runs: Runs,
     /// Dropped last.
     pub(super) located: Located,
 }
@@ -40,38 +53,63 @@ impl Located {
     pub(super) async fn open(self, creator: &Creator) -> Result<Opened> {
         let config = creator.config.now();
         let spec = &self.specified.spec;
-        let program = self.loaded.program.now();
-        let entry = program
-            .check_entry(
-                &creator.world.runtime.engines,
-                self.loaded.export.as_deref(),
-                service::asked(&spec.process.env)?,
-            )
-            .map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
-        check_available(spec)?;
         let memory_limit = spec.memory_limit.unwrap_or(u64::MAX).min(config.engine.memory_bytes_max);
-        check_memory(&program, memory_limit)?;
+        let runs = self.check_found(creator, memory_limit)?;
         let identity = Identity::new(&spec.process.user, self.network.namespace.clone())?;
         let access = self.access(creator, &identity)?;
-        program.check_access(&creator.world.runtime.engines, &access)?;
         let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
         let request = &self.specified.request;
         let stdio = Stdio::open(&creator.namespace, &request.id, &request.stdio, &config.stdio).await?;
         faults::at(Point::Opened);
-        Ok(Opened { stdio, guest, access, memory_limit, entry, located: self })
+        Ok(Opened { stdio, guest, access, memory_limit, runs, located: self })
     }
 }
 
 impl Located {
-    /// What the container may use beyond its files, as its environment asks for it.
+    /// What the container may use beyond its files: as its application's manifest grants it, or as its environment asks
+    /// for it.
     fn access(&self, creator: &Creator, identity: &Identity) -> Result<Access> {
-        let env = &self.specified.spec.process.env;
-        if !settings::any(env) {
-            return Ok(Access::default());
-        }
-        let world = &creator.world;
-        let names = world.runtime.resolvers.names(self.files.path().to_path_buf(), identity.clone());
-        settings::access(&Container::new(&world.interfaces, names, env), env)
+        let (env, world) = (&self.specified.spec.process.env, &creator.world);
+        let container = || {
+            let names = world.runtime.resolvers.names(self.files.path().to_path_buf(), identity.clone());
+            Container::new(&world.interfaces, names, env)
+        };
+        let loaded = match &self.found {
+            Found::Application(application) => return granted(&container(), &application.configured),
+            Found::Program(loaded) => loaded,
+        };
+        let access = match settings::any(env) {
+            true => settings::access(&container(), env)?,
+            false => Access::default(),
+        };
+        loaded.program.now().check_access(&world.runtime.engines, &access)?;
+        Ok(access)
+    }
+
+    /// Checks that there is something to call, and that it fits the container.
+    fn check_found(&self, creator: &Creator, memory_limit: u64) -> Result<Runs> {
+        let spec = &self.specified.spec;
+        let loaded = match &self.found {
+            Found::Program(loaded) => loaded,
+            Found::Application(application) => {
+                check_available(spec)?;
+                for (id, loaded) in &application.components {
+                    let within = |error: Error| error.context(format!("the component {id:?}"));
+                    check_memory(&loaded.program.now(), memory_limit).map_err(within)?;
+                }
+                return Ok(Runs::Application);
+            }
+        };
+        let program = loaded.program.now();
+        let serve = service::asked(&spec.process.env)?;
+        let entry = program.check_entry(&creator.world.runtime.engines, loaded.export.as_deref(), serve);
+        let entry = entry.map_err(|e| e.context(spec.process.args.first().map_or("the artifact", String::as_str)))?;
+        check_available(spec)?;
+        check_memory(&program, memory_limit)?;
+        Ok(match entry {
+            EntryKind::Run => Runs::Program,
+            EntryKind::Serve => Runs::Service,
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use hearth_base::error::Result;
 use hearth_base::faults::{self, Point};
 use hearth_observe::metrics::Phase;
 
+use super::application;
 use super::specified::Specified;
 use super::{CreateRequest, Creator};
 
@@ -65,7 +66,8 @@ fn root_spec(request: &CreateRequest, spec: &TaskSpec) -> RootSpec {
         path: spec.root.clone(),
         bundle: request.bundle.clone(),
         own_path: request.bundle.join(OWN_ROOT),
-        read_only: spec.read_only,
+        // No component of an application sees the root itself, and the files of pushed ones are written into it.
+        read_only: spec.read_only && !application::is_its_command(&spec.process),
         volumes: spec.mounts.clone(),
     }
 }

@@ -11,11 +11,13 @@
 //! * `state.rs`: the states and their transitions, with a diagram: what a signal does in each state.
 //! * `lifecycle.rs`: the state with the pause under way and the status of a pending kill.
 //! * `start.rs`: Start of a program or of a sandbox.
+//! * `application.rs`: Start of a Spin application: its service and its commands.
 //! * `service.rs`: Start of an HTTP component.
 //! * `control.rs`: Kill, Pause, Resume; SIGTERM to a service; SIGKILL while its requests block every worker.
 //! * `diagnosis.rs`: exit status of a guest that exited, trapped, was killed or ran out of memory.
 //! * `end.rs`: what follows an end: the text on stderr, stdio, TaskExit; Delete of a process.
 
+mod application;
 mod control;
 mod diagnosis;
 mod end;
@@ -40,6 +42,7 @@ use hearth_stdio::{Stdio, StdioPaths};
 use hearth_wasm::engine::LiveProgram;
 use hearth_wasm::scheduler::{CpuLimits, Guest, Throttling};
 
+use crate::spin::loaded::LoadedApplication;
 use crate::task::container::Container;
 use crate::task::execs::{Execs, Member};
 use lifecycle::Lifecycle;
@@ -90,10 +93,33 @@ pub enum Work {
     Program(Box<Prepared>),
     /// Serves HTTP with a program.
     Serve(Box<Prepared>),
+    /// Starts a Spin application.
+    Application(Box<PreparedApplication>),
     /// Nothing, until it is killed: a pod's sandbox.
     Pause,
     /// Nothing: its Start is refused with this error. An exec whose program cannot run.
     Refused(Error),
+}
+
+impl Work {
+    /// Whether it serves HTTP.
+    pub fn serves(&self) -> bool {
+        match self {
+            Work::Serve(_) => true,
+            Work::Application(prepared) => prepared.application.configured.serves(),
+            Work::Program(_) | Work::Refused(_) | Work::Pause => false,
+        }
+    }
+}
+
+/// What an application's Start needs.
+pub struct PreparedApplication {
+    /// The application.
+    pub application: LoadedApplication,
+    /// The container's arguments and environment; no component has them.
+    pub spec: ProcessSpec,
+    /// Files, directories and sockets that each of its guests may have open.
+    pub open_files_max: u32,
 }
 
 /// What a program's Start needs.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use hearth_base::error::{Error, Result};
 use hearth_http::accept;
-use hearth_http::service::{NewService, Service};
+use hearth_http::component::{ComponentFiles, NewComponent};
+use hearth_http::listener::Listen;
+use hearth_http::service::{NewService, NewSite, Service};
+use hearth_http::shared_instances::Reuse;
 use hearth_wasm::command::CommandOutcome;
 
 use crate::task::world::World;
@@ -32,16 +35,34 @@ impl Process {
             return CommandOutcome::NotStarted(Error::Internal("a service has nowhere to keep its requests".into()));
         };
         let root = self.container.files.path().to_path_buf();
-        let new = NewService {
-            names: self.names(&world.runtime, &prepared.program.now(), &root),
-            access: self.container.access.clone(),
+        let (listen, reuse) = match (Listen::of(&prepared.spec.env), Reuse::of(&prepared.spec.env)) {
+            (Ok(listen), Ok(reuse)) => (listen, reuse),
+            (Err(error), _) | (_, Err(error)) => return CommandOutcome::NotStarted(error),
+        };
+        let names = self.names(&world.runtime, &prepared.program.now(), &root);
+        let access = self.container.access.clone();
+        let client = names.clone().map(|names| self.client(&world, names, &access, &prepared.spec.env));
+        let env = prepared.spec.env.clone();
+        let component = NewComponent {
+            id: None,
             program: prepared.program,
             args: prepared.spec.args,
             env: prepared.spec.env,
             cwd: prepared.spec.cwd,
-            root,
+            files: ComponentFiles::Root(root.clone()),
             partly_read_only: self.container.partly_read_only,
+            names,
             open_files_max: prepared.open_files_max,
+            reuse,
+            access,
+            client,
+            instance_memory: None,
+        };
+        let new = NewService {
+            site: NewSite::One(Box::new(component)),
+            listen,
+            env,
+            root,
             descriptors: self.container.descriptors.clone(),
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),

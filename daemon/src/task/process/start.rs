@@ -13,7 +13,8 @@ use hearth_base::faults::{self, Point};
 use hearth_containerd::events::Event;
 use hearth_http::outgoing::Outgoing;
 use hearth_http::outgoing::client::Client;
-use hearth_wasm::command::{self, CommandOutcome, Launch};
+use hearth_wasm::access::Access;
+use hearth_wasm::command::{self, CommandOutcome, Launch, LaunchFiles};
 use hearth_wasm::engine::{ModuleKind, Program};
 use hearth_wasm::resolver::Names;
 use hearth_wasm::runtime::Runtime;
@@ -74,6 +75,7 @@ impl Process {
         self.start_stdio();
         match (work, slot) {
             (Work::Serve(prepared), _) => self.start_serving(world, *prepared).await,
+            (Work::Application(prepared), _) => self.start_application(world, *prepared).await,
             (Work::Program(prepared), Some(placed)) => self.start_program(world, *prepared, placed).await,
             (Work::Refused(error), _) => Err(error),
             (Work::Pause | Work::Program(_), _) => {
@@ -164,11 +166,7 @@ impl Process {
         let root = self.container.files.path().to_path_buf();
         let names = self.names(&world.runtime, &program, &root);
         let access = self.container.access.clone();
-        let client = names.clone().map(|names| {
-            let stdio = self.stdio.clone();
-            let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
-            Client::new(world.http.outgoing.clone(), names, access.destinations.clone(), &prepared.spec.env, tell)
-        });
+        let client = names.clone().map(|names| self.client(&world, names, &access, &prepared.spec.env));
         let outgoing = Outgoing::new(client);
         let launch = Launch {
             placed: (program, slot),
@@ -176,7 +174,7 @@ impl Process {
             args: prepared.spec.args,
             env: prepared.spec.env,
             cwd: prepared.spec.cwd,
-            root,
+            files: LaunchFiles::Root(root),
             names,
             access,
             partly_read_only: self.container.partly_read_only,
@@ -184,6 +182,7 @@ impl Process {
             descriptors: self.container.descriptors.clone(),
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
+            instance_memory: None,
             starved: self.starved.clone(),
             guest: self.guest.clone(),
             outgoing: Box::new(move || Box::new(outgoing.clone())),
@@ -196,6 +195,13 @@ impl Process {
             caller.answer(Ok(()));
         })
         .await
+    }
+
+    /// Sends the requests of guests with this access, in a container with this environment.
+    pub(super) fn client(&self, world: &World, names: Names, access: &Access, env: &[(String, String)]) -> Arc<Client> {
+        let stdio = self.stdio.clone();
+        let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
+        Client::new(world.http.outgoing.clone(), names, access.destinations.clone(), env, tell)
     }
 
     /// How the guest looks up names: `None` for a core module, which has no sockets.

@@ -14,7 +14,8 @@ use sha2::{Digest as _, Sha256};
 use tonic::Request;
 
 use super::{
-    CONTAINER_BYTES_MAX, Containerd, MANIFEST_BYTES_MAX, RECORD_BYTES_MAX, WASM_OSES, choose, parse, wasm_layer,
+    CONTAINER_BYTES_MAX, Containerd, MANIFEST_BYTES_MAX, RECORD_BYTES_MAX, WASM_LAYER_TYPES, WASM_OSES, choose, parse,
+    spin_layer, wasm_layer,
 };
 use hearth_base::error::{Error, Result};
 use hearth_base::wanted::Wanted;
@@ -33,6 +34,8 @@ pub struct Runnable {
 pub enum Entry {
     /// The image is the program: a Wasm artifact's layer, by digest.
     Layer(String),
+    /// The image is a Spin application: the layers of its components, by digest.
+    Components(Vec<String>),
     /// A file in the image's layers.
     File {
         /// containerd's name of all layers together as a snapshot.
@@ -70,12 +73,18 @@ impl Containerd {
     /// platform, or an entry point with `.wasm` in its name.
     ///
     /// # Errors
-    /// As [`Containerd::wasm_artifact`].
+    /// As [`Containerd::artifact`].
     pub async fn runnable(&self, namespace: &str, image: &str) -> Result<Option<Runnable>> {
         let connection = self.connection();
         let Some((digest, manifest)) = self.manifest(&connection, namespace, image, choose_for_node).await? else {
             return Ok(None);
         };
+        if spin_layer(&manifest).is_some() {
+            let layers = manifest.layers().iter();
+            let wasm = layers.filter(|layer| WASM_LAYER_TYPES.contains(&layer.media_type().as_ref()));
+            let digests = wasm.map(|layer| layer.digest().to_string()).collect();
+            return Ok(Some(Runnable { manifest: digest, program: Entry::Components(digests) }));
+        }
         let layer = wasm_layer(&manifest).map_err(|e| e.context(format!("image {image}")))?;
         if let Some(layer) = layer {
             return Ok(Some(Runnable { manifest: digest, program: Entry::Layer(layer.digest().to_string()) }));

@@ -287,10 +287,10 @@ async fn a_wasm_artifact_is_found_by_its_container() {
     containerd.ctr(&["container", "create", "example.com/several:1", "several", "/file"]);
     for name in ["artifact", "several", "nested"] {
         let image = format!("example.com/{name}:1");
-        let found = client.wasm_artifact(NAMESPACE, name).await.unwrap();
+        let found = client.artifact(NAMESPACE, name).await.unwrap();
         let media_type = "application/wasm".to_string();
-        let want = WasmArtifact { image, digest: digest.clone(), size: 8, media_type };
-        assert_eq!(found, Some(want), "{name}");
+        let want = WasmArtifact { image, layer: ArtifactLayer { digest: digest.clone(), size: 8, media_type } };
+        assert_eq!(found, Some(Artifact::Wasm(want)), "{name}");
     }
     assert_eq!(client.read_blob(NAMESPACE, &digest, 8).await.unwrap(), MODULE);
     let error = client.read_blob(NAMESPACE, &digest, 7).await.unwrap_err();
@@ -298,9 +298,9 @@ async fn a_wasm_artifact_is_found_by_its_container() {
     assert!(error.to_string().contains("larger than 7 bytes"), "{error}");
 
     containerd.ctr(&["container", "create", "example.com/plain:1", "plain", "/file"]);
-    assert_eq!(client.wasm_artifact(NAMESPACE, "plain").await.unwrap(), None);
+    assert_eq!(client.artifact(NAMESPACE, "plain").await.unwrap(), None);
     containerd.create_container(&client, "no-image", "").await;
-    assert_eq!(client.wasm_artifact(NAMESPACE, "no-image").await.unwrap(), None);
+    assert_eq!(client.artifact(NAMESPACE, "no-image").await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -315,7 +315,7 @@ async fn an_image_whose_wasm_was_not_pulled_is_an_ordinary_one() {
     layout.name("example.com/several:1", several);
     containerd.import(&layout, &[]);
     containerd.create_container(&client, "several", "example.com/several:1").await;
-    assert_eq!(client.wasm_artifact(NAMESPACE, "several").await.unwrap(), None);
+    assert_eq!(client.artifact(NAMESPACE, "several").await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -346,7 +346,7 @@ async fn a_large_blob_arrives_whole_and_only_with_its_digest() {
 async fn what_containerd_does_not_have_is_not_found() {
     let containerd = PrivateContainerd::start();
     let client = containerd.client();
-    let error = client.wasm_artifact(NAMESPACE, "nobody").await.unwrap_err();
+    let error = client.artifact(NAMESPACE, "nobody").await.unwrap_err();
     assert!(matches!(&error, Error::NotFound(_)), "{error:?}");
     let want = format!(
         "cannot get container \"nobody\" of namespace \"hearth-test\" from containerd at {}: ",
@@ -355,7 +355,7 @@ async fn what_containerd_does_not_have_is_not_found() {
     assert!(error.to_string().starts_with(&want), "{error}");
 
     containerd.create_container(&client, "orphan", "example.com/gone:1").await;
-    let error = client.wasm_artifact(NAMESPACE, "orphan").await.unwrap_err();
+    let error = client.artifact(NAMESPACE, "orphan").await.unwrap_err();
     assert!(matches!(&error, Error::NotFound(_)), "{error:?}");
     assert!(error.to_string().contains("image \"example.com/gone:1\""), "{error}");
 
@@ -366,7 +366,7 @@ async fn what_containerd_does_not_have_is_not_found() {
         let error = client.read_blob(NAMESPACE, bad, 1).await.unwrap_err();
         assert!(matches!(&error, Error::InvalidArgument(_)), "{bad}: {error:?}");
     }
-    let error = client.wasm_artifact("two\nlines", "x").await.unwrap_err();
+    let error = client.artifact("two\nlines", "x").await.unwrap_err();
     assert!(matches!(&error, Error::InvalidArgument(_)), "{error:?}");
 }
 
@@ -477,6 +477,27 @@ fn the_manifest_for_wasm_is_chosen() {
         let position = manifests.iter().position(|m| chosen.is_some_and(|c| std::ptr::eq(c, m)));
         assert_eq!(position, want, "{manifests:?}");
     }
+}
+
+#[test]
+fn a_spin_application_is_told_by_its_last_layer() {
+    let layer = |media_type: &str, digit: &str| {
+        let digest: oci_spec::image::Digest = format!("sha256:{}", digit.repeat(64)).parse().unwrap();
+        Descriptor::new(oci_spec::image::MediaType::Other(media_type.into()), 8, digest)
+    };
+    let config = layer("application/vnd.oci.image.config.v1+json", "0");
+    let wasm = "application/vnd.wasm.content.layer.v1+wasm";
+    let manifest = |layers: Vec<Descriptor>| {
+        let manifest = oci_spec::image::ImageManifestBuilder::default();
+        manifest.schema_version(2_u32).config(config.clone()).layers(layers).build().unwrap()
+    };
+    let two = manifest(vec![layer(wasm, "1"), layer(wasm, "2"), layer(SPIN_APPLICATION_TYPE, "3")]);
+    let application = spin_layer(&two).expect("it has one");
+    let found = spin_artifact("a:1".into(), "sha256:m".into(), application, &two);
+    assert_eq!(found.application, format!("sha256:{}", "3".repeat(64)));
+    let types: Vec<_> = found.layers.iter().map(|layer| (layer.media_type.as_str(), layer.size)).collect();
+    assert_eq!(types, [(wasm, 8), (wasm, 8), (SPIN_APPLICATION_TYPE, 8)]);
+    assert_eq!(spin_layer(&manifest(vec![layer(wasm, "1")])), None);
 }
 
 #[test]

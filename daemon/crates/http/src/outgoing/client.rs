@@ -60,15 +60,15 @@ pub struct Client {
 
 /// How long each part of a request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Timeouts {
+pub(crate) struct Timeouts {
     connect: Duration,
-    first_byte: Duration,
+    pub(crate) first_byte: Duration,
     between_bytes: Duration,
 }
 
 impl Timeouts {
     /// What the guest asks for, within the limits of the configuration.
-    fn new(options: RequestOptions, config: &config::Http) -> Timeouts {
+    pub(crate) fn new(options: RequestOptions, config: &config::Http) -> Timeouts {
         let least = |asked: Option<Duration>, max_ms| {
             let max = Duration::from_millis(max_ms);
             asked.map_or(max, |asked| asked.min(max))

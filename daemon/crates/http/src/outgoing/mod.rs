@@ -55,6 +55,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use crate::trace_context::CurrentTrace;
 use client::Client;
 
+use crate::calls::{Called, Caller};
+
 /// The most a guest may write of a body in one call, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -62,18 +64,25 @@ const CHUNK_BYTES: usize = 64 << 10;
 #[derive(Clone)]
 pub struct Outgoing {
     client: Option<Arc<Client>>,
+    /// The component that sends them, of an application.
+    caller: Option<Caller>,
     trace: CurrentTrace,
 }
 
 impl Outgoing {
     /// By this client; without one they are refused with `HTTP-request-denied`.
     pub fn new(client: Option<Arc<Client>>) -> Outgoing {
-        Outgoing { client, trace: CurrentTrace::default() }
+        Outgoing { client, caller: None, trace: CurrentTrace::default() }
+    }
+
+    /// The same for a component of an application, which may call others, and whose hosts are restricted.
+    pub fn of_application(client: Option<Arc<Client>>, caller: Caller) -> Outgoing {
+        Outgoing { client, caller: Some(caller), trace: CurrentTrace::default() }
     }
 
     /// The same, for an instance whose requests belong to `trace`.
     pub fn traced(&self, trace: &CurrentTrace) -> Outgoing {
-        Outgoing { client: self.client.clone(), trace: trace.clone() }
+        Outgoing { trace: trace.clone(), ..self.clone() }
     }
 }
 
@@ -86,17 +95,28 @@ impl WasiHttpHooks for Outgoing {
         options: Option<RequestOptions>,
         _processed: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Sent> + Send> {
+        self.trace.carry_on(request.headers_mut());
+        let options = options.unwrap_or_default();
+        let request = match &self.caller {
+            None => request,
+            Some(caller) => match caller.route(request) {
+                Err(error) => return Box::new(std::future::ready(Err(error))),
+                Ok(Called::Answered(response)) => return Box::new(std::future::ready(Ok((response, moved())))),
+                Ok(Called::Component(component, request)) => {
+                    let call = caller.clone().call(component, request, options);
+                    return Box::new(async move { Ok((call.await?, moved())) });
+                }
+                Ok(Called::Server(request)) => request,
+            },
+        };
         let Some(client) = self.client.clone() else {
             return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
         };
-        self.trace.carry_on(request.headers_mut());
         let runtime = client.runtime().clone();
-        let pending = PendingRequest(runtime.spawn(client.exchange(request, options.unwrap_or_default())));
+        let pending = PendingRequest(runtime.spawn(client.exchange(request, options)));
         Box::new(async move {
             let response = pending.await?;
-            // The connection is driven by a task of its own.
-            let moving: Box<dyn Future<Output = _> + Send> = Box::new(std::future::ready(Ok(())));
-            Ok((response, moving))
+            Ok((response, moved()))
         })
     }
 
@@ -107,6 +127,11 @@ impl WasiHttpHooks for Outgoing {
     fn p3_outgoing_body_chunk_size(&mut self) -> usize {
         CHUNK_BYTES
     }
+}
+
+/// The part of a response that a guest's store would have to move: none. Connections are driven by tasks of their own.
+fn moved() -> Box<dyn Future<Output = Result<(), Error>> + Send> {
+    Box::new(std::future::ready(Ok(())))
 }
 
 /// A request under way, which ends when it is dropped.

@@ -122,23 +122,12 @@ fn dependencies_that_are_not_composed_are_refused() {
 
 #[test]
 fn triggers_have_their_types() {
-    let redis = document(|document| {
-        document["metadata"]["triggers"] = json!({"redis": {"address": "redis://{{ host }}:6379"}});
-        trigger_config("redis", json!({"component": "a", "channel": "{{ host }}"}))(document);
-    });
-    let Trigger::Redis(redis) = &redis.unwrap().triggers[0] else { panic!("it is a redis trigger") };
-    assert_eq!((redis.address.as_written(), redis.channel.as_written()), ("redis://{{ host }}:6379", "{{ host }}"));
-    let own = document(trigger_config("redis", json!({"component": "a", "channel": "c", "address": "redis://r"})));
-    let Trigger::Redis(own) = &own.unwrap().triggers[0] else { panic!("it is a redis trigger") };
-    assert_eq!(own.address.as_written(), "redis://r");
     let command = document(trigger_config("command", json!({"component": "a"}))).unwrap();
     assert_eq!(command.triggers, [Trigger::Command { component: "a".into() }]);
-    assert_eq!(command.triggers[0].type_name(), "command");
-    assert!(refusal(trigger_config("redis", json!({"component": "a", "channel": "c"}))).contains("has no address"));
-    for kind in ["mqtt", "sqs", "cron", "kinesis"] {
+    for kind in ["redis", "mqtt", "sqs", "cron", "kinesis"] {
         assert_eq!(
             refusal(trigger_config(kind, json!({"component": "a"}))),
-            format!("the trigger type {kind:?} is not supported; Hearth supports http, redis and command")
+            format!("the trigger type {kind:?} is not supported; Hearth supports http and command")
         );
     }
 }

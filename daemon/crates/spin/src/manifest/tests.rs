@@ -12,8 +12,6 @@ const MANIFEST: &str = r#"
     authors = ["a"]
     [application.trigger.http]
     base = "/"
-    [application.trigger.redis]
-    address = "redis://{{ host }}:6379"
     [variables]
     host = { default = "h" }
     key = { required = true, secret = true }
@@ -24,8 +22,7 @@ const MANIFEST: &str = r#"
     [[trigger.http]]
     route = { private = true }
     component = { source = "/inner.wasm" }
-    [[trigger.redis]]
-    channel = "c"
+    [[trigger.command]]
     component = "front-end"
     [component.front-end]
     source = "./bin/a.wasm"
@@ -64,14 +61,14 @@ fn a_manifest_of_version_2_is_read_whole() {
         (&["default".into()][..], &["db".into()][..])
     );
     assert_eq!(component.variables["url"].as_written(), "http://{{ host }}/");
-    let [Trigger::Http(front), Trigger::Http(inner), Trigger::Redis(redis)] = &application.triggers[..] else {
+    let [command, Trigger::Http(front), Trigger::Http(inner)] = &application.triggers[..] else {
         panic!("{:?}", application.triggers)
     };
     assert_eq!(front.route.as_ref().unwrap().as_written(), "/...");
-    let written_in = HttpTrigger { route: None, answer: HttpAnswer::Component("http-1-component".into()) };
+    let written_in = HttpTrigger { route: None, answer: HttpAnswer::Component("http-2-component".into()) };
     assert_eq!(inner, &written_in);
-    assert_eq!(application.component("http-1-component").unwrap().source, Source::File("inner.wasm".into()));
-    assert_eq!(redis.address.as_written(), "redis://{{ host }}:6379");
+    assert_eq!(application.component("http-2-component").unwrap().source, Source::File("inner.wasm".into()));
+    assert_eq!(command, &Trigger::Command { component: "front-end".into() });
 }
 
 #[test]
@@ -83,7 +80,7 @@ fn what_is_wrong_or_not_supported_is_named() {
         ("base = \"/\"", "base = \"/api\"", "the base path \"/api\""),
         ("host = { default = \"h\" }", "host = {}", "the variable \"host\" is neither required nor has a default"),
         ("host = { default = \"h\" }", "Host = { default = \"h\" }", "\"Host\" is not a name of a variable"),
-        ("[[trigger.redis]]", "[[trigger.cron]]", "the trigger type \"cron\" is not supported"),
+        ("[[trigger.command]]", "[[trigger.cron]]", "the trigger type \"cron\" is not supported"),
         ("source = \"./bin/a.wasm\"", "source = { url = \"u\", digest = \"d\" }", "would have to be downloaded"),
         (
             "source = \"./bin/a.wasm\"",

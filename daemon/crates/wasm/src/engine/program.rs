@@ -202,6 +202,21 @@ impl Program {
         })
     }
 
+    /// The names of its exports.
+    ///
+    /// # Errors
+    /// As [`Program::prepared`].
+    pub fn exports(&self, engines: &Engines) -> Result<Vec<String>> {
+        let allocation = if self.fits_pool() { Allocation::Pooling } else { Allocation::OnDemand };
+        Ok(match self.prepared(engines, allocation)? {
+            LinkedProgram::Core(pre) => pre.module().exports().map(|export| export.name().to_string()).collect(),
+            LinkedProgram::Component { pre, .. } => {
+                let component = pre.component();
+                component.component_type().exports(component.engine()).map(|(name, _)| name.to_string()).collect()
+            }
+        })
+    }
+
     /// Whether it is a service of WASI 0.3, whose instances may have several requests.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{self, CompileError, ModuleKind, Tier};
-use crate::modules::{core_instances, world};
+use crate::modules::{adapt, core_instances, world};
 use hearth_base::config;
 use hearth_os::confine::{Bounds, confine};
 use hearth_os::{alloc, memfd};
@@ -63,6 +63,8 @@ impl CompileExit {
 pub struct CompileOrder {
     /// Whether the module is a component.
     pub component: bool,
+    /// Whether a component is to be made of the module, and nothing compiled.
+    pub adapt: bool,
     /// Which modules to compile with the baseline compiler; `never` asks for the optimising one.
     pub baseline: config::Baseline,
     /// The engine that will run it.
@@ -115,10 +117,10 @@ fn compile_as_ordered() -> Result<(), (CompileExit, String)> {
     alloc::exit_on_failure(CompileExit::Memory as u8);
     start_threads()?;
 
-    let streams = |what: &str| {
-        let what = what.to_string();
-        move |e: std::io::Error| (CompileExit::Streams, format!("cannot {what}: {e}"))
-    };
+    if order.adapt {
+        let component = adapt::component_of(&wasm).map_err(|text| (CompileExit::Invalid, text))?;
+        return write(&order, &component);
+    }
     let kind = if order.component { ModuleKind::Component } else { ModuleKind::Core };
     if kind == ModuleKind::Component {
         let (has, limit) = (core_instances::count(&wasm), order.engine.component_core_instances_max);
@@ -137,12 +139,17 @@ fn compile_as_ordered() -> Result<(), (CompileExit, String)> {
         CompileError::Invalid(text) => (CompileExit::Invalid, text),
         CompileError::Memory(text) => (CompileExit::Memory, text),
     })?;
+    write(&order, &artifact)
+}
+
+fn write(order: &CompileOrder, artifact: &[u8]) -> Result<(), (CompileExit, String)> {
     if artifact.len() as u64 > order.artifact_bytes {
         return Err((CompileExit::TooLarge, format!("the artifact has {} bytes", artifact.len())));
     }
     // Line buffering looks for line ends in machine code; large pieces pass it by.
     let mut output = std::io::stdout().lock();
-    output.write_all(&artifact).and_then(|()| output.flush()).map_err(streams("write the artifact"))
+    let written = output.write_all(artifact).and_then(|()| output.flush());
+    written.map_err(|error| (CompileExit::Streams, format!("cannot write the artifact: {error}")))
 }
 
 /// Starts the compiler's threads. wasmtime would start them at the first function, and panic without room for them.

@@ -81,7 +81,19 @@ impl Compiler {
         wasm: impl Future<Output = Result<(File, ModuleKind)>>,
         pace: &Arc<Pace>,
     ) -> Result<(File, ModuleKind)> {
-        self.run(wasm, pace, Baseline::Never).await
+        self.run(wasm, pace, Work::Compile(Baseline::Never)).await
+    }
+
+    /// A component made of a core module: see [`crate::modules::adapt`]. As [`Compiler::compile`] in every other respect.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile`].
+    pub async fn adapt(
+        &self,
+        wasm: impl Future<Output = Result<(File, ModuleKind)>>,
+        pace: &Arc<Pace>,
+    ) -> Result<File> {
+        self.run(wasm, pace, Work::Adapt).await.map(|(component, _)| component)
     }
 
     /// As [`Compiler::compile`], with the baseline compiler, if the module is one of those that `modules.baseline`
@@ -94,14 +106,14 @@ impl Compiler {
         wasm: impl Future<Output = Result<(File, ModuleKind)>>,
         pace: &Arc<Pace>,
     ) -> Result<(File, ModuleKind)> {
-        self.run(wasm, pace, self.config.baseline).await
+        self.run(wasm, pace, Work::Compile(self.config.baseline)).await
     }
 
     async fn run(
         &self,
         wasm: impl Future<Output = Result<(File, ModuleKind)>>,
         pace: &Arc<Pace>,
-        baseline: Baseline,
+        work: Work,
     ) -> Result<(File, ModuleKind)> {
         let queued = QueueEntry::enter(self)?;
         let turn = tokio::select! {
@@ -115,7 +127,7 @@ impl Compiler {
         let turn = turn.map_err(|_| stopped())?;
         let (wasm, kind) = wasm.await?;
         let (result, done) = tokio::sync::oneshot::channel();
-        let job = self.job(pace.clone(), baseline);
+        let job = self.job(pace.clone(), work);
         let run = move || {
             let artifact = job.run(wasm, kind).map(|artifact| (artifact, kind));
             drop::<(QueueEntry, OwnedSemaphorePermit)>((queued, turn));
@@ -129,14 +141,18 @@ impl Compiler {
         done.await.map_err(|_| stopped())?
     }
 
-    fn job(&self, pace: Arc<Pace>, baseline: Baseline) -> CompileJob {
+    fn job(&self, pace: Arc<Pace>, work: Work) -> CompileJob {
         let threads = match self.config.compile_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
         let order = CompileOrder {
             component: false,
-            baseline,
+            adapt: work == Work::Adapt,
+            baseline: match work {
+                Work::Compile(baseline) => baseline,
+                Work::Adapt => Baseline::Never,
+            },
             engine: self.engine.clone(),
             memory_bytes: self.config.compile_memory_bytes_max,
             cpu_seconds: self.config.compile_cpu_seconds_max,
@@ -155,6 +171,15 @@ impl Compiler {
             metrics: self.metrics.clone(),
         }
     }
+}
+
+/// What a compile process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// Compiles a module, with the compiler that this names.
+    Compile(Baseline),
+    /// Makes a component of a core module.
+    Adapt,
 }
 
 fn stopped() -> Error {

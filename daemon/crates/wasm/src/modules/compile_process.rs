@@ -74,7 +74,9 @@ impl CompileJob {
                 (&self.metrics.compiles.baseline_seconds, &self.metrics.compiles.baseline_results)
             }
         };
-        seconds.observe(began.elapsed().as_secs_f64());
+        if !self.order.adapt {
+            seconds.observe(began.elapsed().as_secs_f64());
+        }
         // Sealed before its content is used: a process that still holds the file cannot change it any more.
         let verdict = verdict(&end, &self.order, self.wall).and_then(|()| {
             memfd::seal(&artifact).map_err(|e| CompileFailure::Crashed(format!("its output cannot be sealed: {e}")))?;
@@ -84,7 +86,9 @@ impl CompileJob {
             }
         });
         let result = verdict.as_ref().map_or_else(CompileFailure::label, |()| "ok");
-        results.with_label_values(&[result]).inc();
+        if !self.order.adapt {
+            results.with_label_values(&[result]).inc();
+        }
         tracing::debug!(
             result,
             baseline = self.order.baseline != Baseline::Never,

@@ -58,6 +58,16 @@ pub(super) enum Depth {
     Optimised,
 }
 
+impl Urgency {
+    /// How far a load of this urgency goes; `None`: as the configuration says for a start.
+    pub(super) fn depth(self) -> Option<Depth> {
+        match self {
+            Urgency::Start => None,
+            Urgency::Ahead => Some(Depth::Optimised),
+        }
+    }
+}
+
 impl Depth {
     /// The least tier that satisfies such a load.
     fn tier(self) -> Tier {

@@ -41,6 +41,8 @@
 //! * `compile.rs`: the compile queue and its limits.
 //! * `compile_process.rs`: one compile process from its start to its end, and what its end means.
 //! * `child.rs`: the inside of the compile process.
+//! * `adapt.rs`: makes a component of a core module, for Spin.
+//! * `component.rs`: the program of a component of a Spin application.
 //! * `world.rs`: tells HTTP services from other components before they are compiled.
 //! * `core_instances.rs`: counts a component's core instances before it is compiled.
 //! * `pace.rs`: the priority of a compile, raised when a start waits for it.
@@ -79,12 +81,14 @@ use hearth_base::error::{Error, Result};
 use hearth_base::wanted::Wanted;
 use hearth_observe::metrics::{Metrics, Source};
 
+mod adapt;
 mod artifact_index;
 mod cache;
 pub mod child;
 pub mod compile;
 mod compile_process;
 mod compiling;
+mod component;
 mod core_instances;
 pub mod directory;
 pub mod identify;
@@ -250,26 +254,21 @@ impl ModuleStore {
     /// # Errors
     /// As [`ModuleStore::load`].
     pub async fn load_optimised(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
-        self.load_to(origin, place, Urgency::Start, Some(Depth::Optimised)).await
+        self.load_shared(Arc::new(origin), place, Urgency::Start, Some(Depth::Optimised)).await
     }
 
     async fn load_with(&self, origin: Origin, place: Option<Place>, urgency: Urgency) -> Result<Loaded> {
-        let depth = match urgency {
-            Urgency::Start => None,
-            Urgency::Ahead => Some(Depth::Optimised),
-        };
-        self.load_to(origin, place, urgency, depth).await
+        self.load_shared(Arc::new(origin), place, urgency, urgency.depth()).await
     }
 
     /// `depth`: how far the load goes; `None`: as the configuration says for a start.
-    async fn load_to(
+    async fn load_shared(
         &self,
-        origin: Origin,
+        origin: Arc<Origin>,
         place: Option<Place>,
         urgency: Urgency,
         depth: Option<Depth>,
     ) -> Result<Loaded> {
-        let origin = Arc::new(origin);
         let named = |e: Error| e.context(origin.name());
         let (export, place) = match &*origin {
             Origin::File(found) => (found.export.clone(), place.filter(|_| found.on_root_mount)),

@@ -23,6 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatxFlags, fstatfs, fstatvfs, open, statx};
 
 use hearth_base::bundle::SpecMount;
+use hearth_base::digest::Digest;
 use hearth_base::wanted::Wanted;
 
 /// Volumes of one container that a snapshot's place can describe; with more the root is looked at.
@@ -88,6 +89,13 @@ impl Place {
     pub fn of_image(manifest: &str) -> Place {
         let mut key = PlaceHasher::new(b"image");
         key.add(manifest.as_bytes());
+        key.place()
+    }
+
+    /// The place of the component that is made of a core module, by the module's digest.
+    pub fn of_adapted(module: Digest) -> Place {
+        let mut key = PlaceHasher::new(b"adapted 1");
+        key.add(&module.0);
         key.place()
     }
 

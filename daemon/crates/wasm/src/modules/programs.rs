@@ -44,6 +44,18 @@ pub trait Programs: Send + Sync {
     /// # Errors
     /// As [`ModuleStore::load`].
     async fn load(&self, origin: Origin, place: Option<Place>) -> Result<Loaded>;
+
+    /// The component with this digest, or the one that is made of the module with this digest, without its bytes.
+    ///
+    /// # Errors
+    /// As [`Programs::known`].
+    async fn known_component(&self, digest: Digest) -> Result<Option<Loaded>>;
+
+    /// The program of a component, as [`Programs::load`]; of a core module, that of the component that is made of it.
+    ///
+    /// # Errors
+    /// As [`ModuleStore::load_component`].
+    async fn load_component(&self, origin: Origin) -> Result<Loaded>;
 }
 
 #[async_trait]
@@ -66,5 +78,13 @@ impl Programs for ModuleStore {
 
     async fn load(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
         ModuleStore::load(self, origin, place).await
+    }
+
+    async fn known_component(&self, digest: Digest) -> Result<Option<Loaded>> {
+        ModuleStore::known_component(self, digest).await
+    }
+
+    async fn load_component(&self, origin: Origin) -> Result<Loaded> {
+        ModuleStore::load_component(self, origin).await
     }
 }

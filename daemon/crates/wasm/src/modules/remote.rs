@@ -243,4 +243,14 @@ impl Programs for RemotePrograms {
         }
         Ok(self.inner.loaded(received, export))
     }
+
+    async fn known_component(&self, _: Digest) -> Result<Option<Loaded>> {
+        Ok(None)
+    }
+
+    async fn load_component(&self, _: Origin) -> Result<Loaded> {
+        Err(Error::FailedPrecondition(
+            "a Spin application has no isolation level pod: run its pod with the level node".into(),
+        ))
+    }
 }

@@ -43,7 +43,7 @@ fn pace() -> Arc<Pace> {
 
 /// Runs one process and returns its result and the metric's label.
 fn run(compiler: &Compiler, wasm: &[u8], wall: Option<Duration>) -> (Result<File>, &'static str) {
-    let mut job = compiler.job(pace(), Baseline::Never);
+    let mut job = compiler.job(pace(), Work::Compile(Baseline::Never));
     job.wall = wall.unwrap_or(job.wall);
     let result = job.run(memory(wasm), ModuleKind::Core);
     let counted: Vec<_> = ["ok", "invalid", "limit", "crashed", "failed"]
@@ -119,7 +119,9 @@ fn a_compiler_that_dies_is_told_from_a_bad_module() {
         assert_eq!(matches!(error, Error::ResourceExhausted(_)), label == "limit", "{error:?}");
     }
     let gone = Compiler { program: directory.path().join("none"), ..compiler(|_| {}) };
-    let Err(Error::Internal(text)) = gone.job(pace(), Baseline::Never).run(memory(b""), ModuleKind::Core) else {
+    let Err(Error::Internal(text)) =
+        gone.job(pace(), Work::Compile(Baseline::Never)).run(memory(b""), ModuleKind::Core)
+    else {
         panic!()
     };
     assert!(text.contains("cannot start the compiler"), "{text}");

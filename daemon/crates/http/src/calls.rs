@@ -1,0 +1,180 @@
+//! Requests that a component sends: to another component of its application, which is called without leaving the
+//! process, or to a server that the application allows.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http_body_util::BodyExt;
+use hyper::http::uri::Scheme;
+use hyper::{Request, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
+
+use hearth_base::config;
+use hearth_spin::retain::INTERNAL;
+
+use crate::component::Component;
+use crate::outgoing::client::Timeouts;
+use crate::places::{Claim, Place};
+use crate::refused::Refused;
+use crate::request::{NewRequest, name, serve};
+use crate::request_body::RequestBody;
+use crate::service::Service;
+use crate::site::{Destination, Site};
+use crate::trace_context::TraceContext;
+
+/// The host by which a component calls its own application where its language has no relative requests.
+const OWN: &str = "self.alt";
+
+/// How many calls between components a container has at once. They take no turns of clients' requests: a request whose
+/// call waits for a turn would keep its own meanwhile.
+pub struct CallAdmission {
+    turns: Arc<Semaphore>,
+    places: Arc<Claim>,
+}
+
+/// What a call holds as long as it has an instance.
+type AdmittedCall = (Place, OwnedSemaphorePermit);
+
+impl CallAdmission {
+    /// With the limits of the configuration. `places` are the node's.
+    pub fn new(config: &config::Http, places: Arc<Claim>) -> CallAdmission {
+        CallAdmission { turns: Arc::new(Semaphore::new(config.requests_max)), places }
+    }
+
+    /// Admits a call, or refuses it at once if there are too many: a wait could be for calls that wait for this one.
+    fn admit(&self) -> Result<AdmittedCall, Error> {
+        let turn = self.turns.clone().try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
+        let place = self.places.try_take().ok_or(Error::ConnectionLimitReached)?;
+        Ok((place, turn))
+    }
+}
+
+/// A component of an application that sends a request.
+#[derive(Clone)]
+pub struct Caller {
+    service: Arc<Service>,
+    component: Arc<Component>,
+}
+
+/// Where a component's request goes.
+pub enum Called {
+    /// To a server.
+    Server(Request<WasiBody>),
+    /// To a component of the application.
+    Component(Arc<Component>, Request<WasiBody>),
+    /// Nowhere: the daemon has the response.
+    Answered(Response<WasiBody>),
+}
+
+impl Caller {
+    /// A component of a service's application.
+    pub fn new(service: Arc<Service>, component: Arc<Component>) -> Caller {
+        Caller { service, component }
+    }
+
+    /// Where a request goes.
+    ///
+    /// # Errors
+    /// `HTTP-request-denied` if the application does not allow the host.
+    pub fn route(&self, mut request: Request<WasiBody>) -> Result<Called, Error> {
+        let server = Server::of(&request)?;
+        let Site::Application(site) = &self.service.site else { return Ok(Called::Server(request)) };
+        let allowed = &self.component.access.destinations;
+        if server.host == OWN {
+            if !allowed.own_application(server.scheme()) {
+                return Err(self.denied(&server));
+            }
+            return match self.service.site.destination(&mut request, None).map_err(refused)? {
+                Destination::Component(component) => Ok(Called::Component(component, request)),
+                Destination::Daemon(response) => {
+                    Ok(Called::Answered(response.map(|body| body.map_err(|never| match never {}).boxed_unsync())))
+                }
+            };
+        }
+        if !allowed.host(server.scheme(), &server.host, server.port) {
+            return Err(self.denied(&server));
+        }
+        if server.host.ends_with(INTERNAL) && !server.secure {
+            let component = site.called(&mut request, &server.host).map_err(refused)?;
+            return Ok(Called::Component(component, request));
+        }
+        Ok(Called::Server(request))
+    }
+
+    /// Calls a component, and waits for the head of its response.
+    ///
+    /// # Errors
+    /// The error code of `wasi:http`.
+    pub async fn call(
+        self,
+        component: Arc<Component>,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Response<WasiBody>, Error> {
+        let service = &self.service;
+        let admitted = service.calls.admit()?;
+        let admitted = Box::new((admitted, service.counts.begin()));
+        let name = component.name_of(&name(&request));
+        let trace = TraceContext::of(request.headers());
+        let request = request.map(RequestBody::Component);
+        let new = NewRequest { component, request, secure: false, trace, name, admitted };
+        let patience = Timeouts::new(options, &service.http.config()).first_byte;
+        let served = tokio::time::timeout(patience, serve(service, new, None)).await;
+        let response = served.map_err(|_| Error::ConnectionReadTimeout)?.map_err(refused)?;
+        Ok(response.map(|body| body.map_err(|_| Error::HttpResponseIncomplete).boxed_unsync()))
+    }
+
+    /// Tells of a request that is not allowed.
+    fn denied(&self, server: &Server) -> Error {
+        let id = self.component.id.as_deref().unwrap_or_default();
+        let text = format!(
+            "the component {id:?} may not send requests to {server}: add the host to its allowed_outbound_hosts"
+        );
+        self.service.note_refusal(text);
+        Error::HttpRequestDenied
+    }
+}
+
+/// The server of a component's request.
+struct Server {
+    secure: bool,
+    /// A name or an address, without brackets.
+    host: String,
+    port: u16,
+}
+
+impl Server {
+    /// The server of a request.
+    ///
+    /// # Errors
+    /// `HTTP-request-URI-invalid` if it names none.
+    fn of(request: &Request<WasiBody>) -> Result<Server, Error> {
+        let authority = request.uri().authority().ok_or(Error::HttpRequestUriInvalid)?;
+        let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        Ok(Server { secure, host, port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+}
+
+impl fmt::Display for Server {
+    /// As `https://HOST:PORT`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.scheme(), self.host, self.port)
+    }
+}
+
+/// The error code of an answer that the daemon gave instead of the component.
+fn refused(refused: Refused) -> Error {
+    match refused.status {
+        StatusCode::SERVICE_UNAVAILABLE => Error::ConnectionLimitReached,
+        StatusCode::GATEWAY_TIMEOUT => Error::ConnectionReadTimeout,
+        StatusCode::NOT_FOUND => Error::DestinationNotFound,
+        StatusCode::BAD_REQUEST => Error::HttpRequestUriInvalid,
+        _ => Error::InternalError(Some(refused.text().into())),
+    }
+}

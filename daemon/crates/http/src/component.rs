@@ -1,0 +1,132 @@
+//! A component that answers requests: its program, and what each of its instances finds. A container serves one, or the
+//! components of an application.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
+
+use hearth_base::error::Result;
+use hearth_wasm::access::Access;
+use hearth_wasm::engine::LiveProgram;
+use hearth_wasm::instantiate::{component_files, shared_files};
+use hearth_wasm::resolver::Names;
+use hearth_wasm::runtime::Runtime;
+
+use crate::outgoing::client::Client;
+use crate::shared_instances::{Reuse, SharedInstances};
+
+/// The parts that a component is made from.
+pub struct NewComponent {
+    /// Its id in its application; none in a container of one program.
+    pub id: Option<Arc<str>>,
+    /// The program: the next instance is made of its best code so far.
+    pub program: Arc<LiveProgram>,
+    /// `argv` of each instance.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Its working directory.
+    pub cwd: String,
+    /// Its files.
+    pub files: ComponentFiles,
+    /// Whether its `/`, or a volume in it, refuses writes.
+    pub partly_read_only: bool,
+    /// How it looks up names.
+    pub names: Option<Names>,
+    /// Files, directories and sockets that each of its guests may have open (`RLIMIT_NOFILE`).
+    pub open_files_max: u32,
+    /// How many requests an instance of WASI 0.3 may have.
+    pub reuse: Reuse,
+    /// The most memory of one instance, in bytes; none: all of the container's.
+    pub instance_memory: Option<u64>,
+    /// What it may use beyond its files.
+    pub access: Access,
+    /// Sends its requests to servers; none if they are refused.
+    pub client: Option<Arc<Client>>,
+}
+
+/// A component's files.
+pub enum ComponentFiles {
+    /// All of this directory of the host, which becomes its `/`.
+    Root(PathBuf),
+    /// Directories of the container's root, read-only: each with its path there, and where the component sees it.
+    Directories {
+        /// The container's root on the host.
+        root: PathBuf,
+        /// The directories.
+        directories: Vec<(String, String)>,
+    },
+}
+
+/// A component that answers requests.
+pub struct Component {
+    /// Its id in its application; none in a container of one program.
+    pub id: Option<Arc<str>>,
+    /// The program: the next instance is made of its best code so far.
+    pub program: Arc<LiveProgram>,
+    /// `argv` of each instance.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Its working directory.
+    pub cwd: String,
+    /// Its files, open.
+    pub files: WasiFilesystemCtx,
+    /// Whether its `/`, or a volume in it, refuses writes.
+    pub partly_read_only: bool,
+    /// How it looks up names.
+    pub names: Option<Names>,
+    /// Files, directories and sockets that each of its guests may have open (`RLIMIT_NOFILE`).
+    pub open_files_max: u32,
+    /// The instances of a component of WASI 0.3, which may have several requests; none for WASI 0.2.
+    pub shared: Option<SharedInstances>,
+    /// What it may use beyond its files.
+    pub access: Access,
+    /// Sends its requests to servers; none if they are refused.
+    pub client: Option<Arc<Client>>,
+    /// The most memory of one instance, in bytes; none: all of the container's.
+    pub instance_memory: Option<u64>,
+}
+
+impl Component {
+    /// Opens its files.
+    ///
+    /// # Errors
+    /// What is wrong with its files or its code, in one line.
+    pub fn new(runtime: &Runtime, new: NewComponent) -> Result<Arc<Component>> {
+        let serves_p3 = new.program.now().serves_p3(&runtime.engines)?;
+        let files = match new.files {
+            ComponentFiles::Root(root) => shared_files(&root)?,
+            ComponentFiles::Directories { root, directories } => component_files(&root, &directories)?,
+        };
+        Ok(Arc::new(Component {
+            id: new.id,
+            program: new.program,
+            args: new.args,
+            env: new.env,
+            cwd: new.cwd,
+            files,
+            partly_read_only: new.partly_read_only,
+            names: new.names,
+            open_files_max: new.open_files_max,
+            shared: serves_p3.then(|| SharedInstances::new(new.reuse)),
+            access: new.access,
+            client: new.client,
+            instance_memory: new.instance_memory,
+        }))
+    }
+
+    /// How many requests an instance may have at once.
+    pub(crate) fn requests_per_instance(&self) -> usize {
+        self.shared.as_ref().map_or(1, SharedInstances::concurrent)
+    }
+
+    /// A request's name in messages: `GET /path`, after the component's id if there are several components.
+    pub(crate) fn name_of(&self, request: &str) -> Arc<str> {
+        match &self.id {
+            Some(id) => format!("{id}: {request}").into(),
+            None => request.into(),
+        }
+    }
+}

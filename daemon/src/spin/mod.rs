@@ -1,0 +1,21 @@
+//! Spin applications: several components in one container, with routes, files and grants of their own.
+//!
+//! ```text
+//!  Create ─▶ recognised by its layers or by /spin.toml ─▶ LoadedApplication: components compiled, grants, files in the root
+//!  Start ──▶ task::process::application: the port is bound, commands run; the first that ends ends the container
+//! ```
+//!
+//! What an application is, the crate `hearth-spin` says; how its requests are served, `hearth-http`. Nothing of the
+//! container's root is visible to a component except the directories that its manifest names.
+//!
+//! * `loaded.rs`: an application whose components are loaded, and what Start needs of it.
+//! * `handlers.rs`: which of its handlers a component has to export for its triggers.
+//! * `files.rs`: the files of pushed components, written into the container's root.
+//! * `access.rs`: what each component may use beyond its files.
+//! * `other_hosts.rs`: images of hosts that Hearth does not replace.
+
+pub mod access;
+pub mod files;
+pub mod handlers;
+pub mod loaded;
+pub mod other_hosts;
