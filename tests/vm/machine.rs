@@ -121,7 +121,7 @@ impl Machine {
     pub fn wait_for_another_boot(&mut self, file: &str) {
         let end = Instant::now() + DEADLINE;
         let other = format!("! cmp --quiet {file} /proc/sys/kernel/random/boot_id && echo another");
-        while !self.call(&other).is_some_and(|said| said.text.trim() == "another") {
+        while self.call(&other).is_none_or(|said| said.text.trim() != "another") {
             assert!(Instant::now() < end, "the machine does not start again:\n{}", self.console());
             std::thread::sleep(Duration::from_millis(500));
         }

@@ -132,7 +132,9 @@ impl RuntimeConfig {
             // Spin's directory of default files; here they are in the container whatever it says. Logs go to the
             // container's streams.
             "state_dir" | "log_dir" => drop(read::<String>(key, value)?),
-            "outbound_http" => drop(read::<OutboundHttp>(key, value)?),
+            "outbound_http" => {
+                read::<OutboundHttp>(key, value)?;
+            }
             "llm_compute" => {
                 return Err(wrong("llm_compute: Hearth has no language models; remove the key"));
             }

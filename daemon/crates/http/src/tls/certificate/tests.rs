@@ -37,9 +37,9 @@ fn each_fault_of_the_files_is_named() {
         std::fs::create_dir_all(root.path().join("tls")).unwrap();
         std::fs::write(root.path().join("tls/tls.crt"), certificate).unwrap();
         std::fs::write(root.path().join("tls/tls.key"), key).unwrap();
-        files(root.path()).read().err().expect("it cannot be used")
+        files(root.path()).read().expect_err("it cannot be used")
     };
-    let missing = files(root.path()).read().err().expect("there is none");
+    let missing = files(root.path()).read().expect_err("there is none");
     assert!(missing.contains("/tls/tls.crt does not exist") && missing.contains("kubernetes.io/tls"), "{missing}");
     let ([certificate, key], [_, other_key]) = (pair("a.test"), pair("b.test"));
     for (pair, says) in [
@@ -55,7 +55,7 @@ fn each_fault_of_the_files_is_named() {
     std::fs::remove_file(root.path().join("tls/tls.key")).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, root.path().join("tls/tls.key"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
         .unwrap();
-    let error = files(root.path()).read().err().expect("a FIFO");
+    let error = files(root.path()).read().expect_err("a FIFO");
     assert!(error.contains("/tls/tls.key") && error.contains("not a regular file"), "{error}");
 }
 
@@ -67,7 +67,7 @@ fn a_link_does_not_lead_out_of_the_container() {
     std::fs::write(root.path().join("tls/tls.crt"), certificate).unwrap();
     std::fs::write(outside.path().join("tls.key"), key).unwrap();
     symlink(outside.path().join("tls.key"), root.path().join("tls/tls.key")).unwrap();
-    let error = files(root.path()).read().err().expect("it is not in the container");
+    let error = files(root.path()).read().expect_err("it is not in the container");
     assert!(error.contains("/tls/tls.key does not exist"), "{error}");
 }
 
