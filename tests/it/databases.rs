@@ -85,7 +85,7 @@ fn redis_is_reached_by_the_address_that_the_guest_gives_if_it_is_allowed() {
     let world = World::new();
     let (image, data) = (world.program(&Guest::DATABASE), volume(&world));
     let authority = Authority::new();
-    let (certificate, key) = authority.certificate("localhost");
+    let (certificate, key) = authority.pair("localhost");
     fs::write(format!("{data}/ca.pem"), authority.pem()).expect("it can be written");
     let redis = Server::redis(&world, Some((&certificate, &key)));
     let run =
@@ -119,7 +119,7 @@ fn postgresql_answers_with_its_types_and_its_errors() {
     let world = World::configured("[interfaces]\ncall_timeout_ms = 3000\nanswer_bytes_max = 1_000_000\n");
     let (image, data) = (world.program(&Guest::DATABASE), volume(&world));
     let authority = Authority::new();
-    let (certificate, key) = authority.certificate("localhost");
+    let (certificate, key) = authority.pair("localhost");
     fs::write(format!("{data}/ca.pem"), authority.pem()).expect("it can be written");
     let server = Server::postgres(&world, Some((&certificate, &key)));
     let env = environment("postgres://127.0.0.1:*");

@@ -142,7 +142,7 @@ fn a_store_on_redis_is_reached_by_tls_with_the_containers_certificates() {
     let world = World::new();
     let image = world.program(&Guest::STORE);
     let authority = Authority::new();
-    let (certificate, key) = authority.certificate("localhost");
+    let (certificate, key) = authority.pair("localhost");
     let redis = Server::redis(&world, Some((&certificate, &key)));
     let trusted = volume(&world, "trusted");
     fs::write(format!("{trusted}/ca.pem"), authority.pem()).expect("it can be written");

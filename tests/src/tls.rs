@@ -28,17 +28,6 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A certificate of this authority for a server of this name, and its key, in PEM.
-    ///
-    /// # Panics
-    /// If it is not a DNS name.
-    pub fn certificate(&self, name: &str) -> (String, String) {
-        let key = KeyPair::generate().expect("a key can be made");
-        let about = CertificateParams::new([name.to_owned()]).expect("a name");
-        let certificate = about.signed_by(&key, &self.0).expect("it signs");
-        (certificate.pem(), key.serialize_pem())
-    }
-
     /// The TLS configuration of a server of this name, with a certificate of this authority.
     ///
     /// # Panics

