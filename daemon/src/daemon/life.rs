@@ -328,7 +328,7 @@ impl Drain {
 /// SIGKILL of kill(2); containerd is told the exit status 128 + 9.
 const SIGKILL: u32 = 9;
 
-/// Kills the guests of these tasks and waits for their ends, [`STOP_GUESTS_TIME`] at most.
+/// Kills the guests of these tasks and waits for their ends, `STOP_GUESTS_TIME` at most.
 pub async fn stop_guests(tasks: &[Arc<Task>]) {
     for task in tasks {
         // A task that has ended needs no kill.

@@ -2,7 +2,7 @@
 //!
 //! Making an instance is most of what a short request waits for. So the guest of a request makes the next instance once its
 //! response has been written. The spare instance is the container's: its memory counts there, and is given back as soon as a
-//! guest of the container would be refused memory for it. A service at rest for [`REST`] has none, and neither has one that
+//! guest of the container would be refused memory for it. A service at rest for `REST` has none, and neither has one that
 //! drains or ends.
 
 use std::sync::Arc;

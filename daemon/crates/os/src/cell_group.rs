@@ -1,7 +1,7 @@
 //! The control group of a pod's cell: found by `linux.cgroupsPath`, made, joined, limited, read and removed.
 //!
 //! * cgroup v2 (one hierarchy): the group's directory below `/sys/fs/cgroup`.
-//! * cgroup v1 (one hierarchy for each controller, also beside v2): a directory in each hierarchy of [`CONTROLLERS`] that the
+//! * cgroup v1 (one hierarchy for each controller, also beside v2): a directory in each hierarchy of `CONTROLLERS` that the
 //!   node has. The others, and systemd's own hierarchy, have no bearing on what a pod may use.
 //!
 //! A path of the systemd driver (`SLICE:PREFIX:NAME`) names a scope below a slice; its directory is made as runc's

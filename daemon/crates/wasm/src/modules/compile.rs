@@ -84,7 +84,7 @@ impl Compiler {
         self.run(wasm, pace, Work::Compile(Baseline::Never)).await
     }
 
-    /// A component made of a core module: see [`crate::modules::adapt`]. As [`Compiler::compile`] in every other respect.
+    /// A component made of a core module: see `adapt.rs`. As [`Compiler::compile`] in every other respect.
     ///
     /// # Errors
     /// As [`Compiler::compile`].

@@ -109,7 +109,7 @@ pub fn find(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<ProgramFile> {
 /// # Errors
 /// `InvalidArgument` with what was tried, or why a name was refused; never `NotFound`, which
 /// containerd reads as "the task is gone". The text has the words of runc, by which clients choose the exit code of a
-/// container that did not start: 127 for [`NO_SUCH_FILE`] and [`NOT_ON_PATH`], 126 for [`NOT_PERMITTED`]
+/// container that did not start: 127 for `NO_SUCH_FILE` and `NOT_ON_PATH`, 126 for `NOT_PERMITTED`
 /// (docker: `setExitCodeFromError` in `daemon/errors.go` of moby).
 pub fn locate(root: BorrowedFd<'_>, wanted: &Wanted) -> Result<LocatedProgram> {
     let candidates = candidates(wanted)?;

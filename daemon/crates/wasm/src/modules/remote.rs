@@ -5,7 +5,7 @@
 //! least recently used removed first: a container that starts again asks nobody.
 //!
 //! Each request is a connection of its own to a socket that only root can open. While no daemon listens there, as between
-//! two daemons, a request tries again for [`DAEMON_TIME`].
+//! two daemons, a request tries again for `DAEMON_TIME`.
 
 use std::fs::File;
 use std::io::{self, Write};
