@@ -68,7 +68,7 @@ stage() {
 }
 
 # Pages that a package has beside those of deploy/: for the people who run nodes, and for those who write pods.
-pages=(containers http operations starts upgrades what-works)
+pages=(containers docker http interfaces isolation operations spin starts upgrades what-works)
 
 # pages_into DIRECTORY: those of deploy/ in it, as a system has them, the others below docs/, and the links between
 # them as they are there. The dashboards are in share/hearth, beside share/doc.
