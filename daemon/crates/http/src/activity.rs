@@ -20,6 +20,10 @@ use hearth_base::config;
 /// How often a connection reads before it lets others go on, however much its client sends.
 const READS_MAX: usize = 32;
 
+/// Times here are whole milliseconds. By as much later, a client that has moved too little for as long as a connection may
+/// be idle is found to be slow, and its connection is not merely closed as idle.
+const ROUNDING: Duration = Duration::from_millis(2);
+
 /// The bytes and requests that move on a connection.
 pub struct Activity {
     began: Instant,
@@ -129,7 +133,7 @@ impl Activity {
             }
             // The first request may come meanwhile, with which the limits of its body begin.
             let wakes_ms = ends_ms.min(now_ms + config.idle_timeout_ms);
-            tokio::time::sleep(Duration::from_millis(wakes_ms - now_ms)).await;
+            tokio::time::sleep(Duration::from_millis(wakes_ms - now_ms) + ROUNDING).await;
             if self.end_slow_transfers() && self.is_http1.load(Ordering::Relaxed) {
                 return;
             }
