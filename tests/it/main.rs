@@ -37,6 +37,7 @@
 //! * `restarts.rs`: containerd or the daemon stops, dies, comes back.
 //! * `sandboxer.rs`: pods that hearthd's own sandbox controller makes.
 //! * `service.rs`: hearthd as a service of systemd.
+//! * `spin.rs`: Spin applications, pushed or with a manifest in an image.
 //! * `stdio.rs`: stdin, stdout, stderr: FIFOs, files and log programs.
 //! * `traces.rs`: starts as OpenTelemetry traces.
 //! * `tty.rs`: terminals.

@@ -311,13 +311,20 @@ mod tests {
     fn the_tables_show_every_server_and_say_which_is_missing() {
         let wasmtime = Program { path: "w".into(), version: "wasmtime 48.0.8".into() };
         let text = report(Some(wasmtime)).markdown();
-        for want in
-            ["QUICK", "| http | wasmtime serve", "| http | the floor", "0.50 (0.25 to 1.00)", "-Opooling-allocator=y"]
-        {
+        for want in [
+            "QUICK",
+            "| http      | wasmtime serve",
+            "| http      | the floor",
+            "0.50 (0.25 to 1.00)",
+            "-Opooling-allocator=y",
+        ] {
             assert!(text.contains(want), "{want} is missing in\n{text}");
         }
         let text = report(None).markdown();
-        assert!(text.contains("**Without `wasmtime serve`**") && !text.contains("| http | wasmtime serve"), "{text}");
+        assert!(
+            text.contains("**Without `wasmtime serve`**") && !text.contains("| http      | wasmtime serve"),
+            "{text}"
+        );
     }
 
     #[test]
