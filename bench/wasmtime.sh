@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the path of a `wasmtime` program of exactly the version that the workspace is locked to.
 #
-# It is built from crates.io with cargo, 5 to 10 minutes on two cores, once: the result is kept in
+# It is built from the crate registry with cargo, 5 to 10 minutes on two cores, once: the result is kept in
 # ${XDG_CACHE_HOME:-~/.cache}/hearth-bench, under a name with the digest of its inputs, and no file of it comes into
 # this repository. It has the features that `serve` needs with a pool, and wasmtime's features of hearthd (Cargo.toml);
 # it is optimised as hearthd is.
