@@ -4,10 +4,9 @@
 //! the number of connections is bounded, and nothing that a cell says is believed beyond its own pod: the daemon hashes the
 //! file itself, and remembers a place for it only while no guest can have run in that cell.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +24,6 @@ use hearth_base::error::{Error, Result};
 use hearth_base::generation::wire::{receive_descriptors, send_descriptors};
 use hearth_observe::metrics::Source;
 use hearth_os::accept::Acceptor;
-use hearth_os::sockets;
 use hearth_wasm::engine::{ModuleKind, Tier};
 use hearth_wasm::modules::lookup::ProgramFile;
 use hearth_wasm::modules::origin::Origin;
@@ -43,7 +41,7 @@ pub struct ProgramServer {
     modules: Arc<ModuleStore>,
     fingerprint: String,
     /// The cells, by process id, in which no guest can have run yet.
-    unspoilt: Mutex<HashMap<u32, ()>>,
+    unspoilt: Mutex<HashSet<u32>>,
 }
 
 impl ProgramServer {
@@ -54,7 +52,7 @@ impl ProgramServer {
 
     /// A cell has been given its orders: until it gets a program, no guest runs in it.
     pub fn begun(&self, pid: u32) {
-        self.unspoilt.lock().insert(pid, ());
+        self.unspoilt.lock().insert(pid);
     }
 
     /// A cell has ended.
@@ -64,7 +62,7 @@ impl ProgramServer {
 
     /// Whether it can be believed where a program lies: no guest can have run in it yet.
     fn believes(&self, pid: u32) -> bool {
-        self.unspoilt.lock().contains_key(&pid)
+        self.unspoilt.lock().contains(&pid)
     }
 
     /// A cell gets a program: from here on a guest may run in it.
@@ -72,27 +70,14 @@ impl ProgramServer {
         self.unspoilt.lock().remove(&pid);
     }
 
-    /// Binds the socket, for root only.
-    ///
-    /// # Errors
-    /// As [`sockets::bind`].
-    pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
-        sockets::bind(path)
-    }
-
     /// Serves for ever; cancel by dropping.
     pub async fn serve(self: Arc<Self>, listener: UnixListener) {
         let acceptor = Acceptor::new(listener, CONNECTIONS_MAX, "programs socket");
-        loop {
-            let (stream, permit) = acceptor.accept().await;
+        let answer = |stream| {
             let server = self.clone();
-            tokio::spawn(async move {
-                let _permit = permit;
-                if let Err(error) = server.answer(stream).await {
-                    tracing::debug!(%error, "a cell's request for a program failed");
-                }
-            });
-        }
+            async move { server.answer(stream).await }
+        };
+        acceptor.serve(answer).await;
     }
 
     async fn answer(&self, mut stream: UnixStream) -> std::io::Result<()> {
@@ -235,7 +220,7 @@ mod tests {
             let fingerprint = engines.fingerprint().to_owned();
             let modules = ModuleStore::open(&config, engines, metrics, Handle::current()).unwrap();
             let server = ProgramServer::new(modules, &fingerprint);
-            let listener = ProgramServer::bind(&directory.path().join("s")).unwrap();
+            let listener = hearth_os::sockets::bind(&directory.path().join("s")).unwrap();
             tokio::spawn(server.clone().serve(listener));
             Fixture { directory, fingerprint, server }
         }

@@ -1,19 +1,20 @@
-//! Questions to another generation, or to a cell, on its own socket.
+//! Questions to another generation, or to a cell, on its own socket; the wait for its end.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hearth_shim::{decode, encode_frame, frame_length};
+use hearth_shim::encode_frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::server::framed;
 use hearth_base::generation::directory;
 use hearth_base::generation::wire::{Answer, Nothing, Question, answer, question};
 
-/// How long a generation may take to answer.
+/// How long a generation, or a cell, may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
-/// How often to check whether a generation lives whose connection has ended: the first pause, and the longest. Each is twice
+/// How often to check whether a process lives whose connection has ended: the first pause, and the longest. Each is twice
 /// the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -29,7 +30,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// Its metrics.
+    /// The metrics of a generation.
     ///
     /// # Errors
     /// It does not answer in time, or with something else.
@@ -43,7 +44,7 @@ impl Asking {
         Ok(text)
     }
 
-    /// Its answer to a question, and the connection, on which more may follow.
+    /// The answer of a process to a question, and the connection, on which more may follow.
     ///
     /// # Errors
     /// It does not answer in time, or with an error.
@@ -51,11 +52,7 @@ impl Asking {
         let asked = async {
             let mut stream = UnixStream::connect(directory::socket(&self.state_dir, id)).await?;
             stream.write_all(&encode_frame(&Question { body: Some(body) })?).await?;
-            let mut prefix = [0; 4];
-            stream.read_exact(&mut prefix).await?;
-            let mut bytes = vec![0; frame_length(prefix)?];
-            stream.read_exact(&mut bytes).await?;
-            let answer: Answer = decode(&bytes)?;
+            let answer: Answer = framed::read(&mut stream).await?;
             match answer.body {
                 Some(answer::Body::Error(text)) => Err(std::io::Error::other(text)),
                 Some(body) => Ok((body, stream)),
@@ -73,7 +70,7 @@ impl Asking {
             tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
         };
         if let Err(error) = watch.await {
-            tracing::debug!(generation = id, %error, "cannot watch an older hearthd");
+            tracing::debug!(generation = id, %error, "cannot watch a generation or a cell");
         }
         // Its socket goes before it does.
         let mut pause = FIRST_PAUSE;

@@ -1,17 +1,17 @@
 //! A generation's own socket, for root alone: calls of the next generation and of `hearthctl`: status, hand-over, stop,
 //! reload, the owner of a task, metrics.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_shim::{decode, encode_frame, frame_length};
+use hearth_shim::encode_frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::generation::leadership::Leadership;
+use crate::server::framed;
 use crate::server::operator_calls::Operator;
 use crate::server::task_sockets::TaskSockets;
 use hearth_base::generation::directory::SOCKET;
@@ -19,6 +19,7 @@ use hearth_base::generation::wire::{
     self, Answer, HandOver, Metrics, Question, Status, TAKEN, TOO_LATE, TakeOver, answer, question, send_descriptors,
 };
 use hearth_os::accept::Acceptor;
+use hearth_os::sockets;
 
 /// Connections at once; more wait in the socket's backlog. Each younger generation holds one.
 const CONNECTIONS_MAX: usize = 64;
@@ -59,35 +60,27 @@ pub struct Server {
 /// Binds the socket in a generation's directory.
 ///
 /// # Errors
-/// What the file system says.
+/// As [`sockets::bind`].
 pub fn bind(directory: &Path) -> std::io::Result<UnixListener> {
-    let path = directory.join(SOCKET);
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    sockets::bind(&directory.join(SOCKET))
 }
 
 impl Server {
     /// Serves for ever; cancel by dropping.
     pub async fn serve(self: Arc<Self>, listener: UnixListener) {
         let acceptor = Acceptor::new(listener, CONNECTIONS_MAX, "generation's socket");
-        loop {
-            let (stream, permit) = acceptor.accept().await;
+        let answer = |stream| {
             let server = self.clone();
-            tokio::spawn(async move {
-                let _permit = permit;
-                if let Err(error) = server.answer(stream).await {
-                    tracing::debug!(%error, "a question on the generation's socket failed");
-                }
-            });
-        }
+            async move { server.answer(stream).await }
+        };
+        acceptor.serve(answer).await;
     }
 
     async fn answer(&self, mut stream: UnixStream) -> std::io::Result<()> {
         if stream.peer_cred()?.uid() != 0 {
             return say(&mut stream, &wire::error("only root may ask")).await;
         }
-        let question = tokio::time::timeout(QUESTION_TIME, read(&mut stream)).await??;
+        let question = tokio::time::timeout(QUESTION_TIME, framed::read::<Question>(&mut stream)).await??;
         let answer = match question.body {
             Some(question::Body::Status(_)) => self.status(),
             Some(question::Body::TakeOver(by)) => return self.hand_over(stream, by).await,
@@ -178,14 +171,6 @@ impl Server {
         self.orders.send(order(done)).await.ok()?;
         wait.await.ok()
     }
-}
-
-async fn read(stream: &mut UnixStream) -> std::io::Result<Question> {
-    let mut prefix = [0u8; 4];
-    stream.read_exact(&mut prefix).await?;
-    let mut bytes = vec![0u8; frame_length(prefix)?];
-    stream.read_exact(&mut bytes).await?;
-    decode(&bytes)
 }
 
 async fn say(stream: &mut UnixStream, answer: &Answer) -> std::io::Result<()> {

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_shim::{Reply, Request, TaskSocketReply, TaskSocketRequest, reply, request};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::server::framed;
 use crate::server::operator_calls::Operator;
 use crate::server::task_sockets::TaskSockets;
 use crate::task::map::PendingQuestion;
@@ -76,18 +77,13 @@ pub fn inherit(handed: StdUnixListener, removes: bool, path: &Path) -> std::io::
 /// Serves for ever; cancel by dropping.
 pub async fn serve(listener: UnixListener, task_sockets: Arc<TaskSockets>, operator: Arc<Operator>) {
     let acceptor = Acceptor::new(listener, CONNECTIONS_MAX, "control socket");
-    loop {
-        let (stream, permit) = acceptor.accept().await;
+    let begin = |stream| {
         let (task_sockets, operator) = (task_sockets.clone(), operator.clone());
         // From here on: a daemon that drains must not leave between the question and its answer.
         let asked = task_sockets.count().asked();
-        tokio::spawn(async move {
-            let _permit = permit;
-            if let Err(error) = answer(stream, &task_sockets, &operator, asked).await {
-                tracing::debug!(%error, "a question on the control socket failed");
-            }
-        });
-    }
+        async move { answer(stream, &task_sockets, &operator, asked).await }
+    };
+    acceptor.serve(begin).await;
 }
 
 async fn answer(
@@ -98,7 +94,7 @@ async fn answer(
 ) -> std::io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let reply = if peer == 0 {
-        let question = tokio::time::timeout(QUESTION_TIME, read(&mut stream)).await??;
+        let question = tokio::time::timeout(QUESTION_TIME, framed::read::<Request>(&mut stream)).await??;
         match question.body {
             Some(request::Body::Operator(question)) => {
                 // It brings no task, and may wait for the daemon's end.
@@ -128,14 +124,6 @@ async fn write_pieces(stream: &mut UnixStream, answer: &[u8]) -> std::io::Result
         tokio::time::timeout(PIECE_TIME, stream.write_all(&frame)).await??;
     }
     Ok(())
-}
-
-async fn read(stream: &mut UnixStream) -> std::io::Result<Request> {
-    let mut prefix = [0u8; 4];
-    stream.read_exact(&mut prefix).await?;
-    let mut bytes = vec![0u8; hearth_shim::frame_length(prefix)?];
-    stream.read_exact(&mut bytes).await?;
-    hearth_shim::decode(&bytes)
 }
 
 async fn task_socket(ask: &TaskSocketRequest, task_sockets: &TaskSockets, operator: &Operator) -> Reply {

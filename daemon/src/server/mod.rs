@@ -1,6 +1,7 @@
 //! The daemon's sockets: calls are decoded, made and their answers encoded; no decision about state is made here.
 //!
 //! * `control.rs`: the control socket: the shim's question for a task socket, and operators' calls.
+//! * `framed.rs`: reading the messages of the control socket and of the generations' sockets.
 //! * `task_sockets.rs`: one task socket for each containerd and namespace; too many namespaces; the version of the Task
 //!   API; no new tasks during a drain.
 //! * `task.rs`: the Task API: each call of containerd on a task, its answer and its metrics.
@@ -13,6 +14,7 @@
 pub mod control;
 pub mod convert;
 pub mod endpoint;
+pub mod framed;
 pub mod native_calls;
 pub mod operator_calls;
 pub mod sandboxer;

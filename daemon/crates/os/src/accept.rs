@@ -135,6 +135,24 @@ impl<L: Listen> Acceptor<L> {
         }
     }
 
+    /// Serves for ever, each connection in a task of its own; cancel by dropping, which ends no connection. `begin` is
+    /// called when a connection is accepted. Its future serves the connection, and holds the permit.
+    pub async fn serve<F>(self, begin: impl Fn(L::Stream) -> F)
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
+        loop {
+            let (stream, permit) = self.accept().await;
+            let (serving, socket) = (begin(stream), self.socket);
+            tokio::spawn(async move {
+                let _permit = permit;
+                if let Err(error) = serving.await {
+                    tracing::debug!(%error, socket, "a connection failed");
+                }
+            });
+        }
+    }
+
     /// The bound on the connections, which outlives the listening socket.
     pub fn limit(&self) -> &ConnectionLimit {
         &self.limit

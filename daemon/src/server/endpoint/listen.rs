@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -21,6 +22,7 @@ use tokio_rustls::rustls::{ServerConfig, crypto};
 
 use crate::server::operator_calls::METRICS_ADDRESS;
 use hearth_base::config::{self, UNIX};
+use hearth_os::accept::Listen;
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
@@ -99,17 +101,17 @@ impl Listener {
             Socket::Unix(_, path) => Some(path),
         }
     }
+}
 
-    /// The next client.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub async fn accept(&self) -> io::Result<Accepted> {
+impl Listen for Listener {
+    type Stream = Accepted;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         let stream: Box<dyn Connection> = match &self.socket {
-            Socket::Tcp(listener) => Box::new(listener.accept().await?.0),
-            Socket::Unix(listener, _) => Box::new(listener.accept().await?.0),
+            Socket::Tcp(listener) => Box::new(ready!(Listen::poll_accept(listener, cx))?),
+            Socket::Unix(listener, _) => Box::new(ready!(Listen::poll_accept(listener, cx))?),
         };
-        Ok(Accepted { stream, tls: self.tls.clone() })
+        Poll::Ready(Ok(Accepted { stream, tls: self.tls.clone() }))
     }
 }
 

@@ -9,6 +9,7 @@
 //! * `page.rs`: the page for browsers, as HTML.
 
 use std::convert::Infallible;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,10 @@ use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
 
 use crate::server::operator_calls::Operator;
-use listen::{Connection, Listener};
+use hearth_os::accept::Acceptor;
+use listen::{Accepted, Connection, Listener};
 
 pub mod listen;
 pub mod page;
@@ -51,45 +52,27 @@ pub struct Endpoint {
 
 /// Serves for ever; cancel by dropping.
 pub async fn serve(listener: Listener, endpoint: Endpoint) {
-    let places = Arc::new(Semaphore::new(endpoint.connections_max));
+    let acceptor = Acceptor::new(listener, endpoint.connections_max, "metrics endpoint");
     let endpoint = Arc::new(endpoint);
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let accepted = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept on the metrics endpoint");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    let begin = |accepted: Accepted| {
         let endpoint = endpoint.clone();
-        tokio::spawn(async move {
-            let _place = place;
-            let served = async {
-                match accepted.handshake().await {
-                    Ok(stream) => serve_connection(stream, endpoint).await,
-                    Err(error) => tracing::debug!(%error, "a TLS handshake on the metrics endpoint failed"),
-                }
-            };
-            // One that is too slow is cut off.
-            let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
-        });
-    }
+        let served = async { serve_connection(accepted.handshake().await?, endpoint).await.map_err(io::Error::other) };
+        // One that is too slow is cut off.
+        async { tokio::time::timeout(CONNECTION_TIME, served).await? }
+    };
+    acceptor.serve(begin).await;
 }
 
-async fn serve_connection(stream: Box<dyn Connection>, endpoint: Arc<Endpoint>) {
+async fn serve_connection(stream: Box<dyn Connection>, endpoint: Arc<Endpoint>) -> hyper::Result<()> {
     let service = service_fn(move |request| {
         let endpoint = endpoint.clone();
         async move { Ok::<_, Infallible>(answer(&request, &endpoint).await) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection to the metrics endpoint ended early");
-    }
+        .serve_connection(TokioIo::new(stream), service)
+        .await
 }
 
 /// A status, a content type, a body.

@@ -21,13 +21,14 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::codegen::Service;
 
 use crate::server::task_sockets::TaskSockets;
 use hearth_base::config::Config;
 use hearth_containerd::peer::{self, Key};
+use hearth_os::accept::{Acceptor, ConnectionLimit};
 use hearth_os::sockets;
 
 use super::Controller;
@@ -42,9 +43,6 @@ const OTHER_CALLS_MAX: u32 = 1_024;
 
 /// The largest request, in bytes: that of containerd's own server.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
-
-/// How long accepting rests after a failure: the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a containerd may take to notice that another generation has the socket.
 const FAREWELL_TIME: Duration = Duration::from_secs(5);
@@ -121,8 +119,8 @@ pub struct Controllers {
     stage: watch::Sender<Stage>,
     /// When another has taken over.
     handed_over: Option<Instant>,
-    /// Of each containerd's socket.
-    places: Vec<Arc<Semaphore>>,
+    /// The connections to each containerd's socket.
+    limits: Vec<ConnectionLimit>,
     files: Vec<PathBuf>,
 }
 
@@ -136,15 +134,15 @@ impl Controllers {
             serving: JoinSet::new(),
             stage: watch::Sender::new(Stage::All),
             handed_over: None,
-            places: Vec::new(),
+            limits: Vec::new(),
             files: Vec::new(),
         };
         let calls_max = u32::try_from(config.rpc.tasks_max).unwrap_or(u32::MAX).saturating_add(OTHER_CALLS_MAX);
         for Socket { key, path, listener, own } in sockets.all {
             let here = Arc::new(Controller::new(key, task_sockets.clone()));
             all.add(own, here.clone(), calls_max, Stage::Own);
-            let places = all.add(listener, Arc::new(Forwarding::new(here)), calls_max, Stage::All);
-            all.places.push(places);
+            let limit = all.add(listener, Arc::new(Forwarding::new(here)), calls_max, Stage::All);
+            all.limits.push(limit);
             all.files.push(path);
         }
         all
@@ -156,12 +154,13 @@ impl Controllers {
         controller: Arc<C>,
         calls_max: u32,
         until: Stage,
-    ) -> Arc<Semaphore> {
+    ) -> ConnectionLimit {
         let service = ControllerServer::from_arc(controller).max_decoding_message_size(REQUEST_BYTES_MAX);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let acceptor = Acceptor::new(listener, CONNECTIONS_MAX, "sandbox controller's socket");
+        let limit = acceptor.limit().clone();
         let ending = Ending { stage: self.stage.subscribe(), until };
-        self.serving.spawn(serve(listener, places.clone(), service, calls_max, ending));
-        places
+        self.serving.spawn(serve(acceptor, service, calls_max, ending));
+        limit
     }
 
     /// Another generation has the sockets now: calls under way end here.
@@ -174,7 +173,7 @@ impl Controllers {
     /// another generation.
     pub fn are_asked(&self) -> bool {
         self.handed_over.is_some_and(|at| at.elapsed() < FAREWELL_TIME)
-            && self.places.iter().any(|places| places.available_permits() < CONNECTIONS_MAX)
+            && self.limits.iter().any(|limit| limit.open() > 0)
     }
 
     /// Lets calls under way be answered, until the deadline, and removes the files of the sockets if this
@@ -206,38 +205,26 @@ impl Ending {
 }
 
 async fn serve<C: ControllerApi>(
-    listener: UnixListener,
-    places: Arc<Semaphore>,
+    acceptor: Acceptor<UnixListener>,
     service: ControllerServer<C>,
     calls_max: u32,
     mut ending: Ending,
 ) {
     let mut connections = JoinSet::new();
     loop {
-        let accepted = async {
-            // Never closed.
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
-        };
         tokio::select! {
             () = ending.come() => break,
-            (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => {
-                    let (service, ending) = (service.clone(), ending.clone());
-                    connections.spawn(async move {
-                        let _place = place;
-                        connection(stream, service, calls_max, ending).await;
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept on the sandbox controller's socket");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            (stream, permit) = acceptor.accept() => {
+                let (service, ending) = (service.clone(), ending.clone());
+                connections.spawn(async move {
+                    let _permit = permit;
+                    connection(stream, service, calls_max, ending).await;
+                });
+            }
             Some(_) = connections.join_next() => {}
         }
     }
-    drop(listener);
+    drop(acceptor);
     while connections.join_next().await.is_some() {}
 }
 

@@ -1,0 +1,20 @@
+//! Reading the messages of the daemon's own sockets, in the frames of [`hearth_shim`].
+
+use std::io;
+
+use hearth_shim::{decode, frame_length};
+use prost::Message;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+
+/// The next message.
+///
+/// # Errors
+/// As [`hearth_shim::read_frame`].
+pub async fn read<M: Message + Default>(stream: &mut UnixStream) -> io::Result<M> {
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix).await?;
+    let mut bytes = vec![0; frame_length(prefix)?];
+    stream.read_exact(&mut bytes).await?;
+    decode(&bytes)
+}
