@@ -184,9 +184,9 @@ fn recognise(bytes: &[u8], flags: &Flags) -> Result<StdinMessage> {
 /// The request to the daemon. Parameters on stdin win over flags and environment.
 fn question(flags: &Flags, environment: &Environment, stdin: &StdinMessage) -> Result<TaskSocketRequest> {
     let none = BootstrapParams::default();
-    let (params, accepts_version_3) = match stdin {
-        StdinMessage::Options(_) => (&none, environment.has_max_shim_version),
-        StdinMessage::Params(params) => (params, true),
+    let (params, accepts_version_3, config_path) = match stdin {
+        StdinMessage::Options(config_path) => (&none, environment.has_max_shim_version, config_path.as_str()),
+        StdinMessage::Params(params) => (params, true, ""),
     };
     let ttrpc_from_environment = environment
         .ttrpc_address
@@ -213,10 +213,7 @@ fn question(flags: &Flags, environment: &Environment, stdin: &StdinMessage) -> R
         containerd_version: params.containerd_version.clone(),
         accepts_version_3,
         bundle: String::new(),
-        config_path: match stdin {
-            StdinMessage::Options(path) => path.clone(),
-            StdinMessage::Params(_) => String::new(),
-        },
+        config_path: config_path.to_owned(),
     })
 }
 

@@ -32,7 +32,7 @@ pub const TASKS_DIRECTORY: &str = "tasks";
 /// The longest message, in bytes.
 const MESSAGE_BYTES_MAX: u32 = 1 << 20;
 
-/// What a cell is for. It stays in the cell's directory, where the next daemon finds it.
+/// The record of a cell: its pod and its process. It stays in the cell's directory, where the next daemon finds it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct About {
@@ -50,12 +50,12 @@ pub struct About {
     pub pid: u32,
 }
 
-/// What a new cell is told.
+/// The daemon's orders to a new cell.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 pub struct Orders {
     /// The daemon's configuration in force.
     pub config: Config,
-    /// What it is for.
+    /// The record of the cell.
     pub about: About,
     /// The network it enters.
     pub network: CellNetwork,

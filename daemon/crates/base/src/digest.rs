@@ -4,6 +4,8 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::error::{Error, Result};
+
 /// The SHA-256 digest of a WebAssembly file, in OCI's form.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
@@ -21,6 +23,14 @@ impl Digest {
         hex::decode_to_slice(hex, &mut digest).ok()?;
         // hex accepts capitals too; a digest must have one form only, since it is a file name.
         (hex::encode(digest) == hex).then_some(Digest(digest))
+    }
+
+    /// As [`Digest::parse`], where there has to be a digest.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the text.
+    pub fn required(text: &str) -> Result<Digest> {
+        Digest::parse(text).ok_or_else(|| Error::InvalidArgument(format!("{text:?} is not a SHA-256 digest")))
     }
 }
 

@@ -10,6 +10,7 @@
 //! * [`config`]: the configuration file: reading, checking, the default file; a file for each section.
 //! * [`destinations`]: which servers a component may reach: allowed hosts, and networks that are blocked.
 //! * [`digest`]: the SHA-256 digest that names a module.
+//! * [`mod@env`]: the variables of a container's environment.
 //! * [`error`]: errors by what a caller can do about them; their ttrpc and gRPC codes.
 //! * [`faults`]: points at which tests kill the daemon.
 //! * [`generation`]: daemons that follow each other during an upgrade.
@@ -35,6 +36,7 @@ pub mod command_line;
 pub mod config;
 pub mod destinations;
 pub mod digest;
+pub mod env;
 pub mod error;
 pub mod faults;
 pub mod generation;

@@ -25,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::peer::socket_path;
 use hearth_base::config;
 use hearth_base::error::{Error, Result};
 
@@ -131,7 +132,7 @@ impl Containerd {
     /// The containerd whose gRPC socket is `address`, with or without `unix://`. Dials nothing yet.
     pub fn new(address: &str, config: &config::Rpc) -> Containerd {
         Containerd {
-            address: address.strip_prefix("unix://").unwrap_or(address).to_string(),
+            address: socket_path(address).to_owned(),
             timeout: Duration::from_millis(config.containerd_timeout_ms),
         }
     }

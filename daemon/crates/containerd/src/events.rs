@@ -45,6 +45,7 @@ use tokio::time::Instant;
 use ttrpc::Code;
 use ttrpc::proto::MESSAGE_LENGTH_MAX;
 
+use crate::peer::socket_path;
 use hearth_base::config::{self, EVENTS_PER_TASK};
 use hearth_base::error::{Error, Result};
 use hearth_observe::metrics::Metrics;
@@ -115,7 +116,7 @@ impl EventQueue {
         runtime: &tokio::runtime::Handle,
     ) -> Arc<EventQueue> {
         let shared = Arc::new(Shared {
-            address: address.strip_prefix("unix://").unwrap_or(address).to_string(),
+            address: socket_path(address).to_owned(),
             config: config.clone(),
             metrics,
             waiting: Injector::new(),

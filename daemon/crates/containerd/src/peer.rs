@@ -17,11 +17,15 @@ pub struct Key {
     pub ttrpc: String,
 }
 
+/// The path of a socket's address, which may begin with `unix://`.
+pub fn socket_path(address: &str) -> &str {
+    address.strip_prefix("unix://").unwrap_or(address)
+}
+
 impl Key {
     /// The containerd with these sockets, with or without `unix://`.
     pub fn of(grpc: &str, ttrpc: &str) -> Key {
-        let plain = |address: &str| address.strip_prefix("unix://").unwrap_or(address).to_string();
-        Key { grpc: plain(grpc), ttrpc: plain(ttrpc) }
+        Key { grpc: socket_path(grpc).into(), ttrpc: socket_path(ttrpc).into() }
     }
 
     /// A file name for what belongs to this containerd, or to a namespace of it: 16 hexadecimal digits of a hash.

@@ -1,9 +1,9 @@
 //! Asking the daemons of a node over their control sockets.
 //!
-//! There may be several: pods at isolation level `pod` each have a process that answers for them, and while the node goes from one release to the next, the old daemon serves its tasks
-//! until the last has ended. The first socket is that of the daemon that takes new tasks, and it has to
-//! answer. It names the sockets of the others. If one of the others does not answer, that is a warning: it
-//! may just have ended.
+//! There may be several: pods at isolation level `pod` each have a process that answers for them, and while the node goes
+//! from one release to the next, the old daemon serves its tasks until the last has ended. The first socket is that of the
+//! daemon that takes new tasks, and it has to answer. It names the sockets of the others. If one of the others does not
+//! answer, that is a warning: it may just have ended.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -346,7 +346,7 @@ impl ProcessSpec {
 
     /// The value of `PATH` in the environment, if it is set.
     pub fn path(&self) -> Option<&str> {
-        self.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_str())
+        crate::env::last(&self.env, "PATH")
     }
 }
 

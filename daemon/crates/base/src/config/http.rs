@@ -12,7 +12,7 @@ const HEADER_BYTES_MIN: usize = 8_192;
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Threads that accept clients, watch their connections and serve guests' own requests, for all containers;
+    /// Threads that accept clients and serve guests' own requests, for all containers;
     /// 0: one for each four cores.
     pub threads: usize,
     /// Requests at once over all containers, so that they leave room in the pool for other guests. A container may

@@ -314,13 +314,13 @@ pub struct StartInfo {
     pub error: Option<String>,
 }
 
-/// A phase of a start.
+/// A phase of a start, or a part of an HTTP request's time.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct PhaseInfo {
-    /// As in the metric `hearth_start_phase_seconds`.
+    /// As in the metric `hearth_start_phase_seconds`, or in `hearth_http_pod_phase_seconds`.
     pub name: String,
-    /// Its begin, counted from Create's request.
+    /// Its begin, counted from Create's request, or from the HTTP request's head.
     pub began_seconds: f64,
     /// Its duration.
     pub seconds: f64,
