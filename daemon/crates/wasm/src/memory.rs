@@ -155,7 +155,7 @@ impl MemoryUse {
         }
     }
 
-    /// Memory of the daemon that will be charged to the container.
+    /// Memory that will be charged to the container.
     pub fn hold(self: &Arc<Self>) -> HeldMemory {
         HeldMemory { usage: self.clone(), bytes: 0 }
     }
@@ -171,7 +171,8 @@ impl MemoryUse {
     }
 }
 
-/// Memory of the daemon that is charged to a container until this is dropped: an answer of a server, a cache.
+/// Memory that is charged to a container until this is dropped: a guest's, or the daemon's for an answer of a server or a
+/// cache.
 #[derive(Debug)]
 pub struct HeldMemory {
     usage: Arc<MemoryUse>,
@@ -204,8 +205,7 @@ impl Drop for HeldMemory {
 /// over its limit. The guest's share is given back when its store is dropped. Also bounds the number of core
 /// instances, memories and tables of the store.
 pub struct MemoryLimiter {
-    usage: Arc<MemoryUse>,
-    held: u64,
+    held: HeldMemory,
     /// The most of this guest alone.
     max: u64,
     starved: Arc<AtomicBool>,
@@ -215,7 +215,7 @@ pub struct MemoryLimiter {
 impl MemoryLimiter {
     /// Counts in `usage`; keeps in `starved` whether the last growth was refused.
     pub fn new(usage: Arc<MemoryUse>, starved: Arc<AtomicBool>, structure: StructureLimits) -> MemoryLimiter {
-        MemoryLimiter { usage, held: 0, max: u64::MAX, starved, structure }
+        MemoryLimiter { held: HeldMemory { usage, bytes: 0 }, max: u64::MAX, starved, structure }
     }
 
     /// The same for a guest that may have at most `max` bytes, if that is given.
@@ -227,7 +227,7 @@ impl MemoryLimiter {
 
     /// The container's memory.
     pub fn usage(&self) -> &Arc<MemoryUse> {
-        &self.usage
+        &self.held.usage
     }
 
     /// Whether the last growth was refused.
@@ -237,18 +237,9 @@ impl MemoryLimiter {
 
     fn grow(&mut self, current: u64, desired: u64) -> bool {
         let more = desired.saturating_sub(current);
-        let taken = self.held.saturating_add(more) <= self.max && self.usage.take(more);
+        let taken = self.held.bytes.saturating_add(more) <= self.max && self.held.grow(more);
         self.starved.store(!taken, Ordering::Relaxed);
-        if taken {
-            self.held += more;
-        }
         taken
-    }
-}
-
-impl Drop for MemoryLimiter {
-    fn drop(&mut self) {
-        self.usage.give_back(self.held);
     }
 }
 

@@ -90,7 +90,8 @@ fn count_closes(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
 
 /// `name(arguments) from [each path: its directory, address, length, and whether a link at its end is
 /// followed] gives [each thing the call writes: its address and bytes] changes (whether it writes to files),
-/// opens (how many files, and the directory, link flags, address and length of the path, which is no FIFO's), reads (another text: its address and length)`.
+/// opens (how many files, and the directory, link flags, address and length of the path, which is no FIFO's), reads
+/// (another text: its address and length)`.
 macro_rules! calls {
     ($linker:ident: $($name:ident($($argument:ident: $type:ty),*)
         from [$($fd:ident $path:ident $length:ident $followed:expr),*]
@@ -203,8 +204,7 @@ async fn is_fifo(
     path: i32,
     length: i32,
 ) -> wasmtime::Result<bool> {
-    let text = slice(memory, path, length as u32 as usize).and_then(|bytes| std::str::from_utf8(bytes).ok());
-    if text.is_none() {
+    if text_at(memory, path, length).is_none() {
         // The call itself says what is wrong.
         return Ok(false);
     }
@@ -258,8 +258,8 @@ impl GuestPath {
         length: i32,
         followed: bool,
     ) -> wasmtime::Result<GuestPath> {
-        let text = slice(memory, path, length as u32 as usize).and_then(|bytes| std::str::from_utf8(bytes).ok());
-        let text = text.ok_or_else(|| wasmtime::format_err!("a path that was read before cannot be read"))?;
+        let text = text_at(memory, path, length)
+            .ok_or_else(|| wasmtime::format_err!("a path that was read before cannot be read"))?;
         // `/` is the only directory that a guest begins with.
         let mut own = ScratchMemory::default();
         let prestat = own.put_room(PRESTAT_BYTES);
@@ -290,6 +290,11 @@ fn resolve(wasi: &mut WasiP1Ctx, places: &mut [GuestPath], errno: &mut i32) -> b
 /// Preview 1's for the kernel's.
 fn number(errno: Errno) -> i32 {
     Preview1::from(ErrorCode::from(std::io::Error::from(errno))) as i32
+}
+
+/// The text at an address of the guest's memory.
+fn text_at(memory: &[u8], at: i32, length: i32) -> Option<&str> {
+    slice(memory, at, length as u32 as usize).and_then(|bytes| std::str::from_utf8(bytes).ok())
 }
 
 fn slice(memory: &[u8], at: i32, length: usize) -> Option<&[u8]> {

@@ -47,14 +47,14 @@ impl ModuleStore {
     }
 
     async fn load_component_with(&self, origin: Origin, urgency: Urgency) -> Result<Loaded> {
-        let named = |error: Error, name: &str| error.context(name);
         let (origin, bytes_max) = (Arc::new(origin), self.loader.module_bytes_max);
         let name = origin.name().to_string();
+        let named = |error: Error| error.context(&name);
         let scan = {
             let origin = origin.clone();
             move || origin.scan(bytes_max)
         };
-        let scanned = blocking(&self.loader.runtime, scan).await.map_err(|error| named(error, &name))?;
+        let scanned = blocking(&self.loader.runtime, scan).await.map_err(named)?;
         if scanned.kind == ModuleKind::Component {
             return self.load_shared(origin, None, urgency, urgency.depth()).await;
         }
@@ -66,8 +66,7 @@ impl ModuleStore {
             let copy = move || origin.to_memory(scanned.digest, bytes_max);
             blocking(&self.loader.runtime, copy).await
         };
-        let component = self.loader.compiler.adapt(wasm, &Pace::new(urgency)).await;
-        let component = component.map_err(|error| named(error, &name))?;
+        let component = self.loader.compiler.adapt(wasm, &Pace::new(urgency)).await.map_err(named)?;
         let read = move || {
             let mapped = memfd::map(&component);
             let failed = |error| Error::Internal(format!("cannot read the component that was made: {error}"));

@@ -2,7 +2,7 @@
 //!
 //! The daemon finds the module, compiles it if it has to, checks the artifact and sends a descriptor of it. This process
 //! maps it as the daemon does, so that all processes of the node share the pages of a module's code. Programs are kept, the
-//! least recently used removed first: a container that starts again asks nobody.
+//! least recently used removed first: a container that starts again needs no daemon.
 //!
 //! Each request is a connection of its own to a socket that only root can open. While no daemon listens there, as between
 //! two daemons, a request tries again for `DAEMON_TIME`.

@@ -21,7 +21,8 @@
 //! * `meter.rs`: which container is charged for a worker's CPU time.
 //! * `queue.rs`: which guest runs next.
 //! * `sockets.rs`: the sockets of HTTP clients, which idle workers watch.
-//! * `workers.rs`: the worker threads, the ticker, and what happens to a worker blocked in a system call.
+//! * `workers.rs`: the worker threads, and the end of a worker that was replaced.
+//! * `ticker.rs`: the thread that advances the epochs, and what happens to a worker blocked in a system call.
 //!
 //! Guests never run on the RPC runtime's threads and RPCs never run here. A guest that was woken goes
 //! before one that used up its slice, so that a start never queues behind busy guests. The connections of an HTTP
@@ -34,9 +35,8 @@
 //!
 //! A kill is a flag and a wake-up: the wrapper sees the flag and drops the guest's future, which
 //! unwinds it wherever it is: computing (it yields at the next tick), asleep or blocked on stdio (its
-//! future is pending), paused. A killed guest that is inside a system call (a FIFO of its image that
-//! nobody writes to) gets its thread interrupted by a signal; only a call that takes no signal (a hung
-//! hard NFS mount) has to come back by itself.
+//! future is pending), paused. A killed guest that is inside a system call gets its thread interrupted by a
+//! signal; only a call that takes no signal (a hung hard NFS mount) has to come back by itself.
 
 mod cpu;
 mod guarded;
@@ -44,6 +44,7 @@ mod guest;
 mod meter;
 mod queue;
 mod sockets;
+mod ticker;
 mod workers;
 
 use std::future::Future;
@@ -65,8 +66,9 @@ use hearth_os::{identity, process};
 use queue::RunQueue;
 pub use sockets::Socket;
 use sockets::Sockets;
+use ticker::Ticker;
 pub use workers::kept_part_first;
-use workers::{SchedulerState, Ticker, WorkerSet, spawn_worker};
+use workers::{SchedulerState, WorkerSet, spawn_worker};
 
 /// How often [`Scheduler::ticked`] looks at the ticker.
 const LOOK_AT_TICKS: Duration = Duration::from_millis(2);
@@ -167,7 +169,7 @@ impl Scheduler {
         runnable.schedule();
     }
 
-    /// A connected stream that idle workers watch, for futures that the scheduler runs.
+    /// A connected stream, not blocking, that idle workers watch, for futures that the scheduler runs.
     ///
     /// # Errors
     /// As epoll_ctl(2).

@@ -101,7 +101,6 @@ impl Sockets {
     }
 
     pub(super) fn add(self: &Arc<Self>, stream: TcpStream) -> io::Result<Socket> {
-        stream.set_nonblocking(true)?;
         let source = Arc::new(Source::default());
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) << 32;
         let token = {

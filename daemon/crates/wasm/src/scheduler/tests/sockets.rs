@@ -14,6 +14,7 @@ fn connection(scheduler: &Scheduler) -> (TcpStream, Socket) {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.set_read_timeout(Some(SOON)).unwrap();
     let (server, _) = listener.accept().unwrap();
+    server.set_nonblocking(true).unwrap();
     (client, scheduler.socket(server).unwrap())
 }
 
