@@ -10,7 +10,7 @@ use hearth_interfaces::container::Container;
 use hearth_interfaces::spin::{self, SpinComponent};
 use hearth_interfaces::stores::Backend;
 use hearth_spin::grants::Grants;
-use hearth_spin::runtime_config::{Database, KeyValueStore};
+use hearth_spin::runtime_config::KeyValueStore;
 use hearth_wasm::access::{Access, InterfaceState};
 
 use super::loaded::ConfiguredApplication;
@@ -58,19 +58,13 @@ fn of_component(grants: &Grants) -> Result<SpinComponent> {
         };
         (label.clone(), backend)
     });
-    let mut databases = BTreeMap::new();
-    for (label, database) in &grants.databases {
-        let Database::File { path } = database else {
-            return Err(Error::InvalidArgument(format!(
-                "the SQLite database {label:?} is of the type libsql, which Hearth does not support; use type = \"spin\""
-            )));
-        };
-        databases.insert(label.clone(), PathBuf::from(path.as_deref().unwrap_or(spin::DATABASE_FILE)));
-    }
+    let databases = grants.databases.iter().map(|(label, database)| {
+        (label.clone(), PathBuf::from(database.path.as_deref().unwrap_or(spin::DATABASE_FILE)))
+    });
     Ok(SpinComponent {
         variables: grants.variables.clone(),
         destinations: Destinations::only(allowed, blocked),
         key_value_stores: stores.collect(),
-        databases,
+        databases: databases.collect(),
     })
 }

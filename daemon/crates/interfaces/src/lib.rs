@@ -17,6 +17,7 @@
 //! * `spin.rs`: the interfaces of a component of a Spin application.
 //! * `network.rs`: connections by the container's names and network, to allowed destinations only.
 //! * `metered.rs`: bounds of what a server answers.
+//! * `handles.rs`: handles on connections, which count as open files.
 //! * `storage.rs`: SQLite databases, on a thread with the container's root and user.
 //! * `redis_client.rs`: connections to Redis, for stores and for guests.
 //! * `stores/`: key-value stores: SQLite files, memory, Redis.
@@ -32,6 +33,7 @@
 
 pub mod config;
 pub mod container;
+mod handles;
 pub mod key_value;
 mod metered;
 pub mod network;

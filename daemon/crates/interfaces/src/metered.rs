@@ -52,7 +52,7 @@ impl Meter {
     fn count(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.0.lock();
         if state.calls == 0 {
-            // What a server says between calls is a notice, which the library drops.
+            // Bytes that come between calls are a notice, which the library drops.
             return Ok(());
         }
         state.left = state

@@ -67,7 +67,7 @@ impl Network {
         Err(ConnectError::Refused(format!("{scheme}://{host}:{port}")))
     }
 
-    /// A connection to the server, in the container's network.
+    /// A connection to the server, in the container's network. An IPv6 address has no brackets.
     ///
     /// # Errors
     /// Why there is none.
@@ -79,9 +79,8 @@ impl Network {
         deadline: Instant,
     ) -> Result<TcpStream, ConnectError> {
         self.check(scheme, host, port)?;
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
         let connecting = async {
-            let found = self.container.names.addresses(bare).await;
+            let found = self.container.names.addresses(host).await;
             let found = found.map_err(|why| ConnectError::Unresolved(host.to_owned(), why))?;
             let allowed = found.into_iter().filter(|address| self.destinations.address(*address));
             let addresses: Vec<_> = allowed.map(|address| SocketAddr::new(address, port)).collect();

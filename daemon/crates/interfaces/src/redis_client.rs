@@ -26,10 +26,9 @@ const SECURE: &str = "rediss://";
 #[derive(Clone)]
 pub struct Address {
     secure: bool,
-    /// A name or an address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
+    /// A name, or an address without brackets.
+    host: String,
+    port: u16,
     login: RedisConnectionInfo,
 }
 

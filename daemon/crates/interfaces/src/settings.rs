@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hearth_base::destinations::Destinations;
+use hearth_base::env::last;
 use hearth_base::error::{Error, Result};
 use hearth_wasm::access::Access;
 
@@ -43,8 +44,7 @@ type Env = [(String, String)];
 
 /// The last value of a variable that is not empty.
 fn value<'a>(env: &'a Env, name: &str) -> Option<&'a str> {
-    let (_, value) = env.iter().rev().find(|(of, _)| of == name)?;
-    Some(value.trim()).filter(|value| !value.is_empty())
+    last(env, name).map(str::trim).filter(|value| !value.is_empty())
 }
 
 /// Whether the environment asks for an interface, or limits the servers.

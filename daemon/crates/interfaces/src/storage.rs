@@ -64,7 +64,7 @@ enum Thread {
     Running(mpsc::Sender<Job>),
 }
 
-type Job = Box<dyn FnOnce(&mut Databases) + Send>;
+type Job = Box<dyn FnOnce(&mut OpenDatabases) + Send>;
 
 /// Why a call on a database failed.
 #[derive(Debug, thiserror::Error)]
@@ -212,7 +212,7 @@ impl Storage {
         let control = Arc::new(Control { deadline, abandoned: AtomicBool::new(false), closed: self.closed.clone() });
         let pending = Pending(control.clone());
         let (tell, told) = oneshot::channel();
-        let job = move |databases: &mut Databases| {
+        let job = move |databases: &mut OpenDatabases| {
             if control.must_end() {
                 return;
             }
@@ -273,7 +273,7 @@ impl Drop for Storage {
 
 /// The thread's work.
 fn serve(mut queue: mpsc::Receiver<Job>, entered: io::Result<()>, unused: &Mutex<Vec<ConnectionKey>>) {
-    let mut databases = Databases { entered, open: HashMap::new() };
+    let mut databases = OpenDatabases { entered, open: HashMap::new() };
     while let Some(job) = queue.blocking_recv() {
         for key in std::mem::take(&mut *unused.lock()) {
             databases.open.remove(&key);
@@ -282,8 +282,8 @@ fn serve(mut queue: mpsc::Receiver<Job>, entered: io::Result<()>, unused: &Mutex
     }
 }
 
-/// The open databases.
-struct Databases {
+/// The databases that the thread has open.
+struct OpenDatabases {
     /// Whether the thread has the container's root and user.
     entered: io::Result<()>,
     open: HashMap<ConnectionKey, Open>,
@@ -296,7 +296,7 @@ struct Open {
     held: HeldMemory,
 }
 
-impl Databases {
+impl OpenDatabases {
     fn with<T>(
         &mut self,
         key: &ConnectionKey,

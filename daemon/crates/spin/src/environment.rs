@@ -1,5 +1,6 @@
 //! The container's environment variables that concern the application. No component sees the container's environment.
 
+use hearth_base::env::last;
 use hearth_base::error::Result;
 
 use crate::application::invalid;
@@ -33,8 +34,7 @@ impl Environment {
     /// # Errors
     /// `InvalidArgument` for an address without a port.
     pub fn of(env: &[(String, String)]) -> Result<Environment> {
-        // Of several values the last counts, as in the maps of most languages.
-        let find = |name| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.trim());
+        let find = |name| last(env, name).map(str::trim);
         let address = find(LISTEN_ADDRESS).filter(|value| !value.is_empty()).unwrap_or(LISTEN_ADDRESS_DEFAULT);
         let retained = find(RETAIN).map(|list| list.split(',').map(str::trim).filter(|id| !id.is_empty()));
         let retain: Option<Vec<_>> = retained.map(|ids| ids.map(str::to_string).collect());

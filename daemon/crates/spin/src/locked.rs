@@ -300,17 +300,12 @@ fn component(locked: LockedComponent) -> Result<Component> {
             bytes_of(file.content).map_err(|error| error.context(format!("the component {id:?}, file {path:?}")))?;
         files.push(FileContent { path, bytes });
     }
-    let mut variables = BTreeMap::new();
-    for (key, text) in locked.config {
-        variables.insert(key, Template::parse(&text).map_err(within)?);
-    }
-    let hosts = allowed_outbound_hosts.iter().map(|host| Template::parse(host).map_err(within));
     Ok(Component {
         source,
         environment: locked.env.into_iter().collect(),
         files: Files::Contents(files),
-        variables,
-        allowed_outbound_hosts: hosts.collect::<Result<_>>()?,
+        variables: Template::parse_values(locked.config).map_err(within)?,
+        allowed_outbound_hosts: Template::parse_list(&allowed_outbound_hosts).map_err(within)?,
         key_value_stores,
         databases,
         id,
@@ -327,7 +322,7 @@ fn bytes_of(content: Content) -> Result<FileBytes> {
     let text = content.digest.ok_or_else(|| {
         invalid("its content is neither in the document nor named by a digest; push the application with `spin registry push`".into())
     })?;
-    let digest = Digest::parse(&text).ok_or_else(|| invalid(format!("{text:?} is not a SHA-256 digest")))?;
+    let digest = Digest::required(&text)?;
     Ok(FileBytes::Digest(digest))
 }
 

@@ -218,22 +218,11 @@ fn component(id: &str, table: ComponentTable) -> Result<Component> {
         source: source_of(source).map_err(within)?,
         environment: environment.into_iter().collect(),
         files: directories(files, &exclude_files).map_err(within)?,
-        variables: templates(variables).map_err(within)?,
-        allowed_outbound_hosts: hosts
-            .iter()
-            .map(|host| Template::parse(host).map_err(within))
-            .collect::<Result<_>>()?,
+        variables: Template::parse_values(variables).map_err(within)?,
+        allowed_outbound_hosts: Template::parse_list(&hosts).map_err(within)?,
         key_value_stores: table.key_value_stores,
         databases: table.sqlite_databases,
     })
-}
-
-/// The values that a component reads.
-///
-/// # Errors
-/// As [`Template::parse`].
-pub(crate) fn templates(texts: BTreeMap<String, String>) -> Result<BTreeMap<String, Template>> {
-    texts.into_iter().map(|(key, text)| Ok((key, Template::parse(&text)?))).collect()
 }
 
 /// The file of a component's WebAssembly.

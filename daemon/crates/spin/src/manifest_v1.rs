@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use hearth_base::error::{Error, Result};
+use hearth_base::error::Result;
 
 use crate::application::{Application, Component, Trigger, invalid};
 use crate::legacy_hosts::outbound_hosts;
 use crate::locked::{no_base, trigger_of};
-use crate::manifest::{FilesValue, SourceValue, VariableTable, directories, read, source_of, templates, variables};
+use crate::manifest::{FilesValue, SourceValue, VariableTable, directories, read, source_of, variables};
 use crate::template::Template;
 
 /// What a component of version 1 may connect to beside HTTP hosts, unless it says otherwise.
@@ -103,8 +103,8 @@ fn component(table: ComponentTable) -> Result<Component> {
         source: source_of(table.source)?,
         environment: table.environment.into_iter().collect(),
         files: directories(table.files, &table.exclude_files)?,
-        variables: templates(table.config)?,
-        allowed_outbound_hosts: hosts.iter().map(|host| Template::parse(host)).collect::<Result<_, Error>>()?,
+        variables: Template::parse_values(table.config)?,
+        allowed_outbound_hosts: Template::parse_list(&hosts)?,
         key_value_stores: table.key_value_stores,
         databases: table.sqlite_databases,
     })

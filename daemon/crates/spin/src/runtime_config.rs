@@ -67,27 +67,11 @@ impl Default for KeyValueStore {
     }
 }
 
-/// Where a SQLite database is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Database {
-    /// A file.
-    File {
-        /// Its path; none: one in the container, which is gone with the container.
-        path: Option<String>,
-    },
-    /// A libSQL server.
-    Libsql {
-        /// Its address.
-        url: String,
-        /// The token that it asks for.
-        token: String,
-    },
-}
-
-impl Default for Database {
-    fn default() -> Database {
-        Database::File { path: None }
-    }
+/// A SQLite database: a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Database {
+    /// Its path; none: one in the container, which is gone with the container.
+    pub path: Option<String>,
 }
 
 impl RuntimeConfig {
@@ -198,13 +182,6 @@ struct RedisUrl {
     url: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LibsqlUrl {
-    url: String,
-    token: String,
-}
-
 fn variables_provider(key: &str, mut table: Table) -> Result<VariablesProvider> {
     match type_of(key, &mut table)?.as_str() {
         "static" => Ok(VariablesProvider::Static(read::<StaticValues>(key, table.into())?.values)),
@@ -236,13 +213,9 @@ fn database(key: &str, mut table: Table) -> Result<Database> {
             if file.allow_attach_file {
                 return Err(wrong(&format!("{key}: allow_attach_file is not supported; remove it")));
             }
-            Ok(Database::File { path: file.path })
+            Ok(Database { path: file.path })
         }
-        "libsql" => {
-            let LibsqlUrl { url, token } = read(key, table.into())?;
-            Ok(Database::Libsql { url, token })
-        }
-        other => Err(unsupported(key, other, "spin and libsql")),
+        other => Err(unsupported(key, other, "spin")),
     }
 }
 
@@ -296,10 +269,6 @@ mod tests {
             type = "spin"
             path = "/data/db"
             allow_attach_file = false
-            [sqlite_database.edge]
-            type = "libsql"
-            url = "http://edge:8080"
-            token = "t"
             [outbound_networking]
             block_networks = ["10.0.0.0/8"]
             block_private_networks = true
@@ -316,8 +285,7 @@ mod tests {
         assert_eq!(config.key_value_stores["default"], KeyValueStore::default());
         assert_eq!(config.key_value_stores["foo"], KeyValueStore::File { path: Some("/data/kv.db".into()) });
         assert_eq!(config.key_value_stores["cache"], KeyValueStore::Redis { url: "redis://cache:6379".into() });
-        assert_eq!(config.databases["default"], Database::File { path: Some("/data/db".into()) });
-        assert_eq!(config.databases["edge"], Database::Libsql { url: "http://edge:8080".into(), token: "t".into() });
+        assert_eq!(config.databases["default"], Database { path: Some("/data/db".into()) });
         assert_eq!(config.instance_memory, Some(64 << 20));
         assert_eq!((config.blocked_networks, config.block_private_networks), (vec!["10.0.0.0/8".into()], true));
         assert_eq!(RuntimeConfig::parse("").unwrap(), RuntimeConfig::default());
@@ -338,7 +306,11 @@ mod tests {
             ("[key_value_store.a]\ntype = \"aws_dynamo\"", "Hearth supports spin and redis"),
             ("[key_value_store.a]\ntype = \"redis\"", "key_value_store.a: missing field `url`"),
             ("[key_value_store.a]\ntype = \"spin\"\nfoo = 1", "key_value_store.a: unknown field `foo`"),
-            ("[sqlite_database.a]\ntype = \"turso\"", "Hearth supports spin and libsql"),
+            ("[sqlite_database.a]\ntype = \"turso\"", "Hearth supports spin"),
+            (
+                "[sqlite_database.a]\ntype = \"libsql\"\nurl = \"http://a:8080\"\ntoken = \"t\"",
+                "sqlite_database.a: the type \"libsql\" is not supported",
+            ),
             ("[sqlite_database.a]\ntype = \"spin\"\nallow_attach_file = true", "allow_attach_file is not supported"),
             ("max_instance_memory = \"1Gi\"", "max_instance_memory: invalid type"),
             ("[outbound_http]\nx = 1", "outbound_http: unknown field `x`"),

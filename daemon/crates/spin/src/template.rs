@@ -44,6 +44,22 @@ impl Template {
         Ok(Template { text: text.into(), parts })
     }
 
+    /// Reads all texts of a list.
+    ///
+    /// # Errors
+    /// As [`Template::parse`].
+    pub(crate) fn parse_list(texts: &[String]) -> Result<Vec<Template>> {
+        texts.iter().map(|text| Template::parse(text)).collect()
+    }
+
+    /// Reads the text of each key.
+    ///
+    /// # Errors
+    /// As [`Template::parse`].
+    pub(crate) fn parse_values(texts: BTreeMap<String, String>) -> Result<BTreeMap<String, Template>> {
+        texts.into_iter().map(|(key, text)| Ok((key, Template::parse(&text)?))).collect()
+    }
+
     /// The text as it was written.
     pub fn as_written(&self) -> &str {
         &self.text

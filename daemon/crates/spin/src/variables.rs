@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use hearth_base::env::last;
 use hearth_base::error::Result;
 
 use crate::application::{Application, invalid};
@@ -38,8 +39,7 @@ pub fn values(
     providers: &[VariablesProvider],
     env: &[(String, String)],
 ) -> Result<BTreeMap<String, String>> {
-    // Of several values the last counts, as in the maps of most languages.
-    let from_env = |key: &str| env.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+    let from_env = |key: &str| last(env, key).map(str::to_owned);
     let value = |name: &String| {
         let upper = name.to_ascii_uppercase();
         let provided = providers.iter().find_map(|provider| match provider {

@@ -2,14 +2,13 @@
 //! laid out.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use hearth_base::bundle::ProcessSpec;
 use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
 use hearth_base::wanted::Wanted;
-use hearth_containerd::client::{SpinArtifact, WasmArtifact};
+use hearth_containerd::client::{ArtifactLayer, SpinArtifact, WasmArtifact};
 use hearth_os::in_root::{RootDir, open_root};
 use hearth_spin::application::{Application, Component, Source};
 use hearth_spin::environment::LISTEN_ADDRESS;
@@ -57,7 +56,7 @@ impl Search<'_> {
             return self.blocking(recognise).await?.map_or(Ok(None), Err);
         };
         let configured = self.configured(root, manifest::parse(&text)?).await?;
-        let components = self.load_all(root, &configured, None).await?;
+        let components = self.load_all(root, &configured, &[]).await?;
         Ok(Some(LoadedApplication { configured, components, digest: Digest::of(text.as_bytes()), image: None }))
     }
 
@@ -72,12 +71,12 @@ impl Search<'_> {
                 artifact.image
             )));
         }
-        let digest = digest_of(&artifact.application)?;
+        let digest = Digest::required(&artifact.application)?;
         let bytes = self.blob(&artifact.application, LOCKED_BYTES_MAX).await?;
         let application = locked::parse(&bytes).map_err(|error| error.context(&artifact.image))?;
         let configured = self.configured(root, application).await?;
-        let components = self.load_all(root, &configured, Some(artifact)).await?;
-        self.write_files(root, &configured, artifact).await?;
+        let components = self.load_all(root, &configured, &artifact.layers).await?;
+        self.write_files(root, &configured, &artifact.image, &artifact.layers).await?;
         Ok(LoadedApplication { configured, components, digest, image: Some(artifact.manifest.clone()) })
     }
 
@@ -91,17 +90,12 @@ impl Search<'_> {
     /// # Errors
     /// As [`Search::pushed`].
     pub(super) async fn lone_component(&self, root: &Root, artifact: WasmArtifact) -> Result<LoadedApplication> {
-        let digest = digest_of(&artifact.layer.digest)?;
-        let application = Application::of_one(&artifact.image, digest);
-        let configured = self.configured(root, application).await?;
-        let layers = SpinArtifact {
-            image: artifact.image,
-            manifest: String::new(),
-            application: String::new(),
-            layers: vec![artifact.layer],
-        };
-        let components = self.load_all(root, &configured, Some(&layers)).await?;
-        self.write_files(root, &configured, &layers).await?;
+        let WasmArtifact { image, layer } = artifact;
+        let digest = Digest::required(&layer.digest)?;
+        let configured = self.configured(root, Application::of_one(&image, digest)).await?;
+        let layers = [layer];
+        let components = self.load_all(root, &configured, &layers).await?;
+        self.write_files(root, &configured, &image, &layers).await?;
         Ok(LoadedApplication { configured, components, digest, image: None })
     }
 
@@ -113,22 +107,24 @@ impl Search<'_> {
         ConfiguredApplication::new(application, &self.spec.process.env, &config)
     }
 
-    /// Loads the components that triggers start, and checks what they export.
+    /// Loads the components that triggers start, and checks their exports. `layers`: those of the image, if it is an
+    /// artifact.
     async fn load_all(
         &self,
         root: &Root,
         configured: &ConfiguredApplication,
-        artifact: Option<&SpinArtifact>,
+        layers: &[ArtifactLayer],
     ) -> Result<BTreeMap<Arc<str>, Loaded>> {
+        let (serving, commands) = (configured.serving(), configured.commands());
         let mut components = BTreeMap::new();
         for (_, component) in configured.started() {
-            let loaded = self.load_component(root, component, artifact).await;
+            let loaded = self.load_component(root, component, layers).await;
             let loaded = loaded.map_err(|error| error.context(format!("the component {:?}", component.id)))?;
             let exports = loaded.program.now().exports(&self.creator.world.runtime.engines)?;
-            if configured.serving().contains(&component.id.as_str()) {
+            if serving.contains(&component.id.as_str()) {
                 handlers::check_http(&component.id, &exports)?;
             }
-            if configured.commands().contains(&component.id.as_str()) {
+            if commands.contains(&component.id.as_str()) {
                 handlers::check_command(&component.id, &exports)?;
             }
             components.insert(component.id.as_str().into(), loaded);
@@ -136,12 +132,7 @@ impl Search<'_> {
         Ok(components)
     }
 
-    async fn load_component(
-        &self,
-        root: &Root,
-        component: &Component,
-        artifact: Option<&SpinArtifact>,
-    ) -> Result<Loaded> {
+    async fn load_component(&self, root: &Root, component: &Component, layers: &[ArtifactLayer]) -> Result<Loaded> {
         let modules = &self.creator.modules;
         match &component.source {
             Source::File(path) => {
@@ -154,7 +145,7 @@ impl Search<'_> {
                 modules.load_component(Origin::Layer { name, digest, bytes: bytes.clone().into(), export: None }).await
             }
             Source::Layer(digest) => {
-                let layer = layer_of(artifact, *digest)?;
+                let layer = layer_of(layers, *digest)?;
                 if let Some(loaded) = modules.known_component(*digest).await? {
                     return Ok(loaded);
                 }
@@ -171,12 +162,13 @@ impl Search<'_> {
         &self,
         root: &Root,
         configured: &ConfiguredApplication,
-        artifact: &SpinArtifact,
+        image: &str,
+        layers: &[ArtifactLayer],
     ) -> Result<()> {
         let bytes_max = self.creator.config.now().modules.module_bytes_max;
         let (path, contents) = (root.path().to_path_buf(), configured.contents());
         let (mut writer, mut wanted) = self.blocking(move || FileWriter::begin(&path, contents)).await?;
-        for layer in &artifact.layers {
+        for layer in layers {
             let Some(digest) = Digest::parse(&layer.digest) else { continue };
             if let Some(places) = wanted.remove(&digest) {
                 let bytes = self.blob(&layer.digest, bytes_max).await?;
@@ -184,7 +176,7 @@ impl Search<'_> {
                 writer = self.blocking(write).await?;
             }
         }
-        for layer in artifact.layers.iter().filter(|layer| layer.media_type == ARCHIVE_TYPE) {
+        for layer in layers.iter().filter(|layer| layer.media_type == ARCHIVE_TYPE) {
             if wanted.is_empty() {
                 break;
             }
@@ -195,8 +187,7 @@ impl Search<'_> {
         match wanted.into_iter().next() {
             None => Ok(()),
             Some((digest, places)) => Err(Error::InvalidArgument(format!(
-                "{}: no layer has the file {} ({digest:?}); push the application again",
-                artifact.image,
+                "{image}: no layer has the file {} ({digest:?}); push the application again",
                 places.first().map_or("", String::as_str)
             ))),
         }
@@ -211,7 +202,7 @@ impl Search<'_> {
         let root = root.path().to_path_buf();
         let wrong = move |error: &dyn std::fmt::Display| Error::InvalidArgument(format!("{path}: {error}"));
         let read = move || {
-            let root = RootDir::open(Path::new(&root)).map_err(|error| wrong(&error))?;
+            let root = RootDir::open(&root).map_err(|error| wrong(&error))?;
             resolver::read(&root, path).map_err(|error| wrong(&error))
         };
         let Some(bytes) = self.blocking(read).await? else { return Ok(None) };
@@ -225,16 +216,11 @@ impl Search<'_> {
 }
 
 /// The layer of the image with this digest. Only layers of the image are read: a manifest may name any blob.
-fn layer_of(artifact: Option<&SpinArtifact>, digest: Digest) -> Result<&str> {
-    let layers = artifact.into_iter().flat_map(|artifact| &artifact.layers);
-    let mut layers = layers.filter(|layer| Digest::parse(&layer.digest) == Some(digest));
-    layers.next().map(|layer| layer.digest.as_str()).ok_or_else(|| {
+fn layer_of(layers: &[ArtifactLayer], digest: Digest) -> Result<&str> {
+    let layer = layers.iter().find(|layer| Digest::parse(&layer.digest) == Some(digest));
+    layer.map(|layer| layer.digest.as_str()).ok_or_else(|| {
         Error::InvalidArgument(format!(
             "no layer of the image has its WebAssembly ({digest:?}); push the application again"
         ))
     })
-}
-
-fn digest_of(text: &str) -> Result<Digest> {
-    Digest::parse(text).ok_or_else(|| Error::InvalidArgument(format!("{text:?} is not a SHA-256 digest")))
 }

@@ -10,6 +10,7 @@ use hearth_wasm::access::{Access, InterfaceState};
 use hearth_wasm::host_interface::HostInterface;
 use hearth_wasm::state::ComponentState;
 
+use crate::handles::{HostResult, close, keep};
 use crate::network::{ConnectError, Network};
 use crate::redis_client::{self, Address, OpenError};
 use crate::storage::Caller;
@@ -145,8 +146,6 @@ macro_rules! convert {
 convert!(v2);
 convert!(v3);
 
-type Called<T, E> = wasmtime::Result<Result<T, E>>;
-
 /// A connection to be made.
 struct Opening {
     network: Network,
@@ -169,30 +168,6 @@ impl Opening {
         let inner = redis_client::Connection::open(&self.network, &self.address, self.network.deadline()).await?;
         Ok(Connection { network: self.network, inner })
     }
-}
-
-/// Keeps the new connection, or gives its place back.
-fn keep(
-    state: &mut ComponentState,
-    opened: Result<Connection, Failure>,
-) -> wasmtime::Result<Result<Resource<Connection>, Failure>> {
-    match opened.map(|connection| state.table.push(connection)) {
-        Ok(Ok(handle)) => Ok(Ok(handle)),
-        Ok(Err(full)) => {
-            state.descriptors.give_back();
-            Err(full.into())
-        }
-        Err(failure) => {
-            state.descriptors.give_back();
-            Ok(Err(failure))
-        }
-    }
-}
-
-fn close(state: &mut ComponentState, connection: Resource<Connection>) -> wasmtime::Result<()> {
-    state.table.delete(connection)?;
-    state.descriptors.give_back();
-    Ok(())
 }
 
 /// A command on its way to the server.
@@ -238,7 +213,7 @@ macro_rules! functions {
 macro_rules! implement_v2 {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty, $command:expr;)*) => {
         impl v2::HostConnection for ComponentState {
-            async fn open(&mut self, address: String) -> Called<Resource<Connection>, v2::Error> {
+            async fn open(&mut self, address: String) -> HostResult<Resource<Connection>, v2::Error> {
                 let opening = match begin(self, &address) {
                     Ok(opening) => opening,
                     Err(failure) => return Ok(Err(failure.into())),
@@ -251,7 +226,7 @@ macro_rules! implement_v2 {
                 &mut self,
                 connection: Resource<Connection>,
                 $($argument: $type),*
-            ) -> Called<$result, v2::Error> {
+            ) -> HostResult<$result, v2::Error> {
                 let call = Call::new(self, &connection)?;
                 Ok(call.send(&$command).await.map_err(Into::into))
             })*
@@ -261,7 +236,7 @@ macro_rules! implement_v2 {
                 connection: Resource<Connection>,
                 name: String,
                 arguments: Vec<v2::RedisParameter>,
-            ) -> Called<Vec<v2::RedisResult>, v2::Error> {
+            ) -> HostResult<Vec<v2::RedisResult>, v2::Error> {
                 let call = Call::new(self, &connection)?;
                 let mut command = cmd(&name);
                 arguments.into_iter().for_each(|argument| argument.add_to(&mut command));
@@ -278,7 +253,7 @@ macro_rules! implement_v2 {
 macro_rules! implement_v3 {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty, $command:expr;)*) => {
         impl<T: Send> v3::HostConnectionWithStore<T> for HasSelf<ComponentState> {
-            async fn open(store: &Accessor<T, Self>, address: String) -> Called<Resource<Connection>, v3::Error> {
+            async fn open(store: &Accessor<T, Self>, address: String) -> HostResult<Resource<Connection>, v3::Error> {
                 let opening = match store.with(|mut store| begin(store.get(), &address)) {
                     Ok(opening) => opening,
                     Err(failure) => return Ok(Err(failure.into())),
@@ -291,7 +266,7 @@ macro_rules! implement_v3 {
                 store: &Accessor<T, Self>,
                 connection: Resource<Connection>,
                 $($argument: $type),*
-            ) -> Called<$result, v3::Error> {
+            ) -> HostResult<$result, v3::Error> {
                 let call = store.with(|mut store| Call::new(store.get(), &connection))?;
                 Ok(call.send(&$command).await.map_err(Into::into))
             })*
@@ -301,7 +276,7 @@ macro_rules! implement_v3 {
                 connection: Resource<Connection>,
                 name: String,
                 arguments: Vec<v3::RedisParameter>,
-            ) -> Called<Vec<v3::RedisResult>, v3::Error> {
+            ) -> HostResult<Vec<v3::RedisResult>, v3::Error> {
                 let call = store.with(|mut store| Call::new(store.get(), &connection))?;
                 let mut command = cmd(&name);
                 arguments.into_iter().for_each(|argument| argument.add_to(&mut command));

@@ -15,6 +15,7 @@ use hearth_wasm::access::{Access, InterfaceState};
 use hearth_wasm::host_interface::HostInterface;
 use hearth_wasm::state::ComponentState;
 
+use crate::handles::{HostResult, TOO_MANY, close, keep};
 use crate::network::Network;
 use crate::storage::Caller;
 
@@ -227,9 +228,7 @@ where
     given.into_iter().map(Value::try_from).collect()
 }
 
-type Call<T> = wasmtime::Result<Result<T, Failure>>;
-
-async fn open(state: &mut ComponentState, address: &str) -> Call<Resource<Connection>> {
+async fn open(state: &mut ComponentState, address: &str) -> HostResult<Resource<Connection>, Failure> {
     let opening = || {
         let refused = || Failure::Connection("the component has no access to PostgreSQL".into());
         let postgres = state.access.get::<Postgres>().ok_or_else(refused)?;
@@ -242,23 +241,15 @@ async fn open(state: &mut ComponentState, address: &str) -> Call<Resource<Connec
         Err(failure) => return Ok(Err(failure)),
     };
     if !state.descriptors.take() {
-        return Ok(Err(Failure::Connection("the container has as many files and connections open as it may".into())));
+        return Ok(Err(Failure::Connection(TOO_MANY.into())));
     }
-    let opened = client::Connection::open(network, address).await;
-    let kept = opened.map(|connection| state.table.push(Connection(connection)));
-    if !matches!(kept, Ok(Ok(_))) {
-        state.descriptors.give_back();
-    }
-    Ok(match kept {
-        Ok(handle) => Ok(handle?),
-        Err(failure) => Err(failure),
-    })
+    keep(state, client::Connection::open(network, address).await.map(Connection))
 }
 
 /// A statement's connection, caller and parameters.
 type Statement = (client::Connection, Caller, Vec<Value>);
 
-fn statement<P>(state: &ComponentState, handle: &Resource<Connection>, given: Vec<P>) -> Call<Statement>
+fn statement<P>(state: &ComponentState, handle: &Resource<Connection>, given: Vec<P>) -> HostResult<Statement, Failure>
 where
     Value: TryFrom<P, Error = Failure>,
 {
@@ -267,18 +258,12 @@ where
     Ok(parameters(given).map(|values| (connection, caller, values)))
 }
 
-fn close(state: &mut ComponentState, connection: Resource<Connection>) -> wasmtime::Result<()> {
-    state.table.delete(connection)?;
-    state.descriptors.give_back();
-    Ok(())
-}
-
 macro_rules! implement {
     ($version:ident, $types:ident) => {
         impl $version::Host for ComponentState {}
 
         impl $version::HostConnection for ComponentState {
-            async fn open(&mut self, address: String) -> wasmtime::Result<Result<Resource<Connection>, $types::Error>> {
+            async fn open(&mut self, address: String) -> HostResult<Resource<Connection>, $types::Error> {
                 Ok(open(self, &address).await?.map_err(Into::into))
             }
 
@@ -287,7 +272,7 @@ macro_rules! implement {
                 connection: Resource<Connection>,
                 statement: String,
                 parameters: Vec<$types::ParameterValue>,
-            ) -> wasmtime::Result<Result<$types::RowSet, $types::Error>> {
+            ) -> HostResult<$types::RowSet, $types::Error> {
                 let (connection, caller, values) = match self::statement(self, &connection, parameters)? {
                     Ok(call) => call,
                     Err(failure) => return Ok(Err(failure.into())),
@@ -300,7 +285,7 @@ macro_rules! implement {
                 connection: Resource<Connection>,
                 statement: String,
                 parameters: Vec<$types::ParameterValue>,
-            ) -> wasmtime::Result<Result<u64, $types::Error>> {
+            ) -> HostResult<u64, $types::Error> {
                 let (connection, caller, values) = match self::statement(self, &connection, parameters)? {
                     Ok(call) => call,
                     Err(failure) => return Ok(Err(failure.into())),

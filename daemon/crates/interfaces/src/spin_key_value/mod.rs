@@ -8,6 +8,7 @@ use hearth_wasm::access::Access;
 use hearth_wasm::host_interface::HostInterface;
 use hearth_wasm::state::ComponentState;
 
+use crate::handles::HostResult;
 use crate::storage::Caller;
 use crate::stores::{self, Bucket, Store, StoreError, Stores};
 
@@ -52,8 +53,6 @@ macro_rules! error {
 error!(v2);
 error!(v3);
 
-type Called<T, E> = wasmtime::Result<Result<T, E>>;
-
 /// All keys: no more than an answer may have.
 async fn all_keys(store: &Arc<dyn Store>, caller: &Caller) -> Result<Vec<String>, StoreError> {
     let mut keys = Vec::new();
@@ -81,31 +80,31 @@ async fn all_keys(store: &Arc<dyn Store>, caller: &Caller) -> Result<Vec<String>
 impl v2::Host for ComponentState {}
 
 impl v2::HostStore for ComponentState {
-    async fn open(&mut self, label: String) -> Called<Resource<Bucket>, v2::Error> {
+    async fn open(&mut self, label: String) -> HostResult<Resource<Bucket>, v2::Error> {
         Ok(stores::open(self, &label)?.map_err(Into::into))
     }
 
-    async fn get(&mut self, store: Resource<Bucket>, key: String) -> Called<Option<Vec<u8>>, v2::Error> {
+    async fn get(&mut self, store: Resource<Bucket>, key: String) -> HostResult<Option<Vec<u8>>, v2::Error> {
         let (store, caller) = stores::of_handle(self, &store)?;
         Ok(store.get(&caller, key).await.map_err(Into::into))
     }
 
-    async fn set(&mut self, store: Resource<Bucket>, key: String, value: Vec<u8>) -> Called<(), v2::Error> {
+    async fn set(&mut self, store: Resource<Bucket>, key: String, value: Vec<u8>) -> HostResult<(), v2::Error> {
         let (store, caller) = stores::of_handle(self, &store)?;
         Ok(store.set_many(&caller, vec![(key, value)]).await.map_err(Into::into))
     }
 
-    async fn delete(&mut self, store: Resource<Bucket>, key: String) -> Called<(), v2::Error> {
+    async fn delete(&mut self, store: Resource<Bucket>, key: String) -> HostResult<(), v2::Error> {
         let (store, caller) = stores::of_handle(self, &store)?;
         Ok(store.delete_many(&caller, vec![key]).await.map_err(Into::into))
     }
 
-    async fn exists(&mut self, store: Resource<Bucket>, key: String) -> Called<bool, v2::Error> {
+    async fn exists(&mut self, store: Resource<Bucket>, key: String) -> HostResult<bool, v2::Error> {
         let (store, caller) = stores::of_handle(self, &store)?;
         Ok(store.exists(&caller, key).await.map_err(Into::into))
     }
 
-    async fn get_keys(&mut self, store: Resource<Bucket>) -> Called<Vec<String>, v2::Error> {
+    async fn get_keys(&mut self, store: Resource<Bucket>) -> HostResult<Vec<String>, v2::Error> {
         let (store, caller) = stores::of_handle(self, &store)?;
         Ok(all_keys(&store, &caller).await.map_err(Into::into))
     }
@@ -128,7 +127,7 @@ impl v3::HostStore for ComponentState {
 type Keys = (StreamReader<String>, FutureReader<Result<(), v3::Error>>);
 
 impl<T: Send> v3::HostStoreWithStore<T> for HasSelf<ComponentState> {
-    async fn open(store: &Accessor<T, Self>, label: String) -> Called<Resource<Bucket>, v3::Error> {
+    async fn open(store: &Accessor<T, Self>, label: String) -> HostResult<Resource<Bucket>, v3::Error> {
         Ok(store.with(|mut store| stores::open(store.get(), &label))?.map_err(Into::into))
     }
 
@@ -136,7 +135,7 @@ impl<T: Send> v3::HostStoreWithStore<T> for HasSelf<ComponentState> {
         store: &Accessor<T, Self>,
         handle: Resource<Bucket>,
         key: String,
-    ) -> Called<Option<Vec<u8>>, v3::Error> {
+    ) -> HostResult<Option<Vec<u8>>, v3::Error> {
         let (store, caller) = store.with(|mut store| stores::of_handle(store.get(), &handle))?;
         Ok(store.get(&caller, key).await.map_err(Into::into))
     }
@@ -146,17 +145,17 @@ impl<T: Send> v3::HostStoreWithStore<T> for HasSelf<ComponentState> {
         handle: Resource<Bucket>,
         key: String,
         value: Vec<u8>,
-    ) -> Called<(), v3::Error> {
+    ) -> HostResult<(), v3::Error> {
         let (store, caller) = store.with(|mut store| stores::of_handle(store.get(), &handle))?;
         Ok(store.set_many(&caller, vec![(key, value)]).await.map_err(Into::into))
     }
 
-    async fn delete(store: &Accessor<T, Self>, handle: Resource<Bucket>, key: String) -> Called<(), v3::Error> {
+    async fn delete(store: &Accessor<T, Self>, handle: Resource<Bucket>, key: String) -> HostResult<(), v3::Error> {
         let (store, caller) = store.with(|mut store| stores::of_handle(store.get(), &handle))?;
         Ok(store.delete_many(&caller, vec![key]).await.map_err(Into::into))
     }
 
-    async fn exists(store: &Accessor<T, Self>, handle: Resource<Bucket>, key: String) -> Called<bool, v3::Error> {
+    async fn exists(store: &Accessor<T, Self>, handle: Resource<Bucket>, key: String) -> HostResult<bool, v3::Error> {
         let (store, caller) = store.with(|mut store| stores::of_handle(store.get(), &handle))?;
         Ok(store.exists(&caller, key).await.map_err(Into::into))
     }

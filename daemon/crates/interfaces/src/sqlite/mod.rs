@@ -17,6 +17,7 @@ use hearth_wasm::host_interface::HostInterface;
 use hearth_wasm::state::ComponentState;
 
 use crate::container::Container;
+use crate::handles::{HostResult, TOO_MANY, close, keep};
 use crate::storage::{Caller, ConnectionKey, Place, StorageError};
 
 /// The registration.
@@ -147,26 +148,15 @@ struct Table {
     rows: Vec<Vec<Value>>,
 }
 
-fn open(state: &mut ComponentState, label: &str) -> wasmtime::Result<Result<Resource<Connection>, Failure>> {
+fn open(state: &mut ComponentState, label: &str) -> HostResult<Resource<Connection>, Failure> {
     let Some(databases) = state.access.get::<Databases>() else { return Ok(Err(Failure::Denied)) };
     let Some(file) = databases.files.get(label) else { return Ok(Err(Failure::Denied)) };
     if !state.descriptors.take() {
-        return Ok(Err(Failure::Io("the container has as many files and connections open as it may".into())));
+        return Ok(Err(Failure::Io(TOO_MANY.into())));
     }
     let number = databases.opened.fetch_add(1, Ordering::Relaxed);
     let key = ConnectionKey { place: Place::File(file.clone()), number };
-    let connection = Connection { container: databases.container.clone(), key, last: Arc::default() };
-    let pushed = state.table.push(connection);
-    if pushed.is_err() {
-        state.descriptors.give_back();
-    }
-    Ok(Ok(pushed?))
-}
-
-fn close(state: &mut ComponentState, connection: Resource<Connection>) -> wasmtime::Result<()> {
-    drop(state.table.delete(connection)?);
-    state.descriptors.give_back();
-    Ok(())
+    keep(state, Ok(Connection { container: databases.container.clone(), key, last: Arc::default() }))
 }
 
 /// A statement on its way to the container's thread.
@@ -263,12 +253,10 @@ macro_rules! convert {
 convert!(v2);
 convert!(v3);
 
-type Called<T, E> = wasmtime::Result<Result<T, E>>;
-
 impl v2::Host for ComponentState {}
 
 impl v2::HostConnection for ComponentState {
-    async fn open(&mut self, database: String) -> Called<Resource<Connection>, v2::Error> {
+    async fn open(&mut self, database: String) -> HostResult<Resource<Connection>, v2::Error> {
         Ok(open(self, &database)?.map_err(Into::into))
     }
 
@@ -277,7 +265,7 @@ impl v2::HostConnection for ComponentState {
         connection: Resource<Connection>,
         statement: String,
         parameters: Vec<v2::Value>,
-    ) -> Called<v2::QueryResult, v2::Error> {
+    ) -> HostResult<v2::QueryResult, v2::Error> {
         let call = Statement::new(self, &connection)?;
         let values = parameters.into_iter().map(Into::into).collect();
         Ok(call.execute(statement, values).await.map(Into::into).map_err(Into::into))
@@ -291,7 +279,7 @@ impl v2::HostConnection for ComponentState {
 impl v3::Host for ComponentState {}
 
 impl v3::HostConnection for ComponentState {
-    async fn open(&mut self, database: String) -> Called<Resource<Connection>, v3::Error> {
+    async fn open(&mut self, database: String) -> HostResult<Resource<Connection>, v3::Error> {
         Ok(open(self, &database)?.map_err(Into::into))
     }
 
@@ -300,7 +288,7 @@ impl v3::HostConnection for ComponentState {
         connection: Resource<Connection>,
         statement: String,
         parameters: Vec<v3::Value>,
-    ) -> Called<v3::QueryResult, v3::Error> {
+    ) -> HostResult<v3::QueryResult, v3::Error> {
         let call = Statement::new(self, &connection)?;
         let values = parameters.into_iter().map(Into::into).collect();
         Ok(call.execute(statement, values).await.map(Into::into).map_err(Into::into))
@@ -322,7 +310,7 @@ impl v3::HostConnection for ComponentState {
 type Rows = (Vec<String>, StreamReader<v3::RowResult>, FutureReader<Result<(), v3::Error>>);
 
 impl<T: Send> v3::HostConnectionWithStore<T> for HasSelf<ComponentState> {
-    async fn open_async(store: &Accessor<T, Self>, database: String) -> Called<Resource<Connection>, v3::Error> {
+    async fn open_async(store: &Accessor<T, Self>, database: String) -> HostResult<Resource<Connection>, v3::Error> {
         Ok(store.with(|mut store| open(store.get(), &database))?.map_err(Into::into))
     }
 
@@ -331,7 +319,7 @@ impl<T: Send> v3::HostConnectionWithStore<T> for HasSelf<ComponentState> {
         connection: Resource<Connection>,
         statement: String,
         parameters: Vec<v3::Value>,
-    ) -> Called<Rows, v3::Error> {
+    ) -> HostResult<Rows, v3::Error> {
         let call = store.with(|mut store| Statement::new(store.get(), &connection))?;
         let values = parameters.into_iter().map(Into::into).collect();
         let table = match call.execute(statement, values).await {

@@ -81,7 +81,7 @@ pub trait Store: Send + Sync {
     ) -> Result<bool, StoreError>;
 }
 
-/// An open store, and its caller. A handle of a guest.
+/// An open store. A handle of a guest.
 #[derive(Clone)]
 pub struct Bucket {
     /// The store.
