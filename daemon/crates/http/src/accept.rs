@@ -28,9 +28,9 @@ struct Listening {
 pub fn serve(bound: Bound) {
     let Bound { service, listeners } = bound;
     // The container has ended meanwhile.
-    let Some(member) = service.requests.begin_listening() else { return };
+    let Some(member) = service.container.requests.begin_listening() else { return };
     let listening = Listening { listeners, _member: member };
-    let requests = service.requests.clone();
+    let requests = service.container.requests.clone();
     let task = service.http.runtime.clone().spawn(accept(service, listening));
     requests.set_listener(task.abort_handle());
 }
@@ -45,7 +45,7 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
         }
     };
     let acceptor = Acceptor::new(listeners, service.http.config().connections_max, "HTTP port of a container");
-    let mut draining = service.requests.draining();
+    let mut draining = service.container.requests.draining();
     let mut any = false;
     loop {
         tokio::select! {

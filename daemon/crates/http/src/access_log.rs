@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::exchange::Summary;
 use crate::request::Client;
 use crate::service::Service;
+use hearth_base::env::last;
 use hearth_base::error::{Error, Result};
 use hearth_base::rate::{Admission, Rate};
 use hearth_observe::metrics::REQUEST_PHASES;
@@ -72,7 +73,7 @@ impl AccessLog {
     /// # Errors
     /// `InvalidArgument` naming the variable.
     pub fn of(env: &[(String, String)]) -> Result<Option<AccessLog>> {
-        let format = match env.iter().rev().find(|(name, _)| name == FORMAT).map(|(_, value)| value.trim()) {
+        let format = match last(env, FORMAT).map(str::trim) {
             None | Some("" | "off") => return Ok(None),
             Some("combined") => Format::Combined,
             Some("json") => Format::Json,
@@ -95,14 +96,14 @@ impl AccessLog {
             Format::Combined => entry.combined(summary, now),
             Format::Json => entry.json(summary, now),
         };
-        let has_room = service.stdio.write_stdout_line(line);
+        let has_room = service.container.stdio.write_stdout_line(line);
         let left_out = {
             let mut written = self.written.lock();
             written.without_room += left_out + u64::from(!has_room);
             if has_room { std::mem::take(&mut written.without_room) } else { 0 }
         };
         if left_out > 0 {
-            service.notes.write(&service.stdio, &format!("{left_out} lines of the access log were left out"));
+            service.notes.write(&service.container.stdio, &format!("{left_out} lines of the access log were left out"));
         }
     }
 }

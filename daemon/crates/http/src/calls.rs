@@ -7,17 +7,19 @@ use std::sync::Arc;
 use http_body_util::BodyExt;
 use hyper::http::uri::Scheme;
 use hyper::{Request, Response, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use hearth_base::config;
 use hearth_spin::retain::INTERNAL;
 
+use crate::admitted_request::AdmittedRequest;
 use crate::component::Component;
 use crate::outgoing::client::Timeouts;
+use crate::outgoing::route::bare;
 use crate::places::{Claim, Place};
 use crate::refused::Refused;
-use crate::request::{NewRequest, name, serve};
+use crate::request::{name, serve};
 use crate::request_body::RequestBody;
 use crate::service::Service;
 use crate::site::{Destination, Site};
@@ -80,7 +82,7 @@ impl Caller {
     pub fn route(&self, mut request: Request<WasiBody>) -> Result<Called, Error> {
         let server = Server::of(&request)?;
         let Site::Application(site) = &self.service.site else { return Ok(Called::Server(request)) };
-        let allowed = &self.component.access.destinations;
+        let allowed = &self.component.parts.access.destinations;
         if server.host == OWN {
             if !allowed.own_application(server.scheme()) {
                 return Err(self.denied(&server));
@@ -118,16 +120,17 @@ impl Caller {
         let name = component.name_of(&name(&request));
         let trace = TraceContext::of(request.headers());
         let request = request.map(RequestBody::Component);
-        let new = NewRequest { component, request, secure: false, trace, name, admitted };
+        let (send_head, head) = oneshot::channel();
+        let admitted = AdmittedRequest { component, request, secure: false, trace, send_head, name, admitted };
         let patience = Timeouts::new(options, &service.http.config()).first_byte;
-        let served = tokio::time::timeout(patience, serve(service, new, None)).await;
+        let served = tokio::time::timeout(patience, serve(service, admitted, head, None)).await;
         let response = served.map_err(|_| Error::ConnectionReadTimeout)?.map_err(refused)?;
         Ok(response.map(|body| body.map_err(|_| Error::HttpResponseIncomplete).boxed_unsync()))
     }
 
     /// Tells of a request that is not allowed.
     fn denied(&self, server: &Server) -> Error {
-        let id = self.component.id.as_deref().unwrap_or_default();
+        let id = self.component.parts.id.as_deref().unwrap_or_default();
         let text = format!(
             "the component {id:?} may not send requests to {server}: add the host to its allowed_outbound_hosts"
         );
@@ -152,8 +155,8 @@ impl Server {
     fn of(request: &Request<WasiBody>) -> Result<Server, Error> {
         let authority = request.uri().authority().ok_or(Error::HttpRequestUriInvalid)?;
         let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-        Ok(Server { secure, host, port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
+        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        Ok(Server { secure, host: bare(authority), port })
     }
 
     fn scheme(&self) -> &'static str {

@@ -16,8 +16,8 @@ use hearth_wasm::runtime::Runtime;
 use crate::outgoing::client::Client;
 use crate::shared_instances::{Reuse, SharedInstances};
 
-/// The parts that a component is made from.
-pub struct NewComponent {
+/// What a component is given when it is made, and keeps.
+pub struct ComponentParts {
     /// Its id in its application; none in a container of one program.
     pub id: Option<Arc<str>>,
     /// The program: the next instance is made of its best code so far.
@@ -28,22 +28,28 @@ pub struct NewComponent {
     pub env: Vec<(String, String)>,
     /// Its working directory.
     pub cwd: String,
-    /// Its files.
-    pub files: ComponentFiles,
     /// Whether its `/`, or a volume in it, refuses writes.
     pub partly_read_only: bool,
     /// How it looks up names.
     pub names: Option<Names>,
     /// Files, directories and sockets that each of its guests may have open (`RLIMIT_NOFILE`).
     pub open_files_max: u32,
-    /// How many requests an instance of WASI 0.3 may have.
-    pub reuse: Reuse,
     /// The most memory of one instance, in bytes; none: all of the container's.
     pub instance_memory: Option<u64>,
-    /// What it may use beyond its files.
+    /// The hosts and stores that it may use beyond its files.
     pub access: Access,
     /// Sends its requests to servers; none if they are refused.
     pub client: Option<Arc<Client>>,
+}
+
+/// A component that is not made yet.
+pub struct NewComponent {
+    /// The parts that it keeps.
+    pub parts: ComponentParts,
+    /// Its files.
+    pub files: ComponentFiles,
+    /// How many requests an instance of WASI 0.3 may have.
+    pub reuse: Reuse,
 }
 
 /// A component's files.
@@ -61,32 +67,12 @@ pub enum ComponentFiles {
 
 /// A component that answers requests.
 pub struct Component {
-    /// Its id in its application; none in a container of one program.
-    pub id: Option<Arc<str>>,
-    /// The program: the next instance is made of its best code so far.
-    pub program: Arc<LiveProgram>,
-    /// `argv` of each instance.
-    pub args: Vec<String>,
-    /// Its environment.
-    pub env: Vec<(String, String)>,
-    /// Its working directory.
-    pub cwd: String,
+    /// The parts that it was given.
+    pub parts: ComponentParts,
     /// Its files, open.
     pub files: WasiFilesystemCtx,
-    /// Whether its `/`, or a volume in it, refuses writes.
-    pub partly_read_only: bool,
-    /// How it looks up names.
-    pub names: Option<Names>,
-    /// Files, directories and sockets that each of its guests may have open (`RLIMIT_NOFILE`).
-    pub open_files_max: u32,
     /// The instances of a component of WASI 0.3, which may have several requests; none for WASI 0.2.
     pub shared: Option<SharedInstances>,
-    /// What it may use beyond its files.
-    pub access: Access,
-    /// Sends its requests to servers; none if they are refused.
-    pub client: Option<Arc<Client>>,
-    /// The most memory of one instance, in bytes; none: all of the container's.
-    pub instance_memory: Option<u64>,
 }
 
 impl Component {
@@ -95,26 +81,14 @@ impl Component {
     /// # Errors
     /// What is wrong with its files or its code, in one line.
     pub fn new(runtime: &Runtime, new: NewComponent) -> Result<Arc<Component>> {
-        let serves_p3 = new.program.now().serves_p3(&runtime.engines)?;
-        let files = match new.files {
+        let NewComponent { parts, files, reuse } = new;
+        let files = match files {
             ComponentFiles::Root(root) => shared_files(&root)?,
             ComponentFiles::Directories { root, directories } => component_files(&root, &directories)?,
         };
-        Ok(Arc::new(Component {
-            id: new.id,
-            program: new.program,
-            args: new.args,
-            env: new.env,
-            cwd: new.cwd,
-            files,
-            partly_read_only: new.partly_read_only,
-            names: new.names,
-            open_files_max: new.open_files_max,
-            shared: serves_p3.then(|| SharedInstances::new(new.reuse)),
-            access: new.access,
-            client: new.client,
-            instance_memory: new.instance_memory,
-        }))
+        let serves_p3 = parts.program.now().serves_p3(&runtime.engines)?;
+        let shared = serves_p3.then(|| SharedInstances::new(reuse));
+        Ok(Arc::new(Component { parts, files, shared }))
     }
 
     /// How many requests an instance may have at once.
@@ -123,10 +97,10 @@ impl Component {
     }
 
     /// A request's name in messages: `GET /path`, after the component's id if there are several components.
-    pub(crate) fn name_of(&self, request: &str) -> Arc<str> {
-        match &self.id {
+    pub(crate) fn name_of(&self, request: &Arc<str>) -> Arc<str> {
+        match &self.parts.id {
             Some(id) => format!("{id}: {request}").into(),
-            None => request.into(),
+            None => request.clone(),
         }
     }
 }

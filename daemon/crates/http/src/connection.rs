@@ -59,9 +59,9 @@ pub fn begin(service: &Arc<Service>, stream: TcpStream, permit: ConnectionPermit
 
 /// Runs a part of a connection.
 fn run<F: Future<Output: Send> + Send + 'static>(service: &Arc<Service>, part: F) {
-    let guest = Arc::new(Guest::part(&service.guest));
+    let guest = Arc::new(Guest::part(&service.container.guest));
     // The container has ended.
-    let Some(member) = service.requests.begin(&guest) else { return };
+    let Some(member) = service.container.requests.begin(&guest) else { return };
     service.runtime.scheduler.spawn_part(guest, part, move |end| {
         if let GuestEnd::Panicked(panic) = end {
             identity::restore();
@@ -116,7 +116,7 @@ fn builder(service: &Arc<Service>, config: &config::Http, protocol: Protocol) ->
 async fn greet(service: &Arc<Service>, stream: Socket, activity: &Arc<Activity>) -> Option<ClientStream> {
     let stream = Watched::new(stream, activity.clone());
     let Some(tls) = &service.tls else { return Some(ClientStream::Plain(stream)) };
-    let mut draining = service.requests.draining();
+    let mut draining = service.container.requests.draining();
     let too_late = async {
         until(&mut draining).await;
         tokio::time::sleep(DRAIN_LINGER).await;
@@ -136,7 +136,7 @@ async fn connection(service: Arc<Service>, (stream, address): (Socket, Option<So
     let client = Client { secure: service.tls.is_some(), address };
     let builder = builder(&service, &config, stream.protocol());
     let io = TokioIo::new(stream);
-    let mut draining = service.requests.draining();
+    let mut draining = service.container.requests.draining();
     let answering = {
         let (service, activity, draining) = (service.clone(), activity.clone(), draining.clone());
         service_fn(move |request: hyper::Request<_>| {

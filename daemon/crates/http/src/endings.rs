@@ -121,7 +121,7 @@ impl Service {
             Some(I32Exit(0)) => GuestOutcome::Returned,
             Some(I32Exit(code)) => GuestOutcome::Trapped(format!("the guest exited with {code}")),
             None if store.data().limits.is_starved() => {
-                let limit = self.memory.limit();
+                let limit = self.container.memory.limit();
                 let text = trap_text(&error);
                 GuestOutcome::Trapped(format!("out of memory: the container's limit is {limit} bytes\n{text}"))
             }
@@ -142,7 +142,7 @@ impl Service {
             identity::restore();
         }
         if let GuestEnd::Panicked(text) = &end {
-            let about = &self.about;
+            let about = &self.container.about;
             tracing::error!(target: logging::GUEST, namespace = %about.namespace, task = %about.id, panic = %text, "a host function panicked; only this request ends");
         }
         let Told { kind, note, refused } = told(end, owes_a_head, self.http.config().request_timeout_ms);
@@ -150,7 +150,7 @@ impl Service {
             self.list(kind, refused.status.as_u16(), note.as_deref().unwrap_or_default());
         }
         if let Some(note) = note {
-            self.notes.write(&self.stdio, &format!("{}: {note}", name()));
+            self.notes.write(&self.container.stdio, &format!("{}: {note}", name()));
         }
         refused
     }
@@ -175,7 +175,7 @@ impl Service {
 
     /// Counts an exchange that ended before its response's end because of its client, or with the container.
     pub(crate) fn client_gone(&self) {
-        let killed = self.requests.are_closed();
+        let killed = self.container.requests.are_closed();
         self.counts.cut(if killed { CutReason::Killed } else { CutReason::Client });
     }
 
@@ -187,13 +187,15 @@ impl Service {
     /// Writes a note, on a thread of the daemon's own: the caller's polls a guest.
     pub(crate) fn note_later(self: &Arc<Self>, name: &Arc<str>, text: String) {
         let (service, name) = (self.clone(), name.clone());
-        self.http.runtime.spawn(async move { service.notes.write(&service.stdio, &format!("{name}: {text}")) });
+        self.http
+            .runtime
+            .spawn(async move { service.notes.write(&service.container.stdio, &format!("{name}: {text}")) });
     }
 
     /// Writes a note of a request that a component may not send, on a thread of the daemon's own.
     pub(crate) fn note_refusal(self: &Arc<Self>, text: String) {
         let service = self.clone();
-        self.http.runtime.spawn(async move { service.notes.write(&service.stdio, &text) });
+        self.http.runtime.spawn(async move { service.notes.write(&service.container.stdio, &text) });
     }
 
     /// Lists a response that failed and writes a note, on a thread of the daemon's own: the caller's polls a guest.
@@ -202,13 +204,13 @@ impl Service {
         self.http.runtime.spawn(async move {
             let text = format!("{name}: {text}");
             service.list(EndKind::Response, status, &text);
-            service.notes.write(&service.stdio, &text);
+            service.notes.write(&service.container.stdio, &text);
         });
     }
 
     /// Lists an end for `hearthctl traps` and the status page, logs it, and counts it if it is a trap.
     fn list(&self, kind: EndKind, status: u16, text: &str) {
-        let about = &self.about;
+        let about = &self.container.about;
         self.runtime.recent.ended(about, kind, status.into(), text);
         if matches!(kind, EndKind::Request | EndKind::Panic) {
             self.counts.trapped();

@@ -14,7 +14,7 @@ use crate::request::Client;
 use crate::request_state::RequestState;
 use crate::service::Service;
 use crate::trace_context::TraceContext;
-use hearth_observe::metrics::{REQUEST_PHASES, RequestPhase};
+use hearth_observe::metrics::REQUEST_PHASES;
 use hearth_observe::starts::requests::SlowRequest;
 
 /// The status code in the access log of a request that got no answer: its client went away, or the container ended.
@@ -111,17 +111,13 @@ impl Drop for Exchange {
         }
         let phases = self.phases(now);
         if let Some(pod) = pod {
-            const PHASES: [RequestPhase; REQUEST_PHASES.len()] =
-                [RequestPhase::Queue, RequestPhase::Instance, RequestPhase::Head, RequestPhase::Body];
-            for (phase, took) in PHASES.into_iter().zip(phases) {
-                took.into_iter().for_each(|took| pod.phase(phase, took));
-            }
+            pod.phases(phases);
         }
         let status = self.answered.map(|(status, _)| status);
         let trace = self.trace.as_ref().map(TraceContext::id);
         if is_slow {
             service.runtime.recent.was_slow(SlowRequest {
-                about: service.about.clone(),
+                about: service.container.about.clone(),
                 request: self.name.clone(),
                 status: status.unwrap_or(0),
                 cut: !self.is_whole,
@@ -131,7 +127,9 @@ impl Drop for Exchange {
             });
         }
         if let (Some(log), Some(entry)) = (&service.access_log, &self.entry) {
-            log.write(service, entry, &self.summary(took, phases, status.unwrap_or(UNANSWERED), trace));
+            let status = status.unwrap_or(UNANSWERED);
+            let summary = Summary { status, sent: self.sent, is_whole: self.is_whole, took, phases, trace };
+            log.write(service, entry, &summary);
         }
     }
 }
@@ -151,18 +149,6 @@ pub struct Summary {
     pub phases: [Option<Duration>; REQUEST_PHASES.len()],
     /// The id of its trace.
     pub trace: Option<u128>,
-}
-
-impl Exchange {
-    fn summary(
-        &self,
-        took: Duration,
-        phases: [Option<Duration>; REQUEST_PHASES.len()],
-        status: u16,
-        trace: Option<u128>,
-    ) -> Summary {
-        Summary { status, sent: self.sent, is_whole: self.is_whole, took, phases, trace }
-    }
 }
 
 #[cfg(test)]

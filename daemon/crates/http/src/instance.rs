@@ -22,9 +22,9 @@ impl Service {
     /// What sends the requests of a component's guests.
     fn outgoing(self: &Arc<Self>, component: &Arc<Component>) -> Outgoing {
         match &self.site {
-            Site::One(_) => Outgoing::new(component.client.clone()),
+            Site::One(_) => Outgoing::new(component.parts.client.clone()),
             Site::Application(_) => {
-                Outgoing::of_application(component.client.clone(), Caller::new(self.clone(), component.clone()))
+                Outgoing::of_application(component.parts.client.clone(), Caller::new(self.clone(), component.clone()))
             }
         }
     }
@@ -44,27 +44,27 @@ impl Service {
         let starved: Arc<AtomicBool> = Arc::default();
         let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing(component).traced(&trace)) };
         let surroundings = GuestConfig {
-            args: &component.args,
-            env: &component.env,
+            args: &component.parts.args,
+            env: &component.parts.env,
             request_id: Some(self.instances.fetch_add(1, Ordering::Relaxed)),
-            cwd: &component.cwd,
+            cwd: &component.parts.cwd,
             files: RootFiles::Open(&component.files),
-            partly_read_only: component.partly_read_only,
-            open_files_max: component.open_files_max,
-            descriptors: &self.descriptors,
+            partly_read_only: component.parts.partly_read_only,
+            open_files_max: component.parts.open_files_max,
+            descriptors: &self.container.descriptors,
             handles_max: self.http.config().handles_max.saturating_mul(component.requests_per_instance()),
-            names: component.names.clone(),
-            access: &component.access,
-            memory: &self.memory,
-            instance_memory: component.instance_memory,
+            names: component.parts.names.clone(),
+            access: &component.parts.access,
+            memory: &self.container.memory,
+            instance_memory: component.parts.instance_memory,
             starved: &starved,
             outgoing: &outgoing,
         };
         let mark = self.marks.next();
         let streams = || Streams {
             stdin: None::<tokio::io::Empty>,
-            stdout: Lines::new(self.stdio.stdout(), mark),
-            stderr: Lines::new(self.stdio.stderr(), mark),
+            stdout: Lines::new(self.container.stdio.stdout(), mark),
+            stderr: Lines::new(self.container.stdio.stderr(), mark),
         };
         let unseen = || None::<fn()>;
         let made =
@@ -75,7 +75,7 @@ impl Service {
             InstantiateError::NotReady(error) => GuestOutcome::NotStarted(error),
             // The guest has not run yet, so it is the other requests that hold the container's memory.
             InstantiateError::Failed(_) if starved.load(Ordering::Relaxed) => {
-                GuestOutcome::NoMemory(self.memory.limit())
+                GuestOutcome::NoMemory(self.container.memory.limit())
             }
             InstantiateError::Failed(error) => GuestOutcome::Trapped(trap_text(&error)),
         })?;

@@ -23,7 +23,7 @@ use crate::trace_context::{CurrentTrace, TraceContext};
 use hearth_base::error::Error;
 use hearth_wasm::instantiate::GuestInstance;
 use hearth_wasm::scheduler::{Guest, kept_part_first};
-use hearth_wasm::slots::Placed;
+use hearth_wasm::slots::{Placed, Slot};
 
 /// Starts a guest for a request.
 ///
@@ -32,15 +32,15 @@ use hearth_wasm::slots::Placed;
 pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Result<StartedRequest, Refused> {
     let AdmittedRequest { component, request, secure, trace, send_head, name, admitted } = admitted;
     let scheme = if secure { Scheme::Https } else { Scheme::Http };
-    let program = component.program.now();
-    let (guest, source) = match service.requests.spare.take(&program) {
+    let program = component.parts.program.now();
+    let (guest, source) = match service.container.requests.spare.take(&program) {
         Some(ready) => (ready.guest.clone(), Source::Spare(ready)),
         None => {
             let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY)?;
-            (Arc::new(Guest::part(&service.guest)), Source::New((program, slot)))
+            (Arc::new(Guest::part(&service.container.guest)), Source::New((program, slot)))
         }
     };
-    let member = service.requests.begin(&guest).ok_or(ENDING)?;
+    let member = service.container.requests.begin(&guest).ok_or(ENDING)?;
     let state = Arc::new(RequestState::default());
     // From here on, the guest ends when its client leaves.
     let guard = RequestGuard::new(Some(guest.clone()), state.clone(), None);
@@ -68,6 +68,28 @@ enum Source {
     New(Placed),
 }
 
+impl Source {
+    /// The instance, whose own requests belong to `trace` from now on.
+    ///
+    /// # Errors
+    /// The outcome of a guest that has no instance.
+    async fn instance(
+        self,
+        service: &Arc<Service>,
+        component: &Arc<Component>,
+        guest: &Arc<Guest>,
+        trace: Option<TraceContext>,
+    ) -> Result<(Slot, GuestInstance), GuestOutcome> {
+        match self {
+            Source::Spare(ready) => {
+                ready.trace.set(trace);
+                Ok((ready.slot, ready.instance))
+            }
+            Source::New(placed) => service.instance(component, guest, placed, CurrentTrace::of(trace.as_ref())).await,
+        }
+    }
+}
+
 /// The future of the guest.
 async fn handle(
     (service, component): (Arc<Service>, Arc<Component>),
@@ -77,17 +99,9 @@ async fn handle(
     send_head: SendHead,
     state: Arc<RequestState>,
 ) -> GuestOutcome {
-    let (slot, instance) = match source {
-        Source::Spare(ready) => {
-            ready.trace.set(trace);
-            (ready.slot, ready.instance)
-        }
-        Source::New(placed) => {
-            match service.instance(&component, &guest, placed, CurrentTrace::of(trace.as_ref())).await {
-                Ok(made) => made,
-                Err(outcome) => return outcome,
-            }
-        }
+    let (slot, instance) = match source.instance(&service, &component, &guest, trace).await {
+        Ok(made) => made,
+        Err(outcome) => return outcome,
     };
     let GuestInstance::Service(mut store, proxy) = instance else { return another_world() };
     let failing = state.clone();

@@ -15,6 +15,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use hearth_base::env::last;
 use hearth_stdio::Stdout;
 
 /// The longest line that is kept whole, in bytes.
@@ -33,7 +34,7 @@ pub struct Marks(Option<AtomicU64>);
 impl Marks {
     /// As the environment asks for it.
     pub fn of(env: &[(String, String)]) -> Marks {
-        let asked = env.iter().rev().find(|(name, _)| name == MARK).is_some_and(|(_, value)| value.trim() == "1");
+        let asked = last(env, MARK).is_some_and(|value| value.trim() == "1");
         Marks(asked.then(AtomicU64::default))
     }
 

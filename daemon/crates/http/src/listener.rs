@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind as bind_socket, listen, socket_with, sockopt};
 
 use crate::context::Http;
+use hearth_base::env::last;
 use hearth_base::error::{Error, Result};
 use hearth_os::identity::{self, Identity};
 
@@ -57,8 +58,7 @@ impl Listen {
 }
 
 fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
-    // Of several values the last counts, as in the maps of most languages.
-    let find = |name| env.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.trim());
+    let find = |name| last(env, name).map(str::trim);
     // Kubernetes sets this variable in every pod of a namespace with a Service called `hearth-http`, to the address of
     // that Service (`tcp://10.96.0.7:80`): it says nothing about this container.
     let of_service = |value: &&str| ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
@@ -84,7 +84,7 @@ fn addresses(env: &[(String, String)]) -> Result<Vec<SocketAddr>> {
 /// # Errors
 /// `InvalidArgument` naming the variable.
 fn backlog(env: &[(String, String)]) -> Result<i32> {
-    let find = |name: &&str| env.iter().rev().find(|(key, _)| key == name);
+    let find = |name: &&'static str| last(env, name).map(|value| (*name, value));
     let Some((name, value)) = BACKLOGS.iter().find_map(find) else { return Ok(BACKLOG_DEFAULT) };
     match value.trim().parse() {
         Ok(backlog) if backlog > 0 => Ok(backlog),

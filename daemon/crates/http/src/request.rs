@@ -5,7 +5,6 @@
 //! head, the two bodies, which are channels with room for two pieces, and a
 //! [`RequestState`](crate::request_state::RequestState).
 
-use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,6 @@ use tokio::sync::oneshot;
 
 use crate::admitted_request::AdmittedRequest;
 use crate::client_rate::ClientRate;
-use crate::component::Component;
 use crate::exchange::Exchange;
 use crate::isolated::serve_isolated;
 use crate::refused::{BUSY, ENDING, Refused};
@@ -30,7 +28,6 @@ use crate::response::{GuestBody, ResponseBody};
 use crate::service::Service;
 use crate::shared::serve_shared;
 use crate::site::Destination;
-use crate::trace_context::TraceContext;
 use hearth_observe::metrics::CutReason;
 
 /// The most of a request's path that a message shows, in characters.
@@ -57,7 +54,7 @@ pub async fn answer(service: Arc<Service>, client: Client, request: Request<Inco
     let mut response = match handle(&service, client, request, &mut exchange).await {
         Ok(response) => response,
         Err(refused) => {
-            if refused == ENDING && service.requests.are_closed() {
+            if refused == ENDING && service.container.requests.are_closed() {
                 // The connection ends with the container, too: the client may get no answer.
                 service.counts.cut(CutReason::Killed);
             } else if refused.status == StatusCode::SERVICE_UNAVAILABLE {
@@ -178,44 +175,30 @@ async fn handle(
         Box::new(move || service.note_later(&name, format!("its client sent {}", service.least_rate())))
     };
     let request = request.map(|body| RequestBody::of_client(body, ClientRate::new(&config), on_slow));
-    let trace = exchange.trace.clone();
-    let new = NewRequest { component, request, secure: client.secure, trace, name, admitted };
-    serve(service, new, Some(exchange)).await
+    let (send_head, head) = oneshot::channel();
+    let (secure, trace) = (client.secure, exchange.trace.clone());
+    let admitted = AdmittedRequest { component, request, secure, trace, send_head, name, admitted };
+    serve(service, admitted, head, Some(exchange)).await
 }
 
-/// A request that may have an instance.
-pub(crate) struct NewRequest {
-    pub(crate) component: Arc<Component>,
-    pub(crate) request: Request<RequestBody>,
-    /// Its client speaks TLS.
-    pub(crate) secure: bool,
-    pub(crate) trace: Option<TraceContext>,
-    /// How a message calls it.
-    pub(crate) name: Arc<str>,
-    /// What it holds as long as it has its instance.
-    pub(crate) admitted: Box<dyn Any + Send + Sync>,
-}
-
-/// Starts a guest of the request's component, and waits for the response's head.
+/// Starts a guest of the request's component, and waits for the response's head, which comes by `head`.
 ///
 /// # Errors
 /// The answer instead of the guest's.
 pub(crate) async fn serve(
     service: &Arc<Service>,
-    new: NewRequest,
+    admitted: AdmittedRequest,
+    head: oneshot::Receiver<ResponseHead>,
     exchange: Option<&mut Exchange>,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let NewRequest { component, request, secure, trace, name, admitted } = new;
-    let method = request.method().clone();
-    let (send_head, head) = oneshot::channel();
-    let (of, named) = (component.clone(), name.clone());
-    let admitted = AdmittedRequest { component: of, request, secure, trace, send_head, name: named, admitted };
+    let (component, name, method) =
+        (admitted.component.clone(), admitted.name.clone(), admitted.request.method().clone());
     let StartedRequest { guard, answer } = match &component.shared {
         None => serve_isolated(service, admitted)?,
         Some(instances) => serve_shared(service, instances, admitted)?,
     };
     if let Some(exchange) = exchange {
-        exchange.state = Some(guard.shared_state());
+        exchange.state = Some(guard.state().clone());
     }
     match head.await {
         Ok(head) => respond(service, &method, name, head, guard),

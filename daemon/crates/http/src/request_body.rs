@@ -1,5 +1,5 @@
-//! A request's body on its way to the guest, from a client or from another component. A client that sends it too slowly is given up: the guest's next read fails
-//! with `connection-read-timeout`, and the client gets the guest's answer to that.
+//! A request's body on its way to the guest, from a client or from another component. A client that sends it too slowly
+//! is given up: the guest's next read fails with `connection-read-timeout`, and the client gets the guest's answer to that.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

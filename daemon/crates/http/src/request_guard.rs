@@ -29,13 +29,8 @@ impl RequestGuard {
         self.armed = false;
     }
 
-    /// The same, to keep.
-    pub fn shared_state(&self) -> Arc<RequestState> {
-        self.state.clone()
-    }
-
     /// What both sides of the request know.
-    pub fn state(&self) -> &RequestState {
+    pub fn state(&self) -> &Arc<RequestState> {
         &self.state
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use hearth_base::env::last;
 use hearth_base::error::{Error, Result};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
@@ -34,11 +35,27 @@ pub const SERVE: &str = "HEARTH_HTTP";
 /// # Errors
 /// `InvalidArgument` if the variable has another value.
 pub fn asked(env: &[(String, String)]) -> Result<bool> {
-    match env.iter().rev().find(|(name, _)| name == SERVE).map(|(_, value)| value.trim()) {
+    match last(env, SERVE).map(str::trim) {
         None | Some("") => Ok(false),
         Some("serve") => Ok(true),
         Some(value) => Err(Error::InvalidArgument(format!("{SERVE}={value:?} is not \"serve\""))),
     }
+}
+
+/// The container that serves, as its requests share it.
+pub struct ServedContainer {
+    /// Its stdio.
+    pub stdio: Arc<Stdio>,
+    /// Its memory.
+    pub memory: Arc<MemoryUse>,
+    /// Files, directories and sockets of all its guests together.
+    pub descriptors: Arc<Descriptors>,
+    /// The leader of the requests' guests: the listener's.
+    pub guest: Arc<Guest>,
+    /// Its requests that are under way.
+    pub requests: Arc<Requests>,
+    /// For messages, metrics and the status page.
+    pub about: Arc<About>,
 }
 
 /// The parts that a service is made from.
@@ -51,18 +68,8 @@ pub struct NewService {
     pub env: Vec<(String, String)>,
     /// The container's root on the host.
     pub root: PathBuf,
-    /// The container's stdio.
-    pub stdio: Arc<Stdio>,
-    /// The container's memory.
-    pub memory: Arc<MemoryUse>,
-    /// Files, directories and sockets of all its guests together.
-    pub descriptors: Arc<Descriptors>,
-    /// The leader of the requests' guests: the listener's.
-    pub guest: Arc<Guest>,
-    /// Its requests that are under way.
-    pub requests: Arc<Requests>,
-    /// The container, for messages, metrics and the status page.
-    pub about: Arc<About>,
+    /// The container.
+    pub container: ServedContainer,
     /// Whether its pod has metrics of its own.
     pub by_pod: bool,
 }
@@ -79,16 +86,8 @@ pub enum NewSite {
 pub struct Service {
     /// What answers.
     pub site: Site,
-    /// The container's stdio.
-    pub stdio: Arc<Stdio>,
-    /// The container's memory.
-    pub memory: Arc<MemoryUse>,
-    /// Files, directories and sockets of all its guests together.
-    pub descriptors: Arc<Descriptors>,
-    /// The leader of the requests' guests: the listener's.
-    pub guest: Arc<Guest>,
-    /// Its requests that are under way.
-    pub requests: Arc<Requests>,
+    /// The container.
+    pub container: ServedContainer,
     /// Which requests of clients get an instance.
     pub admission: RequestAdmission,
     /// Which requests of its own components get one.
@@ -105,8 +104,6 @@ pub struct Service {
     pub counts: Arc<Counts>,
     /// Notes of the daemon in its stderr.
     pub notes: DaemonNotes,
-    /// The container, for messages, metrics and the status page.
-    pub about: Arc<About>,
     /// What all services share.
     pub http: Arc<Http>,
     /// What all guests share.
@@ -131,8 +128,8 @@ impl Service {
         };
         let env = &new.env;
         let tls = ServerTls::of(http, env, new.root).await?;
-        let listeners = listener::bind(http, &new.listen, new.guest.identity()).await?;
-        let named = new.about.pod.as_ref().filter(|_| new.by_pod);
+        let listeners = listener::bind(http, &new.listen, new.container.guest.identity()).await?;
+        let named = new.container.about.pod.as_ref().filter(|_| new.by_pod);
         let pod = named.map(|pod| runtime.metrics.http.pod([&pod.namespace, &pod.name, &pod.container]));
         let service = Service {
             site,
@@ -146,14 +143,9 @@ impl Service {
             notes: DaemonNotes::default(),
             http: http.clone(),
             runtime: runtime.clone(),
-            stdio: new.stdio,
-            memory: new.memory,
-            descriptors: new.descriptors,
-            guest: new.guest,
-            requests: new.requests,
-            about: new.about,
+            container: new.container,
         };
-        service.memory.reclaim_from(service.requests.spare.clone());
+        service.container.memory.reclaim_from(service.container.requests.spare.clone());
         Ok(Bound { service: Arc::new(service), listeners })
     }
 }

@@ -44,13 +44,13 @@ pub fn serve_shared(
     let Some((shared, queue)) = new else {
         return Ok(StartedRequest { guard: RequestGuard::new(None, state, Some(in_use)), answer });
     };
-    let guest = Arc::new(Guest::part(&service.guest));
+    let guest = Arc::new(Guest::part(&service.container.guest));
     // An instance that takes more requests does not end with the client of one.
     let its_own = (!instances.share()).then(|| guest.clone());
     let guard = RequestGuard::new(its_own, state, Some(in_use));
-    let program = component.program.now();
+    let program = component.parts.program.now();
     let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY);
-    let begun = slot.and_then(|slot| Ok((slot, service.requests.begin(&guest).ok_or(ENDING)?)));
+    let begun = slot.and_then(|slot| Ok((slot, service.container.requests.begin(&guest).ok_or(ENDING)?)));
     let (slot, member) = match begun {
         Ok(begun) => begun,
         Err(refused) => {
@@ -90,7 +90,7 @@ async fn handle(
     let mut failed = FailUnlessDone::new(move |reason| failing.fail(reason));
     let timeout = Duration::from_millis(service.http.config().request_timeout_ms);
     let Some(instances) = &component.shared else { return another_world() };
-    let mut draining = service.requests.draining();
+    let mut draining = service.container.requests.draining();
     let called = {
         // The clock is outside of the store: while a guest computes, nothing in the store moves.
         let clock = instances.clock(&shared, timeout, &mut draining);

@@ -26,6 +26,7 @@ use crate::refused::Refused;
 use crate::request_body::RequestBody;
 use crate::request_state::{RequestState, SendHead};
 use crate::trace_context::{CurrentTrace, TraceContext};
+use hearth_base::env::last;
 use hearth_base::error::{Error, Result};
 use hearth_observe::metrics::CutReason;
 
@@ -62,7 +63,7 @@ impl Reuse {
     /// `InvalidArgument` naming the variable.
     pub fn of(env: &[(String, String)]) -> Result<Reuse> {
         let number = |name: &str, default: usize| {
-            let Some((_, value)) = env.iter().rev().find(|(key, _)| key == name) else { return Ok(default) };
+            let Some(value) = last(env, name) else { return Ok(default) };
             match value.trim().parse() {
                 Ok(number) if number > 0 => Ok(number),
                 _ => Err(Error::InvalidArgument(format!("{name}={value:?} is not a number over 0"))),

@@ -15,7 +15,6 @@ use hearth_spin::application::{HttpAnswer, StaticResponse};
 use hearth_spin::headers::{RequestFacts, headers};
 use hearth_spin::retain::INTERNAL;
 use hearth_spin::routes::{RouteMatch, RoutePattern, Routes};
-
 use hearth_wasm::runtime::Runtime;
 
 use crate::component::{Component, NewComponent};
@@ -60,7 +59,7 @@ impl NewApplication {
     pub fn make(self, runtime: &Runtime) -> MadeResult<ApplicationSite> {
         let mut components = BTreeMap::new();
         for new in self.components {
-            let id: Arc<str> = new.id.clone().unwrap_or_default();
+            let id: Arc<str> = new.parts.id.clone().unwrap_or_default();
             let made = Component::new(runtime, new).map_err(|error| error.context(format!("the component {id:?}")))?;
             components.insert(id, made);
         }
@@ -111,14 +110,6 @@ impl Site {
     /// Whether its components are told of their clients' addresses.
     pub fn tells_of_clients(&self) -> bool {
         matches!(self, Site::Application(_))
-    }
-
-    /// Its components.
-    pub fn components(&self) -> Vec<&Arc<Component>> {
-        match self {
-            Site::One(component) => vec![component],
-            Site::Application(application) => application.components.values().collect(),
-        }
     }
 }
 

@@ -73,13 +73,13 @@ impl Spare {
         drop(ready);
     }
 
-    /// Makes the next instance of a component, unless there is one or the node is short of slots. Called in the future of a guest of the
-    /// service, so that the work is the container's. An instance that cannot be made is made again, and told of, by the
-    /// request that needs it.
+    /// Makes the next instance of a component, unless there is one or the node is short of slots. Called in the future of
+    /// a guest of the service, so that the work is the container's. An instance that cannot be made is made again, and
+    /// told of, by the request that needs it.
     pub async fn make(service: &Arc<Service>, component: &Arc<Component>) {
-        let spare = &service.requests.spare;
+        let spare = &service.container.requests.spare;
         // It would be given back for guests of this container, and not for the others of its pod.
-        if service.memory.pod_limit().is_some() {
+        if service.container.memory.pod_limit().is_some() {
             return;
         }
         {
@@ -91,9 +91,9 @@ impl Spare {
         }
         // Also if this future is dropped.
         let _made = Making(spare);
-        let program = component.program.now();
+        let program = component.parts.program.now();
         let Some(slot) = service.runtime.slots.take_spare(program.fits_pool()) else { return };
-        let guest = Arc::new(Guest::part(&service.guest));
+        let guest = Arc::new(Guest::part(&service.container.guest));
         let trace = CurrentTrace::changing();
         let placed = (program.clone(), slot);
         let Ok((slot, instance)) = service.instance(component, &guest, placed, trace.clone()).await else { return };
@@ -108,7 +108,7 @@ impl Spare {
             !std::mem::replace(&mut state.is_watched, true)
         };
         if watch {
-            let requests = service.requests.clone();
+            let requests = service.container.requests.clone();
             service.http.runtime.spawn(async move { requests.spare.watch().await });
         }
     }

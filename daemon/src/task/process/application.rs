@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use hearth_base::error::{Error, Result};
 use hearth_http::accept;
-use hearth_http::component::{ComponentFiles, NewComponent};
+use hearth_http::component::{ComponentFiles, ComponentParts, NewComponent};
 use hearth_http::listener::Listen;
 use hearth_http::outgoing::Outgoing;
 use hearth_http::outgoing::client::Client;
@@ -110,12 +110,7 @@ impl ApplicationStart<'_> {
             listen: self.listen().await?,
             env: self.prepared.spec.env.clone(),
             root: self.names.root.clone(),
-            stdio: process.stdio.clone(),
-            memory: container.memory.clone(),
-            descriptors: container.descriptors.clone(),
-            guest: process.guest.clone(),
-            requests,
-            about: container.about.clone(),
+            container: process.served(requests),
             by_pod: self.world.by_pod,
         };
         Service::bind(&self.world.http, &self.world.runtime, new).await
@@ -150,24 +145,22 @@ impl ApplicationStart<'_> {
 
     fn component(&self, id: &str) -> Result<NewComponent> {
         let access = self.access(id);
-        Ok(NewComponent {
+        let parts = ComponentParts {
             id: Some(id.into()),
             program: self.loaded(id)?.program.clone(),
             args: Vec::new(),
             env: self.env(id),
             cwd: "/".into(),
-            files: ComponentFiles::Directories {
-                root: self.names.root.clone(),
-                directories: self.prepared.application.configured.directories(id),
-            },
             partly_read_only: true,
             names: Some(self.names.clone()),
             client: Some(self.client(&access)),
             access,
             open_files_max: self.prepared.open_files_max,
-            reuse: Reuse::of_spin(),
             instance_memory: self.prepared.application.configured.instance_memory,
-        })
+        };
+        let directories = self.prepared.application.configured.directories(id);
+        let files = ComponentFiles::Directories { root: self.names.root.clone(), directories };
+        Ok(NewComponent { parts, files, reuse: Reuse::of_spin() })
     }
 
     /// Its commands, which run as soon as they are polled.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use hearth_base::error::{Error, Result};
 use hearth_http::accept;
-use hearth_http::component::{ComponentFiles, NewComponent};
+use hearth_http::component::{ComponentFiles, ComponentParts, NewComponent};
 use hearth_http::listener::Listen;
-use hearth_http::service::{NewService, NewSite, Service};
+use hearth_http::requests::Requests;
+use hearth_http::service::{NewService, NewSite, ServedContainer, Service};
 use hearth_http::shared_instances::Reuse;
 use hearth_wasm::command::CommandOutcome;
 
@@ -26,6 +27,18 @@ impl Process {
         self.result_of_start(told).await
     }
 
+    /// The container that serves.
+    pub(super) fn served(&self, requests: Arc<Requests>) -> ServedContainer {
+        ServedContainer {
+            stdio: self.stdio.clone(),
+            memory: self.container.memory.clone(),
+            descriptors: self.container.descriptors.clone(),
+            guest: self.guest.clone(),
+            requests,
+            about: self.container.about.clone(),
+        }
+    }
+
     /// The future of a service's own guest.
     async fn serve(self: Arc<Self>, world: Arc<World>, prepared: Prepared, caller: StartCaller) -> CommandOutcome {
         if let Err(error) = self.container.files.wait_ready().await {
@@ -43,32 +56,26 @@ impl Process {
         let access = self.container.access.clone();
         let client = names.clone().map(|names| self.client(&world, names, &access, &prepared.spec.env));
         let env = prepared.spec.env.clone();
-        let component = NewComponent {
+        let parts = ComponentParts {
             id: None,
             program: prepared.program,
             args: prepared.spec.args,
             env: prepared.spec.env,
             cwd: prepared.spec.cwd,
-            files: ComponentFiles::Root(root.clone()),
             partly_read_only: self.container.partly_read_only,
             names,
             open_files_max: prepared.open_files_max,
-            reuse,
             access,
             client,
             instance_memory: None,
         };
+        let component = NewComponent { parts, files: ComponentFiles::Root(root.clone()), reuse };
         let new = NewService {
             site: NewSite::One(Box::new(component)),
             listen,
             env,
             root,
-            descriptors: self.container.descriptors.clone(),
-            stdio: self.stdio.clone(),
-            memory: self.container.memory.clone(),
-            guest: self.guest.clone(),
-            requests: requests.clone(),
-            about: self.container.about.clone(),
+            container: self.served(requests.clone()),
             by_pod: world.by_pod,
         };
         let bound = match Service::bind(&world.http, &world.runtime, new).await {

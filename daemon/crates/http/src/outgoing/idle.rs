@@ -71,17 +71,16 @@ impl Idle {
         }
     }
 
-    /// Closes a connection that has been idle for longest; `false` if there is none.
-    pub fn close_one(&mut self) -> bool {
+    /// Closes the connection that has been idle for longest, if there is one.
+    pub fn close_one(&mut self) {
         let http1 = self.http1.front().map(|(_, since, _)| *since);
         let free = self.http2.iter().enumerate().filter_map(|(at, connection)| Some((connection.free_since()?, at)));
         match (http1, free.min()) {
-            (None, None) => return false,
+            (None, None) => {}
             (Some(since), Some((other, at))) if other < since => drop(self.http2.swap_remove(at)),
             (None, Some((_, at))) => drop(self.http2.swap_remove(at)),
             (Some(_), _) => drop(self.http1.pop_front()),
         }
-        true
     }
 
     /// Closes connections that were idle for `timeout`, and returns when to look again; none if there are no connections.

@@ -52,10 +52,9 @@ use hyper::{Request, Response};
 use tokio::task::JoinHandle;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use crate::calls::{Called, Caller};
 use crate::trace_context::CurrentTrace;
 use client::Client;
-
-use crate::calls::{Called, Caller};
 
 /// The most a guest may write of a body in one call, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -81,8 +80,8 @@ impl Outgoing {
     }
 
     /// The same, for an instance whose requests belong to `trace`.
-    pub fn traced(&self, trace: &CurrentTrace) -> Outgoing {
-        Outgoing { trace: trace.clone(), ..self.clone() }
+    pub fn traced(self, trace: &CurrentTrace) -> Outgoing {
+        Outgoing { trace: trace.clone(), ..self }
     }
 }
 

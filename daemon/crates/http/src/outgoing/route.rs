@@ -6,6 +6,7 @@
 //! * HTTP/2 without TLS (RFC 9113, 3.3) is spoken to the servers that `HEARTH_HTTP_OUTGOING_H2C` names, and with requests
 //!   of gRPC, which is defined over HTTP/2 only.
 
+use hearth_base::env::last;
 use std::net::IpAddr;
 
 use hyper::header::{self, HeaderValue};
@@ -79,7 +80,7 @@ pub struct Routes {
 impl Routes {
     /// As the environment asks for them.
     pub fn new(env: &[(String, String)]) -> Routes {
-        let named = env.iter().rev().find(|(name, _)| name == H2C).map(|(_, value)| value.as_str()).unwrap_or_default();
+        let named = last(env, H2C).unwrap_or_default();
         let h2c = named.split(',').map(|server| server.trim().to_ascii_lowercase()).filter(|server| !server.is_empty());
         Routes { h2c: h2c.collect(), proxies: proxies(env) }
     }
@@ -167,7 +168,7 @@ fn proxies(env: &[(String, String)]) -> Result<Option<Matcher>, String> {
 }
 
 /// The host without brackets, in lower case.
-fn bare(authority: &Authority) -> String {
+pub(crate) fn bare(authority: &Authority) -> String {
     authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase()
 }
 

@@ -21,6 +21,7 @@ use super::context::OutgoingContext;
 use super::fault;
 use crate::file_stamp::FileStamp;
 use hearth_base::config::TlsRoots;
+use hearth_base::env::last;
 use hearth_os::in_root::RootDir;
 use hearth_wasm::resolver;
 
@@ -52,7 +53,7 @@ enum Stamp {
 impl Trust {
     /// Those of a container with this root and environment.
     pub fn new(context: Arc<OutgoingContext>, root: PathBuf, env: &[(String, String)]) -> Trust {
-        let named = env.iter().rev().find(|(name, _)| name == CERTIFICATES).map(|(_, value)| value.clone());
+        let named = last(env, CERTIFICATES).map(str::to_owned);
         Trust { context, root, named, current: Mutex::default() }
     }
 

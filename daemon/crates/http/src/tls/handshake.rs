@@ -50,7 +50,7 @@ async fn shake_hands(
             service.counts.renewed(renewal.is_ok());
             if let Err(text) = renewal {
                 let text = format!("the new certificate cannot be used, and the one before stays: {text}");
-                service.notes.write(&service.stdio, &text);
+                service.notes.write(&service.container.stdio, &text);
             }
         })
     };

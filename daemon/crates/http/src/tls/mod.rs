@@ -20,12 +20,12 @@ pub mod handshake;
 pub mod stream;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
 use crate::context::Http;
 use certificate::Certificate;
+use hearth_base::env::last;
 use hearth_base::error::{Error, Result};
 
 /// The environment variable with the directory of `tls.crt` and `tls.key` in the container.
@@ -34,7 +34,7 @@ pub const DIRECTORY: &str = "HEARTH_HTTP_TLS";
 /// TLS of one service.
 pub struct ServerTls {
     certificate: Certificate,
-    handshakes: Arc<Semaphore>,
+    handshakes: Semaphore,
 }
 
 impl ServerTls {
@@ -43,8 +43,9 @@ impl ServerTls {
     /// # Errors
     /// The variable is no absolute path, or a file of the directory cannot be used. The error names both.
     pub async fn of(http: &Http, env: &[(String, String)], root: PathBuf) -> Result<Option<ServerTls>> {
-        let named = env.iter().rev().find(|(name, _)| name == DIRECTORY).map(|(_, value)| value.trim());
-        let Some(directory) = named.filter(|value| !value.is_empty()) else { return Ok(None) };
+        let Some(directory) = last(env, DIRECTORY).map(str::trim).filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
         if !directory.starts_with('/') {
             return Err(Error::InvalidArgument(format!(
                 "{DIRECTORY}={directory:?} is not an absolute path of a directory with tls.crt and tls.key"
@@ -52,7 +53,7 @@ impl ServerTls {
         }
         let certificate = Certificate::open(&http.runtime, root, directory.into()).await;
         let certificate = certificate.map_err(|text| Error::FailedPrecondition(format!("{DIRECTORY}: {text}")))?;
-        let handshakes = Arc::new(Semaphore::new(http.config().tls_handshakes_max));
+        let handshakes = Semaphore::new(http.config().tls_handshakes_max);
         Ok(Some(ServerTls { certificate, handshakes }))
     }
 }

@@ -26,7 +26,7 @@ impl CellMetrics {
             ended: declare.counters_of(
                 "hearth_cells_ended_total",
                 "Such processes that have ended, by the reason.",
-                "why",
+                "reason",
                 &["done", "out_of_memory", "died"],
             ),
         }

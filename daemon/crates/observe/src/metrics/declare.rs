@@ -62,6 +62,18 @@ impl Declare<'_> {
         counters
     }
 
+    /// The counters of one label with these values, in their order. Each exists at once.
+    pub fn each_counter<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: [&str; N],
+    ) -> [IntCounter; N] {
+        let counters = self.counters(name, help, &[label]);
+        values.map(|value| counters.with_label_values(&[value]))
+    }
+
     /// Gauges with one label, of which each of `values` exists at once.
     pub fn gauges_of(&self, name: &str, help: &str, label: &str, values: &[&str]) -> IntGaugeVec {
         let gauges = self.gauges(name, help, &[label]);

@@ -79,31 +79,31 @@ pub struct HttpMetrics {
 impl HttpMetrics {
     pub(super) fn new(registry: &Registry) -> HttpMetrics {
         let declare = Declare(registry);
-        let requests = declare.counters(
-            "hearth_http_requests_total",
-            "HTTP requests by the class of the answer's status code.",
-            &["code"],
-        );
-        let cut = declare.counters(
-            "hearth_http_responses_cut_total",
-            "HTTP responses of which the client did not get all, by reason: trap, time_out, dropped (by the guest), length (shorter than its Content-Length), killed, client (went away), slow_client.",
-            &["reason"],
-        );
-        let handshakes = declare.counters(
-            "hearth_http_tls_handshakes_total",
-            "TLS handshakes with clients of HTTP components, by result: done, failed, too_slow.",
-            &["result"],
-        );
-        let renewals = declare.counters(
-            "hearth_http_tls_renewals_total",
-            "Renewed certificates of HTTP components, by result: used, unusable (the one before stays).",
-            &["result"],
-        );
         HttpMetrics {
-            renewals: ["used", "unusable"].map(|result| renewals.with_label_values(&[result])),
-            handshakes: HANDSHAKES.map(|result| handshakes.with_label_values(&[result])),
-            cut: CUT_REASONS.map(|reason| cut.with_label_values(&[reason])),
-            requests: CLASSES.map(|class| requests.with_label_values(&[class])),
+            requests: declare.each_counter(
+                "hearth_http_requests_total",
+                "HTTP requests by the class of the answer's status code.",
+                "code",
+                CLASSES,
+            ),
+            cut: declare.each_counter(
+                "hearth_http_responses_cut_total",
+                "HTTP responses of which the client did not get all, by reason: trap, time_out, dropped (by the guest), length (shorter than its Content-Length), killed, client (went away), slow_client.",
+                "reason",
+                CUT_REASONS,
+            ),
+            handshakes: declare.each_counter(
+                "hearth_http_tls_handshakes_total",
+                "TLS handshakes with clients of HTTP components, by result: done, failed, too_slow.",
+                "result",
+                HANDSHAKES,
+            ),
+            renewals: declare.each_counter(
+                "hearth_http_tls_renewals_total",
+                "Renewed certificates of HTTP components, by result: used, unusable (the one before stays).",
+                "result",
+                ["used", "unusable"],
+            ),
             first_byte_seconds: declare.histogram(
                 "hearth_http_first_byte_seconds",
                 "Time from an HTTP request's head to its response's head, in seconds.",

@@ -16,20 +16,8 @@ const LABELS: [&str; 3] = ["namespace", "pod", "container"];
 /// Buckets of a container's request times, in seconds: fewer than elsewhere, as there are many containers.
 const BUCKETS: &[f64] = &[1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
 
-/// The parts of a request's time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestPhase {
-    /// It waits for admission.
-    Queue,
-    /// It waits for an instance, which may have to be made.
-    Instance,
-    /// The guest computes the response's head.
-    Head,
-    /// The response's body goes to the client.
-    Body,
-}
-
-/// The label values of [`RequestPhase`], in its order.
+/// The parts of a request's time, as label values: it waits for admission; it waits for an instance, which may have to be
+/// made; the guest computes the response's head; the response's body goes to the client.
 pub const REQUEST_PHASES: [&str; 4] = ["queue", "instance", "head", "body"];
 
 /// The families of all containers.
@@ -183,9 +171,11 @@ impl HttpPod {
         self.requests[class(status)].inc();
     }
 
-    /// Observes a part of a request's time.
-    pub fn phase(&self, phase: RequestPhase, took: Duration) {
-        self.phases[phase as usize].observe(took.as_secs_f64());
+    /// Observes the parts of a request's time, in the order of [`REQUEST_PHASES`]; none for a part that it did not come to.
+    pub fn phases(&self, took: [Option<Duration>; REQUEST_PHASES.len()]) {
+        for (phase, took) in self.phases.iter().zip(took) {
+            took.into_iter().for_each(|took| phase.observe(took.as_secs_f64()));
+        }
     }
 }
 

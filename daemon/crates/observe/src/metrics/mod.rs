@@ -42,7 +42,7 @@ use prometheus::{Registry, TextEncoder};
 pub use cells::CellMetrics;
 pub use events::EventMetrics;
 pub use http::{CutReason, Handshake, HttpMetrics, OutgoingMetrics};
-pub use http_pods::{HttpPod, REQUEST_PHASES, RequestPhase};
+pub use http_pods::{HttpPod, REQUEST_PHASES};
 pub use log::{LogMetrics, level_name};
 pub use modules::{CompileMetrics, ModuleMetrics, StoreMetrics};
 pub use rpcs::{METHODS, RpcMetrics};
