@@ -371,23 +371,24 @@ impl Ahead {
 
     /// A Wasm artifact.
     async fn layer(&self, namespace: &str, image: &str, digest: &str, place: Place) -> Result<Loaded> {
-        let wanted = Digest::parse(digest)
-            .ok_or_else(|| Error::InvalidArgument(format!("{image}: {digest:?} is not a SHA-256 digest")))?;
-        let bytes = self.containerd.read_blob(namespace, digest, self.live.now().modules.module_bytes_max).await?;
-        let origin = Origin::Layer { name: image.to_owned(), digest: wanted, bytes: bytes.into(), export: None };
+        let origin = self.origin(namespace, image, digest, digest_of(image, digest)?).await?;
         self.modules.load_ahead(origin, Some(place)).await
     }
 
     /// A component of a Spin application.
     async fn component(&self, namespace: &str, image: &str, digest: &str) -> Result<Loaded> {
-        let wanted = Digest::parse(digest)
-            .ok_or_else(|| Error::InvalidArgument(format!("{image}: {digest:?} is not a SHA-256 digest")))?;
+        let wanted = digest_of(image, digest)?;
         if let Some(loaded) = self.modules.known_component(wanted).await? {
             return Ok(loaded);
         }
-        let bytes = self.containerd.read_blob(namespace, digest, self.live.now().modules.module_bytes_max).await?;
-        let origin = Origin::Layer { name: image.to_owned(), digest: wanted, bytes: bytes.into(), export: None };
+        let origin = self.origin(namespace, image, digest, wanted).await?;
         self.modules.load_component_ahead(origin).await
+    }
+
+    /// The program of a layer, which containerd knows by the text of its digest.
+    async fn origin(&self, namespace: &str, image: &str, text: &str, digest: Digest) -> Result<Origin> {
+        let bytes = self.containerd.read_blob(namespace, text, self.live.now().modules.module_bytes_max).await?;
+        Ok(Origin::Layer { name: image.to_owned(), digest, bytes: bytes.into(), export: None })
     }
 
     /// A program in an image's layers.
@@ -421,6 +422,11 @@ impl Ahead {
         let ended = |e| Error::Internal(format!("mounting ended early: {e}"));
         self.runtime.spawn_blocking(job).await.map_err(ended)?
     }
+}
+
+/// The digest of a layer of an image.
+fn digest_of(image: &str, text: &str) -> Result<Digest> {
+    Digest::required(text).map_err(|error| error.context(image))
 }
 
 #[cfg(test)]

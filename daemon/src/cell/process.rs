@@ -22,14 +22,13 @@ use crate::server::control;
 use crate::server::operator_calls::Operator;
 use crate::server::task_sockets::TaskSockets;
 use crate::serving::{Ground, Serving};
-use hearth_base::cell::{self, ABOUT_FILE, About, CellNetwork, DIRECTORY, Orders, PROGRAMS_SOCKET, Ready};
+use hearth_base::cell::{self, ABOUT_FILE, About, DIRECTORY, Orders, PROGRAMS_SOCKET, Ready};
 use hearth_base::config::{Config, Live};
 use hearth_base::generation::directory::{self, Directory};
 use hearth_containerd::peer::Key;
 use hearth_observe::logging::Logging;
 use hearth_os::cell_group::Cgroup;
 use hearth_os::identity;
-use hearth_os::netns::NetNs;
 use hearth_os::walls;
 use hearth_wasm::modules::remote::RemotePrograms;
 
@@ -66,24 +65,14 @@ fn answer(socket: &mut UnixStream, ready: &Ready) {
 
 fn put_walls_up(orders: &Orders) -> Result<(), String> {
     rustix::thread::set_name(c"hearthd-cell").map_err(|e| e.to_string())?;
-    let namespace;
-    let network = match &orders.network {
-        CellNetwork::Nodes => walls::CellNetwork::Nodes,
-        CellNetwork::New => walls::CellNetwork::New,
-        CellNetwork::Existing { path } => {
-            namespace = NetNs::open(path).map_err(|e| e.to_string())?;
-            walls::CellNetwork::Existing(&namespace)
-        }
-    };
-    walls::raise(&network)?;
+    walls::raise(&orders.network)?;
     // Every thread begins with these credentials.
     identity::record_daemon().map_err(|e| e.to_string())
 }
 
 fn serve(orders: Orders, socket: &mut UnixStream, inherited: Inherited) -> Result<(), String> {
-    let Orders { config, mut about, .. } = orders;
+    let Orders { config, about, .. } = orders;
     let config = configuration(config);
-    about.pid = std::process::id();
     let logging = Logging::start(&config.log, &inherited.metrics)?;
     let threads = Threads::start(&config)?;
     let handles = threads.handles();
@@ -135,7 +124,7 @@ impl Cell {
             cell: Some(home),
             directory: directory.path.clone(),
         };
-        let Serving { world, task_sockets, .. } = Serving::start(ground, handles)?;
+        let Serving { world, task_sockets } = Serving::start(ground, handles)?;
         let key = Key { grpc: about.grpc, ttrpc: about.ttrpc };
         let entered = task_sockets.enter(&key, &about.namespace).await.map_err(|e| e.to_string())?;
         task_sockets.count().expect(&about.id);

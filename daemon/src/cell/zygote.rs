@@ -33,7 +33,7 @@ use super::{configuration, process};
 /// The argument that makes this program the zygote.
 pub const SUBCOMMAND: &str = "zygote";
 
-/// What the zygote tells the daemon.
+/// A message of the zygote to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Told {
@@ -58,8 +58,7 @@ pub enum Told {
     },
 }
 
-/// What every copy has from the start.
-#[derive(Clone)]
+/// The parts that every copy has from the start.
 pub(super) struct Inherited {
     /// The engines.
     pub(super) engines: Arc<Engines>,
@@ -77,8 +76,7 @@ pub fn child_main() -> ExitCode {
     drop(stderr);
     let mut socket = UnixStream::from(socket);
     match serve(&mut socket) {
-        Ok(Some(theirs)) => {
-            let (orders, inherited) = theirs;
+        Ok(Some((orders, inherited))) => {
             // The daemon would take it for the zygote's.
             drop(socket);
             process::run(orders, inherited)
@@ -133,6 +131,6 @@ fn serve(socket: &mut UnixStream) -> io::Result<Option<(UnixStream, Inherited)>>
     }
 }
 
-fn tell(socket: &mut UnixStream, what: &Told) -> io::Result<()> {
-    cell::write(socket, &serde_json::to_vec(what)?)
+fn tell(socket: &mut UnixStream, told: &Told) -> io::Result<()> {
+    cell::write(socket, &serde_json::to_vec(told)?)
 }

@@ -13,7 +13,7 @@
 //! * `mod.rs`: which pod gets a cell; the cells that live, and those that an earlier daemon has left.
 //! * `nursery.rs`: processes that become cells, some of them made in advance.
 //! * `programs.rs`: the socket on which cells get their programs.
-//! * `remains.rs`: what a cell leaves behind: its tasks, its control group, its directory.
+//! * `remains.rs`: the remains of a cell that has ended: its tasks, its control group, its directory.
 
 mod nursery;
 mod programs;
@@ -43,6 +43,7 @@ use hearth_base::isolation::{self, Level};
 use hearth_containerd::peer::Key;
 use hearth_observe::metrics::Metrics;
 use hearth_os::cell_group::Cgroup;
+use hearth_os::sockets;
 use hearth_wasm::modules::ModuleStore;
 
 use nursery::{Nursery, Unordered};
@@ -79,18 +80,16 @@ pub struct Cells {
 #[derive(Clone)]
 struct Known {
     about: About,
-    /// Its task socket; empty of one that another daemon has made and that is not asked for yet.
+    /// Its task socket: `unix:///…`.
     address: String,
 }
 
 /// Room for one cell among `isolation.cells_max`. Dropped: it is given back.
-struct Room(Option<Arc<Cells>>);
+struct Room(Arc<Cells>);
 
 impl Drop for Room {
     fn drop(&mut self) {
-        if let Some(cells) = self.0.take() {
-            cells.count.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -131,7 +130,7 @@ impl Cells {
             false => Vec::new(),
         };
         if left.is_empty() {
-            // No cell is there to ask, and the socket of an earlier daemon answers nobody.
+            // No cell is there to ask, and no process listens on the socket of an earlier daemon.
             let _ = std::fs::remove_file(self.programs_socket());
         } else {
             self.give_programs()?;
@@ -149,7 +148,7 @@ impl Cells {
     fn give_programs(&self) -> io::Result<()> {
         let mut serving = self.serving.lock();
         if serving.is_none() {
-            let listener = ProgramServer::bind(&self.programs_socket())?;
+            let listener = sockets::bind(&self.programs_socket())?;
             *serving = Some(self.runtime.spawn(self.programs.clone().serve(listener)));
         }
         Ok(())
@@ -169,7 +168,7 @@ impl Cells {
         tracing::info!(cell = id, pid = about.pid, pod = about.id, "found a cell of an earlier hearthd");
         self.count.fetch_add(1, Ordering::AcqRel);
         let address = task_sockets::address_in(&path, &key(&about), &about.namespace);
-        self.keep(id, Known { about, address }, Room(Some(self.clone())));
+        self.keep(id, Known { about, address }, Room(self.clone()));
     }
 
     /// Looks after no cell any more: another daemon does. The cells go on.
@@ -178,6 +177,8 @@ impl Cells {
         if let Some(serving) = self.serving.lock().take() {
             serving.abort();
         }
+        // They are the next daemon's to count.
+        self.known.lock().clear();
         let nursery = self.nursery.clone();
         self.runtime.spawn_blocking(move || nursery.close());
     }
@@ -230,29 +231,22 @@ impl Cells {
     pub async fn task_socket(self: &Arc<Self>, ask: &TaskSocketRequest) -> Result<(String, u32)> {
         let option = Level::of_option(&ask.config_path)?;
         let Some(spec) = self.spec(ask, option).await? else { return self.task_sockets.task_socket(ask).await };
-        let config = self.config.now();
-        if let Role::InSandbox(sandbox) = &spec.role {
-            let address = self.address_of(ask, sandbox);
-            // What its pod was given counts, whatever the configuration says by now.
+        let address = if let Role::InSandbox(sandbox) = &spec.role {
+            // The level that its pod was given counts, whatever the configuration says by now.
             let asked = isolation::level(&Default::default(), option, &spec)?;
-            return match address {
-                Some(address) => Ok((address, self.version(ask).await)),
-                None if asked == Level::Pod => Err(not_in_a_cell()),
-                None => self.task_sockets.task_socket(ask).await,
-            };
-        }
-        match isolation::level(&config.isolation, option, &spec)? {
-            Level::Node => self.task_sockets.task_socket(ask).await,
-            Level::Pod => {
-                let address = self.start(ask, &spec).await?;
-                Ok((address, self.version(ask).await))
+            match self.address_of(ask, sandbox) {
+                None if asked == Level::Pod => return Err(not_in_a_cell()),
+                address => address,
             }
-        }
-    }
-
-    async fn version(&self, ask: &TaskSocketRequest) -> u32 {
+        } else {
+            match isolation::level(&self.config.now().isolation, option, &spec)? {
+                Level::Node => None,
+                Level::Pod => Some(self.start(ask, &spec).await?),
+            }
+        };
+        let Some(address) = address else { return self.task_sockets.task_socket(ask).await };
         let key = Key::of(&ask.grpc_address, &ask.ttrpc_address);
-        task_sockets::version(ask, &self.task_sockets.peer(&key).client).await
+        Ok((address, task_sockets::version(ask, &self.task_sockets.peer(&key).client).await))
     }
 
     /// The spec in the shim's bundle, if it can have a bearing on the level. A pod at level `node` costs a look at the file
@@ -337,7 +331,7 @@ impl Cells {
         let taken =
             self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| (used < max).then_some(used + 1));
         match taken {
-            Ok(_) => Ok(Room(Some(self.clone()))),
+            Ok(_) => Ok(Room(self.clone())),
             Err(used) => Err(Error::ResourceExhausted(format!(
                 "the node has {used} pods with a process of their own, as many as it may (isolation.cells_max)"
             ))),
@@ -386,7 +380,7 @@ impl Cells {
         let (nursery, path) = (self.nursery.clone(), directory::path(&self.asking.state_dir, id));
         let pid = about.pid;
         let cleared = self.runtime.spawn_blocking(move || {
-            let signal = nursery.end_of(pid).flatten();
+            let signal = nursery.end_of(pid);
             let why = remains::tell(&path, &about, signal, &events);
             remains::remove_cgroup(&about);
             why

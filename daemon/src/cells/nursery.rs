@@ -29,7 +29,7 @@ const PROGRAM: &str = "/proc/self/exe";
 /// How long the zygote may take to make its engines, and to make a copy.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
-/// Ends of copies that are remembered until somebody asks for them.
+/// Ends of copies that are remembered until [`Nursery::end_of`] is called for them.
 const ENDS_MAX: usize = 4_096;
 
 /// Variables of the environment that are about the daemon's own process.
@@ -105,17 +105,17 @@ impl Nursery {
         self.state.lock().spares.len()
     }
 
-    /// The signal that ended a copy. The outer `None`: it is not known to have ended. Blocks.
-    pub fn end_of(&self, pid: u32) -> Option<Option<i32>> {
+    /// The signal that ended a copy; `None` if it ended by itself, or its end is not known. Blocks.
+    pub fn end_of(&self, pid: u32) -> Option<i32> {
         let mut state = self.state.lock();
         let State { zygote, ends, .. } = &mut *state;
         if let Some(zygote) = zygote {
-            while matches!(zygote.hears(Some(Duration::ZERO)), Ok(true)) {
+            while matches!(zygote.hears(Duration::ZERO), Ok(true)) {
                 let Ok(told) = zygote.listen() else { break };
                 note(ends, told);
             }
         }
-        ends.remove(&pid)
+        ends.remove(&pid).flatten()
     }
 
     /// Makes no more processes, and ends those that wait.
@@ -187,7 +187,7 @@ impl Zygote {
     /// The next thing it tells that is no end of a copy.
     fn answer(&mut self, ends: &mut HashMap<u32, Option<i32>>) -> io::Result<Told> {
         loop {
-            if !self.hears(Some(ANSWER_TIME))? {
+            if !self.hears(ANSWER_TIME)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             match self.listen()? {
@@ -198,11 +198,10 @@ impl Zygote {
     }
 
     /// Whether it tells something within this time.
-    fn hears(&self, time: Option<Duration>) -> io::Result<bool> {
-        let time =
-            time.map(|time| Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: i64::from(time.subsec_nanos()) });
+    fn hears(&self, time: Duration) -> io::Result<bool> {
+        let time = Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: i64::from(time.subsec_nanos()) };
         let mut waiting = [PollFd::new(&self.socket, PollFlags::IN)];
-        Ok(rustix::io::retry_on_intr(|| poll(&mut waiting, time.as_ref()))? > 0)
+        Ok(rustix::io::retry_on_intr(|| poll(&mut waiting, Some(&time)))? > 0)
     }
 
     fn listen(&mut self) -> io::Result<Told> {
@@ -220,7 +219,7 @@ impl Drop for Zygote {
 
 fn note(ends: &mut HashMap<u32, Option<i32>>, told: Told) {
     if let Told::Ended { pid, signal } = told {
-        // Ends of cells that this daemon does not follow are asked for by nobody.
+        // `end_of` is not called for spares, nor for cells that this daemon does not follow.
         if ends.len() >= ENDS_MAX {
             ends.clear();
         }

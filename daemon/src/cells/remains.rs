@@ -1,4 +1,4 @@
-//! What a cell leaves behind: tasks that died with it, its control group, its directory.
+//! The remains of a cell that has ended: tasks that died with it, its control group, its directory.
 //!
 //! A cell that ends in good order leaves no task. From any other, containerd is told of each task's end with the exit
 //! status of a process that was killed, kubelet finds the reason in the termination log, and a shortage of memory in the
@@ -116,7 +116,7 @@ pub fn remove_cgroup(about: &About) {
     }
 }
 
-/// What a cell's directory says of it.
+/// The record in a cell's directory.
 ///
 /// # Errors
 /// There is no such file, or it is no record.

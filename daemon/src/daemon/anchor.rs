@@ -110,7 +110,7 @@ fn stand(unit: &str, daemon: i32, state_dir: &Path) -> io::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
             _ => {
-                // Who cannot tell stops: what was asked for is an end.
+                // If it cannot be told, this is a stop: an end was asked for.
                 if stop::is_restarting(unit).unwrap_or(false) {
                     return Ok(ExitCode::SUCCESS);
                 }

@@ -60,7 +60,7 @@ impl Assembly {
             move |_| modules.remove_unused()
         });
         let ground = Ground {
-            live,
+            live: live.clone(),
             metrics: metrics.clone(),
             engines: engines.clone(),
             traces,
@@ -69,7 +69,7 @@ impl Assembly {
             cell: None,
             directory: own.path.clone(),
         };
-        let Serving { live, world, task_sockets } = Serving::start(ground, handles)?;
+        let Serving { world, task_sockets } = Serving::start(ground, handles)?;
         let cells = Cells::new(
             task_sockets.clone(),
             modules.clone(),

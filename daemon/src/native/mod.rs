@@ -52,6 +52,7 @@ use crate::task::sandbox::Sandbox;
 use hearth_base::config::{self, Config};
 use hearth_base::error::{Error, Result};
 use hearth_containerd::events::{Event, Reservation as Room};
+use hearth_containerd::peer::socket_path;
 use hearth_containerd::peer::{Key, Peer};
 use hearth_containerd::time::{system_time, timestamp};
 use hearth_os::mount::in_node_namespace;
@@ -199,7 +200,7 @@ impl Natives {
     ) -> ttrpc::Result<(Shim, CreateTaskResponse)> {
         let shim = self.start_shim(&create.id, bundle, mounts).await?;
         let request = Request {
-            // Who calls, and for how long: as with the calls that are passed on.
+            // The caller and its time limit: as with the calls that are passed on.
             metadata: ttrpc::context::to_pb(context.metadata.clone()),
             timeout_nano: context.timeout_nano,
             ..call("Create", create)?
@@ -289,7 +290,7 @@ impl Natives {
         let owner = format!("{}\n{}\n", self.namespace, self.peer.key.grpc);
         std::fs::write(bundle.join(NATIVE_ADDRESS_FILE), format!("{address}\n{version}\n{owner}"))
             .map_err(|e| Error::Internal(format!("cannot write into {}: {e}", bundle.display())))?;
-        let path = address.strip_prefix("unix://").unwrap_or(address.as_str());
+        let path = socket_path(&address);
         let stream = tokio::net::UnixStream::connect(path)
             .await
             .map_err(|e| Error::Unavailable(format!("containerd-shim-runc-v2 at {path}: {e}")))?;

@@ -12,8 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where the node's hierarchies are mounted.
-const ROOT: &str = "/sys/fs/cgroup";
+use crate::cgroup::{ROOT, expand_slice};
 
 /// The controllers of cgroup v1 whose groups a cell joins.
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
@@ -72,22 +71,11 @@ impl Cgroup {
             let at = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", directory.display()));
             fs::create_dir_all(directory).map_err(at)?;
             if self.version == Version::V2 {
-                self.enable_controllers(directory);
+                enable_controllers(directory);
             }
             fs::write(directory.join("cgroup.procs"), pid.to_string()).map_err(at)?;
         }
         Ok(())
-    }
-
-    /// Has every group above this one hand the controllers down, as the group's own limits need. A parent that refuses has
-    /// processes of its own; then its children have no limits of their own, and the parent's hold for them.
-    fn enable_controllers(&self, directory: &Path) {
-        let above: Vec<&Path> = directory.ancestors().skip(1).take_while(|dir| dir.starts_with(ROOT)).collect();
-        for parent in above.into_iter().rev() {
-            for controller in ["+memory", "+cpu", "+pids"] {
-                let _ = fs::write(parent.join("cgroup.subtree_control"), controller);
-            }
-        }
     }
 
     /// Limits the memory of all of the group's processes, in bytes; `None`: not at all.
@@ -95,19 +83,14 @@ impl Cgroup {
     /// # Errors
     /// As write(2): `EBUSY` if they hold more and the kernel cannot reclaim it (cgroup v1).
     pub fn limit_memory(&self, bytes: Option<u64>) -> io::Result<()> {
-        match self.version {
-            Version::V2 => fs::write(
-                self.memory().join("memory.max"),
-                bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string()),
-            ),
-            Version::V1 => fs::write(
-                self.memory().join("memory.limit_in_bytes"),
-                bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string()),
-            ),
-        }
+        let (file, none) = match self.version {
+            Version::V2 => ("memory.max", "max"),
+            Version::V1 => ("memory.limit_in_bytes", "-1"),
+        };
+        fs::write(self.memory().join(file), bytes.map_or_else(|| none.to_owned(), |bytes| bytes.to_string()))
     }
 
-    /// What the group's processes hold, in bytes: the kernel's count.
+    /// The memory that the group's processes hold, in bytes: the kernel's count.
     ///
     /// # Errors
     /// As read(2).
@@ -163,6 +146,17 @@ impl Cgroup {
     }
 }
 
+/// Has every group above this one hand the controllers down, as the group's own limits need. A parent that refuses has
+/// processes of its own; then its children have no limits of their own, and the parent's hold for them.
+fn enable_controllers(directory: &Path) {
+    let above: Vec<&Path> = directory.ancestors().skip(1).take_while(|dir| dir.starts_with(ROOT)).collect();
+    for parent in above.into_iter().rev() {
+        for controller in ["+memory", "+cpu", "+pids"] {
+            let _ = fs::write(parent.join("cgroup.subtree_control"), controller);
+        }
+    }
+}
+
 /// The directory below a hierarchy's root that a cgroups path names.
 fn expand(path: &str) -> Result<PathBuf, BadPath> {
     let bad = || BadPath(path.to_owned());
@@ -185,27 +179,6 @@ fn expand(path: &str) -> Result<PathBuf, BadPath> {
         true => Err(bad()),
         false => Ok(relative),
     }
-}
-
-/// `a-b.slice` is `a.slice/a-b.slice` (systemd.slice(5)).
-fn expand_slice(slice: &str) -> Option<PathBuf> {
-    let name = slice.strip_suffix(".slice")?;
-    if name == "-" {
-        return Some(PathBuf::new());
-    }
-    let mut path = PathBuf::new();
-    let mut so_far = String::new();
-    for part in name.split('-') {
-        if part.is_empty() || part.contains('/') {
-            return None;
-        }
-        if !so_far.is_empty() {
-            so_far.push('-');
-        }
-        so_far.push_str(part);
-        path.push(format!("{so_far}.slice"));
-    }
-    Some(path)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The memory limit of a pod's control group, which kubelet sets.
+//! The memory limit of a pod's control group, which kubelet sets; the directory of a slice.
 
 use std::path::{Component, Path, PathBuf};
 
-/// Where the hierarchies are mounted.
-const ROOT: &str = "/sys/fs/cgroup";
+/// Where the node's hierarchies are mounted.
+pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
 /// The highest limit that is one, in bytes: cgroup v1 has a number just below 2^63 for none.
 const LIMIT_MAX: u64 = 1 << 62;
@@ -21,17 +21,28 @@ fn limit_below(root: &Path, group: &Path) -> Option<u64> {
     text.ok()?.trim().parse().ok().filter(|limit| *limit < LIMIT_MAX)
 }
 
-/// The containing group, relative to the root. `SLICE:PREFIX:NAME` is systemd's form: the group is in the slice, and a
-/// slice `a-b.slice` is in `a.slice` (systemd.slice(5)).
+/// The containing group, relative to the root. `SLICE:PREFIX:NAME` is systemd's form: the group is in the slice.
 fn parent(path: &str) -> Option<PathBuf> {
     if let Some((slice, _)) = path.split_once(':') {
-        let name = slice.strip_suffix(".slice").filter(|name| !name.contains('/'))?;
-        let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
-        return Some(ends.map(|end| format!("{}.slice", &name[..end])).collect());
+        return expand_slice(slice);
     }
     let relative = Path::new(path.strip_prefix('/')?);
     let is_plain = relative.components().all(|component| matches!(component, Component::Normal(_)));
     relative.parent().filter(|parent| is_plain && !parent.as_os_str().is_empty()).map(Path::to_owned)
+}
+
+/// The directory of a slice, relative to the root: `a-b.slice` is `a.slice/a-b.slice`, and `-.slice` is the root itself
+/// (systemd.slice(5)). `None` if it is no name of a slice.
+pub(crate) fn expand_slice(slice: &str) -> Option<PathBuf> {
+    let name = slice.strip_suffix(".slice")?;
+    if name == "-" {
+        return Some(PathBuf::new());
+    }
+    if name.split('-').any(|part| part.is_empty() || part.contains('/')) {
+        return None;
+    }
+    let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
+    Some(ends.map(|end| format!("{}.slice", &name[..end])).collect())
 }
 
 #[cfg(test)]

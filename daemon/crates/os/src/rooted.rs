@@ -12,7 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::identity::{self, Identity};
 
 /// Starts a thread called `name` (of at most 15 bytes) that runs `body` with `root` as its root directory and with the
-/// identity of a guest; or with the error, if the kernel refuses one of them: then the thread has neither.
+/// identity of a guest. `body` gets the error if the kernel refuses one of them: then it must open no file.
 ///
 /// # Errors
 /// As pthread_create(3).

@@ -16,28 +16,22 @@ use crate::credentials::{OF_GUESTS, TO_CHANGE};
 use crate::holder::bring_loopback_up;
 use crate::mount;
 use crate::netns::NetNs;
+use hearth_base::cell::CellNetwork;
 
-/// The network that a cell enters.
-#[derive(Debug)]
-pub enum CellNetwork<'a> {
-    /// The one it has: the node's.
-    Nodes,
-    /// A namespace that exists.
-    Existing(&'a NetNs),
-    /// A new one, with a loopback interface.
-    New,
-}
-
-/// Puts the walls of a cell around this process, for good. Must come before its second thread, which inherits them.
+/// Puts the walls of a cell around this process, for good. Must come before its second thread, which inherits them. A new
+/// network has a loopback interface.
 ///
 /// # Errors
 /// The step that failed and the reason; the process must then end.
-pub fn raise(network: &CellNetwork<'_>) -> Result<(), String> {
+pub fn raise(network: &CellNetwork) -> Result<(), String> {
     let step = |what: &'static str| move |e: io::Error| format!("cannot {what}: {e}");
     mount::unshare_mounts().map_err(|e| step("make a mount namespace")(e.into()))?;
     match network {
         CellNetwork::Nodes => {}
-        CellNetwork::Existing(namespace) => namespace.enter().map_err(step("enter the pod's network"))?,
+        CellNetwork::Existing { path } => {
+            let namespace = NetNs::open(path).map_err(|e| e.to_string())?;
+            namespace.enter().map_err(step("enter the pod's network"))?;
+        }
         CellNetwork::New => make_network().map_err(step("make a network namespace"))?,
     }
     // A shortage of memory on the node ends a pod before the daemon.

@@ -240,8 +240,7 @@ impl Search<'_> {
     async fn load_layer(&self, artifact: WasmArtifact) -> Result<Loaded> {
         let Creator { namespace, modules, config, peer, .. } = self.creator;
         let WasmArtifact { image, layer } = artifact;
-        let digest = Digest::parse(&layer.digest)
-            .ok_or_else(|| Error::InvalidArgument(format!("{image}: {:?} is not a SHA-256 digest", layer.digest)))?;
+        let digest = Digest::required(&layer.digest).map_err(|error| error.context(&image))?;
         let export: Option<Arc<str>> = self.wanted.as_ref().and_then(Wanted::export).map(Arc::from);
         match modules.known_digest(digest, export.clone()).await? {
             Some(loaded) => Ok(loaded),
