@@ -10,7 +10,7 @@ CARGO ?= cargo
 # Everything is built with these, so that no verb compiles again what another has compiled.
 BUILD := --release --workspace --locked
 # With points at which stories kill the daemon; not optimised, which would take longer than all that runs it.
-HEARTH_CRATES := hearthd $(addprefix hearth-,base os observe stdio containerd wasm http ctl testing)
+HEARTH_CRATES := hearthd $(addprefix hearth-,$(notdir $(wildcard daemon/crates/*)))
 FAULTS := $(BUILD) --features hearthd/faults $(foreach crate,$(HEARTH_CRATES),\
 	--config 'profile.release.package.$(crate).opt-level=0' --config 'profile.release.package.$(crate).debug=false')
 # A target of its own keeps the shim's flags apart from those of all other crates.

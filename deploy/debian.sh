@@ -51,3 +51,35 @@ debian_lists() {
     done >"$private/sources.list"
     debian_apt "$private" --quiet update
 }
+
+# debian_unpack WORK SUITE ROOT PACKAGE...: fetches packages of a suite, without those that they depend on, and unpacks
+# them in ROOT. Lists and packages go into WORK, an absolute path. (One chain: `set -e` means nothing in a function whose
+# status is looked at.)
+debian_unpack() {
+    local work=$1 suite=$2 root=$3 deb
+    shift 3
+    mkdir -p "$work/deb" "$root" &&
+        debian_lists "$work/apt" "$suite" deb &&
+        (cd "$work/deb" && debian_apt "$work/apt" --quiet download "$@") || return 1
+    for deb in "$work"/deb/*.deb; do
+        dpkg -x "$deb" "$root" || return 1
+    done
+}
+
+# made_once DIRECTORY COMMAND...: makes a directory of a cache, if it is missing: COMMAND makes $work/new, in $work, a new
+# directory beside it that is removed at the end. Callers wait for each other only where DIRECTORY is missing. Not for a
+# condition: a failure of COMMAND has to end the subshell.
+made_once() {
+    local directory=$1
+    shift
+    [ ! -d "$directory" ] || return 0
+    (
+        exec 9>"$directory.lock"
+        flock 9
+        [ ! -d "$directory" ] || exit 0
+        work=$(mktemp -d "${directory%/*}/work.XXXXXX")
+        trap 'rm -rf -- "$work"' EXIT
+        "$@"
+        mv -T "$work/new" "$directory"
+    )
+}

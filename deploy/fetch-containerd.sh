@@ -19,16 +19,13 @@ fetch() {
     private=$(mktemp -d)
     # shellcheck disable=SC2064  # as it is now
     trap "rm -rf -- '$private'" RETURN
-    mkdir -p "$private"/{deb,root}
-    debian_lists "$private/apt" "$suite" deb >"$private/log" 2>&1 &&
-        (cd "$private/deb" && debian_apt "$private/apt" --quiet download containerd) >>"$private/log" 2>&1 || {
+    debian_unpack "$private" "$suite" "$private/root" containerd >"$private/log" 2>&1 || {
         complain "CANNOT FETCH the containerd of $suite:"
         cat "$private/log" >&2
         return 1
     }
     # (One chain: `set -e` means nothing in a function whose status is looked at.)
-    dpkg -x "$private"/deb/containerd_*.deb "$private/root" &&
-        "$private/root/usr/bin/containerd" --version >&2 &&
+    "$private/root/usr/bin/containerd" --version >&2 &&
         mkdir -p "$target" &&
         rm -rf -- "$directory" &&
         mv "$private/root" "$directory" || {

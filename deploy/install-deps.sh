@@ -13,7 +13,7 @@ packages=(
     iproute2               # network namespaces
     containernetworking-plugins   # the network of the stories' pods
     nghttp2-client         # h2load, a client of HTTP/2
-    openssl prometheus     # a certificate for the metrics endpoint; who scrapes it
+    openssl prometheus     # a certificate for the metrics endpoint; its scraper
     clang lld wasi-libc libclang-rt-dev-wasm32   # guests in C
     "$@"
 )

@@ -11,16 +11,11 @@ directory=${CARGO_TARGET_DIR:-target}/docker
 if [ ! -x "$directory/dockerd" ]; then
     private=$(mktemp -d)
     trap 'rm -rf -- "$private"' EXIT
-    mkdir -p "$private"/{deb,root}
-    debian_lists "$private/apt" "$suite" deb >"$private/log" 2>&1 &&
-        (cd "$private/deb" && debian_apt "$private/apt" --quiet download docker.io docker-cli) >>"$private/log" 2>&1 || {
+    debian_unpack "$private" "$suite" "$private/root" docker.io docker-cli >"$private/log" 2>&1 || {
         echo "fetch-docker: CANNOT FETCH the Docker of $suite:" >&2
         cat "$private/log" >&2
         exit 1
     }
-    for package in "$private"/deb/*.deb; do
-        dpkg -x "$package" "$private/root"
-    done
     mkdir -p "$private/programs"
     find "$private/root/usr" -type f \( -path '*/bin/*' -o -path '*/sbin/*' \) -exec mv -t "$private/programs" {} +
     "$private/programs/dockerd" --version >&2

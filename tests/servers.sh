@@ -2,9 +2,15 @@
 # Unpacks servers that stories talk to, without installing them: servers.sh PACKAGE...
 #
 # Prints a directory for each package of this machine's Debian: the package and whatever it needs that is not installed
-# here, unpacked. `postgresql` is the version that this Debian has. Programs run with its libraries, `usr/lib/*-linux-gnu`. No service is started or configured. What has
-# been fetched is kept in $HEARTH_GUESTS_CACHE (~/.cache/hearth/guests).
+# here, unpacked. `postgresql` is the version that this Debian has. Programs run with its libraries,
+# `usr/lib/*-linux-gnu`. No service is started or configured. The directories are kept in $HEARTH_GUESTS_CACHE
+# (~/.cache/hearth/guests).
+#
+# The packages come by this machine's own apt, which knows what is installed here; `debian_unpack` takes named packages of
+# another suite.
 set -euo pipefail
+# shellcheck source=deploy/debian.sh
+. "$(dirname "$0")/../deploy/debian.sh"
 
 fail() {
     echo "servers.sh: $*" >&2
@@ -43,17 +49,6 @@ fetch() {
 cache=${HEARTH_GUESTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth/guests}/servers-$(. /etc/os-release && echo "$VERSION_ID")
 mkdir -p "$cache"
 for package; do
-    # Callers wait for each other only where the package is missing.
-    if [ ! -d "$cache/$package" ]; then
-        exec 9>"$cache/$package.lock"
-        flock 9
-        if [ ! -d "$cache/$package" ]; then
-            work=$(mktemp -d "$cache/work.XXXXXX")
-            trap 'rm -rf -- "$work"' EXIT
-            fetch "$package"
-            mv -T "$work/new" "$cache/$package"
-        fi
-        exec 9>&-
-    fi
+    made_once "$cache/$package" fetch "$package"
     echo "$cache/$package"
 done

@@ -45,16 +45,10 @@ END
 
 # Fetches the packages, and makes the toolchain in the new directory $work/new.
 fetch() {
-    local deb root=$work/root new=$work/new
-    mkdir -p "$work/deb" "$root" "$new/bin" "$new/programs" "$new/sysroot/lib/rustlib"
-    {
-        debian_lists "$work/apt" "$suite" deb &&
-            cd "$work/deb" &&
-            debian_apt "$work/apt" --quiet download "${packages[@]}"
-    } >"$work/log" 2>&1 || fail "$(cat "$work/log")"$'\n'"rust.sh: cannot fetch the Rust of Debian $suite"
-    for deb in "$work"/deb/*.deb; do
-        dpkg -x "$deb" "$root"
-    done
+    local root=$work/root new=$work/new
+    mkdir -p "$new/bin" "$new/programs" "$new/sysroot/lib/rustlib"
+    debian_unpack "$work" "$suite" "$root" "${packages[@]}" >"$work/log" 2>&1 ||
+        fail "$(cat "$work/log")"$'\n'"rust.sh: cannot fetch the Rust of Debian $suite"
     cp -a "$root"/usr/lib/*-linux-gnu "$new/lib"
     rm -rf "$new/lib/gconv"
     mv "$root/usr/bin/rustc" "$root/usr/lib/llvm-19/bin/lld" "$new/programs/"
@@ -79,17 +73,6 @@ source=$(realpath "$1") output=$(realpath -m "$2")
 cache=${HEARTH_GUESTS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth/guests}
 toolchain=$cache/$name
 mkdir -p "$cache"
-# Callers wait for each other only where the toolchain is missing.
-if [ ! -d "$toolchain" ]; then
-    exec 9>"$cache/$name.lock"
-    flock 9
-    if [ ! -d "$toolchain" ]; then
-        work=$(mktemp -d "$cache/work.XXXXXX")
-        trap 'rm -rf -- "$work"' EXIT
-        (fetch)
-        mv -T "$work/new" "$toolchain"
-    fi
-    exec 9>&-
-fi
+made_once "$toolchain" fetch
 "$toolchain/bin/rustc" --edition 2021 --crate-name "$(basename "$source" .rs)" --crate-type "$kind" \
     --target wasm32-wasip1 -C opt-level=2 -C strip=symbols -o "$output" "$source" >&2

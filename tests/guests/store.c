@@ -116,7 +116,6 @@ static void print_keys(handle bucket) {
     part.cursor = (text){0};
     size_t total = 0;
     do {
-        size_t kept = taken;
         bucket_keys(bucket, part.more & 0xff, part.cursor.at, part.cursor.length, &part);
         if (part.failed & 0xff)
             failed("keys", part.error, part.why);
@@ -124,7 +123,6 @@ static void print_keys(handle bucket) {
         if (total <= 16)
             for (size_t i = 0; i < part.length; i++)
                 printf("%.*s\n", (int)part.keys[i].length, part.keys[i].at);
-        (void)kept;
     } while (part.more & 0xff);
     printf("%zu keys\n", total);
 }

@@ -19,7 +19,7 @@ fn isolated<'a>(world: &'a World, image: &Imported, id: &str) -> Run<'a> {
     world.run(image, id).flags(["--runtime-config-path", "isolation=pod", "--cgroup", &cgroup])
 }
 
-/// What the daemons and cells know of a task.
+/// A task in the list of the daemons and cells.
 fn info(world: &World, id: &str) -> Value {
     let tasks = world.ask(&["ps", "--all"]);
     let found = tasks.as_array().expect("a list").iter().find(|task| task["id"] == id).cloned();
@@ -73,9 +73,9 @@ fn a_task_in_a_cell_runs_as_any_other() {
     isolated(&world, &world.program(&Guest::TRAP), "trap").run().assert_code(134);
     let cat = isolated(&world, &world.program(&Guest::CAT), "cat").ctr().stdin("through a cell").ok();
     assert_eq!(cat.stdout(), "through a cell");
-    // What ended in good order left nothing.
+    // Cells that ended in good order left nothing.
     eventually("the cells are gone", SHORT, || {
-        (world.metrics().sum("hearth_cells_ended_total", &[("why", "done")]) == 4.0).then_some(())
+        (world.metrics().sum("hearth_cells_ended_total", &[("reason", "done")]) == 4.0).then_some(())
     });
     assert_eq!(world.metrics().sum("hearth_cells", &[]), 0.0);
     assert_eq!(world.machine().cgroups(), Vec::<PathBuf>::new());
@@ -132,7 +132,7 @@ fn the_kernel_ends_a_cell_over_its_memory_limit_and_containerd_is_told() {
     let exit = events.wait_for_topic("/tasks/exit", "greedy");
     assert_eq!(exit.exit_status(), 137);
     eventually("its remains are gone", SHORT, || {
-        (world.metrics().sum("hearth_cells_ended_total", &[("why", "out_of_memory")]) == 1.0).then_some(())
+        (world.metrics().sum("hearth_cells_ended_total", &[("reason", "out_of_memory")]) == 1.0).then_some(())
     });
     assert_eq!(world.metrics().sum("hearth_cells", &[]), 0.0);
     assert!(!memory_group(&world, "greedy").exists());
@@ -156,7 +156,7 @@ fn a_cell_that_dies_takes_its_own_task_and_no_other() {
     kill(cell(&world, "victim"));
     assert_eq!(events.wait_for_topic("/tasks/exit", "victim").exit_status(), 137);
     eventually("its remains are gone", SHORT, || {
-        let died = world.metrics().sum("hearth_cells_ended_total", &[("why", "died")]);
+        let died = world.metrics().sum("hearth_cells_ended_total", &[("reason", "died")]);
         (died == 1.0 && !memory_group(&world, "victim").exists()).then_some(())
     });
     assert_eq!(world.task_status("neighbour").as_deref(), Some("RUNNING"));
@@ -185,7 +185,7 @@ fn cells_outlive_the_daemon_and_the_next_one_finds_them() {
     kill(dying);
     world.start_hearthd();
     eventually("the new daemon has told of the end", SHORT, || {
-        (world.metrics().sum("hearth_cells_ended_total", &[("why", "died")]) == 1.0).then_some(())
+        (world.metrics().sum("hearth_cells_ended_total", &[("reason", "died")]) == 1.0).then_some(())
     });
     assert_ne!(world.task_status("dies").as_deref(), Some("RUNNING"));
     assert_eq!(info(&world, "two")["isolation"], "pod");
@@ -237,8 +237,8 @@ fn what_a_cell_cannot_have_is_refused_with_the_level() {
     only_on_hearth!();
     let world = World::new();
     let image = world.import(&tools());
-    let uri = format!("binary://{}", "/bin/cat");
-    let refused = isolated(&world, &image, "logged").flags(["--log-uri", &uri]).args(["1"]).detach().run();
+    let refused =
+        isolated(&world, &image, "logged").flags(["--log-uri", "binary:///bin/cat"]).args(["1"]).detach().run();
     refused.assert_fault(&["isolation level pod", "log"]);
     let refused = world.run(&image, "vm").flags(["--runtime-config-path", "isolation=vm"]).run();
     refused.assert_fault(&["\"vm\"", "node and pod"]);

@@ -19,9 +19,7 @@ fn environment(allowed: &str) -> Vec<String> {
 
 /// A directory of the machine's, for a volume.
 fn volume(world: &World) -> String {
-    let path = world.path("data");
-    fs::create_dir_all(&path).expect("the machine's directory is writable");
-    path.to_str().expect("the paths of a machine are text").to_owned()
+    world.directory("data").to_str().expect("the paths of a machine are text").to_owned()
 }
 
 fn database(world: &World, image: &Imported, env: &[String], data: &str, arguments: &[&str]) -> Output {

@@ -2,7 +2,7 @@
 //! the directory of its programs, the stories are skipped.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hearth_tests::{Ctr, Guest, LONG, Node, Running, SHORT, eventually, paths};
@@ -35,11 +35,16 @@ fn programs() -> Option<PathBuf> {
     std::env::var_os("HEARTH_TEST_DOCKER").map(PathBuf::from)
 }
 
+/// The search path of a program that starts Docker's own.
+fn path(programs: &Path) -> String {
+    format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default())
+}
+
 impl Docker {
     fn new(store: Store) -> Self {
         let programs = programs().expect("the story was not skipped");
         let node = Node::new();
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "features": {"containerd-snapshotter": matches!(store, Store::Containerd)},
             "runtimes": {"hearth": {"runtimeType": RUNTIME}},
             "data-root": node.path("docker"),
@@ -52,12 +57,11 @@ impl Docker {
             "iptables": false,
             "ip6tables": false,
         });
-        let mut config = config;
         if matches!(store, Store::Overlay2) {
             config["storage-driver"] = "overlay2".into();
         }
         let file = node.write("daemon.json", config.to_string().as_bytes()).display().to_string();
-        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+        let path = path(&programs);
         let daemon = programs.join("dockerd").display().to_string();
         let daemon = node.program_on_machine(&daemon, ["--config-file", &file]).env("PATH", path).spawn();
         let docker = Self { _daemon: daemon, node, programs };
@@ -72,13 +76,12 @@ impl Docker {
     }
 
     fn with_environment<'a>(&self, call: Ctr<'a>) -> Ctr<'a> {
-        let path = format!("{}:{}", self.programs.display(), std::env::var("PATH").unwrap_or_default());
         call.env("DOCKER_HOST", format!("unix://{}", self.node.path("docker.sock").display()))
             .env("DOCKER_CONFIG", self.node.path("docker-client"))
             .env("HOME", self.node.path("home"))
             // Without the plugin of BuildKit, the daemon builds.
             .env("DOCKER_BUILDKIT", "0")
-            .env("PATH", path)
+            .env("PATH", path(&self.programs))
     }
 
     /// Makes an image of files and settings.

@@ -43,7 +43,7 @@ use client::{Client, get};
 const DOWNLOAD: usize = 10_000_000;
 
 /// A free port of the loopback.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
     listener.local_addr().expect("it is bound")
 }
@@ -55,6 +55,13 @@ fn start(world: &World, image: &Imported, id: &str, at: SocketAddr, flags: &[&st
     let server = world.run(image, id).flags(flags).spawn();
     eventually(&format!("{id} listens at {at}"), SHORT, || TcpStream::connect(at).ok());
     server
+}
+
+/// Starts the C guest as `service`, at a free address.
+fn start_one(world: &World) -> (SocketAddr, Running) {
+    let at = free_address();
+    let server = start(world, &world.program(&Guest::HTTP), "service", at, &[]);
+    (at, server)
 }
 
 /// Two services of the C guest on one daemon.
@@ -95,9 +102,7 @@ impl<'a> TwoServices<'a> {
 fn a_service_answers_in_every_way() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     let mut client = Client::connect(at);
 
     client.send(b"PUT /echo?a=b HTTP/1.1\r\nHost: here\r\nX-One: 1\r\nContent-Length: 0\r\n\r\n");
@@ -143,9 +148,7 @@ fn a_service_answers_in_every_way() {
 fn bodies_are_streamed_both_ways() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     assert_eq!(get(at, "/download").body.len(), DOWNLOAD);
 
     let mut client = Client::connect(at);
@@ -262,9 +265,7 @@ fn wait_for(world: &World, metric: &str, value: f64) {
 fn a_client_that_goes_away_ends_its_guest() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     let mut spinning = Client::connect(at);
     spinning.send(b"GET /spin HTTP/1.1\r\nHost: here\r\n\r\n");
     wait_for_flight(&world, 1.0);
@@ -287,9 +288,7 @@ fn a_clients_use_of_the_daemon_is_bounded() {
     let limits =
         "requests_max = 1\nqueued_max = 1\nheader_timeout_ms = 300\nrequest_timeout_ms = 3000\nidle_timeout_ms = 3000";
     let world = World::configured(&format!("[http]\n{limits}\n"));
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
 
     // A head that does not come to its end; and no byte at all.
     for begun in [&b"GET / HTTP/1.1\r\nHost: "[..], b""] {
@@ -331,9 +330,7 @@ fn a_clients_use_of_the_daemon_is_bounded() {
 fn limits_that_are_read_again_hold_for_a_service_that_runs() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     assert_eq!(get(at, "/count").status, 200);
     let file = world.layout().hearthd_config();
     let text = std::fs::read_to_string(&file).unwrap();
@@ -352,9 +349,7 @@ fn limits_that_are_read_again_hold_for_a_service_that_runs() {
 fn http_2_is_understood_by_prior_knowledge() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let _server = start(&world, &image, "service", at, &[]);
+    let (at, _server) = start_one(&world);
     let mut client = Client::connect(at);
     // The preface, an empty SETTINGS, and as HEADERS of stream 1: GET, http, `/count` as a literal, and `a` as
     // the authority (RFC 9113, RFC 7541).
@@ -380,9 +375,7 @@ fn http_2_is_understood_by_prior_knowledge() {
 fn a_paused_service_answers_when_it_is_resumed() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     world.ctr(["task", "pause", "service"]).ok();
     let mut client = Client::connect(at);
     client.send(b"GET /count HTTP/1.1\r\nHost: here\r\n\r\n");

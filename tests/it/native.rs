@@ -6,7 +6,7 @@ use hearth_tests::cri::v1;
 use hearth_tests::daemons::with_sandboxer;
 use hearth_tests::{Guest, Image, Imported, Node, SHORT, eventually};
 
-use crate::volumes::{Mounted, directory, propagated, there};
+use crate::volumes::{Mounted, propagated, there};
 use crate::{only_on_hearth, skip_unless};
 
 /// The native program.
@@ -108,9 +108,9 @@ fn a_native_container_mounts_for_the_node_and_for_wasm_containers() {
     skip_unless!(!with_sandboxer(), "the mounts of such a pod's native containers stay in hearthd");
     let node = Node::new();
     let (peer, files) = (peer(&node), node.program(&Guest::FILES));
-    let volume = directory(&node, "volume");
+    let volume = node.directory("volume");
     let _shared = Mounted::shared(&node, &volume);
-    let inner = directory(&node, "volume/inner");
+    let inner = node.directory("volume/inner");
     let pod = node.pod("mounter").run();
     let mounter = pod.container("mounter", &peer).args(["mount", "/volume/inner"]).options(|options| {
         options.mounts.push(propagated(&volume, "/volume", v1::MountPropagation::PropagationBidirectional));

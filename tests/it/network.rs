@@ -1,21 +1,16 @@
 //! A guest's sockets and names.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd;
 
 use hearth_tests::{Guest, Imported, SHORT, World, eventually};
 
+use crate::http::free_address;
 use crate::only_on_hearth;
 
 fn net(world: &World) -> Imported {
     world.program(&Guest::NET)
-}
-
-/// A free port.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
-    listener.local_addr().expect("it is bound").port()
 }
 
 #[test]
@@ -23,7 +18,7 @@ fn a_guest_in_the_nodes_network_serves_and_fetches() {
     only_on_hearth!();
     let world = World::new();
     let image = net(&world);
-    let port = free_port().to_string();
+    let port = free_address().port().to_string();
     let mut server = world.run(&image, "server").flags(["--net-host"]).args(["listen", &port, "from Wasm"]).spawn();
     server.wait_for_stdout("listening");
     let at = (Ipv4Addr::LOCALHOST, port.parse().expect("it is a number"));
@@ -43,7 +38,7 @@ fn an_unreachable_peer_is_the_guests_own_error() {
     only_on_hearth!();
     let world = World::new();
     let image = net(&world);
-    let port = free_port().to_string();
+    let port = free_address().port().to_string();
     let refused = world.run(&image, "refused").flags(["--net-host"]).args(["fetch", "127.0.0.1", &port]).run();
     assert!(refused.stderr().contains("connection refused"), "{refused}");
     let hosts = world.write("hosts", b"10.77.1.2 peer\n");

@@ -1,6 +1,6 @@
 //! Spin applications: pushed ones, and manifests in an image.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use hearth_tests::components::{from_wit, module as wat};
 use hearth_tests::{Guest, Image, Imported, Layer, NewContainer, Node, Output, Running, SHORT, SpinApplication, World};
@@ -8,13 +8,8 @@ use hearth_tests::{api, eventually};
 use serde_json::{Value, json};
 
 use crate::http::client::{Response, get};
+use crate::http::free_address;
 use crate::only_on_hearth;
-
-/// A free port of the loopback.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback is up");
-    listener.local_addr().expect("it is bound")
-}
 
 /// Makes the container of an application as CRI does, with these environment variables beside where it listens.
 fn create(world: &World, image: &Imported, id: &str, at: SocketAddr, env: &[&str]) {

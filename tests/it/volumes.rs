@@ -19,12 +19,6 @@ pub fn there(world: &World, path: &Path) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root{}", world.machine().init(), path.display()))
 }
 
-pub fn directory(world: &World, name: &str) -> PathBuf {
-    let path = world.path(name);
-    fs::create_dir_all(&path).expect("the machine's directory is writable");
-    path
-}
-
 /// A mount for a story. Dropping it unmounts it.
 pub struct Mounted<'a> {
     world: &'a World,
@@ -74,9 +68,9 @@ pub fn propagated(host: &Path, path: &str, propagation: v1::MountPropagation) ->
 fn a_volume_mounted_later_is_seen_by_a_running_container_that_asks_for_it() {
     let node = Node::new();
     let files = node.program(&Guest::FILES);
-    let volume = directory(&node, "volume");
+    let volume = node.directory("volume");
     let _shared = Mounted::shared(&node, &volume);
-    let late = directory(&node, "volume/late");
+    let late = node.directory("volume/late");
     let pod = node.pod("propagated").run();
     let container = |name: &str, propagation: v1::MountPropagation, arguments: &[&str]| {
         let mount = propagated(&volume, "/volume", propagation);
@@ -108,9 +102,9 @@ fn a_volume_mounted_later_is_seen_by_a_running_container_that_asks_for_it() {
 fn a_mount_made_later_is_not_seen_by_a_container_that_does_not_ask_for_it() {
     let node = Node::new();
     let files = node.program(&Guest::FILES);
-    let volume = directory(&node, "volume");
+    let volume = node.directory("volume");
     let _shared = Mounted::shared(&node, &volume);
-    let late = directory(&node, "volume/late");
+    let late = node.directory("volume/late");
     fs::write(late.join("below"), "").unwrap();
     let pod = node.pod("private").run();
     let container = pod
@@ -150,7 +144,7 @@ fn a_token_is_found_where_every_client_looks_for_it_and_renewed() {
     let node = Node::new();
     // As in many images, the path of the volume leads through an absolute link.
     let files = files_in(&node, Layer::new().directory("/run", 0o755).symlink("/var/run", "/run"));
-    let volume = directory(&node, "token");
+    let volume = node.directory("token");
     let _mounted = Mounted::tmpfs(&node, &volume);
     write_secret(&there(&node, &volume), 1, &[("token", "first"), ("namespace", "default")]);
     let pod = node.pod("account").run();
@@ -181,8 +175,8 @@ fn a_read_only_volume_is_so_as_deep_as_it_was_asked_for() {
     let world: &World = &node;
     let program = Layer::new().file("/bin/files", 0o755, Guest::FILES.bytes_for(world.runtime()));
     let image = world.import(&Image::scratch("hearth.test/deep:1").layer(program).entrypoint(["/bin/files"]));
-    let volume = directory(world, "volume");
-    let inner = directory(world, "volume/inner");
+    let volume = world.directory("volume");
+    let inner = world.directory("volume/inner");
     let mounted = Mounted::tmpfs(world, &inner);
     let run = |id: &str, option: &str| {
         let mount = format!("type=bind,src={},dst=/volume,options=rbind:rprivate:{option}", volume.display());
@@ -211,7 +205,7 @@ fn a_recursively_read_only_volume_is_offered_to_kubelet_and_honoured() {
     assert!(runtime == Runtime::Runc || !features.user_namespaces);
 
     let files = node.program(&Guest::FILES);
-    let (volume, inner) = (directory(&node, "volume"), directory(&node, "volume/inner"));
+    let (volume, inner) = (node.directory("volume"), node.directory("volume/inner"));
     let mounted = Mounted::tmpfs(&node, &inner);
     let pod = node.pod("deep").run();
     let script = "try write /volume/new x , try write /volume/inner/new x";
@@ -254,7 +248,7 @@ fn an_image_is_mounted_as_a_volume() {
 fn a_volume_that_vanishes_is_an_error_of_its_reader_alone() {
     let node = Node::new();
     let files = node.program(&Guest::FILES);
-    let (volume, other) = (directory(&node, "volume"), directory(&node, "other"));
+    let (volume, other) = (node.directory("volume"), node.directory("other"));
     let mounted = Mounted::tmpfs(&node, &volume);
     fs::write(there(&node, &volume).join("file"), "of the volume").unwrap();
     let pod = node.pod("bereft").run();
@@ -316,7 +310,7 @@ fn a_mount_point_behind_a_link_is_inside_the_root_wherever_the_link_leads() {
 fn a_container_has_the_capabilities_its_security_context_leaves_it() {
     let node = Node::new();
     let files = node.program(&Guest::FILES);
-    let volume = directory(&node, "volume");
+    let volume = node.directory("volume");
     let private = node.write("volume/private", b"of 1000");
     fs::set_permissions(&private, Permissions::from_mode(0o600)).unwrap();
     chown(&private, Some(1_000), Some(1_000)).unwrap();

@@ -25,7 +25,7 @@ fn from_adapted(module: &[u8], adapter: &[u8]) -> Vec<u8> {
 /// # Panics
 /// If the text is not WIT, or the module calls a function that the world does not import.
 pub fn from_command_in(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
-    from_command(&embedded(module, wit, world))
+    from_command(&described(module, wit, world))
 }
 
 /// A component of the given world from a preview-1 reactor module that implements the world's exports.
@@ -34,10 +34,14 @@ pub fn from_command_in(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
 /// As [`from_command_in`].
 pub fn from_reactor_in(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
     let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
-    from_adapted(&embedded(module, wit, world), adapter)
+    from_adapted(&described(module, wit, world), adapter)
 }
 
-fn embedded(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
+/// A core module with the description of the world that it implements, as wit-bindgen leaves it.
+///
+/// # Panics
+/// As [`from_command_in`].
+pub fn described(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
     let mut module = module.to_vec();
     let mut embed = || {
         let mut resolve = Resolve::default();
@@ -47,14 +51,6 @@ fn embedded(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
     };
     embed().unwrap_or_else(|error| panic!("cannot make a component of world {world}: {error:#}"));
     module
-}
-
-/// A core module with the description of the world that it implements, as wit-bindgen leaves it.
-///
-/// # Panics
-/// As [`from_command_in`].
-pub fn described(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
-    embedded(module, wit, world)
 }
 
 /// The module of a text.

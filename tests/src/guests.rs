@@ -78,6 +78,20 @@ macro_rules! c {
     };
 }
 
+/// C for a world: the kind of [`Source`], the guest's name, the name of the WIT file, and the world.
+macro_rules! c_for {
+    ($kind:ident, $name:literal, $wit:literal, $world:literal) => {
+        Guest {
+            name: $name,
+            source: Source::$kind(
+                include_str!(concat!("../guests/", $name, ".c")),
+                include_str!(concat!("../guests/", $wit, ".wit")),
+                $world,
+            ),
+        }
+    };
+}
+
 macro_rules! wat {
     ($name:literal) => {
         Guest { name: $name, source: Source::Wat(include_str!(concat!("../guests/", $name, ".wat"))) }
@@ -118,24 +132,11 @@ impl Guest {
     /// Native only: a pod's sandbox.
     pub const PAUSE: Self = c!("pause");
     /// Writes a greeting to each connection on the TCP port given as argument.
-    pub const TCP: Self = Self {
-        name: "tcp",
-        source: Source::CInWorld(include_str!("../guests/tcp.c"), include_str!("../guests/tcp.wit"), "server"),
-    };
+    pub const TCP: Self = c_for!(CInWorld, "tcp", "tcp", "server");
     /// Reads its configuration, and uses key-value stores: see its source for the verbs.
-    pub const STORE: Self = Self {
-        name: "store",
-        source: Source::CInWorld(include_str!("../guests/store.c"), include_str!("../guests/store.wit"), "store"),
-    };
+    pub const STORE: Self = c_for!(CInWorld, "store", "store", "store");
     /// Reads Spin's variables and uses databases: see its source for the verbs.
-    pub const DATABASE: Self = Self {
-        name: "database",
-        source: Source::CInWorld(
-            include_str!("../guests/database.c"),
-            include_str!("../guests/database.wit"),
-            "database",
-        ),
-    };
+    pub const DATABASE: Self = c_for!(CInWorld, "database", "database", "database");
     /// Recurses until its stack overflows.
     pub const RECURSE: Self = wat!("recurse");
     /// Takes memory, MiB by MiB, and holds it for so many seconds.
@@ -155,10 +156,7 @@ impl Guest {
     /// A component of a world that is neither a command nor an HTTP service.
     pub const CALCULATOR: Self = wit!("calculator", "calculator");
     /// An HTTP service: see its source for its paths.
-    pub const HTTP: Self = Self {
-        name: "http",
-        source: Source::CService(include_str!("../guests/http.c"), include_str!("../guests/http.wit"), "service"),
-    };
+    pub const HTTP: Self = c_for!(CService, "http", "http", "service");
     /// The same service, which is a command, too: it prints `ran`.
     pub const HTTP_COMMAND: Self = Self {
         name: "http-command",
@@ -169,24 +167,11 @@ impl Guest {
         ),
     };
     /// An HTTP service that calls others: see its source for its paths.
-    pub const FRONT: Self = Self {
-        name: "front",
-        source: Source::CService(include_str!("../guests/front.c"), include_str!("../guests/http.wit"), "front"),
-    };
+    pub const FRONT: Self = c_for!(CService, "front", "http", "front");
     /// An HTTP client: see its source for its arguments and output.
-    pub const FETCH: Self = Self {
-        name: "fetch",
-        source: Source::CInWorld(include_str!("../guests/fetch.c"), include_str!("../guests/http.wit"), "client"),
-    };
+    pub const FETCH: Self = c_for!(CInWorld, "fetch", "http", "client");
     /// A command of WASI 0.3: see its source for the verbs.
-    pub const COMMAND_P3: Self = Self {
-        name: "command-p3",
-        source: Source::CService(
-            include_str!("../guests/command-p3.c"),
-            include_str!("../guests/command-p3.wit"),
-            "command",
-        ),
-    };
+    pub const COMMAND_P3: Self = c_for!(CService, "command-p3", "command-p3", "command");
     /// An HTTP service in JavaScript (componentize-js, 13 MB): see `componentize/service.js`.
     pub const JAVASCRIPT: Self = Self { name: "javascript", source: Source::Componentized("javascript") };
     /// A command in JavaScript on QuickJS (componentize-qjs, 1.6 MB): see `componentize/command_qjs.js`.
@@ -198,10 +183,7 @@ impl Guest {
     /// Native only: prints the namespaces, processes and settings that it sees in a pod.
     pub const PEER: Self = c!("peer");
     /// A TCP server, a client, and look-ups of names: see its source for the verbs.
-    pub const NET: Self = Self {
-        name: "net",
-        source: Source::CInWorld(include_str!("../guests/net.c"), include_str!("../guests/net.wit"), "net"),
-    };
+    pub const NET: Self = c_for!(CInWorld, "net", "net", "net");
     /// The Lua interpreter, from Debian's source package (without coroutines and `pcall`).
     pub const LUA: Self = Self { name: "lua", source: Source::Script(include_str!("../guests/lua.sh")) };
     /// The shell of SQLite, from the sources in a package of npm (3 MB).

@@ -1,8 +1,8 @@
 //! Images, written as tar files of OCI layouts: there is no registry to pull from.
 //!
-//! Three kinds: an ordinary image of Linux on amd64, from scratch, and a CNCF Wasm OCI artifact
+//! Three kinds: an ordinary image of Linux on amd64, from scratch; a CNCF Wasm OCI artifact
 //! (<https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/>), whose one layer is the
-//! Wasm file itself; and an artifact as `spin registry push` makes it, see [`crate::spin`].
+//! Wasm file itself; an artifact as `spin registry push` makes it, see [`crate::spin`].
 
 use std::collections::HashMap;
 

@@ -56,13 +56,6 @@ fn libraries(root: &Path) -> OsString {
     std::env::join_paths(all).expect("paths have no colons")
 }
 
-/// A directory of the machine's own, empty.
-fn directory(world: &World, name: &str) -> PathBuf {
-    let path = world.path(name);
-    std::fs::create_dir_all(&path).expect("the machine's directory is writable");
-    path
-}
-
 impl Server {
     fn start(world: &World, name: &str, mut command: Command, port: u16) -> Self {
         let log = std::fs::File::create(world.path(&format!("{name}.log"))).expect("it can be made");
@@ -84,7 +77,7 @@ impl Server {
         let (port, tls_port) = (free_port(world), free_port(world));
         let mut command = program(world, "redis-server", "usr/bin/redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
-        command.arg("--dir").arg(directory(world, "redis"));
+        command.arg("--dir").arg(world.directory("redis"));
         if let Some((certificate, key)) = certificate {
             command.args(["--tls-port", &tls_port.to_string(), "--tls-auth-clients", "no"]);
             command.arg("--tls-cert-file").arg(world.write("redis.crt", certificate.as_bytes()));

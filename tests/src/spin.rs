@@ -1,5 +1,7 @@
 //! Spin applications as images: artifacts of the shape that `spin registry push` makes.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
@@ -64,7 +66,7 @@ impl SpinApplication {
     pub fn file(mut self, path: &str, bytes: &[u8]) -> Self {
         let mut file = json!({"path": path, "digest": digest(bytes)});
         if bytes.len() <= INLINE_BYTES_MAX {
-            file["inline"] = base64(bytes).into();
+            file["inline"] = STANDARD.encode(bytes).into();
         } else {
             self.layers.push((DATA, bytes.to_vec()));
         }
@@ -131,32 +133,4 @@ impl SpinApplication {
 
 fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for piece in bytes.chunks(3) {
-        let mut bits = [0; 3];
-        bits[..piece.len()].copy_from_slice(piece);
-        let number = u32::from_be_bytes([0, bits[0], bits[1], bits[2]]);
-        for index in 0..4 {
-            let digit = DIGITS[(number >> (18 - 6 * index)) as usize & 63];
-            text.push(if index <= piece.len() { digit.into() } else { '=' });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_have_their_base64() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
 }

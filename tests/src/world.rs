@@ -421,6 +421,13 @@ impl World {
         self.machine.directory().join(name)
     }
 
+    /// A directory in the machine's, made with its parents.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(&path).expect("the machine's directory is writable");
+        path
+    }
+
     /// Writes a file in the machine's directory.
     pub fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.path(name);

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hearth_tests::daemons::PAUSE_IMAGE;
 use hearth_tests::{Guest, Image, Runtime};
 use tempfile::TempDir;
@@ -158,7 +160,7 @@ impl Machine {
         self.calls += 1;
         let marked = format!("(\n{script}\n)\ncode=$?\necho '{}'\nexit $code", self.mark());
         let agent = self.agent.as_mut()?;
-        agent.get_mut().write_all(format!("{}\n", base64(marked.as_bytes())).as_bytes()).ok()
+        agent.get_mut().write_all(format!("{}\n", STANDARD.encode(marked)).as_bytes()).ok()
     }
 
     /// The last line of what the present call's script writes.
@@ -174,7 +176,7 @@ impl Machine {
         while agent.read_line(&mut line).ok()? > 0 {
             let words = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
             match (words, &text) {
-                (("said", said), _) => text = Some(unbase64(said)),
+                (("said", said), _) => text = Some(STANDARD.decode(said).unwrap_or_default()),
                 (("code", code), Some(bytes)) => {
                     let found = String::from_utf8_lossy(bytes).into_owned();
                     if let Some(found) = found.strip_suffix(&mark) {
@@ -266,44 +268,4 @@ fn boot(disks: &Disks) -> Child {
     qemu.args(["-serial", &format!("file:{}", path("console.log"))]);
     qemu.args(["-serial", &format!("unix:{},server=on,wait=off", path("agent.sock"))]);
     qemu.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("qemu-system-x86_64: {error}"))
-}
-
-const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-fn base64(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let value = chunk.iter().fold(0_u32, |value, byte| value << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for letter in 0..4 {
-            let index = (value >> (18 - 6 * letter) & 63) as usize;
-            text.push(if letter > chunk.len() { '=' } else { char::from(LETTERS[index]) });
-        }
-    }
-    text
-}
-
-fn unbase64(text: &str) -> Vec<u8> {
-    let values = text.bytes().filter_map(|byte| LETTERS.iter().position(|letter| *letter == byte));
-    let (mut bits, mut count, mut bytes) = (0_u32, 0, Vec::new());
-    for value in values {
-        bits = bits << 6 | value as u32;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_that_of_everybody() {
-        for (text, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!((base64(text.as_bytes()).as_str(), unbase64(coded).as_slice()), (coded, text.as_bytes()));
-        }
-    }
 }

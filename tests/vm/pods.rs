@@ -4,9 +4,7 @@
 //!   pods run POD NAME IMAGE MEMORY [WORD...]        runs a container in it (limit in bytes, 0: none), prints its id
 //!   pods status CONTAINER                           its state, exit code and reason
 //!   pods stats CONTAINER                            its memory in bytes and its CPU time in nanoseconds
-//!   pods exec CONTAINER WORD...                     runs a program in it; the exit code is the program's
 //!   pods remove POD                                 stops and removes it with its containers
-//!   pods list                                       the pods' ids and states
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,9 +18,13 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let cri = Cri::connect(Path::new(SOCKET));
     match call(&cri, &words) {
-        Ok((code, text)) => {
+        Ok(Some(text)) => {
             print!("{text}");
-            ExitCode::from(code)
+            ExitCode::SUCCESS
+        }
+        Ok(None) => {
+            eprintln!("usage: pods pod|run|status|stats|remove …");
+            ExitCode::from(2)
         }
         Err(error) => {
             eprintln!("{error}");
@@ -31,47 +33,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn call(cri: &Cri, words: &[&str]) -> Result<(u8, String), Failed> {
+/// Carries out a call, and returns its output; `None` if it is no call.
+fn call(cri: &Cri, words: &[&str]) -> Result<Option<String>, Failed> {
     match words {
         ["pod", name] => {
             let request = v1::RunPodSandboxRequest { config: Some(pod(name)), runtime_handler: "hearth".into() };
-            Ok((0, cri.run_pod(request)?.pod_sandbox_id + "\n"))
+            Ok(Some(cri.run_pod(request)?.pod_sandbox_id + "\n"))
         }
         ["run", pod_id, name, image, memory, arguments @ ..] => {
             // As kubelet does; containerd opens the log only.
             std::fs::create_dir_all(logs(name)).unwrap_or_else(|error| panic!("{}: {error}", logs(name)));
             let id = cri.create_container(container(pod_id, name, image, memory, arguments))?.container_id;
             cri.start_container(v1::StartContainerRequest { container_id: id.clone() })?;
-            Ok((0, id + "\n"))
+            Ok(Some(id + "\n"))
         }
         ["status", id] => {
             let request = v1::ContainerStatusRequest { container_id: (*id).to_owned() };
             let status = cri.container_status(request)?.status.unwrap_or_default();
-            Ok((0, format!("{:?} {} {}\n", status.state(), status.exit_code, status.reason)))
+            Ok(Some(format!("{:?} {} {}\n", status.state(), status.exit_code, status.reason)))
         }
         ["stats", id] => {
             let request = v1::ContainerStatsRequest { container_id: (*id).to_owned() };
             let stats = cri.container_stats(request)?.stats.unwrap_or_default();
             let memory = stats.memory.and_then(|memory| memory.working_set_bytes).map_or(0, |bytes| bytes.value);
             let cpu = stats.cpu.and_then(|cpu| cpu.usage_core_nano_seconds).map_or(0, |nanos| nanos.value);
-            Ok((0, format!("{memory} {cpu}\n")))
-        }
-        ["exec", id, command @ ..] => {
-            let cmd = command.iter().map(ToString::to_string).collect();
-            let answer = cri.exec_sync(v1::ExecSyncRequest { container_id: (*id).to_owned(), cmd, timeout: 120 })?;
-            let code = u8::try_from(answer.exit_code).unwrap_or(u8::MAX);
-            Ok((code, String::from_utf8_lossy(&answer.stdout).into_owned()))
+            Ok(Some(format!("{memory} {cpu}\n")))
         }
         ["remove", id] => {
             cri.stop_pod(v1::StopPodSandboxRequest { pod_sandbox_id: (*id).to_owned() })?;
             cri.remove_pod(v1::RemovePodSandboxRequest { pod_sandbox_id: (*id).to_owned() })?;
-            Ok((0, String::new()))
+            Ok(Some(String::new()))
         }
-        ["list"] => {
-            let pods = cri.list_pods(v1::Empty {})?.items;
-            Ok((0, pods.iter().map(|pod| format!("{} {:?}\n", pod.id, pod.state())).collect()))
-        }
-        _ => Ok((2, "usage: pods pod|run|status|stats|exec|remove|list …\n".into())),
+        _ => Ok(None),
     }
 }
 

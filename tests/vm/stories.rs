@@ -31,6 +31,19 @@ fn hello(machine: &mut Machine, id: &str) {
     assert!(text.contains("hello from C") && text.contains("arg 1: one"), "{text}");
 }
 
+/// A container that sleeps.
+fn sleep(machine: &mut Machine, id: &str) {
+    machine.ok(&format!(
+        "ctr run --detach --null-io --runtime io.containerd.hearth.v1 hearth.test/sleep:1 {id} /sleep.wasm 3600"
+    ));
+}
+
+/// Kills a container, and removes it when it has ended.
+fn end(machine: &mut Machine, id: &str) {
+    machine.ok(&format!("ctr tasks kill --signal SIGKILL {id}"));
+    machine.until("it ends", &format!("ctr tasks rm {id}; ctr containers rm {id}; ! ctr containers ls | grep {id}"));
+}
+
 /// Imports the images into containerd's two namespaces.
 fn import(machine: &mut Machine) {
     for guest in ["hello", "sleep", "grow", "exit", "pause", "peer"] {
@@ -79,8 +92,7 @@ fn limits(machine: &mut Machine) {
 fn container(machine: &mut Machine) {
     hello(machine, "first");
     hello(machine, "second");
-    machine
-        .ok("ctr run --detach --null-io --runtime io.containerd.hearth.v1 hearth.test/sleep:1 sleeps /sleep.wasm 3600");
+    sleep(machine, "sleeps");
     let metrics = machine.ok("ctr tasks metrics --format json sleeps");
     // The form of cgroup v2 has `usage_limit`, that of v1 nested objects.
     assert!(metrics.contains("usage_limit"), "{metrics}");
@@ -120,8 +132,7 @@ fn native(machine: &mut Machine) {
 }
 
 fn upgrade(machine: &mut Machine) {
-    machine
-        .ok("ctr run --detach --null-io --runtime io.containerd.hearth.v1 hearth.test/sleep:1 kept /sleep.wasm 3600");
+    sleep(machine, "kept");
     machine.ok("systemctl restart hearthd");
     machine.ok("ctr tasks ls | grep -E '^kept .*RUNNING'");
     machine.ok("apt-get install --yes --no-install-recommends /check/newer.deb");
@@ -154,8 +165,7 @@ done";
 fn power_cut_amid_starts(machine: &mut Machine) {
     machine.begin(LOAD);
     machine.until("the load runs", "test $(cat /run/loaded) -ge 3");
-    machine
-        .ok("ctr run --detach --null-io --runtime io.containerd.hearth.v1 hearth.test/sleep:1 lost /sleep.wasm 3600");
+    sleep(machine, "lost");
     machine.cut_power();
     both_serve(machine);
     // An artifact is whole, or it is compiled again.
@@ -203,21 +213,18 @@ fn reboot(machine: &mut Machine) {
 }
 
 fn clock(machine: &mut Machine) {
-    machine
-        .ok("ctr run --detach --null-io --runtime io.containerd.hearth.v1 hearth.test/sleep:1 timed /sleep.wasm 3600");
+    sleep(machine, "timed");
     for jump in ["+1 day", "-1 day", "-1 day", "+1 day"] {
         machine.ok(&format!("date --set '{jump}'"));
         hello(machine, "jumped");
         machine.ok("hearthctl ps | grep timed && hearthctl trace --last 1 && hearthctl check");
         machine.ok("ctr tasks ls | grep -E '^timed .*RUNNING'");
     }
-    machine.ok("ctr tasks kill --signal SIGKILL timed");
-    machine.until("it ends", "ctr tasks rm timed; ctr containers rm timed; ! ctr containers ls | grep timed");
+    end(machine, "timed");
 }
 
 fn memory_pressure(machine: &mut Machine) {
-    machine
-        .ok("ctr run --detach --null-io --runtime io.containerd.hearth.v1 hearth.test/sleep:1 spared /sleep.wasm 3600");
+    sleep(machine, "spared");
     // `tail` keeps a line without end. The kernel ends it, and not hearthd. (A unit of its own: systemd stops all of one
     // that the kernel takes a process from.)
     let hog = machine.run("systemd-run --quiet --wait tail /dev/zero");
@@ -225,8 +232,7 @@ fn memory_pressure(machine: &mut Machine) {
     assert!(machine.ok("dmesg").contains("Out of memory"), "the node did not run out of memory");
     machine.ok("ctr tasks ls | grep -E '^spared .*RUNNING'");
     hello(machine, "after-the-pressure");
-    machine.ok("ctr tasks kill --signal SIGKILL spared");
-    machine.until("it ends", "ctr tasks rm spared; ctr containers rm spared; ! ctr containers ls | grep spared");
+    end(machine, "spared");
 }
 
 fn read_only_usr(machine: &mut Machine) {

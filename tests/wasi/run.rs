@@ -139,14 +139,11 @@ impl Process {
 
     fn wait(&mut self, exit_code: i32) -> Result<(), String> {
         self.stdin = None;
-        let end = std::time::Instant::now() + DEADLINE;
-        loop {
-            match self.child.try_wait().map_err(|error| error.to_string())? {
-                Some(status) if status.code() == Some(exit_code) => return Ok(()),
-                Some(status) => return Err(format!("it ended with {status} instead of {exit_code}")),
-                None if std::time::Instant::now() > end => return Err("it does not end".into()),
-                None => std::thread::sleep(Duration::from_millis(5)),
-            }
+        match within(DEADLINE, || self.child.try_wait().transpose()) {
+            Some(Ok(status)) if status.code() == Some(exit_code) => Ok(()),
+            Some(Ok(status)) => Err(format!("it ended with {status} instead of {exit_code}")),
+            Some(Err(error)) => Err(error.to_string()),
+            None => Err("it does not end".into()),
         }
     }
 

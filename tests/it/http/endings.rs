@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use hearth_tests::{Guest, SHORT, World, eventually};
 
 use super::client::{Client, get};
-use super::{free_address, start, wait_for, wait_for_flight};
+use super::{free_address, start, start_one, wait_for, wait_for_flight};
 use crate::only_on_hearth;
 
 /// All that a client receives until its connection is closed.
@@ -77,9 +77,7 @@ fn a_response_that_is_not_finished_is_told_to_the_client_and_to_the_operator() {
 fn a_request_without_a_response_is_told_with_its_reason() {
     only_on_hearth!();
     let world = World::configured("[http]\nrequest_timeout_ms = 2000\n");
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     for (path, status, kind, text) in [
         ("/mute", 500, "response", "the guest returned without a response"),
         ("/fail", 500, "response", "DestinationNotFound"),
@@ -138,9 +136,7 @@ fn a_request_for_which_the_container_has_no_memory_is_refused_and_is_no_trap() {
 fn a_client_that_goes_away_and_a_container_that_is_killed_are_counted_apart() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     // Without a head, and in the middle of a body.
     for path in ["/spin", "/download"] {
         let mut leaving = Client::connect(at);
@@ -162,9 +158,7 @@ fn a_client_that_goes_away_and_a_container_that_is_killed_are_counted_apart() {
 fn a_client_that_takes_too_little_loses_its_response() {
     only_on_hearth!();
     let world = World::configured("[http]\nidle_timeout_ms = 2000\nleast_bytes_per_second = 10_000_000\n");
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     let mut slow = Client::connect(at);
     // Otherwise the kernel takes the whole response for it.
     rustix::net::sockopt::set_socket_recv_buffer_size(slow.reader.get_ref(), 4_096).expect("a small buffer");

@@ -7,7 +7,7 @@ use std::process::Command;
 use hearth_tests::{Guest, SHORT, World};
 
 use super::client::{Client, get};
-use super::{TwoServices, free_address, start, wait_for, wait_for_flight};
+use super::{TwoServices, start_one, wait_for, wait_for_flight};
 use crate::{only_on_hearth, skip_unless};
 
 /// All bytes that come until the connection ends.
@@ -33,9 +33,7 @@ fn responses(answer: &str) -> usize {
 fn no_request_is_smuggled_in_another() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n";
     for (case, request) in [
         ("two lengths", "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 34\r\n\r\n"),
@@ -152,9 +150,7 @@ impl Http2 {
 fn http_2_is_spoken_as_its_rfc_has_it() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     // Requests side by side on one connection are all answered.
     let mut many = Http2::connect(at);
     for stream in (1..=19).step_by(2) {
@@ -255,9 +251,7 @@ fn a_guest_that_traps_in_each_request_does_not_flood_the_log() {
     /// Many times the number of lines of one kind that the log takes in a second.
     const REQUESTS: usize = 1_000;
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     let logged = || world.hearthd_log().matches("the guest of a request trapped").count();
     let began = std::time::Instant::now();
     for _ in 0..REQUESTS {
@@ -284,9 +278,7 @@ fn violations_of_http_2_are_refused_as_its_rfc_says() {
     only_on_hearth!();
     skip_unless!(Command::new("h2spec").arg("--version").output().is_ok(), "h2spec is not on the PATH");
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let server = start(&world, &image, "service", at, &[]);
+    let (at, server) = start_one(&world);
     let port = at.port().to_string();
     let output = Command::new("h2spec")
         .args(["--host", "127.0.0.1", "--port", &port, "--path", "/upload", "--timeout", "5", "--strict"])

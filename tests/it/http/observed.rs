@@ -3,7 +3,7 @@
 use hearth_tests::{Guest, SHORT, World, eventually};
 
 use super::client::Client;
-use super::{free_address, start};
+use super::{free_address, start, start_one};
 use crate::only_on_hearth;
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -20,9 +20,7 @@ fn traced(client: &mut Client, path: &str) -> String {
 fn a_slow_request_is_found_with_its_trace_and_its_phases() {
     only_on_hearth!();
     let world = World::configured("[http]\nslow_request_ms = 500\n");
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let _server = start(&world, &image, "service", at, &[]);
+    let (at, _server) = start_one(&world);
     let mut client = Client::connect(at);
     assert_eq!(client.get("/count").status, 200);
     assert_eq!(traced(&mut client, "/slow"), "slow\n");
@@ -61,9 +59,7 @@ fn a_slow_request_is_found_with_its_trace_and_its_phases() {
 fn a_trace_goes_on_with_the_guests_own_requests() {
     only_on_hearth!();
     let world = World::new();
-    let image = world.program(&Guest::HTTP);
-    let at = free_address();
-    let _server = start(&world, &image, "service", at, &[]);
+    let (at, _server) = start_one(&world);
     let mut client = Client::connect(at);
     let relayed = traced(&mut client, &format!("/relay/{at}/echo"));
     assert!(relayed.starts_with("GET /echo\n"), "{relayed}");

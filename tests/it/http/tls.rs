@@ -30,8 +30,7 @@ impl Secured {
         let world = World::configured(text);
         let authority = Authority::new();
         let ca = world.write("ca.pem", authority.pem().as_bytes());
-        let secret = world.path("secret");
-        std::fs::create_dir_all(&secret).expect("the machine's directory is writable");
+        let secret = world.directory("secret");
         let secured = Secured { world, at: free_address(), ca, secret, authority };
         let (certificate, key) = secured.authority.pair(NAME);
         secured.write("..1", &certificate, &key);
