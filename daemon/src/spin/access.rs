@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hearth_base::destinations::{AllowedHosts, BlockedNetworks, Destinations, Network};
+use hearth_base::destinations::{AllowedHosts, BlockedNetworks, Destinations, IpNetwork};
 use hearth_base::error::{Error, Result};
 use hearth_interfaces::container::Container;
 use hearth_interfaces::spin::{self, SpinComponent};
@@ -49,7 +49,7 @@ pub fn granted(container: &Arc<Container>, configured: &ConfiguredApplication) -
 
 fn of_component(grants: &Grants) -> Result<SpinComponent> {
     let allowed = AllowedHosts::parse(grants.allowed_outbound_hosts.iter().map(String::as_str))?;
-    let networks = grants.blocked_networks.iter().map(|network| network.parse()).collect::<Result<Vec<Network>>>()?;
+    let networks = grants.blocked_networks.iter().map(|network| network.parse()).collect::<Result<Vec<IpNetwork>>>()?;
     let blocked = BlockedNetworks::new(networks, grants.block_private_networks);
     let stores = grants.key_value_stores.iter().map(|(label, store)| {
         let backend = match store {

@@ -1,11 +1,9 @@
 //! Requests that a component sends: to another component of its application, which is called without leaving the
 //! process, or to a server that the application allows.
 
-use std::fmt;
 use std::sync::Arc;
 
 use http_body_util::BodyExt;
-use hyper::http::uri::Scheme;
 use hyper::{Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
@@ -16,7 +14,7 @@ use hearth_spin::retain::INTERNAL;
 use crate::admitted_request::AdmittedRequest;
 use crate::component::Component;
 use crate::outgoing::client::Timeouts;
-use crate::outgoing::route::bare;
+use crate::outgoing::server_origin::ServerOrigin;
 use crate::places::{Claim, Place};
 use crate::refused::Refused;
 use crate::request::{name, serve};
@@ -75,17 +73,16 @@ impl Caller {
         Caller { service, component }
     }
 
-    /// Where a request goes.
+    /// Where a request to this server goes. Whether another server may be reached is for the client to check.
     ///
     /// # Errors
-    /// `HTTP-request-denied` if the application does not allow the host.
-    pub fn route(&self, mut request: Request<WasiBody>) -> Result<Called, Error> {
-        let server = Server::of(&request)?;
+    /// `HTTP-request-denied` if the component may not call its own application.
+    pub fn route(&self, server: &ServerOrigin, mut request: Request<WasiBody>) -> Result<Called, Error> {
         let Site::Application(site) = &self.service.site else { return Ok(Called::Server(request)) };
         let allowed = &self.component.parts.access.destinations;
         if server.host == OWN {
             if !allowed.own_application(server.scheme()) {
-                return Err(self.denied(&server));
+                return Err(self.denied(server));
             }
             return match self.service.site.destination(&mut request, None).map_err(refused)? {
                 Destination::Component(component) => Ok(Called::Component(component, request)),
@@ -94,10 +91,10 @@ impl Caller {
                 }
             };
         }
-        if !allowed.host(server.scheme(), &server.host, server.port) {
-            return Err(self.denied(&server));
-        }
         if server.host.ends_with(INTERNAL) && !server.secure {
+            if !allowed.host(server.scheme(), &server.host, server.port) {
+                return Err(self.denied(server));
+            }
             let component = site.called(&mut request, &server.host).map_err(refused)?;
             return Ok(Called::Component(component, request));
         }
@@ -128,46 +125,14 @@ impl Caller {
         Ok(response.map(|body| body.map_err(|_| Error::HttpResponseIncomplete).boxed_unsync()))
     }
 
-    /// Tells of a request that is not allowed.
-    fn denied(&self, server: &Server) -> Error {
+    /// Notes in the container's log that a request is not allowed.
+    pub fn denied(&self, server: &ServerOrigin) -> Error {
         let id = self.component.parts.id.as_deref().unwrap_or_default();
         let text = format!(
             "the component {id:?} may not send requests to {server}: add the host to its allowed_outbound_hosts"
         );
         self.service.note_refusal(text);
         Error::HttpRequestDenied
-    }
-}
-
-/// The server of a component's request.
-struct Server {
-    secure: bool,
-    /// A name or an address, without brackets.
-    host: String,
-    port: u16,
-}
-
-impl Server {
-    /// The server of a request.
-    ///
-    /// # Errors
-    /// `HTTP-request-URI-invalid` if it names none.
-    fn of(request: &Request<WasiBody>) -> Result<Server, Error> {
-        let authority = request.uri().authority().ok_or(Error::HttpRequestUriInvalid)?;
-        let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
-        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        Ok(Server { secure, host: bare(authority), port })
-    }
-
-    fn scheme(&self) -> &'static str {
-        if self.secure { "https" } else { "http" }
-    }
-}
-
-impl fmt::Display for Server {
-    /// As `https://HOST:PORT`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.scheme(), self.host, self.port)
     }
 }
 

@@ -11,6 +11,8 @@ use redis::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use hearth_base::destinations::without_brackets;
+
 use crate::container::Task;
 use crate::metered::{Meter, MeteredStream};
 use crate::network::{ConnectError, Network};
@@ -54,7 +56,7 @@ impl Address {
         let info = plain.into_connection_info().map_err(|error| error.to_string())?;
         match &info.addr {
             ConnectionAddr::Tcp(host, port) => {
-                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                let host = without_brackets(host).to_owned();
                 Ok(Address { secure, host, port: *port, login: info.redis.clone() })
             }
             _ => Err("only redis://host:port and rediss://host:port are supported".into()),

@@ -1,5 +1,6 @@
 //! The container's environment variables that concern the application. No component sees the container's environment.
 
+use hearth_base::destinations::without_brackets;
 use hearth_base::env::last;
 use hearth_base::error::Result;
 
@@ -51,7 +52,7 @@ fn listen(address: &str) -> Result<(String, u16)> {
     let wrong =
         || invalid(format!("{LISTEN_ADDRESS}={address:?} is not an address with a port like {LISTEN_ADDRESS_DEFAULT}"));
     let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host = without_brackets(host);
     match port.parse() {
         Ok(port) if port > 0 && !host.is_empty() => Ok((host.into(), port)),
         _ => Err(wrong()),

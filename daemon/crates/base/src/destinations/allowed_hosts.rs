@@ -7,12 +7,10 @@
 
 use std::net::IpAddr;
 
-use super::networks::Network;
+use super::networks::IpNetwork;
+use super::without_brackets;
 use crate::error::{Error, Result};
 use crate::text::shown;
-
-/// The domain of an application's components: `ID.spin.internal`.
-pub const CHAINED_DOMAIN: &str = "spin.internal";
 
 /// The most bytes of an entry in an error.
 const ENTRY_BYTES_MAX: usize = 200;
@@ -36,7 +34,7 @@ enum Host {
     Below(String),
     OwnApplication,
     Name(String),
-    Network(Network),
+    Network(IpNetwork),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,15 +73,6 @@ impl AllowedHosts {
         let own = |entry: &Entry| matches!(entry.host, Host::Any | Host::OwnApplication);
         self.0.iter().any(|entry| entry.has_scheme(scheme) && own(entry))
     }
-
-    /// The components that entries name as `ID.spin.internal`; `*` for `*.spin.internal`.
-    pub fn chained(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|entry| match &entry.host {
-            Host::Name(name) => name.strip_suffix(CHAINED_DOMAIN)?.strip_suffix('.'),
-            Host::Below(domain) if domain.strip_prefix('.') == Some(CHAINED_DOMAIN) => Some("*"),
-            _ => None,
-        })
-    }
 }
 
 /// A host to be reached.
@@ -94,8 +83,7 @@ enum Wanted {
 
 impl Wanted {
     fn new(host: &str) -> Wanted {
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        match bare.parse() {
+        match without_brackets(host).parse() {
             Ok(address) => Wanted::Address(address),
             Err(_) => Wanted::Name(host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()),
         }
@@ -132,11 +120,11 @@ impl Entry {
 /// Host and port of an entry without its scheme; `None` if it has a path.
 fn split_port(rest: &str) -> Option<(&str, &str)> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
-    if rest.parse::<Network>().is_ok() {
+    if rest.parse::<IpNetwork>().is_ok() {
         return Some((rest, ""));
     }
     let (host, port) = rest.rsplit_once(':').unwrap_or((rest, ""));
-    let has_path = host.contains('/') && host.parse::<Network>().is_err() || port.contains('/');
+    let has_path = host.contains('/') && host.parse::<IpNetwork>().is_err() || port.contains('/');
     (!has_path).then_some((host, port))
 }
 

@@ -18,8 +18,13 @@ use std::sync::Arc;
 
 use crate::error::Result;
 
-pub use allowed_hosts::{AllowedHosts, CHAINED_DOMAIN};
-pub use networks::{BlockedNetworks, Network};
+pub use allowed_hosts::AllowedHosts;
+pub use networks::{BlockedNetworks, IpNetwork};
+
+/// The host of an authority without the brackets of an IPv6 address (RFC 3986, 3.2.2).
+pub fn without_brackets(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
+}
 
 /// Which servers a component may reach. A copy is cheap.
 #[derive(Debug, Clone, Default)]

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::without_brackets;
 use crate::error::{Error, Result};
 
 /// The addresses that share a prefix: `10.0.0.0/8`, `fd00::/8`. An address alone is the network of that address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
+pub struct IpNetwork {
     /// In the form of an IPv6 address; an IPv4 address is mapped (`::ffff:0:0/96`).
     prefix: u128,
     mask: u128,
@@ -16,7 +17,7 @@ pub struct Network {
 /// The bits of an IPv4-mapped address before the IPv4 address.
 const MAPPED_BITS: u32 = 96;
 
-impl Network {
+impl IpNetwork {
     /// Whether the address is in the network. An IPv4-mapped IPv6 address is the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         bits(address) & self.mask == self.prefix
@@ -30,37 +31,36 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-impl FromStr for Network {
+impl FromStr for IpNetwork {
     type Err = Error;
 
-    fn from_str(text: &str) -> Result<Network> {
+    fn from_str(text: &str) -> Result<IpNetwork> {
         let wrong = || Error::InvalidArgument(format!("{text:?} is not a network of addresses, as 10.0.0.0/8 is one"));
         let (address, length) = match text.split_once('/') {
             Some((address, length)) => (address, Some(length)),
             None => (text, None),
         };
-        let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let address: IpAddr = without_brackets(address).parse().map_err(|_| wrong())?;
         let (all, before) = if address.is_ipv4() { (32, MAPPED_BITS) } else { (128, 0) };
         let length = match length {
             Some(length) => length.parse().ok().filter(|length| *length <= all).ok_or_else(wrong)?,
             None => all,
         };
         let mask = u128::MAX.checked_shl(u128::BITS - before - length).unwrap_or(0);
-        Ok(Network { prefix: bits(address) & mask, mask })
+        Ok(IpNetwork { prefix: bits(address) & mask, mask })
     }
 }
 
 /// Networks that a component may not reach, whatever names lead to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BlockedNetworks {
-    networks: Vec<Network>,
+    networks: Vec<IpNetwork>,
     private: bool,
 }
 
 impl BlockedNetworks {
     /// These networks; with `private`, also each address that is not of the public Internet.
-    pub fn new(networks: Vec<Network>, private: bool) -> BlockedNetworks {
+    pub fn new(networks: Vec<IpNetwork>, private: bool) -> BlockedNetworks {
         BlockedNetworks { networks, private }
     }
 

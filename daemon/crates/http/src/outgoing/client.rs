@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::client::conn::http1::SendRequest;
-use hyper::http::uri::{Authority, Scheme};
 use hyper::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -32,6 +31,7 @@ use super::fault;
 use super::idle::Idle;
 use super::route::{Dialect, Route, Routes, Server};
 use super::sender::{Http2Connection, Sender};
+use super::server_origin::ServerOrigin;
 use super::tls::Trust;
 use hearth_base::config;
 use hearth_base::destinations::Destinations;
@@ -120,16 +120,30 @@ impl Client {
         &self.context.runtime
     }
 
-    /// Sends a request and waits for its response's head.
+    /// Checks that requests may be sent to a server.
+    ///
+    /// # Errors
+    /// `HTTP-request-denied`; it counts as a failed request.
+    pub fn check(&self, server: &ServerOrigin) -> Result<(), Error> {
+        if self.destinations.host(server.scheme(), &server.host, server.port) {
+            return Ok(());
+        }
+        tracing::debug!(%server, "a guest's request is not allowed");
+        self.context.metrics.http.outgoing.failed.inc();
+        Err(Error::HttpRequestDenied)
+    }
+
+    /// Sends a request to its server and waits for the response's head. The server has passed [`Client::check`].
     ///
     /// # Errors
     /// The error code of `wasi:http`.
     pub async fn exchange(
         self: Arc<Self>,
+        server: ServerOrigin,
         request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<Response<WasiBody>, Error> {
-        let answer = self.try_exchange(request, Timeouts::new(options, &self.context.config())).await;
+        let answer = self.try_exchange(server, request, Timeouts::new(options, &self.context.config())).await;
         match &answer {
             Ok(response) => self.context.metrics.http.outgoing.response(response.status().as_u16()),
             Err(error) => {
@@ -142,10 +156,11 @@ impl Client {
 
     async fn try_exchange(
         self: &Arc<Self>,
+        server: ServerOrigin,
         request: Request<WasiBody>,
         timeouts: Timeouts,
     ) -> Result<Response<WasiBody>, Error> {
-        let route = self.route(&request)?;
+        let route = self.route(server, &request)?;
         let waiting = Waiting::default();
         let mut request = request.map(|body| Sending::new(body, waiting.clone()));
         let deadline = Instant::now() + timeouts.connect;
@@ -167,17 +182,8 @@ impl Client {
         }
     }
 
-    fn route(&self, request: &Request<WasiBody>) -> Result<Route, Error> {
-        let uri = request.uri();
-        let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
-        let (scheme, port) = if is_secure { ("https", 443) } else { ("http", 80) };
-        let allowed = |authority: &Authority| {
-            self.destinations.host(scheme, authority.host(), authority.port_u16().unwrap_or(port))
-        };
-        if !uri.authority().is_none_or(allowed) {
-            return Err(Error::HttpRequestDenied);
-        }
-        let route = self.routes.of(request);
+    fn route(&self, server: ServerOrigin, request: &Request<WasiBody>) -> Result<Route, Error> {
+        let route = self.routes.of(server, request);
         if let (Err(Error::ConfigurationError), Some(text)) = (&route, self.routes.unusable_proxy())
             && !self.told.swap(true, Ordering::Relaxed)
         {

@@ -25,6 +25,7 @@
 //! * `client.rs`: one container's requests: which connection each goes over, and its time-outs.
 //! * `route.rs`: where a request goes: the server, the protocol, proxies, the request line.
 //! * `connect.rs`: making a connection: addresses, the tunnel through a proxy, TLS, HTTP/1.1 or HTTP/2.
+//! * `server_origin.rs`: the server that a request names: scheme, host and port.
 //! * `sender.rs`: a connection that a request can be sent on, or a stream of one.
 //! * `idle.rs`: connections that are kept: those that wait for their next request, and those of HTTP/2.
 //! * `body.rs`: bodies of requests and responses, and the time-out between bytes.
@@ -41,6 +42,7 @@ pub mod fault;
 pub mod idle;
 pub mod route;
 pub mod sender;
+pub mod server_origin;
 pub mod tls;
 pub mod tls_configurations;
 
@@ -55,6 +57,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use crate::calls::{Called, Caller};
 use crate::trace_context::CurrentTrace;
 use client::Client;
+use server_origin::ServerOrigin;
 
 /// The most a guest may write of a body in one call, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -85,6 +88,9 @@ impl Outgoing {
     }
 }
 
+/// The head of a response, once it is there.
+type Pending = Pin<Box<dyn Future<Output = Result<Response<WasiBody>, Error>> + Send>>;
+
 type Sent = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
 
 impl WasiHttpHooks for Outgoing {
@@ -96,27 +102,11 @@ impl WasiHttpHooks for Outgoing {
     ) -> Box<dyn Future<Output = Sent> + Send> {
         self.trace.carry_on(request.headers_mut());
         let options = options.unwrap_or_default();
-        let request = match &self.caller {
-            None => request,
-            Some(caller) => match caller.route(request) {
-                Err(error) => return Box::new(std::future::ready(Err(error))),
-                Ok(Called::Answered(response)) => return Box::new(std::future::ready(Ok((response, moved())))),
-                Ok(Called::Component(component, request)) => {
-                    let call = caller.clone().call(component, request, options);
-                    return Box::new(async move { Ok((call.await?, moved())) });
-                }
-                Ok(Called::Server(request)) => request,
-            },
-        };
-        let Some(client) = self.client.clone() else {
-            return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
-        };
-        let runtime = client.runtime().clone();
-        let pending = PendingRequest(runtime.spawn(client.exchange(request, options)));
-        Box::new(async move {
-            let response = pending.await?;
-            Ok((response, moved()))
-        })
+        let sent = ServerOrigin::of(request.uri()).and_then(|server| self.send(server, request, options));
+        match sent {
+            Ok(pending) => Box::new(async move { Ok((pending.await?, moved())) }),
+            Err(error) => Box::new(std::future::ready(Err(error))),
+        }
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
@@ -125,6 +115,31 @@ impl WasiHttpHooks for Outgoing {
 
     fn p3_outgoing_body_chunk_size(&mut self) -> usize {
         CHUNK_BYTES
+    }
+}
+
+impl Outgoing {
+    /// Sends a request to a component of the own application, or to a server that may be reached.
+    fn send(
+        &self,
+        server: ServerOrigin,
+        request: Request<WasiBody>,
+        options: RequestOptions,
+    ) -> Result<Pending, Error> {
+        let request = match &self.caller {
+            None => request,
+            Some(caller) => match caller.route(&server, request)? {
+                Called::Answered(response) => return Ok(Box::pin(std::future::ready(Ok(response)))),
+                Called::Component(component, request) => {
+                    return Ok(Box::pin(caller.clone().call(component, request, options)));
+                }
+                Called::Server(request) => request,
+            },
+        };
+        let client = self.client.clone().ok_or(Error::HttpRequestDenied)?;
+        client.check(&server).map_err(|error| self.caller.as_ref().map_or(error, |caller| caller.denied(&server)))?;
+        let runtime = client.runtime().clone();
+        Ok(Box::pin(PendingRequest(runtime.spawn(client.exchange(server, request, options)))))
     }
 }
 

@@ -6,14 +6,17 @@
 //! * HTTP/2 without TLS (RFC 9113, 3.3) is spoken to the servers that `HEARTH_HTTP_OUTGOING_H2C` names, and with requests
 //!   of gRPC, which is defined over HTTP/2 only.
 
-use hearth_base::env::last;
 use std::net::IpAddr;
 
 use hyper::header::{self, HeaderValue};
-use hyper::http::uri::{Authority, Scheme};
+use hyper::http::uri::Scheme;
 use hyper::{Method, Request, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use wasmtime_wasi_http::Error;
+
+use hearth_base::env::last;
+
+use super::server_origin::{ServerOrigin, bare_host};
 
 /// The environment variable with the servers that HTTP/2 is spoken to without TLS: `HOST:PORT`, several with commas between,
 /// or `*` for all.
@@ -90,23 +93,17 @@ impl Routes {
         self.proxies.as_ref().err().map(String::as_str)
     }
 
-    /// The way of a request.
+    /// The way of a request to its server.
     ///
     /// # Errors
     /// The error code of `wasi:http`.
-    pub fn of<B>(&self, request: &Request<B>) -> Result<Route, Error> {
+    pub fn of<B>(&self, server: ServerOrigin, request: &Request<B>) -> Result<Route, Error> {
         if request.method() == Method::CONNECT {
             return Err(Error::HttpRequestMethodInvalid);
         }
         let uri = request.uri();
-        let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
-        if authority.host().is_empty() || authority.as_str().contains('@') {
-            return Err(Error::HttpRequestUriInvalid);
-        }
-        let host = bare(authority);
-        let is_secure = uri.scheme() == Some(&Scheme::HTTPS);
-        let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-        let dialect = match is_secure {
+        let ServerOrigin { secure, host, port } = server;
+        let dialect = match secure {
             true => Dialect::Tls,
             false if is_grpc(request) || self.is_h2c(&host, port) => Dialect::H2c,
             false => Dialect::Http1,
@@ -139,7 +136,7 @@ impl Proxy {
     fn of(found: &Intercept) -> Result<Proxy, Error> {
         let authority = found.uri().authority().ok_or(Error::ConfigurationError)?;
         let port = authority.port_u16().unwrap_or(80);
-        Ok(Proxy { host: bare(authority), port, authorization: found.basic_auth().cloned() })
+        Ok(Proxy { host: bare_host(authority), port, authorization: found.basic_auth().cloned() })
     }
 }
 
@@ -165,11 +162,6 @@ fn proxies(env: &[(String, String)]) -> Result<Option<Matcher>, String> {
     let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
     let builder = Matcher::builder().http(text(http)).https(text(https)).all(text(all));
     Ok(Some(builder.no(text(find(NO_PROXY))).build()))
-}
-
-/// The host without brackets, in lower case.
-pub(crate) fn bare(authority: &Authority) -> String {
-    authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase()
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -242,13 +234,18 @@ mod tests {
         Request::builder().uri(uri).body(()).unwrap()
     }
 
+    fn route(routes: &Routes, uri: &str) -> Result<Route, Error> {
+        let request = to(uri);
+        routes.of(ServerOrigin::of(request.uri())?, &request)
+    }
+
     fn routes(env: &[(&str, &str)]) -> Routes {
         Routes::new(&env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<Vec<_>>())
     }
 
     #[test]
     fn a_request_says_where_it_goes() {
-        let at = |uri: &str| routes(&[]).of(&to(uri)).map(|route| route.server);
+        let at = |uri: &str| route(&routes(&[]), uri).map(|route| route.server);
         let expected = |dialect, host: &str, port| Server { dialect, host: host.into(), port, tunnel: None };
         assert_eq!(at("http://Peer/a").unwrap(), expected(Dialect::Http1, "peer", 80));
         assert_eq!(at("https://peer/").unwrap(), expected(Dialect::Tls, "peer", 443));
@@ -277,7 +274,7 @@ mod tests {
         let dialect = |env: &[(&str, &str)], uri: &str, content: &str| {
             let mut request = to(uri);
             request.headers_mut().insert(header::CONTENT_TYPE, content.parse().unwrap());
-            routes(env).of(&request).unwrap().server.dialect
+            routes(env).of(ServerOrigin::of(request.uri()).unwrap(), &request).unwrap().server.dialect
         };
         let plain = "http://peer:50051/";
         for content in ["application/grpc", "application/grpc+proto", "Application/gRPC; a=b"] {
@@ -301,7 +298,7 @@ mod tests {
             ("NO_PROXY", "inside.test,10.0.0.0/8"),
         ];
         let routes = routes(&env);
-        let of = |uri: &str| routes.of(&to(uri)).unwrap();
+        let of = |uri: &str| route(&routes, uri).unwrap();
         let plain = of("http://peer/a");
         assert_eq!((plain.server.host.as_str(), plain.server.port), ("plain.test", 3128));
         let mut request = to("http://peer/a");
@@ -328,19 +325,19 @@ mod tests {
     fn a_proxy_that_cannot_be_used_fails_requests_and_is_named() {
         for value in ["socks5://proxy.test:1", "https://proxy.test", "::not a proxy::"] {
             let routes = routes(&[("ALL_PROXY", value)]);
-            assert!(matches!(routes.of(&to("http://peer/")), Err(Error::ConfigurationError)), "{value}");
-            assert!(routes.of(&to("http://localhost/")).is_ok(), "{value}");
+            assert!(matches!(route(&routes, "http://peer/"), Err(Error::ConfigurationError)), "{value}");
+            assert!(route(&routes, "http://localhost/").is_ok(), "{value}");
             let text = routes.unusable_proxy().unwrap();
             assert!(text.starts_with("ALL_PROXY ") && !text.contains(value), "{text}");
         }
-        assert!(routes(&[("HTTP_PROXY", " ")]).of(&to("http://peer/")).unwrap().forwarder.is_none());
+        assert!(route(&routes(&[("HTTP_PROXY", " ")]), "http://peer/").unwrap().forwarder.is_none());
     }
 
     #[test]
     fn a_request_of_http_2_has_its_host_in_the_uri() {
         let mut request = to("http://peer:8/a?b=c");
         request.headers_mut().insert(header::HOST, "peer:8".parse().unwrap());
-        let route = routes(&[(H2C, "*")]).of(&request).unwrap();
+        let route = route(&routes(&[(H2C, "*")]), "http://peer:8/a?b=c").unwrap();
         route.write_http2(&mut request);
         assert_eq!(request.uri(), "http://peer:8/a?b=c");
         assert!(!request.headers().contains_key(header::HOST));

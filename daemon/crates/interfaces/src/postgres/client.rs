@@ -17,6 +17,8 @@ use tokio_rustls::client;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use hearth_base::destinations::without_brackets;
+
 use crate::container::Task;
 use crate::metered::{Meter, MeteredStream};
 use crate::network::{ConnectError, Network};
@@ -72,7 +74,7 @@ impl Address {
         let wrong = |why: &str| Failure::Connection(format!("the address is not of a PostgreSQL server: {why}"));
         let config: Config = text.parse().map_err(|_| wrong("it is no postgres:// URL and no list of key=value"))?;
         let [Host::Tcp(host)] = config.get_hosts() else { return Err(wrong("it has to have one host")) };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = without_brackets(host).to_owned();
         let port = config.get_ports().first().copied().unwrap_or(PORT);
         Ok(Address { host, port, config })
     }
