@@ -186,9 +186,9 @@ fn ended_early(service: &Service, error: &(dyn std::error::Error + 'static)) {
     tracing::debug!(%error, "a client's connection ended early");
     match error.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_parse_too_large() => {
-            service.counts.answered_by_hyper(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
+            service.counts.response(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16());
         }
-        Some(error) if error.is_parse() => service.counts.answered_by_hyper(StatusCode::BAD_REQUEST.as_u16()),
+        Some(error) if error.is_parse() => service.counts.response(StatusCode::BAD_REQUEST.as_u16()),
         _ => {}
     }
 }

@@ -19,7 +19,7 @@ impl Counts {
 
     /// Counts a response whose head goes out, so long after the request's head.
     pub fn answered(&self, status: u16, took: Duration) {
-        self.answered_by_hyper(status);
+        self.response(status);
         self.metrics.http.first_byte_seconds.observe(took.as_secs_f64());
         if let Some(pod) = &self.pod {
             pod.first_byte_seconds.observe(took.as_secs_f64());
@@ -39,8 +39,9 @@ impl Counts {
         self.pod.as_ref()
     }
 
-    /// Counts a response that hyper gives by itself, to a head that is too large or that is no HTTP.
-    pub fn answered_by_hyper(&self, status: u16) {
+    /// Counts a response by its status alone. hyper itself answers a head that is too large or that is no HTTP; such a
+    /// request has no times.
+    pub fn response(&self, status: u16) {
         self.metrics.http.response(status);
         if let Some(pod) = &self.pod {
             pod.response(status);
