@@ -153,11 +153,7 @@ pub fn write_frame<M: Message>(writer: &mut impl Write, message: &M) -> io::Resu
 /// `InvalidData` if the length is over [`MAX_FRAME_BYTES`] or the bytes are not such a message; else the reader's
 /// error.
 pub fn read_frame<M: Message + Default>(reader: &mut impl Read) -> io::Result<M> {
-    let mut length = [0u8; 4];
-    reader.read_exact(&mut length)?;
-    let mut bytes = vec![0u8; frame_length(length)?];
-    reader.read_exact(&mut bytes)?;
-    decode(&bytes)
+    decode(&read_body(reader, MAX_FRAME_BYTES)?)
 }
 
 /// The bytes of a framed message, for callers with their own writer.
@@ -165,32 +161,42 @@ pub fn read_frame<M: Message + Default>(reader: &mut impl Read) -> io::Result<M>
 /// # Errors
 /// As [`write_frame`].
 pub fn encode_frame<M: Message>(message: &M) -> io::Result<Vec<u8>> {
-    let length = message.encoded_len();
-    if length > MAX_FRAME_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("a control message of {length} bytes is over the limit of {MAX_FRAME_BYTES}"),
-        ));
-    }
-    let mut frame = Vec::with_capacity(4 + length);
-    frame.extend_from_slice(&(length as u32).to_le_bytes());
-    message.encode(&mut frame).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-    Ok(frame)
+    frame(&message.encode_to_vec(), MAX_FRAME_BYTES)
+}
+
+/// A frame: the length of the body, then the body.
+///
+/// # Errors
+/// `InvalidInput` if the body is longer than `bytes_max`.
+pub fn frame(body: &[u8], bytes_max: usize) -> io::Result<Vec<u8>> {
+    let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= bytes_max).ok_or_else(|| {
+        let text = format!("a message of {} bytes is over the limit of {bytes_max}", body.len());
+        io::Error::new(io::ErrorKind::InvalidInput, text)
+    })?;
+    Ok([&length.to_le_bytes(), body].concat())
+}
+
+/// Reads the body of one frame.
+///
+/// # Errors
+/// As [`frame_length`]; else the reader's error.
+pub fn read_body(reader: &mut impl Read, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut prefix = [0; 4];
+    reader.read_exact(&mut prefix)?;
+    let mut body = vec![0; frame_length(prefix, bytes_max)?];
+    reader.read_exact(&mut body)?;
+    Ok(body)
 }
 
 /// The body's length announced by a frame's first four bytes.
 ///
 /// # Errors
-/// `InvalidData` if it is over [`MAX_FRAME_BYTES`].
-pub fn frame_length(prefix: [u8; 4]) -> io::Result<usize> {
+/// `InvalidData` if it is over `bytes_max`.
+pub fn frame_length(prefix: [u8; 4], bytes_max: usize) -> io::Result<usize> {
     let length = u32::from_le_bytes(prefix) as usize;
-    if length > MAX_FRAME_BYTES {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "a control message announces {length} bytes, over the limit of {MAX_FRAME_BYTES}: is the peer a hearth shim?"
-            ),
-        ));
+    if length > bytes_max {
+        let text = format!("a message announces {length} bytes, over the limit of {bytes_max}: is the peer of Hearth?");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     Ok(length)
 }

@@ -43,12 +43,11 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 /// Waits for the orders on `socket`, and carries them out.
 pub(super) fn run(mut socket: UnixStream, inherited: Inherited) -> ExitCode {
     // Without orders there is no pod: the daemon is gone, or had a spare too many.
-    let Ok(orders) = cell::read(&mut socket) else { return ExitCode::SUCCESS };
-    let served = serde_json::from_slice(&orders).map_err(|e| e.to_string()).and_then(|orders: Orders| {
-        put_walls_up(&orders)?;
-        serve(orders, &mut socket, inherited)
-    });
-    match served {
+    let orders: Orders = match cell::read_json(&mut socket) {
+        Ok(orders) => orders,
+        Err(_) => return ExitCode::SUCCESS,
+    };
+    match put_walls_up(&orders).and_then(|()| serve(orders, &mut socket, inherited)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("hearthd: a cell ended: {why}");
@@ -60,7 +59,7 @@ pub(super) fn run(mut socket: UnixStream, inherited: Inherited) -> ExitCode {
 
 fn answer(socket: &mut UnixStream, ready: &Ready) {
     // A daemon that is gone by now finds the cell by its directory.
-    let _ = serde_json::to_vec(ready).map(|bytes| cell::write(socket, &bytes));
+    let _ = cell::write_json(socket, ready);
 }
 
 fn put_walls_up(orders: &Orders) -> Result<(), String> {

@@ -95,7 +95,7 @@ fn serve(socket: &mut UnixStream) -> io::Result<Option<(UnixStream, Inherited)>>
     // A service manager signals all processes of a unit: this one and its copies end with the daemon, or with their pod.
     let ended = SignalFd::block(&[Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP])?;
     mount::unshare_mounts()?;
-    let config: Config = serde_json::from_slice(&cell::read(socket)?)?;
+    let config: Config = cell::read_json(socket)?;
     let engine = configuration(config).engine;
     let engines = Engines::new(&engine, Baseline::Never, hearth_interfaces::ALL).map_err(io::Error::other)?;
     let inherited = Inherited { engines: Arc::new(engines), metrics: Arc::new(Metrics::new()) };
@@ -132,5 +132,5 @@ fn serve(socket: &mut UnixStream) -> io::Result<Option<(UnixStream, Inherited)>>
 }
 
 fn tell(socket: &mut UnixStream, told: &Told) -> io::Result<()> {
-    cell::write(socket, &serde_json::to_vec(told)?)
+    cell::write_json(socket, told)
 }

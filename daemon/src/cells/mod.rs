@@ -29,12 +29,13 @@ use std::time::Duration;
 use hearth_shim::TaskSocketRequest;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::generation::asking::Asking;
 use crate::server::task_sockets::{self, TaskSockets};
 use hearth_base::bundle::{Role, TaskSpec};
-use hearth_base::cell::{self, ABOUT_FILE, About, CellNetwork, DIRECTORY, Orders, PROGRAMS_SOCKET, Ready};
+use hearth_base::cell::{self, ABOUT_FILE, About, DIRECTORY, Orders, PROGRAMS_SOCKET, Ready};
 use hearth_base::config::Live;
 use hearth_base::error::{Error, Result};
 use hearth_base::generation::directory;
@@ -55,9 +56,6 @@ const READY_TIME: Duration = Duration::from_secs(4);
 /// How long cells may take to end at a stop of the daemon.
 const STOP_TIME: Duration = Duration::from_secs(8);
 
-/// How often that is looked at.
-const STOPPED_EVERY: Duration = Duration::from_millis(10);
-
 /// The cells of the node.
 pub struct Cells {
     config: Arc<Live>,
@@ -68,6 +66,8 @@ pub struct Cells {
     /// How many there are, with those that are being made.
     count: AtomicUsize,
     known: Mutex<HashMap<String, Known>>,
+    /// Told when a cell has left `known`.
+    left: Notify,
     /// Whether this daemon looks after them: the one that leads does.
     leads: AtomicBool,
     serving: Mutex<Option<JoinHandle<()>>>,
@@ -110,6 +110,7 @@ impl Cells {
             asking: Asking { state_dir },
             count: AtomicUsize::new(0),
             known: Mutex::default(),
+            left: Notify::new(),
             leads: AtomicBool::new(false),
             serving: Mutex::default(),
             config,
@@ -189,18 +190,28 @@ impl Cells {
             return;
         }
         let ids: Vec<String> = self.known.lock().keys().cloned().collect();
-        for id in &ids {
-            if let Err(error) = self.asking.ask(id, question::Body::Stop(Nothing {})).await {
-                tracing::debug!(cell = id, %error, "a cell was not told to stop");
-            }
+        // The questions end with this value, answered or not.
+        let mut questions = JoinSet::new();
+        for id in ids {
+            let asking = self.asking.clone();
+            let order = async move {
+                if let Err(error) = asking.ask(&id, question::Body::Stop(Nothing {})).await {
+                    tracing::debug!(cell = id, %error, "a cell was not told to stop");
+                }
+            };
+            questions.spawn_on(order, &self.runtime);
         }
-        let end = tokio::time::Instant::now() + STOP_TIME;
-        while !self.known.lock().is_empty() {
-            if tokio::time::Instant::now() >= end {
-                tracing::warn!(cells = self.known.lock().len(), "some cells did not stop in time");
-                break;
+        let all_stopped = async {
+            loop {
+                let left = self.left.notified();
+                if self.known.lock().is_empty() {
+                    return;
+                }
+                left.await;
             }
-            tokio::time::sleep(STOPPED_EVERY).await;
+        };
+        if tokio::time::timeout(STOP_TIME, all_stopped).await.is_err() {
+            tracing::warn!(cells = self.known.lock().len(), "some cells did not stop in time");
         }
         if let Some(serving) = self.serving.lock().take() {
             serving.abort();
@@ -308,7 +319,7 @@ impl Cells {
             cgroup: cgroup.directories().to_vec(),
             pid: 0,
         };
-        let orders = Orders { config: (*config).clone(), about, network: CellNetwork::from(&spec.network) };
+        let orders = Orders { config: (*config).clone(), about, network: spec.network.clone() };
         let cells = self.clone();
         let started = self.runtime.spawn_blocking(move || cells.order(orders, &cgroup)).await;
         let (id, known) = started.map_err(|e| Error::Internal(format!("starting a cell ended early: {e}")))??;
@@ -391,6 +402,7 @@ impl Cells {
         }
         directory::remove_dead(&self.asking.state_dir, id);
         self.known.lock().remove(id);
+        self.left.notify_waiters();
         tracing::debug!(cell = id, pid, "a cell has ended");
     }
 
@@ -404,8 +416,8 @@ impl Cells {
 
 fn give(socket: &mut std::os::unix::net::UnixStream, orders: &Orders) -> io::Result<Ready> {
     socket.set_read_timeout(Some(READY_TIME))?;
-    cell::write(socket, &serde_json::to_vec(orders)?)?;
-    Ok(serde_json::from_slice(&cell::read(socket)?)?)
+    cell::write_json(socket, orders)?;
+    cell::read_json(socket)
 }
 
 fn key(about: &About) -> Key {

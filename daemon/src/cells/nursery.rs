@@ -162,8 +162,7 @@ impl Nursery {
         let child = mount::in_node_namespace(|| spawn::spawn(&program, &args, &environment, &inherited))??;
         drop(theirs);
         let mut zygote = Zygote { child, socket: ours };
-        let config = serde_json::to_vec(&*self.config.now())?;
-        cell::write(&mut zygote.socket, &config)?;
+        cell::write_json(&mut zygote.socket, &*self.config.now())?;
         match zygote.answer(&mut HashMap::new())? {
             Told::Ready => Ok(zygote),
             Told::Failed { why } => Err(io::Error::other(why)),
@@ -205,7 +204,7 @@ impl Zygote {
     }
 
     fn listen(&mut self) -> io::Result<Told> {
-        Ok(serde_json::from_slice(&cell::read(&mut self.socket)?)?)
+        cell::read_json(&mut self.socket)
     }
 }
 

@@ -13,16 +13,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prost::Message;
 use rustix::fs::FileType;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::server::framed;
 use hearth_base::cell::{
-    self, ModuleFile, ProgramFound, ProgramReply, ProgramRequest, Refused, Unknown, program_reply, program_request,
+    MESSAGE_BYTES_MAX, ModuleFile, ProgramFound, ProgramReply, ProgramRequest, Refused, Unknown, program_reply,
+    program_request,
 };
 use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
 use hearth_base::generation::wire::{receive_descriptors, send_descriptors};
-use hearth_observe::metrics::Source;
 use hearth_os::accept::Acceptor;
 use hearth_wasm::engine::{ModuleKind, Tier};
 use hearth_wasm::modules::lookup::ProgramFile;
@@ -93,9 +94,9 @@ impl ProgramServer {
             Ok(None) => (program_reply::Body::Unknown(Unknown {}), None),
             Err(error) => (program_reply::Body::Refused(Refused::from(&error)), None),
         };
-        let reply = ProgramReply { body: Some(body) }.encode_to_vec();
+        let reply = hearth_shim::frame(&ProgramReply { body: Some(body) }.encode_to_vec(), MESSAGE_BYTES_MAX)?;
         let say = async {
-            stream.write_all(&cell::frame(&reply)?).await?;
+            stream.write_all(&reply).await?;
             if let Some(artifact) = &artifact {
                 stream.async_io(Interest::WRITABLE, || send_descriptors(&stream, &[artifact.as_fd()])).await?;
             }
@@ -133,11 +134,7 @@ impl ProgramServer {
             digest: loaded.digest.0.to_vec(),
             component: program.kind() == ModuleKind::Component,
             export: loaded.export.as_deref().map(str::to_owned),
-            source: match loaded.source {
-                Source::Warm => 0,
-                Source::Disk => 1,
-                Source::Compiled => 2,
-            },
+            source: loaded.source as u32,
             compile_seconds: loaded.compile_time.map(|time| time.as_secs_f64()),
         };
         Ok(Some((found, program.artifact()?)))
@@ -178,11 +175,7 @@ fn wrong(what: &str) -> Error {
 }
 
 async fn read(stream: &mut UnixStream) -> std::io::Result<(ProgramRequest, Option<OwnedFd>)> {
-    let mut prefix = [0; 4];
-    stream.read_exact(&mut prefix).await?;
-    let mut bytes = vec![0; cell::length(prefix)?];
-    stream.read_exact(&mut bytes).await?;
-    let request = ProgramRequest::decode(bytes.as_slice()).map_err(std::io::Error::other)?;
+    let request: ProgramRequest = framed::read(stream, MESSAGE_BYTES_MAX).await?;
     let file = match request.body {
         Some(program_request::Body::File(_)) => {
             stream.async_io(Interest::READABLE, || receive_descriptors(&*stream)).await?.pop()
@@ -198,6 +191,7 @@ mod tests {
     use std::os::unix::net::UnixStream as StdStream;
 
     use super::*;
+    use hearth_base::cell;
     use hearth_base::config::{Baseline, Config};
     use hearth_observe::metrics::Metrics;
     use hearth_wasm::engine::Engines;
@@ -233,17 +227,17 @@ mod tests {
                 if let Some(file) = file {
                     send_descriptors(&stream, &[file.as_fd()]).unwrap();
                 }
-                let reply = cell::read(&mut stream).ok()?;
+                let reply: ProgramReply = cell::read(&mut stream).ok()?;
                 let mut rest = Vec::new();
                 let _ = stream.read_to_end(&mut rest);
-                ProgramReply::decode(reply.as_slice()).unwrap().body
+                reply.body
             };
             tokio::task::spawn_blocking(exchange).await.unwrap()
         }
 
         async fn ask(&self, body: program_request::Body, file: Option<File>) -> Option<program_reply::Body> {
             let request = ProgramRequest { fingerprint: self.fingerprint.clone(), body: Some(body) };
-            self.send(cell::frame(&request.encode_to_vec()).unwrap(), file).await
+            self.send(hearth_shim::frame(&request.encode_to_vec(), MESSAGE_BYTES_MAX).unwrap(), file).await
         }
     }
 
@@ -279,7 +273,7 @@ mod tests {
             assert!(refusal(fixture.ask(short, None).await).contains("32 bytes"));
         }
         let old = ProgramRequest { fingerprint: "other".into(), body: Some(program_request::Body::Place(vec![0; 32])) };
-        let bytes = cell::frame(&old.encode_to_vec()).unwrap();
+        let bytes = hearth_shim::frame(&old.encode_to_vec(), MESSAGE_BYTES_MAX).unwrap();
         assert!(refusal(fixture.send(bytes, None).await).contains("another release"));
         // The server still answers.
         let unknown = fixture.ask(program_request::Body::Digest(vec![0; 32]), None).await;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hearth_shim::encode_frame;
+use hearth_shim::{MAX_FRAME_BYTES, encode_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -52,7 +52,7 @@ impl Asking {
         let asked = async {
             let mut stream = UnixStream::connect(directory::socket(&self.state_dir, id)).await?;
             stream.write_all(&encode_frame(&Question { body: Some(body) })?).await?;
-            let answer: Answer = framed::read(&mut stream).await?;
+            let answer: Answer = framed::read(&mut stream, MAX_FRAME_BYTES).await?;
             match answer.body {
                 Some(answer::Body::Error(text)) => Err(std::io::Error::other(text)),
                 Some(body) => Ok((body, stream)),

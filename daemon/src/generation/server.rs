@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth_shim::encode_frame;
+use hearth_shim::{MAX_FRAME_BYTES, encode_frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
@@ -80,7 +80,8 @@ impl Server {
         if stream.peer_cred()?.uid() != 0 {
             return say(&mut stream, &wire::error("only root may ask")).await;
         }
-        let question = tokio::time::timeout(QUESTION_TIME, framed::read::<Question>(&mut stream)).await??;
+        let question =
+            tokio::time::timeout(QUESTION_TIME, framed::read::<Question>(&mut stream, MAX_FRAME_BYTES)).await??;
         let answer = match question.body {
             Some(question::Body::Status(_)) => self.status(),
             Some(question::Body::TakeOver(by)) => return self.hand_over(stream, by).await,

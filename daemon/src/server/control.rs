@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hearth_shim::{Reply, Request, TaskSocketReply, TaskSocketRequest, reply, request};
+use hearth_shim::{MAX_FRAME_BYTES, Reply, Request, TaskSocketReply, TaskSocketRequest, reply, request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -94,7 +94,8 @@ async fn answer(
 ) -> std::io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let reply = if peer == 0 {
-        let question = tokio::time::timeout(QUESTION_TIME, framed::read::<Request>(&mut stream)).await??;
+        let question =
+            tokio::time::timeout(QUESTION_TIME, framed::read::<Request>(&mut stream, MAX_FRAME_BYTES)).await??;
         match question.body {
             Some(request::Body::Operator(question)) => {
                 // It brings no task, and may wait for the daemon's end.

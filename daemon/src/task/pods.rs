@@ -320,7 +320,7 @@ mod tests {
     async fn what_cannot_be_made_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let all = sandboxes(&directory);
-        let network = hearth_base::bundle::Network::Path("/absent/netns".into());
+        let network = hearth_base::bundle::NetworkNamespace::Path("/absent/netns".into());
         let spec = PodSpec { sandbox: SandboxSpec { network, ..Default::default() }, ..PodSpec::default() };
         let error = all.create("a", spec).await.unwrap_err().to_string();
         assert!(error.contains("/absent/netns"), "{error}");

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use crate::task::holders::Holders;
 use crate::task::pid;
 use crate::task::pod_files::PodFiles;
-use hearth_base::bundle::{Network, Scope, Scopes, SpecMount, TaskSpec};
+use hearth_base::bundle::{NetworkNamespace, Scope, Scopes, SpecMount, TaskSpec};
 use hearth_base::error::{Error, Result};
 use hearth_os::cgroup::parent_memory_limit;
 use hearth_os::holder::{Holder, PidHolder};
@@ -43,7 +43,7 @@ pub enum Membership {
 #[derive(Debug, Clone, Default)]
 pub struct SandboxSpec {
     /// Its network.
-    pub network: Network,
+    pub network: NetworkNamespace,
     /// Its host name; empty for the node's.
     pub hostname: String,
     /// Its other namespaces.
@@ -85,7 +85,7 @@ impl Sandbox {
         if spec.user_namespace {
             return Err(no_user_namespace());
         }
-        if spec.network == Network::New {
+        if spec.network == NetworkNamespace::New {
             return Err(Error::InvalidArgument(
                 "the sandbox's spec asks for a new network namespace; Hearth takes one that exists (linux.namespaces: path)"
                     .into(),
@@ -144,8 +144,8 @@ impl Sandbox {
         let ours = |file: &File| Ok(Some(format!("/proc/{}/fd/{}", pid(), file.as_raw_fd())));
         match (kind, self.scopes) {
             ("network", _) => match &self.network.named {
-                Network::Path(path) => Ok(Some(path.display().to_string())),
-                Network::Host | Network::New => Ok(None),
+                NetworkNamespace::Path(path) => Ok(Some(path.display().to_string())),
+                NetworkNamespace::Host | NetworkNamespace::New => Ok(None),
             },
             ("ipc", Scopes { ipc: Scope::Node, .. })
             | ("uts", Scopes { uts: Scope::Node, .. })
@@ -166,7 +166,7 @@ impl Sandbox {
     /// `FailedPrecondition` if it is not.
     pub fn check_network(&self) -> Result<()> {
         match (&self.network.named, &self.network.namespace) {
-            (Network::Path(path), Some(namespace)) if !namespace.is_at(path) => {
+            (NetworkNamespace::Path(path), Some(namespace)) if !namespace.is_at(path) => {
                 Err(Error::FailedPrecondition(format!(
                     "the pod's network namespace {} is gone; delete the pod, so that it is made anew",
                     path.display()
@@ -249,7 +249,7 @@ fn set_in_network(network: &Joined, sysctls: &[Sysctl]) -> Result<()> {
 #[derive(Debug, Clone)]
 pub struct Joined {
     /// As the spec of the pod's sandbox, or of the task, has it.
-    pub named: Network,
+    pub named: NetworkNamespace,
     /// The namespace, kept alive; `None` for the node's.
     pub namespace: Option<Arc<NetNs>>,
     /// The process that holds it, if it was made for this task.
@@ -257,10 +257,10 @@ pub struct Joined {
 }
 
 impl Joined {
-    fn open(named: &Network) -> Result<Joined> {
+    fn open(named: &NetworkNamespace) -> Result<Joined> {
         let namespace = match named {
-            Network::Path(path) => Some(NetNs::open(path)?),
-            Network::Host | Network::New => None,
+            NetworkNamespace::Path(path) => Some(NetNs::open(path)?),
+            NetworkNamespace::Host | NetworkNamespace::New => None,
         };
         Ok(Joined { named: named.clone(), namespace, holder: None })
     }
@@ -278,18 +278,18 @@ impl Joined {
 /// [`Sandbox::check_network`].
 pub async fn network(spec: &TaskSpec, sandbox: Option<&Arc<Sandbox>>, holders: &Arc<Holders>) -> Result<Joined> {
     match (sandbox, &spec.network) {
-        (Some(sandbox), Network::Path(_) | Network::New) => {
+        (Some(sandbox), NetworkNamespace::Path(_) | NetworkNamespace::New) => {
             sandbox.check_network()?;
             Ok(sandbox.network.clone())
         }
         // A cell has entered its pod's network, or made it, and stays in it.
-        (_, Network::New) if holders.is_this_process() => {
-            Ok(Joined { named: Network::New, namespace: None, holder: None })
+        (_, NetworkNamespace::New) if holders.is_this_process() => {
+            Ok(Joined { named: NetworkNamespace::New, namespace: None, holder: None })
         }
-        (_, Network::New) => {
+        (_, NetworkNamespace::New) => {
             let holder = holders.take().await?;
             let namespace = Some(holder.namespace().clone());
-            Ok(Joined { named: Network::New, namespace, holder: Some(Arc::new(holder)) })
+            Ok(Joined { named: NetworkNamespace::New, namespace, holder: Some(Arc::new(holder)) })
         }
         (_, own) => Joined::open(own),
     }

@@ -9,10 +9,12 @@
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
+use hearth_shim::{decode, frame, read_body};
 use prost::Message;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::Network;
+use crate::bundle::NetworkNamespace;
 use crate::config::Config;
 use crate::error::Error;
 
@@ -30,7 +32,7 @@ pub const ABOUT_FILE: &str = "about.json";
 pub const TASKS_DIRECTORY: &str = "tasks";
 
 /// The longest message, in bytes.
-const MESSAGE_BYTES_MAX: u32 = 1 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// The record of a cell: its pod and its process. It stays in the cell's directory, where the next daemon finds it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -58,32 +60,7 @@ pub struct Orders {
     /// The record of the cell.
     pub about: About,
     /// The network it enters.
-    pub network: CellNetwork,
-}
-
-/// The network of a cell.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum CellNetwork {
-    /// The node's.
-    Nodes,
-    /// The namespace at this path.
-    Existing {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A new one.
-    New,
-}
-
-impl From<&Network> for CellNetwork {
-    fn from(network: &Network) -> CellNetwork {
-        match network {
-            Network::Host => CellNetwork::Nodes,
-            Network::Path(path) => CellNetwork::Existing { path: path.clone() },
-            Network::New => CellNetwork::New,
-        }
-    }
+    pub network: NetworkNamespace,
 }
 
 /// A new cell's answer.
@@ -197,7 +174,7 @@ pub struct ProgramFound {
     /// The export to call, if the place has one.
     #[prost(string, optional, tag = "3")]
     pub export: Option<String>,
-    /// Where the daemon had it from: 0 memory, 1 disk, 2 a compile for this request.
+    /// Where the daemon had it from: the number of a `Source` of hearth-observe.
     #[prost(uint32, tag = "4")]
     pub source: u32,
     /// The duration of that compile, in seconds.
@@ -245,48 +222,36 @@ impl From<Refused> for Error {
     }
 }
 
-/// The bytes of a message behind its length.
+/// Writes a message of protobuf; blocks.
 ///
 /// # Errors
-/// `InvalidInput` if it is too long.
-pub fn frame(message: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u32::try_from(message.len()).ok().filter(|length| *length <= MESSAGE_BYTES_MAX);
-    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the message is too long"))?;
-    let mut bytes = length.to_le_bytes().to_vec();
-    bytes.extend_from_slice(message);
-    Ok(bytes)
+/// `InvalidInput` if it is longer than [`MESSAGE_BYTES_MAX`]; the writer's.
+pub fn write(writer: &mut impl Write, message: &impl Message) -> io::Result<()> {
+    writer.write_all(&frame(&message.encode_to_vec(), MESSAGE_BYTES_MAX)?)
 }
 
-/// The length that a frame's first four bytes announce.
+/// Reads a message of protobuf; blocks.
 ///
 /// # Errors
-/// `InvalidData` if it is over the limit.
-pub fn length(prefix: [u8; 4]) -> io::Result<usize> {
-    let length = u32::from_le_bytes(prefix);
-    if length > MESSAGE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes is too long")));
-    }
-    Ok(length as usize)
+/// `InvalidData` if it is longer than [`MESSAGE_BYTES_MAX`] or another message; the reader's.
+pub fn read<M: Message + Default>(reader: &mut impl Read) -> io::Result<M> {
+    decode(&read_body(reader, MESSAGE_BYTES_MAX)?)
 }
 
-/// Writes a message; blocks.
+/// Writes a message of JSON; blocks.
 ///
 /// # Errors
-/// As [`frame`]; the writer's.
-pub fn write(writer: &mut impl Write, message: &[u8]) -> io::Result<()> {
-    writer.write_all(&frame(message)?)
+/// `InvalidInput` if it is longer than [`MESSAGE_BYTES_MAX`]; the writer's.
+pub fn write_json(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    writer.write_all(&frame(&serde_json::to_vec(message)?, MESSAGE_BYTES_MAX)?)
 }
 
-/// Reads a message; blocks.
+/// Reads a message of JSON; blocks.
 ///
 /// # Errors
-/// As [`length`]; the reader's.
-pub fn read(reader: &mut impl Read) -> io::Result<Vec<u8>> {
-    let mut prefix = [0; 4];
-    reader.read_exact(&mut prefix)?;
-    let mut bytes = vec![0; length(prefix)?];
-    reader.read_exact(&mut bytes)?;
-    Ok(bytes)
+/// `InvalidData` if it is longer than [`MESSAGE_BYTES_MAX`] or another message; the reader's.
+pub fn read_json<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<T> {
+    Ok(serde_json::from_slice(&read_body(reader, MESSAGE_BYTES_MAX)?)?)
 }
 
 #[cfg(test)]
@@ -314,11 +279,12 @@ mod tests {
     #[test]
     fn messages_are_framed_and_bounded() {
         let mut bytes = Vec::new();
-        write(&mut bytes, b"abc").unwrap();
-        assert_eq!(read(&mut bytes.as_slice()).unwrap(), b"abc");
-        assert_eq!(read(&mut &bytes[..5]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(read(&mut &[0xff; 8][..]).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert!(frame(&vec![0; MESSAGE_BYTES_MAX as usize + 1]).is_err());
+        write_json(&mut bytes, &"abc").unwrap();
+        assert_eq!(read_json::<String>(&mut bytes.as_slice()).unwrap(), "abc");
+        let kind = |bytes: &[u8]| read_json::<String>(&mut &*bytes).unwrap_err().kind();
+        assert_eq!(kind(&bytes[..5]), io::ErrorKind::UnexpectedEof);
+        assert_eq!(kind(&[0xff; 8]), io::ErrorKind::InvalidData);
+        assert!(write_json(&mut Vec::new(), &"x".repeat(MESSAGE_BYTES_MAX)).is_err());
     }
 
     #[test]
@@ -326,7 +292,7 @@ mod tests {
         let orders = Orders {
             config: Config::default(),
             about: About { id: "a".into(), cgroup: vec!["/g".into()], ..About::default() },
-            network: CellNetwork::from(&Network::Path("/n".into())),
+            network: NetworkNamespace::Path("/n".into()),
         };
         let again: Orders = serde_json::from_slice(&serde_json::to_vec(&orders).unwrap()).unwrap();
         assert_eq!((again.config, again.about, again.network), (orders.config, orders.about, orders.network));

@@ -16,23 +16,23 @@ use crate::credentials::{OF_GUESTS, TO_CHANGE};
 use crate::holder::bring_loopback_up;
 use crate::mount;
 use crate::netns::NetNs;
-use hearth_base::cell::CellNetwork;
+use hearth_base::bundle::NetworkNamespace;
 
 /// Puts the walls of a cell around this process, for good. Must come before its second thread, which inherits them. A new
 /// network has a loopback interface.
 ///
 /// # Errors
 /// The step that failed and the reason; the process must then end.
-pub fn raise(network: &CellNetwork) -> Result<(), String> {
+pub fn raise(network: &NetworkNamespace) -> Result<(), String> {
     let step = |what: &'static str| move |e: io::Error| format!("cannot {what}: {e}");
     mount::unshare_mounts().map_err(|e| step("make a mount namespace")(e.into()))?;
     match network {
-        CellNetwork::Nodes => {}
-        CellNetwork::Existing { path } => {
+        NetworkNamespace::Host => {}
+        NetworkNamespace::Path(path) => {
             let namespace = NetNs::open(path).map_err(|e| e.to_string())?;
             namespace.enter().map_err(step("enter the pod's network"))?;
         }
-        CellNetwork::New => make_network().map_err(step("make a network namespace"))?,
+        NetworkNamespace::New => make_network().map_err(step("make a network namespace"))?,
     }
     // A shortage of memory on the node ends a pod before the daemon.
     std::fs::write("/proc/self/oom_score_adj", "0").map_err(step("set its score for a shortage of memory"))?;

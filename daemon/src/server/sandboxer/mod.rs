@@ -37,7 +37,7 @@ use crate::task::pid;
 use crate::task::pod_files::Dns;
 use crate::task::pods::{PodPhase, PodSpec};
 use crate::task::sandbox::SandboxSpec;
-use hearth_base::bundle::{Network, Scope, Scopes};
+use hearth_base::bundle::{NetworkNamespace, Scope, Scopes};
 use hearth_base::config::Isolation;
 use hearth_base::error::{Error, Result};
 use hearth_base::generation::wire::Owner;
@@ -226,8 +226,8 @@ fn task_address(entered: &Entered) -> String {
 fn info(entered: &Entered, id: &str) -> String {
     let sandbox = entered.sandboxes.pod(id).ok().and_then(|pod| pod.sandbox());
     let network = sandbox.as_ref().map(|sandbox| match &sandbox.network.named {
-        Network::Path(path) => path.display().to_string(),
-        Network::Host | Network::New => "host".into(),
+        NetworkNamespace::Path(path) => path.display().to_string(),
+        NetworkNamespace::Host | NetworkNamespace::New => "host".into(),
     });
     let tasks = sandbox.map(|sandbox| entered.sandboxes.tasks_in(&sandbox)).unwrap_or_default();
     let tasks: Vec<_> = tasks.iter().map(|task| task.id().to_string()).collect();
@@ -347,12 +347,12 @@ fn pod_spec(request: &api::ControllerCreateRequest) -> Result<PodSpec> {
     let scope = |mode| if mode == NODE { Scope::Node } else { Scope::Pod };
     let mut sysctls: std::collections::BTreeMap<_, _> = linux.sysctls.into_iter().collect();
     let network = match (scope(modes.network), request.netns_path.as_str()) {
-        (Scope::Node, _) => Network::Host,
+        (Scope::Node, _) => NetworkNamespace::Host,
         (Scope::Pod, path) if path.starts_with('/') && !path.contains('\0') => {
             for (name, value) in NETWORK_SYSCTLS {
                 sysctls.entry(name.into()).or_insert_with(|| value.into());
             }
-            Network::Path(path.into())
+            NetworkNamespace::Path(path.into())
         }
         (Scope::Pod, path) => {
             return Err(Error::InvalidArgument(format!(
@@ -416,7 +416,7 @@ mod tests {
         let name = spec.name.unwrap();
         assert_eq!((name.namespace.as_str(), name.name.as_str(), name.container.as_str()), ("shop", "web-0", ""));
         assert_eq!((spec.sandbox.hostname.as_str(), spec.dns.unwrap().servers.len()), ("web", 1));
-        assert_eq!(spec.sandbox.network, Network::Path("/run/netns/x".into()));
+        assert_eq!(spec.sandbox.network, NetworkNamespace::Path("/run/netns/x".into()));
         assert_eq!(spec.sandbox.scopes, Scopes { ipc: Scope::Pod, pid: Scope::Pod, uts: Scope::Pod });
         // containerd's own defaults, and what the pod says instead.
         let sysctls = spec.sandbox.sysctls;
@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn a_pod_in_the_nodes_network_has_the_nodes_name() {
         let spec = pod_spec(&create(&config(NODE, NODE, &[]), "")).unwrap().sandbox;
-        assert_eq!((spec.network, spec.sysctls.len()), (Network::Host, 0));
+        assert_eq!((spec.network, spec.sysctls.len()), (NetworkNamespace::Host, 0));
         assert_eq!(spec.scopes, Scopes { ipc: Scope::Pod, pid: Scope::Node, uts: Scope::Node });
     }
 

@@ -14,7 +14,9 @@ pub mod parse;
 pub mod spec;
 pub mod update;
 
-pub use spec::{Capabilities, Cpu, CriNames, Network, ProcessSpec, Role, Scope, Scopes, SpecMount, TaskSpec, User};
+pub use spec::{
+    Capabilities, Cpu, CriNames, NetworkNamespace, ProcessSpec, Role, Scope, Scopes, SpecMount, TaskSpec, User,
+};
 pub use update::ResourceUpdate;
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use std::time::SystemTime;
 use rustix::thread::CapabilitySet;
 use serde::Deserialize;
 
-use super::spec::{Capabilities, Cpu, CriNames, Network, ProcessSpec, Role, Scope, Scopes, SpecMount, TaskSpec, User};
+use super::spec::{
+    Capabilities, Cpu, CriNames, NetworkNamespace, ProcessSpec, Role, Scope, Scopes, SpecMount, TaskSpec, User,
+};
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
@@ -373,14 +375,14 @@ fn scopes(namespaces: &[RawNamespace]) -> Scopes {
     Scopes { ipc: scope("ipc"), pid: scope("pid"), uts: scope("uts") }
 }
 
-fn network(namespaces: &[RawNamespace]) -> Result<Network> {
+fn network(namespaces: &[RawNamespace]) -> Result<NetworkNamespace> {
     let Some(found) = namespaces.iter().find(|namespace| namespace.kind == "network") else {
-        return Ok(Network::Host);
+        return Ok(NetworkNamespace::Host);
     };
     match found.path.as_deref() {
-        None | Some("") => Ok(Network::New),
+        None | Some("") => Ok(NetworkNamespace::New),
         Some(path) if path.starts_with('/') => {
-            Ok(Network::Path(no_nul(Cow::Borrowed(path), "linux.namespaces")?.into()))
+            Ok(NetworkNamespace::Path(no_nul(Cow::Borrowed(path), "linux.namespaces")?.into()))
         }
         Some(path) => Err(Error::InvalidArgument(format!("linux.namespaces: {path:?} is not an absolute path"))),
     }

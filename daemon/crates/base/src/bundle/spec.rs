@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
 
 /// A mount of the spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub struct TaskSpec {
     /// `linux.resources.cpu`.
     pub cpu: Cpu,
     /// The network namespace in `linux.namespaces`.
-    pub network: Network,
+    pub network: NetworkNamespace,
     /// The role of the container in its pod.
     pub role: Role,
     /// The names of the container and its pod in CRI, for metrics and `hearthctl`.
@@ -139,8 +140,9 @@ pub struct Cpu {
 }
 
 /// The network namespace of a process.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Network {
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkNamespace {
     /// The node's: the spec lists no network namespace.
     #[default]
     Host,

@@ -30,7 +30,7 @@ fn fields_of_a_task_are_read_and_the_rest_is_skipped() {
     assert_eq!(spec.mounts[1].options, ["rbind", "ro"]);
     assert_eq!(spec.memory_limit, Some(1 << 20));
     assert_eq!(spec.cpu, Cpu { shares: Some(2), ..Cpu::default() });
-    assert_eq!((spec.network, spec.role, spec.process.user), (Network::Host, Role::Alone, User::default()));
+    assert_eq!((spec.network, spec.role, spec.process.user), (NetworkNamespace::Host, Role::Alone, User::default()));
 }
 
 #[test]
@@ -44,13 +44,13 @@ fn user_network_and_role_are_read() {
     .unwrap();
     let capabilities = Capabilities::default();
     assert_eq!(spec.process.user, User { uid: 7, gid: 8, groups: vec![9, 10], umask: Some(0o27), capabilities });
-    assert_eq!(spec.network, Network::Path("/proc/1/ns/net".into()));
+    assert_eq!(spec.network, NetworkNamespace::Path("/proc/1/ns/net".into()));
     assert_eq!((spec.role, spec.process.terminal), (Role::InSandbox("s".into()), true));
     assert_eq!(spec.cpu, Cpu { shares: Some(512), quota: Some(10_000), period: Some(100_000) });
     let pause = r#"{"process":{},"annotations":{"io.kubernetes.cri.container-type":"sandbox"},
                     "linux":{"namespaces":[{"type":"network"}],"resources":{"cpu":{"quota":-1,"shares":0}}}}"#;
     let spec = parse(pause).unwrap();
-    assert_eq!((spec.role, spec.network, spec.cpu), (Role::Sandbox, Network::New, Cpu::default()));
+    assert_eq!((spec.role, spec.network, spec.cpu), (Role::Sandbox, NetworkNamespace::New, Cpu::default()));
     assert_eq!((spec.scopes, spec.sysctls.len()), (Scopes::default(), 0));
     let own = r#"{"process":{},"linux":{"namespaces":[{"type":"ipc"},{"type":"pid"}],"sysctl":{"net.x":"1"}}}"#;
     let spec = parse(own).unwrap();

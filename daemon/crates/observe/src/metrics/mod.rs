@@ -78,15 +78,23 @@ pub const PHASES: [(Phase, &str); 6] = [
     (Phase::FirstCall, "first_call"),
 ];
 
-/// Where a module came from.
+/// Where a module came from. Daemons and cells send each other the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// Prepared in memory.
-    Warm,
+    Warm = 0,
     /// A compiled artifact on disk.
-    Disk,
+    Disk = 1,
     /// Compiled for this start.
-    Compiled,
+    Compiled = 2,
+}
+
+impl Source {
+    /// The source with a number; a compile for a number that this release does not know.
+    pub fn of(number: u32) -> Source {
+        let known = SOURCES.iter().map(|(source, _)| *source);
+        known.into_iter().find(|source| *source as u32 == number).unwrap_or(Source::Compiled)
+    }
 }
 
 /// All sources with their label values.

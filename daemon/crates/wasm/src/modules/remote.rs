@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use lru::LruCache;
 use parking_lot::Mutex;
-use prost::Message;
 use tokio::runtime::Handle;
 
 use super::known::KnownModule;
@@ -100,12 +99,11 @@ impl Inner {
             },
         };
         let request = ProgramRequest { fingerprint: self.engines.fingerprint().to_owned(), body: Some(body) };
-        cell::write(&mut stream, &request.encode_to_vec()).map_err(failed)?;
+        cell::write(&mut stream, &request).map_err(failed)?;
         if let Some(file) = &file {
             send_descriptors(&stream, &[file.as_fd()]).map_err(failed)?;
         }
-        let reply = ProgramReply::decode(cell::read(&mut stream).map_err(failed)?.as_slice());
-        match reply.map_err(|e| failed(io::Error::other(e)))?.body {
+        match cell::read::<ProgramReply>(&mut stream).map_err(failed)?.body {
             Some(program_reply::Body::Unknown(_)) => Ok(None),
             Some(program_reply::Body::Refused(refused)) => Err(refused.into()),
             Some(program_reply::Body::Program(found)) => {
@@ -165,11 +163,7 @@ impl Inner {
 
     fn loaded(&self, received: Received, export: Option<Arc<str>>) -> Loaded {
         let Received { program, found, digest } = received;
-        let source = match found.source {
-            0 => Source::Warm,
-            1 => Source::Disk,
-            _ => Source::Compiled,
-        };
+        let source = Source::of(found.source);
         self.metrics.modules.lookup(source);
         let compile_time = found.compile_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         Loaded { program, digest, export, source, compile_time }
