@@ -12,6 +12,7 @@ use crate::task::pods::Sandboxes;
 use crate::task::sandbox::Sandbox;
 use hearth_base::config::Config;
 use hearth_base::error::{Error, Result};
+use hearth_os::cgroup::SystemdPath;
 
 /// What runc's shim writes its log to, in its bundle. For containerd this is a FIFO that it reads; the shim
 /// does not start without one, but takes a file as well, which waits for no reader.
@@ -67,17 +68,8 @@ pub(super) fn prepare(outer: &Path, native: &str, sandboxes: &Sandboxes, directo
             let _ = std::fs::remove_dir_all(&bundle);
             Error::Internal(format!("cannot make the bundle {}: {e}", bundle.display()))
         })?;
-    let systemd_cgroup = spec["linux"]["cgroupsPath"].as_str().is_some_and(is_of_systemd) && systemd_runs();
+    let systemd_cgroup = spec["linux"]["cgroupsPath"].as_str().and_then(SystemdPath::parse).is_some() && systemd_runs();
     Ok(NativeBundle { bundle, sandbox, systemd_cgroup, mounts })
-}
-
-/// Whether a cgroup's path is one for systemd, `slice:prefix:name`, as runc has it.
-fn is_of_systemd(path: &str) -> bool {
-    let mut parts = path.split(':');
-    parts.next().is_some_and(|slice| slice.is_empty() || slice.ends_with(".slice"))
-        && parts.next().is_some()
-        && parts.next().is_some_and(|name| !name.is_empty())
-        && parts.next().is_none()
 }
 
 /// Whether systemd is the node's first process, as sd_booted(3) finds it, and so does runc. Without it a path in systemd's
@@ -170,16 +162,6 @@ pub fn end_leftovers(shim: &Path, bundles: Vec<PathBuf>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cgroup_of_systemds_is_known_by_its_path() {
-        for path in ["kubepods-burstable-pod1.slice:cri-containerd:abc", ":cri-containerd:abc"] {
-            assert!(is_of_systemd(path), "{path}");
-        }
-        for path in ["/kubepods/pod1/abc", "", "a:b:c", "x.slice:abc", "x.slice:cri:", "x.slice:cri:a:b"] {
-            assert!(!is_of_systemd(path), "{path}");
-        }
-    }
 
     #[test]
     fn runcs_shim_is_told_what_it_understands() {

@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::cgroup::{ROOT, expand_slice};
+use crate::cgroup::{ROOT, SystemdPath, expand_slice};
 
 /// The controllers of cgroup v1 whose groups a cell joins.
 const CONTROLLERS: [&str; 4] = ["memory", "cpu", "cpuacct", "pids"];
@@ -160,18 +160,16 @@ fn enable_controllers(directory: &Path) {
 /// The directory below a hierarchy's root that a cgroups path names.
 fn expand(path: &str) -> Result<PathBuf, BadPath> {
     let bad = || BadPath(path.to_owned());
-    let parts: Vec<&str> = path.split(':').collect();
-    let relative = match parts.as_slice() {
-        [plain] => PathBuf::from(plain.trim_start_matches('/')),
-        [slice, prefix, name] if !name.is_empty() && !name.contains('/') && !prefix.contains('/') => {
-            let slice = if slice.is_empty() { "system.slice" } else { slice };
+    let relative = match SystemdPath::parse(path) {
+        Some(SystemdPath { slice, prefix, name }) if !name.contains('/') && !prefix.contains('/') => {
             let unit = match (prefix.is_empty(), name.ends_with(".slice")) {
-                (_, true) => (*name).to_owned(),
+                (_, true) => name.to_owned(),
                 (true, false) => format!("{name}.scope"),
                 (false, false) => format!("{prefix}-{name}.scope"),
             };
             expand_slice(slice).ok_or_else(bad)?.join(unit)
         }
+        None if !path.contains(':') => PathBuf::from(path.trim_start_matches('/')),
         _ => return Err(bad()),
     };
     let is_plain = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));

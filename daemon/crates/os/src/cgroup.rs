@@ -1,4 +1,4 @@
-//! The memory limit of a pod's control group, which kubelet sets; the directory of a slice.
+//! The memory limit of a pod's control group, which kubelet sets; paths of systemd's control groups.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -29,6 +29,28 @@ fn parent(path: &str) -> Option<PathBuf> {
     let relative = Path::new(path.strip_prefix('/')?);
     let is_plain = relative.components().all(|component| matches!(component, Component::Normal(_)));
     relative.parent().filter(|parent| is_plain && !parent.as_os_str().is_empty()).map(Path::to_owned)
+}
+
+/// A cgroups path of the systemd driver: `SLICE:PREFIX:NAME`, as runc has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SystemdPath<'a> {
+    /// The slice; `system.slice` if the path names none.
+    pub(crate) slice: &'a str,
+    /// The first part of the unit's name; may be empty.
+    pub(crate) prefix: &'a str,
+    /// The second part of the unit's name.
+    pub(crate) name: &'a str,
+}
+
+impl SystemdPath<'_> {
+    /// The parts of a path; `None` if it is of another form.
+    pub fn parse(path: &str) -> Option<SystemdPath<'_>> {
+        let mut parts = path.split(':');
+        let (slice, prefix, name) = (parts.next()?, parts.next()?, parts.next()?);
+        let slice = if slice.is_empty() { "system.slice" } else { slice };
+        let fits = slice.ends_with(".slice") && !name.is_empty() && parts.next().is_none();
+        fits.then_some(SystemdPath { slice, prefix, name })
+    }
 }
 
 /// The directory of a slice, relative to the root: `a-b.slice` is `a.slice/a-b.slice`, and `-.slice` is the root itself
@@ -67,6 +89,16 @@ mod tests {
         ];
         for (path, group) in table {
             assert_eq!(parent(path), group.map(PathBuf::from), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_of_systemds_is_known_by_its_path() {
+        for path in ["kubepods-burstable-pod1.slice:cri-containerd:abc", ":cri-containerd:abc"] {
+            assert!(SystemdPath::parse(path).is_some(), "{path}");
+        }
+        for path in ["/kubepods/pod1/abc", "", "a:b:c", "x.slice:abc", "x.slice:cri:", "x.slice:cri:a:b"] {
+            assert_eq!(SystemdPath::parse(path), None, "{path}");
         }
     }
 

@@ -17,7 +17,7 @@
 //! * [`netns`]: network namespaces: opening one, entering it, comparing two.
 //! * [`namespaces`]: IPC and UTS namespaces of a pod, kept by a descriptor.
 //! * [`holder`]: processes that only hold a network or pid namespace.
-//! * [`cgroup`]: the memory limit of a pod's control group; the directory of a slice.
+//! * [`cgroup`]: the memory limit of a pod's control group; paths of systemd's control groups.
 //! * [`rooted`]: a thread with a guest's root directory, user and network.
 //! * [`sysctl`]: a pod's `linux.sysctl` settings, written in its namespaces.
 //!
