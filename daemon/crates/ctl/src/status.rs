@@ -1,8 +1,12 @@
 //! `hearthctl status`: the state of the daemon.
 
+use std::path::Path;
+
 use crate::CtlError;
 use crate::client::DaemonClient;
 use crate::output::{Cell, Printer, Table, Tone};
+use hearth_base::cell;
+use hearth_base::generation::directory;
 use hearth_base::operator::{Question, Status};
 use hearth_base::units::{age_since, bytes};
 
@@ -12,9 +16,11 @@ const NEARLY_FULL: f64 = 0.9;
 pub fn run(client: &DaemonClient, output: &mut Printer) -> Result<(), CtlError> {
     let mut all: Vec<Status> = client.ask_all(&Question::Status)?;
     // A cell's own state says nothing that the list of tasks does not say.
-    let cells: Vec<String> = all.first().map(|first| first.cells.clone()).unwrap_or_default();
-    let is_cell = |status: &Status| cells.iter().any(|socket| socket.contains(&format!("/{}/", status.generation)));
-    all.retain(|status| !is_cell(status));
+    if let Some(leader) = all.first() {
+        let (cells, state_dir) = (leader.cells.clone(), Path::new(&leader.state_dir).join(cell::DIRECTORY));
+        let socket = |status: &Status| directory::control_socket(&state_dir, &status.generation);
+        all.retain(|status| !cells.iter().any(|cell| *cell == *socket(status).to_string_lossy()));
+    }
     if output.json {
         return Ok(output.json(&all)?);
     }

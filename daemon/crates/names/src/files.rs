@@ -43,11 +43,6 @@ impl Files {
         self.hosts.addresses(name).take(ADDRESSES_MAX).collect()
     }
 
-    /// Whether there is a resolv.conf, so that names can be asked for.
-    pub fn has_resolver(&self) -> bool {
-        self.configuration.is_some()
-    }
-
     /// The lines and options that were left out, and why: the first few problems, for a debug log.
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -132,8 +127,8 @@ mod tests {
             None,
         );
         assert_eq!(files.problems().len(), 4, "{:?}", files.problems());
-        assert!(files.has_resolver());
+        assert!(files.configuration.is_some());
         let none = Files::parse(None, None, None);
-        assert!(!none.has_resolver() && none.problems().is_empty());
+        assert!(none.configuration.is_none() && none.problems().is_empty());
     }
 }

@@ -16,8 +16,6 @@ const DEFAULT: &str = "default";
 /// What one component may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
-    /// The component's id, for messages.
-    pub component: String,
     /// What it reads as its configuration, by key.
     pub variables: BTreeMap<String, String>,
     /// The entries of `allowed_outbound_hosts`, with the values of variables in them. An empty entry allows nothing.
@@ -46,7 +44,6 @@ impl Grants {
         }
         let hosts = component.allowed_outbound_hosts.iter().map(|host| host.render(values).map_err(within));
         Ok(Grants {
-            component: id.clone(),
             variables,
             allowed_outbound_hosts: hosts.collect::<Result<_>>()?,
             blocked_networks: config.blocked_networks.clone(),
@@ -132,7 +129,6 @@ mod tests {
         };
         let values = BTreeMap::from([("host".to_string(), "example.org".to_string())]);
         let grants = Grants::of(&component(), &config, &values).unwrap();
-        assert_eq!(grants.component, "api");
         assert_eq!(grants.variables["url"], "http://example.org/");
         assert_eq!(grants.allowed_outbound_hosts, ["http://example.org"]);
         assert_eq!(grants.blocked_networks, ["10.0.0.0/8"]);

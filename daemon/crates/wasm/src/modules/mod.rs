@@ -64,7 +64,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::engine::{Engines, LiveProgram, Tier};
+use crate::engine::{Engines, LiveProgram};
 use crate::modules::cache::REJECTED_MAX;
 use crate::modules::compile::Compiler;
 use crate::modules::directory::{Directory, OpenedDirectory};
@@ -192,12 +192,6 @@ impl ModuleStore {
         let KnownModule { digest, export } = self.loader.places.get(place)?;
         let prepared = self.loader.prepared(digest, self.loader.least(export.as_ref()))?;
         Some(Loaded { export, ..self.loader.loaded(FinishedLoad::warm(prepared)) })
-    }
-
-    /// The program of `digest`, if it is prepared. As [`ModuleStore::warm`].
-    pub fn warm_digest(&self, digest: Digest) -> Option<Loaded> {
-        let prepared = self.loader.prepared(digest, Tier::Baseline)?;
-        Some(self.loader.loaded(FinishedLoad::warm(prepared)))
     }
 
     /// The program in `place` without its file: from memory, or from a compiled artifact on disk. `None`

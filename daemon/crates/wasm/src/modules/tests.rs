@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::*;
-use crate::engine::ModuleKind;
+use crate::engine::{ModuleKind, Tier};
 use crate::modules::cache::REJECTED_FOR;
 use crate::modules::places::RootMount;
 use hearth_os::memfd;
@@ -440,8 +440,8 @@ async fn what_is_wrongly_known_of_a_file_is_corrected() {
     daemon.modules.loader.places.learn(place, KnownModule { digest: Digest([7; 32]), export: None });
     let loaded = daemon.modules.load(Origin::File(found), None).await.unwrap();
     assert_eq!(loaded.source, Source::Compiled);
-    assert!(daemon.modules.warm_digest(Digest::of(&samples::command(1))).is_some());
-    assert!(daemon.modules.warm_digest(Digest([7; 32])).is_none());
+    assert!(daemon.modules.loader.prepared(Digest::of(&samples::command(1)), Tier::Baseline).is_some());
+    assert!(daemon.modules.loader.prepared(Digest([7; 32]), Tier::Baseline).is_none());
 }
 
 #[tokio::test]
