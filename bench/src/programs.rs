@@ -74,7 +74,7 @@ struct Program {
     work: Work,
 }
 
-/// What is asked of a program.
+/// The work of a program.
 enum Work {
     /// It runs with these arguments to its end.
     Ends(&'static [&'static str]),

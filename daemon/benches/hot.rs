@@ -20,10 +20,10 @@ use hearth_wasm::modules::places::{Place, RootMount};
 use hearth_wasm::scheduler::{Guest, Scheduler};
 use hearthd::task::process::state::{Input, Role, State};
 
-/// What `ctr run` writes, and what CRI writes for a container of an ordinary pod: see `bench/`.
+/// A config.json as `ctr run` writes it: see `bench/`.
 const BARE: &str = r#"{"ociVersion":"1.1.0","process":{"user":{"uid":0,"gid":0},"args":["/hello.wasm"],"env":["PATH=/"],"cwd":"/"},"root":{"path":"rootfs"}}"#;
 
-/// A config.json with what CRI adds: capabilities, mounts, masked paths, and seccomp rules by the hundred.
+/// A config.json with the additions of CRI: capabilities, mounts, masked paths, and seccomp rules by the hundred.
 fn cri() -> String {
     let mount = |number: usize| {
         format!(

@@ -57,7 +57,7 @@ const OPENER: &str = r#"(module
 /// Where [`OPENER`] has the path in its memory.
 const OPENED: usize = 64;
 
-/// What a guest's path costs with wasmtime-wasi's own calls and with the daemon's, side by side.
+/// The cost of a guest's path with wasmtime-wasi's own calls and with the daemon's, side by side.
 fn paths(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
     const TIMES: i32 = 500;
     let root = base.join("root");
@@ -256,7 +256,7 @@ fn stdio(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What a future gives that has no reason to wait.
+/// The output of a future that has no reason to wait.
 fn now<F: Future>(future: F) -> F::Output {
     match std::pin::pin!(future).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
         std::task::Poll::Ready(done) => done,

@@ -1,9 +1,9 @@
 //! `hearthd`: one daemon for each node, which runs containerd's WebAssembly tasks.
 //!
 //! containerd's calls on tasks end here, and so do those of operators, of Prometheus and of other generations of the
-//! daemon. The crate decides what happens to a task and tells containerd of it in one order. The guests themselves
-//! are made and run by the crates below (`docs/architecture.md` of the repository: all crates, the threads, and what
-//! holds everywhere).
+//! daemon. The crate decides what happens to a task and tells containerd of it in one order. The guests themselves are
+//! made and run by the crates below (`docs/architecture.md` of the repository: all crates, the threads, and the rules
+//! that hold everywhere).
 //!
 //! ```text
 //!  containerd ──exec──▶ containerd-shim-hearth-v1 ──control socket──▶ server::control
@@ -28,7 +28,7 @@
 //! * `main.rs`: the program `hearthd`.
 //! * `bin/hearthd-faults.rs`: the program with fault points, for stories that kill the daemon.
 //! * `daemon/`: the daemon put together, started, drained and stopped.
-//! * `serving.rs`: what any process needs that serves tasks: the node's daemon, or a cell.
+//! * `serving.rs`: the parts of any process that serves tasks: the node's daemon, or a cell.
 //! * `service.rs`: readiness, watchdog and stop messages to systemd.
 //! * `reload.rs`: which configuration keys a reload can change, and the refusal of the others.
 //! * `generation/`: hand-over from one daemon to the next without losing a pod; metrics of several generations.

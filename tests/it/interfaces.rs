@@ -82,7 +82,7 @@ fn configuration_is_read_from_files_and_from_the_environment() {
     assert_eq!(store(&world, &image, &env, &mounts, &["config", "colour"]).assert_code(0).stdout(), "green\n");
 }
 
-/// What each kind of store answers alike.
+/// The calls that each kind of store answers alike.
 const SCRIPT: &[(&[&str], &str)] = &[
     (&["set", "a", "1", "get", "a", "get", "b", "exists", "a", "exists", "b"], "1\n(none)\nyes\nno\n"),
     (&["set", "a", "2", "get", "a", "delete", "a", "get", "a", "delete", "a"], "2\n(none)\n"),

@@ -101,7 +101,7 @@ impl Cri {
     }
 
     calls! {
-        /// Whether runtime and network are ready.
+        /// The readiness of runtime and network.
         status = "Status" status(v1::StatusRequest) -> v1::StatusResponse;
         /// Makes and starts a pod's sandbox.
         run_pod = "RunPodSandbox" run_pod_sandbox(v1::RunPodSandboxRequest) -> v1::RunPodSandboxResponse;

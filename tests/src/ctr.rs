@@ -254,7 +254,7 @@ impl Running {
         }
     }
 
-    /// What [`Running::wait_for_stdout`] has seen of its stdout.
+    /// The stdout that [`Running::wait_for_stdout`] has read.
     pub fn seen_of_stdout(&self) -> String {
         String::from_utf8_lossy(&self.seen).into_owned()
     }

@@ -53,7 +53,7 @@ fn import(machine: &mut Machine) {
     }
 }
 
-/// Whether hearthd and containerd serve.
+/// Checks that hearthd and containerd serve.
 fn both_serve(machine: &mut Machine) {
     machine.until("both daemons serve", "systemctl is-active hearthd.service containerd.service && hearthctl status");
 }

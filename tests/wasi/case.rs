@@ -161,7 +161,7 @@ pub struct Server {
     pub endpoints: Vec<Endpoint>,
 }
 
-/// What a server answers at one path.
+/// A server's answer at one path.
 #[derive(Deserialize, Clone)]
 pub struct Endpoint {
     #[serde(default = "get")]

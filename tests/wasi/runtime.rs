@@ -11,7 +11,7 @@ use hearth_tests::{World, api, paths};
 
 use crate::case::Case;
 
-/// What a `run` operation asks for.
+/// The parameters of a `run` operation.
 pub struct Request<'a> {
     pub case: &'a Case,
     pub args: &'a [String],

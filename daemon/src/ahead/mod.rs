@@ -1,4 +1,4 @@
-//! Compiling ahead: what an image will run is compiled when the image arrives, so that its first start
+//! Compiling ahead: the program of an image is compiled when the image arrives, so that its first start
 //! finds it prepared.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //!                                                      of its layers, mounted
 //! ```
 //!
-//! What an image runs is remembered by its manifest's digest, so that after a restart of the daemon
+//! The program of an image is remembered by its manifest's digest, so that after a restart of the daemon
 //! nothing is read again: the artifact on disk is mapped, and that is all.
 //!
 //! It never delays a start: it has a compile process of its own beside the ones of starts, at the lowest
@@ -111,7 +111,7 @@ struct Waiting {
     since: Option<(Instant, Duration)>,
 }
 
-/// What became of an image.
+/// The result for an image.
 pub enum Done {
     /// Its program is prepared.
     Loaded(Loaded),
@@ -122,7 +122,7 @@ pub enum Done {
 }
 
 impl Ahead {
-    /// What the configuration says; nothing is followed before [`Ahead::follow`]. `directory`: the daemon's
+    /// By the configuration; nothing is followed before [`Ahead::follow`]. `directory`: the daemon's
     /// own.
     pub fn new(
         live: Arc<Live>,
@@ -160,7 +160,7 @@ impl Ahead {
         })
     }
 
-    /// The configuration is another: what it names now is followed.
+    /// Takes another configuration: the namespaces that it names are followed from now on.
     pub fn follow_anew(&self) {
         self.changed.notify_one();
     }
@@ -273,10 +273,10 @@ impl Ahead {
         });
     }
 
-    /// Compiles what an image runs, or a file, since an operator says so.
+    /// Compiles the program of an image, or a file, at an operator's request.
     ///
     /// # Errors
-    /// What containerd, the file or the compiler says.
+    /// The error of containerd, the file or the compiler.
     pub async fn warm(&self, what: &Warm) -> Result<Warmed> {
         let began = Instant::now();
         let done = match what {
@@ -329,10 +329,10 @@ impl Ahead {
         .await
     }
 
-    /// Compiles what an image runs, if that is WebAssembly and not compiled yet.
+    /// Compiles the program of an image, if it is WebAssembly and not compiled yet.
     ///
     /// # Errors
-    /// What containerd or the compiler says.
+    /// The error of containerd or the compiler.
     pub async fn image(&self, namespace: &str, name: &str) -> Result<Done> {
         let Some(Runnable { manifest, program }) = self.containerd.runnable(namespace, name).await? else {
             return Ok(Done::NotWasm);

@@ -1,4 +1,4 @@
-//! What a cell keeps on the node for the daemon, and its memory limit.
+//! The records that a cell keeps on the node for the daemon, and its memory limit.
 //!
 //! A task's record lies in the cell's directory from the answer to Create until its end is told. If the cell dies, the
 //! daemon finds there which tasks died with it, also a daemon that was not there at that time.
@@ -16,7 +16,7 @@ use hearth_base::cell::{LivingTask, TASKS_DIRECTORY};
 use hearth_base::error::{Error, Result};
 use hearth_os::cell_group::Cgroup;
 
-/// What a container's limit must leave for its guests beyond what the cell itself holds, in bytes.
+/// The least memory that a container's limit must leave for its guests beyond the cell's own, in bytes.
 const LEAST_ROOM_BYTES: u64 = 1 << 20;
 
 /// A cell's own things on the node.

@@ -10,7 +10,7 @@
 //!
 //! * `zygote.rs`: the process that cells are copies of.
 //! * `process.rs`: a cell from its orders to its end.
-//! * `home.rs`: what a cell keeps on the node for the daemon, and its memory limit.
+//! * `home.rs`: the records that a cell keeps on the node for the daemon, and its memory limit.
 
 pub mod home;
 mod process;

@@ -89,7 +89,8 @@ pub fn child_main() -> ExitCode {
     }
 }
 
-/// Makes copies until the daemon ends (`None`), or this is one of the copies: its socket, and what it has.
+/// Makes copies until the daemon ends (`None`), or this is one of the copies: its socket, and the parts that it
+/// inherits.
 fn serve(socket: &mut UnixStream) -> io::Result<Option<(UnixStream, Inherited)>> {
     rustix::thread::set_name(c"hearthd-zygote")?;
     // A service manager signals all processes of a unit: this one and its copies end with the daemon, or with their pod.

@@ -85,7 +85,7 @@ impl Nursery {
             .map_err(|e| Error::Internal(format!("cannot make a process for the pod (isolation level pod): {e}")))
     }
 
-    /// Makes what is missing of the supply. Blocks.
+    /// Makes the spares that are missing. Blocks.
     pub fn refill(&self) {
         loop {
             // One lock for each process: a start in between does not wait for all of them.

@@ -63,7 +63,7 @@ impl Why {
     }
 }
 
-/// Tells of the ends of the tasks that died with a cell. `signal`: what ended it, if that is known. Blocks.
+/// Tells of the ends of the tasks that died with a cell. `signal`: the signal that ended it, if it is known. Blocks.
 pub fn tell(directory: &Path, about: &About, signal: Option<i32>, events: &Arc<EventQueue>) -> Why {
     let tasks = living_tasks(&directory.join(TASKS_DIRECTORY));
     if tasks.is_empty() {

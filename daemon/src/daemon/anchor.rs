@@ -4,7 +4,7 @@
 //! serve must outlive that; so it has a second process stand for it, this program again, which does nothing but
 //! watch the daemon and take systemd's signals:
 //!
-//! | what comes | what it does |
+//! | Event | Act |
 //! |---|---|
 //! | the daemon ends | ends with an error: systemd starts another |
 //! | SIGTERM, and systemd has a job to restart the unit | ends; the daemon goes on until the next takes over |
@@ -55,7 +55,7 @@ pub fn start(unit: &str, state_dir: &Path) -> io::Result<u32> {
     pid.trim().parse().map_err(|_| io::Error::other("it did not say its pid"))
 }
 
-/// What the process does.
+/// The main function of the process.
 #[allow(clippy::disallowed_methods, reason = "this program again, with no descriptor but its streams")]
 pub fn child_main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().skip(2).collect();

@@ -1,5 +1,5 @@
-//! The node's daemon put together: what serves its tasks, and what it alone has: the module store with the compiler,
-//! compiles ahead, the answers to operators. Nothing here is reachable from outside yet.
+//! The node's daemon put together: the parts that serve its tasks, and those that only it has: the module store with
+//! the compiler, compiles ahead, the answers to operators. Nothing here is reachable from outside yet.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ use super::threads::Handles;
 pub struct Assembly {
     /// The configuration in force.
     pub live: Arc<Live>,
-    /// What all tasks share.
+    /// The parts that all tasks share.
     pub world: Arc<World>,
     /// The compiled modules.
     pub modules: Arc<ModuleStore>,

@@ -25,7 +25,7 @@ const DESCRIPTORS_PER_GUEST: u64 = 3;
 /// Descriptors of everything else: sockets, prepared modules.
 const DESCRIPTORS_SPARE: u64 = 500;
 
-/// What so many guests need.
+/// The resources that so many guests need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Needs {
     guests: u64,
@@ -33,7 +33,7 @@ struct Needs {
     descriptors: u64,
 }
 
-/// What the kernel gives.
+/// The kernel's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Limits {
     mappings: u64,
@@ -57,7 +57,7 @@ impl Needs {
     }
 }
 
-/// What to change on this node so that all guests the configuration allows have room; one line each.
+/// The changes on this node that give room to all guests the configuration allows; one line each.
 pub fn warnings(config: &Config) -> Vec<String> {
     let mappings = fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
     let limits = Limits {

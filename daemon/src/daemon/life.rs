@@ -1,4 +1,4 @@
-//! A daemon that serves: what it does at SIGTERM, SIGINT and SIGHUP and at the orders of another generation or an
+//! A daemon that serves: its acts at SIGTERM, SIGINT and SIGHUP and at the orders of another generation or an
 //! operator; how it drains after a hand-over, and how it stops.
 
 use std::pin::pin;
@@ -59,7 +59,7 @@ impl Signals {
     /// Takes them over from their default actions.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn new() -> std::io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -78,7 +78,7 @@ impl Signals {
     }
 }
 
-/// What a signal says.
+/// The meaning of a signal.
 enum Signalled {
     /// Leave.
     End(&'static str),
@@ -94,11 +94,11 @@ pub struct Daemon {
     pub live: Arc<Live>,
     /// The directory of this generation.
     pub own: Directory,
-    /// What all tasks share.
+    /// The parts that all tasks share.
     pub world: Arc<World>,
     /// Its tasks.
     pub task_sockets: Arc<TaskSockets>,
-    /// Whether it takes new pods, and with which sockets.
+    /// Its leadership: whether it takes new pods, and with which sockets.
     pub leadership: Arc<Leadership>,
     /// Answers on the control socket.
     pub questions: JoinHandle<()>,
@@ -139,7 +139,7 @@ impl Daemon {
                     Signalled::Reload => Order::Reload(oneshot::channel().0),
                 },
                 why = drained => break why,
-                // The server, which has the other end, is among what this waits for.
+                // The server, which has the other end, is among the tasks that this waits for.
                 Some(order) = orders.recv() => order,
             };
             match order {
@@ -301,7 +301,7 @@ impl Daemon {
 /// A daemon that drains.
 struct Drain {
     end: Option<tokio::time::Instant>,
-    /// What is logged at that time.
+    /// The log line of that time.
     why: &'static str,
 }
 

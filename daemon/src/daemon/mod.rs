@@ -11,7 +11,7 @@
 //!
 //! * `threads.rs`: the runtimes, and which work is done on which threads.
 //! * `capacity.rs`: warnings about limits of the kernel that are too low for the configured guests.
-//! * `assembly.rs`: what serves the tasks, put together.
+//! * `assembly.rs`: the parts that serve the tasks, put together.
 //! * `startup.rs`: the sockets of the generation, the leadership, the sockets that come with it.
 //! * `life.rs`: signals, reload, drain after a hand-over, stop.
 //! * `anchor.rs`: the process that stands for the daemon at systemd.
@@ -49,7 +49,7 @@ use threads::{Handles, Threads};
 /// Orders under way at once; each holds a connection of its caller.
 const ORDERS_MAX: usize = 16;
 
-/// What a daemon is started with.
+/// The settings that a daemon is started with.
 pub struct Setup {
     /// The configuration.
     pub config: Config,
@@ -70,7 +70,7 @@ pub struct Setup {
 /// Runs until SIGTERM or SIGINT, or until another hearthd has taken over and the last task has ended.
 ///
 /// # Errors
-/// What could not be set up, in one line with a remedy.
+/// The step that failed, in one line with a remedy.
 pub fn run(setup: Setup) -> Result<(), String> {
     let config = setup.config.clone();
     let passed = activation::passed_listener().map_err(|e| format!("socket activation: {e}"))?;
@@ -107,7 +107,7 @@ fn warn_of_dead(dead: &[Dead]) {
     );
 }
 
-/// What the daemon has before anything is served.
+/// The parts of the daemon before anything is served.
 struct Start {
     setup: Setup,
     /// The control socket, if the service manager has passed it.

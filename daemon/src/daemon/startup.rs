@@ -57,7 +57,7 @@ pub fn serve_generation(
     Ok([generation, answer_control(assembly, control.listener)])
 }
 
-/// Answers what comes to a control socket, until the task is aborted.
+/// Answers questions on a control socket, until the task is aborted.
 fn answer_control(assembly: &Assembly, listener: tokio::net::UnixListener) -> JoinHandle<()> {
     tokio::spawn(control::serve(listener, assembly.task_sockets.clone(), assembly.operator.clone()))
 }
@@ -74,7 +74,7 @@ pub async fn start_anchor(setup: &Setup) -> Result<Option<u32>, String> {
     pid.map(Some).map_err(|e| format!("cannot start a process that stands for this one at systemd: {e}"))
 }
 
-/// What a generation has once it leads.
+/// The parts of a generation once it leads.
 pub struct Leading {
     /// The metrics endpoint.
     pub scrape: Option<Scrape>,
@@ -136,7 +136,7 @@ pub async fn lead(
     Ok(Leading { scrape, controllers, questions, passed, left })
 }
 
-/// The lock of the leadership, and what an older generation hands over with it.
+/// The lock of the leadership, and the sockets that an older generation hands over with it.
 async fn acquire(config: &Config, id: &str, free: Option<File>) -> Result<(File, Option<HandedOver>), String> {
     if let Some(lock) = free {
         return Ok((lock, None));

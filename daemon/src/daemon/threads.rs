@@ -1,5 +1,5 @@
 //! tokio's runtimes, each with its share of the processors: which threads answer containerd, which serve HTTP
-//! sockets, which do what no caller waits for.
+//! sockets, which do work that no caller waits for.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct Threads {
 pub struct Handles {
     /// Calls, and what their callers wait for.
     pub answering: Handle,
-    /// What no caller waits for: events to containerd, scrapes.
+    /// Work that no caller waits for: events to containerd, scrapes.
     pub background: Handle,
     /// The sockets of HTTP components.
     pub http: Handle,
@@ -73,7 +73,7 @@ impl Threads {
     }
 }
 
-/// A runtime with so many threads, and at most so many for what blocks.
+/// A runtime with so many threads, and at most so many for blocking calls.
 fn runtime(name: &str, (threads, blocking): (usize, usize), share: Share) -> Result<Runtime, String> {
     Builder::new_multi_thread()
         // A thread may be started in the middle of a guest's poll, with the guest's identity.

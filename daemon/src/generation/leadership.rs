@@ -31,13 +31,13 @@ const TAKE_TIME: Duration = Duration::from_secs(10);
 /// The pause between two attempts.
 const TAKE_AGAIN: Duration = Duration::from_millis(50);
 
-/// What this generation holds while it leads.
+/// The lock and the sockets that this generation holds while it leads.
 #[derive(Default)]
 pub struct Leadership {
     held: Mutex<Option<Held>>,
 }
 
-/// What the leading generation holds and hands over.
+/// The lock and the sockets that the leading generation holds and hands over.
 pub struct Held {
     /// The lock.
     pub lock: File,

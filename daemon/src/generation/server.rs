@@ -30,7 +30,7 @@ const QUESTION_TIME: Duration = Duration::from_secs(5);
 /// How long a new generation may take from the hand-over until it serves.
 const TAKE_TIME: Duration = Duration::from_secs(10);
 
-/// What the daemon is ordered to do; each order is answered once it is done, or with the reason why not.
+/// An order to the daemon. Each is answered once it is done, or with the reason why not.
 pub enum Order {
     /// Another generation has taken over: take nothing new, and end with the last task. The answer is `false` if this
     /// generation did not lead any more.
@@ -41,7 +41,7 @@ pub enum Order {
     Reload(oneshot::Sender<Result<(), String>>),
 }
 
-/// What is needed to answer.
+/// The parts that an answer needs.
 pub struct Server {
     /// The name of this generation.
     pub id: String,
@@ -49,7 +49,7 @@ pub struct Server {
     pub began: Instant,
     /// Its tasks.
     pub task_sockets: Arc<TaskSockets>,
-    /// Whether it leads.
+    /// Its leadership.
     pub leadership: Arc<Leadership>,
     /// Makes the text of its metrics.
     pub operator: Arc<Operator>,
@@ -125,7 +125,7 @@ impl Server {
         Answer { body: Some(answer::Body::Status(status)) }
     }
 
-    /// Hands over what the leading generation holds, and serves on until the other generation says that it serves.
+    /// Hands over the lock and the sockets, and serves on until the other generation says that it serves.
     async fn hand_over(&self, mut stream: UnixStream, to: TakeOver) -> std::io::Result<()> {
         let sent = self.leadership.hand_on(|over, descriptors| {
             let copies: std::io::Result<Vec<_>> = descriptors.iter().map(|fd| fd.try_clone_to_owned()).collect();

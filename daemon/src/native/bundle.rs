@@ -14,7 +14,7 @@ use hearth_base::config::Config;
 use hearth_base::error::{Error, Result};
 use hearth_os::cgroup::SystemdPath;
 
-/// What runc's shim writes its log to, in its bundle. For containerd this is a FIFO that it reads; the shim
+/// The log of runc's shim, in its bundle. For containerd this is a FIFO that it reads; the shim
 /// does not start without one, but takes a file as well, which waits for no reader.
 const SHIM_LOG: &str = "log";
 

@@ -382,7 +382,7 @@ impl Native {
         self.shim.tell("Kill", &kill).await;
     }
 
-    /// What its shim would say.
+    /// The answer that its shim would give.
     fn answer_for_lost(&self, request: &Request, exit: Exit, forget: impl FnOnce()) -> Response {
         let at = timestamp(exit.at);
         let encoded = match request.method.as_str() {
@@ -468,7 +468,7 @@ fn is_of_init(payload: &[u8]) -> bool {
     DeleteRequest::parse_from_bytes(payload).is_ok_and(|request| request.exec_id.is_empty())
 }
 
-/// What `start` printed: an address (containerd 1.x), or JSON with the version of the Task API.
+/// The output of `start`: an address (containerd 1.x), or JSON with the version of the Task API.
 fn bootstrap(said: &str) -> (String, u64) {
     let parsed = serde_json::from_str::<Value>(said).ok();
     let address = parsed.as_ref().and_then(|said| said["address"].as_str());

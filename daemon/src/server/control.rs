@@ -44,7 +44,7 @@ pub struct ControlSocket {
 /// The control socket, for root only: the one that was passed by the service manager, else a new one.
 ///
 /// # Errors
-/// What the file system or the kernel says.
+/// The error of the file system or the kernel.
 pub fn open(passed: Option<StdUnixListener>, path: &Path) -> std::io::Result<ControlSocket> {
     let Some(passed) = passed else {
         return Ok(ControlSocket { listener: sockets::bind(path)?, file: Some(path.to_owned()) });
@@ -61,7 +61,7 @@ pub fn open(passed: Option<StdUnixListener>, path: &Path) -> std::io::Result<Con
 /// than the configured one, a new socket is bound.
 ///
 /// # Errors
-/// What the file system or the kernel says.
+/// The error of the file system or the kernel.
 pub fn inherit(handed: StdUnixListener, removes: bool, path: &Path) -> std::io::Result<ControlSocket> {
     let address = handed.local_addr()?;
     if address.as_pathname() != Some(path) {

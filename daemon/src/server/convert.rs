@@ -53,7 +53,7 @@ impl CgroupVersion {
     }
 }
 
-/// What a task uses, or several together.
+/// The resources that one task uses, or several together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
     /// CPU time of the guest.
@@ -64,7 +64,7 @@ pub struct Usage {
     pub memory: u64,
     /// The most that ever was, in bytes.
     pub memory_peak: u64,
-    /// What it may be, in bytes.
+    /// The memory limit, in bytes.
     pub memory_limit: u64,
     /// How often growing was refused.
     pub memory_refused: u64,

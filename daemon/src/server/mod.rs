@@ -8,7 +8,7 @@
 //! * `native_calls.rs`: calls of the Task API for native containers, which go to runc's shim.
 //! * `sandboxer/`: the sandbox controller of containerd 2.x.
 //! * `convert.rs`: between the daemon's types and those of the Task API: limits, statistics, terminal sizes.
-//! * `operator_calls.rs`: what `hearthctl` asks: status, tasks, modules, traps, warm, drain, reload.
+//! * `operator_calls.rs`: the questions of `hearthctl`: status, tasks, modules, traps, warm, drain, reload.
 //! * `endpoint/`: the endpoint for Prometheus, probes and browsers.
 
 pub mod control;

@@ -30,13 +30,13 @@ use hearth_wasm::modules::ModuleStore;
 /// How many names of tasks a module is given.
 const NAMES_MAX: usize = 3;
 
-/// What operators' questions are answered from.
+/// The parts that answer operators' questions.
 pub struct Operator {
     /// The daemon's configuration.
     pub config: Arc<Live>,
-    /// What its guests share.
+    /// The parts that its guests share.
     pub world: Arc<World>,
-    /// What only the node's daemon has; a cell has none.
+    /// The parts that only the node's daemon has; a cell has none.
     pub node: Option<NodeParts>,
     /// Its tasks.
     pub task_sockets: Arc<TaskSockets>,
@@ -54,11 +54,11 @@ pub struct Operator {
     pub background: Handle,
 }
 
-/// What only the node's daemon has.
+/// The parts that only the node's daemon has.
 pub struct NodeParts {
     /// Its modules.
     pub modules: Arc<ModuleStore>,
-    /// What it compiles before a start.
+    /// Compiles before the first start.
     pub ahead: Arc<Ahead>,
     /// The cells of the node.
     pub cells: Arc<Cells>,
@@ -222,7 +222,7 @@ impl Operator {
         })
     }
 
-    /// What the page shows. Blocks.
+    /// The data of the status page. Blocks.
     pub fn page(&self) -> Page {
         Page {
             node: rustix::system::uname().nodename().to_string_lossy().into_owned(),

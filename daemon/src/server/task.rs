@@ -391,7 +391,7 @@ fn pids(task: &Task) -> Result<PidsResponse> {
     Ok(PidsResponse { processes, ..Default::default() })
 }
 
-/// What a task uses.
+/// The resources that a task uses.
 pub(super) fn usage(task: &Task) -> Usage {
     let execs = task.execs.all();
     let running = [&task.init].into_iter().chain(&execs).filter(|process| process.is_running()).count();

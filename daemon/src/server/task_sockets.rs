@@ -73,7 +73,7 @@ struct Namespace {
     server: Option<ttrpc::r#async::Server>,
 }
 
-/// What there is of a namespace of a containerd.
+/// The parts of one namespace of a containerd.
 #[derive(Clone)]
 pub struct Entered {
     /// Its task socket: `unix:///…`.

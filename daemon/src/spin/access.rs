@@ -1,4 +1,4 @@
-//! What the components of an application may use beyond their files: hosts, variables, stores.
+//! The access of an application's components beyond their files: hosts, variables, stores.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

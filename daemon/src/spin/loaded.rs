@@ -1,4 +1,4 @@
-//! An application whose components are loaded, and what Start needs of it.
+//! An application whose components are loaded, ready for Start.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use super::files::{ComponentContents, directory_of};
 pub struct ConfiguredApplication {
     /// The application, with the components that the container keeps.
     pub application: Application,
-    /// What the container's environment says about it.
+    /// Its settings in the container's environment.
     pub environment: Environment,
-    /// What each component may use.
+    /// The grants of each component.
     pub grants: BTreeMap<String, Grants>,
     /// The most memory of one instance, in bytes.
     pub instance_memory: Option<u64>,

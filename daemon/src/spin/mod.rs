@@ -5,13 +5,13 @@
 //!  Start ──▶ task::process::application: the port is bound, commands run; the first that ends ends the container
 //! ```
 //!
-//! What an application is, the crate `hearth-spin` says; how its requests are served, `hearth-http`. Nothing of the
+//! The crate `hearth-spin` describes an application; `hearth-http` serves its requests. Nothing of the
 //! container's root is visible to a component except the directories that its manifest names.
 //!
-//! * `loaded.rs`: an application whose components are loaded, and what Start needs of it.
+//! * `loaded.rs`: an application whose components are loaded, ready for Start.
 //! * `handlers.rs`: which of its handlers a component has to export for its triggers.
 //! * `files.rs`: the files of pushed components, written into the container's root.
-//! * `access.rs`: what each component may use beyond its files.
+//! * `access.rs`: the access of each component beyond its files.
 //! * `other_hosts.rs`: images of hosts that Hearth does not replace.
 
 pub mod access;

@@ -1,4 +1,4 @@
-//! Images of hosts that Hearth does not replace: what they are, and what to do.
+//! Images of hosts that Hearth does not replace: how they are recognised, and the errors with the remedy.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use hearth_os::in_root::RootDir;
 /// The manifest of slight (SpiderLightning).
 const SLIGHT: &str = "/slightfile.toml";
 
-/// What an image is for whose command is a directory and which is no Spin application; none if nothing is known of it.
-/// Blocks.
+/// The error for an image of another host, whose command is a directory; none if the image is of no host that is
+/// known. Blocks.
 pub fn recognised(root: &RootDir) -> Option<Error> {
     if root.resolve(Path::new(SLIGHT)).is_ok() {
         return Some(Error::InvalidArgument(format!(

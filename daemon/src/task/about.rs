@@ -1,4 +1,4 @@
-//! What operators see of a task: `hearthctl ps`, `inspect` and `top`, the page and the metrics.
+//! A task as operators see it: `hearthctl ps`, `inspect` and `top`, the page and the metrics.
 
 use crate::task::Task;
 use hearth_base::operator::{EndInfo, TaskDetails, TaskInfo, TaskKind};
@@ -6,7 +6,7 @@ use hearth_base::time::unix;
 use hearth_observe::metrics::task_series::Totals;
 
 impl Task {
-    /// What it is and how it does now. Takes short locks, one after the other.
+    /// Its description and its present state. Takes short locks, one after the other.
     pub fn info(&self, generation: &str) -> TaskInfo {
         let (container, about) = (&self.container, &self.container.about);
         let snapshot = self.init.snapshot();
@@ -45,7 +45,7 @@ impl Task {
         }
     }
 
-    /// What is counted of it.
+    /// Its counters.
     pub fn totals(&self) -> Totals {
         Totals {
             cpu_seconds: self.cpu_time().as_secs_f64(),

@@ -1,4 +1,5 @@
-//! What all processes of a task share. Also the termination log: why the container ended, for `kubectl describe`.
+//! The container: the parts that all processes of a task share. Also the termination log, which tells `kubectl
+//! describe` why it ended.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub struct Container {
     pub id: Arc<str>,
     /// containerd's namespace.
     pub namespace: Arc<str>,
-    /// What operators see of it.
+    /// Its record for operators.
     pub about: Arc<About>,
     /// Its claim to metrics of its own.
     pub seat: Seat,
@@ -41,11 +42,11 @@ pub struct Container {
     pub files: Arc<Files>,
     /// Whether it, or a volume in it, refuses writes.
     pub partly_read_only: bool,
-    /// What the memories and tables of all its guests together hold, and may hold.
+    /// The bytes that the memories and tables of all its guests together hold, and may hold.
     pub memory: Arc<MemoryUse>,
     /// Files, directories and sockets that all its guests together have open, and may have.
     pub descriptors: Arc<Descriptors>,
-    /// What its components may use beyond their files.
+    /// The servers and host interfaces that its components may use.
     pub access: Access,
     /// The most memory they may ever be given, in bytes: the engine's.
     pub memory_limit_max: u64,
@@ -59,7 +60,7 @@ pub struct Container {
     pub metrics: Arc<Metrics>,
     /// Where its start and its faults are recorded.
     pub recent: Arc<Recent>,
-    /// What its process keeps for the daemon, if that is a cell.
+    /// The cell's directory, where it keeps records for the daemon; none if the process is no cell.
     pub cell: Option<Arc<CellHome>>,
 }
 

@@ -45,7 +45,7 @@ impl Creator {
     /// Adds a process to a task. What is wrong with its program is the error of its Start.
     ///
     /// # Errors
-    /// What is wrong with the request or the task's state, in one line.
+    /// The fault of the request or of the task's state, in one line.
     pub async fn exec(&self, task: &Task, request: ExecRequest) -> Result<()> {
         let ExecRequest { exec_id, spec, stdio: stdio_paths } = request;
         let container = &task.container;

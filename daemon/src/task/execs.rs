@@ -3,7 +3,7 @@
 //! ```text
 //!   reserve(id) ─▶ fill ─▶ begin ─▶ ended ─▶ remove
 //!                            │         ▲
-//!   the init ends: close ────┴─ kills ─┘   the last to end does what follows the init's end
+//!   the init ends: close ────┴─ kills ─┘   the last to end takes the steps after the init's end
 //! ```
 //!
 //! The end of a container's first process ends its execs, and their ends are told before its own, as with a kernel
@@ -26,7 +26,7 @@ pub trait Member {
     /// Its id.
     fn id(&self) -> &Arc<str>;
 
-    /// Lets its guest look at what has changed of the init's guest: a pause or a limit.
+    /// Lets its guest see a change of the init's guest: a pause or a limit.
     fn wake(&self);
 
     /// Ends it because the init ends, if it runs. An exec that was never started stays as it is.
@@ -45,11 +45,11 @@ struct Members<P> {
     /// How many have been started and not ended.
     running: usize,
     starts: Starts,
-    /// What to do once none runs.
+    /// The call to make once none runs.
     afterwards: Option<Box<dyn FnOnce() + Send>>,
 }
 
-/// Whether an exec may start, as the init has told.
+/// The init's decision about a start of an exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Starts {
     Allowed,
@@ -144,7 +144,7 @@ impl<P: Member> Execs<P> {
         self.wake();
     }
 
-    /// Lets the execs look at what has changed of the init's guest.
+    /// Lets the execs see a change of the init's guest.
     pub(super) fn wake(&self) {
         self.all().iter().for_each(|exec| exec.wake());
     }

@@ -19,7 +19,7 @@ pub struct Holders {
     /// Whether this process has a network namespace of its only task's: it is a cell.
     is_this_process: bool,
     ready: Mutex<Vec<Holder>>,
-    /// Held during a refill: several at once would each make what is missing.
+    /// Held during a refill: several at once would each make all that are missing.
     refilling: Mutex<()>,
     runtime: Handle,
     metrics: Arc<Metrics>,

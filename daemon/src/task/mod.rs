@@ -2,19 +2,19 @@
 //!
 //! * `create/`: from a Create request to a task, in phases that undo themselves.
 //! * `exec.rs`: from an Exec request to one more process of a task; the refusal of an exec.
-//! * `program.rs`: what Create and Exec ask about a program alike.
+//! * `program.rs`: the checks of a program that Create and Exec share.
 //! * `process/`: one guest with its stdio, its state and its events: start, signals, pause, exit status.
 //! * `execs.rs`: the execs of a task, by id, and how they end with its init.
-//! * `container.rs`: what the processes of a task share; the termination log.
+//! * `container.rs`: the parts that the processes of a task share; the termination log.
 //! * `update.rs`: new CPU and memory limits of a running task.
-//! * `sandbox.rs`: what the containers of a pod share: network, IPC, host name, kernel settings.
+//! * `sandbox.rs`: the sandbox that the containers of a pod share: network, IPC, host name, kernel settings.
 //! * `pods.rs`: the pods of a namespace, and the pods that the sandbox controller has made, which are no tasks.
 //! * `pod_files.rs`: the files of such a pod: hosts, hostname, resolv.conf, `/dev/shm`.
 //! * `holders.rs`: network namespaces for tasks that ask for a new one.
 //! * `files.rs`: the life of a task's root: mounted while Create is answered, unmounted after the end.
 //! * `root/`: which mounts make a root, and how they are made and undone.
-//! * `about.rs`: what operators see of a task.
-//! * `world.rs`: what all tasks share.
+//! * `about.rs`: a task as operators see it.
+//! * `world.rs`: the parts that all tasks share.
 //! * `map.rs`: the tasks of one namespace, by id; the limit of tasks; whether the daemon is idle.
 //!
 //! The lock of a process guards its state for a few instructions; it is never held across an await, a mount or a
@@ -51,7 +51,7 @@ use hearth_containerd::events::Event;
 
 /// A task: a container and its first process.
 pub struct Task {
-    /// What all its processes share.
+    /// The container that all its processes share.
     pub container: Arc<Container>,
     /// The first process: the task ends with it.
     pub init: Arc<Process>,

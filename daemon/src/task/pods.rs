@@ -41,14 +41,14 @@ pub struct Sandboxes {
     runtime: Handle,
 }
 
-/// What a Create call says.
+/// The pod that a Create call describes.
 #[derive(Debug, Clone, Default)]
 pub struct PodSpec {
     /// Its namespaces.
     pub sandbox: SandboxSpec,
-    /// What its resolv.conf says; `None` for the node's.
+    /// The content of its resolv.conf; `None` for the node's.
     pub dns: Option<Dns>,
-    /// What Kubernetes calls it.
+    /// Its name in Kubernetes.
     pub name: Option<PodName>,
 }
 
@@ -251,7 +251,7 @@ impl Pod {
         *self.phase.borrow()
     }
 
-    /// What its containers share; `None` once it has ended.
+    /// The sandbox that its containers share; `None` once it has ended.
     pub fn sandbox(&self) -> Option<Arc<Sandbox>> {
         self.sandbox.lock().clone()
     }

@@ -1,4 +1,4 @@
-//! What Create and Exec ask about a program alike: which file to look for, whether the memory it starts with is
+//! The checks of a program that Create and Exec share: which file to look for, whether the memory it starts with is
 //! within the limit, how many files it may have open.
 
 use hearth_base::bundle::ProcessSpec;

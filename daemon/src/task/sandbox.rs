@@ -1,4 +1,4 @@
-//! A pod's sandbox: what its containers share, and no process.
+//! A pod's sandbox: namespaces and settings that its containers share. It has no process.
 //!
 //! Kubernetes' CRI makes it as a "pause" container, which here is a task that runs nothing; or, by the
 //! sandbox controller of containerd 2.x, without any task ([`super::pods`]).
@@ -39,7 +39,7 @@ pub enum Membership {
     In(Arc<Sandbox>),
 }
 
-/// What a sandbox is made from.
+/// The parts that a sandbox is made from.
 #[derive(Debug, Clone, Default)]
 pub struct SandboxSpec {
     /// Its network.

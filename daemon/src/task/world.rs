@@ -1,4 +1,4 @@
-//! What all tasks of this daemon share.
+//! The parts that all tasks of this daemon share.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use crate::cell::home::CellHome;
 use crate::task::holders::Holders;
 use hearth_base::isolation::Level;
 
-/// What all tasks of this daemon share.
+/// The parts that all tasks of this daemon share.
 pub struct World {
-    /// What their guests are made of and run on.
+    /// The engine and the scheduler of their guests.
     pub runtime: Arc<Runtime>,
     /// Network namespaces for tasks that ask for a new one.
     pub holders: Arc<Holders>,
     /// Where requests are served.
     pub http: Arc<Http>,
-    /// What the host interfaces of all containers share.
+    /// The context that the host interfaces of all containers share.
     pub interfaces: Arc<Shared>,
     /// Which tasks have metrics of their own.
     pub task_series: Arc<TaskSeries>,
@@ -28,7 +28,7 @@ pub struct World {
     pub traces: Option<Arc<Traces>>,
     /// Whether there are metrics of each pod.
     pub by_pod: bool,
-    /// What this process keeps for the daemon, if it is a cell: a process that runs one pod.
+    /// The cell's directory, where it keeps records for the daemon; none if this process is no cell.
     pub cell: Option<Arc<CellHome>>,
 }
 

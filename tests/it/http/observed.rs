@@ -1,4 +1,4 @@
-//! What an operator sees of requests: slow ones, their traces, and the access log.
+//! Requests as an operator sees them: slow ones, their traces, and the access log.
 
 use hearth_tests::{Guest, SHORT, World, eventually};
 

@@ -74,7 +74,7 @@ impl Secured {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
-    /// What openssl tells of a handshake.
+    /// openssl's report of a handshake.
     fn handshake(&self, flags: &[&str]) -> String {
         let at = self.at.to_string();
         let mut openssl = Command::new("openssl");

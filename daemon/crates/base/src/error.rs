@@ -1,4 +1,4 @@
-//! Errors by what the caller can do about them, and their only mapping to ttrpc and gRPC codes.
+//! Errors by the caller's possible reaction, and their only mapping to ttrpc and gRPC codes.
 //!
 //! Every message is one line for the reader of `ctr`'s output or `kubectl describe`: the error and its remedy.
 //! containerd passes it on unchanged. A message may quote a guest, an image or a spec, so it is cut and escaped on its
@@ -8,7 +8,7 @@ use ttrpc::Code;
 
 use crate::text::{ERROR_BYTES_MAX, shown};
 
-/// An error, classified by what the caller can do about it.
+/// An error, classified by the caller's possible reaction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The request, the bundle or the module is wrong; the same request will fail again.

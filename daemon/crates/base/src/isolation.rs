@@ -1,4 +1,4 @@
-//! How far apart the guests of a node are kept: which process runs a pod, and who decides it.
+//! Isolation levels: which process runs a pod's guests, and the settings that decide it.
 //!
 //! Three parties have a say, and the strictest of them wins: the operator by `isolation.level` and
 //! `isolation.pod_namespaces`, the RuntimeClass by its handler's option [`OPTION`], the author of a pod by the annotation
@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 /// The annotation of a pod that asks for a level.
 pub const ANNOTATION: &str = "hearth.io/isolation";
 
-/// What a handler's `ConfigPath` begins with to ask for a level, in containerd's runtime options. (containerd 1.6 passes on
-/// no other option, and does not look at the value.)
+/// The prefix of a handler's `ConfigPath` that asks for a level, in containerd's runtime options. (containerd 1.6
+/// passes on no other option, and does not look at the value.)
 pub const OPTION: &str = "isolation=";
 
 /// Which process runs a guest. The order is from the weaker to the stronger wall.

@@ -11,14 +11,14 @@
 //! * [`destinations`]: which servers a component may reach: allowed hosts, and networks that are blocked.
 //! * [`digest`]: the SHA-256 digest that names a module.
 //! * [`mod@env`]: the variables of a container's environment.
-//! * [`error`]: errors by what a caller can do about them; their ttrpc and gRPC codes.
+//! * [`error`]: errors by the caller's possible reaction; their ttrpc and gRPC codes.
 //! * [`faults`]: points at which tests kill the daemon.
 //! * [`generation`]: daemons that follow each other during an upgrade.
 //!   * `generation/directory.rs`: the state directory, its locks, the remains of dead daemons.
 //!   * `generation/wire.rs`: the messages between generations, and descriptors handed over.
 //!   * `generation/client.rs`: asking a generation, and taking its sockets over.
 //!   * `generation/stop.rs`: ending all daemons of a state directory; a stop told from a restart.
-//! * [`isolation`]: which process runs a pod's guests, and who decides it.
+//! * [`isolation`]: which process runs a pod's guests, and the settings that decide it.
 //! * `operator/mod.rs`: the questions of `hearthctl` and the daemon's answers.
 //! * `operator/modules.rs`: the answers about modules: known, compiling, refused, checked, removed.
 //! * [`proc_stat`]: the fields of `/proc/PID/stat`: state, CPU time, threads, memory.

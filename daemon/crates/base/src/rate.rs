@@ -1,4 +1,4 @@
-//! A rate limit that counts what it leaves out: so many in a window of a second.
+//! A rate limit that counts the events it leaves out: so many in a window of a second.
 //!
 //! It is written here because its users need what a general rate limiter does not tell: how many were left out since
 //! the last one that was admitted, and which one was the first.
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// The window over which is counted.
 pub const WINDOW: Duration = Duration::from_secs(1);
 
-/// What was admitted and left out lately.
+/// The numbers of events admitted and left out lately.
 #[derive(Debug, Default)]
 pub struct Rate {
     began: Option<Instant>,
@@ -17,7 +17,7 @@ pub struct Rate {
     left_out_in_window: bool,
 }
 
-/// Whether one more is admitted.
+/// The decision about one more event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// It is; so many before it were left out and not reported yet.

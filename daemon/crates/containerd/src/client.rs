@@ -9,7 +9,7 @@
 //! have; [`Error::Internal`] for content that does not have its digest; [`Error::InvalidArgument`] for an image that
 //! contradicts itself. Each error names the question and the socket.
 //!
-//! * `images.rs`: images before their first start: which are new, what each runs, where its files are.
+//! * `images.rs`: images before their first start: which are new, the program of each, where its files are.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -149,7 +149,8 @@ impl Containerd {
             .ok_or_else(|| Error::Internal(self.failure(&what, format!("{text:?} is not like 1.6.20"))))
     }
 
-    /// What the image of a container is; none if the image is an ordinary one, or if the container has no image.
+    /// The artifact that a container's image is; none if the image is an ordinary one, or if the container has no
+    /// image.
     ///
     /// # Errors
     /// [`Error::NotFound`] if containerd does not have the container, its image or the image's

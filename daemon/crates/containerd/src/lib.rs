@@ -9,7 +9,7 @@
 //! in time and in the size of its answer; content is used only if it has its digest. Errors are told apart by kind.
 //!
 //! * [`client`]: containerd's version, a container's image, blobs by digest, the Wasm layer of an artifact image.
-//! * `client/images.rs`: images before their first start: which are new, what each runs, where its files are.
+//! * `client/images.rs`: images before their first start: which are new, the program of each, where its files are.
 //! * [`events`]: the queue of task events: order, retry while containerd is away, room for the events of a task.
 //! * `events/message.rs`: each task event with its topic and its protobuf message.
 //! * [`peer`]: one containerd that the daemon serves: its sockets, its queue of events, its client.

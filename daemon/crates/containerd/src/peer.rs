@@ -28,7 +28,7 @@ impl Key {
         Key { grpc: socket_path(grpc).into(), ttrpc: socket_path(ttrpc).into() }
     }
 
-    /// A file name for what belongs to this containerd, or to a namespace of it: 16 hexadecimal digits of a hash.
+    /// A file name for the parts of this containerd, or of a namespace of it: 16 hexadecimal digits of a hash.
     pub fn file_name(&self, namespace: Option<&str>) -> String {
         let Key { grpc, ttrpc } = self;
         let text = match namespace {

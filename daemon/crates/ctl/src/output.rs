@@ -228,7 +228,7 @@ pub mod tests {
 
     use super::*;
 
-    /// What was printed into memory.
+    /// The text printed into memory.
     #[derive(Clone, Default)]
     pub struct Printed(Arc<Mutex<Vec<u8>>>);
 

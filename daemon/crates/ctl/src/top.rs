@@ -12,7 +12,7 @@ use crate::ps;
 use hearth_base::operator::{Question, Status, TaskInfo, TaskKind};
 use hearth_base::units::{bytes, seconds};
 
-/// The samples and what is shown of them.
+/// The samples and the options of their display.
 #[derive(clap::Args)]
 pub struct Args {
     /// Seconds between two samples
@@ -103,7 +103,7 @@ impl Sample {
         Ok(Sample { at: Instant::now(), tasks })
     }
 
-    /// What each task used since `before`; one that is new, since it was made.
+    /// The use of each task since `before`; for a new task, since it was made.
     fn since(&self, before: &Sample) -> Vec<TaskUse> {
         let key = |task: &TaskInfo| (task.generation.clone(), task.namespace.clone(), task.id.clone());
         let earlier: HashMap<_, _> =

@@ -54,7 +54,7 @@ struct Written {
     without_room: u64,
 }
 
-/// What a line has of a request's head.
+/// The fields of a line that come from the request's head.
 #[derive(Debug)]
 pub struct Entry {
     from: Option<IpAddr>,

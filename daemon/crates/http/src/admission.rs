@@ -18,7 +18,7 @@ pub struct RequestAdmission {
     places: Arc<Claim>,
 }
 
-/// What a request holds as long as it has an instance: a turn of its container and a place of the node.
+/// The turn of the container and the place of the node that a request holds as long as it has an instance.
 pub struct Admitted {
     _place: Place,
     _turn: OwnedSemaphorePermit,

@@ -24,6 +24,6 @@ pub struct AdmittedRequest {
     pub send_head: SendHead,
     /// Method and path, for messages.
     pub name: Arc<str>,
-    /// What it holds as long as it has its instance: a turn, a place, its count.
+    /// The turn, the place and the count that it holds as long as it has its instance.
     pub admitted: Box<dyn Any + Send + Sync>,
 }

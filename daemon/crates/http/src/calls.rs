@@ -33,7 +33,7 @@ pub struct CallAdmission {
     places: Arc<Claim>,
 }
 
-/// What a call holds as long as it has an instance.
+/// The place and the turn that a call holds as long as it has an instance.
 type AdmittedCall = (Place, OwnedSemaphorePermit);
 
 impl CallAdmission {

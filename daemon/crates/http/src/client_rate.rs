@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hearth_base::config;
 
-/// What a client moves of one body.
+/// The bytes of one body that a client moves.
 #[derive(Debug)]
 pub struct ClientRate {
     window: Duration,

@@ -1,5 +1,5 @@
-//! A component that answers requests: its program, and what each of its instances finds. A container serves one, or the
-//! components of an application.
+//! A component that answers requests: its program, and the parts that each of its instances finds. A container serves
+//! one, or the components of an application.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use hearth_wasm::runtime::Runtime;
 use crate::outgoing::client::Client;
 use crate::shared_instances::{Reuse, SharedInstances};
 
-/// What a component is given when it is made, and keeps.
+/// The parts that a component is made from and keeps.
 pub struct ComponentParts {
     /// Its id in its application; none in a container of one program.
     pub id: Option<Arc<str>>,
@@ -79,7 +79,7 @@ impl Component {
     /// Opens its files.
     ///
     /// # Errors
-    /// What is wrong with its files or its code, in one line.
+    /// The fault of its files or its code, in one line.
     pub fn new(runtime: &Runtime, new: NewComponent) -> Result<Arc<Component>> {
         let NewComponent { parts, files, reuse } = new;
         let files = match files {

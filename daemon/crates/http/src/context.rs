@@ -1,4 +1,4 @@
-//! What all services of the daemon share: the configuration, the threads, the places of the node.
+//! The context that all services of the daemon share: the configuration, the threads, the places of the node.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use hearth_observe::metrics::Metrics;
 use crate::outgoing::context::OutgoingContext;
 use crate::places::Places;
 
-/// What all services of the daemon share.
+/// The context that all services of the daemon share.
 pub struct Http {
     live: Arc<Live>,
     /// Accepts clients and writes notes.

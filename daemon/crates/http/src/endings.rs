@@ -1,4 +1,4 @@
-//! How an exchange ends otherwise than well: what the client gets, what is counted and what is told. Every such end
+//! The ends of exchanges that fail: the client's answer, the counters, and the reports. Every such end
 //! goes through this file.
 //!
 //! In the column "counted", `5xx` and so on are codes of `hearth_http_requests_total`, `refused` is

@@ -29,7 +29,7 @@ pub struct Exchange {
     /// The trace that its client sent.
     pub trace: Option<TraceContext>,
     admitted: Option<Instant>,
-    /// What the guest's side knows of it.
+    /// Its state as the guest's side knows it.
     pub state: Option<Arc<RequestState>>,
     answered: Option<(u16, Instant)>,
     /// Bytes of the response's body so far.
@@ -134,7 +134,7 @@ impl Drop for Exchange {
     }
 }
 
-/// What the access log has of a request beside its head.
+/// The fields of an access log line that do not come from the request's head.
 #[derive(Debug)]
 pub struct Summary {
     /// The status code.

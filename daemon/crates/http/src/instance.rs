@@ -1,4 +1,4 @@
-//! Making the instance for a request: what its guest finds around it, and why there may be none.
+//! Making the instance for a request: the parts that its guest finds, and the reasons why there may be none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use hearth_wasm::scheduler::Guest;
 use hearth_wasm::slots::{Placed, Slot};
 
 impl Service {
-    /// What sends the requests of a component's guests.
+    /// The sender of the requests of a component's guests.
     fn outgoing(self: &Arc<Self>, component: &Arc<Component>) -> Outgoing {
         match &self.site {
             Site::One(_) => Outgoing::new(component.parts.client.clone()),

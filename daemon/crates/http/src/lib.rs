@@ -29,7 +29,7 @@
 //!
 //! * `tls/`: TLS at the port: the certificate of a container, handshakes; its page lists its files.
 //! * `file_stamp.rs`: whether a file of a container has changed since it was read.
-//! * `context.rs`: what all services of the daemon share.
+//! * `context.rs`: the context that all services of the daemon share.
 //! * `site.rs`: which component answers a request: the only one, or one of an application by its routes.
 //! * `component.rs`: one component that answers requests.
 //! * `calls.rs`: requests of one component to another of its application, and hosts that an application does not allow.
@@ -44,7 +44,7 @@
 //! * `trace_context.rs`: `traceparent` of a request, which the guest's own requests carry on.
 //! * `request_body.rs`: a request's body, and a client that sends it too slowly.
 //! * `request_guard.rs`: a client that goes away ends its guest.
-//! * `request_state.rs`: what the client's side and the guest's side know of each other; how much time a guest has.
+//! * `request_state.rs`: the state that the client's side and the guest's side share; the time that a guest has.
 //! * `admitted_request.rs`: a request on its way to its guest.
 //! * `admission.rs`: requests at once of a container, and requests that wait (`http.requests_max`, `http.queued_max`).
 //! * `places.rs`: requests at once of the node, shared fairly by the services (`http.instances_max`).
@@ -54,7 +54,7 @@
 //! * `shared_instances.rs`: which instance of a 0.3 component a request goes to; time-outs of its requests.
 //! * `spare.rs`: the instance for the next request of a busy 0.2 service, made in advance.
 //! * `instance.rs`: making a request's instance; no memory for one.
-//! * `endings.rs`: time-outs, traps, cut responses: what the client gets, what is counted, what the container's log says.
+//! * `endings.rs`: time-outs, traps, cut responses: the client's answer, the counters, the line in the container's log.
 //! * `refused.rs`: answers of the daemon's own.
 //! * `response.rs`: a response's body, its length, and when it is cut.
 //! * `requests.rs`: the requests under way, for the code that pauses, limits, drains or kills the container.

@@ -37,7 +37,7 @@ const PATH_SHOWN_MAX: usize = 200;
 const WEBSOCKET: &str = "WebSockets are not supported: wasi:http 0.2 and 0.3 have no way to pass one to a component; use \
     server-sent events, or a gRPC stream";
 
-/// What a connection tells of the client of its requests.
+/// The client of a connection's requests.
 #[derive(Debug, Clone, Copy)]
 pub struct Client {
     /// It speaks TLS.
@@ -96,7 +96,7 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// Checks what hyper does not.
+/// Checks that hyper does not make.
 fn check(request: &Request<Incoming>) -> Result<(), Refused> {
     let headers = request.headers();
     let offers = || {

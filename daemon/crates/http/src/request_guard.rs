@@ -29,7 +29,7 @@ impl RequestGuard {
         self.armed = false;
     }
 
-    /// What both sides of the request know.
+    /// The state that both sides of the request know.
     pub fn state(&self) -> &Arc<RequestState> {
         &self.state
     }

@@ -1,4 +1,4 @@
-//! What the client's side and the guest's side of one request know of each other.
+//! The state that the client's side and the guest's side of one request share.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub type ResponseHead = Result<hyper::Response<WrittenBody>, String>;
 /// Where the guest's side sends the head.
 pub type SendHead = oneshot::Sender<ResponseHead>;
 
-/// What both sides of a request know.
+/// The state that both sides of a request know.
 #[derive(Debug, Default)]
 pub struct RequestState(Mutex<Progress>);
 

@@ -120,7 +120,7 @@ fn cut_of(failure: Option<CutReason>, left: Option<u64>, given_up: Option<&str>)
 }
 
 impl GuestBody {
-    /// A body that a guest writes. `length` is what it declared; `guard` is held until the response's end.
+    /// A body that a guest writes. `length` is its declared length; `guard` is held until the response's end.
     pub fn new(
         service: &Arc<Service>,
         name: Arc<str>,

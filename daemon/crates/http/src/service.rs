@@ -60,7 +60,7 @@ pub struct ServedContainer {
 
 /// The parts that a service is made from.
 pub struct NewService {
-    /// What answers.
+    /// The component or the application that answers.
     pub site: NewSite,
     /// Where it listens.
     pub listen: Listen,
@@ -74,7 +74,7 @@ pub struct NewService {
     pub by_pod: bool,
 }
 
-/// What a service is made to answer with.
+/// The component or the application that a service is made for.
 pub enum NewSite {
     /// One component.
     One(Box<NewComponent>),
@@ -84,7 +84,7 @@ pub enum NewSite {
 
 /// A container that serves.
 pub struct Service {
-    /// What answers.
+    /// The component or the application that answers.
     pub site: Site,
     /// The container.
     pub container: ServedContainer,
@@ -104,9 +104,9 @@ pub struct Service {
     pub counts: Arc<Counts>,
     /// Notes of the daemon in its stderr.
     pub notes: DaemonNotes,
-    /// What all services share.
+    /// The context that all services share.
     pub http: Arc<Http>,
-    /// What all guests share.
+    /// The engine parts that all guests share.
     pub runtime: Arc<Runtime>,
 }
 
@@ -120,7 +120,7 @@ impl Service {
     /// Opens the files of its components and binds its port. Has to be called in the future of the service's own guest.
     ///
     /// # Errors
-    /// What is wrong with a component, the environment, the root, the certificate or the port, in one line.
+    /// The fault of a component, the environment, the root, the certificate or the port, in one line.
     pub async fn bind(http: &Arc<Http>, runtime: &Arc<Runtime>, new: NewService) -> Result<Bound> {
         let site = match new.site {
             NewSite::One(component) => Site::One(Component::new(runtime, *component)?),

@@ -57,7 +57,7 @@ impl Reuse {
         SPIN
     }
 
-    /// What the environment asks for.
+    /// The reuse that the environment asks for.
     ///
     /// # Errors
     /// `InvalidArgument` naming the variable.
@@ -82,13 +82,13 @@ pub struct Job {
     pub trace: Option<TraceContext>,
     /// Where the response's head goes.
     pub send_head: SendHead,
-    /// What both sides of the request know.
+    /// The state that both sides of the request know.
     pub state: Arc<RequestState>,
     /// Its place in the instance.
     pub in_use: Arc<InUse>,
 }
 
-/// What an instance remembers of a request.
+/// An instance's record of a request.
 struct AssignedRequest {
     state: Arc<RequestState>,
     since: Instant,
@@ -265,7 +265,7 @@ impl SharedInstances {
     }
 }
 
-/// What the clock of an instance has to do.
+/// The next act of an instance's clock.
 #[derive(Debug, PartialEq, Eq)]
 enum Due {
     /// Nothing, until then.

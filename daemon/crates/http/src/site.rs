@@ -23,7 +23,7 @@ use crate::refused::Refused;
 /// Paths that no component sees.
 const WELL_KNOWN: &str = "/.well-known/spin/";
 
-/// What answers the requests of a container.
+/// The component or the application that answers the requests of a container.
 pub enum Site {
     /// One component, every request.
     One(Arc<Component>),
@@ -55,7 +55,7 @@ impl NewApplication {
     /// Opens the files of all components.
     ///
     /// # Errors
-    /// What is wrong with a component, in one line.
+    /// The fault of a component, in one line.
     pub fn make(self, runtime: &Runtime) -> MadeResult<ApplicationSite> {
         let mut components = BTreeMap::new();
         for new in self.components {
@@ -79,7 +79,7 @@ impl NewApplication {
     }
 }
 
-/// What a route leads to.
+/// The target of a route.
 enum Target {
     /// A component.
     Component(Arc<Component>),
@@ -87,7 +87,7 @@ enum Target {
     Static(StaticResponse),
 }
 
-/// What answers a request.
+/// The component that answers a request, or the daemon's own answer.
 pub enum Destination {
     /// A component.
     Component(Arc<Component>),
@@ -96,7 +96,7 @@ pub enum Destination {
 }
 
 impl Site {
-    /// What answers a client's request. An application's component is told of it in headers.
+    /// Finds the destination of a client's request. An application's component is told of the request in headers.
     ///
     /// # Errors
     /// The answer to a request that contradicts itself.

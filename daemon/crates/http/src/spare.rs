@@ -1,9 +1,9 @@
 //! The instance for a service's next request, made before the request comes.
 //!
-//! Making an instance is most of what a short request waits for. So the guest of a request makes the next instance once its
-//! response has been written. The spare instance is the container's: its memory counts there, and is given back as soon as a
-//! guest of the container would be refused memory for it. A service at rest for `REST` has none, and neither has one that
-//! drains or ends.
+//! A short request waits mostly for its instance to be made. So the guest of a request makes the next instance once its
+//! response has been written. The spare instance is the container's: its memory counts there, and is given back as soon
+//! as a guest of the container would be refused memory for it. A service at rest for `REST` has none, and neither has
+//! one that drains or ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

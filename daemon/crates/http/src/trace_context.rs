@@ -27,7 +27,7 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// What these headers say; none without one valid `traceparent`.
+    /// The context in these headers; none without one valid `traceparent`.
     pub fn of(headers: &HeaderMap) -> Option<TraceContext> {
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let (parent, None) = (parents.next()?, parents.next()) else { return None };

@@ -1,4 +1,5 @@
-//! The container that interfaces act for: its root, user, network and certificates, and what all containers share.
+//! The container that interfaces act for: its root, user, network and certificates, and the context that all containers
+//! share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use hearth_wasm::state::ComponentState;
 
 use crate::storage::{Caller, Storage};
 
-/// What the interfaces of all containers share.
+/// The context that the interfaces of all containers share.
 pub struct Shared {
     live: Arc<Live>,
     /// Where calls wait for servers.
@@ -62,7 +63,7 @@ impl<T> Drop for Task<T> {
 
 /// A container. Its components share it.
 pub struct Container {
-    /// What all containers share.
+    /// The context that all containers share.
     pub shared: Arc<Shared>,
     /// Its names, root, user and network.
     pub names: Names,

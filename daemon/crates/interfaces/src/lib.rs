@@ -12,11 +12,11 @@
 //! container can hold is bounded: connections count as open files, answers and databases in memory count as its memory,
 //! and calls have a deadline (`[interfaces]` of the configuration).
 //!
-//! * `container.rs`: the container that interfaces act for, and what all containers share.
+//! * `container.rs`: the container that interfaces act for, and the context that all containers share.
 //! * `settings.rs`: environment variables that turn interfaces on for Hearth's own components.
 //! * `spin.rs`: the interfaces of a component of a Spin application.
 //! * `network.rs`: connections by the container's names and network, to allowed destinations only.
-//! * `metered.rs`: bounds of what a server answers.
+//! * `metered.rs`: bounds of a server's answers.
 //! * `handles.rs`: handles on connections, which count as open files.
 //! * `storage.rs`: SQLite databases, on a thread with the container's root and user.
 //! * `redis_client.rs`: connections to Redis, for stores and for guests.

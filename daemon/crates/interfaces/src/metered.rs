@@ -1,4 +1,4 @@
-//! Bounds what a server sends in answer to one call.
+//! Bounds of a server's answer to one call.
 //!
 //! The libraries that speak the protocols keep a whole answer in memory, and a guest chooses the server. So the bytes are
 //! counted as they arrive, and charged to the container until the call is over.
@@ -20,7 +20,7 @@ pub struct Meter(Mutex<State>);
 #[derive(Default)]
 struct State {
     calls: usize,
-    /// What all of their answers together may still have.
+    /// The bytes that all their answers together may still have.
     left: u64,
     held: Option<HeldMemory>,
 }

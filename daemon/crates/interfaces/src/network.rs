@@ -55,7 +55,7 @@ impl Network {
         Instant::now() + Duration::from_millis(self.container.shared.config().connect_timeout_ms)
     }
 
-    /// Whether the component may reach this server, as far as its name tells.
+    /// Checks that the component may reach this server, as far as its name tells.
     ///
     /// # Errors
     /// `Refused`.

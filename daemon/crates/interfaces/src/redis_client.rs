@@ -45,7 +45,7 @@ impl Address {
     /// Parses `redis://[user:password@]host[:port][/database]`, or `rediss://` for TLS.
     ///
     /// # Errors
-    /// What is wrong, without the address, which may have a password.
+    /// The fault, without the address, which may have a password.
     pub fn parse(url: &str) -> Result<Address, String> {
         let secure = url.starts_with(SECURE);
         // TLS is ours, with the container's certificates; the library would refuse its scheme.
@@ -63,7 +63,7 @@ impl Address {
         }
     }
 
-    /// Whether the component may reach the server.
+    /// Checks that the component may reach the server.
     ///
     /// # Errors
     /// `Refused`.

@@ -52,7 +52,7 @@ pub fn any(env: &Env) -> bool {
     [CONFIG, KEY_VALUE, SQLITE, ALLOWED_HOSTS].iter().any(|name| value(env, name).is_some())
 }
 
-/// What the environment of a container asks for.
+/// The access that the environment of a container asks for.
 ///
 /// # Errors
 /// `InvalidArgument` naming the variable and what is wrong with it.

@@ -23,7 +23,7 @@ pub const KEY_VALUE_FILE: &str = "/.spin/sqlite_key_value.db";
 /// The file of the SQLite database that is configured nowhere. It is gone with the container.
 pub const DATABASE_FILE: &str = "/.spin/sqlite_db.db";
 
-/// What one component may use.
+/// The hosts, values and stores that one component may use.
 pub struct SpinComponent {
     /// Its variables with their values.
     pub variables: BTreeMap<String, String>,

@@ -284,7 +284,7 @@ fn serve(mut queue: mpsc::Receiver<Job>, entered: io::Result<()>, unused: &Mutex
 
 /// The databases that the thread has open.
 struct OpenDatabases {
-    /// Whether the thread has the container's root and user.
+    /// The error of taking the container's root and user, if there was one.
     entered: io::Result<()>,
     open: HashMap<ConnectionKey, Open>,
 }

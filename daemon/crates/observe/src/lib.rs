@@ -1,4 +1,4 @@
-//! What an operator sees of the daemon: metrics, the log, the phases of each start, and their traces.
+//! The daemon as an operator sees it: metrics, the log, the phases of each start, and their traces.
 //!
 //! ```text
 //!   daemon, guests ─┬─ metrics.ROOM.FIELD ─▶ Metrics ──────────────▶ /metrics

@@ -200,7 +200,7 @@ mod tests {
         }
     }
 
-    /// The other side of the test: confines itself, tries what must not work, and waits for the end
+    /// The other side of the test: confines itself, tries acts that must fail, and waits for the end
     /// of its input so that it can be looked at.
     #[allow(unsafe_code, reason = "system calls as such, to see them fail")]
     fn probe() -> ! {
@@ -324,7 +324,7 @@ mod tests {
             assert!(lines.any(|line| line == "ready"));
             process
         };
-        // It waits for input that nobody sends; when the thread is gone, somebody still could.
+        // It waits for input. The test holds the writer open, so that only the signal can end it.
         let mut process = std::thread::spawn(start).join().unwrap();
         let input = process.stdin.take();
         assert_eq!(process.wait().unwrap().signal(), Some(libc::SIGKILL));

@@ -34,7 +34,7 @@
 //!
 //! * [`spawn`]: starting log programs and holders with posix_spawn(3); their exit status or signal.
 //! * [`fork`]: copies of a process with one thread, and their ends.
-//! * [`walls`]: what a pod's cell gives up: mounts, network, capabilities, system calls.
+//! * [`walls`]: the confinement of a pod's cell: mounts, network, capabilities, system calls.
 //! * [`cell_group`]: the control group of a pod's cell: joined, limited, read, removed.
 //! * [`confine`]: the sandbox of the compile process: seccomp filter, limits, no rights.
 //! * [`process`]: a thread that sleeps in a system call, its interruption, its share of the CPU time.

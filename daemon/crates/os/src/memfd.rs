@@ -31,9 +31,9 @@ pub fn seal(file: &File) -> io::Result<()> {
 
 /// The bytes of a sealed memory file, mapped: no copy of them is made.
 ///
-/// Only what cannot change is mapped. A file of an image or a volume can be changed by a guest that can write to it:
-/// another length under a mapping is a SIGBUS for the process that reads it, and other bytes break Rust's promise about
-/// `&[u8]`. Such files are copied into memory files first.
+/// Only files that cannot change are mapped. A file of an image or a volume can be changed by a guest that can write to
+/// it: another length under a mapping is a SIGBUS for the process that reads it, and other bytes break Rust's promise
+/// about `&[u8]`. Such files are copied into memory files first.
 ///
 /// # Errors
 /// `InvalidInput` if the file is not sealed against writing and shrinking; those of mmap(2).

@@ -40,7 +40,7 @@ impl NetNs {
     /// `InvalidArgument` if there is no such file or it is not a network namespace.
     pub fn open(path: &Path) -> Result<Arc<NetNs>> {
         let wrong = |why: String| Error::InvalidArgument(format!("the network namespace {}: {why}", path.display()));
-        // Should it be a FIFO, the open must not wait for somebody to write to it.
+        // Should it be a FIFO, the open must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|e| wrong(format!("cannot open: {}", io::Error::from(e))))?;

@@ -1,5 +1,5 @@
-//! What a cell gives up before its second thread: the node's mounts, the node's network, most capabilities, and the system
-//! calls that no cell needs.
+//! The confinement of a cell. Before its second thread, it gives up the node's mounts, the node's network, most
+//! capabilities, and the system calls that no cell needs.
 //!
 //! A cell mounts the roots of its containers itself, so it keeps `CAP_SYS_ADMIN` and its view of the node's files. The walls
 //! here keep its memory, its signals and its faults to itself; they do not hold a process that an attacker controls.
@@ -71,7 +71,8 @@ fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// Answers `EPERM` to what no cell needs: other programs, other processes, the kernel itself, namespaces, devices.
+/// Answers `EPERM` to calls that no cell needs: other programs, other processes, the kernel itself, namespaces,
+/// devices.
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let refused = [
         libc::SYS_execve,

@@ -17,7 +17,7 @@ pub struct Application {
     pub version: Option<String>,
     /// Its variables.
     pub variables: BTreeMap<String, Variable>,
-    /// What starts its components, in the order of the manifest.
+    /// The triggers that start its components, in the order of the manifest.
     pub triggers: Vec<Trigger>,
     /// Its components, in the order of the manifest.
     pub components: Vec<Component>,
@@ -30,7 +30,7 @@ pub struct Variable {
     pub default: Option<String>,
 }
 
-/// What starts a component.
+/// A trigger: the event that starts a component.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
     /// An HTTP request.
@@ -47,11 +47,11 @@ pub enum Trigger {
 pub struct HttpTrigger {
     /// Which requests it takes; `None`: those of other components of the application only.
     pub route: Option<RoutePattern>,
-    /// What answers them.
+    /// The component or the fixed response that answers them.
     pub answer: HttpAnswer,
 }
 
-/// What answers the requests of an HTTP trigger.
+/// The component or the fixed response that answers the requests of an HTTP trigger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HttpAnswer {
     /// The component with this id.
@@ -82,7 +82,7 @@ pub struct Component {
     pub environment: Vec<(String, String)>,
     /// Its files.
     pub files: Files,
-    /// What it reads as its configuration, by key.
+    /// The values of its configuration, by key.
     pub variables: BTreeMap<String, Template>,
     /// The hosts that it may connect to.
     pub allowed_outbound_hosts: Vec<Template>,

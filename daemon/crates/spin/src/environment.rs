@@ -18,7 +18,7 @@ pub const INSTANCE_MEMORY: &str = "SPIN_MAX_INSTANCE_MEMORY";
 /// The components that the container keeps of its application.
 pub const RETAIN: &str = "SPIN_COMPONENTS_TO_RETAIN";
 
-/// What the container's environment says about the application.
+/// The settings of the application in the container's environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Environment {
     /// Host name or address, and port.

@@ -1,4 +1,4 @@
-//! What one component may use: the values it reads, the hosts it connects to, the stores it opens.
+//! The grants of one component: the values it reads, the hosts it connects to, the stores it opens.
 //!
 //! A host interface checks a call against the grants of the component that calls. Whatever is not in them is refused
 //! at the call, and not when the component is linked: components import interfaces that they do not use.
@@ -13,10 +13,10 @@ use crate::runtime_config::{Database, KeyValueStore, RuntimeConfig};
 /// The label that every application may use without configuring it.
 const DEFAULT: &str = "default";
 
-/// What one component may use.
+/// The values, hosts and stores that one component may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
-    /// What it reads as its configuration, by key.
+    /// The values of its configuration, by key.
     pub variables: BTreeMap<String, String>,
     /// The entries of `allowed_outbound_hosts`, with the values of variables in them. An empty entry allows nothing.
     pub allowed_outbound_hosts: Vec<String>,
@@ -31,7 +31,7 @@ pub struct Grants {
 }
 
 impl Grants {
-    /// What a component of an application may use. `values` are those of the application's variables.
+    /// The grants of a component of an application. `values` are those of the application's variables.
     ///
     /// # Errors
     /// `InvalidArgument` for a text with an undeclared variable, or a label that is configured nowhere.

@@ -2,7 +2,7 @@
 
 use crate::routes::RouteMatch;
 
-/// What is known of a request besides its route.
+/// The facts about a request besides its route.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestFacts<'a> {
     /// `http` or `https`.

@@ -1,4 +1,4 @@
-//! What a Spin application is, and what its components may do. Pure: no file, no socket, no engine.
+//! Spin applications, and the rights of their components. Pure: no file, no socket, no engine.
 //!
 //! ```text
 //!  pushed artifact ─▶ locked ───┐                               ┌─▶ routes: which component answers a path
@@ -21,7 +21,7 @@
 //! * `variables.rs`: the values of the application's variables, and where they come from.
 //! * `runtime_config.rs`: `/runtime-config.toml`: providers of variables, stores, limits.
 //! * `environment.rs`: the container's environment variables that concern the application.
-//! * `grants.rs`: what one component may use.
+//! * `grants.rs`: the values, hosts and stores that one component may use.
 //! * `retain.rs`: the components that a container keeps of an application.
 
 #![forbid(unsafe_code)]

@@ -26,10 +26,10 @@ use crate::variables::check_name;
 /// The greatest version of the document that is known.
 const VERSION_MAX: u64 = 1;
 
-/// What a document may ask to be understood.
+/// The fields that a document may ask the host to understand.
 const UNDERSTOOD: [&str; 2] = ["host_requirements", "component_host_requirements"];
 
-/// What a host may have to offer, and Hearth does.
+/// The host features that a document may require and that Hearth has.
 const OFFERED: [&str; 1] = ["local_service_chaining"];
 
 #[derive(Deserialize)]
@@ -191,7 +191,7 @@ pub fn parse(bytes: &[u8]) -> Result<Application> {
     Application { name, version: document.metadata.version, variables, triggers, components }.checked()
 }
 
-/// Refuses what a host may have to offer and Hearth does not.
+/// Refuses a required host feature that Hearth does not have.
 fn check_requirements(of: &str, requirements: &BTreeMap<String, Value>) -> Result<()> {
     let needed = requirements.iter().filter(|(_, value)| value.as_str() != Some("optional"));
     match needed.map(|(name, _)| name).find(|name| !OFFERED.contains(&name.as_str())) {

@@ -13,7 +13,7 @@ use crate::locked::{no_base, trigger_of};
 use crate::manifest::{FilesValue, SourceValue, VariableTable, directories, read, source_of, variables};
 use crate::template::Template;
 
-/// What a component of version 1 may connect to beside HTTP hosts, unless it says otherwise.
+/// The hosts that a component of version 1 may connect to beside HTTP hosts, unless it says otherwise.
 const OTHER_HOSTS: [&str; 3] = ["redis://*:*", "mysql://*:*", "postgres://*:*"];
 
 #[derive(Deserialize)]

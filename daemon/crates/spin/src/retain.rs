@@ -6,7 +6,7 @@ use hearth_base::error::Result;
 use crate::application::{Application, invalid};
 use crate::environment::RETAIN;
 
-/// What the name of a component ends with as a host of a request to it.
+/// The suffix of a component's name as the host of a request to it.
 pub const INTERNAL: &str = ".spin.internal";
 
 impl Application {

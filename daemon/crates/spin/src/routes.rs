@@ -39,9 +39,9 @@ enum Segment {
 pub struct RouteMatch<'a> {
     /// The route.
     pub route: &'a RoutePattern,
-    /// The names of the route's parameters with what each took.
+    /// The names of the route's parameters, each with its part of the path.
     pub parameters: Vec<(&'a str, &'a str)>,
-    /// What the wildcard took, with a slash at its start; empty if it took nothing.
+    /// The part of the path that the wildcard took, with a slash at its start; empty if it took nothing.
     pub rest: String,
 }
 
@@ -94,7 +94,7 @@ impl RoutePattern {
         ["/...", "/*"].iter().find_map(|end| self.text.strip_suffix(end)).unwrap_or(&self.text)
     }
 
-    /// Whether it takes a path, and how.
+    /// Matches a path.
     pub fn matches<'a>(&'a self, path: &'a str) -> Option<RouteMatch<'a>> {
         let mut rest = path.trim_matches('/');
         let mut parameters = Vec::new();

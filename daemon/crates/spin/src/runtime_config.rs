@@ -17,7 +17,7 @@ use crate::variables::PREFIX;
 /// Its path in the container's root.
 pub const PATH: &str = "/runtime-config.toml";
 
-/// What the file says.
+/// The settings of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RuntimeConfig {
     /// Where variables come from, the first that has one first.
@@ -41,7 +41,7 @@ pub enum VariablesProvider {
     Static(BTreeMap<String, String>),
     /// Environment variables of the container, `PREFIX_NAME`.
     Env {
-        /// What their names begin with.
+        /// The prefix of their names.
         prefix: String,
     },
 }

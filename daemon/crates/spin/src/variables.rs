@@ -11,7 +11,7 @@ use hearth_base::error::Result;
 use crate::application::{Application, invalid};
 use crate::runtime_config::VariablesProvider;
 
-/// What the name of an environment variable begins with that sets a variable of the application.
+/// The prefix of the environment variables that set variables of the application.
 pub const PREFIX: &str = "SPIN_VARIABLE";
 
 /// Checks the name of a variable: `a` to `z`, `0` to `9` and `_`; it begins with a letter, ends with a letter or a

@@ -191,7 +191,7 @@ impl Output {
         let mut sink = self.sink.lock();
         let Some(file) = Output::file_of(&sink) else {
             let pending_max = self.chunk_bytes * PERMITS_MAX;
-            // The guest may write nothing, which would flush what is pending.
+            // The guest may write nothing, which would flush the pending bytes.
             return sink.flush().and_then(|()| sink.take(text.into(), pending_max)).is_ok();
         };
         drop(sink);

@@ -1,4 +1,4 @@
-//! What a component may use beyond its files: servers that it may reach, and the state of host interfaces.
+//! The access of a component beyond its files: servers that it may reach, and the state of host interfaces.
 //!
 //! Create decides it, once for each component of a container. All guests of the component share it.
 
@@ -14,7 +14,7 @@ pub trait InterfaceState: Any + Send + Sync {
     fn close(&self) {}
 }
 
-/// What a component may use. A copy is cheap.
+/// The servers and host interfaces that a component may use. A copy is cheap.
 #[derive(Clone, Default)]
 pub struct Access {
     /// Servers that it may reach, of those that its pod may.

@@ -41,7 +41,7 @@ const TRAP_BYTES_MAX: usize = 4 << 10;
 /// The most bytes of wasmtime's reason why it does not instantiate a module.
 const REFUSAL_BYTES_MAX: usize = 512;
 
-/// What one command needs to run.
+/// The parts that one command needs to run.
 pub struct Launch {
     /// The program, and its slot.
     pub placed: Placed,
@@ -73,7 +73,7 @@ pub struct Launch {
     pub guest: Arc<Guest>,
     /// How it looks up names; `None` for a core module, which has no sockets.
     pub names: Option<Names>,
-    /// What a component may use beyond its files.
+    /// The servers and host interfaces that a component may use.
     pub access: Access,
     /// Makes the sender of its HTTP requests.
     pub outgoing: Box<dyn Fn() -> Outgoing + Send + Sync>,

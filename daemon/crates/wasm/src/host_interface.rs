@@ -17,7 +17,7 @@ const NAME_BYTES_MAX: usize = 200;
 
 /// A host interface, or several that are turned on together.
 pub struct HostInterface {
-    /// What the names of its imports begin with, for example `wasi:keyvalue/`.
+    /// The prefixes of its imports' names, for example `wasi:keyvalue/`.
     pub imports: &'static [&'static str],
     /// Whether this access has it.
     pub is_granted: fn(&Access) -> bool,

@@ -86,7 +86,7 @@ pub struct GuestConfig<'a> {
     pub handles_max: usize,
     /// How it looks up names; `None` for a core module, which has no sockets.
     pub names: Option<Names>,
-    /// What a component may use beyond its files.
+    /// The servers and host interfaces that a component may use.
     pub access: &'a Access,
     /// The container's memory: linear memories and tables of all its guests.
     pub memory: &'a Arc<MemoryUse>,

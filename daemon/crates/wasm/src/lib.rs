@@ -1,7 +1,8 @@
 //! Runs WebAssembly: from the program that a bundle names, through compiled code and an instance, to the guest's end.
 //!
-//! The crate promises that one guest, whatever its image holds, does not stop another: modules are compiled in a confined
-//! process, every poll of a guest goes through one wrapper with the guest's identity, and what a guest holds is bounded.
+//! The crate promises that one guest, whatever its image holds, does not stop another: modules are compiled in a
+//! confined process, every poll of a guest goes through one wrapper with the guest's identity, and a guest's resources
+//! are bounded.
 //!
 //! ```text
 //!  Create ─▶ modules: find, compile, map ─▶ engine: Program ─▶ slots: Slot
@@ -19,16 +20,16 @@
 //! * `command.rs`: a command from its instance to its exit code; the status of a trap.
 //! * `scheduler/`: the threads that run guests; slices, weights, quotas, kills, pauses, blocked workers.
 //! * `state.rs`: the state behind a guest's imports.
-//! * `memory.rs`: a container's memory limit, and what counts as memory.
+//! * `memory.rs`: a container's memory limit, and its count of memory.
 //! * `budget.rs`: a container's limit of open files and sockets.
 //! * `access.rs`: servers that a component may reach, and the state of its host interfaces.
 //! * `host_interface.rs`: how an interface beyond WASI's own is added, and refused where it is off.
-//! * `wasi/`: what guests can import, and the calls that differ from wasmtime-wasi's; exit statuses of `proc_exit`.
+//! * `wasi/`: the imports of guests, and the calls that differ from wasmtime-wasi's; exit statuses of `proc_exit`.
 //! * `files/`: how a guest's paths are followed, read-only file systems, open files.
 //! * `resolver.rs`: how many names guests look up at once, by which files and through which network.
 //! * `names.rs`: the look-up of names as components of both WASI versions call it.
 //! * `dial.rs`: connections of the daemon on behalf of a guest.
-//! * `runtime.rs`: what all guests of the daemon share.
+//! * `runtime.rs`: the parts that all guests of the daemon share.
 
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests start programs and make mounts"))]

@@ -1,4 +1,4 @@
-//! A container's memory limit: what its guests' linear memories and tables hold together, and may hold.
+//! A container's memory limit: the bytes that its guests' linear memories and tables hold together, and may hold.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -3,7 +3,7 @@
 //! wasmtime-wasi's own look-up is getaddrinfo(3), which reads the *node's* files and asks from the node's network. Here
 //! both files are read inside the guest's root at each look-up, so that a change is seen and nothing is kept for idle
 //! guests, and the sockets of the questions are made in the guest's network namespace. [`hearth_names`] decides which
-//! server is asked for what.
+//! server gets which question.
 //!
 //! A guest decides how often it asks. A process may have [`LOOKUPS_PER_PROCESS_MAX`] look-ups under way, so that one
 //! with a silent name server delays only its own; the node's bound (`network.lookups_max`) limits sockets and is taken
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(names(&nonsense).addresses("y").await.unwrap(), ["10.0.0.1".parse::<IpAddr>().unwrap()]);
         let empty = root(&[]);
         assert_eq!(names(&empty).addresses("name").await.unwrap_err(), Unresolved::NoResolver);
-        // A FIFO without a writer would hold whoever opens it.
+        // An open of a FIFO without a writer would wait.
         hearth_testing::make_fifo(&empty.path().join("etc"), "resolv.conf");
         assert_eq!(names(&empty).addresses("name").await.unwrap_err(), Unresolved::NoResolver);
         for name in ["", "a\0b", &"x".repeat(300)] {

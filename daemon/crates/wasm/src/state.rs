@@ -41,7 +41,7 @@ pub struct ComponentState {
     pub names: Option<Names>,
     /// The guest, which is charged for work of other threads.
     pub guest: Arc<Guest>,
-    /// What it may use beyond its files.
+    /// The servers and host interfaces that it may use.
     pub access: Access,
     /// `wasi:http`.
     pub http: WasiHttpCtx,

@@ -119,7 +119,7 @@ impl Accepted {
     /// The connection itself.
     ///
     /// # Errors
-    /// What is wrong with the client's TLS, or that it is too slow.
+    /// The fault of the client's TLS, or that the client is too slow.
     pub async fn handshake(self) -> io::Result<Box<dyn Connection>> {
         let Some(tls) = self.tls else { return Ok(self.stream) };
         let shaken = tokio::time::timeout(HANDSHAKE_TIME, tls.acceptor().accept(self.stream)).await;

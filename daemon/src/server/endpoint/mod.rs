@@ -40,11 +40,11 @@ const HEALTH_TIME: Duration = Duration::from_secs(2);
 /// Longer tokens are none, in bytes.
 const TOKEN_BYTES_MAX: u64 = 4 << 10;
 
-/// What the endpoint answers with.
+/// The parts that answer the endpoint's requests.
 pub struct Endpoint {
     /// Where it looks.
     pub operator: Arc<Operator>,
-    /// What a client has to bring along for all but probes, if anything (`metrics.token_file`).
+    /// The file of the token that a client needs for all but probes; none if it needs none (`metrics.token_file`).
     pub token_file: Option<PathBuf>,
     /// Connections at once.
     pub connections_max: usize,
@@ -180,7 +180,7 @@ pub fn read_token(path: &std::path::Path) -> std::io::Result<String> {
     }
 }
 
-/// Whether the daemon lives: its runtimes run tasks, and the guests' ticker goes round.
+/// Checks that the daemon lives: its runtimes run tasks, and the guests' ticker goes round.
 async fn health(operator: &Operator) -> Answer {
     let alive = async {
         let answering = operator.answering.spawn(std::future::ready(())).await.is_ok();
@@ -193,7 +193,7 @@ async fn health(operator: &Operator) -> Answer {
     }
 }
 
-/// Whether it takes new tasks.
+/// Checks that it takes new tasks.
 async fn readiness(operator: &Operator) -> Answer {
     if operator.task_sockets.is_draining() {
         let text = "draining: no new tasks (hearthctl drain --undo takes it back)\n";

@@ -13,7 +13,7 @@ const ROWS_MAX: usize = 25;
 /// How often the page renews itself, in seconds.
 const RENEW_SECONDS: u32 = 10;
 
-/// What the page shows.
+/// The data of the status page.
 #[derive(Default)]
 pub struct Page {
     /// The node's name.
@@ -26,7 +26,7 @@ pub struct Page {
     pub starts: Vec<StartInfo>,
     /// The last faults, the latest first.
     pub ends: Vec<EndInfo>,
-    /// What is compiled.
+    /// The compiled modules.
     pub modules: Modules,
 }
 

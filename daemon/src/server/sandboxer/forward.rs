@@ -22,7 +22,7 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// Forwards what is not about a pod of `own`.
+    /// Forwards calls about pods that `own` does not have.
     pub fn new(own: Arc<Controller>) -> Forwarding {
         Forwarding { own, channels: Mutex::default() }
     }

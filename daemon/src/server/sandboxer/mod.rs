@@ -74,7 +74,7 @@ impl Controller {
         Controller { key, task_sockets, cgroups: CgroupVersion::of_host() }
     }
 
-    /// What names a pod on this node.
+    /// The key of a pod on this node.
     fn owner(&self, namespace: &str, id: &str) -> Owner {
         let Key { grpc: grpc_address, ttrpc: ttrpc_address } = self.key.clone();
         Owner { grpc_address, ttrpc_address, namespace: namespace.to_owned(), id: id.to_owned() }
@@ -222,7 +222,7 @@ fn task_address(entered: &Entered) -> String {
     format!("ttrpc+{}", entered.address)
 }
 
-/// What `crictl inspectp` shows.
+/// The JSON text that `crictl inspectp` shows.
 fn info(entered: &Entered, id: &str) -> String {
     let sandbox = entered.sandboxes.pod(id).ok().and_then(|pod| pod.sandbox());
     let network = sandbox.as_ref().map(|sandbox| match &sandbox.network.named {
@@ -339,7 +339,7 @@ fn sandbox_config(request: &api::ControllerCreateRequest) -> Result<PodSandboxCo
         .map_err(|e| Error::InvalidArgument(format!("the sandbox's options are no {TYPE}: {e}")))
 }
 
-/// What a Create call says of its pod.
+/// The pod that a Create call describes.
 fn pod_spec(request: &api::ControllerCreateRequest) -> Result<PodSpec> {
     let config = sandbox_config(request)?;
     let linux = config.linux.unwrap_or_default();

@@ -7,7 +7,7 @@
 //!
 //! containerd keeps one connection and waits on it for each pod's end, so the number of calls at once is bounded by
 //! `rpc.tasks_max` and not by the protocol's usual hundred. A generation that has handed over says so on it
-//! (GOAWAY): what is under way ends here, and what comes next is asked of the next generation.
+//! (GOAWAY): calls under way end here, and later calls go to the next generation.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -102,12 +102,12 @@ pub fn open(config: &Config, directory: &Path, handed: Vec<OwnedFd>) -> Result<S
     Ok(Sockets { all, left: handed.into_iter().filter_map(path).collect() })
 }
 
-/// What is still served.
+/// The calls that are still served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     /// All.
     All,
-    /// What the generation in charge hands on.
+    /// Calls that the generation in charge forwards.
     Own,
     /// Calls under way.
     Nothing,

@@ -33,7 +33,7 @@ use super::opened::{Opened, Runs};
 use super::reserved::Reserved;
 use super::{CreateRequest, Creator};
 
-/// What a task is made of.
+/// The parts of a task.
 pub(super) struct Parts {
     pub(super) work: Work,
     pub(super) network: Joined,
@@ -54,7 +54,7 @@ pub(super) struct Parts {
 /// A task that is not known yet.
 pub(super) struct Assembled {
     task: Arc<Task>,
-    /// What containerd is told of it.
+    /// The event for containerd.
     event: Create,
     id: map::Reservation,
 }

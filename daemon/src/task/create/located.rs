@@ -42,7 +42,7 @@ pub(super) struct Located {
     pub(super) specified: Specified,
 }
 
-/// What a container runs.
+/// The program or the application that a container runs.
 pub(super) enum Found {
     /// One program.
     Program(Loaded),
@@ -214,8 +214,8 @@ impl Search<'_> {
         }
     }
 
-    /// What an image is that is an artifact: its layers are no files of the root, which is empty. `missing`: why there is
-    /// no program in the root.
+    /// Loads the program of an image that is an artifact: its layers are no files of the root, which is empty.
+    /// `missing`: why there is no program in the root.
     async fn load_artifact(&self, root: &Root, missing: Error) -> Result<Found> {
         let Creator { namespace, peer, .. } = self.creator;
         match peer.client.artifact(namespace, &self.request.id).await {

@@ -22,7 +22,7 @@
 //! * `planned.rs`: the pod and the network that the container joins, and which mounts make its root.
 //! * `application.rs`: the Spin application that a container is, in its root or pushed.
 //! * `located.rs`: the program, warm or cold, from the root or from a Wasm artifact.
-//! * `opened.rs`: the entry point, what a guest cannot be given, the memory limit, the user, stdio.
+//! * `opened.rs`: the entry point, refusals of unsupported settings, the memory limit, the user, stdio.
 //! * `sandbox.rs`: the task of a pod's sandbox, which runs no program.
 //! * `assembled.rs`: the task, and TaskCreate.
 
@@ -104,7 +104,7 @@ impl Creator {
     /// Makes a task and puts it into `map`. `began`: when the request arrived.
     ///
     /// # Errors
-    /// What is wrong with the request, the bundle, the image or the node, in one line. `Native`: the container is
+    /// The fault of the request, the bundle, the image or the node, in one line. `Native`: the container is
     /// a native one of a pod, and runs elsewhere.
     pub async fn create(&self, map: &Arc<TaskMap>, request: CreateRequest, began: Instant) -> Result<Arc<Task>> {
         let specified = Reserved::new(self, map, &request.id)?.specify(self, request, began)?;

@@ -20,7 +20,7 @@ use crate::spin::access::granted;
 use super::Creator;
 use super::located::{Found, Located};
 
-/// What the Start of a container does.
+/// The work of a container's Start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Runs {
     /// Calls a program's entry point.
@@ -38,7 +38,7 @@ pub(super) struct Opened {
     pub(super) access: Access,
     /// In bytes.
     pub(super) memory_limit: u64,
-    /// What Start does.
+    /// The work of its Start.
     pub(super) runs: Runs,
     /// Dropped last.
     pub(super) located: Located,
@@ -66,8 +66,8 @@ impl Located {
 }
 
 impl Located {
-    /// What the container may use beyond its files: as its application's manifest grants it, or as its environment asks
-    /// for it.
+    /// The servers and host interfaces that the container may use: as its application's manifest grants them, or as its
+    /// environment asks for them.
     fn access(&self, creator: &Creator, identity: &Identity) -> Result<Access> {
         let (env, world) = (&self.specified.spec.process.env, &creator.world);
         let container = || {

@@ -22,7 +22,7 @@ use super::{CreateRequest, Creator};
 pub(super) struct Specified {
     pub(super) request: CreateRequest,
     pub(super) spec: TaskSpec,
-    /// What operators see of the task.
+    /// The task's record for operators.
     pub(super) about: Arc<About>,
     /// When the request arrived.
     pub(super) began: Instant,

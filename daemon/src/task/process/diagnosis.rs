@@ -1,4 +1,5 @@
-//! Exit status of a guest, and what is told about an end that was no exit: the one place where the scheduler's [`GuestEnd`], the command's [`CommandOutcome`] and the operators' [`EndKind`] meet.
+//! Exit status of a guest, and the report of an end that was no exit: the one place where the scheduler's [`GuestEnd`],
+//! the command's [`CommandOutcome`] and the operators' [`EndKind`] meet.
 //!
 //! # Out of memory
 //!
@@ -11,7 +12,7 @@
 //! wasi-libc, which is `unreachable`.
 //!
 //! * A program that handles the refusal and exits keeps its exit status, be it 134 or 137.
-//! * A program that got memory afterwards had what it wanted; its trap later is a trap.
+//! * A program that got memory afterwards lacked none; its later trap is a trap.
 //! * A growth over the module's own maximum is not the container's limit.
 
 use hearth_base::error::Error;
@@ -24,12 +25,12 @@ use super::state::NEVER_STARTED;
 /// Exit status of a guest that ended for want of memory: 128 + SIGKILL, as if the kernel had killed it.
 const OOM_STATUS: u32 = 137;
 
-/// What an end means.
+/// The meaning of an end.
 #[derive(Debug)]
 pub(super) struct Diagnosis {
     /// The exit status, as a shell would show it.
     pub(super) status: u32,
-    /// What to tell about an end that was no exit.
+    /// The fault that ended it; none for an exit.
     pub(super) fault: Option<Fault>,
     /// Why the guest was never started.
     pub(super) refusal: Option<Error>,
@@ -44,7 +45,7 @@ pub(super) struct Fault {
     pub(super) kind: EndKind,
     /// The status that goes with the kind.
     pub(super) status: u32,
-    /// What happened.
+    /// The event, in one line or more.
     pub(super) text: String,
 }
 

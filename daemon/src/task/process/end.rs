@@ -1,4 +1,4 @@
-//! What follows the end of a guest, in order: the text on stderr and in the termination log, the ends of the execs
+//! The steps after the end of a guest, in order: the text on stderr and in the termination log, the ends of the execs
 //! and requests, the end of stdio, TaskExit, the answers to Wait. Also the end of a process that is deleted without
 //! a start.
 

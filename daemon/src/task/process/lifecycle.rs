@@ -8,7 +8,7 @@ use super::state::{Effect, Input, Role, State};
 /// Status of an exec that ends because its task's init has ended: that of SIGKILL.
 const ENDED_WITH_INIT_STATUS: u32 = 137;
 
-/// The state of a process. `E`: what a pause holds until it is over, the room for its events.
+/// The state of a process. `E`: the room for its events, which a pause holds until it is over.
 pub(super) struct Lifecycle<E> {
     state: State,
     /// The status of the first fatal signal, until the scheduler has ended the guest.
@@ -27,14 +27,14 @@ struct Pause<E> {
 pub(super) struct Transition {
     /// The state before it.
     pub(super) before: State,
-    /// What it asks for.
+    /// The effect that it asks for.
     pub(super) effect: Effect,
 }
 
-/// What a resume asks for.
+/// The acts that a resume asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Resumed<E> {
-    /// What the pause held.
+    /// The events that the pause held.
     pub(super) events: Option<E>,
     /// A fatal signal came during the pause: the guest has to be killed before it goes on.
     pub(super) kill: bool,

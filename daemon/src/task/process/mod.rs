@@ -15,7 +15,7 @@
 //! * `service.rs`: Start of an HTTP component.
 //! * `control.rs`: Kill, Pause, Resume; SIGTERM to a service; SIGKILL while its requests block every worker.
 //! * `diagnosis.rs`: exit status of a guest that exited, trapped, was killed or ran out of memory.
-//! * `end.rs`: what follows an end: the text on stderr, stdio, TaskExit; Delete of a process.
+//! * `end.rs`: the steps after an end: the text on stderr, stdio, TaskExit; Delete of a process.
 
 mod application;
 mod control;
@@ -52,7 +52,7 @@ use state::{Role, State};
 pub struct Process {
     /// The container's id for its init, the exec's id for an exec.
     pub id: Arc<str>,
-    /// Whether it is the init or an exec.
+    /// Init or exec.
     pub role: Role,
     /// As in the request that made it.
     pub stdio_paths: StdioPaths,
@@ -69,7 +69,7 @@ pub struct Process {
     exit: watch::Sender<Option<Exit>>,
 }
 
-/// What a process is made from.
+/// The parts that a process is made from.
 pub struct NewProcess {
     /// As in [`Process`].
     pub id: Arc<str>,
@@ -77,17 +77,17 @@ pub struct NewProcess {
     pub role: Role,
     /// As in [`Process`].
     pub stdio_paths: StdioPaths,
-    /// What `stdio_paths` names, open.
+    /// The open files of `stdio_paths`.
     pub stdio: Stdio,
-    /// Its user, and what CPU time it may have.
+    /// Its user, and the CPU time that it may have.
     pub guest: Guest,
     /// Room for all of its events.
     pub events: Reservation,
-    /// What it does when it is started.
+    /// The work that Start begins.
     pub work: Work,
 }
 
-/// What a started process does.
+/// The work of a started process.
 pub enum Work {
     /// Runs a program.
     Program(Box<Prepared>),
@@ -112,7 +112,7 @@ impl Work {
     }
 }
 
-/// What an application's Start needs.
+/// The parts that an application's Start needs.
 pub struct PreparedApplication {
     /// The application.
     pub application: LoadedApplication,
@@ -122,7 +122,7 @@ pub struct PreparedApplication {
     pub open_files_max: u32,
 }
 
-/// What a program's Start needs.
+/// The parts that a program's Start needs.
 pub struct Prepared {
     /// The program.
     pub program: Arc<LiveProgram>,
@@ -178,7 +178,7 @@ impl Process {
         })
     }
 
-    /// What it shares with the other processes of the task.
+    /// The container that it shares with the other processes of the task.
     pub fn container(&self) -> &Arc<Container> {
         &self.container
     }

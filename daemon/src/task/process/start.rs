@@ -30,7 +30,7 @@ use super::{Prepared, Process, Work};
 pub(super) struct StartCaller(Arc<Mutex<Option<oneshot::Sender<Result<()>>>>>);
 
 impl StartCaller {
-    /// A caller, and where it hears what became of the start.
+    /// A caller, and the receiver of the start's result.
     pub(super) fn new() -> (StartCaller, oneshot::Receiver<Result<()>>) {
         let (tell, told) = oneshot::channel();
         (StartCaller(Arc::new(Mutex::new(Some(tell)))), told)

@@ -33,7 +33,7 @@ pub enum State {
     Stopped(u32),
 }
 
-/// What happens to a process.
+/// An event of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
     /// The Start call.
@@ -54,7 +54,7 @@ pub enum Input {
     Refused,
 }
 
-/// What the owner has to do after a transition.
+/// The owner's act after a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
@@ -105,7 +105,7 @@ pub const NEVER_STARTED: u32 = 128;
 const DELETED_EXEC: u32 = 0;
 
 impl State {
-    /// The label of the metric `tasks`, and what operators see.
+    /// The label of the metric `tasks`, which operators see, too.
     pub fn label(self) -> &'static str {
         match self {
             State::Created | State::Starting => "created",
@@ -115,7 +115,7 @@ impl State {
         }
     }
 
-    /// Applies what happened and says what to do.
+    /// Applies an event, and returns the owner's act.
     ///
     /// # Errors
     /// The refusal containerd expects; the state is unchanged.

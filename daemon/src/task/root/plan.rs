@@ -23,13 +23,13 @@ use hearth_os::mount::{Bind, MountOptions, Overlay};
 pub struct FsMount {
     /// `overlay`, `bind`, or a file system.
     pub fstype: String,
-    /// What to mount.
+    /// The source of the mount.
     pub source: String,
     /// mount(8)-style options.
     pub options: Vec<String>,
 }
 
-/// What a Create request and its bundle say about the root.
+/// The root as a Create request and its bundle describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootSpec {
     /// `Create.rootfs`; empty if the bundle brings its root itself.
@@ -282,7 +282,7 @@ fn absolute(path: &str, what: &str) -> Result<PathBuf> {
     Ok(path.into())
 }
 
-/// What a mount of the spec is for a guest; `None` if it is only for Linux.
+/// The guest's form of a mount of the spec; `None` if the mount is only for Linux.
 ///
 /// # Errors
 /// `InvalidArgument` naming the destination.

@@ -3,7 +3,7 @@
 //! The list is Spin's `allowed_outbound_hosts`, the networks are `block_networks` of its runtime configuration. A
 //! component of a pod that has neither may reach all that its pod may.
 //!
-//! * `allowed_hosts.rs`: one entry of the list, and what it matches.
+//! * `allowed_hosts.rs`: one entry of the list, and its matches.
 //! * `networks.rs`: networks of addresses.
 //! * `tests.rs`: tables of entries.
 

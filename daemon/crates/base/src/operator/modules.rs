@@ -1,4 +1,4 @@
-//! What `hearthctl modules` shows: the modules that a daemon knows, compiles, refused, checked and removed.
+//! The data of `hearthctl modules`: the modules that a daemon knows, compiles, refused, checked and removed.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! Questions about images before their first container: which exist, which are new, what each runs, where its files
-//! are.
+//! Questions about images before their first container: which exist, which are new, the program of each, where its
+//! files are.
 
 use std::future::Future;
 

@@ -86,7 +86,7 @@ impl PrivateContainerd {
         self.directory.path().join("ttrpc").display().to_string()
     }
 
-    /// What `ctr events` prints, line by line, until the process is killed.
+    /// The lines that `ctr events` prints until the process is killed.
     pub(crate) fn events(&self) -> (Killed, mpsc::Receiver<String>) {
         let mut process = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "ctr", "--address", &self.address()])
@@ -283,7 +283,7 @@ async fn a_wasm_artifact_is_found_by_its_container() {
     let digest = format!("sha256:{}", hex::encode(Sha256::digest(MODULE)));
     containerd.create_container(&client, "artifact", "example.com/artifact:1").await;
     containerd.create_container(&client, "nested", "example.com/nested:1").await;
-    // `ctr` unpacks what is for the node, and never looks at the rest.
+    // `ctr` unpacks the layers for the node, and never looks at the rest.
     containerd.ctr(&["container", "create", "example.com/several:1", "several", "/file"]);
     for name in ["artifact", "several", "nested"] {
         let image = format!("example.com/{name}:1");
@@ -400,7 +400,7 @@ async fn an_absent_or_silent_containerd_is_unavailable() {
     assert!(matches!(&error, Error::Unavailable(_)), "{error:?}");
     assert!(error.to_string().contains("No such file"), "{error}");
 
-    // The kernel accepts for it; nobody reads.
+    // The kernel accepts connections for it; no process reads them.
     let listener = UnixListener::bind(&path).unwrap();
     let error = client.version().await.unwrap_err();
     assert!(matches!(&error, Error::Unavailable(_)), "{error:?}");

@@ -19,7 +19,7 @@ use crate::client::tests::{NAMESPACE, PrivateContainerd};
 /// Long enough for a busy machine; nothing waits for it that goes well.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What the server does with an event.
+/// The server's answer to an event.
 enum Answer {
     Take,
     /// Takes it, but the answer never comes.
@@ -292,7 +292,7 @@ async fn a_containerd_killed_in_the_middle_misses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_containerd_that_never_answers_is_timed_out_and_tried_again() {
     let fixture = Fixture::new(config::Events { timeout_ms: 50, ..quick() });
-    // The kernel accepts for it; nobody reads.
+    // The kernel accepts connections for it; no process reads them.
     let hung = UnixListener::bind(fixture.path()).unwrap();
     fixture.publish(0..3);
     fixture.retried(2).await;
@@ -322,7 +322,8 @@ async fn a_task_is_refused_while_its_events_would_not_fit() {
     assert!(text.contains(&want), "{text}");
     assert!(text.contains("takes no events (") && text.contains("No such file"), "{text}");
 
-    // What the first task did not use comes back at once, what it published when delivered.
+    // The room that the first task did not use comes back at once; the room of published events, when they are
+    // delivered.
     drop(first);
     let exec = fixture.queue.reserve_exec().unwrap();
     drop(fixture.queue.reserve_pause().unwrap());

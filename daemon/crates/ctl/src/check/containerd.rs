@@ -124,7 +124,7 @@ fn handler_of(status: &StatusResponse, handler: &str) -> (Finding, Option<PathBu
     (finding, path)
 }
 
-/// Whether containerd finds the shim, and the shim this daemon.
+/// Checks whether containerd finds the shim, and the shim this daemon.
 fn shim(socket: &Path, path: Option<&Path>, control: &Path) -> Finding {
     const NAME: &str = "shim";
     let Some(process) = process_of(socket) else {

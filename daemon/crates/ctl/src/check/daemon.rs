@@ -95,7 +95,7 @@ fn version(status: &Status) -> Finding {
 /// CNI mounts the network namespace of each pod here, and hearthd opens it by this path.
 const NETWORK_NAMESPACES: &str = "/run/netns";
 
-/// Whether a mount that the node makes later reaches hearthd, which has a mount namespace of its own.
+/// Checks whether a mount that the node makes later reaches hearthd, which has a mount namespace of its own.
 fn mounts(status: &Status) -> Finding {
     const NAME: &str = "mounts of hearthd";
     let of = |process: &str| {

@@ -53,7 +53,7 @@ pub struct Finding {
     #[serde(rename = "state")]
     severity: Severity,
     detail: String,
-    /// What to do; empty if it is ok.
+    /// The remedy; empty if the check is ok.
     remedy: String,
 }
 

@@ -4,7 +4,7 @@
 use super::lines::apply_edit;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
-/// What is put into a configuration.
+/// The runtime handler that is put into a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handler {
     /// Its name, as a RuntimeClass says it.

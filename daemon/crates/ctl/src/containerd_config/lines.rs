@@ -6,7 +6,7 @@
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-/// What some editors put at the beginning of a file.
+/// The mark that some editors put at the beginning of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// `text` with the edit that makes `after` from `before`, where `before` is toml_edit's output for the unedited `text`.

@@ -81,14 +81,14 @@ pub enum Action {
     Uninstall,
 }
 
-/// What was done, for programs.
+/// The report of the changes, for programs.
 #[derive(Debug, Default, Serialize)]
 struct Report {
     /// The changes in the order in which they were made; of a dry run, the changes that a real run would make.
     changes: Vec<ReportedChange>,
     /// Whether this was a dry run.
     dry_run: bool,
-    /// What containerd says about the configuration; none if nothing changed.
+    /// containerd's answer about the configuration; none if nothing changed.
     containerd: Option<String>,
     /// The service that reads the configuration when it starts; none if nothing changed.
     service: Option<&'static str>,
@@ -102,7 +102,7 @@ struct ReportedChange {
     path: String,
     /// `made`, `changed`, `removed` or `saved`.
     done: &'static str,
-    /// What changed, as a unified diff.
+    /// The change, as a unified diff.
     diff: String,
 }
 
@@ -201,7 +201,7 @@ fn why_not_asked(args: &Args, site: &ConfigSite) -> Option<String> {
     (!site.is_read_by_containerd()).then(|| format!("{} is a template", site.config.display()))
 }
 
-/// What an installation prints of containerd's reading.
+/// The line that an installation prints about containerd's reading.
 ///
 /// # Errors
 /// One line: the installation would have no effect, or would keep containerd from starting.
@@ -227,7 +227,7 @@ fn judge(reading: Reading, containerd: &Containerd, site: &ConfigSite, handler: 
     }
 }
 
-/// What an uninstallation prints of containerd's reading.
+/// The line that an uninstallation prints about containerd's reading.
 fn after(reading: Reading, handler: &str) -> Option<String> {
     match reading {
         Reading::NoHandler | Reading::CriDisabled(_) | Reading::NotAsked(_) => None,
@@ -267,7 +267,7 @@ fn print(report: &Report, restarts: bool, output: &mut Printer) -> Result<(), Ct
     Ok(())
 }
 
-/// What is done where a backup is made.
+/// The action of a file for which a backup was made.
 const SAVED: &str = "saved as";
 
 fn what_is_done(change: &FileChange, site: &ConfigSite) -> &'static str {

@@ -1,7 +1,7 @@
 //! One container's client: its connections, and a request's way over one of them.
 //!
-//! hyper's connection (`hyper::client::conn`) does the protocol. The pool on top of it is ours, since hyper-util's `Client`
-//! lacks what a container's bounds need:
+//! hyper's connection (`hyper::client::conn`) does the protocol. The pool on top of it is ours, since hyper-util's
+//! `Client` lacks parts that a container's bounds need:
 //!
 //! * Its idle connections are bounded for each host only (`pool_max_idle_per_host`), not for the container
 //!   (`http.outgoing_idle_max`).
@@ -67,7 +67,7 @@ pub(crate) struct Timeouts {
 }
 
 impl Timeouts {
-    /// What the guest asks for, within the limits of the configuration.
+    /// The guest's time-outs, within the limits of the configuration.
     pub(crate) fn new(options: RequestOptions, config: &config::Http) -> Timeouts {
         let least = |asked: Option<Duration>, max_ms| {
             let max = Duration::from_millis(max_ms);

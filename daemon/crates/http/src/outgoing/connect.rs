@@ -26,7 +26,7 @@ use hearth_base::destinations::Destinations;
 use hearth_wasm::dial::dial;
 use hearth_wasm::resolver::Names;
 
-/// How much a server may send beyond what the guest has read, in bytes: of one response, and on one connection of HTTP/2.
+/// The bytes that a server may send before the guest reads them: of one response, and on one connection of HTTP/2.
 /// The daemon keeps it outside the guest's memory.
 const STREAM_WINDOW_BYTES: u32 = 64 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;

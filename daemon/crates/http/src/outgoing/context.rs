@@ -1,4 +1,4 @@
-//! What the clients of all containers share.
+//! The context that the clients of all containers share.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use hearth_observe::metrics::Metrics;
 
 use super::tls_configurations::Configurations;
 
-/// What the clients of all containers share.
+/// The context that the clients of all containers share.
 pub struct OutgoingContext {
     live: Arc<Live>,
     /// Where requests are sent from.

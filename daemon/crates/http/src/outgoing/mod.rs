@@ -29,7 +29,7 @@
 //! * `sender.rs`: a connection that a request can be sent on, or a stream of one.
 //! * `idle.rs`: connections that are kept: those that wait for their next request, and those of HTTP/2.
 //! * `body.rs`: bodies of requests and responses, and the time-out between bytes.
-//! * `context.rs`: what the clients of all containers share.
+//! * `context.rs`: the context that the clients of all containers share.
 //! * `tls.rs`: the certificates that a container trusts.
 //! * `tls_configurations.rs`: one TLS configuration for each set of certificates.
 //! * `fault.rs`: which failure has which error code.

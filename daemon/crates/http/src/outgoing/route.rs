@@ -35,7 +35,7 @@ pub enum Dialect {
     Http1,
     /// HTTP/2, without TLS.
     H2c,
-    /// TLS, and of both what the server chooses by ALPN.
+    /// TLS; the server chooses HTTP/1.1 or HTTP/2 by ALPN.
     Tls,
 }
 

@@ -63,7 +63,7 @@ impl Certificate {
     /// read from now on.
     ///
     /// # Errors
-    /// What is wrong with which file, in one line.
+    /// The file and its fault, in one line.
     pub async fn open(runtime: &Handle, root: PathBuf, directory: String) -> Result<Certificate, String> {
         let files = Arc::new(Files { root, directory });
         let reading = files.clone();
@@ -125,7 +125,7 @@ impl Certificate {
     }
 }
 
-/// What a look at the files has found.
+/// The result of a look at the files.
 enum Seen {
     /// They are as they were, or are being written.
     Unchanged,

@@ -11,7 +11,7 @@
 //! A service without clients does nothing for its certificate: it holds no descriptor, timer or watch. A handshake runs on
 //! the container's part of the scheduler, so that its computing is the container's CPU time.
 //!
-//! * `certificate.rs`: reading the files, what can be wrong with them, and their renewal.
+//! * `certificate.rs`: reading the files, their possible faults, and their renewal.
 //! * `handshake.rs`: the limits of handshakes.
 //! * `stream.rs`: a client's connection, with TLS or without.
 

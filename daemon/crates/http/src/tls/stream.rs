@@ -25,7 +25,7 @@ pub enum Protocol {
     Http1,
     /// HTTP/2.
     Http2,
-    /// What its first bytes say.
+    /// Decided by its first bytes.
     Unknown,
 }
 

@@ -79,7 +79,7 @@ impl Address {
         Ok(Address { host, port, config })
     }
 
-    /// Whether the component may reach the server.
+    /// Checks that the component may reach the server.
     ///
     /// # Errors
     /// `ConnectionFailed`.

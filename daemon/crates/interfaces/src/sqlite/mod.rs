@@ -74,7 +74,7 @@ pub struct Connection {
     last: Arc<Last>,
 }
 
-/// What the last statement of a connection left.
+/// The results of a connection's last statement.
 #[derive(Default)]
 struct Last {
     rowid: AtomicI64,

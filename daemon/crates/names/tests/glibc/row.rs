@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 /// A look-up, and the files, servers and network that it has.
 pub struct Row {
-    /// What is told.
+    /// The story in one sentence.
     pub story: &'static str,
     /// The name.
     pub asks: &'static str,

@@ -66,7 +66,7 @@ impl Log {
     }
 }
 
-/// What a server does after a question.
+/// A server's act after a question.
 enum Action {
     Send(Duration, Vec<Vec<u8>>),
     Nothing,

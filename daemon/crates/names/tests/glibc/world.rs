@@ -19,14 +19,14 @@ use crate::server::{Log, Server};
 /// The longest look-up of any row. Whatever is under way then does not end.
 const LOOKUP_MAX: Duration = Duration::from_secs(12);
 
-/// What a look-up found and what the servers were asked.
+/// The result of a look-up, and the questions that the servers got.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Seen {
     pub answer: Answer,
     pub questions: Vec<String>,
 }
 
-/// What getaddrinfo(3) tells apart, by its numbers on Linux.
+/// The results that getaddrinfo(3) tells apart, by its numbers on Linux.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Addresses(Vec<String>),
@@ -84,7 +84,7 @@ pub fn run(row: &Row, helper: &Path) -> io::Result<(Result<Vec<IpAddr>, Unresolv
     })
 }
 
-/// What the servers were asked, up to now.
+/// The questions that the servers got up to now.
 async fn questions(row: &Row, log: &Mutex<Log>) -> io::Result<Vec<String>> {
     for (at, rules) in row.servers() {
         if !rules.is_empty() {
@@ -106,7 +106,7 @@ fn etc_of(row: &Row) -> io::Result<tempfile::TempDir> {
     Ok(etc)
 }
 
-/// What getaddrinfo(3) says, of a process of its own: a process keeps what it has learnt about its servers.
+/// Calls getaddrinfo(3) in a process of its own: a process keeps its experience with its servers.
 async fn glibc(row: &Row, helper: &Path) -> io::Result<Answer> {
     let child = tokio::process::Command::new(helper)
         .arg(row.asks)

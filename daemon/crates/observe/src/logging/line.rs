@@ -29,7 +29,7 @@ pub(super) struct Line {
 enum Value {
     /// A string: quoted.
     Text(String),
-    /// What `Display` or `Debug` gives: quoted in JSON only.
+    /// The text of `Display` or `Debug`: quoted in JSON only.
     Plain(String),
     /// A number or a boolean.
     Token(String),

@@ -5,8 +5,8 @@
 //!          └─▶ log.kept_level ─▶ rates by container ─▶ the last log.kept_lines, in memory ─▶ hearthctl logs
 //! ```
 //!
-//! Messages are constant; what differs is in fields. Every field is cut and escaped in every format, since it may
-//! hold the text of a guest.
+//! Messages are constant; the parts that differ are in fields. Every field is cut and escaped in every format, since it
+//! may hold the text of a guest.
 //!
 //! * `line.rs`: one line: fields cut and escaped; text and JSON formats.
 //! * `rates.rs`: how many lines a container may trigger in a second; lines left out are counted and reported.
@@ -138,7 +138,7 @@ trait LineSink {
     fn left_out(&self) {}
 }
 
-/// Lets through what [`Rates`] admit.
+/// Lets through the lines that [`Rates`] admit.
 struct Rated<T> {
     rates: Mutex<Rates>,
     sink: T,

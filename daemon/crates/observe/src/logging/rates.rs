@@ -60,7 +60,7 @@ impl GuestKey {
     }
 }
 
-/// What was let through lately, by container.
+/// The numbers of lines let through lately, by container.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     containers: HashMap<GuestKey, (Rate, Option<Level>)>,
@@ -68,7 +68,7 @@ pub(super) struct Rates {
     swept: Option<Instant>,
 }
 
-/// What becomes of a line.
+/// The decision about a line.
 #[derive(Debug, Default)]
 pub(super) struct Decision {
     /// Lines to write before it.
@@ -116,7 +116,7 @@ impl Rates {
         self.containers.len()
     }
 
-    /// Forgets windows that are over, and tells what was left out in them.
+    /// Forgets windows that are over, and logs the number of lines left out in them.
     fn sweep(&mut self, now: Instant) -> Vec<Line> {
         if self.swept.is_some_and(|swept| now.duration_since(swept) < WINDOW) {
             return Vec::new();

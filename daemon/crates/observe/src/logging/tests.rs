@@ -20,7 +20,7 @@ impl LineSink for Written {
     }
 }
 
-/// What is written of the events of `act`.
+/// The lines written for the events of `act`.
 fn written(act: impl FnOnce()) -> (Vec<Line>, u64) {
     let sink = Written::default();
     let subscriber = Registry::default().with(Rated::new(sink.clone()));

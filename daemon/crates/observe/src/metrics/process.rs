@@ -1,7 +1,7 @@
 //! The metrics of the process itself, under the names that every Prometheus client uses.
 //!
 //! The `prometheus` crate has a collector for them, behind its feature `process`. Its CPU time is in whole seconds,
-//! which hides what a daemon at rest uses; so these seven values are read here.
+//! which hides the use of a daemon at rest; so these seven values are read here.
 
 use std::fmt::Write;
 use std::fs;

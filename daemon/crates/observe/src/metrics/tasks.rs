@@ -1,4 +1,4 @@
-//! Metrics of all tasks together: how many live, how they end, what they hold of the node.
+//! Metrics of all tasks together: how many live, how they end, which resources of the node they hold.
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
 

@@ -1,4 +1,4 @@
-//! What each start did, phase by phase: recorded as it happens, and kept for operators.
+//! Records of starts, phase by phase: made as they happen, and kept for operators.
 //!
 //! ```text
 //!   Create ─▶ About (one for each container) ─ phases, as they end ─▶ first instruction ─▶ Recent ─▶ page,
@@ -84,7 +84,7 @@ struct Lapse {
     took_ns: AtomicU64,
 }
 
-/// What is known of a container when Create's request arrives.
+/// The facts about a container that Create's request has.
 pub struct NewAbout {
     /// containerd's namespace.
     pub namespace: Arc<str>,
@@ -232,7 +232,7 @@ impl About {
         }
     }
 
-    /// What is recorded so far.
+    /// The record so far.
     pub fn start_info(&self, generation: &str) -> StartInfo {
         let moments = self.moments();
         let seconds = |time: Duration| time.as_secs_f64();

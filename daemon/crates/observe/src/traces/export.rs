@@ -213,7 +213,7 @@ impl HttpClient for Client {
     }
 }
 
-/// An error and what it comes from, in one line.
+/// An error and its causes, in one line.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -15,7 +15,7 @@ struct Fixture {
     input: Arc<Input>,
 }
 
-/// An input as Create leaves it; `before` is what the client does before that.
+/// An input as Create leaves it; `before` runs the client's acts before that.
 fn fixture_after<T>(before: impl FnOnce(&PathBuf) -> T) -> (Fixture, T) {
     let dir = tempfile::tempdir().unwrap();
     let path = make_fifo(dir.path(), "f");
@@ -39,7 +39,7 @@ impl Fixture {
         OpenOptions::new().write(true).open(&self.path).unwrap()
     }
 
-    /// What a guest reads up to the end.
+    /// The bytes that a guest reads up to the end.
     fn rest(&self) -> Vec<u8> {
         let mut stream = self.stream();
         run(async {

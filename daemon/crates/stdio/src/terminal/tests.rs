@@ -68,7 +68,7 @@ async fn fixture(config: &config::Stdio) -> Fixture {
 }
 
 impl Fixture {
-    /// What the guest reads next.
+    /// The text that the guest reads next.
     async fn reads(&self) -> Result<String, StreamError> {
         let bytes = self.stdio.stdin().p2_stream().blocking_read(4_096).await?;
         Ok(String::from_utf8(bytes.to_vec()).unwrap())

@@ -1,4 +1,4 @@
-//! What a program exports to be called: the entry point of a command, an HTTP handler, or an export by its name.
+//! The export of a program that is called: the entry point of a command, an HTTP handler, or an export by its name.
 
 use wasmtime::Module;
 use wasmtime::component::Component;
@@ -9,7 +9,7 @@ use hearth_base::text::shown;
 /// The most bytes of each name in a list.
 const LISTED_BYTES_MAX: usize = 100;
 
-/// What a start calls.
+/// The export that a start calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
     /// A function that is called once.

@@ -129,7 +129,7 @@ impl Engines {
         Ok(Engines { pooling, on_demand, baseline, fingerprint, limits, handles_max: config.handles_max, interfaces })
     }
 
-    /// Identifies what an artifact must have been compiled for, as 32 hex digits.
+    /// Identifies the engine that an artifact must have been compiled for, as 32 hex digits.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

@@ -179,7 +179,7 @@ impl Program {
         unsafe { engine.prepare(artifact, self.kind) }.map_err(PrepareError::into_error)
     }
 
-    /// What its linear memories and tables need before the first instruction. `None` if its structure does not tell.
+    /// The size of its linear memories and tables before the first instruction. `None` if its structure does not tell.
     pub fn initial_memory(&self) -> Option<InitialMemory> {
         let prepared = match &self.pooled {
             Some(prepared) => prepared,

@@ -1,4 +1,4 @@
-//! wasmtime's configuration: what decides the machine code, and the pool's size.
+//! wasmtime's configuration: the settings that decide the machine code, and the pool's size.
 
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy};
 
@@ -87,7 +87,7 @@ pub(super) fn fingerprint(engine: &Engine) -> String {
 /// Why a module was not compiled; the texts are one line.
 #[derive(Debug)]
 pub enum CompileError {
-    /// What wasmtime says is wrong with the module, or what the baseline compiler lacks for it.
+    /// wasmtime's error about the module, or the feature that the baseline compiler lacks for it.
     Invalid(String),
     /// There was no memory, or no room for another thread.
     Memory(String),

@@ -43,7 +43,7 @@ impl HasData for FilesView<'static> {
 }
 
 impl FilesView<'_> {
-    /// Whether to repeat a call that gave `result`, with the paths as they are then.
+    /// Decides whether to repeat a call that gave `result`, with the paths as they are then.
     fn after<T>(&mut self, result: FsResult<T>, places: &mut [&mut PathAt]) -> ControlFlow<FsResult<T>> {
         if !refused(&result) {
             return ControlFlow::Break(result);

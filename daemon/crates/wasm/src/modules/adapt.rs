@@ -18,7 +18,7 @@ use crate::engine::START;
 /// The start of the name of the section in which wit-bindgen describes a module's component.
 const COMPONENT_TYPE: &str = "component-type";
 
-/// What reactors export for their callers' memory: of the component model, and of wit-bindgen 0.2.
+/// The exports of reactors for their callers' memory: of the component model, and of wit-bindgen 0.2.
 const REALLOCS: [&str; 2] = ["cabi_realloc", "canonical_abi_realloc"];
 
 /// The function that a module of wit-bindgen 0.2 exports for HTTP.

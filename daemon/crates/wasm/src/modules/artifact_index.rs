@@ -12,7 +12,7 @@ use hearth_base::digest::Digest;
 /// How artifacts' names end; files with other names are left alone.
 pub(super) const SUFFIX: &str = ".artifact";
 
-/// What is on the disk.
+/// The artifacts on the disk.
 #[derive(Default)]
 pub(super) struct ArtifactIndex {
     /// Those of this daemon's engine.

@@ -26,7 +26,7 @@ pub(super) struct CachedProgram {
     pub(super) digest: Digest,
     pub(super) program: Arc<LiveProgram>,
     pub(super) used: Arc<LastUse>,
-    /// What optimised code is made from, while the program has baseline code only.
+    /// The source of optimised code, while the program has baseline code only.
     pub(super) unoptimised: Option<Arc<Unoptimised>>,
 }
 

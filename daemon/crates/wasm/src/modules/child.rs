@@ -4,7 +4,7 @@
 //! artifact's file as its standard output and a pipe for diagnostics. Before it reads a byte of
 //! the module it gives up every right and resource that it does not need ([`hearth_os::confine`]).
 //!
-//! What confinement protects, and what it does not: a module that crashes, hangs or bloats the compiler harms this
+//! The limits of this confinement: a module that crashes, hangs or bloats the compiler harms this
 //! process only, and a module that takes over the compiler reaches no file, network or process. But code that controls
 //! the compiler controls its output, which the daemon runs: the sandbox of guests is as good as Cranelift and, unless
 //! `modules.baseline` is `never`, as Winch.
@@ -58,7 +58,7 @@ impl CompileExit {
     ];
 }
 
-/// What the daemon asks for, as JSON in the second argument.
+/// The daemon's order, as JSON in the second argument.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CompileOrder {
     /// Whether the module is a component.

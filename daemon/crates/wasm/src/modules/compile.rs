@@ -173,7 +173,7 @@ impl Compiler {
     }
 }
 
-/// What a compile process does.
+/// The work of a compile process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     /// Compiles a module, with the compiler that this names.

@@ -1,4 +1,4 @@
-//! One compile process, from its start to its end, and what its end means.
+//! One compile process, from its start to its end, and the meaning of its end.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,7 +21,7 @@ use hearth_base::faults::{self, Point};
 use hearth_observe::metrics::Metrics;
 use hearth_os::memfd;
 
-/// How much of what a compile process says is read, in bytes.
+/// The most that is read of a compile process's output, in bytes.
 const DIAGNOSTICS_BYTES_MAX: usize = 8 << 10;
 
 /// How much of it goes into a message, in characters.
@@ -230,7 +230,7 @@ impl CompileFailure {
     }
 }
 
-/// What a process' end means.
+/// The result that a process's end means.
 pub(super) fn verdict(end: &ProcessEnd, order: &CompileOrder, wall: Duration) -> Result<(), CompileFailure> {
     let said = one_line(&end.said);
     let memory = || {

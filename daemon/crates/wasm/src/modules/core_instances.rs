@@ -12,7 +12,7 @@ const DEPTH_MAX: usize = 32;
 /// The core instances that instantiating the component makes, with those of the components that it instantiates.
 ///
 /// Components that it is given by an import or an instance's export count as none: their number is not in its
-/// structure, and the store's own limit bounds them. So does what is malformed, which the compiler refuses.
+/// structure, and the store's own limit bounds them. So do malformed modules, which the compiler refuses.
 pub fn count(wasm: &[u8]) -> u64 {
     let mut scopes = Vec::new();
     count_in(wasm, &mut scopes)

@@ -1,4 +1,4 @@
-//! Tells WebAssembly from other files by their first bytes, and what a user can do about the others.
+//! Tells WebAssembly from other files by their first bytes; the remedy for the others.
 //!
 //! Nothing here parses a module: the compile process does that. A precompiled module is refused like
 //! any other native program: machine code from an image would run inside the daemon.
@@ -20,7 +20,7 @@ const COMPONENT: [u8; 8] = *b"\0asm\x0d\0\x01\0";
 /// ELF's `EI_OSABI` of wasmtime's precompiled artifacts.
 const ELFOSABI_WASMTIME: u8 = 200;
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileIdentity {
     /// A WebAssembly program.
@@ -29,7 +29,7 @@ pub enum FileIdentity {
     NotWasm(NotWasm),
 }
 
-/// What a file is that is not a binary WebAssembly program.
+/// The kind of a file that is not a binary WebAssembly program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotWasm {
     /// No bytes at all.
@@ -49,7 +49,7 @@ pub enum NotWasm {
     Precompiled,
     /// A program for this or another operating system, as `os/architecture`.
     Native(&'static str, &'static str),
-    /// A script; what its first line names.
+    /// A script; the interpreter in its first line.
     Script(String),
     /// A compressed file or an archive, by name.
     Archive(&'static str),
@@ -140,7 +140,7 @@ fn first_line(bytes: &[u8]) -> String {
 }
 
 impl NotWasm {
-    /// What it is and what to do. The program's name is the caller's to add.
+    /// The error that says the file's kind and the remedy. The caller adds the program's name.
     pub fn error(&self) -> Error {
         let text = format!("it {}", self.fault());
         match self {

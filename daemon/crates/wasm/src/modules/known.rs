@@ -62,7 +62,7 @@ struct Journal {
 }
 
 impl KnownPlaces {
-    /// Reads what `directory` has; keeps at most `places_max`.
+    /// Reads the places in `directory`; keeps at most `places_max`.
     pub fn open(directory: Option<Arc<Directory>>, places_max: usize) -> KnownPlaces {
         let places_max = NonZeroUsize::new(places_max).unwrap_or(NonZeroUsize::MIN);
         let mut places = LruCache::sparse(places_max);

@@ -28,7 +28,7 @@ use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
 use hearth_observe::metrics::{Metrics, Source};
 
-/// What all loads share.
+/// The parts that all loads share.
 pub(super) struct Loader {
     pub(super) engines: Arc<Engines>,
     pub(super) compiler: Compiler,
@@ -87,7 +87,7 @@ pub(super) type Load = Shared<BoxFuture<'static, LoadOutcome>>;
 /// A load, and the urgency of its compile.
 type PacedLoad = (Load, Arc<Pace>);
 
-/// What a load gives its callers.
+/// The result of a load for its callers.
 #[derive(Clone)]
 pub(super) struct FinishedLoad {
     pub(super) prepared: CachedProgram,
@@ -101,7 +101,7 @@ impl FinishedLoad {
     }
 }
 
-/// What is known of an origin's bytes.
+/// The facts found about an origin's bytes.
 pub(super) struct Inspection {
     pub(super) digest: Digest,
     /// The origin's length.
@@ -112,7 +112,7 @@ pub(super) struct Inspection {
     pub(super) learned: Option<Place>,
 }
 
-/// What an inspection relies on.
+/// The evidence that an inspection relies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// The digest remembered for the file's place, if there is one.

@@ -39,7 +39,7 @@ const NOT_ON_PATH: &str = "executable file not found in $PATH";
 /// runc's words for a file that is no program.
 const NOT_PERMITTED: &str = "permission denied";
 
-/// What Linux runtimes search when the environment has no `PATH`.
+/// The directories that Linux runtimes search when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program's file, open for reading.

@@ -1,4 +1,4 @@
-//! From what Create names to a prepared program.
+//! The module store: from the file or layer that Create names to a prepared program.
 //!
 //! ```text
 //!  snapshot + program's name ─▶ Place ──known──▶ Digest ──prepared──▶ Program        warm: 1 µs, no file
@@ -39,7 +39,7 @@
 //! * `artifact_index.rs`: artifacts' names, and which of them are on the disk.
 //! * `inventory.rs`: lists, verifies and prunes modules for the operator.
 //! * `compile.rs`: the compile queue and its limits.
-//! * `compile_process.rs`: one compile process from its start to its end, and what its end means.
+//! * `compile_process.rs`: one compile process from its start to its end, and the meaning of its end.
 //! * `child.rs`: the inside of the compile process.
 //! * `adapt.rs`: makes a component of a core module, for Spin.
 //! * `component.rs`: the program of a component of a Spin application.

@@ -72,7 +72,7 @@ impl Origin {
         }
     }
 
-    /// Reads and hashes all bytes; refuses what is not WebAssembly by its first ones. Blocks.
+    /// Reads and hashes all bytes; refuses a file whose first bytes are not WebAssembly. Blocks.
     ///
     /// Messages begin with "it": the caller puts the origin's name before them.
     ///

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, getpid, getpriority_process, setpriority_pgrp};
 use tokio::sync::Notify;
 
-/// Whether a start waits for a module.
+/// The urgency of a compile: a start waits for it, or none does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
     /// A start waits.

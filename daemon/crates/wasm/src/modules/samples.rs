@@ -75,7 +75,7 @@ pub fn component() -> Vec<u8> {
     b"\0asm\x0d\0\x01\0".to_vec()
 }
 
-/// An HTTP service of WASI 0.2, as far as a compiler can tell: what it exports is empty.
+/// An HTTP service of WASI 0.2, as far as a compiler can tell: its exports are empty.
 pub fn service() -> Vec<u8> {
     exporting("wasi:http/incoming-handler@0.2.3", "")
 }

@@ -93,7 +93,7 @@ pub struct Throttling {
     pub throttled_ns: u64,
 }
 
-/// What a guest with a quota has used, and how long it has waited.
+/// The CPU time that a guest with a quota has used, and the time that it has waited.
 #[derive(Debug, Default)]
 pub(super) struct Account {
     /// When the current period began; `None` before the first.
@@ -103,7 +103,7 @@ pub(super) struct Account {
     throttling: Throttling,
 }
 
-/// Whether a guest may run now.
+/// The decision whether a guest may run now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Allowance {
     /// For so many nanoseconds of CPU time.
@@ -118,7 +118,7 @@ impl Account {
         self.used_ns = self.used_ns.saturating_add(used_ns);
     }
 
-    /// Whether the guest, which can run, may run now.
+    /// Decides whether the guest, which can run, may run now.
     pub(super) fn ask(&mut self, now_ns: u64, quota: Quota) -> Allowance {
         let began = *self.period_began_ns.get_or_insert(now_ns);
         let passed = now_ns.saturating_sub(began) / quota.period_ns;

@@ -60,7 +60,7 @@ impl Guest {
         guest
     }
 
-    /// One more guest of the same container: it uses up what `leader` may use, its CPU time is the
+    /// One more guest of the same container: it uses up the share of `leader`, its CPU time is the
     /// leader's, and it is paused with it. It is killed by itself. A caller that changes the leader's limits or resumes
     /// it wakes the members with [`Guest::wake`].
     pub fn member(leader: &Arc<Guest>, identity: Identity) -> Guest {
@@ -207,7 +207,7 @@ impl Guest {
         self.group().paused.load(Ordering::Acquire)
     }
 
-    /// Whether it may run now, if it has a quota.
+    /// Decides whether it may run now, if it has a quota.
     pub(super) fn allowance(&self, now_ns: u64) -> Option<Allowance> {
         if !self.has_quota() {
             return None;

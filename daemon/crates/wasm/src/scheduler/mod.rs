@@ -22,7 +22,7 @@
 //! * `queue.rs`: which guest runs next.
 //! * `sockets.rs`: the sockets of HTTP clients, which idle workers watch.
 //! * `workers.rs`: the worker threads, and the end of a worker that was replaced.
-//! * `ticker.rs`: the thread that advances the epochs, and what happens to a worker blocked in a system call.
+//! * `ticker.rs`: the thread that advances the epochs and replaces workers blocked in a system call.
 //!
 //! Guests never run on the RPC runtime's threads and RPCs never run here. A guest that was woken goes
 //! before one that used up its slice, so that a start never queues behind busy guests. The connections of an HTTP

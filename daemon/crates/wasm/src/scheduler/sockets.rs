@@ -126,7 +126,7 @@ const CLOSED: u64 = 4;
 /// The bits above count events.
 const EVENT: u64 = 8;
 
-/// What is known of a socket, and which futures wait for it.
+/// The readiness of a socket, and the futures that wait for it.
 #[derive(Debug, Default)]
 struct Source {
     state: AtomicU64,

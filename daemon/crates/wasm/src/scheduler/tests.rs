@@ -257,7 +257,7 @@ fn what_a_worker_has_kept_for_itself_is_not_kept_waiting() {
     scheduler.stop();
 }
 
-/// What a guest that computes is to the scheduler: it looks up about ten times a tick.
+/// A guest that computes, as the scheduler sees it: it checks for interruption about ten times a tick.
 async fn compute(mut tick: impl FnMut() -> wasmtime::Result<UpdateDeadline>) {
     loop {
         let until = thread_cpu_ns() + 100_000;

@@ -93,7 +93,7 @@ impl Ticker {
                 if process::thread_sleeps(slot.thread_id) {
                     self.replace(&slot);
                 } else if self.computes_for_long(&slot) {
-                    // Nothing can interrupt it. It goes on with what others leave.
+                    // Nothing can interrupt it. It goes on with the CPU time that others leave.
                     self.replace(&slot);
                     if slot.blocked.load(Ordering::Acquire) {
                         process::give_share(slot.thread_id, process::Share::Least);

@@ -1,4 +1,4 @@
-//! The worker threads that run guests, and what they share with the ticker.
+//! The worker threads that run guests, and the state that they share with the ticker.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -27,7 +27,7 @@ const WORKER_STACK_BYTES: usize = 1 << 20;
 /// request's guest, and back.
 const KEPT_MAX: u32 = 2;
 
-/// What workers, the ticker and the scheduler's handles share.
+/// The state that workers, the ticker and the scheduler's handles share.
 pub(super) struct SchedulerState {
     pub(super) queue: RunQueue,
     /// Workers that wait for work.

@@ -25,7 +25,7 @@ const UDP: &str = "wasi:sockets/udp@0.2.12";
 const UDP_CREATE: &str = "wasi:sockets/udp-create-socket@0.2.12";
 const TYPES_P3: &str = "wasi:sockets/types@0.3.0";
 
-/// What the guest is told in WASI 0.3, which has no code for it.
+/// The text of the error in WASI 0.3, which has no code for it.
 const TOO_MANY: &str = "the container has as many files and sockets open as it may";
 
 type Caller<'a> = StoreContextMut<'a, ComponentState>;

@@ -1,4 +1,4 @@
-//! Real compile processes, and what is told of their ends.
+//! Real compile processes, and the reports of their ends.
 
 use std::fs;
 use std::io::Write;
@@ -29,7 +29,7 @@ fn compiler(change: impl FnOnce(&mut config::Modules)) -> Compiler {
 fn script(directory: &tempfile::TempDir, text: &str) -> Compiler {
     let program = directory.path().join("program");
     // Written by another process: a descriptor of ours could be inherited by what another test
-    // starts meanwhile, and a file that somebody has open to write cannot be executed.
+    // starts meanwhile, and a file that a process has open to write cannot be executed.
     let mut install =
         Command::new("install").args(["-m755", "/dev/stdin"]).arg(&program).stdin(Stdio::piped()).spawn().unwrap();
     writeln!(install.stdin.take().unwrap(), "#!/bin/sh\n{text}").unwrap();
