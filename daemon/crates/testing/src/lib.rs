@@ -2,10 +2,13 @@
 //! check that a crate's page names every file. Crates use it as a dev-dependency only.
 //!
 //! * `lib.rs`: the mount namespace, the directories and the FIFOs.
+//! * `length.rs`: no source file of the workspace is longer than the limit.
 //! * [`page`] (`page.rs`): every source file of a crate has its line on the crate's page.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and make mounts")]
 
+#[cfg(test)]
+mod length;
 pub mod page;
 
 use std::fs;

@@ -109,6 +109,8 @@ fn find(folder: &Path, name: &str, files: &BTreeSet<PathBuf>) -> Option<PathBuf>
     if name.ends_with(".rs") {
         return existing(folder.join(name));
     }
+    // The prefix tells rustdoc a module from a macro of the same name.
+    let name = name.strip_prefix("mod@").unwrap_or(name);
     let (base, module) = match name.strip_prefix("crate::") {
         Some(module) => (Path::new(""), module),
         None => (folder, name.strip_prefix("self::").unwrap_or(name)),
@@ -141,12 +143,14 @@ mod tests {
 //! * `wire/`: the frames of sockets.
 //!   * `wire/frame.rs`: reads and writes one frame.
 //! * [`wire::message`](crate::wire::message): the messages in a frame.
+//! * [`mod@env`]: the variables of an environment.
 //! * An item about no file.
 ";
         let server = "//! Answers.\n//!\n//! - `task.rs`: the Task API for a container.\n";
         let dir = crate_of(&[
             ("lib.rs", page),
             ("units.rs", ""),
+            ("env.rs", ""),
             ("server.rs", server),
             ("server/task.rs", ""),
             ("server/tests.rs", ""),
