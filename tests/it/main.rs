@@ -39,6 +39,7 @@
 //! * `service.rs`: hearthd as a service of systemd.
 //! * `spin.rs`: Spin applications, pushed or with a manifest in an image.
 //! * `stdio.rs`: stdin, stdout, stderr: FIFOs, files and log programs.
+//! * `tenants.rs`: containers at their limits, and others beside them.
 //! * `traces.rs`: starts as OpenTelemetry traces.
 //! * `tty.rs`: terminals.
 //! * `upgrade.rs`: upgrades of hearthd without the loss of a task.
@@ -75,6 +76,7 @@ mod sandboxer;
 mod service;
 mod spin;
 mod stdio;
+mod tenants;
 mod traces;
 mod tty;
 mod upgrade;

@@ -46,6 +46,7 @@ use hearth_observe::metrics::Metrics;
 use hearth_os::cell_group::Cgroup;
 use hearth_os::sockets;
 use hearth_wasm::modules::ModuleStore;
+use hearth_wasm::modules::turns::Owner;
 
 use nursery::{Nursery, Unordered};
 use programs::ProgramServer;
@@ -321,7 +322,11 @@ impl Cells {
         };
         let orders = Orders { config: (*config).clone(), about, network: spec.network.clone() };
         let cells = self.clone();
-        let started = self.runtime.spawn_blocking(move || cells.order(orders, &cgroup)).await;
+        let owner = match (&spec.names.namespace, &spec.names.pod) {
+            (Some(namespace), Some(pod)) => Owner::new(namespace, pod),
+            _ => Owner::new(&ask.namespace, &ask.id),
+        };
+        let started = self.runtime.spawn_blocking(move || cells.order(orders, owner, &cgroup)).await;
         let (id, known) = started.map_err(|e| Error::Internal(format!("starting a cell ended early: {e}")))??;
         let address = known.address.clone();
         tracing::info!(
@@ -350,10 +355,10 @@ impl Cells {
     }
 
     /// Puts a process into the pod's control group and gives it its orders. Blocks until it serves.
-    fn order(&self, mut orders: Orders, cgroup: &Cgroup) -> Result<(String, Known)> {
+    fn order(&self, mut orders: Orders, owner: Owner, cgroup: &Cgroup) -> Result<(String, Known)> {
         let Unordered { pid, mut socket } = self.nursery.take()?;
         orders.about.pid = pid;
-        self.programs.begun(pid);
+        self.programs.begun(pid, owner);
         let ready = cgroup
             .admit(pid)
             .map_err(|e| format!("cannot put it into the pod's control group: {e}"))

@@ -4,7 +4,7 @@
 //! the number of connections is bounded, and nothing that a cell says is believed beyond its own pod: the daemon hashes the
 //! file itself, and remembers a place for it only while no guest can have run in that cell.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use hearth_wasm::engine::{ModuleKind, Tier};
 use hearth_wasm::modules::lookup::ProgramFile;
 use hearth_wasm::modules::origin::Origin;
 use hearth_wasm::modules::places::Place;
+use hearth_wasm::modules::turns::Owner;
 use hearth_wasm::modules::{Loaded, ModuleStore};
 
 /// Requests at once; more wait in the socket's backlog.
@@ -41,34 +42,50 @@ const WORD_TIME: Duration = Duration::from_secs(5);
 pub struct ProgramServer {
     modules: Arc<ModuleStore>,
     fingerprint: String,
-    /// The cells, by process id, in which no guest can have run yet.
-    unspoilt: Mutex<HashSet<u32>>,
+    /// The cells that this daemon has made, by process id.
+    cells: Mutex<HashMap<u32, Cell>>,
+}
+
+/// A cell that this daemon has made.
+struct Cell {
+    /// The pod that it is for, by the spec that containerd wrote.
+    owner: Owner,
+    /// Whether no guest can have run in it yet.
+    is_unspoilt: bool,
 }
 
 impl ProgramServer {
     /// From this store, with artifacts of this engine.
     pub fn new(modules: Arc<ModuleStore>, fingerprint: &str) -> Arc<ProgramServer> {
-        Arc::new(ProgramServer { modules, fingerprint: fingerprint.to_owned(), unspoilt: Mutex::default() })
+        Arc::new(ProgramServer { modules, fingerprint: fingerprint.to_owned(), cells: Mutex::default() })
     }
 
-    /// A cell has been given its orders: until it gets a program, no guest runs in it.
-    pub fn begun(&self, pid: u32) {
-        self.unspoilt.lock().insert(pid);
+    /// A cell has been given its orders for the pod `owner`: until it gets a program, no guest runs in it.
+    pub fn begun(&self, pid: u32, owner: Owner) {
+        self.cells.lock().insert(pid, Cell { owner, is_unspoilt: true });
     }
 
     /// A cell has ended.
     pub fn ended(&self, pid: u32) {
-        self.unspoilt.lock().remove(&pid);
+        self.cells.lock().remove(&pid);
     }
 
     /// Whether it can be believed where a program lies: no guest can have run in it yet.
     fn believes(&self, pid: u32) -> bool {
-        self.unspoilt.lock().contains(&pid)
+        self.cells.lock().get(&pid).is_some_and(|cell| cell.is_unspoilt)
+    }
+
+    /// On whose behalf a cell's modules are compiled. A cell of an earlier daemon is known by its process alone.
+    fn owner(&self, pid: u32) -> Owner {
+        let cells = self.cells.lock();
+        cells.get(&pid).map_or_else(|| Owner::new("", &pid.to_string()), |cell| cell.owner.clone())
     }
 
     /// A cell gets a program: from here on a guest may run in it.
     fn gives(&self, pid: u32) {
-        self.unspoilt.lock().remove(&pid);
+        if let Some(cell) = self.cells.lock().get_mut(&pid) {
+            cell.is_unspoilt = false;
+        }
     }
 
     /// Serves for ever; cancel by dropping.
@@ -158,7 +175,7 @@ impl ProgramServer {
             export: asked.export.as_deref().map(Arc::from),
             on_root_mount: believed,
         };
-        self.modules.load_optimised(Origin::File(found), place.filter(|_| believed)).await
+        self.modules.load_optimised(Origin::File(found), place.filter(|_| believed), self.owner(pid)).await
     }
 }
 
@@ -284,11 +301,12 @@ mod tests {
     async fn only_a_cell_without_a_guest_teaches_where_a_program_lies() {
         let Fixture { server, .. } = Fixture::new();
         assert!(!server.believes(7), "it is no cell of this daemon");
-        server.begun(7);
-        server.begun(8);
+        server.begun(7, Owner::new("shop", "web"));
+        server.begun(8, Owner::default());
         assert!(server.believes(7));
         server.gives(7);
         assert!(!server.believes(7) && server.believes(8));
+        assert_eq!((server.owner(7), server.owner(9)), (Owner::new("shop", "web"), Owner::new("", "9")));
         server.ended(8);
         assert!(!server.believes(8), "another process may have its id");
     }

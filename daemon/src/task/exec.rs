@@ -16,7 +16,7 @@ use crate::task::container::Container;
 use crate::task::create::Creator;
 use crate::task::process::state::{Role, State};
 use crate::task::process::{NewProcess, Prepared, Process, Work};
-use crate::task::program::{check_memory, open_files_max, wanted};
+use crate::task::program::{check_memory, open_files_max, owner, wanted};
 use hearth_base::bundle::ProcessSpec;
 use hearth_base::error::{Error, Result};
 use hearth_base::wanted::Wanted;
@@ -102,7 +102,7 @@ impl Creator {
     /// that the program imports, and the memory that it starts with.
     async fn load_exec(&self, root: OwnedFd, wanted: Wanted, container: &Container) -> Result<Loaded> {
         let found = self.modules.find(root, wanted).await?;
-        let loaded = self.modules.load(Origin::File(found), None).await?;
+        let loaded = self.modules.load(Origin::File(found), None, owner(&container.about)).await?;
         let program = loaded.program.now();
         let entry = program.check_entry(&self.world.runtime.engines, loaded.export.as_deref(), false)?;
         if entry == EntryKind::Serve {

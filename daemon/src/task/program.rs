@@ -1,17 +1,27 @@
-//! The checks of a program that Create and Exec share: which file to look for, whether the memory it starts with is
-//! within the limit, how many files it may have open.
+//! The checks of a program that Create and Exec share: which file to look for, the pod for which its module is compiled,
+//! whether the memory it starts with is within the limit, how many files it may have open.
 
 use hearth_base::bundle::ProcessSpec;
 use hearth_base::config;
 use hearth_base::error::Result;
 use hearth_base::wanted::Wanted;
+use hearth_observe::starts::About;
 use hearth_wasm::command::over_memory;
 use hearth_wasm::engine::Program;
+use hearth_wasm::modules::turns::Owner;
 
 /// The file to look for; `None` if the spec names no program.
 pub(super) fn wanted(spec: &ProcessSpec) -> Option<Wanted> {
     let program = spec.args.first()?.clone();
     Some(Wanted { program, path: spec.path().map(str::to_string), cwd: spec.cwd.clone() })
+}
+
+/// The pod for which a container's modules are compiled; the container itself if it has none.
+pub(super) fn owner(about: &About) -> Owner {
+    match &about.pod {
+        Some(pod) => Owner::new(&pod.namespace, &pod.name),
+        None => Owner::new(&about.namespace, &about.id),
+    }
 }
 
 /// Checks the memory that a program starts with against `limit`, in bytes.

@@ -21,6 +21,7 @@ use hearth_wasm::resolver;
 use crate::spin::files::FileWriter;
 use crate::spin::loaded::{ConfiguredApplication, LoadedApplication};
 use crate::spin::{handlers, other_hosts};
+use crate::task::program::owner;
 use crate::task::root::Root;
 
 use super::located::Search;
@@ -138,11 +139,12 @@ impl Search<'_> {
             Source::File(path) => {
                 let wanted = Wanted { program: format!("/{path}"), path: None, cwd: "/".into() };
                 let found = modules.find(open_root(root.path())?, wanted).await?;
-                modules.load_component(Origin::File(found)).await
+                modules.load_component(Origin::File(found), owner(self.about)).await
             }
             Source::Inline(bytes) => {
                 let (name, digest) = (component.id.clone(), Digest::of(bytes));
-                modules.load_component(Origin::Layer { name, digest, bytes: bytes.clone().into(), export: None }).await
+                let origin = Origin::Layer { name, digest, bytes: bytes.clone().into(), export: None };
+                modules.load_component(origin, owner(self.about)).await
             }
             Source::Layer(digest) => {
                 let layer = layer_of(layers, *digest)?;
@@ -152,7 +154,7 @@ impl Search<'_> {
                 let bytes = self.blob(layer, self.creator.config.now().modules.module_bytes_max).await?;
                 let origin =
                     Origin::Layer { name: component.id.clone(), digest: *digest, bytes: bytes.into(), export: None };
-                modules.load_component(origin).await
+                modules.load_component(origin, owner(self.about)).await
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::spin::loaded::LoadedApplication;
 use crate::spin::other_hosts;
 use crate::task::files::Files;
-use crate::task::program::wanted;
+use crate::task::program::{owner, wanted};
 use crate::task::root::{Plan, Root};
 use crate::task::sandbox::{Joined, Sandbox};
 use hearth_base::bundle::{self, TaskSpec};
@@ -105,7 +105,7 @@ pub(super) struct Search<'a> {
     pub(super) creator: &'a Creator,
     request: &'a CreateRequest,
     pub(super) spec: &'a TaskSpec,
-    about: &'a Arc<About>,
+    pub(super) about: &'a Arc<About>,
     /// `None`: the spec names no program.
     wanted: Option<Wanted>,
 }
@@ -209,7 +209,7 @@ impl Search<'_> {
             )),
         };
         match found {
-            Ok(found) => modules.load(Origin::File(found), place).await.map(Found::Program),
+            Ok(found) => modules.load(Origin::File(found), place, owner(self.about)).await.map(Found::Program),
             Err(missing) => self.load_artifact(root, missing).await,
         }
     }
@@ -248,7 +248,7 @@ impl Search<'_> {
                 let limit = config.now().modules.module_bytes_max;
                 let bytes = peer.client.read_blob(namespace, &layer.digest, limit).await?;
                 let origin = Origin::Layer { name: image, digest, bytes: bytes.into(), export };
-                modules.load(origin, None).await
+                modules.load(origin, None, owner(self.about)).await
             }
         }
     }

@@ -41,6 +41,11 @@ pub struct Modules {
     pub baseline_bytes_min: u64,
     /// Compile processes at once.
     pub compiles_max: usize,
+    /// How long a compile that starts wait for may run while others wait, in milliseconds. Then it is stopped until its
+    /// turn comes again. Turns go round by namespace and pod.
+    pub compile_turn_ms: u64,
+    /// Compiles that are stopped so; each keeps its memory. 0: a compile that runs keeps its turn to its end.
+    pub compiles_parked_max: usize,
     /// Compiles that wait for a process.
     pub compile_queue_max: usize,
     /// Threads of one compile process; 0: one per core.
@@ -66,6 +71,8 @@ impl Default for Modules {
             baseline: Baseline::Services,
             baseline_bytes_min: 512 << 10,
             compiles_max: 1,
+            compile_turn_ms: 2_000,
+            compiles_parked_max: 2,
             compile_queue_max: 1_024,
             compile_threads: 0,
             compile_memory_bytes_max: 8 << 30,
@@ -84,6 +91,7 @@ impl Modules {
             ("modules.prepared_max", self.prepared_max as u64),
             ("modules.places_max", self.places_max as u64),
             ("modules.compiles_max", self.compiles_max as u64),
+            ("modules.compile_turn_ms", self.compile_turn_ms),
             ("modules.compile_queue_max", self.compile_queue_max as u64),
             ("modules.compile_seconds_max", self.compile_seconds_max),
             ("modules.compile_cpu_seconds_max", self.compile_cpu_seconds_max),

@@ -70,6 +70,8 @@ pub struct CompileMetrics {
     pub pending: IntGauge,
     /// Compile processes that run.
     pub running: IntGauge,
+    /// Times that one was stopped while others had their turn.
+    pub parked: IntCounter,
 }
 
 impl CompileMetrics {
@@ -99,7 +101,11 @@ impl CompileMetrics {
                 PHASE_BUCKETS,
             ),
             pending: declare.gauge("hearth_compiles_pending", "Compiles running or waiting for their turn."),
-            running: declare.gauge("hearth_compiles_running", "Compile processes that run now."),
+            running: declare.gauge("hearth_compiles_running", "Compile processes that run now, stopped ones included."),
+            parked: declare.counter(
+                "hearth_compiles_parked_total",
+                "Times that a compile process was stopped while compiles of others had their turn.",
+            ),
         }
     }
 }

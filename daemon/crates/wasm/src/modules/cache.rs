@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::compiling::ModuleFile;
 use super::loader::Loader;
 use super::store::{LastUse, VerifiedArtifact};
+use super::turns::Owner;
 use crate::engine::{LiveProgram, Tier};
 use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
@@ -39,6 +40,8 @@ impl CachedProgram {
 /// A module that has baseline code only.
 pub(super) struct Unoptimised {
     pub(super) wasm: Arc<ModuleFile>,
+    /// Those that the baseline compile was for.
+    pub(super) owners: Vec<Owner>,
     /// Whether its optimising compile runs or is queued, and a task of the daemon waits to put its code in place.
     pub(super) is_followed: AtomicBool,
 }

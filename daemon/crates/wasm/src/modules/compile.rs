@@ -12,6 +12,9 @@
 //! *thread* that made it, and a pool's threads end when they are idle. Nothing of the daemon's address space is
 //! copied (`posix_spawn`).
 //!
+//! Compiles that starts wait for take turns by namespace and pod; a long one is stopped while others have theirs
+//! (`turns.rs`). Baseline compiles, which are short, have a turn of their own.
+//!
 //! Errors: an invalid module is `InvalidArgument`, with wasmtime's text; a module that exceeds a limit is
 //! `ResourceExhausted`, which names the limit; a compiler that crashed is `Internal`. The daemon and other
 //! modules are not affected.
@@ -22,13 +25,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use crate::engine::ModuleKind;
 use crate::modules::child::CompileOrder;
 pub use crate::modules::child::{SUBCOMMAND, child_main};
 use crate::modules::compile_process::CompileJob;
 use crate::modules::pace::Pace;
+use crate::modules::turns::{Turn, Turns};
 use hearth_base::config::{self, Baseline};
 use hearth_base::error::{Error, Result};
 use hearth_observe::metrics::Metrics;
@@ -37,14 +39,31 @@ use hearth_observe::metrics::Metrics;
 /// artifact must come from the same wasmtime.
 const PROGRAM: &str = "/proc/self/exe";
 
+/// Why there is no artifact.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// Whether the compile ran into one of its limits.
+    pub(super) is_limit: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed { error, is_limit: false }
+    }
+}
+
 /// Makes artifacts.
 pub struct Compiler {
     program: PathBuf,
     config: config::Modules,
     engine: config::Engine,
-    turns: Arc<Semaphore>,
+    /// Of optimising compiles that starts wait for.
+    pub(super) turns: Arc<Turns>,
+    /// Of baseline compiles and of making components, which are short: they wait for no optimising compile.
+    short_turns: Arc<Turns>,
     /// The one turn of compiles ahead of a start: they never take a start's turn.
-    pub(super) ahead_turn: Arc<Semaphore>,
+    pub(super) ahead_turns: Arc<Turns>,
     ahead_nice: i32,
     pending: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
@@ -59,10 +78,11 @@ impl Compiler {
         metrics: Arc<Metrics>,
     ) -> Compiler {
         Compiler {
-            ahead_turn: Arc::new(Semaphore::new(1)),
+            ahead_turns: Turns::new(1, 0),
+            short_turns: Turns::new(1, 1),
             ahead_nice: ahead.nice,
             program: PROGRAM.into(),
-            turns: Arc::new(Semaphore::new(config.compiles_max.min(Semaphore::MAX_PERMITS))),
+            turns: Turns::new(config.compiles_max, config.compiles_parked_max),
             config,
             engine,
             pending: Arc::default(),
@@ -76,11 +96,11 @@ impl Compiler {
     ///
     /// # Errors
     /// See the module's head; also those of `wasm`.
-    pub async fn compile(
+    pub(super) async fn compile(
         &self,
         wasm: impl Future<Output = Result<(File, ModuleKind)>>,
         pace: &Arc<Pace>,
-    ) -> Result<(File, ModuleKind)> {
+    ) -> Result<(File, ModuleKind), Failed> {
         self.run(wasm, pace, Work::Compile(Baseline::Never)).await
     }
 
@@ -88,11 +108,11 @@ impl Compiler {
     ///
     /// # Errors
     /// As [`Compiler::compile`].
-    pub async fn adapt(
+    pub(super) async fn adapt(
         &self,
         wasm: impl Future<Output = Result<(File, ModuleKind)>>,
         pace: &Arc<Pace>,
-    ) -> Result<File> {
+    ) -> Result<File, Failed> {
         self.run(wasm, pace, Work::Adapt).await.map(|(component, _)| component)
     }
 
@@ -101,12 +121,12 @@ impl Compiler {
     ///
     /// # Errors
     /// As [`Compiler::compile`]. The optimising compiler may compile a module for which this fails.
-    pub async fn compile_baseline(
+    pub(super) async fn compile_baseline(
         &self,
         wasm: impl Future<Output = Result<(File, ModuleKind)>>,
         pace: &Arc<Pace>,
     ) -> Result<(File, ModuleKind)> {
-        self.run(wasm, pace, Work::Compile(self.config.baseline)).await
+        self.run(wasm, pace, Work::Compile(self.config.baseline)).await.map_err(|failed| failed.error)
     }
 
     async fn run(
@@ -114,23 +134,23 @@ impl Compiler {
         wasm: impl Future<Output = Result<(File, ModuleKind)>>,
         pace: &Arc<Pace>,
         work: Work,
-    ) -> Result<(File, ModuleKind)> {
+    ) -> Result<(File, ModuleKind), Failed> {
         let queued = QueueEntry::enter(self)?;
+        let of_starts = if work == Work::Compile(Baseline::Never) { &self.turns } else { &self.short_turns };
         let turn = tokio::select! {
             biased;
-            turn = self.ahead_turn.clone().acquire_owned(), if !pace.is_hurried() => turn,
+            turn = self.ahead_turns.wait(pace), if !pace.is_hurried() => turn,
             turn = async {
                 pace.wait_hurried().await;
-                self.turns.clone().acquire_owned().await
+                of_starts.wait(pace).await
             } => turn,
         };
-        let turn = turn.map_err(|_| stopped())?;
         let (wasm, kind) = wasm.await?;
         let (result, done) = tokio::sync::oneshot::channel();
         let job = self.job(pace.clone(), work);
         let run = move || {
-            let artifact = job.run(wasm, kind).map(|artifact| (artifact, kind));
-            drop::<(QueueEntry, OwnedSemaphorePermit)>((queued, turn));
+            let artifact = job.run(wasm, kind, &turn).map(|artifact| (artifact, kind));
+            drop::<(QueueEntry, Turn)>((queued, turn));
             // The caller may have gone away.
             let _ = result.send(artifact);
         };
@@ -166,6 +186,7 @@ impl Compiler {
             order,
             threads,
             wall,
+            turn: Duration::from_millis(self.config.compile_turn_ms),
             pace,
             nice: self.ahead_nice,
             metrics: self.metrics.clone(),

@@ -14,7 +14,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::engine::ModuleKind;
 use crate::modules::child::{CompileExit, CompileOrder, SUBCOMMAND};
+use crate::modules::compile::Failed;
 use crate::modules::pace::Pace;
+use crate::modules::turns::Turn;
 use hearth_base::config::Baseline;
 use hearth_base::error::{Error, Result};
 use hearth_base::faults::{self, Point};
@@ -32,7 +34,10 @@ pub(super) struct CompileJob {
     pub(super) program: PathBuf,
     pub(super) order: CompileOrder,
     pub(super) threads: usize,
+    /// How long it may run in all.
     pub(super) wall: Duration,
+    /// How long it may run while others wait.
+    pub(super) turn: Duration,
     pub(super) pace: Arc<Pace>,
     /// The process' nice value while no start waits for it.
     pub(super) nice: i32,
@@ -40,9 +45,9 @@ pub(super) struct CompileJob {
 }
 
 impl CompileJob {
-    /// Starts the process and waits for its end. Blocks.
+    /// Starts the process and waits for its end; it is stopped while other compiles have their turn. Blocks.
     #[allow(clippy::disallowed_methods, reason = "the compile process, which confines itself: hearth_os::confine")]
-    pub(super) fn run(mut self, wasm: File, kind: ModuleKind) -> Result<File> {
+    pub(super) fn run(mut self, wasm: File, kind: ModuleKind, turn: &Turn) -> Result<File, Failed> {
         self.order.component = kind == ModuleKind::Component;
         let began = Instant::now();
         let failed =
@@ -65,7 +70,7 @@ impl CompileJob {
         faults::at(Point::Compiling);
         self.pace.begun(Pid::from_child(&process.0), self.nice);
         self.metrics.compiles.running.inc();
-        let end = process.wait(began.checked_add(self.wall));
+        let end = process.wait(self.wall, |used| self.give_way(turn, used), self.turn);
         self.metrics.compiles.running.dec();
         let end = end.map_err(failed("wait for"))?;
         let (seconds, results) = match self.order.baseline {
@@ -95,7 +100,20 @@ impl CompileJob {
             took_ms = began.elapsed().as_millis() as u64,
             "compile process ended"
         );
-        verdict.map(|()| artifact).map_err(CompileFailure::into_error)
+        verdict.map(|()| artifact).map_err(|failure| {
+            let is_limit = matches!(failure, CompileFailure::Limit(_) | CompileFailure::Structure(_));
+            Failed { error: failure.into_error(), is_limit }
+        })
+    }
+
+    /// Stops the process while others have their turn, if any may. `used`: how long it has run.
+    fn give_way(&self, turn: &Turn, used: Duration) {
+        if turn.must_end(used) {
+            self.pace.stop(true);
+            self.metrics.compiles.parked.inc();
+            turn.park(used);
+            self.pace.stop(false);
+        }
     }
 }
 
@@ -112,9 +130,9 @@ pub(super) struct ProcessEnd {
 }
 
 impl CompileProcess {
-    /// Waits for the end, at most until `deadline`, and reads the diagnostics meanwhile. `None` is a deadline
-    /// beyond the clock's range.
-    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<ProcessEnd> {
+    /// Waits for the end, for at most `wall` in which it runs, and reads the diagnostics meanwhile. `give_way` is called
+    /// each time the process has run for a `turn`, with how long it has run; that it takes does not count.
+    fn wait(&mut self, wall: Duration, give_way: impl Fn(Duration), turn: Duration) -> io::Result<ProcessEnd> {
         let pid = Pid::from_raw(self.0.id().try_into().map_err(io::Error::other)?)
             .ok_or_else(|| io::Error::other("no process id"))?;
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
@@ -124,18 +142,27 @@ impl CompileProcess {
         }
         let mut said = Vec::new();
         let mut out_of_time = false;
+        let mut used = Duration::ZERO;
+        let mut next_turn = turn;
         loop {
-            let timeout = deadline.map(|deadline| {
-                let left = deadline.saturating_duration_since(Instant::now());
-                Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
-            });
+            let left = wall.min(next_turn).saturating_sub(used);
+            let timeout =
+                Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
             let mut waits = vec![PollFd::new(&ended, PollFlags::IN)];
             waits.extend(stderr.as_ref().map(|stderr| PollFd::from_borrowed_fd(stderr.as_fd(), PollFlags::IN)));
-            match poll(&mut waits, timeout.as_ref()) {
-                Ok(0) => {
+            let began = Instant::now();
+            let polled = poll(&mut waits, Some(&timeout));
+            used += began.elapsed();
+            match polled {
+                Ok(0) if used >= wall => {
                     out_of_time = true;
                     self.0.kill()?;
                     break;
+                }
+                Ok(0) => {
+                    give_way(used);
+                    next_turn = used + turn;
+                    continue;
                 }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),

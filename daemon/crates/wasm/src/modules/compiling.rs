@@ -4,10 +4,11 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::blocking;
 use super::cache::{CachedProgram, Unoptimised};
+use super::compile::Failed;
 use super::loader::{CompileInput, Depth, FinishedLoad, LoadOutcome, Loader};
 use super::pace::{Pace, Urgency};
 use super::store::VerifiedArtifact;
@@ -66,15 +67,21 @@ impl Loader {
             let wasm = async { self.module_file(digest, input).await?.open() };
             self.compiler.compile(wasm, pace).await
         };
-        // The compiler's finding only: `module_file` gives no error of this kind.
-        let (artifact, kind) = compiled.inspect_err(|error| {
-            if matches!(error, Error::InvalidArgument(_)) {
-                self.reject(digest, error.clone(), Instant::now());
+        let (artifact, kind) = match compiled {
+            Ok(compiled) => compiled,
+            Err(failed) => {
+                let error = self.noted(digest, failed).await;
+                // The compiler's finding only: `module_file` gives no error of this kind.
+                if matches!(error, Error::InvalidArgument(_)) {
+                    self.reject(digest, error.clone(), Instant::now());
+                }
+                return Err(error);
             }
-        })?;
+        };
         let compile_time = Some(began.elapsed());
         let loader = self.clone();
         let prepare = move || {
+            loader.retries.succeeded(digest);
             let stored = loader.store.put(digest, kind, artifact);
             loader.prepare(digest, stored, None).inspect_err(|error| {
                 // Another compile would give the same artifact.
@@ -86,6 +93,16 @@ impl Loader {
         };
         let prepared = blocking(&self.runtime, prepare).await?;
         Ok(Some(FinishedLoad { prepared, source: Source::Compiled, compile_time }))
+    }
+
+    /// The error of a compile. Remembers it if the compile ran into a limit, so that the next one waits for longer.
+    pub(super) async fn noted(self: &Arc<Self>, digest: Digest, failed: Failed) -> Error {
+        if failed.is_limit {
+            let (loader, error) = (self.clone(), failed.error.clone());
+            // A task that ends early costs the pause and nothing else.
+            let _ = self.runtime.spawn_blocking(move || loader.retries.failed(digest, &error, SystemTime::now())).await;
+        }
+        failed.error
     }
 
     /// Compiles the module with the baseline compiler and queues its optimising compile. If the baseline compiler
@@ -114,7 +131,8 @@ impl Loader {
         let (error, wasm) = match (compiled, read) {
             (Ok((artifact, kind)), Some(wasm)) => {
                 let (loader, input) = (self.clone(), wasm.clone());
-                let unoptimised = Arc::new(Unoptimised { wasm: input, is_followed: AtomicBool::new(false) });
+                let unoptimised =
+                    Arc::new(Unoptimised { wasm: input, owners: pace.owners(), is_followed: AtomicBool::new(false) });
                 let prepare =
                     move || loader.prepare(digest, VerifiedArtifact::in_memory(artifact, kind), Some(unoptimised));
                 match blocking(&self.runtime, prepare).await {
@@ -134,7 +152,7 @@ impl Loader {
             (Ok(_), None) => return Err(Error::Internal("a module was compiled before it was read".into())),
         };
         tracing::debug!(module = %digest, name, %error, "there is no baseline code for a module");
-        let optimised = self.single_flight(digest, Some(CompileInput::Memory(wasm)), Depth::Optimised, Urgency::Start);
+        let optimised = self.single_flight(digest, Some(CompileInput::Memory(wasm)), Depth::Optimised, pace);
         Ok(optimised.await?.map(|finished| match finished.source {
             Source::Compiled => FinishedLoad { compile_time: Some(began.elapsed()), ..finished },
             Source::Warm | Source::Disk => finished,
@@ -170,7 +188,8 @@ impl Loader {
         let (loader, digest, program) = (self.clone(), prepared.digest, prepared.program.clone());
         // A compile ahead of the start may be under way already: joins it.
         let input = CompileInput::Memory(unoptimised.wasm.clone());
-        let load = self.join_load(digest, Some(input), Depth::Optimised, Urgency::Ahead);
+        let pace = Pace::new(Urgency::Ahead, unoptimised.owners.clone());
+        let load = self.join_load(digest, Some(input), Depth::Optimised, &pace);
         self.runtime.spawn(async move {
             let name = &unoptimised.wasm.name;
             match load.await {

@@ -4,11 +4,14 @@
 //! other: a second start needs neither the module's bytes nor a process that adapts it.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::loader::Depth;
 use super::pace::{Pace, Urgency};
 use super::places::Place;
+use super::turns::Owner;
 use super::{Loaded, ModuleStore, Origin, blocking};
 use crate::engine::ModuleKind;
 use hearth_base::digest::Digest;
@@ -34,8 +37,8 @@ impl ModuleStore {
     ///
     /// # Errors
     /// As [`ModuleStore::load`]; `InvalidArgument` if no component can be made of the module.
-    pub async fn load_component(&self, origin: Origin) -> Result<Loaded> {
-        self.load_component_with(origin, Urgency::Start).await
+    pub async fn load_component(&self, origin: Origin, owner: Owner) -> Result<Loaded> {
+        self.load_component_with(origin, None, &Pace::new(Urgency::Start, vec![owner])).await
     }
 
     /// As [`ModuleStore::load_component`], before a start asks for it: see [`ModuleStore::load_ahead`].
@@ -43,10 +46,10 @@ impl ModuleStore {
     /// # Errors
     /// As [`ModuleStore::load_component`].
     pub async fn load_component_ahead(&self, origin: Origin) -> Result<Loaded> {
-        self.load_component_with(origin, Urgency::Ahead).await
+        self.load_component_with(origin, Some(Depth::Optimised), &Pace::new(Urgency::Ahead, Vec::new())).await
     }
 
-    async fn load_component_with(&self, origin: Origin, urgency: Urgency) -> Result<Loaded> {
+    async fn load_component_with(&self, origin: Origin, depth: Option<Depth>, pace: &Arc<Pace>) -> Result<Loaded> {
         let (origin, bytes_max) = (Arc::new(origin), self.loader.module_bytes_max);
         let name = origin.name().to_string();
         let named = |error: Error| error.context(&name);
@@ -56,7 +59,7 @@ impl ModuleStore {
         };
         let scanned = blocking(&self.loader.runtime, scan).await.map_err(named)?;
         if scanned.kind == ModuleKind::Component {
-            return self.load_shared(origin, None, urgency, urgency.depth()).await;
+            return self.load_shared(origin, None, depth, pace).await;
         }
         let place = Place::of_adapted(scanned.digest);
         if let Some(loaded) = self.known(&place).await? {
@@ -66,7 +69,13 @@ impl ModuleStore {
             let copy = move || origin.to_memory(scanned.digest, bytes_max);
             blocking(&self.loader.runtime, copy).await
         };
-        let component = self.loader.compiler.adapt(wasm, &Pace::new(urgency)).await.map_err(named)?;
+        if let Some(refused) = self.loader.retries.refusal(scanned.digest, SystemTime::now()) {
+            return Err(named(refused));
+        }
+        let component = match self.loader.compiler.adapt(wasm, pace).await {
+            Ok(component) => component,
+            Err(failed) => return Err(named(self.loader.noted(scanned.digest, failed).await)),
+        };
         let read = move || {
             let mapped = memfd::map(&component);
             let failed = |error| Error::Internal(format!("cannot read the component that was made: {error}"));
@@ -75,6 +84,6 @@ impl ModuleStore {
         };
         let (digest, bytes) = blocking(&self.loader.runtime, read).await?;
         let origin = Origin::Layer { name, digest, bytes, export: None };
-        self.load_shared(Arc::new(origin), Some(place), urgency, urgency.depth()).await
+        self.load_shared(Arc::new(origin), Some(place), depth, pace).await
     }
 }

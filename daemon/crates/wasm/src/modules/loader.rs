@@ -18,8 +18,9 @@ use super::compile::Compiler;
 use super::compiling::ModuleFile;
 use super::known::{KnownModule, KnownPlaces};
 use super::origin::Origin;
-use super::pace::{Pace, Urgency};
+use super::pace::Pace;
 use super::places::{Place, is_settled};
+use super::retries::Retries;
 use super::store::Store;
 use super::{Loaded, blocking};
 use crate::engine::{Engines, Tier};
@@ -36,6 +37,7 @@ pub(super) struct Loader {
     pub(super) places: KnownPlaces,
     pub(super) prepared: Mutex<LruCache<Digest, CachedProgram>>,
     pub(super) rejected: Mutex<LruCache<Digest, (Instant, Error)>>,
+    pub(super) retries: Retries,
     pub(super) loads: Mutex<HashMap<(Digest, Depth), PacedLoad>>,
     /// Modules that are being compiled or wait for it: the name, and since when.
     pub(super) compiling: Mutex<HashMap<(Digest, Tier), (String, Instant)>>,
@@ -56,16 +58,6 @@ pub(super) enum Depth {
     Baseline,
     /// To the optimising compiler.
     Optimised,
-}
-
-impl Urgency {
-    /// How far a load of this urgency goes; `None`: as the configuration says for a start.
-    pub(super) fn depth(self) -> Option<Depth> {
-        match self {
-            Urgency::Start => None,
-            Urgency::Ahead => Some(Depth::Optimised),
-        }
-    }
 }
 
 impl Depth {
@@ -149,33 +141,28 @@ impl Loader {
         digest: Digest,
         input: Option<CompileInput>,
         depth: Depth,
-        urgency: Urgency,
+        pace: &Arc<Pace>,
     ) -> LoadOutcome {
         if let Some(prepared) = self.prepared(digest, depth.tier()) {
             return Ok(Some(FinishedLoad::warm(prepared)));
         }
-        self.join_load(digest, input, depth, urgency).await
+        self.join_load(digest, input, depth, pace).await
     }
 
-    /// Joins the load of `digest`, or starts it.
+    /// Joins the load of `digest`, or starts it, at this pace.
     pub(super) fn join_load(
         self: &Arc<Self>,
         digest: Digest,
         input: Option<CompileInput>,
         depth: Depth,
-        urgency: Urgency,
+        pace: &Arc<Pace>,
     ) -> Load {
-        let (load, pace) = {
+        let (load, its_pace) = {
             let mut loads = self.loads.lock();
-            let start = || {
-                let pace = Pace::new(urgency);
-                (self.start_load(digest, depth, input, pace.clone()), pace)
-            };
+            let start = || (self.start_load(digest, depth, input, pace.clone()), pace.clone());
             loads.entry((digest, depth)).or_insert_with(start).clone()
         };
-        if urgency == Urgency::Start {
-            pace.hurry();
-        }
+        its_pace.join(pace);
         load
     }
 
@@ -223,6 +210,9 @@ impl Loader {
         }
         let Some(input) = input else { return Ok(None) };
         if let Some(error) = self.rejected(digest, Instant::now()) {
+            return Err(error);
+        }
+        if let Some(error) = self.retries.refusal(digest, SystemTime::now()) {
             return Err(error);
         }
         match depth {

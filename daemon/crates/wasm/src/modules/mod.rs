@@ -39,6 +39,8 @@
 //! * `artifact_index.rs`: artifacts' names, and which of them are on the disk.
 //! * `inventory.rs`: lists, verifies and prunes modules for the operator.
 //! * `compile.rs`: the compile queue and its limits.
+//! * `retries.rs`: pauses after a compile that ran into a limit, also after a restart.
+//! * `turns.rs`: the order of compiles: shares by namespace and pod; long compiles are parked while others have their turn.
 //! * `compile_process.rs`: one compile process from its start to its end, and the meaning of its end.
 //! * `child.rs`: the inside of the compile process.
 //! * `adapt.rs`: makes a component of a core module, for Spin.
@@ -49,8 +51,8 @@
 //! * `samples.rs`: modules for tests.
 //!
 //! A module that cannot be compiled is remembered for a while, so that a container that is restarted over and over
-//! costs one compile in ten minutes. A compile that ran into a limit is not remembered: it can succeed the next time,
-//! with less load or a changed configuration. A module whose optimising compile fails keeps its baseline code, and
+//! costs one compile in ten minutes. A compile that ran into a limit can succeed the next time, with less load or a changed
+//! configuration: it is tried again, after pauses that grow. A module whose optimising compile fails keeps its baseline code, and
 //! the next start tries again.
 //!
 //! Only artifacts that the compile process wrote and [`store`] verified are mapped.
@@ -72,9 +74,11 @@ use crate::modules::known::{KnownModule, KnownPlaces};
 use crate::modules::loader::{CompileInput, Depth, Evidence, FinishedLoad, Loader};
 use crate::modules::lookup::ProgramFile;
 use crate::modules::origin::Origin;
-use crate::modules::pace::Urgency;
+use crate::modules::pace::{Pace, Urgency};
 use crate::modules::places::Place;
+use crate::modules::retries::Retries;
 use crate::modules::store::Store;
+use crate::modules::turns::Owner;
 use hearth_base::config::{Baseline, Config};
 use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
@@ -101,7 +105,9 @@ pub mod pace;
 pub mod places;
 pub mod programs;
 pub mod remote;
+mod retries;
 pub mod store;
+pub mod turns;
 pub mod world;
 
 #[cfg(test)]
@@ -165,6 +171,7 @@ impl ModuleStore {
         let limits = &config.modules;
         let loader = Loader {
             store: Store::open(directory.clone(), engines.fingerprint(), limits.store_bytes_max, metrics.clone()),
+            retries: Retries::open(config, directory.clone()),
             places: KnownPlaces::open(directory, limits.places_max),
             prepared: Mutex::new(LruCache::sparse(NonZeroUsize::new(limits.prepared_max).unwrap_or(NonZeroUsize::MIN))),
             rejected: Mutex::new(LruCache::sparse(REJECTED_MAX)),
@@ -209,7 +216,8 @@ impl ModuleStore {
     /// # Errors
     /// As [`ModuleStore::known`].
     pub async fn known_digest(&self, digest: Digest, export: Option<Arc<str>>) -> Result<Option<Loaded>> {
-        let finished = self.loader.single_flight(digest, None, Depth::Disk, Urgency::Start).await?;
+        let finished =
+            self.loader.single_flight(digest, None, Depth::Disk, &Pace::new(Urgency::Start, Vec::new())).await?;
         let finished = finished.filter(|finished| finished.prepared.tier() >= self.loader.least(export.as_ref()));
         Ok(finished.map(|finished| Loaded { export, ..self.loader.loaded(finished) }))
     }
@@ -222,15 +230,15 @@ impl ModuleStore {
         blocking(&self.loader.runtime, move || lookup::find(root.as_fd(), &wanted)).await
     }
 
-    /// The program of `origin`: from memory, from the disk, or compiled. Remembers its digest for `place`, if the
+    /// The program of `origin`, for `owner`: from memory, from the disk, or compiled. Remembers its digest for `place`, if the
     /// search for its file left the root's own mount nowhere.
     ///
     /// # Errors
     /// `InvalidArgument` if it is not WebAssembly, invalid, or has an import that Hearth does not
     /// offer; `ResourceExhausted` if a limit is reached; `Unavailable` if it changed meanwhile.
     /// Each message starts with the origin's name.
-    pub async fn load(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
-        self.load_with(origin, place, Urgency::Start).await
+    pub async fn load(&self, origin: Origin, place: Option<Place>, owner: Owner) -> Result<Loaded> {
+        self.load_shared(Arc::new(origin), place, None, &Pace::new(Urgency::Start, vec![owner])).await
     }
 
     /// As [`ModuleStore::load`], before a start asks for it: the compile is an optimising one, at the lowest priority
@@ -239,7 +247,8 @@ impl ModuleStore {
     /// # Errors
     /// As [`ModuleStore::load`].
     pub async fn load_ahead(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
-        self.load_with(origin, place, Urgency::Ahead).await
+        let pace = Pace::new(Urgency::Ahead, Vec::new());
+        self.load_shared(Arc::new(origin), place, Some(Depth::Optimised), &pace).await
     }
 
     /// As [`ModuleStore::load`], with code of the optimising compiler, which the start waits for: for a process that has
@@ -247,12 +256,9 @@ impl ModuleStore {
     ///
     /// # Errors
     /// As [`ModuleStore::load`].
-    pub async fn load_optimised(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
-        self.load_shared(Arc::new(origin), place, Urgency::Start, Some(Depth::Optimised)).await
-    }
-
-    async fn load_with(&self, origin: Origin, place: Option<Place>, urgency: Urgency) -> Result<Loaded> {
-        self.load_shared(Arc::new(origin), place, urgency, urgency.depth()).await
+    pub async fn load_optimised(&self, origin: Origin, place: Option<Place>, owner: Owner) -> Result<Loaded> {
+        let pace = Pace::new(Urgency::Start, vec![owner]);
+        self.load_shared(Arc::new(origin), place, Some(Depth::Optimised), &pace).await
     }
 
     /// `depth`: how far the load goes; `None`: as the configuration says for a start.
@@ -260,8 +266,8 @@ impl ModuleStore {
         &self,
         origin: Arc<Origin>,
         place: Option<Place>,
-        urgency: Urgency,
         depth: Option<Depth>,
+        pace: &Arc<Pace>,
     ) -> Result<Loaded> {
         let named = |e: Error| e.context(origin.name());
         let (export, place) = match &*origin {
@@ -276,7 +282,7 @@ impl ModuleStore {
             let read = blocking(&self.loader.runtime, read).await.map_err(named)?;
             let depth = depth.unwrap_or_else(|| self.loader.depth(export.as_ref(), read.bytes));
             let input = CompileInput::Origin { origin: origin.clone(), is_read: read.is_read };
-            match self.loader.single_flight(read.digest, Some(input), depth, urgency).await {
+            match self.loader.single_flight(read.digest, Some(input), depth, pace).await {
                 // The file changed, or the digest remembered for its place is wrong, or this call joined the load of
                 // another file of the same digest and that file changed.
                 Err(Error::Unavailable(_)) if !looks.is_empty() => {}

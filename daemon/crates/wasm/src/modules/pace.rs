@@ -1,13 +1,18 @@
 //! The priority of a compile: the daemon's own if a start waits for it, the lowest if not; it is raised when a start
-//! begins to wait.
+//! begins to wait. Also on whose behalf it is made, and stopping its process while others have their turn.
 //!
 //! Failure path: a kernel that does not change a priority costs time and nothing else.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, getpid, getpriority_process, setpriority_pgrp};
+use rustix::process::{Pid, Signal, getpid, getpriority_process, kill_process_group, setpriority_pgrp};
 use tokio::sync::Notify;
+
+use super::turns::Owner;
+
+/// Owners of one compile that are remembered: more of them add nothing to its place in the queue.
+const OWNERS_MAX: usize = 64;
 
 /// The urgency of a compile: a start waits for it, or none does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +33,51 @@ struct State {
     urgency: Urgency,
     /// The process, which leads a group of its own, while it is there.
     process: Option<Pid>,
+    owners: Vec<Owner>,
 }
 
 impl Pace {
-    /// Of a compile that has not begun.
-    pub fn new(urgency: Urgency) -> Arc<Pace> {
-        Arc::new(Pace { state: Mutex::new(State { urgency, process: None }), hurried: Notify::new() })
+    /// Of a compile for these owners that has not begun.
+    pub fn new(urgency: Urgency, owners: Vec<Owner>) -> Arc<Pace> {
+        let state = State { urgency, process: None, owners };
+        Arc::new(Pace { state: Mutex::new(state), hurried: Notify::new() })
+    }
+
+    /// The compile is also for the owners of `other`, and as urgent.
+    pub fn join(&self, other: &Pace) {
+        if std::ptr::eq(self, other) {
+            return;
+        }
+        let (theirs, is_hurried) = {
+            let other = other.state.lock();
+            (other.owners.clone(), other.urgency == Urgency::Start)
+        };
+        {
+            let owners = &mut self.state.lock().owners;
+            for owner in theirs {
+                if owners.len() < OWNERS_MAX && !owners.contains(&owner) {
+                    owners.push(owner);
+                }
+            }
+        }
+        if is_hurried {
+            self.hurry();
+        }
+    }
+
+    /// Those that it is for.
+    pub fn owners(&self) -> Vec<Owner> {
+        self.state.lock().owners.clone()
+    }
+
+    /// Stops the process, or lets it go on.
+    pub(super) fn stop(&self, stops: bool) {
+        let state = self.state.lock();
+        let Some(process) = state.process else { return };
+        let signal = if stops { Signal::STOP } else { Signal::CONT };
+        if let Err(error) = kill_process_group(process, signal) {
+            tracing::debug!(%error, "a compile was not stopped or resumed");
+        }
     }
 
     /// A start waits for it now.
@@ -110,7 +154,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
         let pid = Pid::from_child(&child);
         let nice = || getpriority_pgrp(Some(pid)).unwrap();
-        let pace = Pace::new(Urgency::Ahead);
+        let pace = Pace::new(Urgency::Ahead, Vec::new());
         pace.begun(pid, 19);
         assert_eq!(nice(), 19);
         pace.hurry();
@@ -122,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_in_the_queue_learns_that_it_is_hurried() {
-        let pace = Pace::new(Urgency::Ahead);
+        let pace = Pace::new(Urgency::Ahead, Vec::new());
         let waiting = tokio::spawn({
             let pace = pace.clone();
             async move { pace.wait_hurried().await }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use super::lookup::ProgramFile;
 use super::origin::Origin;
 use super::places::Place;
+use super::turns::Owner;
 use super::{Loaded, ModuleStore};
 use hearth_base::digest::Digest;
 use hearth_base::error::Result;
@@ -38,12 +39,12 @@ pub trait Programs: Send + Sync {
     /// `InvalidArgument` with what was tried, or why a name was refused.
     async fn find(&self, root: OwnedFd, wanted: Wanted) -> Result<ProgramFile>;
 
-    /// The program of `origin`, compiled if there is no other way. Its digest is remembered for `place`, if the search for
-    /// its file left the root's own mount nowhere.
+    /// The program of `origin`, for `owner`, compiled if there is no other way. Its digest is remembered for `place`, if
+    /// the search for its file left the root's own mount nowhere.
     ///
     /// # Errors
     /// As [`ModuleStore::load`].
-    async fn load(&self, origin: Origin, place: Option<Place>) -> Result<Loaded>;
+    async fn load(&self, origin: Origin, place: Option<Place>, owner: Owner) -> Result<Loaded>;
 
     /// The component with this digest, or the one that is made of the module with this digest, without its bytes.
     ///
@@ -55,7 +56,7 @@ pub trait Programs: Send + Sync {
     ///
     /// # Errors
     /// As [`ModuleStore::load_component`].
-    async fn load_component(&self, origin: Origin) -> Result<Loaded>;
+    async fn load_component(&self, origin: Origin, owner: Owner) -> Result<Loaded>;
 }
 
 #[async_trait]
@@ -76,15 +77,15 @@ impl Programs for ModuleStore {
         ModuleStore::find(self, root, wanted).await
     }
 
-    async fn load(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
-        ModuleStore::load(self, origin, place).await
+    async fn load(&self, origin: Origin, place: Option<Place>, owner: Owner) -> Result<Loaded> {
+        ModuleStore::load(self, origin, place, owner).await
     }
 
     async fn known_component(&self, digest: Digest) -> Result<Option<Loaded>> {
         ModuleStore::known_component(self, digest).await
     }
 
-    async fn load_component(&self, origin: Origin) -> Result<Loaded> {
-        ModuleStore::load_component(self, origin).await
+    async fn load_component(&self, origin: Origin, owner: Owner) -> Result<Loaded> {
+        ModuleStore::load_component(self, origin, owner).await
     }
 }

@@ -26,6 +26,7 @@ use super::lookup::{self, ProgramFile};
 use super::origin::Origin;
 use super::places::Place;
 use super::programs::Programs;
+use super::turns::Owner;
 use super::{Loaded, blocking};
 use crate::engine::{Engines, LiveProgram, ModuleKind, Tier};
 use hearth_base::cell::{self, ModuleFile, ProgramFound, ProgramReply, ProgramRequest, program_reply, program_request};
@@ -199,7 +200,7 @@ impl Programs for RemotePrograms {
         blocking(&self.inner.runtime, move || lookup::find(root.as_fd(), &wanted)).await
     }
 
-    async fn load(&self, origin: Origin, place: Option<Place>) -> Result<Loaded> {
+    async fn load(&self, origin: Origin, place: Option<Place>, _: Owner) -> Result<Loaded> {
         let name = origin.name().to_owned();
         let named = |e: Error| e.context(&name);
         let (file, export, place, promised) = match origin {
@@ -242,7 +243,7 @@ impl Programs for RemotePrograms {
         Ok(None)
     }
 
-    async fn load_component(&self, _: Origin) -> Result<Loaded> {
+    async fn load_component(&self, _: Origin, _: Owner) -> Result<Loaded> {
         Err(Error::FailedPrecondition(
             "a Spin application has no isolation level pod: run its pod with the level node".into(),
         ))

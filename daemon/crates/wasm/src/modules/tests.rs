@@ -5,12 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::*;
 use crate::engine::{ModuleKind, Tier};
 use crate::modules::cache::REJECTED_FOR;
 use crate::modules::places::RootMount;
+use crate::modules::turns::Turn;
 use hearth_os::memfd;
 
 /// A node with a root file system; each [`Node::daemon`] is a life of the daemon.
@@ -75,11 +74,11 @@ impl Daemon {
     /// Starts `/app.wasm`, by the root's own file.
     async fn load(&self, place: Option<Place>) -> Result<Loaded> {
         let origin = self.find("/app.wasm").await;
-        self.modules.load(origin, place).await
+        self.modules.load(origin, place, Owner::default()).await
     }
 
     async fn layer(&self, wasm: Vec<u8>) -> Result<Loaded> {
-        self.modules.load(image(wasm), None).await
+        self.modules.load(image(wasm), None, Owner::default()).await
     }
 
     fn compiles(&self, result: &str) -> u64 {
@@ -145,7 +144,10 @@ async fn an_export_belongs_to_its_place() {
     let (plain, named) = (Place([1; 32]), Place([2; 32]));
     assert_eq!(daemon.load(Some(plain)).await.unwrap().export, None);
     let origin = daemon.find("/app.wasm#run").await;
-    assert_eq!(daemon.modules.load(origin, Some(named)).await.unwrap().export.as_deref(), Some("run"));
+    assert_eq!(
+        daemon.modules.load(origin, Some(named), Owner::default()).await.unwrap().export.as_deref(),
+        Some("run")
+    );
     for daemon in [daemon, node.daemon()] {
         assert_eq!(daemon.modules.known(&plain).await.unwrap().unwrap().export, None);
         assert_eq!(daemon.modules.known(&named).await.unwrap().unwrap().export.as_deref(), Some("run"));
@@ -160,7 +162,7 @@ async fn a_search_that_met_a_volume_is_not_remembered_for_the_snapshot() {
     let Origin::File(found) = daemon.find("/app.wasm").await else { unreachable!() };
     let place = node.place();
     let origin = Origin::File(ProgramFile { on_root_mount: false, ..found });
-    daemon.modules.load(origin, Some(place)).await.unwrap();
+    daemon.modules.load(origin, Some(place), Owner::default()).await.unwrap();
     assert!(daemon.modules.warm(&place).is_none());
 }
 
@@ -177,17 +179,9 @@ async fn fifty_at_once_are_one_compile() {
             tokio::spawn(async move {
                 let origin = match number % 2 {
                     0 => Origin::File(modules.find(root.into(), wanted("/app.wasm")).await?),
-                    _ => {
-                        let wasm = samples::command(1);
-                        Origin::Layer {
-                            name: "image:1".into(),
-                            digest: Digest::of(&wasm),
-                            bytes: wasm.into(),
-                            export: None,
-                        }
-                    }
+                    _ => image(samples::command(1)),
                 };
-                modules.load(origin, None).await
+                modules.load(origin, None, Owner::default()).await
             })
         })
         .collect();
@@ -223,7 +217,7 @@ async fn a_caller_that_goes_away_stops_nothing() {
     daemon.write(&samples::command(1));
     let origin = daemon.find("/app.wasm").await;
     {
-        let load = daemon.modules.load(origin, None);
+        let load = daemon.modules.load(origin, None, Owner::default());
         tokio::pin!(load);
         // Until the load has started.
         while daemon.modules.loader.loads.lock().is_empty() {
@@ -307,6 +301,14 @@ async fn a_limit_that_was_reached_is_tried_again() {
         assert!(text.starts_with("image:1: ") && text.contains("modules.artifact_bytes_max"), "{text}");
     }
     assert_eq!(daemon.compiles("limit"), 2);
+    // A third time after a pause, which a restart does not end; with another limit at once.
+    for daemon in [daemon, node.daemon()] {
+        let refused = text(daemon.layer(samples::command(1)).await);
+        assert!(refused.contains("modules.artifact_bytes_max") && refused.contains("tried again in"), "{refused}");
+        assert!(daemon.compiles("limit") <= 2);
+    }
+    node.config.modules.artifact_bytes_max = 1 << 30;
+    node.daemon().layer(samples::command(1)).await.unwrap();
 }
 
 #[tokio::test]
@@ -424,7 +426,7 @@ async fn a_file_is_read_once_when_it_is_old_enough() {
     assert_eq!(read.learned, Some(place));
     loader.places.learn(place, KnownModule { digest: read.digest, export: None });
     let reads = daemon.reads();
-    daemon.modules.load(origin, None).await.unwrap();
+    daemon.modules.load(origin, None, Owner::default()).await.unwrap();
     assert_eq!(daemon.reads(), reads + 1, "for the compiler");
     daemon.load(None).await.unwrap();
     assert_eq!(daemon.reads(), reads + 1);
@@ -438,7 +440,7 @@ async fn what_is_wrongly_known_of_a_file_is_corrected() {
     let Origin::File(found) = daemon.find("/app.wasm").await else { unreachable!() };
     let place = Place::of_file(&found.file).expect("a file on a tmpfs has a place");
     daemon.modules.loader.places.learn(place, KnownModule { digest: Digest([7; 32]), export: None });
-    let loaded = daemon.modules.load(Origin::File(found), None).await.unwrap();
+    let loaded = daemon.modules.load(Origin::File(found), None, Owner::default()).await.unwrap();
     assert_eq!(loaded.source, Source::Compiled);
     assert!(daemon.modules.loader.prepared(Digest::of(&samples::command(1)), Tier::Baseline).is_some());
     assert!(daemon.modules.loader.prepared(Digest([7; 32]), Tier::Baseline).is_none());
@@ -455,7 +457,12 @@ async fn a_file_that_changes_under_way_harms_no_other_of_the_same_digest() {
     let changed = daemon
         .modules
         .loader
-        .single_flight(digest, Some(CompileInput::Origin { origin, is_read: true }), Depth::Optimised, Urgency::Start)
+        .single_flight(
+            digest,
+            Some(CompileInput::Origin { origin, is_read: true }),
+            Depth::Optimised,
+            &Pace::new(Urgency::Start, Vec::new()),
+        )
         .await;
     assert!(matches!(changed, Err(Error::Unavailable(_))));
     assert_eq!(daemon.layer(wasm).await.unwrap().source, Source::Compiled, "it is not taken for a script");
@@ -471,8 +478,8 @@ fn node_with(baseline: Baseline) -> Node {
 
 impl Daemon {
     /// Has optimising compiles that no start waits for wait for us.
-    async fn hold_optimising(&self) -> OwnedSemaphorePermit {
-        self.modules.loader.compiler.ahead_turn.clone().acquire_owned().await.unwrap()
+    async fn hold_optimising(&self) -> Turn {
+        self.modules.loader.compiler.ahead_turns.wait(&Pace::new(Urgency::Ahead, Vec::new())).await
     }
 
     async fn ahead(&self, wasm: Vec<u8>) -> Result<Loaded> {
@@ -550,10 +557,8 @@ async fn fifty_starts_at_once_are_one_compile_of_each() {
     let loads: Vec<_> = (0..50)
         .map(|_| {
             let modules = daemon.modules.clone();
-            let wasm = samples::service();
-            let origin =
-                Origin::Layer { name: "image:1".into(), digest: Digest::of(&wasm), bytes: wasm.into(), export: None };
-            tokio::spawn(async move { modules.load(origin, None).await })
+            let origin = image(samples::service());
+            tokio::spawn(async move { modules.load(origin, None, Owner::default()).await })
         })
         .collect();
     for load in loads {
@@ -656,7 +661,7 @@ async fn a_function_that_is_called_by_name_has_optimised_code() {
     assert!(daemon.modules.warm(&named).is_none());
     assert!(daemon.modules.known(&named).await.unwrap().is_none());
     let origin = daemon.find("/app.wasm#run").await;
-    let called = daemon.modules.load(origin, Some(named)).await.unwrap();
+    let called = daemon.modules.load(origin, Some(named), Owner::default()).await.unwrap();
     assert_eq!(tier(&called), Tier::Optimised);
     drop(optimising);
     daemon.wait_for_swaps("done", 1).await;
@@ -673,7 +678,7 @@ async fn a_module_that_cannot_be_optimised_goes_on_and_the_next_start_tries_agai
     // A compile ahead, of a file that will have changed when its turn comes.
     daemon.write(b"#!/bin/sh\n");
     let changed = CompileInput::Origin { origin: Arc::new(daemon.find("/app.wasm").await), is_read: true };
-    let ahead = loader.join_load(digest, Some(changed), Depth::Optimised, Urgency::Ahead);
+    let ahead = loader.join_load(digest, Some(changed), Depth::Optimised, &Pace::new(Urgency::Ahead, Vec::new()));
     let first = daemon.layer(wasm.clone()).await.unwrap();
     drop(optimising);
     assert!(ahead.await.is_err());

@@ -10,6 +10,7 @@ use super::*;
 use crate::modules::compile_process::{MESSAGE_CHARACTERS_MAX, one_line};
 use crate::modules::pace::Urgency;
 use crate::modules::samples;
+use crate::modules::turns::Owner;
 use hearth_os::memfd;
 
 fn memory(bytes: &[u8]) -> File {
@@ -38,14 +39,21 @@ fn script(directory: &tempfile::TempDir, text: &str) -> Compiler {
 }
 
 fn pace() -> Arc<Pace> {
-    Pace::new(Urgency::Start)
+    Pace::new(Urgency::Start, Vec::new())
+}
+
+fn turn(compiler: &Compiler) -> Turn {
+    futures_util::FutureExt::now_or_never(compiler.turns.wait(&pace())).expect("a turn is free")
 }
 
 /// Runs one process and returns its result and the metric's label.
 fn run(compiler: &Compiler, wasm: &[u8], wall: Option<Duration>) -> (Result<File>, &'static str) {
     let mut job = compiler.job(pace(), Work::Compile(Baseline::Never));
     job.wall = wall.unwrap_or(job.wall);
-    let result = job.run(memory(wasm), ModuleKind::Core);
+    let result = job.run(memory(wasm), ModuleKind::Core, &turn(compiler)).map_err(|failed| {
+        assert_eq!(failed.is_limit, matches!(failed.error, Error::ResourceExhausted(_)));
+        failed.error
+    });
     let counted: Vec<_> = ["ok", "invalid", "limit", "crashed", "failed"]
         .into_iter()
         .filter(|label| compiler.metrics.compiles.results.with_label_values(&[label]).get() == 1)
@@ -119,8 +127,8 @@ fn a_compiler_that_dies_is_told_from_a_bad_module() {
         assert_eq!(matches!(error, Error::ResourceExhausted(_)), label == "limit", "{error:?}");
     }
     let gone = Compiler { program: directory.path().join("none"), ..compiler(|_| {}) };
-    let Err(Error::Internal(text)) =
-        gone.job(pace(), Work::Compile(Baseline::Never)).run(memory(b""), ModuleKind::Core)
+    let Err(Failed { error: Error::Internal(text), .. }) =
+        gone.job(pace(), Work::Compile(Baseline::Never)).run(memory(b""), ModuleKind::Core, &turn(&gone))
     else {
         panic!()
     };
@@ -187,7 +195,7 @@ async fn the_queue_is_bounded() {
     assert!(futures_util::poll!(&mut first).is_pending());
     assert!(futures_util::poll!(&mut second).is_pending());
     assert_eq!(compiler.metrics.compiles.pending.get(), 2);
-    let Err(Error::ResourceExhausted(text)) = compile().await else { panic!() };
+    let Err(Failed { error: Error::ResourceExhausted(text), is_limit: false }) = compile().await else { panic!() };
     assert!(text.contains("modules.compile_queue_max"), "{text}");
     // Opening waits for the script, so each of them gets one line; the second starts when the
     // first has ended.
@@ -216,6 +224,55 @@ async fn a_caller_that_goes_away_does_not_stop_a_compile_and_leaves_no_place_tak
     }
     assert_eq!(compiler.metrics.compiles.pending.get(), 1);
     tokio::task::spawn_blocking(move || fs::write(fifo, "go\n").unwrap()).await.unwrap();
-    drop(compiler.turns.acquire().await.unwrap());
+    drop(compiler.turns.wait(&pace()).await);
     assert_eq!(compiler.metrics.compiles.results.with_label_values(&["ok"]).get(), 1);
+}
+
+/// The state of a process group's leader in `/proc/PID/stat`: the children of this process that run `program`.
+fn states(program: &std::path::Path) -> Vec<char> {
+    let mut states = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let is_ours = String::from_utf8_lossy(&line).contains(&*program.to_string_lossy());
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if let Some(rest) = is_ours.then(|| stat.rsplit_once(") ")).flatten() {
+            states.extend(rest.1.chars().next());
+        }
+    }
+    states
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_compile_is_stopped_while_another_namespace_has_its_turn() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifos = ["a", "b"].map(|name| hearth_testing::make_fifo(directory.path(), name));
+    // It runs until something is written into the FIFO that its module names.
+    let text = format!("read line < {}/$(cat); echo \"$line\"", directory.path().display());
+    let mut compiler = script(&directory, &text);
+    compiler.config.compile_turn_ms = 20;
+    let compiler = Arc::new(compiler);
+    let compile = |name: &'static str| {
+        let owner = Owner::new(name, "pod");
+        let (compiler, pace) = (compiler.clone(), Pace::new(Urgency::Start, vec![owner]));
+        let module = async move { Ok((memory(name.as_bytes()), ModuleKind::Core)) };
+        tokio::spawn(async move { compiler.compile(module, &pace).await })
+    };
+    let long = compile("a");
+    while compiler.metrics.compiles.running.get() < 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let short = compile("b");
+    // The long one is stopped, and the other one runs.
+    while compiler.metrics.compiles.running.get() < 2 || !states(&compiler.program).contains(&'T') {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(compiler.metrics.compiles.parked.get() >= 1);
+    let [of_long, of_short] = fifos.map(|fifo| move || fs::write(fifo, "go\n").unwrap());
+    tokio::task::spawn_blocking(of_short).await.unwrap();
+    short.await.unwrap().unwrap();
+    // It goes on.
+    tokio::task::spawn_blocking(of_long).await.unwrap();
+    long.await.unwrap().unwrap();
+    let metrics = &compiler.metrics.compiles;
+    assert_eq!((metrics.running.get(), metrics.pending.get()), (0, 0));
 }
