@@ -26,9 +26,9 @@ use prost::Message;
 use prost_types::Any;
 use rustix::fs::OFlags;
 
-use crate::args::{Bundle, Flags};
 use crate::control::{self, CONTROL_TIMEOUT};
-use crate::failure::{Failure, Result};
+use hearth_shim::args::{Bundle, Flags};
+use hearth_shim::failure::{Failure, Result};
 
 /// The most that is read from stdin, in bytes: containerd's own limit for its shims.
 const MAX_STDIN_BYTES: u64 = 10 << 20;

@@ -17,8 +17,8 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use crate::args::{Bundle, Flags};
-use crate::failure::{Failure, Result};
+use hearth_shim::args::{Bundle, Flags};
+use hearth_shim::failure::{Failure, Result};
 
 /// The exit status of a task whose end was not observed: 128 + SIGKILL, as other shims report it.
 const UNSEEN_EXIT_STATUS: u32 = 137;

@@ -8,7 +8,7 @@ use hearth_shim::features;
 use prost::Message;
 use prost_types::Any;
 
-use crate::failure::RUNTIME_NAME;
+use hearth_shim::failure::RUNTIME_NAME;
 
 /// The release.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

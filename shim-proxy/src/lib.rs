@@ -7,6 +7,8 @@
 //! The daemon depends on this crate; this crate depends on nothing of the daemon.
 #![forbid(unsafe_code)]
 
+pub mod args;
+pub mod failure;
 pub mod features;
 pub mod natives;
 

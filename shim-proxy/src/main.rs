@@ -37,19 +37,17 @@
 //! containers.
 #![forbid(unsafe_code)]
 
-mod args;
 mod bootstrap;
 mod control;
 mod delete;
-mod failure;
 mod info;
 
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use args::Invocation;
-use failure::{Failure, RUNTIME_NAME, Result};
+use hearth_shim::args::{self, Invocation};
+use hearth_shim::failure::{Failure, RUNTIME_NAME, Result};
 
 fn main() -> ExitCode {
     let done = run().and_then(|answer| {
