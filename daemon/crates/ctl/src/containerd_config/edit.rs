@@ -132,7 +132,10 @@ pub fn handler_in(text: &str, version: ConfigVersion, name: &str) -> Result<Opti
     let path = ["plugins", version.plugin(), "containerd", "runtimes", name];
     let Some(table) = find(document.as_table(), &path) else { return Ok(None) };
     let text = |table: &dyn TableLike, key: &str| table.get(key).and_then(Item::as_str).map(str::to_owned);
-    let sandboxer = find(document.as_table(), &["proxy_plugins", SANDBOXER]).and_then(|table| text(table, "address"));
+    // A controller that the handler does not name is of another installation.
+    let plugin = find(document.as_table(), &["proxy_plugins", SANDBOXER]);
+    let plugin = plugin.filter(|_| text(table, "sandboxer").as_deref() == Some(SANDBOXER));
+    let sandboxer = plugin.and_then(|plugin| text(plugin, "address"));
     Ok(Some(Handler { name: name.to_owned(), runtime_path: text(table, "runtime_path"), sandboxer }))
 }
 
@@ -152,13 +155,24 @@ pub fn drop_in(version: ConfigVersion, handler: &Handler) -> String {
 /// runc any more. If nothing in `text` depends on the version, a `version` line is added.
 ///
 /// # Errors
-/// It is not TOML, or another value stands where a table has to be.
+/// It is not TOML, another value stands where a table has to be, or its tables are in two forms that do not mix.
 pub fn with_handler(text: &str, version: ConfigVersion, handler: &Handler) -> Result<String, String> {
+    let edited = put_handler(text, version, handler)?;
+    // Dotted keys below the head of one table and a head of its own for a part of it cannot be edited in place.
+    if put_handler(&edited, version, handler).as_ref() != Ok(&edited) {
+        return Err("has tables by dotted keys and by heads in each other: write them in one form first".into());
+    }
+    Ok(edited)
+}
+
+fn put_handler(text: &str, version: ConfigVersion, handler: &Handler) -> Result<String, String> {
     edit(text, |document| {
         add_version(document, version);
         let path = ["plugins", version.plugin(), "containerd", "runtimes"];
         let runtimes = find(document.as_table(), &path);
-        if let Some(wrong) = first_that_is_no_table(document.as_table(), &path) {
+        let plugins: &[&str] = if handler.sandboxer.is_some() { &["proxy_plugins"] } else { &[] };
+        let wrong = first_that_is_no_table(document.as_table(), &path);
+        if let Some(wrong) = wrong.or_else(|| first_that_is_no_table(document.as_table(), plugins)) {
             return Err(format!("has a value that is no table at {wrong}"));
         }
         if runtimes.is_none_or(TableLike::is_empty) {

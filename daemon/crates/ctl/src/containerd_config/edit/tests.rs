@@ -108,3 +108,21 @@ fn each_name_of_cri_is_found_among_disabled_plugins() {
         assert_eq!(disabled_cri(none).unwrap(), None, "{none}");
     }
 }
+
+#[test]
+fn a_controller_that_the_handler_does_not_name_is_not_its_own() {
+    let users = "version = 3\n[proxy_plugins.hearth]\ntype = \"sandbox\"\naddress = \"/run/s\"\n";
+    let with = with_handler(users, ConfigVersion::Three, &handler()).unwrap();
+    assert_eq!(handler_in(&with, ConfigVersion::Three, "hearth").unwrap(), Some(handler()));
+}
+
+#[test]
+fn what_cannot_be_edited_is_said() {
+    let controller = Handler { sandboxer: Some("/run/s".into()), ..handler() };
+    let error = with_handler("proxy_plugins = 1\n", ConfigVersion::Three, &controller).unwrap_err();
+    assert!(error.contains("no table at proxy_plugins"), "{error}");
+    // The dotted keys stand below a head whose part has a head of its own above it.
+    let mixed = "[plugins.'io.containerd.cri.v1.runtime'.containerd]\n[plugins]\ncri.containerd.x.y = 1\n";
+    let error = with_handler(mixed, ConfigVersion::One, &handler()).unwrap_err();
+    assert!(error.contains("one form"), "{error}");
+}
