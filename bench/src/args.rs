@@ -41,6 +41,8 @@ pub enum Command {
     Node(NodeArgs),
     /// First start, second start and memory of programs that others publish (as root)
     Programs(ProgramsArgs),
+    /// Pods one after another through a private containerd: start times and the daemon's resources, by the thousand (as root)
+    Soak(SoakArgs),
     /// Requests to an HTTP component, at hearthd, at `wasmtime serve` and at a bare HTTP server in turn (as root)
     Http(HttpArgs),
     /// Many HTTP components at rest on one daemon, and requests to them (as root)
@@ -249,6 +251,25 @@ pub struct ProgramsArgs {
     /// Put the table between this file's two marks
     #[arg(long, value_name = "PATH")]
     figures: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// Arguments of `soak`.
+#[derive(Debug, clap::Args)]
+pub struct SoakArgs {
+    /// The daemon's binary [default: hearthd beside this program]
+    #[arg(long, value_name = "PATH")]
+    hearthd: Option<PathBuf>,
+    /// How many pods
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pods: u32,
+    /// After how many pods the resources are read
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
+    /// Whole pods through CRI, and not containers through the Tasks API
+    #[arg(long)]
+    cri: bool,
     #[command(flatten)]
     common: CommonArgs,
 }

@@ -221,6 +221,9 @@ impl Probe {
 pub struct Footprint {
     /// Its proportional set size, in bytes.
     pub pss_bytes: u64,
+    /// Of that, memory that belongs to no file, in bytes.
+    #[serde(default)]
+    pub anonymous_bytes: u64,
     /// Open descriptors.
     pub descriptors: usize,
     /// Memory mappings.
@@ -243,8 +246,10 @@ impl Footprint {
             let text = fs::read(path(name)).with_context(|| path(name))?;
             Ok(text.iter().filter(|&&byte| byte == b'\n').count())
         };
+        let rollup = rollup(pid)?;
         Ok(Footprint {
-            pss_bytes: pss_bytes(pid)?,
+            pss_bytes: bytes_in(&rollup, "Pss").context("the kernel tells no Pss")?,
+            anonymous_bytes: bytes_in(&rollup, "Anonymous").context("the kernel tells no Anonymous")?,
             descriptors: count("fd")?,
             mappings: lines("maps")?,
             threads: count("task")?,
@@ -258,13 +263,16 @@ impl Footprint {
 /// # Errors
 /// If it is gone, or the kernel has no such file.
 pub fn pss_bytes(pid: u32) -> Result<u64> {
-    let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    pss_of(&text).with_context(|| format!("{} has no Pss", path.display()))
+    bytes_in(&rollup(pid)?, "Pss").context("the kernel tells no Pss")
 }
 
-fn pss_of(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+fn rollup(pid: u32) -> Result<String> {
+    let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
+    fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+fn bytes_in(rollup: &str, key: &str) -> Option<u64> {
+    let line = rollup.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -291,8 +299,8 @@ mod tests {
     #[test]
     fn a_rollup_gives_its_pss_in_bytes() {
         let text = "00400000-7fff [rollup]\nRss:      10 kB\nPss:              7 kB\nPss_Dirty: 1 kB\n";
-        assert_eq!(pss_of(text), Some(7 * 1024));
-        assert_eq!(pss_of("Rss: 1 kB\n"), None);
+        assert_eq!(bytes_in(text, "Pss"), Some(7 * 1024));
+        assert_eq!(bytes_in("Rss: 1 kB\n", "Pss"), None);
     }
 
     #[test]

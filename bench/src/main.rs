@@ -70,6 +70,7 @@
 //! * `crowd.rs`: many tasks of one daemon at once, and the resources of a daemon's process.
 //! * `storm.rs`: the `storm` command: a thousand starts at once; starts beside busy guests and compiles.
 //! * `node/`: the `node` command: the same workload through containerd, for all runtimes.
+//! * `soak.rs`: the `soak` command: many pods one after another, and what is left of them.
 //! * `programs.rs`: the `programs` command: starts and memory of programs that others publish.
 //! * `floor.rs`: the floor beneath containerd: a daemon that does nothing for its tasks.
 //! * `http/`: the `http` and `services` commands: HTTP components.
@@ -119,6 +120,7 @@ mod scraping;
 mod scratch;
 mod shim;
 mod signals;
+mod soak;
 mod start;
 mod stats;
 mod storm;
@@ -145,6 +147,7 @@ fn main() -> ExitCode {
         Command::Storm(arguments) => arguments.run(),
         Command::Node(arguments) => arguments.run(),
         Command::Programs(arguments) => arguments.run(),
+        Command::Soak(arguments) => arguments.run(),
         Command::Http(arguments) => arguments.run(),
         Command::Services(arguments) => arguments.run(),
         Command::HttpFloor { answer } => http::floor::serve(&answer),

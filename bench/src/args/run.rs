@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     AllArgs, CommonArgs, DensityArgs, HttpArgs, NodeArgs, ProgramsArgs, ServedArgs, ServicesArgs, ShimArgs, ShowArgs,
-    ShownArgs, StartArgs, StormArgs, UpgradeArgs,
+    ShownArgs, SoakArgs, StartArgs, StormArgs, UpgradeArgs,
 };
 use crate::guest::Module;
 use crate::output::JsonFile;
@@ -17,7 +17,7 @@ use crate::runtimes::Runtimes;
 use crate::scenario::{BundleKind, Scenario};
 use crate::scratch::{BundleStore, Scratch};
 use crate::signals::Signals;
-use crate::{density, floor, http, namespaces, node, programs, shim, signals, start, storm, suite, upgrade};
+use crate::{density, floor, http, namespaces, node, programs, shim, signals, soak, start, storm, suite, upgrade};
 
 impl AllArgs {
     /// The `all` command.
@@ -233,6 +233,21 @@ impl ProgramsArgs {
         print!("{}", report.markdown());
         json.map_or(Ok(()), |json| json.write(&report))?;
         self.figures.as_deref().map_or(Ok(()), |page| suite::write_programs(page, &report))
+    }
+}
+
+impl SoakArgs {
+    /// The `soak` command.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn run(self) -> Result<()> {
+        let json = self.common.json.as_deref().map(JsonFile::at).transpose()?;
+        let options =
+            soak::Options { hearthd: hearthd(self.hearthd)?, pods: self.pods, every: self.every, cri: self.cri };
+        let report = soak::run(&options)?;
+        print!("{}", report.markdown());
+        json.map_or(Ok(()), |json| json.write(&report))
     }
 }
 

@@ -36,7 +36,8 @@ use hearth_tests::{Guest, Image, Node};
 use crate::floor::FloorShim;
 use crate::machine::MachineFacts;
 use crate::progress::{progress, progress_done};
-use levels::{CriPods, Ctr, Tasks};
+use levels::Ctr;
+pub use levels::{CriPods, Tasks};
 use peers::{Peer, ProgramKind};
 pub use report::{Report, Row};
 
@@ -128,6 +129,11 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     let memory = memory::measure(&node, &peers, options.plan.idle_pods)?;
     Ok(Report::new(machine, &peers, left_out, rows, memory))
+}
+
+/// This project's place among the runtimes.
+pub fn hearth() -> Peer {
+    peers::installed().into_iter().find(|peer| peer.name == peers::HEARTH).expect("it is always among them")
 }
 
 fn workloads(node: &Node, options: &Options) -> Result<Vec<Workload>> {
