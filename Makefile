@@ -68,6 +68,10 @@ test-matrix: deps build shim faults ## Run every story on containerd 1.6, 1.7 an
 test-programs: deps build shim ## Run the stories of programs, also those with large downloads or compilers (root)
 	HEARTH_TEST_PROGRAMS=1 $(CARGO) test $(BUILD) --test it -- programs:: http::languages
 
+.PHONY: fuzz
+fuzz: ## Fuzz the parsers for MINUTES in all, or those named by TARGETS (compiles cargo-fuzz once)
+	@CARGO="$(CARGO)" tests/fuzz.sh "$(MINUTES)" $(TARGETS)
+
 .PHONY: test-page
 test-page: deps build shim ## Look at the status page in Chromium, which is installed for it (root)
 	@command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium

@@ -33,6 +33,12 @@ mod images;
 
 pub use images::{Entry, Runnable, SnapshotMount};
 
+/// Entrances for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use super::images::fuzzing::image;
+}
+
 /// The largest container record, in bytes: the largest message of containerd itself
 /// (defaults/defaults.go, `DefaultMaxSendMsgSize`).
 const CONTAINER_BYTES_MAX: usize = 16 << 20;

@@ -79,6 +79,12 @@ mod trace;
 mod traps;
 mod warm;
 
+/// Parsers for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use crate::containerd_config::edit;
+}
+
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;

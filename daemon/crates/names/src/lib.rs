@@ -49,6 +49,8 @@ mod resolver;
 
 pub use files::Files;
 pub use literal::literal;
+#[cfg(feature = "fuzzing")]
+pub use message::fuzzing;
 pub use order::Source;
 pub use resolver::{Family, Network, Resolver};
 

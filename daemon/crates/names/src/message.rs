@@ -145,6 +145,59 @@ fn addresses(decoder: &mut BinDecoder<'_>, records: u16, query: &Query) -> Optio
     Some(addresses)
 }
 
+/// Entrances for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    use super::*;
+
+    fn questions(id: u16) -> Vec<Question> {
+        let name = Name::from_ascii("web.test.").expect("a valid name");
+        let files = crate::Files::parse(None, Some(b""), None);
+        let configuration = files.configuration.expect("the file is there");
+        let mut questions = Question::both(&name, &configuration).expect("a name that can be encoded");
+        questions.iter_mut().for_each(|question| question.id = id);
+        questions
+    }
+
+    /// Reads a packet as the answer to questions of its own id.
+    pub fn reply(packet: &[u8]) {
+        let id = packet.first_chunk().map_or(0, |id| u16::from_be_bytes(*id));
+        let _ = read(packet, &questions(id), &[true, true]);
+    }
+
+    /// Packets that answer those questions.
+    pub fn replies() -> Vec<Vec<u8>> {
+        use hickory_proto::op::{MessageType, OpCode};
+        use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+
+        let questions = questions(7);
+        let owner = |text: &str| Name::from_ascii(text).expect("a valid name");
+        let message = |index: usize, records: &[(&str, RData)]| {
+            let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+            message.metadata.recursion_available = true;
+            message.add_query(questions[index].query.clone());
+            for (name, data) in records {
+                message.add_answer(Record::from_rdata(owner(name), 60, data.clone()));
+            }
+            message
+        };
+        let address = RData::A(A::new(10, 0, 0, 1));
+        let alias = RData::CNAME(CNAME(owner("other.test.")));
+        let mut failed = message(0, &[]);
+        failed.metadata.response_code = ResponseCode::ServFail;
+        let mut cut = message(0, &[]);
+        cut.metadata.truncation = true;
+        let messages = [
+            message(0, &[("web.test.", address.clone())]),
+            message(0, &[("web.test.", alias), ("other.test.", address)]),
+            message(1, &[("web.test.", RData::AAAA(AAAA::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)))]),
+            failed,
+            cut,
+        ];
+        messages.iter().map(|message| message.to_vec().expect("a message that can be encoded")).collect()
+    }
+}
+
 #[cfg(test)]
 #[path = "message/tests.rs"]
 mod tests;

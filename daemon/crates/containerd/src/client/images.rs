@@ -235,6 +235,28 @@ fn chain_of<T: AsRef<str>>(layers: &[T]) -> Option<String> {
 /// A manifest with its digest.
 pub(super) type Named = (String, ImageManifest);
 
+/// Entrances for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing {
+    use oci_spec::image::ImageIndex;
+
+    use super::*;
+
+    /// Reads a blob as an index, as a manifest and as the configuration of an image.
+    pub fn image(blob: &[u8]) {
+        if let Ok(index) = parse::<ImageIndex>("fuzzed", "none", blob) {
+            let _ = (choose(index.manifests()), choose_for_node(index.manifests()));
+        }
+        if let Ok(manifest) = parse::<ImageManifest>("fuzzed", "none", blob) {
+            let _ = (wasm_layer(&manifest), spin_layer(&manifest));
+        }
+        if let Ok(config) = parse::<ImageConfiguration>("fuzzed", "none", blob) {
+            let _ = entry_of(&config);
+        }
+        let _ = image_of("/images/create", blob);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
