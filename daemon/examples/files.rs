@@ -208,7 +208,7 @@ fn stdio(base: &Path) -> Result<(), Box<dyn std::error::Error>> {
     };
     let paths = StdioPaths { stdin: fifo("in")?, stdout: fifo("out")?, stderr: fifo("err")?, terminal: false };
     let config = config::Stdio::default();
-    let open = || runtime.block_on(Stdio::open("namespace", "task", &paths, &config));
+    let open = || runtime.block_on(Stdio::open(&"namespace".into(), "task", &paths, &config));
     let (mut opening, mut closing) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let began = Instant::now();

@@ -34,6 +34,7 @@ use crate::task::root::{self, FsMount, Root, RootSpec};
 use hearth_base::config::{self, Live};
 use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::operator::{Warm, Warmed};
 use hearth_base::wanted::Wanted;
 use hearth_containerd::client::{Containerd, Entry, Runnable, SnapshotMount};
@@ -101,7 +102,7 @@ struct Queue {
 /// An image's namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Image {
-    namespace: Arc<str>,
+    namespace: ContainerdNamespace,
     name: Arc<str>,
 }
 
@@ -177,7 +178,7 @@ impl Ahead {
             if self.containerd.is_there().await {
                 let followed = Instant::now();
                 let error = tokio::select! {
-                    error = self.containerd.follow_images(|namespace, name| self.enqueue(namespace, name)) => error,
+                    error = self.containerd.follow_images(|namespace, name| self.enqueue(&namespace, name)) => error,
                     error = self.catch_up() => error,
                     () = self.changed.notified() => continue,
                 };
@@ -199,6 +200,7 @@ impl Ahead {
         for pause in [Duration::ZERO, SETTLE] {
             tokio::time::sleep(pause).await;
             for namespace in &config.namespaces {
+                let namespace = &ContainerdNamespace::from(namespace.as_str());
                 match self.containerd.images(namespace, config.images_max).await {
                     Ok(names) => names.iter().for_each(|name| self.enqueue(namespace, name)),
                     Err(error) => return error,
@@ -208,12 +210,12 @@ impl Ahead {
         std::future::pending().await
     }
 
-    fn enqueue(&self, namespace: &str, name: &str) {
+    fn enqueue(&self, namespace: &ContainerdNamespace, name: &str) {
         let config = self.config();
-        if !config.namespaces.iter().any(|followed| followed == namespace) {
+        if !config.namespaces.iter().any(|followed| **followed == **namespace) {
             return;
         }
-        let image = Image { namespace: namespace.into(), name: name.into() };
+        let image = Image { namespace: namespace.clone(), name: name.into() };
         let mut queue = self.queue.lock();
         if queue.known.len() >= config.images_max || !queue.known.insert(image.clone()) {
             return;
@@ -284,7 +286,7 @@ impl Ahead {
                 let config = self.config();
                 let own = config.namespaces.first().map(String::as_str);
                 let namespace = namespace.as_deref().or(own).unwrap_or(DEFAULT_NAMESPACE);
-                self.image(namespace, name).await?
+                self.image(&namespace.into(), name).await?
             }
             Warm::File { path } => {
                 let loaded = self.modules.load_ahead(Origin::File(self.open(path).await?), None).await?;
@@ -333,7 +335,7 @@ impl Ahead {
     ///
     /// # Errors
     /// The error of containerd or the compiler.
-    pub async fn image(&self, namespace: &str, name: &str) -> Result<Done> {
+    pub async fn image(&self, namespace: &ContainerdNamespace, name: &str) -> Result<Done> {
         let Some(Runnable { manifest, program }) = self.containerd.runnable(namespace, name).await? else {
             return Ok(Done::NotWasm);
         };
@@ -370,13 +372,13 @@ impl Ahead {
     }
 
     /// A Wasm artifact.
-    async fn layer(&self, namespace: &str, image: &str, digest: &str, place: Place) -> Result<Loaded> {
+    async fn layer(&self, namespace: &ContainerdNamespace, image: &str, digest: &str, place: Place) -> Result<Loaded> {
         let origin = self.origin(namespace, image, digest, digest_of(image, digest)?).await?;
         self.modules.load_ahead(origin, Some(place)).await
     }
 
     /// A component of a Spin application.
-    async fn component(&self, namespace: &str, image: &str, digest: &str) -> Result<Loaded> {
+    async fn component(&self, namespace: &ContainerdNamespace, image: &str, digest: &str) -> Result<Loaded> {
         let wanted = digest_of(image, digest)?;
         if let Some(loaded) = self.modules.known_component(wanted).await? {
             return Ok(loaded);
@@ -386,7 +388,7 @@ impl Ahead {
     }
 
     /// The program of a layer, which containerd knows by the text of its digest.
-    async fn origin(&self, namespace: &str, image: &str, text: &str, digest: Digest) -> Result<Origin> {
+    async fn origin(&self, namespace: &ContainerdNamespace, image: &str, text: &str, digest: Digest) -> Result<Origin> {
         let bytes = self.containerd.read_blob(namespace, text, self.live.now().modules.module_bytes_max).await?;
         Ok(Origin::Layer { name: image.to_owned(), digest, bytes: bytes.into(), export: None })
     }
@@ -451,7 +453,7 @@ mod tests {
     async fn an_image_waits_once_and_only_so_many_wait() {
         let ahead = ahead(&["k8s.io"], 2);
         for (namespace, name) in [("k8s.io", "a"), ("k8s.io", "a"), ("other", "b"), ("k8s.io", "c"), ("k8s.io", "d")] {
-            ahead.enqueue(namespace, name);
+            ahead.enqueue(&namespace.into(), name);
         }
         let names: Vec<_> = ahead.queue.lock().waiting.iter().map(|waiting| waiting.image.name.to_string()).collect();
         assert_eq!(names, ["a", "c"]);
@@ -460,12 +462,12 @@ mod tests {
     #[tokio::test]
     async fn an_image_of_a_namespace_the_configuration_names_by_now_waits() {
         let ahead = ahead(&[], 1);
-        ahead.enqueue("k8s.io", "a");
+        ahead.enqueue(&"k8s.io".into(), "a");
         assert!(ahead.queue.lock().waiting.is_empty());
         let mut config = Config::clone(&ahead.live.now());
         config.ahead.namespaces = vec!["k8s.io".into()];
         ahead.live.replace(config);
-        ahead.enqueue("k8s.io", "a");
+        ahead.enqueue(&"k8s.io".into(), "a");
         assert_eq!(ahead.queue.lock().waiting.len(), 1);
     }
 }

@@ -125,7 +125,7 @@ impl Cell {
         };
         let Serving { world, task_sockets } = Serving::start(ground, handles)?;
         let key = Key { grpc: about.grpc, ttrpc: about.ttrpc };
-        let entered = task_sockets.enter(&key, &about.namespace).await.map_err(|e| e.to_string())?;
+        let entered = task_sockets.enter(&key, &about.namespace.as_str().into()).await.map_err(|e| e.to_string())?;
         task_sockets.count().expect(&about.id);
         let operator = Arc::new(Operator {
             config: live,

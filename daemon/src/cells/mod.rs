@@ -169,7 +169,7 @@ impl Cells {
         };
         tracing::info!(cell = id, pid = about.pid, pod = about.id, "found a cell of an earlier hearthd");
         self.count.fetch_add(1, Ordering::AcqRel);
-        let address = task_sockets::address_in(&path, &key(&about), &about.namespace);
+        let address = task_sockets::address_in(&path, &key(&about), &about.namespace.as_str().into());
         self.keep(id, Known { about, address }, Room(self.clone()));
     }
 

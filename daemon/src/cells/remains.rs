@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::task::container::note_end_in;
 use hearth_base::cell::{About, LivingTask, TASKS_DIRECTORY};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_containerd::events::{Event, EventQueue};
 use hearth_os::cell_group::Cgroup;
 
@@ -72,7 +73,7 @@ pub fn tell(directory: &Path, about: &About, signal: Option<i32>, events: &Arc<E
     let kills = Cgroup::at(about.cgroup.clone()).out_of_memory_kills();
     let why = if kills > 0 { Why::OutOfMemory } else { Why::Died(signal) };
     let text = why.text();
-    let namespace: Arc<str> = about.namespace.as_str().into();
+    let namespace = ContainerdNamespace::from(about.namespace.as_str());
     for task in &tasks {
         tracing::warn!(task = task.id, namespace = about.namespace, pid = about.pid, text, "a task died with its cell");
         if let Some(path) = &task.termination_log
@@ -85,7 +86,7 @@ pub fn tell(directory: &Path, about: &About, signal: Option<i32>, events: &Arc<E
     why
 }
 
-fn publish(task: &LivingTask, why: Why, pid: u32, namespace: &Arc<str>, events: &Arc<EventQueue>) {
+fn publish(task: &LivingTask, why: Why, pid: u32, namespace: &ContainerdNamespace, events: &Arc<EventQueue>) {
     let room = match events.reserve() {
         Ok(room) => room,
         Err(error) => return tracing::warn!(task = task.id, %error, "the end of a task was not told"),

@@ -51,6 +51,7 @@ use crate::task::process::Exit;
 use crate::task::sandbox::Sandbox;
 use hearth_base::config::{self, Config};
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_containerd::events::{Event, Reservation as Room};
 use hearth_containerd::peer::socket_path;
 use hearth_containerd::peer::{Key, Peer};
@@ -68,7 +69,7 @@ const LOST_STATUS: u32 = 128 + SIGKILL;
 
 /// The native containers of one containerd instance and namespace.
 pub struct Natives {
-    namespace: Arc<str>,
+    namespace: ContainerdNamespace,
     peer: Arc<Peer>,
     config: config::Native,
     tasks: Arc<TaskMap>,
@@ -108,14 +109,14 @@ struct Shim {
 impl Natives {
     /// No containers yet; their ids are taken in `tasks`.
     pub fn new(
-        namespace: &str,
+        namespace: ContainerdNamespace,
         peer: Arc<Peer>,
         config: &Config,
         tasks: Arc<TaskMap>,
         sandboxes: Arc<Sandboxes>,
     ) -> Arc<Natives> {
         Arc::new(Natives {
-            namespace: namespace.into(),
+            namespace,
             peer,
             config: config.native.clone(),
             tasks,

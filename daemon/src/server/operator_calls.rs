@@ -21,6 +21,7 @@ use crate::task::world::World;
 use hearth_base::config::Live;
 use hearth_base::digest::Digest;
 use hearth_base::generation::directory;
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::operator::{LogLevel, ModuleInfo, Modules, Question, Status, TaskCounts, TaskDetails, TaskInfo};
 use hearth_base::time::unix;
 use hearth_observe::logging::Logging;
@@ -88,7 +89,7 @@ impl Operator {
         match question {
             Question::Status => encode(&self.status()),
             Question::Tasks => encode(&self.tasks()),
-            Question::Task { namespace, id } => encode(&self.details(namespace, id)),
+            Question::Task { namespace, id } => encode(&self.details(&namespace.as_str().into(), id)),
             Question::Starts => encode(&self.world.runtime.recent.starts(&self.generation)),
             Question::Ends => encode(&self.world.runtime.recent.ends(&self.generation)),
             Question::Requests => encode(&self.world.runtime.recent.requests(&self.generation)),
@@ -167,11 +168,11 @@ impl Operator {
         infos
     }
 
-    fn details(&self, namespace: &str, id: &str) -> Option<TaskDetails> {
+    fn details(&self, namespace: &ContainerdNamespace, id: &str) -> Option<TaskDetails> {
         let tasks = self.task_sockets.tasks();
-        let Some(task) = tasks.iter().find(|task| *task.container.namespace == *namespace && **task.id() == *id) else {
+        let Some(task) = tasks.iter().find(|task| task.container.namespace == *namespace && **task.id() == *id) else {
             let pods = self.task_sockets.pods(&self.generation).into_iter();
-            let mut found = pods.filter(|pod| pod.namespace == namespace && pod.id == id);
+            let mut found = pods.filter(|pod| *pod.namespace == **namespace && pod.id == id);
             return found.next().map(|task| TaskDetails { task, ..TaskDetails::default() });
         };
         let mut details = task.details(&self.generation, self.world.runtime.recent.ends(&self.generation));

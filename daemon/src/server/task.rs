@@ -172,13 +172,13 @@ impl TaskApi for TaskService {
             let id = again.id.clone();
             let created = self.natives.create(context, again).await;
             return created.inspect_err(|error| {
-                let namespace = self.creator.namespace();
+                let namespace = &**self.creator.namespace();
                 tracing::info!(target: logging::GUEST, namespace, task = id, %error, "a native container was refused");
             });
         }
         if let Err(error) = &result {
             self.metrics.starts.failed.inc();
-            let namespace = self.creator.namespace();
+            let namespace = &**self.creator.namespace();
             tracing::info!(target: logging::GUEST, namespace, task = again.id, %error, "a task was refused");
         }
         self.answer(Method::Create, began, result)
@@ -196,7 +196,7 @@ impl TaskApi for TaskService {
             Err(error) => Err(error),
         };
         if let Err(error) = &result {
-            let namespace = self.creator.namespace();
+            let namespace = &**self.creator.namespace();
             tracing::info!(target: logging::GUEST, namespace, task = %request.id, %error, "a task could not be started");
         }
         self.answer(Method::Start, began, result.map(|pid| StartResponse { pid, ..Default::default() }))

@@ -24,6 +24,7 @@ use hearth_base::bundle::{Role, TaskSpec};
 use hearth_base::config::Live;
 use hearth_base::error::{Error, Result};
 use hearth_base::generation::wire::{Owned, Owner};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::operator::TaskInfo;
 use hearth_containerd::client::Containerd;
 use hearth_containerd::events::EventQueue;
@@ -63,10 +64,10 @@ pub struct TaskSockets {
 #[derive(Default)]
 struct Known {
     containerds: HashMap<Key, Arc<Peer>>,
-    namespaces: HashMap<(Key, String), Namespace>,
+    namespaces: HashMap<(Key, ContainerdNamespace), ServedNamespace>,
 }
 
-struct Namespace {
+struct ServedNamespace {
     entered: Entered,
     tasks: Arc<TaskMap>,
     /// Serves until it is dropped or shut down.
@@ -129,14 +130,14 @@ impl TaskSockets {
             return Ok((address, version));
         }
         self.count.expect(&ask.id);
-        Ok((self.enter(&key, &ask.namespace).await?.address, version))
+        Ok((self.enter(&key, &ask.namespace.as_str().into()).await?.address, version))
     }
 
     /// A namespace of a containerd, with its task socket, made when it is entered first.
     ///
     /// # Errors
     /// Too many namespaces, a socket that cannot be bound.
-    pub async fn enter(&self, key: &Key, namespace: &str) -> Result<Entered> {
+    pub async fn enter(&self, key: &Key, namespace: &ContainerdNamespace) -> Result<Entered> {
         match self.known(key, namespace) {
             Some(entered) => Ok(entered),
             None => self.make(key.clone(), namespace, self.peer(key)).await,
@@ -144,9 +145,9 @@ impl TaskSockets {
     }
 
     /// The same, if it has been entered before.
-    pub fn known(&self, key: &Key, namespace: &str) -> Option<Entered> {
+    pub fn known(&self, key: &Key, namespace: &ContainerdNamespace) -> Option<Entered> {
         let known = self.known.lock();
-        known.namespaces.get(&(key.clone(), namespace.to_string())).map(|n| n.entered.clone())
+        known.namespaces.get(&(key.clone(), namespace.clone())).map(|n| n.entered.clone())
     }
 
     /// The task socket of the older generation that has the sandbox of the pod this container is for.
@@ -170,7 +171,7 @@ impl TaskSockets {
     pub fn owned(&self, task: &Owner) -> Option<Owned> {
         let key = Key { grpc: task.grpc_address.clone(), ttrpc: task.ttrpc_address.clone() };
         let known = self.known.lock();
-        let namespace = known.namespaces.get(&(key.clone(), task.namespace.clone()))?;
+        let namespace = known.namespaces.get(&(key.clone(), task.namespace.as_str().into()))?;
         let address = namespace.entered.address.clone();
         if namespace.tasks.get(&task.id).is_ok() {
             return Some(Owned { address, controller: String::new() });
@@ -203,13 +204,13 @@ impl TaskSockets {
     }
 
     /// Makes a socket. Of two made at once, one is kept.
-    async fn make(&self, key: Key, namespace: &str, peer: Arc<Peer>) -> Result<Entered> {
+    async fn make(&self, key: Key, namespace: &ContainerdNamespace, peer: Arc<Peer>) -> Result<Entered> {
         let name = key.file_name(Some(namespace));
         let path = socket_in(&self.dir, &key, namespace);
         let cannot = |e: String| Error::Unavailable(format!("cannot serve a task socket at {}: {e}", path.display()));
         let (entered, mut server) = {
             let mut known = self.known.lock();
-            let entry = (key, namespace.to_string());
+            let entry = (key, namespace.clone());
             if let Some(found) = known.namespaces.get(&entry) {
                 return Ok(found.entered.clone());
             }
@@ -226,9 +227,10 @@ impl TaskSockets {
             let answering = self.runtimes.answering.clone();
             let files = self.dir.join(PODS).join(&name);
             let sandboxes = Sandboxes::new(tasks.clone(), files, answering.clone());
-            let natives = Natives::new(namespace, peer.clone(), &self.config.now(), tasks.clone(), sandboxes.clone());
+            let natives =
+                Natives::new(namespace.clone(), peer.clone(), &self.config.now(), tasks.clone(), sandboxes.clone());
             let creator = Creator::new(
-                namespace,
+                namespace.clone(),
                 peer,
                 self.config.clone(),
                 self.modules.clone(),
@@ -240,7 +242,7 @@ impl TaskSockets {
             let service = TaskService::new(creator, tasks.clone(), natives.clone(), self.world.clone(), draining);
             let server = ttrpc::r#async::Server::new().add_listener(listener).register_service(service.services());
             let entered = Entered { address: address_of(&path), sandboxes, natives };
-            known.namespaces.insert(entry, Namespace { entered: entered.clone(), tasks, server: None });
+            known.namespaces.insert(entry, ServedNamespace { entered: entered.clone(), tasks, server: None });
             (entered, server)
         };
         // The socket is bound: connections already wait in its backlog.
@@ -249,7 +251,7 @@ impl TaskSockets {
         if let Some(entry) = known.namespaces.values_mut().find(|n| n.entered.address == entered.address) {
             entry.server = Some(server);
         }
-        tracing::info!(namespace, address = %entered.address, "serving tasks");
+        tracing::info!(namespace = &**namespace, address = %entered.address, "serving tasks");
         Ok(entered)
     }
 
@@ -278,7 +280,7 @@ impl TaskSockets {
     }
 
     /// The image of a container, as its containerd has it; none if that does not say.
-    pub async fn image(&self, namespace: &str, id: &str) -> Option<String> {
+    pub async fn image(&self, namespace: &ContainerdNamespace, id: &str) -> Option<String> {
         let peers: Vec<_> = self.known.lock().containerds.values().cloned().collect();
         for peer in peers {
             if let Ok(Some(image)) = peer.client.image(namespace, id).await {
@@ -296,7 +298,7 @@ impl TaskSockets {
 
     /// Every pod of this daemon that is no task, as an operator sees it.
     pub fn pods(&self, generation: &str) -> Vec<TaskInfo> {
-        let of = |((_, namespace), known): (&(Key, String), &Namespace)| {
+        let of = |((_, namespace), known): (&(Key, ContainerdNamespace), &ServedNamespace)| {
             (namespace.clone(), known.entered.sandboxes.clone())
         };
         let all: Vec<_> = self.known.lock().namespaces.iter().map(of).collect();
@@ -336,12 +338,12 @@ impl TaskSockets {
 }
 
 /// The task socket of a namespace in a generation's, or a cell's, directory.
-fn socket_in(directory: &Path, key: &Key, namespace: &str) -> PathBuf {
+fn socket_in(directory: &Path, key: &Key, namespace: &ContainerdNamespace) -> PathBuf {
     directory.join(format!("{}.sock", key.file_name(Some(namespace))))
 }
 
 /// Its address.
-pub fn address_in(directory: &Path, key: &Key, namespace: &str) -> String {
+pub fn address_in(directory: &Path, key: &Key, namespace: &ContainerdNamespace) -> String {
     address_of(&socket_in(directory, key, namespace))
 }
 

@@ -13,6 +13,7 @@ use crate::task::files::Files;
 use crate::task::sandbox::{Joined, Membership};
 use hearth_base::bundle::Cpu;
 use hearth_base::isolation::Level;
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::text::shown_lines;
 use hearth_http::requests::Requests;
 use hearth_observe::metrics::Metrics;
@@ -27,7 +28,7 @@ pub struct Container {
     /// Its id, the task's.
     pub id: Arc<str>,
     /// containerd's namespace.
-    pub namespace: Arc<str>,
+    pub namespace: ContainerdNamespace,
     /// Its record for operators.
     pub about: Arc<About>,
     /// Its claim to metrics of its own.

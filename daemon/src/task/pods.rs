@@ -26,6 +26,7 @@ use crate::task::sandbox::{Membership, Sandbox, SandboxSpec};
 use crate::task::{Task, pid};
 use hearth_base::bundle::{Role, TaskSpec};
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::operator::{PodName, TaskInfo, TaskKind};
 use hearth_base::time::unix;
 
@@ -188,7 +189,7 @@ impl Sandboxes {
     }
 
     /// All pods that are no tasks, as operators see them.
-    pub fn infos(&self, namespace: &str, generation: &str) -> Vec<TaskInfo> {
+    pub fn infos(&self, namespace: &ContainerdNamespace, generation: &str) -> Vec<TaskInfo> {
         let pods = self.pods.lock();
         pods.iter().map(|(id, pod)| pod.info(namespace, id, generation)).collect()
     }
@@ -216,7 +217,7 @@ impl Pod {
         if started { Ok(()) } else { Err(Error::FailedPrecondition("the sandbox has been started before".into())) }
     }
 
-    fn info(&self, namespace: &str, id: &str, generation: &str) -> TaskInfo {
+    fn info(&self, namespace: &ContainerdNamespace, id: &str, generation: &str) -> TaskInfo {
         let (state, exit_status) = match self.phase() {
             PodPhase::Created => ("created", None),
             PodPhase::Ready => ("running", None),
@@ -224,7 +225,7 @@ impl Pod {
         };
         TaskInfo {
             generation: generation.to_owned(),
-            namespace: namespace.to_owned(),
+            namespace: namespace.to_string(),
             id: id.to_owned(),
             kind: TaskKind::Sandbox,
             pod: self.name.clone(),

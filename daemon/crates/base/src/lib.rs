@@ -19,6 +19,7 @@
 //!   * `generation/client.rs`: asking a generation, and taking its sockets over.
 //!   * `generation/stop.rs`: ending all daemons of a state directory; a stop told from a restart.
 //! * [`isolation`]: which process runs a pod's guests, and the settings that decide it.
+//! * [`namespace`]: a namespace of containerd, which calls cannot swap with an id.
 //! * `operator/mod.rs`: the questions of `hearthctl` and the daemon's answers.
 //! * `operator/modules.rs`: the answers about modules: known, compiling, refused, checked, removed.
 //! * [`proc_stat`]: the fields of `/proc/PID/stat`: state, CPU time, threads, memory.
@@ -41,6 +42,7 @@ pub mod error;
 pub mod faults;
 pub mod generation;
 pub mod isolation;
+pub mod namespace;
 pub mod operator;
 pub mod proc_stat;
 pub mod rate;

@@ -28,6 +28,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::peer::socket_path;
 use hearth_base::config;
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 
 mod images;
 
@@ -162,7 +163,7 @@ impl Containerd {
     /// [`Error::NotFound`] if containerd does not have the container, its image or the image's
     /// manifest; [`Error::InvalidArgument`] if the image is damaged or has several Wasm layers;
     /// [`Error::Unavailable`] if containerd does not answer.
-    pub async fn artifact(&self, namespace: &str, container_id: &str) -> Result<Option<Artifact>> {
+    pub async fn artifact(&self, namespace: &ContainerdNamespace, container_id: &str) -> Result<Option<Artifact>> {
         let connection = self.connection();
         let Some(image) = self.image_of(&connection, namespace, container_id).await? else {
             return Ok(None);
@@ -184,11 +185,17 @@ impl Containerd {
     /// larger than `max_bytes`; [`Error::Internal`] if it is not what its digest says;
     /// [`Error::InvalidArgument`] if `digest` is not a SHA-256; [`Error::Unavailable`] if containerd
     /// does not answer, or stops before the end.
-    pub async fn read_blob(&self, namespace: &str, digest: &str, max_bytes: u64) -> Result<Vec<u8>> {
+    pub async fn read_blob(&self, namespace: &ContainerdNamespace, digest: &str, max_bytes: u64) -> Result<Vec<u8>> {
         self.blob(&self.connection(), namespace, digest, max_bytes).await
     }
 
-    async fn blob(&self, connection: &Channel, namespace: &str, digest: &str, max_bytes: u64) -> Result<Vec<u8>> {
+    async fn blob(
+        &self,
+        connection: &Channel,
+        namespace: &ContainerdNamespace,
+        digest: &str,
+        max_bytes: u64,
+    ) -> Result<Vec<u8>> {
         let what = format!("blob {digest} of namespace {namespace:?}");
         let expected = digest
             .strip_prefix("sha256:")
@@ -229,12 +236,17 @@ impl Containerd {
     ///
     /// # Errors
     /// As in the module's page.
-    pub async fn image(&self, namespace: &str, container_id: &str) -> Result<Option<String>> {
+    pub async fn image(&self, namespace: &ContainerdNamespace, container_id: &str) -> Result<Option<String>> {
         self.image_of(&self.connection(), namespace, container_id).await
     }
 
     /// The name of a container's image.
-    async fn image_of(&self, connection: &Channel, namespace: &str, id: &str) -> Result<Option<String>> {
+    async fn image_of(
+        &self,
+        connection: &Channel,
+        namespace: &ContainerdNamespace,
+        id: &str,
+    ) -> Result<Option<String>> {
         let what = format!("container {id:?} of namespace {namespace:?}");
         let mut client = ContainersClient::new(connection.clone()).max_decoding_message_size(CONTAINER_BYTES_MAX);
         let request = self.request(&what, namespace, GetContainerRequest { id: id.to_string() })?;
@@ -248,7 +260,7 @@ impl Containerd {
     async fn manifest(
         &self,
         connection: &Channel,
-        namespace: &str,
+        namespace: &ContainerdNamespace,
         image: &str,
         choose: fn(&[Descriptor]) -> Option<&Descriptor>,
     ) -> Result<Option<images::Named>> {
@@ -296,7 +308,12 @@ impl Containerd {
     }
 
     /// A request in `namespace`.
-    fn request<T>(&self, what: &(dyn Display + Sync), namespace: &str, message: T) -> Result<Request<T>> {
+    fn request<T>(
+        &self,
+        what: &(dyn Display + Sync),
+        namespace: &ContainerdNamespace,
+        message: T,
+    ) -> Result<Request<T>> {
         let mut request = Request::new(message);
         let value = namespace.parse().map_err(|_| {
             let reason = format!("{namespace:?} is not a namespace's name");

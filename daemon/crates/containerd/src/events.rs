@@ -48,6 +48,7 @@ use ttrpc::proto::MESSAGE_LENGTH_MAX;
 use crate::peer::socket_path;
 use hearth_base::config::{self, EVENTS_PER_TASK};
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_observe::metrics::Metrics;
 use hearth_os::coarse_timer::{self, CoarseTimer};
 
@@ -102,7 +103,7 @@ struct Shared {
 /// An event in the queue. It is encoded only when its turn comes, off its publisher's path.
 struct Queued {
     at: SystemTime,
-    namespace: Arc<str>,
+    namespace: ContainerdNamespace,
     event: Event,
 }
 
@@ -216,7 +217,7 @@ impl Reservation {
     ///
     /// An event beyond the reservation is queued, too, since a miscount must not lose an exit. It takes room from later
     /// tasks.
-    pub fn publish(&self, namespace: &Arc<str>, event: Event) {
+    pub fn publish(&self, namespace: &ContainerdNamespace, event: Event) {
         let shared = &self.queue.shared;
         let within = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if within.is_err() {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hearth_base::config::SandboxerSocket;
+use hearth_base::namespace::ContainerdNamespace;
 
 use crate::client::Containerd;
 use crate::events::EventQueue;
@@ -29,7 +30,7 @@ impl Key {
     }
 
     /// A file name for the parts of this containerd, or of a namespace of it: 16 hexadecimal digits of a hash.
-    pub fn file_name(&self, namespace: Option<&str>) -> String {
+    pub fn file_name(&self, namespace: Option<&ContainerdNamespace>) -> String {
         let Key { grpc, ttrpc } = self;
         let text = match namespace {
             Some(namespace) => format!("{grpc}\0{ttrpc}\0{namespace}"),

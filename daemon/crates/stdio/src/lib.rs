@@ -48,6 +48,7 @@ use wasmtime_wasi::p2::{InputStream, OutputStream};
 
 use hearth_base::config;
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_os::fifo;
 use hearth_os::pty::Size;
 use input::{Input, Reader};
@@ -85,7 +86,12 @@ impl Stdio {
     ///
     /// # Errors
     /// As on the crate's page; after an error nothing stays open or running.
-    pub async fn open(namespace: &str, id: &str, paths: &StdioPaths, config: &config::Stdio) -> Result<Stdio> {
+    pub async fn open(
+        namespace: &ContainerdNamespace,
+        id: &str,
+        paths: &StdioPaths,
+        config: &config::Stdio,
+    ) -> Result<Stdio> {
         let runtime = Handle::current();
         let stdin = match Target::parse("stdin", &paths.stdin)? {
             Target::Null => Input::none(runtime.clone()),
@@ -224,7 +230,7 @@ impl Drop for Stdio {
 
 /// Opens outputs for one process.
 struct Opener<'a> {
-    namespace: &'a str,
+    namespace: &'a ContainerdNamespace,
     id: &'a str,
     config: &'a config::Stdio,
     runtime: Handle,

@@ -29,6 +29,7 @@ use tokio::time::timeout;
 
 use hearth_base::config;
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_os::fifo;
 use hearth_os::spawn::{Child, Ended, is_exiting, spawn};
 
@@ -58,7 +59,7 @@ struct Kill;
 pub(super) async fn start(
     path: PathBuf,
     args: &[String],
-    namespace: &str,
+    namespace: &ContainerdNamespace,
     id: &str,
     config: &config::Stdio,
 ) -> Result<LogProgram> {
@@ -69,7 +70,7 @@ pub(super) async fn start(
     let (ready, their_ready) = fifo::pipe_from_program().map_err(internal)?;
     let drain = Duration::from_millis(config.log_binary_drain_ms);
     let (program, args, env) =
-        (path.clone(), args.to_vec(), [("CONTAINER_ID", id), ("CONTAINER_NAMESPACE", namespace)]);
+        (path.clone(), args.to_vec(), [("CONTAINER_ID", id), ("CONTAINER_NAMESPACE", &**namespace)]);
     let env = env.map(|(name, value)| format!("{name}={value}"));
     // Its file may lie on a slow disk. Started and supervised in one job, the process has an owner even if the request
     // is given up meanwhile.

@@ -23,7 +23,7 @@ fn paths(stdin: &str, stdout: &str, stderr: &str) -> StdioPaths {
 }
 
 async fn open(paths: &StdioPaths) -> Result<Stdio> {
-    Stdio::open("k8s.io", "task-1", paths, &config::Stdio::default()).await
+    Stdio::open(&"k8s.io".into(), "task-1", paths, &config::Stdio::default()).await
 }
 
 async fn say(stream: Stdout, text: &str) {
@@ -202,7 +202,7 @@ async fn a_log_program_gets_everything_and_time_to_finish() {
             "/bin/cat <&4 5>&- >$D/err &\n{ready}\nexec 5>&-\n/bin/cat <&3 >$D/out\nwait\necho x >$D/end"
         ));
         let paths = paths("", &program.uri(), &program.uri());
-        let stdio = Stdio::open("k8s.io", "task-1", &paths, &CONFIG).await.unwrap();
+        let stdio = Stdio::open(&"k8s.io".into(), "task-1", &paths, &CONFIG).await.unwrap();
         assert_eq!(program.read("seen"), "key a value flag |task-1|k8s.io\n");
         let big = "0123456789".repeat(100_000);
         for chunk in big.as_bytes().chunks(4_096) {
@@ -219,7 +219,7 @@ async fn a_log_program_gets_everything_and_time_to_finish() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_program_of_stderr_alone() {
     let program = Program::new("exec 5>&-\n/bin/cat <&3 >$D/out\n/bin/cat <&4 >$D/err");
-    let stdio = Stdio::open("n", "i", &paths("", "", &program.uri()), &CONFIG).await.unwrap();
+    let stdio = Stdio::open(&"n".into(), "i", &paths("", "", &program.uri()), &CONFIG).await.unwrap();
     say(stdio.stdout(), "nowhere").await;
     say(stdio.stderr(), "somewhere").await;
     stdio.close();
@@ -231,7 +231,7 @@ async fn a_log_program_of_stderr_alone() {
 async fn a_terminals_output_goes_to_one_pipe_of_the_program() {
     let program = Program::new("exec 5>&-\n/bin/cat <&3 >$D/out\n/bin/cat <&4 >$D/err");
     let paths = StdioPaths { terminal: true, ..paths("", &program.uri(), "") };
-    let stdio = Arc::new(Stdio::open("n", "i", &paths, &CONFIG).await.unwrap());
+    let stdio = Arc::new(Stdio::open(&"n".into(), "i", &paths, &CONFIG).await.unwrap());
     stdio.start(|| |_| ());
     say(stdio.stdout(), "1").await;
     say(stdio.stderr(), "2").await;
@@ -243,7 +243,7 @@ async fn a_terminals_output_goes_to_one_pipe_of_the_program() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_program_that_dies_breaks_the_pipe_of_its_task_only() {
     let program = Program::new("exec 5>&-\nread line <&3\nexit 3");
-    let stdio = Stdio::open("n", "i", &paths("", &program.uri(), ""), &CONFIG).await.unwrap();
+    let stdio = Stdio::open(&"n".into(), "i", &paths("", &program.uri(), ""), &CONFIG).await.unwrap();
     say(stdio.stdout(), "a line\n").await;
     program.reaped().await;
     let mut stream = stdio.stdout().p2_stream();
@@ -259,7 +259,7 @@ async fn a_log_program_that_dies_breaks_the_pipe_of_its_task_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_program_that_fails_at_its_start_says_how() {
     let program = Program::new("exit 3");
-    let error = Stdio::open("n", "i", &paths("", &program.uri(), ""), &CONFIG).await.map(drop).unwrap_err();
+    let error = Stdio::open(&"n".into(), "i", &paths("", &program.uri(), ""), &CONFIG).await.map(drop).unwrap_err();
     let Error::FailedPrecondition(text) = &error else { panic!("{error:?}") };
     assert!(text.contains("ended before it was ready (exit status 3)"), "{text}");
     program.reaped().await;
@@ -269,7 +269,7 @@ async fn a_log_program_that_fails_at_its_start_says_how() {
 async fn a_log_program_that_is_never_ready_is_ended() {
     let program = Program::new("exec /bin/cat <&3");
     let config = config::Stdio { log_binary_timeout_ms: 300, ..CONFIG };
-    let error = Stdio::open("n", "i", &paths("", &program.uri(), ""), &config).await.map(drop).unwrap_err();
+    let error = Stdio::open(&"n".into(), "i", &paths("", &program.uri(), ""), &config).await.map(drop).unwrap_err();
     assert!(error.to_string().contains("within 300 ms (stdio.log_binary_timeout_ms)"), "{error}");
     program.reaped().await;
 }
@@ -279,7 +279,7 @@ async fn a_create_that_is_given_up_leaves_no_log_program() {
     let program = Program::new("read never </proc/$$/fd/4");
     let config = config::Stdio { log_binary_drain_ms: 1, ..CONFIG };
     let paths = paths("", &program.uri(), "");
-    let opening = Stdio::open("n", "i", &paths, &config);
+    let opening = Stdio::open(&"n".into(), "i", &paths, &config);
     tokio::select! {
         _ = opening => panic!("it was never ready"),
         () = until("started", || !program.read("pid").is_empty()) => {}
@@ -293,7 +293,7 @@ async fn a_log_program_that_does_not_finish_is_terminated_and_then_killed() {
     {
         let program = Program::new(script);
         let config = config::Stdio { log_binary_drain_ms: 50, ..CONFIG };
-        let stdio = Stdio::open("n", "i", &paths("", &program.uri(), ""), &config).await.unwrap();
+        let stdio = Stdio::open(&"n".into(), "i", &paths("", &program.uri(), ""), &config).await.unwrap();
         stdio.close();
         program.reaped().await;
     }

@@ -33,7 +33,7 @@ impl Forwarding {
         if older.is_empty() {
             return None;
         }
-        let pod = self.own.owner(namespace(request).ok()?, id);
+        let pod = self.own.owner(&namespace(request).ok()?, id);
         if self.own.task_sockets.owned(&pod).is_some() {
             return None;
         }

@@ -42,6 +42,7 @@ use hearth_base::config::Isolation;
 use hearth_base::error::{Error, Result};
 use hearth_base::generation::wire::Owner;
 use hearth_base::isolation::{ANNOTATION, Level, level_of};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::operator::PodName;
 use hearth_containerd::peer::Key;
 use hearth_observe::logging;
@@ -75,21 +76,21 @@ impl Controller {
     }
 
     /// The key of a pod on this node.
-    fn owner(&self, namespace: &str, id: &str) -> Owner {
+    fn owner(&self, namespace: &ContainerdNamespace, id: &str) -> Owner {
         let Key { grpc: grpc_address, ttrpc: ttrpc_address } = self.key.clone();
-        Owner { grpc_address, ttrpc_address, namespace: namespace.to_owned(), id: id.to_owned() }
+        Owner { grpc_address, ttrpc_address, namespace: namespace.to_string(), id: id.to_owned() }
     }
 
     /// The namespace a request is about, where pods have been made before.
     fn known<T>(&self, request: &Request<T>, id: &str) -> Result<Entered> {
         let namespace = namespace(request)?;
-        self.task_sockets.known(&self.key, namespace).ok_or_else(|| Error::NotFound(format!("sandbox {id} not found")))
+        self.task_sockets.known(&self.key, &namespace).ok_or_else(|| Error::NotFound(format!("sandbox {id} not found")))
     }
 }
 
-fn namespace<T>(request: &Request<T>) -> Result<&str> {
+fn namespace<T>(request: &Request<T>) -> Result<ContainerdNamespace> {
     let found = request.metadata().get(NAMESPACE).and_then(|value| value.to_str().ok());
-    found.filter(|namespace| !namespace.is_empty()).ok_or_else(|| {
+    found.filter(|namespace| !namespace.is_empty()).map(ContainerdNamespace::from).ok_or_else(|| {
         Error::InvalidArgument(format!("the request names no namespace ({NAMESPACE}): is it containerd that asks?"))
     })
 }
@@ -99,7 +100,7 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 #[async_trait]
 impl ControllerApi for Controller {
     async fn create(&self, request: Request<api::ControllerCreateRequest>) -> Answer<api::ControllerCreateResponse> {
-        let namespace = namespace(&request)?.to_owned();
+        let namespace = namespace(&request)?;
         let request = request.into_inner();
         check_level(&self.task_sockets.config().now().isolation, &sandbox_config(&request)?)?;
         let spec = pod_spec(&request)?;
@@ -107,9 +108,9 @@ impl ControllerApi for Controller {
         let created = entered.sandboxes.create(&request.sandbox_id, spec).await;
         created.inspect_err(|error| {
             let sandbox = &request.sandbox_id;
-            tracing::info!(target: logging::GUEST, namespace, task = sandbox, sandbox, %error, "a pod was refused");
+            tracing::info!(target: logging::GUEST, namespace = &*namespace, task = sandbox, sandbox, %error, "a pod was refused");
         })?;
-        tracing::debug!(namespace, sandbox = request.sandbox_id, "a pod was created");
+        tracing::debug!(namespace = &*namespace, sandbox = request.sandbox_id, "a pod was created");
         Ok(Response::new(api::ControllerCreateResponse { sandbox_id: request.sandbox_id }))
     }
 

@@ -47,6 +47,7 @@ use crate::task::pods::Sandboxes;
 use crate::task::world::World;
 use hearth_base::config::Live;
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_containerd::peer::Peer;
 use hearth_observe::starts::trace::Trace;
 use hearth_stdio::StdioPaths;
@@ -72,7 +73,7 @@ pub struct CreateRequest {
 
 /// Makes the tasks of one containerd instance and namespace.
 pub struct Creator {
-    pub(super) namespace: Arc<str>,
+    pub(super) namespace: ContainerdNamespace,
     pub(super) peer: Arc<Peer>,
     pub(super) config: Arc<Live>,
     pub(super) modules: Arc<dyn Programs>,
@@ -85,7 +86,7 @@ pub struct Creator {
 impl Creator {
     /// A creator for one namespace.
     pub fn new(
-        namespace: &str,
+        namespace: ContainerdNamespace,
         peer: Arc<Peer>,
         config: Arc<Live>,
         modules: Arc<dyn Programs>,
@@ -93,11 +94,11 @@ impl Creator {
         sandboxes: Arc<Sandboxes>,
         runtime: tokio::runtime::Handle,
     ) -> Creator {
-        Creator { namespace: namespace.into(), peer, config, modules, world, sandboxes, runtime }
+        Creator { namespace, peer, config, modules, world, sandboxes, runtime }
     }
 
     /// containerd's namespace.
-    pub fn namespace(&self) -> &str {
+    pub fn namespace(&self) -> &ContainerdNamespace {
         &self.namespace
     }
 

@@ -18,6 +18,7 @@ use super::{
     spin_layer, wasm_layer,
 };
 use hearth_base::error::{Error, Result};
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::wanted::Wanted;
 
 /// The program of an image, if it is WebAssembly.
@@ -61,7 +62,7 @@ impl Containerd {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if containerd does not answer.
-    pub async fn images(&self, namespace: &str, max: usize) -> Result<Vec<String>> {
+    pub async fn images(&self, namespace: &ContainerdNamespace, max: usize) -> Result<Vec<String>> {
         let what = format!("the images of namespace {namespace:?}");
         let mut client = ImagesClient::new(self.connection()).max_decoding_message_size(CONTAINER_BYTES_MAX);
         let request = self.request(&what, namespace, ListImagesRequest::default())?;
@@ -74,7 +75,7 @@ impl Containerd {
     ///
     /// # Errors
     /// As [`Containerd::artifact`].
-    pub async fn runnable(&self, namespace: &str, image: &str) -> Result<Option<Runnable>> {
+    pub async fn runnable(&self, namespace: &ContainerdNamespace, image: &str) -> Result<Option<Runnable>> {
         let connection = self.connection();
         let Some((digest, manifest)) = self.manifest(&connection, namespace, image, choose_for_node).await? else {
             return Ok(None);
@@ -102,7 +103,7 @@ impl Containerd {
     /// [`Error::Unavailable`] if containerd does not answer.
     pub async fn view(
         &self,
-        namespace: &str,
+        namespace: &ContainerdNamespace,
         snapshotter: &str,
         chain: &str,
         key: &str,
@@ -134,7 +135,7 @@ impl Containerd {
     ///
     /// # Errors
     /// As [`Containerd::view`].
-    pub async fn remove_view(&self, namespace: &str, snapshotter: &str, key: &str) -> Result<()> {
+    pub async fn remove_view(&self, namespace: &ContainerdNamespace, snapshotter: &str, key: &str) -> Result<()> {
         let what = format!("the removal of view {key} in namespace {namespace:?}");
         let request = RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
         let mut client = SnapshotsClient::new(self.connection());
@@ -144,7 +145,7 @@ impl Containerd {
 
     /// Follows the images of all namespaces: `seen` receives the namespace and name of each new or changed image.
     /// Returns the reason when containerd goes away.
-    pub async fn follow_images(&self, mut seen: impl FnMut(&str, &str)) -> Error {
+    pub async fn follow_images(&self, mut seen: impl FnMut(ContainerdNamespace, &str)) -> Error {
         let what = "its events";
         // The filter of containerd's own CRI plugin.
         let filters = vec![r#"topic~="/images/""#.to_owned()];
@@ -159,7 +160,7 @@ impl Containerd {
                 Ok(Some(envelope)) => {
                     let event = envelope.event.as_ref().map(|event| &event.value[..]);
                     if let Some(name) = event.and_then(|event| image_of(&envelope.topic, event)) {
-                        seen(&envelope.namespace, &name);
+                        seen(envelope.namespace.as_str().into(), &name);
                     }
                 }
                 Ok(None) => return Error::Unavailable(self.failure(&what, "they have ended".into())),

@@ -133,7 +133,7 @@ impl PrivateContainerd {
         spec.type_url = "types.containerd.io/opencontainers/runtime-spec/1/Spec".into();
         spec.value = b"{}".to_vec();
         let request = CreateContainerRequest { container: Some(container) };
-        let request = client.request(&"", NAMESPACE, request).unwrap();
+        let request = client.request(&"", &NAMESPACE.into(), request).unwrap();
         ContainersClient::new(client.connection()).create(request).await.unwrap();
     }
 }
@@ -287,20 +287,20 @@ async fn a_wasm_artifact_is_found_by_its_container() {
     containerd.ctr(&["container", "create", "example.com/several:1", "several", "/file"]);
     for name in ["artifact", "several", "nested"] {
         let image = format!("example.com/{name}:1");
-        let found = client.artifact(NAMESPACE, name).await.unwrap();
+        let found = client.artifact(&NAMESPACE.into(), name).await.unwrap();
         let media_type = "application/wasm".to_string();
         let want = WasmArtifact { image, layer: ArtifactLayer { digest: digest.clone(), size: 8, media_type } };
         assert_eq!(found, Some(Artifact::Wasm(want)), "{name}");
     }
-    assert_eq!(client.read_blob(NAMESPACE, &digest, 8).await.unwrap(), MODULE);
-    let error = client.read_blob(NAMESPACE, &digest, 7).await.unwrap_err();
+    assert_eq!(client.read_blob(&NAMESPACE.into(), &digest, 8).await.unwrap(), MODULE);
+    let error = client.read_blob(&NAMESPACE.into(), &digest, 7).await.unwrap_err();
     assert!(matches!(&error, Error::ResourceExhausted(_)), "{error:?}");
     assert!(error.to_string().contains("larger than 7 bytes"), "{error}");
 
     containerd.ctr(&["container", "create", "example.com/plain:1", "plain", "/file"]);
-    assert_eq!(client.artifact(NAMESPACE, "plain").await.unwrap(), None);
+    assert_eq!(client.artifact(&NAMESPACE.into(), "plain").await.unwrap(), None);
     containerd.create_container(&client, "no-image", "").await;
-    assert_eq!(client.artifact(NAMESPACE, "no-image").await.unwrap(), None);
+    assert_eq!(client.artifact(&NAMESPACE.into(), "no-image").await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -315,7 +315,7 @@ async fn an_image_whose_wasm_was_not_pulled_is_an_ordinary_one() {
     layout.name("example.com/several:1", several);
     containerd.import(&layout, &[]);
     containerd.create_container(&client, "several", "example.com/several:1").await;
-    assert_eq!(client.artifact(NAMESPACE, "several").await.unwrap(), None);
+    assert_eq!(client.artifact(&NAMESPACE.into(), "several").await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -330,14 +330,14 @@ async fn a_large_blob_arrives_whole_and_only_with_its_digest() {
     let hash = hex::encode(Sha256::digest(&large));
     let digest = format!("sha256:{hash}");
     let size = large.len() as u64;
-    assert!(client.read_blob(NAMESPACE, &digest, size).await.unwrap() == large);
+    assert!(client.read_blob(&NAMESPACE.into(), &digest, size).await.unwrap() == large);
 
     let file = containerd.directory.path().join("root/io.containerd.content.v1.content/blobs/sha256").join(hash);
     let mut damaged = large;
     damaged[1_000_000] ^= 1;
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, damaged).unwrap();
-    let error = client.read_blob(NAMESPACE, &digest, size).await.unwrap_err();
+    let error = client.read_blob(&NAMESPACE.into(), &digest, size).await.unwrap_err();
     assert!(matches!(&error, Error::Internal(_)), "{error:?}");
     assert!(error.to_string().contains("do not have that digest"), "{error}");
 }
@@ -346,7 +346,7 @@ async fn a_large_blob_arrives_whole_and_only_with_its_digest() {
 async fn what_containerd_does_not_have_is_not_found() {
     let containerd = PrivateContainerd::start();
     let client = containerd.client();
-    let error = client.artifact(NAMESPACE, "nobody").await.unwrap_err();
+    let error = client.artifact(&NAMESPACE.into(), "nobody").await.unwrap_err();
     assert!(matches!(&error, Error::NotFound(_)), "{error:?}");
     let want = format!(
         "cannot get container \"nobody\" of namespace \"hearth-test\" from containerd at {}: ",
@@ -355,15 +355,15 @@ async fn what_containerd_does_not_have_is_not_found() {
     assert!(error.to_string().starts_with(&want), "{error}");
 
     containerd.create_container(&client, "orphan", "example.com/gone:1").await;
-    let error = client.artifact(NAMESPACE, "orphan").await.unwrap_err();
+    let error = client.artifact(&NAMESPACE.into(), "orphan").await.unwrap_err();
     assert!(matches!(&error, Error::NotFound(_)), "{error:?}");
     assert!(error.to_string().contains("image \"example.com/gone:1\""), "{error}");
 
     let digest = format!("sha256:{}", "0".repeat(64));
-    let error = client.read_blob(NAMESPACE, &digest, 1).await.unwrap_err();
+    let error = client.read_blob(&NAMESPACE.into(), &digest, 1).await.unwrap_err();
     assert!(matches!(&error, Error::NotFound(_)), "{error:?}");
     for bad in ["", "sha256:00", "sha512:00", "../../etc/passwd"] {
-        let error = client.read_blob(NAMESPACE, bad, 1).await.unwrap_err();
+        let error = client.read_blob(&NAMESPACE.into(), bad, 1).await.unwrap_err();
         assert!(matches!(&error, Error::InvalidArgument(_)), "{bad}: {error:?}");
     }
     let error = client.artifact("two\nlines", "x").await.unwrap_err();

@@ -105,7 +105,7 @@ struct Fixture {
     directory: TempDir,
     metrics: Arc<Metrics>,
     queue: Arc<EventQueue>,
-    namespace: Arc<str>,
+    namespace: ContainerdNamespace,
 }
 
 impl Fixture {
@@ -401,7 +401,7 @@ async fn a_real_containerd_tells_its_subscribers() {
     let metrics = Arc::new(Metrics::new());
     let runtime = tokio::runtime::Handle::current();
     let queue = EventQueue::new(&containerd.ttrpc_address(), &quick(), metrics.clone(), &runtime);
-    let namespace: Arc<str> = NAMESPACE.into();
+    let namespace = ContainerdNamespace::from(NAMESPACE);
     let publish = |event| queue.reserve().unwrap().publish(&namespace, event);
     let (_ctr, lines) = containerd.events();
     // `ctr events` does not say when it listens: tell it something until it repeats that.

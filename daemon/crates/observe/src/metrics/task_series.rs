@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::operator::{TaskInfo, TaskKind};
 
 /// How long a task's series are shown after it was deleted: a few scrapes.
 const LINGER: Duration = Duration::from_secs(300);
 
 /// A task's name on the node: containerd's namespace and its id.
-type TaskKey = (Arc<str>, Arc<str>);
+type TaskKey = (ContainerdNamespace, Arc<str>);
 
 /// The tasks with series of their own, and the sums of the others.
 pub struct TaskSeries {
@@ -108,7 +109,7 @@ impl TaskSeries {
     }
 
     /// A new task.
-    pub fn seat(self: &Arc<Self>, namespace: Arc<str>, id: Arc<str>) -> Seat {
+    pub fn seat(self: &Arc<Self>, namespace: ContainerdNamespace, id: Arc<str>) -> Seat {
         let key = (namespace, id);
         let mut tasks = self.tasks.lock();
         // Two containerds may have tasks of the same name: the second is folded.

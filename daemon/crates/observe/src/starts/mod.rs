@@ -32,6 +32,7 @@ use crate::starts::requests::{SlowRequest, SlowRequests};
 use crate::starts::trace::Trace;
 use hearth_base::bundle::CriNames;
 use hearth_base::digest::Digest;
+use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::operator::{EndInfo, EndKind, PhaseInfo, PodName, RequestInfo, StartInfo, TaskName};
 use hearth_base::text::{shown, shown_lines};
 use hearth_base::time::unix;
@@ -46,7 +47,7 @@ const TEXT_BYTES_MAX: usize = 4 << 10;
 #[derive(Debug)]
 pub struct About {
     /// containerd's namespace.
-    pub namespace: Arc<str>,
+    pub namespace: ContainerdNamespace,
     /// Its id, the task's.
     pub id: Arc<str>,
     /// Its pod, if it is in one.
@@ -87,7 +88,7 @@ struct Lapse {
 /// The facts about a container that Create's request has.
 pub struct NewAbout {
     /// containerd's namespace.
-    pub namespace: Arc<str>,
+    pub namespace: ContainerdNamespace,
     /// The task's id.
     pub id: Arc<str>,
     /// Its names in CRI.

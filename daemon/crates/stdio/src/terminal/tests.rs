@@ -58,7 +58,7 @@ async fn fixture(config: &config::Stdio) -> Fixture {
         stderr: "/no/such/fifo".into(),
         terminal: true,
     };
-    let stdio = Arc::new(Stdio::open("ns", "task", &paths, config).await.unwrap());
+    let stdio = Arc::new(Stdio::open(&"ns".into(), "task", &paths, config).await.unwrap());
     let keyboard = OpenOptions::new().write(true).open(stdin).unwrap();
     let screen = Some(File::open(stdout).unwrap());
     stdio.resize(Size { width: 80, height: 24 }).unwrap();
@@ -182,7 +182,7 @@ async fn one_that_never_started_is_closed_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let out = make_fifo(dir.path(), "out");
     let paths = StdioPaths { stdout: out.to_str().unwrap().into(), terminal: true, ..StdioPaths::default() };
-    let stdio = Stdio::open("ns", "task", &paths, &config::Stdio::default()).await.unwrap();
+    let stdio = Stdio::open(&"ns".into(), "task", &paths, &config::Stdio::default()).await.unwrap();
     let mut screen = File::open(&out).unwrap();
     drop(stdio);
     assert_eq!(screen.read(&mut [0; 9]).unwrap(), 0);
