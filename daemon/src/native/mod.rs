@@ -20,28 +20,26 @@
 //! daemon dies, the `delete` of Hearth's shim cleans up, or the next daemon.
 //!
 //! * `mod.rs`: the native containers of a namespace; calls passed on; the watch on runc's shim.
+//! * `shim.rs`: starting runc's shim, calls to it, and its `delete`.
 //! * `bundle.rs`: the bundle for runc's shim: namespaces, mounts, options; bundles that a dead daemon left.
 
 mod bundle;
+mod shim;
 
 use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, ShutdownRequest, StateRequest,
-    StateResponse, Status, WaitRequest, WaitResponse,
+    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, KillRequest, StateRequest, StateResponse,
+    Status, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::{EnumOrUnknown, Message};
-use hearth_shim::{NATIVE_ADDRESS_FILE, NATIVE_BUNDLES};
+use hearth_shim::NATIVE_BUNDLES;
 use parking_lot::Mutex;
-use serde_json::Value;
-use tokio::process::{Child, Command};
 use ttrpc::Code;
-use ttrpc::r#async::{Client, TtrpcContext};
+use ttrpc::r#async::TtrpcContext;
 use ttrpc::proto::{Request, Response};
 
 use crate::task::map::{self, TaskMap};
@@ -49,17 +47,15 @@ use crate::task::pid;
 use crate::task::pods::Sandboxes;
 use crate::task::process::Exit;
 use crate::task::sandbox::Sandbox;
-use hearth_base::config::{self, Config};
+use hearth_base::config::Config;
 use hearth_base::error::{Error, Result};
 use hearth_base::namespace::ContainerdNamespace;
 use hearth_containerd::events::{Event, Reservation as Room};
-use hearth_containerd::peer::socket_path;
-use hearth_containerd::peer::{Key, Peer};
+use hearth_containerd::peer::Peer;
 use hearth_containerd::time::{system_time, timestamp};
-use hearth_os::mount::in_node_namespace;
 
-use bundle::Mounts;
 pub use bundle::{end_leftovers, leftovers};
+use shim::{Shim, ShimBundle, ShimProgram, call, unreachable_shim};
 
 /// The signal that ends a container at once.
 const SIGKILL: u32 = 9;
@@ -71,7 +67,7 @@ const LOST_STATUS: u32 = 128 + SIGKILL;
 pub struct Natives {
     namespace: ContainerdNamespace,
     peer: Arc<Peer>,
-    config: config::Native,
+    program: ShimProgram,
     tasks: Arc<TaskMap>,
     sandboxes: Arc<Sandboxes>,
     /// Where bundles lie whose sandbox has none.
@@ -82,6 +78,7 @@ pub struct Natives {
 /// A native container.
 pub struct Native {
     id: Arc<str>,
+    bundle: ShimBundle,
     shim: Shim,
     /// Keeps the id from tasks and other native containers.
     _taken: map::Reservation,
@@ -95,17 +92,6 @@ pub struct Native {
     sandbox: Arc<Sandbox>,
 }
 
-/// A connection to a runc shim.
-struct Shim {
-    client: Client,
-    service: String,
-    /// The bundle it was given for this container.
-    bundle: PathBuf,
-    mounts: Mounts,
-    /// How long it may take to answer a call that is not containerd's.
-    timeout: Duration,
-}
-
 impl Natives {
     /// No containers yet; their ids are taken in `tasks`.
     pub fn new(
@@ -115,10 +101,11 @@ impl Natives {
         tasks: Arc<TaskMap>,
         sandboxes: Arc<Sandboxes>,
     ) -> Arc<Natives> {
+        let program = ShimProgram::new(namespace.clone(), peer.key.clone(), config.native.clone());
         Arc::new(Natives {
             namespace,
             peer,
-            config: config.native.clone(),
+            program,
             tasks,
             sandboxes,
             directory: config.state_dir.join(NATIVE_BUNDLES),
@@ -170,16 +157,18 @@ impl Natives {
         let bundle::NativeBundle { bundle, sandbox, systemd_cgroup, mounts } = prepared?;
         create.bundle = bundle.display().to_string();
         create.options = bundle::runc_options(create.options.take(), systemd_cgroup).into();
-        let (shim, answer) = match self.create_in_shim(context, &bundle, mounts, &create).await {
+        let bundle = ShimBundle { id: id.as_str().into(), path: bundle, mounts };
+        let (shim, answer) = match self.create_in_shim(context, &bundle, &create).await {
             Ok(created) => created,
             Err(error) => {
-                self.delete_by_exec(&id, &bundle, mounts).await;
-                let _ = std::fs::remove_dir_all(&bundle);
+                self.program.delete(&bundle).await;
+                let _ = std::fs::remove_dir_all(&bundle.path);
                 return Err(error);
             }
         };
         let native = Arc::new(Native {
-            id: id.as_str().into(),
+            id: bundle.id.clone(),
+            bundle,
             shim,
             _taken: taken,
             room,
@@ -195,11 +184,10 @@ impl Natives {
     async fn create_in_shim(
         &self,
         context: &TtrpcContext,
-        bundle: &Path,
-        mounts: Mounts,
+        bundle: &ShimBundle,
         create: &CreateTaskRequest,
     ) -> ttrpc::Result<(Shim, CreateTaskResponse)> {
-        let shim = self.start_shim(&create.id, bundle, mounts).await?;
+        let shim = self.program.start(bundle).await?;
         let request = Request {
             // The caller and its time limit: as with the calls that are passed on.
             metadata: ttrpc::context::to_pb(context.metadata.clone()),
@@ -225,9 +213,10 @@ impl Natives {
         let error = match native.shim.pass(request.clone()).await {
             Ok(response) => {
                 if is_delete && is_ok(&response) {
+                    // Before its shim goes, which the watch would take for a loss.
                     self.known.lock().remove(&*native.id);
                     native.shim.shut_down(&native.id).await;
-                    let _ = std::fs::remove_dir_all(&native.shim.bundle);
+                    let _ = std::fs::remove_dir_all(&native.bundle.path);
                 }
                 return response;
             }
@@ -236,7 +225,7 @@ impl Natives {
         // A pod's containers share a shim, which leaves when the last of them is deleted, be it before it has
         // answered that. One that has ended is as deleted as it can be.
         let Some(exit) = *native.ended.lock() else { return failure(&unreachable_shim(&error)) };
-        self.delete_by_exec(&native.id, &native.shim.bundle, native.shim.mounts).await;
+        self.program.delete(&native.bundle).await;
         *native.lost.lock() = Some(exit);
         native.answer_for_lost(&request, exit, || self.forget(native))
     }
@@ -244,7 +233,7 @@ impl Natives {
     /// It has been deleted, and its shim is gone.
     fn forget(&self, native: &Native) {
         self.known.lock().remove(&*native.id);
-        let _ = std::fs::remove_dir_all(&native.shim.bundle);
+        let _ = std::fs::remove_dir_all(&native.bundle.path);
     }
 
     /// Waits for its end, or for that of its shim, which would otherwise never be told.
@@ -264,7 +253,7 @@ impl Natives {
         }
         let exit = Exit { status: LOST_STATUS, at: SystemTime::now() };
         tracing::warn!(namespace = %self.namespace, task = %native.id, "containerd-shim-runc-v2 is gone; its container is ended");
-        self.delete_by_exec(&native.id, &native.shim.bundle, native.shim.mounts).await;
+        self.program.delete(&native.bundle).await;
         *native.lost.lock() = Some(exit);
         native.room.publish(
             &self.namespace,
@@ -276,103 +265,6 @@ impl Natives {
                 exited_at: exit.at,
             },
         );
-    }
-
-    /// Starts runc's shim, or finds the one that serves this pod already.
-    async fn start_shim(&self, id: &str, bundle: &Path, mounts: Mounts) -> Result<Shim> {
-        let output = self.exec(id, bundle, mounts, "start").await?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Err(Error::Unavailable(format!("{} start: {}", self.config.shim.display(), text.trim())));
-        }
-        let said = String::from_utf8_lossy(&output.stdout);
-        let (address, version) = bootstrap(said.trim());
-        // For the `delete` of Hearth's shim, or the next daemon, if this daemon has died.
-        let owner = format!("{}\n{}\n", self.namespace, self.peer.key.grpc);
-        std::fs::write(bundle.join(NATIVE_ADDRESS_FILE), format!("{address}\n{version}\n{owner}"))
-            .map_err(|e| Error::Internal(format!("cannot write into {}: {e}", bundle.display())))?;
-        let path = socket_path(&address);
-        let stream = tokio::net::UnixStream::connect(path)
-            .await
-            .map_err(|e| Error::Unavailable(format!("containerd-shim-runc-v2 at {path}: {e}")))?;
-        let service = format!("containerd.task.v{version}.Task");
-        let timeout = Duration::from_millis(self.config.shim_timeout_ms);
-        Ok(Shim { client: Client::new(stream.into()), service, bundle: bundle.to_path_buf(), mounts, timeout })
-    }
-
-    /// Has runc's shim binary remove whatever there is of a container, without its daemon.
-    async fn delete_by_exec(&self, id: &str, bundle: &Path, mounts: Mounts) {
-        match self.exec(id, bundle, mounts, "delete").await {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => {
-                let text = String::from_utf8_lossy(&output.stderr).into_owned();
-                tracing::debug!(task = id, text, "containerd-shim-runc-v2 delete");
-            }
-            Err(error) => tracing::warn!(task = id, %error, "a native container was not cleaned up"),
-        }
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "containerd's own shim, called as containerd calls it")]
-    async fn exec(&self, id: &str, bundle: &Path, mounts: Mounts, verb: &str) -> Result<Output> {
-        let Key { grpc, ttrpc } = &self.peer.key;
-        let mut command = Command::new(&self.config.shim);
-        command
-            .args(["-namespace", &self.namespace, "-address", grpc, "-publish-binary", "containerd", "-id", id])
-            .arg("-bundle")
-            .arg(bundle)
-            .arg(verb)
-            .current_dir(bundle)
-            .env("TTRPC_ADDRESS", ttrpc)
-            .env("GRPC_ADDRESS", grpc)
-            .env("NAMESPACE", &*self.namespace)
-            .env("MAX_SHIM_VERSION", "2")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let timeout = Duration::from_millis(self.config.shim_timeout_ms);
-        let name = self.config.shim.display();
-        let output = async { spawn(command, mounts).await?.wait_with_output().await };
-        match tokio::time::timeout(timeout, output).await {
-            Ok(Ok(output)) => Ok(output),
-            Ok(Err(error)) => Err(Error::FailedPrecondition(format!(
-                "the container's program is native, and {name}, which would run it, cannot be started: {error}"
-            ))),
-            Err(_) => Err(Error::Unavailable(format!(
-                "{name} {verb}: no answer within native.shim_timeout_ms = {}",
-                self.config.shim_timeout_ms
-            ))),
-        }
-    }
-}
-
-impl Shim {
-    /// Passes a call on; an answer that is an error is an answer.
-    async fn pass(&self, request: Request) -> ttrpc::Result<Response> {
-        let request = Request { service: self.service.clone(), ..request };
-        match self.client.request(request).await {
-            Err(ttrpc::Error::RpcStatus(status)) => {
-                let mut response = Response::new();
-                response.set_status(status);
-                Ok(response)
-            }
-            other => other,
-        }
-    }
-
-    /// Asks for ourselves. Whatever comes of it is as good as it gets.
-    async fn tell(&self, method: &str, message: &impl Message) {
-        if let Ok(request) = call(method, message) {
-            let timeout_nano = i64::try_from(self.timeout.as_nanos()).unwrap_or(i64::MAX);
-            if let Err(error) = self.pass(Request { timeout_nano, ..request }).await {
-                tracing::debug!(method, %error, "containerd-shim-runc-v2 did not answer");
-            }
-        }
-    }
-
-    /// Lets the shim go if this was its last container.
-    async fn shut_down(&self, id: &str) {
-        self.tell("Shutdown", &ShutdownRequest { id: id.into(), ..Default::default() }).await;
     }
 }
 
@@ -421,32 +313,6 @@ impl Native {
     }
 }
 
-/// Starts runc's shim binary in a mount namespace.
-async fn spawn(mut command: Command, mounts: Mounts) -> io::Result<Child> {
-    if mounts == Mounts::Daemon {
-        return command.spawn();
-    }
-    let runtime = tokio::runtime::Handle::current();
-    let spawn = move || {
-        in_node_namespace(|| {
-            // The runtime watches the child.
-            let _runtime = runtime.enter();
-            command.spawn()
-        })
-    };
-    tokio::task::spawn_blocking(spawn).await.map_err(io::Error::other)??
-}
-
-/// A call of the Task API.
-fn call(method: &str, message: &impl Message) -> Result<Request> {
-    let payload = message.write_to_bytes().map_err(|e| Error::Internal(format!("{method}: {e}")))?;
-    Ok(Request { method: method.into(), payload, ..Default::default() })
-}
-
-fn unreachable_shim(error: &ttrpc::Error) -> Error {
-    Error::Unavailable(format!("containerd-shim-runc-v2: {error}"))
-}
-
 /// An error as an answer.
 fn failure(error: &Error) -> Response {
     let mut response = Response::new();
@@ -469,24 +335,9 @@ fn is_of_init(payload: &[u8]) -> bool {
     DeleteRequest::parse_from_bytes(payload).is_ok_and(|request| request.exec_id.is_empty())
 }
 
-/// The output of `start`: an address (containerd 1.x), or JSON with the version of the Task API.
-fn bootstrap(said: &str) -> (String, u64) {
-    let parsed = serde_json::from_str::<Value>(said).ok();
-    let address = parsed.as_ref().and_then(|said| said["address"].as_str());
-    let version = parsed.as_ref().and_then(|said| said["version"].as_u64());
-    (address.unwrap_or(said).to_string(), version.unwrap_or(2))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn both_forms_of_a_shims_answer_are_understood() {
-        assert_eq!(bootstrap("unix:///run/x"), ("unix:///run/x".into(), 2));
-        let json = r#"{"version":3,"address":"unix:///run/y","protocol":"ttrpc"}"#;
-        assert_eq!(bootstrap(json), ("unix:///run/y".into(), 3));
-    }
 
     #[test]
     fn the_id_of_any_request_is_found() {
