@@ -120,10 +120,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Serves until it has to end, and ends.
-    ///
-    /// # Errors
-    /// None so far.
-    pub async fn run(mut self, mut signals: Signals, mut orders: mpsc::Receiver<Order>) -> Result<(), String> {
+    pub async fn run(mut self, mut signals: Signals, mut orders: mpsc::Receiver<Order>) {
         let mut draining: Option<Drain> = None;
         let mut stopped = Vec::new();
         let why = loop {
@@ -162,7 +159,6 @@ impl Daemon {
         self.let_tasks_end(&mut signals, &mut orders, &mut stopped).await;
         self.stop(why).await;
         drop(stopped);
-        Ok(())
     }
 
     /// Waits for the tasks before a stop, if that is configured: until the last has ended, the time has passed, or
@@ -230,31 +226,28 @@ impl Daemon {
 
     /// Reads the configuration again and puts it in force, or says why not.
     fn reload(&self) -> Result<(), String> {
-        let reloaded = || {
-            let new = (self.setup.reread)()?;
-            let changed = reload::changes(&self.live.now(), &new)?;
-            if changed.iter().any(|key| key == "log.level") {
-                self.setup.logging.configure(&new.log.level)?;
-            }
-            self.task_sockets.count().set_limit(new.rpc.tasks_max);
-            set_limits(&self.world.runtime.metrics, &new);
-            self.live.replace(new);
-            if changed.iter().any(|key| key.starts_with("ahead.")) {
-                self.ahead.follow_anew();
-            }
-            Ok(changed)
-        };
-        match reloaded() {
-            Ok(changed) => {
-                tracing::info!(changed = changed.join(" "), "the configuration was read again");
-                Ok(())
-            }
-            Err(error) => {
-                let error: String = error;
-                tracing::error!(error, "the configuration was not read again");
-                Err(error)
-            }
+        let changed = self.replace_configuration();
+        match &changed {
+            Ok(changed) => tracing::info!(changed = changed.join(" "), "the configuration was read again"),
+            Err(error) => tracing::error!(error, "the configuration was not read again"),
         }
+        changed.map(drop)
+    }
+
+    /// Puts the configuration file in force. Returns the keys that changed.
+    fn replace_configuration(&self) -> Result<Vec<String>, String> {
+        let new = (self.setup.reread)()?;
+        let changed = reload::changes(&self.live.now(), &new)?;
+        if changed.iter().any(|key| key == "log.level") {
+            self.setup.logging.configure(&new.log.level)?;
+        }
+        self.task_sockets.count().set_limit(new.rpc.tasks_max);
+        set_limits(&self.world.runtime.metrics, &new);
+        self.live.replace(new);
+        if changed.iter().any(|key| key.starts_with("ahead.")) {
+            self.ahead.follow_anew();
+        }
+        Ok(changed)
     }
 
     async fn stop(self, why: &str) {

@@ -175,5 +175,6 @@ async fn serve(start: Start) -> Result<(), String> {
         controllers,
         serving,
     };
-    daemon.run(signals, ordered).await
+    daemon.run(signals, ordered).await;
+    Ok(())
 }

@@ -79,7 +79,7 @@ impl Caller {
     /// `HTTP-request-denied` if the component may not call its own application.
     pub fn route(&self, server: &ServerOrigin, mut request: Request<WasiBody>) -> Result<Called, Error> {
         let Site::Application(site) = &self.service.site else { return Ok(Called::Server(request)) };
-        let allowed = &self.component.parts.access.destinations;
+        let allowed = &self.component.parts.settings.access.destinations;
         if server.host == OWN {
             if !allowed.own_application(server.scheme()) {
                 return Err(self.denied(server));

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
 use hearth_base::error::Result;
-use hearth_wasm::access::Access;
 use hearth_wasm::engine::LiveProgram;
-use hearth_wasm::instantiate::{component_files, shared_files};
-use hearth_wasm::resolver::Names;
+use hearth_wasm::instantiate::{GuestSettings, component_files, shared_files};
 use hearth_wasm::runtime::Runtime;
 
 use crate::outgoing::client::Client;
@@ -22,22 +20,8 @@ pub struct ComponentParts {
     pub id: Option<Arc<str>>,
     /// The program: the next instance is made of its best code so far.
     pub program: Arc<LiveProgram>,
-    /// `argv` of each instance.
-    pub args: Vec<String>,
-    /// Its environment.
-    pub env: Vec<(String, String)>,
-    /// Its working directory.
-    pub cwd: String,
-    /// Whether its `/`, or a volume in it, refuses writes.
-    pub partly_read_only: bool,
-    /// How it looks up names.
-    pub names: Option<Names>,
-    /// Files, directories and sockets that each of its guests may have open (`RLIMIT_NOFILE`).
-    pub open_files_max: u32,
-    /// The most memory of one instance, in bytes; none: all of the container's.
-    pub instance_memory: Option<u64>,
-    /// The hosts and stores that it may use beyond its files.
-    pub access: Access,
+    /// Arguments, environment and limits of each instance.
+    pub settings: GuestSettings,
     /// Sends its requests to servers; none if they are refused.
     pub client: Option<Arc<Client>>,
 }

@@ -43,20 +43,13 @@ impl Service {
         let began = Instant::now();
         let starved: Arc<AtomicBool> = Arc::default();
         let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing(component).traced(&trace)) };
-        let surroundings = GuestConfig {
-            args: &component.parts.args,
-            env: &component.parts.env,
+        let config = GuestConfig {
+            settings: &component.parts.settings,
             request_id: Some(self.instances.fetch_add(1, Ordering::Relaxed)),
-            cwd: &component.parts.cwd,
             files: RootFiles::Open(&component.files),
-            partly_read_only: component.parts.partly_read_only,
-            open_files_max: component.parts.open_files_max,
             descriptors: &self.container.descriptors,
             handles_max: self.http.config().handles_max.saturating_mul(component.requests_per_instance()),
-            names: component.parts.names.clone(),
-            access: &component.parts.access,
             memory: &self.container.memory,
-            instance_memory: component.parts.instance_memory,
             starved: &starved,
             outgoing: &outgoing,
         };
@@ -68,8 +61,7 @@ impl Service {
         };
         let unseen = || None::<fn()>;
         let made =
-            instantiate::instantiate(&self.runtime, guest, placed, CallTarget::Handler, &surroundings, streams, unseen)
-                .await;
+            instantiate::instantiate(&self.runtime, guest, placed, CallTarget::Handler, &config, streams, unseen).await;
         let made = made.map_err(|refusal| match refusal {
             InstantiateError::Full(_) => GuestOutcome::Full,
             InstantiateError::NotReady(error) => GuestOutcome::NotStarted(error),

@@ -19,14 +19,12 @@ use hearth_observe::metrics::{Metrics, Phase};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
 
-use crate::access::Access;
 use crate::budget::Descriptors;
 use crate::engine::{INITIALIZE, START};
 use crate::instantiate::{
-    CallTarget, GuestConfig, GuestInstance, InstantiateError, Outgoing, RootFiles, Streams, instantiate,
+    CallTarget, GuestConfig, GuestInstance, GuestSettings, InstantiateError, Outgoing, RootFiles, Streams, instantiate,
 };
 use crate::memory::MemoryUse;
-use crate::resolver::Names;
 use crate::runtime::Runtime;
 use crate::scheduler::Guest;
 use crate::slots::Placed;
@@ -47,34 +45,20 @@ pub struct Launch {
     pub placed: Placed,
     /// The export to call, if not the entry point.
     pub export: Option<Arc<str>>,
-    /// `argv`, the program's name first.
-    pub args: Vec<String>,
-    /// The environment.
-    pub env: Vec<(String, String)>,
-    /// The working directory, absolute in the guest's root.
-    pub cwd: String,
+    /// Its arguments, environment and limits.
+    pub settings: GuestSettings,
     /// Its files.
     pub files: LaunchFiles,
-    /// Whether `/`, or a volume in it, refuses writes.
-    pub partly_read_only: bool,
-    /// Files, directories and sockets it may have open (`RLIMIT_NOFILE`).
-    pub open_files_max: u32,
-    /// Those of all the container's guests.
+    /// Files, directories and sockets of all the container's guests.
     pub descriptors: Arc<Descriptors>,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
     /// The container's memory: linear memories and tables of all its guests.
     pub memory: Arc<MemoryUse>,
-    /// The most memory of its instance, in bytes; none: all of the container's.
-    pub instance_memory: Option<u64>,
     /// Set while this guest's last growth of memory was refused.
     pub starved: Arc<AtomicBool>,
     /// The scheduler's view of this guest.
     pub guest: Arc<Guest>,
-    /// How it looks up names; `None` for a core module, which has no sockets.
-    pub names: Option<Names>,
-    /// The servers and host interfaces that a component may use.
-    pub access: Access,
     /// Makes the sender of its HTTP requests.
     pub outgoing: Box<dyn Fn() -> Outgoing + Send + Sync>,
     /// The record of the start; `None` for an exec.
@@ -105,25 +89,18 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
     let began = Instant::now();
     let refused_before = launch.memory.refused();
     let ready: Arc<OnceLock<Instant>> = Arc::default();
-    let Launch { placed, export, args, env, cwd, files, stdio, memory, starved, .. } = launch;
-    let Launch { guest, names, access, outgoing, about, .. } = launch;
+    let Launch { placed, export, settings, files, descriptors, stdio, memory, starved, guest, outgoing, about } =
+        launch;
     let config = GuestConfig {
-        args: &args,
-        env: &env,
+        settings: &settings,
         request_id: None,
-        cwd: &cwd,
         files: match &files {
             LaunchFiles::Root(root) => RootFiles::At(root),
             LaunchFiles::Open(files) => RootFiles::Open(files),
         },
-        partly_read_only: launch.partly_read_only,
-        open_files_max: launch.open_files_max,
-        descriptors: &launch.descriptors,
+        descriptors: &descriptors,
         handles_max: runtime.engines.handles_max(),
-        names,
-        access: &access,
         memory: &memory,
-        instance_memory: launch.instance_memory,
         starved: &starved,
         outgoing: &*outgoing,
     };

@@ -64,34 +64,40 @@ pub enum RootFiles<'a> {
     Open(&'a WasiFilesystemCtx),
 }
 
-/// A guest's environment, and its limits.
-pub struct GuestConfig<'a> {
+/// The settings that all instances of one program in a container share.
+pub struct GuestSettings {
     /// `argv`, the program's name first.
-    pub args: &'a [String],
+    pub args: Vec<String>,
     /// The environment.
-    pub env: &'a [(String, String)],
-    /// The number of an HTTP component's instance in its container, for the variable `REQUEST_ID`.
-    pub request_id: Option<u64>,
+    pub env: Vec<(String, String)>,
     /// The working directory, absolute in the guest's root. Preview 1 has none; there it is `PWD`.
-    pub cwd: &'a str,
-    /// The guest's `/`.
-    pub files: RootFiles<'a>,
+    pub cwd: String,
     /// Whether `/`, or a volume in it, refuses writes.
     pub partly_read_only: bool,
-    /// Files, directories and sockets that this guest may have open (`RLIMIT_NOFILE`).
+    /// Files, directories and sockets that each guest may have open (`RLIMIT_NOFILE`).
     pub open_files_max: u32,
-    /// Those of all the container's guests.
+    /// How guests look up names; `None` for a core module, which has no sockets.
+    pub names: Option<Names>,
+    /// The servers and host interfaces that a component may use.
+    pub access: Access,
+    /// The most memory of one instance, in bytes; none: all of the container's.
+    pub instance_memory: Option<u64>,
+}
+
+/// The parts of a guest's store: its settings, and the container's limits.
+pub struct GuestConfig<'a> {
+    /// The settings of its program.
+    pub settings: &'a GuestSettings,
+    /// The number of an HTTP component's instance in its container, for the variable `REQUEST_ID`.
+    pub request_id: Option<u64>,
+    /// The guest's `/`.
+    pub files: RootFiles<'a>,
+    /// Files, directories and sockets of all the container's guests.
     pub descriptors: &'a Arc<Descriptors>,
     /// Handles a component may have at once: headers, bodies, streams, files.
     pub handles_max: usize,
-    /// How it looks up names; `None` for a core module, which has no sockets.
-    pub names: Option<Names>,
-    /// The servers and host interfaces that a component may use.
-    pub access: &'a Access,
     /// The container's memory: linear memories and tables of all its guests.
     pub memory: &'a Arc<MemoryUse>,
-    /// The most memory of this guest, in bytes; none: all of the container's.
-    pub instance_memory: Option<u64>,
     /// Set while this guest's last growth of memory was refused.
     pub starved: &'a Arc<AtomicBool>,
     /// Makes the sender of its HTTP requests.
@@ -194,7 +200,7 @@ impl Instantiation<'_> {
                 let state = CoreState {
                     wasi: wasi.build_p1(),
                     limits: self.limits(),
-                    partly_read_only: self.config.partly_read_only,
+                    partly_read_only: self.config.settings.partly_read_only,
                     descriptors: self.descriptors(),
                 };
                 let mut store = self.store(pre.module().engine(), state, first_instruction);
@@ -242,37 +248,37 @@ impl Instantiation<'_> {
         I: StdinStream + 'static,
         O: StdoutStream + 'static,
     {
-        let around = self.config;
-        let as_daemon = matches!(around.files, RootFiles::At(_)) || allocation == Allocation::OnDemand;
+        let GuestConfig { settings, files, request_id, .. } = self.config;
+        let as_daemon = matches!(files, RootFiles::At(_)) || allocation == Allocation::OnDemand;
         if as_daemon {
             self.guest.act_as_daemon();
         }
         let prepared = self.program.prepared(&self.runtime.engines, allocation)?;
         let mut wasi = WasiCtx::builder();
         wasi.allow_blocking_current_thread(true)
-            .args(around.args)
-            .envs(around.env)
-            .initial_cwd(around.cwd)
+            .args(&settings.args)
+            .envs(&settings.env)
+            .initial_cwd(&settings.cwd)
             .stdout(streams.stdout)
             .stderr(streams.stderr);
         if let Some(stdin) = streams.stdin {
             wasi.stdin(stdin);
         }
-        if self.program.kind() == ModuleKind::Core && !around.env.iter().any(|(name, _)| name == "PWD") {
-            wasi.env("PWD", around.cwd);
+        if self.program.kind() == ModuleKind::Core && !settings.env.iter().any(|(name, _)| name == "PWD") {
+            wasi.env("PWD", &settings.cwd);
         }
-        if let Some(id) = around.request_id {
+        if let Some(id) = request_id {
             wasi.env(REQUEST_ID, id.to_string());
         }
-        if around.names.is_some() {
+        if settings.names.is_some() {
             // The network itself is where the worker is while it runs this guest; what may be reached is
             // decided there, as for any process of the pod. A component may have a list of its own.
-            let destinations = around.access.destinations.clone();
+            let destinations = settings.access.destinations.clone();
             wasi.allow_tcp(true).allow_udp(true).socket_addr_check(move |address, purpose| {
                 Box::pin(std::future::ready(sockets::is_allowed(&destinations, address, purpose)))
             });
         }
-        if let RootFiles::At(root) = around.files {
+        if let RootFiles::At(root) = files {
             open_root(&mut wasi, root)?;
         }
         if as_daemon {
@@ -284,11 +290,11 @@ impl Instantiation<'_> {
     fn limits(&self) -> MemoryLimiter {
         let structure = self.runtime.engines.structure_limits();
         MemoryLimiter::new(self.config.memory.clone(), self.config.starved.clone(), structure)
-            .within(self.config.instance_memory)
+            .within(self.config.settings.instance_memory)
     }
 
     fn descriptors(&self) -> GuestDescriptors {
-        GuestDescriptors::new(self.config.descriptors.clone(), self.config.open_files_max)
+        GuestDescriptors::new(self.config.descriptors.clone(), self.config.settings.open_files_max)
     }
 
     fn component_state(&self, mut wasi: WasiCtxBuilder) -> ComponentState {
@@ -301,10 +307,10 @@ impl Instantiation<'_> {
             table: resources(self.config.handles_max),
             limits: self.limits(),
             descriptors: self.descriptors(),
-            partly_read_only: self.config.partly_read_only,
-            names: self.config.names.clone(),
+            partly_read_only: self.config.settings.partly_read_only,
+            names: self.config.settings.names.clone(),
             guest: self.guest.clone(),
-            access: self.config.access.clone(),
+            access: self.config.settings.access.clone(),
             http: fields(FIELDS_BYTES_MAX),
             outgoing: (self.config.outgoing)(),
         }

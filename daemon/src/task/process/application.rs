@@ -16,9 +16,8 @@ use hearth_http::service::{NewService, NewSite, Service};
 use hearth_http::shared_instances::Reuse;
 use hearth_http::site::NewApplication;
 use hearth_spin::environment::LISTEN_ADDRESS;
-use hearth_wasm::access::Access;
 use hearth_wasm::command::{self, CommandOutcome, Launch, LaunchFiles};
-use hearth_wasm::instantiate::component_files;
+use hearth_wasm::instantiate::{GuestSettings, component_files};
 use hearth_wasm::resolver::Names;
 
 use crate::spin::access::ComponentsAccess;
@@ -135,29 +134,28 @@ impl ApplicationStart<'_> {
         component.map(|component| component.environment.clone()).unwrap_or_default()
     }
 
-    fn access(&self, id: &str) -> Access {
-        ComponentsAccess::of(&self.process.container.access, id)
-    }
-
-    fn client(&self, access: &Access) -> Arc<Client> {
-        self.process.client(self.world, self.names.clone(), access, &self.prepared.spec.env)
-    }
-
-    fn component(&self, id: &str) -> Result<NewComponent> {
-        let access = self.access(id);
-        let parts = ComponentParts {
-            id: Some(id.into()),
-            program: self.loaded(id)?.program.clone(),
-            args: Vec::new(),
+    /// The settings of the guests of one component.
+    fn settings(&self, id: &str, args: Vec<String>) -> GuestSettings {
+        GuestSettings {
+            args,
             env: self.env(id),
             cwd: "/".into(),
             partly_read_only: true,
-            names: Some(self.names.clone()),
-            client: Some(self.client(&access)),
-            access,
             open_files_max: self.prepared.open_files_max,
+            names: Some(self.names.clone()),
+            access: ComponentsAccess::of(&self.process.container.access, id),
             instance_memory: self.prepared.application.configured.instance_memory,
-        };
+        }
+    }
+
+    fn client(&self, settings: &GuestSettings) -> Option<Arc<Client>> {
+        self.process.client(self.world, settings, &self.prepared.spec.env)
+    }
+
+    fn component(&self, id: &str) -> Result<NewComponent> {
+        let settings = self.settings(id, Vec::new());
+        let client = self.client(&settings);
+        let parts = ComponentParts { id: Some(id.into()), program: self.loaded(id)?.program.clone(), settings, client };
         let directories = self.prepared.application.configured.directories(id);
         let files = ComponentFiles::Directories { root: self.names.root.clone(), directories };
         Ok(NewComponent { parts, files, reuse: Reuse::of_spin() })
@@ -172,25 +170,18 @@ impl ApplicationStart<'_> {
         let (process, container) = (self.process, &self.process.container);
         let program = self.loaded(id)?.program.now();
         let slot = self.world.runtime.slots.take(program.fits_pool())?;
-        let access = self.access(id);
-        let outgoing = Outgoing::new(Some(self.client(&access)));
-        let configured = &self.prepared.application.configured;
         let args = [id.to_string()].into_iter().chain(self.prepared.spec.args.iter().cloned());
+        let settings = self.settings(id, args.collect());
+        let outgoing = Outgoing::new(self.client(&settings));
+        let directories = self.prepared.application.configured.directories(id);
         let launch = Launch {
             placed: (program, slot),
             export: None,
-            args: args.collect(),
-            env: self.env(id),
-            cwd: "/".into(),
-            files: LaunchFiles::Open(component_files(&self.names.root, &configured.directories(id))?),
-            names: Some(self.names.clone()),
-            access,
-            partly_read_only: true,
-            open_files_max: self.prepared.open_files_max,
+            settings,
+            files: LaunchFiles::Open(component_files(&self.names.root, &directories)?),
             descriptors: container.descriptors.clone(),
             stdio: process.stdio.clone(),
             memory: container.memory.clone(),
-            instance_memory: configured.instance_memory,
             starved: Arc::<AtomicBool>::default(),
             guest: process.guest.clone(),
             outgoing: Box::new(move || Box::new(outgoing.clone())),

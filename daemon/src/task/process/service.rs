@@ -52,23 +52,10 @@ impl Process {
             (Ok(listen), Ok(reuse)) => (listen, reuse),
             (Err(error), _) | (_, Err(error)) => return CommandOutcome::NotStarted(error),
         };
-        let names = self.names(&world.runtime, &prepared.program.now(), &root);
-        let access = self.container.access.clone();
-        let client = names.clone().map(|names| self.client(&world, names, &access, &prepared.spec.env));
         let env = prepared.spec.env.clone();
-        let parts = ComponentParts {
-            id: None,
-            program: prepared.program,
-            args: prepared.spec.args,
-            env: prepared.spec.env,
-            cwd: prepared.spec.cwd,
-            partly_read_only: self.container.partly_read_only,
-            names,
-            open_files_max: prepared.open_files_max,
-            access,
-            client,
-            instance_memory: None,
-        };
+        let settings = self.settings(&world.runtime, &prepared.program.now(), prepared.spec, prepared.open_files_max);
+        let client = self.client(&world, &settings, &env);
+        let parts = ComponentParts { id: None, program: prepared.program, settings, client };
         let component = NewComponent { parts, files: ComponentFiles::Root(root.clone()), reuse };
         let new = NewService {
             site: NewSite::One(Box::new(component)),

@@ -1,22 +1,21 @@
 //! Start of a process: a slot is taken, the guest is handed to the scheduler, the start is announced before the
 //! guest's first instruction.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use hearth_base::bundle::ProcessSpec;
 use hearth_base::error::{Error, Result};
 use hearth_base::faults::{self, Point};
 use hearth_containerd::events::Event;
 use hearth_http::outgoing::Outgoing;
 use hearth_http::outgoing::client::Client;
-use hearth_wasm::access::Access;
 use hearth_wasm::command::{self, CommandOutcome, Launch, LaunchFiles};
 use hearth_wasm::engine::{ModuleKind, Program};
-use hearth_wasm::resolver::Names;
+use hearth_wasm::instantiate::GuestSettings;
 use hearth_wasm::runtime::Runtime;
 use hearth_wasm::slots::Placed;
 
@@ -163,26 +162,16 @@ impl Process {
         }
         faults::at(Point::Instantiating);
         let about = (self.role == Role::Init).then(|| self.container.about.clone());
-        let root = self.container.files.path().to_path_buf();
-        let names = self.names(&world.runtime, &program, &root);
-        let access = self.container.access.clone();
-        let client = names.clone().map(|names| self.client(&world, names, &access, &prepared.spec.env));
-        let outgoing = Outgoing::new(client);
+        let settings = self.settings(&world.runtime, &program, prepared.spec, prepared.open_files_max);
+        let outgoing = Outgoing::new(self.client(&world, &settings, &settings.env));
         let launch = Launch {
             placed: (program, slot),
             export: prepared.export,
-            args: prepared.spec.args,
-            env: prepared.spec.env,
-            cwd: prepared.spec.cwd,
-            files: LaunchFiles::Root(root),
-            names,
-            access,
-            partly_read_only: self.container.partly_read_only,
-            open_files_max: prepared.open_files_max,
+            settings,
+            files: LaunchFiles::Root(self.container.files.path().to_path_buf()),
             descriptors: self.container.descriptors.clone(),
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
-            instance_memory: None,
             starved: self.starved.clone(),
             guest: self.guest.clone(),
             outgoing: Box::new(move || Box::new(outgoing.clone())),
@@ -197,17 +186,40 @@ impl Process {
         .await
     }
 
-    /// Sends the requests of guests with this access, in a container with this environment.
-    pub(super) fn client(&self, world: &World, names: Names, access: &Access, env: &[(String, String)]) -> Arc<Client> {
-        let stdio = self.stdio.clone();
-        let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
-        Client::new(world.http.outgoing.clone(), names, access.destinations.clone(), env, tell)
+    /// The settings of guests that run one program with all of the container's root.
+    pub(super) fn settings(
+        &self,
+        runtime: &Runtime,
+        program: &Program,
+        spec: ProcessSpec,
+        open_files_max: u32,
+    ) -> GuestSettings {
+        let root = || self.container.files.path().to_path_buf();
+        let names = || runtime.resolvers.names(root(), self.guest.identity().clone());
+        GuestSettings {
+            args: spec.args,
+            env: spec.env,
+            cwd: spec.cwd,
+            partly_read_only: self.container.partly_read_only,
+            open_files_max,
+            names: (program.kind() == ModuleKind::Component).then(names),
+            access: self.container.access.clone(),
+            instance_memory: None,
+        }
     }
 
-    /// How the guest looks up names: `None` for a core module, which has no sockets.
-    pub(super) fn names(&self, runtime: &Runtime, program: &Program, root: &Path) -> Option<Names> {
-        (program.kind() == ModuleKind::Component)
-            .then(|| runtime.resolvers.names(root.to_path_buf(), self.guest.identity().clone()))
+    /// The sender of the requests of guests with these settings; none for guests without names. `env`: the container's
+    /// environment.
+    pub(super) fn client(
+        &self,
+        world: &World,
+        settings: &GuestSettings,
+        env: &[(String, String)],
+    ) -> Option<Arc<Client>> {
+        let stdio = self.stdio.clone();
+        let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
+        let destinations = settings.access.destinations.clone();
+        Some(Client::new(world.http.outgoing.clone(), settings.names.clone()?, destinations, env, tell))
     }
 
     /// There is an instance: announces the start, once.
