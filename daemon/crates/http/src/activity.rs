@@ -1,20 +1,18 @@
-//! The bytes that move on a client's connection: this file finds idle connections and slow clients, and it delays the cut of
-//! a response until its head and its body so far have been written.
+//! The bytes that move on a client's connection: this file finds idle connections and slow clients.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Response, Version};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::response::{Cut, ResponseBody, Transfer};
+use crate::flushes::{Answering, Flushes};
+use crate::response::{ResponseBody, Transfer};
 use hearth_base::config;
 
 /// How often a connection reads before it lets others go on, however much its client sends.
@@ -40,10 +38,7 @@ pub struct Activity {
     /// Reads in this poll.
     reads: AtomicUsize,
     /// How often hyper has written all its bytes.
-    flushes: AtomicU64,
-    /// Responses that wait for the next time. The flag tells whether there are any.
-    flush_waits: AtomicBool,
-    flush_wakers: Mutex<Vec<Waker>>,
+    pub(crate) flushes: Flushes,
     /// Bodies of guests that go to the client.
     transfers: Mutex<Vec<Weak<Transfer>>>,
 }
@@ -65,9 +60,7 @@ impl Activity {
             asked: AtomicBool::new(false),
             is_http1: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
-            flushes: AtomicU64::new(0),
-            flush_waits: AtomicBool::new(false),
-            flush_wakers: Mutex::default(),
+            flushes: Flushes::default(),
             transfers: Mutex::default(),
         }
     }
@@ -153,24 +146,6 @@ impl Activity {
         }
         transfers.push(Arc::downgrade(transfer));
     }
-
-    fn flushed(&self) {
-        self.flushes.fetch_add(1, Ordering::AcqRel);
-        if self.flush_waits.swap(false, Ordering::AcqRel) {
-            std::mem::take(&mut *self.flush_wakers.lock()).into_iter().for_each(Waker::wake);
-        }
-    }
-
-    /// Waits until all has been written since there were `since` flushes.
-    fn poll_flushed(&self, since: u64, cx: &mut Context<'_>) -> Poll<()> {
-        if self.flushes.load(Ordering::Acquire) > since {
-            return Poll::Ready(());
-        }
-        self.flush_wakers.lock().push(cx.waker().clone());
-        self.flush_waits.store(true, Ordering::Release);
-        // It may have been between the two.
-        if self.flushes.load(Ordering::Acquire) > since { Poll::Ready(()) } else { Poll::Pending }
-    }
 }
 
 /// A request that waits for its response's head.
@@ -192,12 +167,12 @@ impl Open {
         if let ResponseBody::Guest(body) = response.body() {
             self.0.watch(body.transfer());
         }
-        self.until_end(response)
+        response.map(|body| Answering::new(body, self))
     }
 
-    fn until_end<B>(self, response: Response<B>) -> Response<Answering<B>> {
-        let given_at = self.0.flushes.load(Ordering::Acquire);
-        response.map(|body| Answering { body, open: self, given_at, cut: None })
+    /// The activity of its connection.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.0
     }
 }
 
@@ -205,44 +180,6 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.moved();
         self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A response's body on a connection. When a body fails, hyper drops the bytes that it has not written yet. So a failure is
-/// held back until the head and the body so far have been written.
-pub struct Answering<B> {
-    body: B,
-    open: Open,
-    /// The number of flushes when hyper was last given a part of the response.
-    given_at: u64,
-    cut: Option<Cut>,
-}
-
-impl<B: Body<Data = Bytes, Error = Cut> + Unpin> Body for Answering<B> {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let this = &mut *self;
-        if this.cut.is_none() {
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Err(cut)) => this.cut = Some(cut),
-                frame => {
-                    this.given_at = this.open.0.flushes.load(Ordering::Acquire);
-                    return Poll::Ready(frame);
-                }
-            }
-        }
-        ready!(this.open.0.poll_flushed(this.given_at, cx));
-        Poll::Ready(this.cut.take().map(Err))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -302,7 +239,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.activity.flushed();
+            self.activity.flushes.flushed();
         }
         flushed
     }
@@ -327,65 +264,5 @@ mod tests {
         drop(busy);
         activity.moved_ms.store(20, Ordering::Relaxed);
         assert_eq!(activity.ends_ms(&config, 500), 120);
-    }
-
-    /// A body that gives some frames and then fails.
-    struct Failing(Vec<&'static str>);
-
-    impl Body for Failing {
-        type Data = Bytes;
-        type Error = Cut;
-
-        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-            let next = self.0.pop().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes()))));
-            Poll::Ready(Some(next.unwrap_or_else(|| Err(Cut::new("a test")))))
-        }
-    }
-
-    /// All that a client receives that asks for a response with this body.
-    async fn received(body: Vec<&'static str>) -> String {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        use tokio::net::TcpStream;
-
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
-        let activity = Arc::new(Activity::new());
-        let io = hyper_util::rt::TokioIo::new(Watched::new(stream, activity.clone()));
-        let service = hyper::service::service_fn(move |_: hyper::Request<hyper::body::Incoming>| {
-            let response = activity.open().until_end(Response::new(Failing(body.clone())));
-            std::future::ready(Ok::<_, std::convert::Infallible>(response))
-        });
-        let serving = tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
-        client.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.unwrap();
-        assert!(serving.await.unwrap().is_err(), "the connection ends with the response");
-        answer
-    }
-
-    #[tokio::test]
-    async fn what_there_is_of_a_response_that_is_cut_is_written() {
-        let answer = received(Vec::new()).await;
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer:?}");
-        let answer = received(vec!["half", "first "]).await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
-        assert!(answer.ends_with("6\r\nfirst \r\n4\r\nhalf\r\n"), "without a last chunk: {answer:?}");
-    }
-
-    #[tokio::test]
-    async fn a_cut_waits_until_all_has_been_written() {
-        let activity = Arc::new(Activity::new());
-        activity.flushed();
-        let wait = |since| {
-            let activity = activity.clone();
-            std::future::poll_fn(move |cx| activity.poll_flushed(since, cx))
-        };
-        wait(0).await;
-        let waits = tokio::spawn(wait(1));
-        tokio::task::yield_now().await;
-        assert!(!waits.is_finished());
-        activity.flushed();
-        waits.await.unwrap();
     }
 }

@@ -37,7 +37,8 @@
 //! * `listener.rs`: which port a service has (`HEARTH_HTTP_PORT`), its backlog, and binding it.
 //! * `accept.rs`: accepting clients, and closing the port when the service drains.
 //! * `connection.rs`: one client's connection, HTTP/1.1 or HTTP/2, and its end in a drain.
-//! * `activity.rs`: idle connections, slow clients, and writing a response so far before it is cut.
+//! * `activity.rs`: idle connections and slow clients.
+//! * `flushes.rs`: the cut of a response waits until its bytes so far have been written.
 //! * `request.rs`: one request until its response's head: checks, 501, 417, 400, 503.
 //! * `exchange.rs`: the times of a request, for metrics, for the list of slow requests and for the access log.
 //! * `access_log.rs`: the access log: its forms, bounds and escapes.
@@ -80,6 +81,7 @@ pub mod daemon_notes;
 pub mod endings;
 pub mod exchange;
 pub mod file_stamp;
+pub mod flushes;
 pub mod instance;
 pub mod isolated;
 pub mod lines;
