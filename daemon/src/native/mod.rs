@@ -48,7 +48,7 @@ use crate::task::pods::Sandboxes;
 use crate::task::process::Exit;
 use crate::task::sandbox::Sandbox;
 use hearth_base::config::Config;
-use hearth_base::error::{Error, Result};
+use hearth_base::error::Error;
 use hearth_base::namespace::ContainerdNamespace;
 use hearth_containerd::events::{Event, Reservation as Room};
 use hearth_containerd::peer::Peer;

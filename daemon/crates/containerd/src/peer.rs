@@ -73,8 +73,8 @@ mod tests {
         let one = key("/a", "/b");
         let names = [
             one.file_name(None),
-            one.file_name(Some("x")),
-            one.file_name(Some("y")),
+            one.file_name(Some(&"x".into())),
+            one.file_name(Some(&"y".into())),
             key("/b", "/a").file_name(None),
             key("/a/b", "").file_name(None),
         ];

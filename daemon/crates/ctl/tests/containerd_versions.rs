@@ -174,6 +174,7 @@ fn of_docker(disabled: &str) -> String {
     )
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn cases() -> Vec<Case> {
     let case = |name, text: String, on_1, on_2| Case { name, text, on_1, on_2 };
     let same = |name, text: String, handlers| {

@@ -279,7 +279,8 @@ async fn a_create_that_is_given_up_leaves_no_log_program() {
     let program = Program::new("read never </proc/$$/fd/4");
     let config = config::Stdio { log_binary_drain_ms: 1, ..CONFIG };
     let paths = paths("", &program.uri(), "");
-    let opening = Stdio::open(&"n".into(), "i", &paths, &config);
+    let namespace = "n".into();
+    let opening = Stdio::open(&namespace, "i", &paths, &config);
     tokio::select! {
         _ = opening => panic!("it was never ready"),
         () = until("started", || !program.read("pid").is_empty()) => {}

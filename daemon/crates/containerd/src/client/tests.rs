@@ -366,7 +366,7 @@ async fn what_containerd_does_not_have_is_not_found() {
         let error = client.read_blob(&NAMESPACE.into(), bad, 1).await.unwrap_err();
         assert!(matches!(&error, Error::InvalidArgument(_)), "{bad}: {error:?}");
     }
-    let error = client.artifact("two\nlines", "x").await.unwrap_err();
+    let error = client.artifact(&"two\nlines".into(), "x").await.unwrap_err();
     assert!(matches!(&error, Error::InvalidArgument(_)), "{error:?}");
 }
 
