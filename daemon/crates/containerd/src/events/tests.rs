@@ -151,15 +151,16 @@ fn quick() -> config::Events {
     config::Events { queue_max: 100_000, retry_ms: 1, retry_max_ms: 20, timeout_ms: 5_000 }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_event_arrives_as_containerd_names_it() {
-    let fixture = Fixture::new(quick());
-    let containerd = FakeContainerd::start(&fixture.path(), |_| Answer::Take);
-    let id: Arc<str> = "task".into();
-    let exec: Arc<str> = "exec".into();
-    let exited_at = UNIX_EPOCH + Duration::new(1_700_000_000, 5);
+/// The end of the exec and of the task in [`each_kind`].
+const EXITED_AT: Duration = Duration::new(1_700_000_000, 5);
+
+/// One event of each kind, with its topic and the name of its message.
+fn each_kind() -> [(Event, &'static str, &'static str); 9] {
+    let container_id = || Arc::from("task");
+    let exec = || Arc::from("exec");
+    let exited_at = UNIX_EPOCH + EXITED_AT;
     let create = Create {
-        container_id: id.clone(),
+        container_id: container_id(),
         bundle: "/bundle".into(),
         rootfs: vec![Mount { type_: "overlay".into(), ..Default::default() }],
         stdin: "in".into(),
@@ -169,34 +170,28 @@ async fn each_event_arrives_as_containerd_names_it() {
         checkpoint: "check".into(),
         pid: 7,
     };
-    let container_id = || id.clone();
-    let events = [
+    let exit = Event::Exit { container_id: container_id(), id: exec(), pid: 7, exit_status: 137, exited_at };
+    let delete = Event::Delete { container_id: container_id(), pid: 7, exit_status: 137, exited_at };
+    let exec_added = Event::ExecAdded { container_id: container_id(), exec_id: exec() };
+    let exec_started = Event::ExecStarted { container_id: container_id(), exec_id: exec(), pid: 8 };
+    [
         (Event::Create(Box::new(create)), "/tasks/create", "TaskCreate"),
-        (Event::Start { container_id: id.clone(), pid: 7 }, "/tasks/start", "TaskStart"),
+        (Event::Start { container_id: container_id(), pid: 7 }, "/tasks/start", "TaskStart"),
         (Event::Oom { container_id: container_id() }, "/tasks/oom", "TaskOOM"),
-        (
-            Event::Exit { container_id: container_id(), id: exec.clone(), pid: 7, exit_status: 137, exited_at },
-            "/tasks/exit",
-            "TaskExit",
-        ),
-        (
-            Event::Delete { container_id: container_id(), pid: 7, exit_status: 137, exited_at },
-            "/tasks/delete",
-            "TaskDelete",
-        ),
-        (
-            Event::ExecAdded { container_id: container_id(), exec_id: exec.clone() },
-            "/tasks/exec-added",
-            "TaskExecAdded",
-        ),
-        (
-            Event::ExecStarted { container_id: container_id(), exec_id: exec.clone(), pid: 8 },
-            "/tasks/exec-started",
-            "TaskExecStarted",
-        ),
+        (exit, "/tasks/exit", "TaskExit"),
+        (delete, "/tasks/delete", "TaskDelete"),
+        (exec_added, "/tasks/exec-added", "TaskExecAdded"),
+        (exec_started, "/tasks/exec-started", "TaskExecStarted"),
         (Event::Paused { container_id: container_id() }, "/tasks/paused", "TaskPaused"),
         (Event::Resumed { container_id: container_id() }, "/tasks/resumed", "TaskResumed"),
-    ];
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_event_arrives_as_containerd_names_it() {
+    let fixture = Fixture::new(quick());
+    let containerd = FakeContainerd::start(&fixture.path(), |_| Answer::Take);
+    let events = each_kind();
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
     for (event, _, _) in &events {
         fixture.queue.reserve().unwrap().publish(&fixture.namespace, event.clone());
@@ -221,7 +216,10 @@ async fn each_event_arrives_as_containerd_names_it() {
     let exit = messages::TaskExit::parse_from_bytes(&received[3].event.value).unwrap();
     assert_eq!((exit.container_id.as_str(), exit.id.as_str()), ("task", "exec"));
     assert_eq!((exit.pid, exit.exit_status), (7, 137));
-    assert_eq!((exit.exited_at.seconds, exit.exited_at.nanos), (1_700_000_000, 5));
+    assert_eq!(
+        (exit.exited_at.seconds as u64, exit.exited_at.nanos as u32),
+        (EXITED_AT.as_secs(), EXITED_AT.subsec_nanos())
+    );
     let delete = messages::TaskDelete::parse_from_bytes(&received[4].event.value).unwrap();
     assert_eq!((delete.id.as_str(), delete.pid, delete.exit_status), ("", 7, 137));
     assert_eq!(delete.exited_at, exit.exited_at);
