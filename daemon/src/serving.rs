@@ -90,6 +90,7 @@ fn world(ground: &Ground, handles: &Handles) -> Result<Arc<World>, String> {
     let serving = Http::new(live.clone(), http.clone(), metrics.clone());
     Ok(Arc::new(World {
         runtime,
+        refusals: Arc::default(),
         holders: Holders::new(config.network.holders_warm, cell.is_some(), answering.clone(), metrics.clone()),
         interfaces: Shared::new(live.clone(), http.clone(), serving.outgoing.clone()),
         http: serving,

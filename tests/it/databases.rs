@@ -46,7 +46,7 @@ fn variables_are_values_of_the_configuration() {
 #[test]
 fn a_sqlite_database_on_a_volume_is_kept_and_holds_no_other_file() {
     only_on_hearth!();
-    let world = World::configured("[interfaces]\ncall_timeout_ms = 2000\n[files]\nopen_max = 8\n");
+    let world = World::configured("[interfaces]\ncall_timeout_ms = 2000\n[tenant]\ndescriptors_max = 8\n");
     let (image, data) = (world.program(&Guest::DATABASE), volume(&world));
     let env = environment("redis://none:1");
     let run = |arguments: &[&str]| database(&world, &image, &env, &data, &[&["sqlite"], arguments].concat());

@@ -269,7 +269,7 @@ fn a_task_that_was_not_started_takes_no_exec() {
 #[test]
 fn execs_are_bounded_listed_and_share_the_tasks_memory() {
     only_on_hearth!();
-    let world = World::configured("[rpc]\nexecs_per_task_max = 2\n");
+    let world = World::configured("[tenant]\nexecs_max = 2\n");
     let mib = 1 << 20;
     world
         .run(&tools(&world), TASK)
@@ -290,7 +290,7 @@ fn execs_are_bounded_listed_and_share_the_tasks_memory() {
             exec
         })
         .collect();
-    exec(&world, "c", &["exit", "0"]).run().assert_fault(&["rpc.execs_per_task_max"]);
+    exec(&world, "c", &["exit", "0"]).run().assert_fault(&["tenant.execs_max"]);
     let listed = world.ctr(["tasks", "ps", TASK]).ok().stdout();
     // 1.6 writes `ExecID:a`, later versions `exec_id:"a"`.
     let has = |id: &str| [format!("ExecID:{id}"), format!("exec_id:\"{id}\"")].iter().any(|form| listed.contains(form));

@@ -297,7 +297,7 @@ fn a_fifo_of_an_image_is_not_waited_for() {
 #[test]
 fn a_guest_has_no_more_files_open_than_it_may() {
     only_on_hearth!();
-    let world = World::configured("[files]\nopen_max = 64\n");
+    let world = World::configured("[tenant]\ndescriptors_max = 64\n");
     let image = files(&world, [Layer::new().file("/etc/motd", 0o644, "welcome")]);
     // ctr's own limit is higher; the lower one holds. After closing files the guest can open others.
     let script = "hoard /etc/motd 100 , read /etc/motd , hoard /etc/motd 100 , try hold /etc/motd 70";

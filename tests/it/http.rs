@@ -285,9 +285,8 @@ fn a_client_that_goes_away_ends_its_guest() {
 #[test]
 fn a_clients_use_of_the_daemon_is_bounded() {
     only_on_hearth!();
-    let limits =
-        "requests_max = 1\nqueued_max = 1\nheader_timeout_ms = 300\nrequest_timeout_ms = 3000\nidle_timeout_ms = 3000";
-    let world = World::configured(&format!("[http]\n{limits}\n"));
+    let limits = "queued_max = 1\nheader_timeout_ms = 300\nrequest_timeout_ms = 3000\nidle_timeout_ms = 3000";
+    let world = World::configured(&format!("[tenant]\nhttp_requests_max = 1\n[http]\n{limits}\n"));
     let (at, server) = start_one(&world);
 
     // A head that does not come to its end; and no byte at all.

@@ -1,8 +1,72 @@
 //! Containers at their limits, and others beside them that are not affected.
 
-use hearth_tests::{Guest, Image, SHORT, World, eventually};
+use hearth_tests::{Guest, Image, Layer, SHORT, World, eventually};
+use serde_json::Value;
 
 use crate::only_on_hearth;
+
+/// Opens `/etc` until that fails, then sleeps for an hour.
+const OPENS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "etc")
+  (func (export "_start")
+    (loop $again
+      (br_if $again (i32.eqz (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 3) (i32.const 0)
+        (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 64)))))
+    (i32.store (i32.const 144) (i32.const 1))
+    (i64.store (i32.const 152) (i64.const 3600000000000))
+    (drop (call $poll (i32.const 128) (i32.const 256) (i32.const 1) (i32.const 300)))))"#;
+
+/// A program in WebAssembly's text format.
+fn wasm(text: &str) -> Vec<u8> {
+    wat::parse_str(text).expect("the text is well-formed")
+}
+
+/// One kind of a task's budget, as `hearthctl inspect` has it.
+fn budget(world: &World, id: &str, kind: &str) -> Value {
+    let details = world.ask(&["inspect", id]);
+    let found = details["budgets"].as_array().and_then(|all| all.iter().find(|budget| budget["kind"] == kind));
+    found.unwrap_or_else(|| panic!("no {kind} in {details}")).clone()
+}
+
+#[test]
+fn a_container_with_all_its_descriptors_is_told_so_and_others_open_files() {
+    only_on_hearth!();
+    let world = World::configured("[tenant]\ndescriptors_max = 16\n");
+    let layer = Layer::new().file("/opens.wasm", 0o755, wasm(OPENS)).file("/etc/motd", 0o644, "welcome");
+    let greedy = world.import(&Image::scratch("hearth.test/greedy:1").layer(layer).entrypoint(["/opens.wasm"]));
+    let attacker = world.run(&greedy, "greedy").spawn();
+    eventually("it has all that it may have", SHORT, || {
+        let has = world.task_status("greedy").is_some().then(|| budget(&world, "greedy", "descriptors"))?;
+        (has["used"] == 16 && has["refused"].as_u64() >= Some(1)).then_some(())
+    });
+    let layer = Layer::new().file("/files.wasm", 0o755, Guest::FILES.wasm_bytes()).file("/etc/motd", 0o644, "welcome");
+    let files = world.import(&Image::scratch("hearth.test/files:1").layer(layer).entrypoint(["/files.wasm"]));
+    let output = world.run(&files, "other").args(["hoard", "/etc/motd", "15", ",", "read", "/etc/motd"]).ok();
+    assert_eq!(output.stdout(), "15\nwelcome");
+    let refused = world.metrics().sum("hearth_tenant_refused_total", &[("kind", "descriptors")]);
+    assert!(refused >= 1.0, "{refused}");
+    assert_eq!(world.metrics().sum("hearth_tenant_largest", &[("kind", "descriptors")]), 16.0);
+    world.kill("greedy", "SIGKILL").ok();
+    let output = attacker.wait(SHORT).assert_code(137);
+    assert!(output.stderr().contains("refused: the container has as many open files"), "{output}");
+    assert!(output.stderr().contains("16 (tenant.descriptors_max"), "{output}");
+}
+
+#[test]
+fn address_space_is_refused_before_a_guest_beyond_the_pool_is_made() {
+    only_on_hearth!();
+    let world = World::configured("[engine]\npool_slots = 1\n[tenant]\naddress_space_bytes_max = 30_000_000_000\n");
+    world.run(&world.program(&Guest::SLEEP), "sleep").args(["3600"]).detach().ok();
+    let text = format!("(module {} (func (export \"_start\")))", "(memory 0)".repeat(10));
+    let image = world.import(&Image::of_file("memories", "/memories.wasm", wasm(&text)));
+    world.run(&image, "memories").run().assert_fault(&["30000000000", "tenant.address_space_bytes_max"]);
+    // One memory is no tenth of that.
+    world.run(&world.program(&Guest::HELLO), "hello").ok();
+}
 
 #[test]
 fn a_first_start_in_another_namespace_does_not_wait_for_the_end_of_long_compiles() {

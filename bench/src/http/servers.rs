@@ -43,9 +43,8 @@ const READY_DEADLINE: Duration = Duration::from_secs(120);
 /// all of them at the end of each round.
 const CLIENT_GONE: &str = "error: hyper::Error(IncompleteMessage)";
 
-/// hearthd's limits that `wasmtime serve` has, too. All others are as they come.
-const HEARTHD: &str =
-    "[engine]\npool_slots = 1000\n[http]\nconnections_max = 1000\nrequests_max = 500\ninstances_max = 500\n";
+/// hearthd's limits that `wasmtime serve` has, too, where they are not the defaults.
+const HEARTHD: &str = "[engine]\npool_slots = 1000\n";
 
 /// The same limits, and hearthd's pool (`daemon/crates/wasm/src/engine/tunables.rs`), for `wasmtime serve`. Its threads are one per
 /// core by themselves.
@@ -69,8 +68,8 @@ pub const WASMTIME: &[&str] = &[
     "-Opooling-table-keep-resident=65536",
     "-Opooling-max-unused-warm-slots=100",
     "-Opooling-pagemap-scan=auto",
-    "--max-concurrent-connections=1000",
-    "--max-concurrent-requests=500",
+    "--max-concurrent-connections=1024",
+    "--max-concurrent-requests=256",
     "--max-instance-reuse-count=1",
     "--max-instance-concurrent-reuse-count=1",
 ];

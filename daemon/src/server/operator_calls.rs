@@ -23,6 +23,7 @@ use hearth_base::digest::Digest;
 use hearth_base::generation::directory;
 use hearth_base::namespace::ContainerdNamespace;
 use hearth_base::operator::{LogLevel, ModuleInfo, Modules, Question, Status, TaskCounts, TaskDetails, TaskInfo};
+use hearth_base::tenant::{Kind, Limits};
 use hearth_base::time::unix;
 use hearth_observe::logging::Logging;
 use hearth_observe::metrics::process;
@@ -202,8 +203,13 @@ impl Operator {
         for (kind, count) in [("own", own), ("folded", folded)] {
             world.runtime.metrics.tasks.series.with_label_values(&[kind]).set(count as i64);
         }
-        let mut text = world.runtime.metrics.render();
         let tasks = self.task_sockets.tasks();
+        let limits = Limits::of(&self.config.now());
+        for kind in Kind::ALL.iter().copied() {
+            let used = tasks.iter().map(|task| task.container.tenant.used(kind));
+            world.runtime.metrics.tenants.set(kind, &limits, used, world.refusals.count(kind));
+        }
+        let mut text = world.runtime.metrics.render();
         let each = tasks.iter().map(|task| (task.info(""), task.container.seat.is_own()));
         world.task_series.render(each, &mut text);
         process::render(&mut text);

@@ -1,7 +1,8 @@
 //! A task as operators see it: `hearthctl ps`, `inspect` and `top`, the page and the metrics.
 
 use crate::task::Task;
-use hearth_base::operator::{EndInfo, TaskDetails, TaskInfo, TaskKind};
+use hearth_base::operator::{BudgetInfo, EndInfo, TaskDetails, TaskInfo, TaskKind};
+use hearth_base::tenant::Kind;
 use hearth_base::time::unix;
 use hearth_observe::metrics::task_series::Totals;
 
@@ -55,6 +56,18 @@ impl Task {
         }
     }
 
+    /// The things beside memory that it has taken from the node, by kind.
+    fn budgets(&self) -> Vec<BudgetInfo> {
+        let tenant = &self.container.tenant;
+        let of = |kind: &Kind| BudgetInfo {
+            kind: kind.name().into(),
+            used: tenant.used(*kind),
+            limit: tenant.limit(*kind),
+            refused: tenant.refused(*kind),
+        };
+        Kind::ALL.iter().map(of).collect()
+    }
+
     /// All that is known of it. `ends`: of all tasks.
     pub fn details(&self, generation: &str, ends: Vec<EndInfo>) -> TaskDetails {
         let (container, stdio) = (&self.container, &self.init.stdio_paths);
@@ -67,6 +80,7 @@ impl Task {
             stdio: [&stdio.stdin, &stdio.stdout, &stdio.stderr]
                 .map(|path| if path.is_empty() { "none".into() } else { path.clone() })
                 .to_vec(),
+            budgets: self.budgets(),
             start: container.about.start_info(generation),
             ends,
         }

@@ -14,13 +14,13 @@ use crate::task::sandbox::{Joined, Membership};
 use hearth_base::bundle::Cpu;
 use hearth_base::isolation::Level;
 use hearth_base::namespace::ContainerdNamespace;
+use hearth_base::tenant::Tenant;
 use hearth_base::text::shown_lines;
 use hearth_http::requests::Requests;
 use hearth_observe::metrics::Metrics;
 use hearth_observe::metrics::task_series::Seat;
 use hearth_observe::starts::{About, Recent};
 use hearth_wasm::access::Access;
-use hearth_wasm::budget::Descriptors;
 use hearth_wasm::memory::MemoryUse;
 
 /// A container: everything of a task that is not a process.
@@ -45,8 +45,8 @@ pub struct Container {
     pub partly_read_only: bool,
     /// The bytes that the memories and tables of all its guests together hold, and may hold.
     pub memory: Arc<MemoryUse>,
-    /// Files, directories and sockets that all its guests together have open, and may have.
-    pub descriptors: Arc<Descriptors>,
+    /// Its budget: the things beside memory that it has taken from the node, and may take.
+    pub tenant: Arc<Tenant>,
     /// The servers and host interfaces that its components may use.
     pub access: Access,
     /// The most memory they may ever be given, in bytes: the engine's.

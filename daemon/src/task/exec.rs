@@ -19,6 +19,7 @@ use crate::task::process::{NewProcess, Prepared, Process, Work};
 use crate::task::program::{check_memory, open_files_max, owner, wanted};
 use hearth_base::bundle::ProcessSpec;
 use hearth_base::error::{Error, Result};
+use hearth_base::tenant::Kind;
 use hearth_base::wanted::Wanted;
 use hearth_containerd::events::Event;
 use hearth_os::identity::Identity;
@@ -67,7 +68,7 @@ impl Creator {
 
         let identity = Identity::new(&spec.user, container.network.namespace.clone())?;
         let guest = Guest::member(task.init.guest(), identity);
-        let open_files_max = open_files_max(&spec, &self.config.now().files);
+        let open_files_max = open_files_max(&spec);
         let work = match found {
             Ok(Loaded { program, export, .. }) => {
                 Work::Program(Box::new(Prepared { program, export, spec, open_files_max }))
@@ -101,6 +102,7 @@ impl Creator {
     /// Finds a program in `root` and prepares it, if it is a command that the container can run: it has the interfaces
     /// that the program imports, and the memory that it starts with.
     async fn load_exec(&self, root: OwnedFd, wanted: Wanted, container: &Container) -> Result<Loaded> {
+        let _permit = container.tenant.wait(Kind::Compiles, 1).await;
         let found = self.modules.find(root, wanted).await?;
         let loaded = self.modules.load(Origin::File(found), None, owner(&container.about)).await?;
         let program = loaded.program.now();

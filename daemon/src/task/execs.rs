@@ -20,6 +20,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use hearth_base::error::{Error, Result};
+use hearth_base::tenant::{Kind, Permit, Tenant};
 
 /// An exec, as the set of them sees it.
 pub trait Member {
@@ -35,18 +36,24 @@ pub trait Member {
 
 /// The execs of one task.
 pub struct Execs<P> {
-    limit: usize,
+    tenant: Arc<Tenant>,
     inner: Mutex<Members<P>>,
 }
 
 struct Members<P> {
-    /// `None`: the id is taken for an exec that is being made.
-    entries: HashMap<Arc<str>, Option<Arc<P>>>,
+    entries: HashMap<Arc<str>, Entry<P>>,
     /// How many have been started and not ended.
     running: usize,
     starts: Starts,
     /// The call to make once none runs.
     afterwards: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// An id, and its exec.
+struct Entry<P> {
+    /// `None`: the id is taken for an exec that is being made.
+    exec: Option<Arc<P>>,
+    _permit: Permit,
 }
 
 /// The init's decision about a start of an exec.
@@ -60,10 +67,10 @@ enum Starts {
 }
 
 impl<P: Member> Execs<P> {
-    /// An empty set of at most `limit` execs.
-    pub fn new(limit: usize) -> Execs<P> {
+    /// An empty set, of at most as many execs as the container may have.
+    pub fn new(tenant: Arc<Tenant>) -> Execs<P> {
         let members = Members { entries: HashMap::new(), running: 0, starts: Starts::Allowed, afterwards: None };
-        Execs { limit, inner: Mutex::new(members) }
+        Execs { tenant, inner: Mutex::new(members) }
     }
 
     /// Takes an id.
@@ -79,31 +86,30 @@ impl<P: Member> Execs<P> {
         if inner.entries.contains_key(id) {
             return Err(Error::AlreadyExists(format!("exec {id} exists already")));
         }
-        if inner.entries.len() >= self.limit {
-            return Err(Error::ResourceExhausted(format!(
-                "the task has {} execs, as many as it may (rpc.execs_per_task_max); delete those that have ended",
-                self.limit
-            )));
-        }
+        let permit = self.tenant.take(Kind::Execs, 1);
+        let permit =
+            permit.map_err(|full| Error::ResourceExhausted(format!("{full}; delete those that have ended")))?;
         let id: Arc<str> = id.into();
-        inner.entries.insert(id.clone(), None);
+        inner.entries.insert(id.clone(), Entry { exec: None, _permit: permit });
         Ok(Reserved { execs: self, id: Some(id) })
     }
 
     /// The exec with this id; `None` also while it is being made.
     pub fn get(&self, id: &str) -> Option<Arc<P>> {
-        self.inner.lock().entries.get(id)?.clone()
+        self.inner.lock().entries.get(id)?.exec.clone()
     }
 
     /// All execs, in no order.
     pub fn all(&self) -> Vec<Arc<P>> {
-        self.inner.lock().entries.values().flatten().cloned().collect()
+        self.inner.lock().entries.values().filter_map(|entry| entry.exec.clone()).collect()
     }
 
     /// Takes an exec out.
     pub fn remove(&self, exec: &Arc<P>) {
         let mut inner = self.inner.lock();
-        if matches!(inner.entries.get(exec.id()), Some(Some(found)) if Arc::ptr_eq(found, exec)) {
+        let found = inner.entries.get(exec.id()).and_then(|entry| entry.exec.as_ref());
+        let is_it = found.is_some_and(|found| Arc::ptr_eq(found, exec));
+        if is_it {
             inner.entries.remove(exec.id());
         }
     }
@@ -112,7 +118,7 @@ impl<P: Member> Execs<P> {
     pub fn take_all(&self) -> Vec<Arc<P>> {
         let mut inner = self.inner.lock();
         inner.starts = Starts::Closed;
-        std::mem::take(&mut inner.entries).into_values().flatten().collect()
+        std::mem::take(&mut inner.entries).into_values().filter_map(|entry| entry.exec).collect()
     }
 
     /// Lets an exec start; `start` changes its state. The end of the init then finds it either running or not
@@ -208,9 +214,9 @@ impl<P: Member> Reserved<'_, P> {
             drop(inner);
             return Err(Error::FailedPrecondition("the task has ended".into()));
         }
-        if let Some(id) = self.id.take() {
+        if let Some(entry) = self.id.take().and_then(|id| inner.entries.get_mut(&id)) {
             announce();
-            inner.entries.insert(id, Some(exec));
+            entry.exec = Some(exec);
         }
         Ok(())
     }
@@ -227,6 +233,8 @@ impl<P> Drop for Reserved<'_, P> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use hearth_base::tenant::Limits;
 
     use super::*;
 
@@ -257,6 +265,10 @@ mod tests {
         }
     }
 
+    fn container(limit: u64) -> Arc<Tenant> {
+        Tenant::unnamed(&Limits::none().with(Kind::Execs, limit))
+    }
+
     fn refusal<T>(result: Result<T>) -> Error {
         result.err().expect("a refusal")
     }
@@ -269,21 +281,21 @@ mod tests {
 
     #[test]
     fn an_id_is_taken_while_its_exec_is_being_made_and_free_after_a_failure() {
-        let execs = Execs::<Fake>::new(2);
+        let execs = Execs::<Fake>::new(container(2));
         let reserved = execs.reserve("a").unwrap();
         assert!(matches!(refusal(execs.reserve("a")), Error::AlreadyExists(_)));
         assert!(execs.get("a").is_none());
         drop(reserved);
         let held = [execs.reserve("a").unwrap(), execs.reserve("b").unwrap()];
         let full = refusal(execs.reserve("c"));
-        assert!(matches!(&full, Error::ResourceExhausted(text) if text.contains("rpc.execs_per_task_max")), "{full}");
+        assert!(matches!(&full, Error::ResourceExhausted(text) if text.contains("tenant.execs_max")), "{full}");
         drop(held);
         execs.reserve("c").unwrap();
     }
 
     #[test]
     fn an_exec_is_found_under_its_id_until_it_is_removed() {
-        let execs = Execs::new(9);
+        let execs = Execs::new(container(9));
         let first = add(&execs, "a");
         assert!(Arc::ptr_eq(&execs.get("a").unwrap(), &first));
         // Another exec of the same id is not taken for it.
@@ -296,7 +308,7 @@ mod tests {
 
     #[test]
     fn no_exec_starts_while_the_task_is_paused() {
-        let execs = Execs::new(9);
+        let execs = Execs::new(container(9));
         let exec = add(&execs, "a");
         execs.pause();
         let error = refusal(execs.begin(|| Ok(())));
@@ -308,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_resume_after_the_end_lets_no_exec_start() {
-        let execs = Execs::<Fake>::new(9);
+        let execs = Execs::<Fake>::new(container(9));
         execs.pause();
         execs.close(|| ());
         execs.resume();
@@ -319,7 +331,7 @@ mod tests {
 
     #[test]
     fn what_follows_the_inits_end_waits_for_the_last_exec() {
-        let execs = Execs::new(9);
+        let execs = Execs::new(container(9));
         let exec = add(&execs, "a");
         let done = Arc::new(AtomicBool::new(false));
         execs.begin(|| Ok(())).unwrap();
@@ -340,7 +352,7 @@ mod tests {
 
     #[test]
     fn without_execs_the_end_of_the_init_waits_for_nothing() {
-        let execs = Execs::<Fake>::new(9);
+        let execs = Execs::<Fake>::new(container(9));
         execs.begin(|| Ok(())).unwrap();
         execs.ended();
         let done = Arc::new(AtomicBool::new(false));

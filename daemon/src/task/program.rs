@@ -2,7 +2,6 @@
 //! whether the memory it starts with is within the limit, how many files it may have open.
 
 use hearth_base::bundle::ProcessSpec;
-use hearth_base::config;
 use hearth_base::error::Result;
 use hearth_base::wanted::Wanted;
 use hearth_observe::starts::About;
@@ -35,10 +34,9 @@ pub(super) fn check_memory(program: &Program, limit: u64) -> Result<()> {
     }
 }
 
-/// How many files the process may have open: the spec's soft limit, `files.open_max` at most.
-pub(super) fn open_files_max(spec: &ProcessSpec, files: &config::Files) -> u32 {
-    let max = files.open_max;
-    spec.open_files.and_then(|soft| u32::try_from(soft).ok()).map_or(max, |soft| soft.min(max))
+/// How many files the process may have open: the spec's soft limit. Its container has a limit of its own.
+pub(super) fn open_files_max(spec: &ProcessSpec) -> u32 {
+    spec.open_files.and_then(|soft| u32::try_from(soft).ok()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -58,13 +56,11 @@ mod tests {
     }
 
     #[test]
-    fn the_lower_limit_of_open_files_holds() {
-        let files = config::Files { open_max: 100, ..config::Files::default() };
+    fn the_soft_limit_of_open_files_holds() {
         let limit =
             |soft: &str| process(&format!(r#"{{"rlimits":[{{"type":"RLIMIT_NOFILE","soft":{soft},"hard":1}}]}}"#));
-        assert_eq!(open_files_max(&limit("7"), &files), 7);
-        assert_eq!(open_files_max(&limit("101"), &files), 100);
-        assert_eq!(open_files_max(&limit("18446744073709551615"), &files), 100, "RLIM_INFINITY");
-        assert_eq!(open_files_max(&process("{}"), &files), 100);
+        assert_eq!(open_files_max(&limit("7")), 7);
+        assert_eq!(open_files_max(&limit("18446744073709551615")), u32::MAX, "RLIM_INFINITY");
+        assert_eq!(open_files_max(&process("{}")), u32::MAX);
     }
 }

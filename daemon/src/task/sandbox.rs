@@ -20,6 +20,7 @@ use crate::task::pid;
 use crate::task::pod_files::PodFiles;
 use hearth_base::bundle::{NetworkNamespace, Scope, Scopes, SpecMount, TaskSpec};
 use hearth_base::error::{Error, Result};
+use hearth_base::tenant::{Limits, PodTenant};
 use hearth_os::cgroup::parent_memory_limit;
 use hearth_os::holder::{Holder, PidHolder};
 use hearth_os::identity::{self, Identity};
@@ -70,6 +71,8 @@ pub struct Sandbox {
     files: Option<PodFiles>,
     /// Set by the first container that names a control group.
     memory: OnceLock<Arc<PodMemory>>,
+    /// Made for the first container.
+    tenant: OnceLock<Arc<PodTenant>>,
     runtime: Handle,
 }
 
@@ -115,6 +118,7 @@ impl Sandbox {
             pids: OnceLock::new(),
             files,
             memory: OnceLock::new(),
+            tenant: OnceLock::new(),
             runtime,
         })
     }
@@ -126,6 +130,11 @@ impl Sandbox {
         let memory = self.memory.get_or_init(|| Arc::new(PodMemory::new(move || parent_memory_limit(&path))));
         memory.refresh();
         memory.clone()
+    }
+
+    /// The budget of its containers together, where each has these limits.
+    pub fn tenant(&self, limits: &Limits) -> Arc<PodTenant> {
+        self.tenant.get_or_init(|| Arc::new(PodTenant::new(limits))).clone()
     }
 
     /// Reads the limit of the pod's memory again.

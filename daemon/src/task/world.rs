@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hearth_base::tenant::Refusals;
 use hearth_http::context::Http;
 use hearth_interfaces::container::Shared;
 use hearth_observe::metrics::task_series::TaskSeries;
@@ -18,6 +19,8 @@ pub struct World {
     pub runtime: Arc<Runtime>,
     /// Network namespaces for tasks that ask for a new one.
     pub holders: Arc<Holders>,
+    /// The number of refusals to containers at their limits, by kind.
+    pub refusals: Arc<Refusals>,
     /// Where requests are served.
     pub http: Arc<Http>,
     /// The context that the host interfaces of all containers share.

@@ -191,7 +191,9 @@ fn http_2_is_spoken_as_its_rfc_has_it() {
 #[test]
 fn a_client_without_a_place_waits_and_harms_no_other() {
     only_on_hearth!();
-    let world = World::configured("[http]\nconnections_max = 8\nheader_timeout_ms = 1000\nidle_timeout_ms = 3000\n");
+    let world = World::configured(
+        "[tenant]\nhttp_connections_max = 8\n[http]\nheader_timeout_ms = 1000\nidle_timeout_ms = 3000\n",
+    );
     let services = TwoServices::start(&world, ["crowded", "free"]);
     let [crowded, free] = services.addresses;
     // Silent clients: each has a second for its request's head.

@@ -10,7 +10,7 @@
 //! * [`config`]: the configuration file: reading, checking, the default file; a file for each section.
 //! * [`destinations`]: which servers a component may reach: allowed hosts, and networks that are blocked.
 //! * [`digest`]: the SHA-256 digest that names a module.
-//! * [`mod@env`]: the variables of a container's environment.
+//! * `env.rs`: the variables of a container's environment.
 //! * [`error`]: errors by the caller's possible reaction; their ttrpc and gRPC codes.
 //! * [`faults`]: points at which tests kill the daemon.
 //! * [`generation`]: daemons that follow each other during an upgrade.
@@ -24,6 +24,9 @@
 //! * `operator/modules.rs`: the answers about modules: known, compiling, refused, checked, removed.
 //! * [`proc_stat`]: the fields of `/proc/PID/stat`: state, CPU time, threads, memory.
 //! * [`rate`]: a limit of events per second, which counts the events beyond it.
+//! * [`tenant`]: the budget of one container: limits of the things that it takes from the node, by kind.
+//!   * `tenant/kind.rs`: the kinds, their names and their keys in the configuration.
+//!   * `tenant/waiting.rs`: waiting until a container may have one more.
 //! * [`text`]: text of guests and images, cut and escaped for logs, errors and terminals.
 //! * [`time`]: a point in time as seconds since 1970.
 //! * [`units`]: bytes, durations and ages as text for people.
@@ -46,6 +49,7 @@ pub mod namespace;
 pub mod operator;
 pub mod proc_stat;
 pub mod rate;
+pub mod tenant;
 pub mod text;
 pub mod time;
 pub mod units;

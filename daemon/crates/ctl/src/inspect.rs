@@ -4,7 +4,7 @@ use crate::CtlError;
 use crate::client::DaemonClient;
 use crate::output::{Cell, Printer, Table};
 use crate::ps;
-use hearth_base::operator::{EndInfo, PodName, Question, RequestInfo, StartInfo, TaskDetails, TaskInfo};
+use hearth_base::operator::{BudgetInfo, EndInfo, PodName, Question, RequestInfo, StartInfo, TaskDetails, TaskInfo};
 use hearth_base::units::{age_since, bytes, seconds};
 
 /// A task on the command line.
@@ -156,6 +156,7 @@ fn table(details: &TaskDetails) -> Table {
         )
         .into(),
     );
+    row("limits", limits(&details.budgets).into());
     row("traps", task.traps.to_string().into());
     row("processes", format!("the first and {} execs", task.execs).into());
     row("bundle", details.bundle.as_str().into());
@@ -168,9 +169,29 @@ fn table(details: &TaskDetails) -> Table {
     table
 }
 
+/// The kinds of which a task has taken some from the node, or was refused some.
+fn limits(budgets: &[BudgetInfo]) -> String {
+    let shown = budgets.iter().filter(|budget| budget.used > 0 || budget.refused > 0).map(|budget| {
+        let amount = |value: u64| if budget.kind.ends_with("_bytes") { bytes(value) } else { value.to_string() };
+        let name = budget.kind.trim_end_matches("_bytes").replace('_', " ");
+        let refused = if budget.refused > 0 { format!(", refused {} times", budget.refused) } else { String::new() };
+        format!("{name} {} of {}{refused}", amount(budget.used), amount(budget.limit))
+    });
+    let shown: Vec<_> = shown.collect();
+    if shown.is_empty() { "nothing beside memory".into() } else { shown.join("; ") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_task_has_taken_is_one_line() {
+        let budget = |kind: &str, used, refused| BudgetInfo { kind: kind.into(), used, limit: 4_096, refused };
+        let all = [budget("descriptors", 3, 0), budget("lookups", 0, 0), budget("address_space_bytes", 2_048, 7)];
+        assert_eq!(limits(&all), "descriptors 3 of 4096; address space 2.0 KiB of 4.0 KiB, refused 7 times");
+        assert_eq!(limits(&all[1..2]), "nothing beside memory");
+    }
 
     fn task(namespace: &str, id: &str, pod: Option<&str>) -> TaskInfo {
         let pod = pod.and_then(|pod| pod.split_once('/')).map(|(name, container)| PodName {

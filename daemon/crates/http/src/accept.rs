@@ -44,7 +44,7 @@ async fn accept(service: Arc<Service>, mut listening: Listening) {
             return;
         }
     };
-    let acceptor = Acceptor::new(listeners, service.http.config().connections_max, "HTTP port of a container");
+    let acceptor = Acceptor::of_container(listeners, service.container.tenant.clone(), "HTTP port of a container");
     let mut draining = service.container.requests.draining();
     let mut any = false;
     loop {

@@ -1,58 +1,52 @@
-//! Which requests get an instance, and which wait or are refused: the limits of one container (`http.requests_max`,
-//! `http.queued_max`), then the node's [places](crate::places).
+//! Which requests get an instance, and which wait or are refused: the limits of one container
+//! (`tenant.http_requests_max`, `http.queued_max`), then the node's [places](hearth_wasm::places).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
 use crate::counts::{Counts, Waits};
-use crate::places::{Claim, Place};
 use hearth_base::config;
+use hearth_base::tenant::{Kind, Permit, Tenant};
+use hearth_wasm::places::{Claim, Place};
 
 /// Admits the requests of one container.
 pub struct RequestAdmission {
-    turns: Arc<Semaphore>,
+    tenant: Arc<Tenant>,
     queued: AtomicUsize,
     queued_max: usize,
     places: Arc<Claim>,
 }
 
-/// The turn of the container and the place of the node that a request holds as long as it has an instance.
+/// The permit of the container and the place of the node that a request holds as long as it has an instance.
 pub struct Admitted {
     _place: Place,
-    _turn: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl RequestAdmission {
-    /// With the limits of the configuration. `places` are the node's.
-    pub fn new(config: &config::Http, places: Arc<Claim>) -> RequestAdmission {
-        RequestAdmission {
-            turns: Arc::new(Semaphore::new(config.requests_max)),
-            queued: AtomicUsize::new(0),
-            queued_max: config.queued_max,
-            places,
-        }
+    /// Requests of the container with this budget. `places` are the node's.
+    pub fn new(config: &config::Http, tenant: Arc<Tenant>, places: Arc<Claim>) -> RequestAdmission {
+        RequestAdmission { tenant, queued: AtomicUsize::new(0), queued_max: config.queued_max, places }
     }
 
     /// Waits until the request may have an instance; none if too many wait already.
     pub async fn admit(&self, counts: &Arc<Counts>) -> Option<Admitted> {
-        let turn = match self.turns.clone().try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => {
+        let permit = match self.tenant.try_take(Kind::HttpRequests, 1) {
+            Some(permit) => permit,
+            None => {
                 let _queued = self.queue(counts)?;
-                self.turns.clone().acquire_owned().await.ok()?
+                self.tenant.wait(Kind::HttpRequests, 1).await
             }
         };
         let place = match self.places.try_take() {
             Some(place) => place,
             None => {
-                // Requests that wait here have their turns, which bounds them.
+                // Requests that wait here have their permits, which bounds them.
                 let _waits = counts.queue();
                 self.places.take().await
             }
         };
-        Some(Admitted { _place: place, _turn: turn })
+        Some(Admitted { _place: place, _permit: permit })
     }
 
     fn queue(&self, counts: &Arc<Counts>) -> Option<Queued<'_>> {
@@ -62,7 +56,7 @@ impl RequestAdmission {
     }
 }
 
-/// A request that waits for its turn, until it is dropped: its client may go away.
+/// A request that waits for its permit, until it is dropped: its client may go away.
 struct Queued<'a> {
     admission: &'a RequestAdmission,
     _counted: Waits,
@@ -77,14 +71,19 @@ impl Drop for Queued<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::places::Places;
+    use hearth_base::tenant::Limits;
     use hearth_observe::metrics::Metrics;
+    use hearth_wasm::places::Places;
+
+    fn container(requests_max: u64) -> Arc<Tenant> {
+        Tenant::unnamed(&Limits::none().with(Kind::HttpRequests, requests_max))
+    }
 
     #[tokio::test]
-    async fn beyond_the_turns_some_wait_and_the_rest_is_refused() {
-        let config = config::Http { requests_max: 1, queued_max: 1, ..config::Http::default() };
+    async fn beyond_the_containers_limit_some_wait_and_the_rest_is_refused() {
+        let config = config::Http { queued_max: 1, ..config::Http::default() };
         let counts = Arc::new(Counts::new(Arc::new(Metrics::new()), None));
-        let admission = RequestAdmission::new(&config, Places::new(8).join());
+        let admission = RequestAdmission::new(&config, container(1), Places::new(8).join());
         let first = admission.admit(&counts).await.unwrap();
         let mut second = Box::pin(admission.admit(&counts));
         assert!(futures_util::poll!(&mut second).is_pending());
@@ -99,13 +98,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_with_a_turn_waits_for_a_place_of_the_node() {
-        let config = config::Http { requests_max: 2, queued_max: 0, ..config::Http::default() };
+    async fn a_request_with_a_permit_waits_for_a_place_of_the_node() {
+        let config = config::Http { queued_max: 0, ..config::Http::default() };
         let counts = Arc::new(Counts::new(Arc::new(Metrics::new()), None));
         let places = Places::new(1);
-        let other = RequestAdmission::new(&config, places.join());
+        let other = RequestAdmission::new(&config, container(2), places.join());
         let held = other.admit(&counts).await.unwrap();
-        let admission = RequestAdmission::new(&config, places.join());
+        let admission = RequestAdmission::new(&config, container(2), places.join());
         let mut waits = Box::pin(admission.admit(&counts));
         assert!(futures_util::poll!(&mut waits).is_pending());
         drop(held);

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use hearth_base::config;
+use hearth_base::tenant::{Kind, Permit, Tenant};
 use hearth_spin::retain::INTERNAL;
+use hearth_wasm::places::{Claim, Place};
 
 use crate::admitted_request::AdmittedRequest;
 use crate::component::Component;
 use crate::outgoing::client::Timeouts;
 use crate::outgoing::server_origin::ServerOrigin;
-use crate::places::{Claim, Place};
 use crate::refused::Refused;
 use crate::request::{name, serve};
 use crate::request_body::RequestBody;
@@ -26,27 +26,27 @@ use crate::trace_context::TraceContext;
 /// The host by which a component calls its own application where its language has no relative requests.
 const OWN: &str = "self.alt";
 
-/// How many calls between components a container has at once. They take no turns of clients' requests: a request whose
-/// call waits for a turn would keep its own meanwhile.
+/// How many calls between components a container has at once. They take no permits of clients' requests: a request whose
+/// call waits for a permit would keep its own meanwhile.
 pub struct CallAdmission {
-    turns: Arc<Semaphore>,
+    tenant: Arc<Tenant>,
     places: Arc<Claim>,
 }
 
-/// The place and the turn that a call holds as long as it has an instance.
-type AdmittedCall = (Place, OwnedSemaphorePermit);
+/// The place and the permit that a call holds as long as it has an instance.
+type AdmittedCall = (Place, Permit);
 
 impl CallAdmission {
-    /// With the limits of the configuration. `places` are the node's.
-    pub fn new(config: &config::Http, places: Arc<Claim>) -> CallAdmission {
-        CallAdmission { turns: Arc::new(Semaphore::new(config.requests_max)), places }
+    /// Calls in the container with this budget. `places` are the node's.
+    pub fn new(tenant: Arc<Tenant>, places: Arc<Claim>) -> CallAdmission {
+        CallAdmission { tenant, places }
     }
 
     /// Admits a call, or refuses it at once if there are too many: a wait could be for calls that wait for this one.
     fn admit(&self) -> Result<AdmittedCall, Error> {
-        let turn = self.turns.clone().try_acquire_owned().map_err(|_| Error::ConnectionLimitReached)?;
+        let permit = self.tenant.take(Kind::ComponentCalls, 1).map_err(|_| Error::ConnectionLimitReached)?;
         let place = self.places.try_take().ok_or(Error::ConnectionLimitReached)?;
-        Ok((place, turn))
+        Ok((place, permit))
     }
 }
 

@@ -1,6 +1,6 @@
 //! One client's connection, HTTP/1.1 or HTTP/2, with TLS or without, until its end.
 //!
-//! Whatever a client can hold is bounded: connections by `http.connections_max`, a head by `http.header_bytes_max` and
+//! Whatever a client can hold is bounded: connections by `tenant.http_connections_max`, a head by `http.header_bytes_max` and
 //! `http.header_timeout_ms`, a connection on which nothing moves by `http.idle_timeout_ms`, a slow one by
 //! `http.least_bytes_per_second`. Bodies are never collected: a guest that does not read stops its client, and a client
 //! that does not read stops its guest.

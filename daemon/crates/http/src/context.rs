@@ -9,7 +9,7 @@ use hearth_base::config::{self, Live};
 use hearth_observe::metrics::Metrics;
 
 use crate::outgoing::context::OutgoingContext;
-use crate::places::Places;
+use hearth_wasm::places::Places;
 
 /// The context that all services of the daemon share.
 pub struct Http {

@@ -47,7 +47,7 @@ impl Service {
             settings: &component.parts.settings,
             request_id: Some(self.instances.fetch_add(1, Ordering::Relaxed)),
             files: RootFiles::Open(&component.files),
-            descriptors: &self.container.descriptors,
+            tenant: &self.container.tenant,
             handles_max: self.http.config().handles_max.saturating_mul(component.requests_per_instance()),
             memory: &self.container.memory,
             starved: &starved,

@@ -36,7 +36,7 @@ pub fn serve_isolated(service: &Arc<Service>, admitted: AdmittedRequest) -> Resu
     let (guest, source) = match service.container.requests.spare.take(&program) {
         Some(ready) => (ready.guest.clone(), Source::Spare(ready)),
         None => {
-            let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY)?;
+            let slot = service.runtime.slots.take(&program, &service.container.tenant).map_err(|_| BUSY)?;
             (Arc::new(Guest::part(&service.container.guest)), Source::New((program, slot)))
         }
     };

@@ -47,8 +47,7 @@
 //! * `request_guard.rs`: a client that goes away ends its guest.
 //! * `request_state.rs`: the state that the client's side and the guest's side share; the time that a guest has.
 //! * `admitted_request.rs`: a request on its way to its guest.
-//! * `admission.rs`: requests at once of a container, and requests that wait (`http.requests_max`, `http.queued_max`).
-//! * `places.rs`: requests at once of the node, shared fairly by the services (`http.instances_max`).
+//! * `admission.rs`: requests at once of a container, and requests that wait (`tenant.http_requests_max`, `http.queued_max`).
 //! * `client_rate.rs`: the least transfer rate of clients (`http.least_bytes_per_second`).
 //! * `isolated.rs`: a request of a WASI 0.2 component, and the time-out of its guest.
 //! * `shared.rs`: a request of a WASI 0.3 component, and the guest that may have several.
@@ -87,7 +86,6 @@ pub mod isolated;
 pub mod lines;
 pub mod listener;
 pub mod outgoing;
-pub mod places;
 pub mod refused;
 pub mod request;
 pub mod request_body;

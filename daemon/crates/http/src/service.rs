@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicU64;
 
 use hearth_base::env::last;
 use hearth_base::error::{Error, Result};
+use hearth_base::tenant::Tenant;
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
-use hearth_wasm::budget::Descriptors;
 use hearth_wasm::memory::MemoryUse;
 use hearth_wasm::runtime::Runtime;
 use hearth_wasm::scheduler::Guest;
@@ -48,8 +48,8 @@ pub struct ServedContainer {
     pub stdio: Arc<Stdio>,
     /// Its memory.
     pub memory: Arc<MemoryUse>,
-    /// Files, directories and sockets of all its guests together.
-    pub descriptors: Arc<Descriptors>,
+    /// Its budget.
+    pub tenant: Arc<Tenant>,
     /// The leader of the requests' guests: the listener's.
     pub guest: Arc<Guest>,
     /// Its requests that are under way.
@@ -136,8 +136,8 @@ impl Service {
             tls,
             access_log: AccessLog::of(env)?,
             instances: AtomicU64::new(0),
-            admission: RequestAdmission::new(&http.config(), http.places.join()),
-            calls: CallAdmission::new(&http.config(), http.places.join()),
+            admission: RequestAdmission::new(&http.config(), new.container.tenant.clone(), http.places.join()),
+            calls: CallAdmission::new(new.container.tenant.clone(), http.places.join()),
             marks: Marks::of(env),
             counts: Arc::new(Counts::new(runtime.metrics.clone(), pod)),
             notes: DaemonNotes::default(),

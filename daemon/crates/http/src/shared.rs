@@ -49,7 +49,7 @@ pub fn serve_shared(
     let its_own = (!instances.share()).then(|| guest.clone());
     let guard = RequestGuard::new(its_own, state, Some(in_use));
     let program = component.parts.program.now();
-    let slot = service.runtime.slots.take(program.fits_pool()).map_err(|_| BUSY);
+    let slot = service.runtime.slots.take(&program, &service.container.tenant).map_err(|_| BUSY);
     let begun = slot.and_then(|slot| Ok((slot, service.container.requests.begin(&guest).ok_or(ENDING)?)));
     let (slot, member) = match begun {
         Ok(begun) => begun,

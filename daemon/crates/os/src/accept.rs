@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hearth_base::tenant::{Kind, Permit, Tenant};
 use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -65,8 +66,11 @@ impl<L: Listen> Listen for Vec<L> {
 
 /// The right to hold one connection: kept with the connection and dropped after it is closed.
 #[derive(Debug)]
-pub struct ConnectionPermit {
-    _permit: OwnedSemaphorePermit,
+pub enum ConnectionPermit {
+    /// Of a socket of the daemon.
+    Daemon(OwnedSemaphorePermit),
+    /// Of a container.
+    Container(Permit),
 }
 
 /// A listening socket that holds at most a given number of connections. More wait in the kernel's queue.
@@ -79,33 +83,49 @@ pub struct Acceptor<L> {
 
 /// The bound on a socket's connections. Clones share it.
 #[derive(Debug, Clone)]
-pub struct ConnectionLimit {
-    free: Arc<Semaphore>,
-    connections_max: usize,
+pub enum ConnectionLimit {
+    /// Of a socket of the daemon.
+    Daemon {
+        /// How many more there may be.
+        free: Arc<Semaphore>,
+        /// How many there may be.
+        connections_max: usize,
+    },
+    /// Of a container's sockets: its budget.
+    Container(Arc<Tenant>),
 }
 
 impl ConnectionLimit {
-    /// At most `connections_max` connections at once.
-    pub fn new(connections_max: usize) -> ConnectionLimit {
-        ConnectionLimit { free: Arc::new(Semaphore::new(connections_max)), connections_max }
-    }
-
     /// The connections that are open now.
     pub fn open(&self) -> usize {
-        self.connections_max.saturating_sub(self.free.available_permits())
+        match self {
+            ConnectionLimit::Daemon { free, connections_max } => {
+                connections_max.saturating_sub(free.available_permits())
+            }
+            ConnectionLimit::Container(tenant) => tenant.used(Kind::HttpConnections) as usize,
+        }
     }
 
     /// A permit, if one is free.
     pub fn try_acquire(&self) -> Option<ConnectionPermit> {
-        let permit = self.free.clone().try_acquire_owned().ok()?;
-        Some(ConnectionPermit { _permit: permit })
+        match self {
+            ConnectionLimit::Daemon { free, .. } => free.clone().try_acquire_owned().ok().map(ConnectionPermit::Daemon),
+            ConnectionLimit::Container(tenant) => {
+                tenant.try_take(Kind::HttpConnections, 1).map(ConnectionPermit::Container)
+            }
+        }
     }
 
     async fn acquire(&self) -> ConnectionPermit {
-        match self.free.clone().acquire_owned().await {
-            Ok(permit) => ConnectionPermit { _permit: permit },
-            // The semaphore is never closed.
-            Err(_) => std::future::pending().await,
+        match self {
+            ConnectionLimit::Daemon { free, .. } => match free.clone().acquire_owned().await {
+                Ok(permit) => ConnectionPermit::Daemon(permit),
+                // The semaphore is never closed.
+                Err(_) => std::future::pending().await,
+            },
+            ConnectionLimit::Container(tenant) => {
+                ConnectionPermit::Container(tenant.wait(Kind::HttpConnections, 1).await)
+            }
         }
     }
 }
@@ -114,7 +134,13 @@ impl<L: Listen> Acceptor<L> {
     /// Accepts from `listener`, at most `connections_max` connections at once. Warnings call the socket `socket`, as
     /// in "control socket".
     pub fn new(listener: L, connections_max: usize, socket: &'static str) -> Acceptor<L> {
-        Acceptor { listener, limit: ConnectionLimit::new(connections_max), socket }
+        let limit = ConnectionLimit::Daemon { free: Arc::new(Semaphore::new(connections_max)), connections_max };
+        Acceptor { listener, limit, socket }
+    }
+
+    /// As [`Acceptor::new`], for clients of a container: at most as many connections as its budget allows.
+    pub fn of_container(listener: L, tenant: Arc<Tenant>, socket: &'static str) -> Acceptor<L> {
+        Acceptor { listener, limit: ConnectionLimit::Container(tenant), socket }
     }
 
     /// The next connection, and the permit for it. Waits while the limit is reached. No connection is lost if the
@@ -194,6 +220,8 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Instant;
 
+    use hearth_base::tenant::Limits;
+
     use super::*;
 
     /// Fails with each of the errors in turn, and then accepts.
@@ -241,6 +269,22 @@ mod tests {
         drop((stream, permit));
         assert_eq!(acceptor.limit().open(), 0);
         acceptor.accept().await;
+    }
+
+    #[tokio::test]
+    async fn the_connections_of_a_container_are_in_its_budget() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tenant = Tenant::unnamed(&Limits::none().with(Kind::HttpConnections, 1));
+        let acceptor = Acceptor::of_container(listener, tenant.clone(), "socket of a test");
+        let (_first, _second) =
+            (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+        let (_stream, permit) = acceptor.accept().await;
+        assert_eq!((tenant.used(Kind::HttpConnections), acceptor.limit().open()), (1, 1));
+        let mut waiting = std::pin::pin!(acceptor.accept());
+        assert!(poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
+        drop(permit);
+        waiting.await;
     }
 
     #[tokio::test]

@@ -49,6 +49,7 @@ use wasmtime_wasi::p2::{InputStream, OutputStream};
 use hearth_base::config;
 use hearth_base::error::{Error, Result};
 use hearth_base::namespace::ContainerdNamespace;
+use hearth_base::tenant::Notes;
 use hearth_os::fifo;
 use hearth_os::pty::Size;
 use input::{Input, Reader};
@@ -375,6 +376,12 @@ impl StdoutStream for Stdout {
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
         Box::new(Writer(self.output.clone()))
+    }
+}
+
+impl Notes for Stdio {
+    fn note(&self, text: &str) {
+        self.write_stderr(text);
     }
 }
 

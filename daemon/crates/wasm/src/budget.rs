@@ -2,67 +2,21 @@
 //! preview 1, WASI 0.2 and 0.3.
 //!
 //! Every descriptor of a guest is one of the daemon's, which has `LimitNOFILE` of them for all containers.
-//! [`Descriptors`] counts those of one container, [`GuestDescriptors`] those of one store.
+//! The container's [`Tenant`] counts those of one container, [`GuestDescriptors`] those of one store.
 //!
 //! A component's stream keeps its file open after the file's handle is gone. So a component's files are counted until
 //! the last reference to the file itself is dropped, and not until its handle is.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
-/// The descriptors of one container's guests.
-#[derive(Debug)]
-pub struct Descriptors {
-    container: String,
-    limit: u32,
-    open: AtomicU32,
-    /// Whether the log has a line about the limit.
-    logged: AtomicBool,
-}
-
-impl Descriptors {
-    /// None open, of at most `limit`; `container` names the container in the log.
-    pub fn new(container: impl Into<String>, limit: u32) -> Descriptors {
-        Descriptors { container: container.into(), limit, open: AtomicU32::new(0), logged: AtomicBool::new(false) }
-    }
-
-    /// How many the container may have open (`files.open_max`).
-    pub fn limit(&self) -> u32 {
-        self.limit
-    }
-
-    /// How many are open.
-    pub fn open(&self) -> u32 {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    fn take(&self) -> bool {
-        let add = |open: u32| (open < self.limit).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
-    }
-
-    fn give_back(&self, count: u32) {
-        self.open.fetch_sub(count, Ordering::Relaxed);
-    }
-
-    /// One line for each container: a guest can be refused as often as it asks.
-    fn log_refusal(&self) {
-        if !self.logged.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                container = self.container,
-                limit = self.limit,
-                "a guest was refused a file or socket: its container has as many open as files.open_max allows; this is logged once for each container"
-            );
-        }
-    }
-}
+use hearth_base::tenant::{Kind, Tenant};
 
 /// The descriptors of one store; given back when it is dropped.
 #[derive(Debug)]
 pub struct GuestDescriptors {
-    container: Arc<Descriptors>,
+    container: Arc<Tenant>,
     /// The process' own limit (`RLIMIT_NOFILE`).
     limit: u32,
     held: u32,
@@ -74,25 +28,16 @@ pub struct GuestDescriptors {
 
 impl GuestDescriptors {
     /// None open, of at most `limit` and of the container's.
-    pub fn new(container: Arc<Descriptors>, limit: u32) -> GuestDescriptors {
+    pub fn new(container: Arc<Tenant>, limit: u32) -> GuestDescriptors {
         GuestDescriptors { container, limit, held: 0, files: HashMap::new(), sockets: HashSet::new() }
     }
 
     /// Takes one, before the descriptor is made. `false`: the guest or the container has as many as it may.
     pub fn take(&mut self) -> bool {
-        if self.try_take() {
-            return true;
+        if self.held >= self.limit || self.container.is_full(Kind::Descriptors) {
+            self.forget_closed();
         }
-        self.forget_closed();
-        let taken = self.try_take();
-        if !taken && self.held < self.limit {
-            self.container.log_refusal();
-        }
-        taken
-    }
-
-    fn try_take(&mut self) -> bool {
-        let taken = self.held < self.limit && self.container.take();
+        let taken = self.held < self.limit && self.container.add(Kind::Descriptors, 1).is_ok();
         self.held += u32::from(taken);
         taken
     }
@@ -101,7 +46,7 @@ impl GuestDescriptors {
     pub fn give_back(&mut self) {
         if self.held > 0 {
             self.held -= 1;
-            self.container.give_back(1);
+            self.container.give_back(Kind::Descriptors, 1);
         }
     }
 
@@ -142,7 +87,7 @@ impl GuestDescriptors {
 
 impl Drop for GuestDescriptors {
     fn drop(&mut self) {
-        self.container.give_back(self.held);
+        self.container.give_back(Kind::Descriptors, self.held.into());
     }
 }
 
@@ -153,7 +98,13 @@ pub fn address(file: &Arc<File>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use hearth_base::tenant::Limits;
+
     use super::*;
+
+    fn container(limit: u64) -> Arc<Tenant> {
+        Tenant::unnamed(&Limits::none().with(Kind::Descriptors, limit))
+    }
 
     fn file() -> Arc<File> {
         Arc::new(File::open("/dev/null").unwrap())
@@ -161,25 +112,25 @@ mod tests {
 
     #[test]
     fn guests_of_one_container_share_its_descriptors_and_give_them_back() {
-        let container = Arc::new(Descriptors::new("c", 3));
+        let container = container(3);
         let [mut init, mut exec] = [(); 2].map(|()| GuestDescriptors::new(container.clone(), 2));
         assert!(init.take() && init.take());
         assert!(!init.take(), "over the process' own limit");
-        assert!(!container.logged.load(Ordering::Relaxed), "that is not the container's limit");
+        assert!(container.refused(Kind::Descriptors) == 0, "that is not the container's limit");
         assert!(exec.take());
         assert!(!exec.take(), "over the container's");
-        assert!(container.logged.load(Ordering::Relaxed));
+        assert!(container.refused(Kind::Descriptors) == 1);
         init.give_back();
         assert!(exec.take());
         drop(exec);
-        assert_eq!(container.open(), 1);
+        assert_eq!(container.used(Kind::Descriptors), 1);
         drop(init);
-        assert_eq!(container.open(), 0);
+        assert_eq!(container.used(Kind::Descriptors), 0);
     }
 
     #[test]
     fn a_file_counts_until_its_last_reference_is_gone() {
-        let container = Arc::new(Descriptors::new("c", 2));
+        let container = container(2);
         let mut guest = GuestDescriptors::new(container.clone(), 2);
         let (first, second) = (file(), file());
         for file in [&first, &second] {
@@ -189,7 +140,7 @@ mod tests {
         let (at, stream) = (address(&first), first.clone());
         drop(first);
         guest.handle_dropped(at);
-        assert_eq!(container.open(), 2, "a stream has it open");
+        assert_eq!(container.used(Kind::Descriptors), 2, "a stream has it open");
         assert!(!guest.take());
         drop(stream);
         assert!(guest.take(), "the closed file is noticed when it is needed");
@@ -197,19 +148,19 @@ mod tests {
         drop(second);
         guest.handle_dropped(at);
         guest.handle_dropped(at);
-        assert_eq!(container.open(), 1);
+        assert_eq!(container.used(Kind::Descriptors), 1);
     }
 
     #[test]
     fn only_counted_sockets_are_given_back() {
-        let container = Arc::new(Descriptors::new("c", 2));
+        let container = container(2);
         let mut guest = GuestDescriptors::new(container.clone(), 2);
         assert!(guest.take());
         guest.socket_made(7);
         guest.socket_dropped(8);
-        assert_eq!(container.open(), 1);
+        assert_eq!(container.used(Kind::Descriptors), 1);
         guest.socket_dropped(7);
         guest.socket_dropped(7);
-        assert_eq!(container.open(), 0);
+        assert_eq!(container.used(Kind::Descriptors), 0);
     }
 }

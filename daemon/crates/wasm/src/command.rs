@@ -14,12 +14,12 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
 use hearth_base::error::Error;
+use hearth_base::tenant::Tenant;
 use hearth_base::text::{shown, shown_lines};
 use hearth_observe::metrics::{Metrics, Phase};
 use hearth_observe::starts::About;
 use hearth_stdio::Stdio;
 
-use crate::budget::Descriptors;
 use crate::engine::{INITIALIZE, START};
 use crate::instantiate::{
     CallTarget, GuestConfig, GuestInstance, GuestSettings, InstantiateError, Outgoing, RootFiles, Streams, instantiate,
@@ -49,8 +49,8 @@ pub struct Launch {
     pub settings: GuestSettings,
     /// Its files.
     pub files: LaunchFiles,
-    /// Files, directories and sockets of all the container's guests.
-    pub descriptors: Arc<Descriptors>,
+    /// The container's budget.
+    pub tenant: Arc<Tenant>,
     /// stdin, stdout and stderr.
     pub stdio: Arc<Stdio>,
     /// The container's memory: linear memories and tables of all its guests.
@@ -89,8 +89,7 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
     let began = Instant::now();
     let refused_before = launch.memory.refused();
     let ready: Arc<OnceLock<Instant>> = Arc::default();
-    let Launch { placed, export, settings, files, descriptors, stdio, memory, starved, guest, outgoing, about } =
-        launch;
+    let Launch { placed, export, settings, files, tenant, stdio, memory, starved, guest, outgoing, about } = launch;
     let config = GuestConfig {
         settings: &settings,
         request_id: None,
@@ -98,7 +97,7 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
             LaunchFiles::Root(root) => RootFiles::At(root),
             LaunchFiles::Open(files) => RootFiles::Open(files),
         },
-        descriptors: &descriptors,
+        tenant: &tenant,
         handles_max: runtime.engines.handles_max(),
         memory: &memory,
         starved: &starved,

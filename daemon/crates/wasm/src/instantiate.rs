@@ -18,10 +18,11 @@ use wasmtime_wasi_http::WasiHttpHooks;
 use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 
 use hearth_base::error::{Error, Result};
+use hearth_base::tenant::Tenant;
 use hearth_os::in_root::RootDir;
 
 use crate::access::Access;
-use crate::budget::{Descriptors, GuestDescriptors};
+use crate::budget::GuestDescriptors;
 use crate::engine::{Allocation, CommandPre, LinkedProgram, ModuleKind, Program, ServicePre};
 use crate::memory::{MemoryLimiter, MemoryUse};
 use crate::resolver::Names;
@@ -92,8 +93,8 @@ pub struct GuestConfig<'a> {
     pub request_id: Option<u64>,
     /// The guest's `/`.
     pub files: RootFiles<'a>,
-    /// Files, directories and sockets of all the container's guests.
-    pub descriptors: &'a Arc<Descriptors>,
+    /// The container's budget.
+    pub tenant: &'a Arc<Tenant>,
     /// Handles a component may have at once: headers, bodies, streams, files.
     pub handles_max: usize,
     /// The container's memory: linear memories and tables of all its guests.
@@ -165,7 +166,7 @@ where
         Err(InstantiateError::Failed(error))
             if error.is::<PoolConcurrencyLimitError>() && slot.allocation() == Allocation::Pooling =>
         {
-            let slot = runtime.slots.take_on_demand().map_err(InstantiateError::Full)?;
+            let slot = runtime.slots.take_on_demand(&program, config.tenant).map_err(InstantiateError::Full)?;
             let instance = instantiation.make(slot.allocation(), streams(), first_instruction()).await?;
             Ok((slot, instance))
         }
@@ -294,7 +295,7 @@ impl Instantiation<'_> {
     }
 
     fn descriptors(&self) -> GuestDescriptors {
-        GuestDescriptors::new(self.config.descriptors.clone(), self.config.settings.open_files_max)
+        GuestDescriptors::new(self.config.tenant.clone(), self.config.settings.open_files_max)
     }
 
     fn component_state(&self, mut wasi: WasiCtxBuilder) -> ComponentState {

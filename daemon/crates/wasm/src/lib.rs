@@ -21,7 +21,8 @@
 //! * `scheduler/`: the threads that run guests; slices, weights, quotas, kills, pauses, blocked workers.
 //! * `state.rs`: the state behind a guest's imports.
 //! * `memory.rs`: a container's memory limit, and its count of memory.
-//! * `budget.rs`: a container's limit of open files and sockets.
+//! * `budget.rs`: the open files and sockets of one guest, counted in its container's budget.
+//! * `places.rs`: the node's places for HTTP requests and look-ups of names, shared fairly by the containers.
 //! * `access.rs`: servers that a component may reach, and the state of its host interfaces.
 //! * `host_interface.rs`: how an interface beyond WASI's own is added, and refused where it is off.
 //! * `wasi/`: the imports of guests, and the calls that differ from wasmtime-wasi's; exit statuses of `proc_exit`.
@@ -45,6 +46,7 @@ pub mod instantiate;
 pub mod memory;
 pub mod modules;
 pub mod names;
+pub mod places;
 pub mod resolver;
 pub mod runtime;
 pub mod scheduler;

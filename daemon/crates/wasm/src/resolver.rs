@@ -5,9 +5,9 @@
 //! guests, and the sockets of the questions are made in the guest's network namespace. [`hearth_names`] decides which
 //! server gets which question.
 //!
-//! A guest decides how often it asks. A process may have [`LOOKUPS_PER_PROCESS_MAX`] look-ups under way, so that one
-//! with a silent name server delays only its own; the node's bound (`network.lookups_max`) limits sockets and is taken
-//! second. Each look-up has a deadline and ends when its guest drops the stream. Addresses and names of the hosts file
+//! A guest decides how often it asks. A container may have `tenant.lookups_max` look-ups under way, so that one
+//! with a silent name server delays only its own; the node's bound (`network.lookups_max`) limits sockets, is shared fairly
+//! and is taken second. Each look-up has a deadline and ends when its guest drops the stream. Addresses and names of the hosts file
 //! wait for neither bound.
 //!
 //! Without a resolv.conf, names that `/etc/hosts` does not have cannot be resolved: the node's file would tell a pod the
@@ -17,31 +17,30 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hearth_names::{Family, Files, Network, Source, literal};
 use rustix::fs::{FileType, OFlags};
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use hearth_base::config;
+use hearth_base::tenant::{Kind, Tenant};
 use hearth_os::identity::{self, Identity};
 use hearth_os::in_root::RootDir;
+
+use crate::places::{Claim, Places};
 
 pub use hearth_names::Unresolved;
 
 /// The largest `/etc/hosts` or `/etc/resolv.conf` that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Look-ups that one process may have under way; more wait for these.
-pub const LOOKUPS_PER_PROCESS_MAX: usize = 8;
-
 /// Looks up names for all guests of the daemon.
 pub struct Resolvers {
-    under_way: Arc<Semaphore>,
+    under_way: Arc<Places>,
     deadline: Duration,
     runtime: Handle,
 }
@@ -50,16 +49,15 @@ impl Resolvers {
     /// Look-ups run on `runtime`.
     pub fn new(config: &config::Network, runtime: Handle) -> Arc<Resolvers> {
         Arc::new(Resolvers {
-            under_way: Arc::new(Semaphore::new(config.lookups_max)),
+            under_way: Places::new(config.lookups_max),
             deadline: Duration::from_millis(config.lookup_timeout_ms),
             runtime,
         })
     }
 
-    /// The names that a process with this root and identity can look up.
-    pub fn names(self: &Arc<Self>, root: PathBuf, identity: Identity) -> Names {
-        let share = Arc::new(Semaphore::new(LOOKUPS_PER_PROCESS_MAX));
-        Names { resolvers: self.clone(), root, identity, share }
+    /// The names that a process with this root and identity can look up, of the container with this budget.
+    pub fn names(self: &Arc<Self>, root: PathBuf, identity: Identity, tenant: Arc<Tenant>) -> Names {
+        Names { resolvers: self.clone(), root, identity, tenant, claim: Arc::default() }
     }
 }
 
@@ -71,7 +69,10 @@ pub struct Names {
     pub root: PathBuf,
     /// The guest's identity: questions are sent from its network.
     pub identity: Identity,
-    share: Arc<Semaphore>,
+    /// The container's budget.
+    pub tenant: Arc<Tenant>,
+    /// Made at the first look-up: most processes make none.
+    claim: Arc<OnceLock<Arc<Claim>>>,
 }
 
 impl Names {
@@ -111,9 +112,8 @@ impl Names {
         if !known.is_empty() {
             return Ok(known);
         }
-        // Neither semaphore is ever closed.
-        let _share = self.share.acquire().await.map_err(|_| Unresolved::Temporary)?;
-        let _turn = self.resolvers.under_way.acquire().await.map_err(|_| Unresolved::Temporary)?;
+        let _permit = self.tenant.wait(Kind::Lookups, 1).await;
+        let _place = self.claim.get_or_init(|| self.resolvers.under_way.join()).take().await;
         resolver.asked(name).await
     }
 }
@@ -216,6 +216,8 @@ impl Network for InNetwork {
 mod tests {
     use std::fs;
 
+    use hearth_base::tenant::Limits;
+
     use super::*;
 
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -227,9 +229,15 @@ mod tests {
         root
     }
 
+    const OWN_MAX: u64 = 4;
+
+    fn container() -> Arc<Tenant> {
+        Tenant::unnamed(&Limits::none().with(Kind::Lookups, OWN_MAX))
+    }
+
     fn names(root: &tempfile::TempDir) -> Names {
         let resolvers = Resolvers::new(&config::Network::default(), Handle::current());
-        resolvers.names(root.path().to_path_buf(), Identity::default())
+        resolvers.names(root.path().to_path_buf(), Identity::default(), container())
     }
 
     #[tokio::test]
@@ -240,8 +248,9 @@ mod tests {
         ]);
         let names = names(&root);
         // All look-ups that may be under way are.
-        let _all = names.resolvers.under_way.acquire_many(config::Network::default().lookups_max as u32).await.unwrap();
-        let _own = names.share.acquire_many(LOOKUPS_PER_PROCESS_MAX as u32).await.unwrap();
+        let greedy = names.resolvers.under_way.join();
+        let _all: Vec<_> = std::iter::from_fn(|| greedy.try_take()).collect();
+        let _own = names.tenant.take(Kind::Lookups, OWN_MAX).unwrap();
         assert_eq!(names.addresses("peer").await.unwrap(), ["10.1.2.3".parse::<IpAddr>().unwrap()]);
         fs::write(root.path().join("etc/hosts"), "10.9.9.9 peer\n").unwrap();
         assert_eq!(names.addresses("PEER").await.unwrap(), ["10.9.9.9".parse::<IpAddr>().unwrap()]);
@@ -266,14 +275,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_process_with_a_silent_server_leaves_the_others_their_look_ups() {
+    async fn a_container_with_a_silent_server_leaves_the_others_their_look_ups() {
         let root = root(&[("resolv.conf", "nameserver 192.0.2.1\n")]);
         let silent = names(&root);
-        let other = Names { resolvers: silent.resolvers.clone(), ..names(&root) };
-        let asked: Vec<_> = (0..2 * LOOKUPS_PER_PROCESS_MAX).map(|at| silent.ask(format!("n{at}.example"))).collect();
-        let free = config::Network::default().lookups_max - LOOKUPS_PER_PROCESS_MAX;
-        let left = silent.resolvers.under_way.acquire_many(free as u32).await.unwrap();
-        assert_eq!(other.share.available_permits(), LOOKUPS_PER_PROCESS_MAX);
-        drop((asked, left));
+        // An exec of the same container.
+        let exec = silent.resolvers.names(silent.root.clone(), Identity::default(), silent.tenant.clone());
+        let asked = |names: &Names| (0..OWN_MAX).map(|at| names.ask(format!("n{at}.example"))).collect::<Vec<_>>();
+        let under_way = [asked(&silent), asked(&exec)];
+        while silent.tenant.refused(Kind::Lookups) < OWN_MAX {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(silent.tenant.used(Kind::Lookups), OWN_MAX);
+        let other = silent.resolvers.names(silent.root.clone(), Identity::default(), container());
+        let own = asked(&other);
+        while other.tenant.used(Kind::Lookups) < OWN_MAX {
+            tokio::task::yield_now().await;
+        }
+        drop((own, under_way));
+        while silent.tenant.used(Kind::Lookups) + other.tenant.used(Kind::Lookups) > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -17,12 +17,12 @@ use crate::task::sandbox::{Joined, Membership};
 use hearth_base::bundle::{Cpu, SpecMount};
 use hearth_base::error::Result;
 use hearth_base::faults::{self, Point};
+use hearth_base::tenant::Tenant;
 use hearth_containerd::events::{Create, Event};
 use hearth_observe::starts::About;
 use hearth_os::mount::MountOptions;
 use hearth_stdio::Stdio;
 use hearth_wasm::access::Access;
-use hearth_wasm::budget::Descriptors;
 use hearth_wasm::memory::MemoryUse;
 use hearth_wasm::modules::Loaded;
 use hearth_wasm::scheduler::Guest;
@@ -44,6 +44,7 @@ pub(super) struct Parts {
     pub(super) access: Access,
     pub(super) cpu: Cpu,
     pub(super) memory: MemoryUse,
+    pub(super) tenant: Arc<Tenant>,
     /// The spec's memory limit, in bytes; `None`: none.
     pub(super) limit: Option<u64>,
     pub(super) stdio: Stdio,
@@ -69,7 +70,7 @@ impl Opened {
         let specified = located.specified;
         let (spec, about) = (specified.spec, specified.about);
         about.created(located.found.source(), specified.began.elapsed());
-        let open_files_max = open_files_max(&spec.process, &creator.config.now().files);
+        let open_files_max = open_files_max(&spec.process);
         let (digest, work) = match located.found {
             Found::Application(application) => {
                 let digest = application.digest;
@@ -98,6 +99,7 @@ impl Opened {
                 None => MemoryUse::new(memory_limit),
             },
             pod: located.pod.map_or(Membership::Alone, Membership::In),
+            tenant: located.tenant,
             limit: spec.memory_limit,
             stdio,
             files: located.files,
@@ -151,7 +153,7 @@ impl Assembled {
             files: parts.files,
             partly_read_only: parts.partly_read_only,
             memory: Arc::new(parts.memory),
-            descriptors: Arc::new(Descriptors::new(format!("{}/{id}", creator.namespace), config.files.open_max)),
+            tenant: parts.tenant.clone(),
             access: parts.access,
             memory_limit_max: config.engine.memory_bytes_max,
             cpu: Mutex::new(parts.cpu),
@@ -160,7 +162,7 @@ impl Assembled {
             recent: world.runtime.recent.clone(),
             cell: world.cell.clone(),
         });
-        let execs = Arc::new(Execs::new(config.rpc.execs_per_task_max));
+        let execs = Arc::new(Execs::new(parts.tenant));
         let init = NewProcess {
             id,
             role: Role::Init,

@@ -16,6 +16,7 @@ use hearth_base::bundle::{self, TaskSpec};
 use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
 use hearth_base::faults::{self, Point};
+use hearth_base::tenant::{Kind, Tenant};
 use hearth_base::wanted::Wanted;
 use hearth_containerd::client::{Artifact, WasmArtifact};
 use hearth_observe::metrics::{Metrics, Phase, Source};
@@ -38,6 +39,8 @@ pub(super) struct Located {
     pub(super) partly_read_only: bool,
     pub(super) network: Joined,
     pub(super) pod: Option<Arc<Sandbox>>,
+    /// The container's budget.
+    pub(super) tenant: Arc<Tenant>,
     /// Dropped last.
     pub(super) specified: Specified,
 }
@@ -81,13 +84,14 @@ impl Planned {
     /// `Native` if the container is one of a pod and its program is no WebAssembly; else what is wrong with the
     /// image, the volumes or the module.
     pub(super) async fn locate(self, creator: &Creator) -> Result<Located> {
-        let Planned { plan, network, pod, specified } = self;
+        let Planned { plan, network, pod, tenant, specified } = self;
         let partly_read_only = plan.is_partly_read_only();
         let search = Search {
             creator,
             request: &specified.request,
             spec: &specified.spec,
             about: &specified.about,
+            tenant: &tenant,
             wanted: wanted(&specified.spec.process),
         };
         let found = search.run(plan).await;
@@ -96,7 +100,7 @@ impl Planned {
             (error, _) => error,
         })?;
         faults::at(Point::Located);
-        Ok(Located { found, files, partly_read_only, network, pod, specified })
+        Ok(Located { found, files, partly_read_only, network, pod, tenant, specified })
     }
 }
 
@@ -106,6 +110,7 @@ pub(super) struct Search<'a> {
     request: &'a CreateRequest,
     pub(super) spec: &'a TaskSpec,
     pub(super) about: &'a Arc<About>,
+    tenant: &'a Arc<Tenant>,
     /// `None`: the spec names no program.
     wanted: Option<Wanted>,
 }
@@ -196,6 +201,7 @@ impl Search<'_> {
 
     /// The application or the program in the mounted root, or else the image's artifact.
     async fn load(&self, root: &Root, place: Option<Place>) -> Result<Found> {
+        let _permit = self.tenant.wait(Kind::Compiles, 1).await;
         if self.is_of_application()
             && let Some(application) = self.in_root(root).await?
         {

@@ -57,7 +57,7 @@ impl Located {
         let runs = self.check_found(creator, memory_limit)?;
         let identity = Identity::new(&spec.process.user, self.network.namespace.clone())?;
         let access = self.access(creator, &identity)?;
-        let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?);
+        let guest = Guest::new(identity, CpuLimits::of(&spec.cpu)?, self.tenant.clone());
         let request = &self.specified.request;
         let stdio = Stdio::open(&creator.namespace, &request.id, &request.stdio, &config.stdio).await?;
         faults::at(Point::Opened);
@@ -71,7 +71,8 @@ impl Located {
     fn access(&self, creator: &Creator, identity: &Identity) -> Result<Access> {
         let (env, world) = (&self.specified.spec.process.env, &creator.world);
         let container = || {
-            let names = world.runtime.resolvers.names(self.files.path().to_path_buf(), identity.clone());
+            let names =
+                world.runtime.resolvers.names(self.files.path().to_path_buf(), identity.clone(), self.tenant.clone());
             Container::new(&world.interfaces, names, env)
         };
         let loaded = match &self.found {

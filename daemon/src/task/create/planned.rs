@@ -11,6 +11,7 @@ use crate::task::sandbox::{self, Joined, Sandbox};
 use hearth_base::bundle::TaskSpec;
 use hearth_base::error::Result;
 use hearth_base::faults::{self, Point};
+use hearth_base::tenant::{Limits, Tenant};
 use hearth_observe::metrics::Phase;
 
 use super::application;
@@ -29,6 +30,8 @@ pub(super) struct Planned {
     pub(super) network: Joined,
     /// The sandbox of the pod that the container belongs to.
     pub(super) pod: Option<Arc<Sandbox>>,
+    /// The container's budget.
+    pub(super) tenant: Arc<Tenant>,
     /// Dropped last.
     pub(super) specified: Specified,
 }
@@ -49,9 +52,17 @@ impl Specified {
         }
         let network = sandbox::network(&self.spec, pod.as_ref(), &creator.world.holders).await?;
         faults::at(Point::Joined);
+        let tenant = self.tenant(creator, pod.as_deref());
         let plan = root::plan(root_spec(&self.request, &self.spec), &creator.config.now().files)?;
         self.about.phase(&creator.world.runtime.metrics, Phase::Bundle, self.began, self.began.elapsed());
-        Ok(Planned { plan, network, pod, specified: self })
+        Ok(Planned { plan, network, pod, tenant, specified: self })
+    }
+
+    /// The budget of the container.
+    pub(super) fn tenant(&self, creator: &Creator, pod: Option<&Sandbox>) -> Arc<Tenant> {
+        let limits = Limits::of(&creator.config.now());
+        let (namespace, id, refusals) = (&creator.namespace, &self.about.id, &creator.world.refusals);
+        Tenant::new(namespace.clone(), id.clone(), pod.map(|pod| pod.tenant(&limits)), &limits, refusals.clone())
     }
 }
 

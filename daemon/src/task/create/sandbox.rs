@@ -22,6 +22,7 @@ impl Specified {
     /// # Errors
     /// As [`Sandbox::new`].
     pub(super) async fn make_sandbox(self, creator: &Creator) -> Result<Assembled> {
+        let tenant = self.tenant(creator, None);
         let Specified { request, spec, about, reserved, .. } = self;
         let TaskSpec { network, hostname, scopes, sysctls, user_namespace, cpu, memory_limit, .. } = spec;
         let sandbox = SandboxSpec { network, hostname, scopes, sysctls, user_namespace };
@@ -38,6 +39,7 @@ impl Specified {
             access: Access::default(),
             cpu,
             memory: MemoryUse::new(memory_limit.unwrap_or(config.engine.memory_bytes_max)),
+            tenant,
             limit: None,
             stdio: Stdio::none(&config.stdio),
             files: Files::none(creator.runtime.clone()),

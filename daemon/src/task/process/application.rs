@@ -56,7 +56,7 @@ impl Process {
     ) -> Result<CommandOutcome> {
         self.container.files.wait_ready().await?;
         let root = self.container.files.path().to_path_buf();
-        let names = world.runtime.resolvers.names(root, self.guest.identity().clone());
+        let names = self.names_at(&world.runtime, root);
         let start = ApplicationStart { process: &self, world: &world, prepared: &prepared, names };
         let bound = match prepared.application.configured.serves() {
             true => Some(start.bind().await?),
@@ -169,7 +169,7 @@ impl ApplicationStart<'_> {
     fn command(&self, id: &str) -> Result<RunningCommand> {
         let (process, container) = (self.process, &self.process.container);
         let program = self.loaded(id)?.program.now();
-        let slot = self.world.runtime.slots.take(program.fits_pool())?;
+        let slot = self.world.runtime.slots.take(&program, &container.tenant)?;
         let args = [id.to_string()].into_iter().chain(self.prepared.spec.args.iter().cloned());
         let settings = self.settings(id, args.collect());
         let outgoing = Outgoing::new(self.client(&settings));
@@ -179,7 +179,7 @@ impl ApplicationStart<'_> {
             export: None,
             settings,
             files: LaunchFiles::Open(component_files(&self.names.root, &directories)?),
-            descriptors: container.descriptors.clone(),
+            tenant: container.tenant.clone(),
             stdio: process.stdio.clone(),
             memory: container.memory.clone(),
             starved: Arc::<AtomicBool>::default(),

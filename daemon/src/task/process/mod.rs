@@ -26,8 +26,8 @@ mod service;
 mod start;
 pub mod state;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -163,6 +163,11 @@ impl Process {
     /// A process that has not been started.
     pub fn new(container: Arc<Container>, execs: Arc<Execs<Process>>, new: NewProcess) -> Arc<Process> {
         let NewProcess { id, role, stdio_paths, stdio, guest, events, work } = new;
+        let stdio = Arc::new(stdio);
+        if role == Role::Init {
+            let notes: Weak<Stdio> = Arc::downgrade(&stdio);
+            container.tenant.set_notes(notes);
+        }
         Arc::new(Process {
             id,
             role,
@@ -171,7 +176,7 @@ impl Process {
             execs,
             guest: Arc::new(guest),
             starved: Arc::default(),
-            stdio: Arc::new(stdio),
+            stdio,
             events,
             inner: Mutex::new(Inner { lifecycle: Lifecycle::default(), work: Some(work) }),
             exit: watch::Sender::new(None),

@@ -32,7 +32,7 @@ impl Process {
         ServedContainer {
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
-            descriptors: self.container.descriptors.clone(),
+            tenant: self.container.tenant.clone(),
             guest: self.guest.clone(),
             requests,
             about: self.container.about.clone(),

@@ -1,6 +1,7 @@
 //! Start of a process: a slot is taken, the guest is handed to the scheduler, the start is announced before the
 //! guest's first instruction.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use hearth_http::outgoing::client::Client;
 use hearth_wasm::command::{self, CommandOutcome, Launch, LaunchFiles};
 use hearth_wasm::engine::{ModuleKind, Program};
 use hearth_wasm::instantiate::GuestSettings;
+use hearth_wasm::resolver::Names;
 use hearth_wasm::runtime::Runtime;
 use hearth_wasm::slots::Placed;
 
@@ -94,7 +96,7 @@ impl Process {
         let slot = match (inner.lifecycle.state(), &inner.work) {
             (State::Created, Some(Work::Program(prepared))) => {
                 let program = prepared.program.now();
-                let slot = world.runtime.slots.take(program.fits_pool())?;
+                let slot = world.runtime.slots.take(&program, &self.container.tenant)?;
                 Some((program, slot))
             }
             (State::Created, Some(Work::Refused(error))) => return Err(error.clone()),
@@ -169,7 +171,7 @@ impl Process {
             export: prepared.export,
             settings,
             files: LaunchFiles::Root(self.container.files.path().to_path_buf()),
-            descriptors: self.container.descriptors.clone(),
+            tenant: self.container.tenant.clone(),
             stdio: self.stdio.clone(),
             memory: self.container.memory.clone(),
             starved: self.starved.clone(),
@@ -194,8 +196,7 @@ impl Process {
         spec: ProcessSpec,
         open_files_max: u32,
     ) -> GuestSettings {
-        let root = || self.container.files.path().to_path_buf();
-        let names = || runtime.resolvers.names(root(), self.guest.identity().clone());
+        let names = || self.names_at(runtime, self.container.files.path().to_path_buf());
         GuestSettings {
             args: spec.args,
             env: spec.env,
@@ -220,6 +221,11 @@ impl Process {
         let tell = Box::new(move |text: &str| stdio.write_stderr(&format!("hearth: {text}\n")));
         let destinations = settings.access.destinations.clone();
         Some(Client::new(world.http.outgoing.clone(), settings.names.clone()?, destinations, env, tell))
+    }
+
+    /// How its components look up names in the root at `root`.
+    pub(super) fn names_at(&self, runtime: &Runtime, root: PathBuf) -> Names {
+        runtime.resolvers.names(root, self.guest.identity().clone(), self.container.tenant.clone())
     }
 
     /// There is an instance: announces the start, once.

@@ -6,7 +6,15 @@ use super::Config;
 const LIKENESS_MIN: f64 = 0.8;
 
 /// Keys of earlier releases, and the keys that have replaced them.
-const RENAMED: [(&str, &str); 1] = [("pod_labels", "metrics.pods")];
+const RENAMED: [(&str, &str); 7] = [
+    ("pod_labels", "metrics.pods"),
+    ("open_max", "tenant.descriptors_max"),
+    ("blocked_max", "tenant.blocked_workers_max"),
+    ("requests_max", "tenant.http_requests_max"),
+    ("connections_max", "tenant.http_connections_max"),
+    ("outgoing_connections_max", "tenant.outgoing_connections_max"),
+    ("execs_per_task_max", "tenant.execs_max"),
+];
 
 /// Explains an error in the TOML `text` in one line: the place, the error, and a suggestion for an unknown key.
 pub(super) fn explain(text: &str, error: &toml::de::Error) -> String {

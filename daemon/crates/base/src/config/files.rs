@@ -1,4 +1,4 @@
-//! `[files]`: guests' root file systems: the number of volumes and of open files, the size of a tmpfs.
+//! `[files]`: guests' root file systems: the number of volumes, the size of a tmpfs.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,16 +10,13 @@ use super::{ConfigError, at_least_one};
 pub struct Files {
     /// Bind mounts and tmpfs of one task.
     pub volumes_max: usize,
-    /// Files, directories and sockets that the guests of one container may have open together; one guest has no more
-    /// than its spec's `RLIMIT_NOFILE`. They are descriptors of the daemon, which has `LimitNOFILE` of them.
-    pub open_max: u32,
     /// The size of a tmpfs whose options name none, in bytes: the kernel's own default is half of the node's memory.
     pub tmpfs_bytes_default: u64,
 }
 
 impl Default for Files {
     fn default() -> Self {
-        Files { volumes_max: 256, open_max: 4_096, tmpfs_bytes_default: 64 << 20 }
+        Files { volumes_max: 256, tmpfs_bytes_default: 64 << 20 }
     }
 }
 
@@ -27,7 +24,6 @@ impl Files {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         at_least_one(&[
             ("files.volumes_max", self.volumes_max as u64),
-            ("files.open_max", u64::from(self.open_max)),
             ("files.tmpfs_bytes_default", self.tmpfs_bytes_default),
         ])
     }

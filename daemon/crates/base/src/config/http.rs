@@ -1,4 +1,4 @@
-//! `[http]`: HTTP components: the number of connections and requests, time-outs of clients and guests, requests of the
+//! `[http]`: HTTP components: the number of requests of the node, time-outs of clients and guests, requests of the
 //! guests' own, trusted certificates.
 
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,6 @@ pub struct Http {
     /// Requests at once over all containers, so that they leave room in the pool for other guests. A container may
     /// have at most twice as many as are free, and the last sixteenth is for containers that have none.
     pub instances_max: usize,
-    /// Connections at once; more wait in the kernel's queue.
-    pub connections_max: usize,
-    /// Requests at once, each an instance.
-    pub requests_max: usize,
     /// Requests that wait for their turn; more are answered with 503.
     pub queued_max: usize,
     /// Handles that the guest of one request may have at once: sets of headers, bodies, streams, files. A request of
@@ -51,9 +47,7 @@ pub struct Http {
     /// Lines of the access log of a container in one second; more are left out, and counted in the container's log. A
     /// container asks for the log with `HEARTH_HTTP_ACCESS_LOG`.
     pub access_log_lines_max: u32,
-    /// Connections that a container's guests may have open for requests of their own, idle ones included.
-    pub outgoing_connections_max: usize,
-    /// Idle ones of these connections that are kept for the next request.
+    /// Idle connections for guests' own requests that are kept for the next request.
     pub outgoing_idle_max: usize,
     /// How long an idle one is kept, in milliseconds.
     pub outgoing_idle_timeout_ms: u64,
@@ -86,8 +80,6 @@ impl Default for Http {
         Http {
             threads: 0,
             instances_max: 512,
-            connections_max: 1_024,
-            requests_max: 256,
             queued_max: 1_024,
             handles_max: 4_096,
             tls_handshakes_max: 256,
@@ -99,7 +91,6 @@ impl Default for Http {
             least_bytes_per_second: 1_024,
             slow_request_ms: 1_000,
             access_log_lines_max: 1_000,
-            outgoing_connections_max: 256,
             outgoing_idle_max: 32,
             outgoing_idle_timeout_ms: 30_000,
             outgoing_connect_timeout_ms: 30_000,
@@ -114,8 +105,6 @@ impl Http {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         at_least_one(&[
             ("http.instances_max", self.instances_max as u64),
-            ("http.connections_max", self.connections_max as u64),
-            ("http.requests_max", self.requests_max as u64),
             ("http.handles_max", self.handles_max as u64),
             ("http.tls_handshakes_max", self.tls_handshakes_max as u64),
             ("http.tls_handshake_timeout_ms", self.tls_handshake_timeout_ms),
@@ -123,7 +112,6 @@ impl Http {
             ("http.request_timeout_ms", self.request_timeout_ms),
             ("http.idle_timeout_ms", self.idle_timeout_ms),
             ("http.access_log_lines_max", self.access_log_lines_max.into()),
-            ("http.outgoing_connections_max", self.outgoing_connections_max as u64),
             ("http.outgoing_idle_timeout_ms", self.outgoing_idle_timeout_ms),
             ("http.outgoing_connect_timeout_ms", self.outgoing_connect_timeout_ms),
             ("http.outgoing_first_byte_timeout_ms", self.outgoing_first_byte_timeout_ms),

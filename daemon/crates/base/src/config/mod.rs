@@ -6,8 +6,8 @@
 //! * [`ahead`]: compiling the modules of images before a pod is started from them.
 //! * [`engine`]: wasmtime's engines: the pool's slots and its address space, guests beyond it, memories, tables, stacks.
 //! * [`events`]: the queue of events to a containerd, and retries of their delivery.
-//! * [`files`]: volumes of a task, open files of a guest, the size of a tmpfs.
-//! * [`http`]: connections, requests and time-outs of HTTP components, and of the requests that guests send.
+//! * [`files`]: volumes of a task, the size of a tmpfs.
+//! * [`http`]: requests and time-outs of HTTP components, and of the requests that guests send.
 //! * [`interfaces`]: key-value stores, databases and messages of guests.
 //! * [`isolation`]: which process runs a pod's guests; processes made in advance.
 //! * [`log`]: the log's level and form, and the lines kept for `hearthctl logs`.
@@ -15,10 +15,11 @@
 //! * [`modules`]: the module store and the compile processes.
 //! * [`native`]: native containers in a pod.
 //! * [`network`]: look-ups of names, network namespaces made in advance.
-//! * [`rpc`]: threads of the Task API server, the number of tasks, execs and namespaces.
+//! * [`rpc`]: threads of the Task API server, the number of tasks and namespaces.
 //! * [`sandboxer`]: the sandbox controller's sockets for containerd 2.x.
 //! * [`scheduler`]: worker threads, a guest's turn, the time after which a worker counts as blocked.
 //! * [`stdio`]: guests' standard streams, log programs, unread output.
+//! * [`tenant`]: limits of the things that one container takes from the node, by kind.
 //! * [`upgrade`]: old daemons beside a new one, the drain before a stop.
 //! * `explain.rs`: the text of an error in a file, and the key that was probably meant.
 
@@ -45,6 +46,7 @@ pub use rpc::Rpc;
 pub use sandboxer::{Sandboxer, SandboxerSocket};
 pub use scheduler::Scheduler;
 pub use stdio::Stdio;
+pub use tenant::Tenant;
 pub use upgrade::Upgrade;
 
 pub mod ahead;
@@ -64,6 +66,7 @@ pub mod rpc;
 pub mod sandboxer;
 pub mod scheduler;
 pub mod stdio;
+pub mod tenant;
 #[cfg(test)]
 mod tests;
 pub mod upgrade;
@@ -111,6 +114,8 @@ pub struct Config {
     pub native: Native,
     /// The sandbox controller for containerd 2.x.
     pub sandboxer: Sandboxer,
+    /// Limits of the things that one container takes from the node.
+    pub tenant: Tenant,
     /// Upgrades without a restart of pods.
     pub upgrade: Upgrade,
 }
@@ -167,6 +172,7 @@ impl Default for Config {
             interfaces: Interfaces::default(),
             isolation: Isolation::default(),
             native: Native::default(),
+            tenant: Tenant::default(),
             upgrade: Upgrade::default(),
             sandboxer: Sandboxer::default(),
         }
@@ -235,6 +241,7 @@ impl Config {
         self.interfaces.check()?;
         self.isolation.check()?;
         self.native.check()?;
+        self.tenant.check()?;
         self.upgrade.check()?;
         self.sandboxer.check(&self.state_dir, self.control_socket())
     }

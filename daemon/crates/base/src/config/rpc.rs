@@ -1,4 +1,4 @@
-//! `[rpc]`: the Task API server: threads, the number of tasks, execs and namespaces, the size of a spec, the time of a
+//! `[rpc]`: the Task API server: threads, the number of tasks and namespaces, the size of a spec, the time of a
 //! call to containerd.
 
 use serde::{Deserialize, Serialize};
@@ -15,8 +15,6 @@ pub struct Rpc {
     pub blocking_threads_max: usize,
     /// Tasks alive at once, over all containerd instances and namespaces.
     pub tasks_max: usize,
-    /// Execs of one task, including execs that have ended and are not deleted yet.
-    pub execs_per_task_max: usize,
     /// Namespaces, over all containerd instances, that may have a task socket.
     pub namespaces_max: usize,
     /// The largest `config.json`, in bytes.
@@ -31,7 +29,6 @@ impl Default for Rpc {
             threads: 2,
             blocking_threads_max: 64,
             tasks_max: 20_000,
-            execs_per_task_max: 64,
             namespaces_max: 1_024,
             spec_bytes_max: 4 << 20,
             containerd_timeout_ms: 5_000,
@@ -45,7 +42,6 @@ impl Rpc {
             ("rpc.threads", self.threads as u64),
             ("rpc.blocking_threads_max", self.blocking_threads_max as u64),
             ("rpc.tasks_max", self.tasks_max as u64),
-            ("rpc.execs_per_task_max", self.execs_per_task_max as u64),
             ("rpc.namespaces_max", self.namespaces_max as u64),
             ("rpc.spec_bytes_max", self.spec_bytes_max),
             ("rpc.containerd_timeout_ms", self.containerd_timeout_ms),

@@ -12,9 +12,6 @@ pub struct Scheduler {
     pub workers: usize,
     /// Threads that run guests, counting those that are blocked in a system call.
     pub workers_max: usize,
-    /// Of these, threads that the guests of one container may block in system calls; a quarter of workers_max at most. Its
-    /// other guests wait until one is free again.
-    pub blocked_max: usize,
     /// How often a guest that computes checks whether its turn is over, in milliseconds.
     pub tick_ms: u64,
     /// How long a guest may compute while no other guest waits, in milliseconds.
@@ -25,7 +22,7 @@ pub struct Scheduler {
 
 impl Default for Scheduler {
     fn default() -> Self {
-        Scheduler { workers: 0, workers_max: 512, blocked_max: 32, tick_ms: 1, slice_ms: 10, blocked_after_ms: 20 }
+        Scheduler { workers: 0, workers_max: 512, tick_ms: 1, slice_ms: 10, blocked_after_ms: 20 }
     }
 }
 
@@ -35,7 +32,6 @@ impl Scheduler {
             ("scheduler.tick_ms", self.tick_ms),
             ("scheduler.slice_ms", self.slice_ms),
             ("scheduler.workers_max", self.workers_max as u64),
-            ("scheduler.blocked_max", self.blocked_max as u64),
         ])?;
         if self.blocked_after_ms <= self.slice_ms {
             return refuse(

@@ -43,6 +43,7 @@ fn source(section: &str) -> &'static str {
         "sandboxer" => include_str!("sandboxer.rs"),
         "scheduler" => include_str!("scheduler.rs"),
         "stdio" => include_str!("stdio.rs"),
+        "tenant" => include_str!("tenant.rs"),
         "upgrade" => include_str!("upgrade.rs"),
         _ => panic!("add the file of [{section}] here"),
     }

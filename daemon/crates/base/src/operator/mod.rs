@@ -259,10 +259,26 @@ pub struct TaskDetails {
     pub bundle: String,
     /// The targets of its stdin, stdout and stderr.
     pub stdio: Vec<String>,
+    /// The things beside memory that it has taken from the node, by kind.
+    pub budgets: Vec<BudgetInfo>,
     /// Its start.
     pub start: StartInfo,
     /// Abnormal ends of its guests.
     pub ends: Vec<EndInfo>,
+}
+
+/// One kind of thing that a task takes from the node.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct BudgetInfo {
+    /// The kind.
+    pub kind: String,
+    /// How much it has.
+    pub used: u64,
+    /// How much it may have.
+    pub limit: u64,
+    /// How often it was refused more, or had to wait.
+    pub refused: u64,
 }
 
 /// The names of a task.

@@ -5,7 +5,7 @@
 //!
 //! * Its idle connections are bounded for each host only (`pool_max_idle_per_host`), not for the container
 //!   (`http.outgoing_idle_max`).
-//! * It cannot close an idle connection when `http.outgoing_connections_max` is reached. A guest that talks to many hosts
+//! * It cannot close an idle connection when `tenant.outgoing_connections_max` is reached. A guest that talks to many hosts
 //!   would wait for the idle time-out of connections that it does not use.
 //! * Its error is one type for all phases, whose cause is found only by going through its sources. `wasi:http` has a code
 //!   for each phase.
@@ -35,6 +35,7 @@ use super::server_origin::ServerOrigin;
 use super::tls::Trust;
 use hearth_base::config;
 use hearth_base::destinations::Destinations;
+use hearth_base::tenant::{Kind, Permit, Tenant};
 use hearth_wasm::resolver::Names;
 
 /// Tells the container's user, in the container's log.
@@ -49,8 +50,8 @@ pub struct Client {
     idle: Mutex<Idle>,
     /// Whether a task closes idle connections in time.
     swept: AtomicBool,
-    /// Of connections.
-    places: Arc<Semaphore>,
+    /// The container's budget, which has its connections.
+    tenant: Arc<Tenant>,
     /// Of requests over HTTP/2. Over HTTP/1.1, each request has a connection for itself.
     streams: Arc<Semaphore>,
     tell: Tell,
@@ -99,7 +100,8 @@ impl Client {
         env: &[(String, String)],
         tell: Tell,
     ) -> Arc<Client> {
-        let connections_max = context.config().outgoing_connections_max;
+        let tenant = names.tenant.clone();
+        let streams_max = usize::try_from(tenant.limit(Kind::OutgoingConnections)).unwrap_or(usize::MAX);
         let trust = Trust::new(context.clone(), names.root.clone(), env);
         Arc::new(Client {
             connector: Connector::new(context.clone(), names, destinations.clone(), trust),
@@ -108,8 +110,8 @@ impl Client {
             routes: Routes::new(env),
             idle: Mutex::default(),
             swept: AtomicBool::new(false),
-            places: Arc::new(Semaphore::new(connections_max)),
-            streams: Arc::new(Semaphore::new(connections_max)),
+            tenant,
+            streams: Arc::new(Semaphore::new(streams_max.min(Semaphore::MAX_PERMITS))),
             tell,
             told: AtomicBool::new(false),
         })
@@ -243,12 +245,13 @@ impl Client {
     }
 
     /// Room for one more connection.
-    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Error> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
+    async fn place(&self, deadline: Instant) -> Result<Permit, Error> {
+        if let Some(place) = self.tenant.try_take(Kind::OutgoingConnections, 1) {
             return Ok(place);
         }
         self.idle.lock().close_one();
-        acquire(&self.places, deadline).await
+        let place = tokio::time::timeout_at(deadline.into(), self.tenant.wait(Kind::OutgoingConnections, 1)).await;
+        place.map_err(|_| Error::ConnectionLimitReached)
     }
 
     /// A new connection.

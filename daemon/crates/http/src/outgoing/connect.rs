@@ -14,7 +14,6 @@ use hyper::{Method, Request, Uri};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::Error;
 
 use super::body::Sending;
@@ -23,6 +22,7 @@ use super::fault;
 use super::route::{Dialect, Proxy, Server};
 use super::tls::Trust;
 use hearth_base::destinations::Destinations;
+use hearth_base::tenant::Permit;
 use hearth_wasm::dial::dial;
 use hearth_wasm::resolver::Names;
 
@@ -65,12 +65,7 @@ impl Connector {
     ///
     /// # Errors
     /// The error code of `wasi:http`.
-    pub async fn connect(
-        &self,
-        server: &Server,
-        place: OwnedSemaphorePermit,
-        deadline: Instant,
-    ) -> Result<Connected, Error> {
+    pub async fn connect(&self, server: &Server, place: Permit, deadline: Instant) -> Result<Connected, Error> {
         let stream: Box<dyn Transport> = match &server.tunnel {
             None => Box::new(self.reach(&server.host, server.port, deadline).await?),
             Some(proxy) => {
@@ -143,11 +138,7 @@ impl Connector {
         Ok(TokioIo::new(upgraded.await?))
     }
 
-    async fn begin_http1(
-        &self,
-        stream: impl Transport + 'static,
-        place: OwnedSemaphorePermit,
-    ) -> Result<Connected, Error> {
+    async fn begin_http1(&self, stream: impl Transport + 'static, place: Permit) -> Result<Connected, Error> {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(self.context.config().header_bytes_max);
         let handshake = builder.handshake(TokioIo::new(stream)).await;
@@ -156,11 +147,7 @@ impl Connector {
         Ok(Connected::Http1(sender))
     }
 
-    async fn begin_http2(
-        &self,
-        stream: impl Transport + 'static,
-        place: OwnedSemaphorePermit,
-    ) -> Result<Connected, Error> {
+    async fn begin_http2(&self, stream: impl Transport + 'static, place: Permit) -> Result<Connected, Error> {
         let header_bytes_max = self.context.config().header_bytes_max;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
@@ -175,7 +162,7 @@ impl Connector {
         Ok(Connected::Http2(sender))
     }
 
-    fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static, place: OwnedSemaphorePermit) {
+    fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static, place: Permit) {
         let metrics = self.context.metrics.clone();
         metrics.http.outgoing.connections.inc();
         self.context.runtime.spawn(async move {

@@ -36,8 +36,7 @@ use kept::Kept;
 use line::Line;
 use rates::Rates;
 
-/// The target of lines that guests can trigger at will. Such a line has the fields `namespace` and `task`.
-pub const GUEST: &str = "hearthd::guest";
+pub use hearth_base::tenant::GUEST;
 
 /// The daemon's log: its lines can be read, and its level changed.
 pub struct Logging {

@@ -15,6 +15,7 @@
 //! * `events.rs`: events queued for containerd, sent, refused.
 //! * `cells.rs`: processes of pods at isolation level `pod`.
 //! * `log.rs`: lines of the log by level, lines left out.
+//! * `tenants.rs`: the budgets of containers, by kind, and their refusals.
 //! * `traces.rs`: spans that an OpenTelemetry collector took, starts whose trace is lost.
 //! * `task_series.rs`: series of single tasks (CPU, memory, traps), and the limit of their number.
 //! * `process.rs`: CPU, memory, descriptors and threads of the daemon's process.
@@ -32,6 +33,7 @@ mod scheduler;
 mod starts;
 pub mod task_series;
 mod tasks;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod traces;
@@ -49,6 +51,7 @@ pub use rpcs::{METHODS, RpcMetrics};
 pub use scheduler::{EngineMetrics, SchedulerMetrics};
 pub use starts::StartMetrics;
 pub use tasks::TaskMetrics;
+pub use tenants::TenantMetrics;
 pub use traces::TraceMetrics;
 
 /// The phases of a start, in order.
@@ -130,6 +133,8 @@ pub struct Metrics {
     pub log: LogMetrics,
     /// Traces of starts.
     pub traces: TraceMetrics,
+    /// The budgets of containers.
+    pub tenants: TenantMetrics,
 }
 
 impl Metrics {
@@ -157,6 +162,7 @@ impl Metrics {
             cells: CellMetrics::new(&registry),
             log: LogMetrics::new(&registry),
             traces: TraceMetrics::new(&registry),
+            tenants: TenantMetrics::new(&registry),
             registry,
         }
     }

@@ -48,7 +48,7 @@ impl SchedulerMetrics {
             ),
             held: declare.counter(
                 "hearth_guest_held_total",
-                "Times that a guest had to wait because its container blocks as many workers as it may (scheduler.blocked_max).",
+                "Times that a guest had to wait because its container blocks as many workers as it may (tenant.blocked_workers_max).",
             ),
             slice_overruns: declare.counter(
                 "hearth_guest_slice_overruns_total",

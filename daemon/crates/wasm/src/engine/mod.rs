@@ -43,7 +43,7 @@ pub mod structure;
 mod tunables;
 
 pub use entry::{EntryKind, INITIALIZE, START};
-pub use program::{CommandPre, InitialMemory, LinkedProgram, LiveProgram, Program, ServicePre};
+pub use program::{CommandPre, InitialMemory, LinkedProgram, LiveProgram, Program, Reservation, ServicePre};
 pub use tunables::{CompileError, compile};
 
 /// The kind of a WebAssembly binary, by its layer field.
@@ -160,7 +160,8 @@ impl Engines {
     #[allow(unsafe_code, reason = "mapping code is what this function is for")]
     pub unsafe fn load(&self, artifact: File, kind: ModuleKind, tier: Tier) -> Result<Program> {
         if tier == Tier::Baseline {
-            let program = Program { pooled: None, spare: artifact, kind, tier, on_demand: OnceLock::new() };
+            let program =
+                Program { pooled: None, spare: artifact, kind, tier, limits: self.limits, on_demand: OnceLock::new() };
             program.prepared(self, Allocation::OnDemand)?;
             return Ok(program);
         }
@@ -170,11 +171,14 @@ impl Engines {
         // SAFETY: passed on from the caller.
         let pooled = unsafe { self.pooling.prepare(artifact, kind) };
         match pooled {
-            Ok(pooled) => Ok(Program { pooled: Some(pooled), spare, kind, tier, on_demand: OnceLock::new() }),
+            Ok(pooled) => {
+                Ok(Program { pooled: Some(pooled), spare, kind, tier, limits: self.limits, on_demand: OnceLock::new() })
+            }
             // A slot of the pool has room for fewer large tables, large memories and shared memories than the
             // on-demand engine, whose finding counts.
             Err(PrepareError::Code(_)) => {
-                let program = Program { pooled: None, spare, kind, tier, on_demand: OnceLock::new() };
+                let program =
+                    Program { pooled: None, spare, kind, tier, limits: self.limits, on_demand: OnceLock::new() };
                 program.prepared(self, Allocation::OnDemand)?;
                 Ok(program)
             }

@@ -5,20 +5,28 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use wasmtime::component::InstancePre as ComponentPre;
-use wasmtime::{Engine, InstancePre};
+use wasmtime::{Engine, InstancePre, ResourcesRequired};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 
 use super::entry::{EntryKind, check_core_entry, component_exports, nothing_to_serve, unsupported_world};
+use super::structure::StructureLimits;
 use super::{Allocation, Engines, ModuleKind, PrepareError, Tier};
 use crate::access::Access;
 use crate::host_interface;
 use crate::memory::TABLE_ELEMENT_BYTES;
 use crate::state::{ComponentState, CoreState};
+use hearth_base::config;
 use hearth_base::error::{Error, Result};
 
 /// A page of linear memory, by the WebAssembly specification.
 const WASM_PAGE_BYTES: u64 = 65_536;
+
+/// Mappings of a linear memory: its image, what it has beyond that, what it may still have.
+const MAPPINGS_PER_MEMORY: u64 = 3;
+
+/// Mappings of a guest's stack, with its guard page.
+const MAPPINGS_PER_STACK: u64 = 2;
 
 /// A program ready to be started: code mapped, imports resolved.
 pub struct Program {
@@ -27,6 +35,8 @@ pub struct Program {
     pub(super) spare: File,
     pub(super) kind: ModuleKind,
     pub(super) tier: Tier,
+    /// Of each guest.
+    pub(super) limits: StructureLimits,
     /// In the on-demand engine; baseline code is in the baseline engine.
     pub(super) on_demand: OnceLock<LinkedProgram>,
 }
@@ -60,6 +70,28 @@ pub struct InitialMemory {
     pub at_least: u64,
     /// All memories, each taken as large as the largest, and all tables.
     pub at_most: u64,
+}
+
+/// The address space and mappings that a guest beyond the pool reserves, before it has used any of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reservation {
+    /// Bytes of the daemon's address space.
+    pub address_space: u64,
+    /// Memory mappings of the daemon.
+    pub mappings: u64,
+}
+
+impl Reservation {
+    /// Of a guest with so many linear memories and tables.
+    pub fn of(memories: u32, tables: u32) -> Reservation {
+        // One more for a heap of garbage-collected objects, of which the structure does not tell.
+        let memories = u64::from(memories) + 1;
+        Reservation {
+            address_space: memories
+                .saturating_mul(config::engine::MEMORY_RESERVATION_BYTES + config::engine::MEMORY_GUARD_BYTES),
+            mappings: memories * MAPPINGS_PER_MEMORY + u64::from(tables) + MAPPINGS_PER_STACK,
+        }
+    }
 }
 
 /// A program in one engine.
@@ -179,16 +211,29 @@ impl Program {
         unsafe { engine.prepare(artifact, self.kind) }.map_err(PrepareError::into_error)
     }
 
-    /// The size of its linear memories and tables before the first instruction. `None` if its structure does not tell.
-    pub fn initial_memory(&self) -> Option<InitialMemory> {
+    /// How many memories and tables it has, and how large. `None` if its structure does not tell.
+    fn required(&self) -> Option<ResourcesRequired> {
         let prepared = match &self.pooled {
             Some(prepared) => prepared,
             None => self.on_demand.get()?,
         };
-        let required = match prepared {
+        match prepared {
             LinkedProgram::Core(pre) => Some(pre.module().resources_required()),
             LinkedProgram::Component { pre, .. } => pre.component().resources_required(),
-        }?;
+        }
+    }
+
+    /// The reservation of a guest of it beyond the pool; if its structure does not tell, that of the largest guest.
+    pub fn reservation(&self) -> Reservation {
+        let required = self.required();
+        let memories = required.as_ref().map_or(self.limits.memories, |required| required.num_memories);
+        let tables = required.as_ref().map_or(self.limits.tables, |required| required.num_tables);
+        Reservation::of(memories, tables)
+    }
+
+    /// The size of its linear memories and tables before the first instruction. `None` if its structure does not tell.
+    pub fn initial_memory(&self) -> Option<InitialMemory> {
+        let required = self.required()?;
         // wasmtime says how many there are and how large the largest is.
         let largest = required.max_initial_memory_size.unwrap_or(0).saturating_mul(WASM_PAGE_BYTES);
         let tables = required

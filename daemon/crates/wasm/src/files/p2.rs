@@ -287,14 +287,13 @@ impl Host for FilesView<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::sync::Arc;
 
+    use hearth_base::tenant::{Kind, Limits, Tenant};
     use wasmtime::component::ResourceTable;
     use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as _;
     use wasmtime_wasi::{FsPerms, WasiCtx};
 
     use super::*;
-    use crate::budget::Descriptors;
 
     #[tokio::test]
     async fn a_component_has_as_many_files_open_as_its_container_may_with_those_of_its_streams() {
@@ -305,7 +304,7 @@ mod tests {
         let mut builder = WasiCtx::builder();
         builder.allow_blocking_current_thread(true).preopened_dir(root.path(), "/", FsPerms::ReadWrite).unwrap();
         let (mut ctx, mut table) = (builder.build(), ResourceTable::new());
-        let container = Arc::new(Descriptors::new("c", 2));
+        let container = Tenant::unnamed(&Limits::none().with(Kind::Descriptors, 2));
         let mut descriptors = GuestDescriptors::new(container.clone(), 100);
         let mut files = FilesView {
             wasi: WasiFilesystemCtxView { ctx: ctx.filesystem(), table: &mut table },
@@ -322,28 +321,28 @@ mod tests {
         }
         let file = open!("file", OpenFlags::empty()).unwrap();
         let directory = open!("directory", OpenFlags::DIRECTORY).unwrap();
-        assert_eq!(container.open(), 2);
+        assert_eq!(container.used(Kind::Descriptors), 2);
         assert!(is_limit(open!("file", OpenFlags::empty())));
         let fifo = open!("fifo", OpenFlags::empty());
         let is_refused = matches!(fifo.unwrap_err().downcast(), Ok(ErrorCode::Unsupported));
         assert!(is_refused, "opening it would wait for a writer");
         HostDescriptor::drop(&mut files, directory).unwrap();
         assert!(!is_limit(open!("nothing", OpenFlags::empty())), "what is not there is not there");
-        assert_eq!(container.open(), 1);
+        assert_eq!(container.used(Kind::Descriptors), 1);
 
         let stream = files.read_via_stream(Resource::new_borrow(file.rep()), 0).unwrap();
         HostDescriptor::drop(&mut files, file).unwrap();
-        assert_eq!(container.open(), 1, "the stream has the file open");
+        assert_eq!(container.used(Kind::Descriptors), 1, "the stream has the file open");
         let other = open!("file", OpenFlags::empty()).unwrap();
         assert!(is_limit(open!("file", OpenFlags::empty())));
         files.wasi.table.delete(stream).unwrap();
         let third = open!("file", OpenFlags::empty()).unwrap();
-        assert_eq!(container.open(), 2);
+        assert_eq!(container.used(Kind::Descriptors), 2);
         HostDescriptor::drop(&mut files, Resource::new_own(slash().rep())).unwrap();
-        assert_eq!(container.open(), 2, "the root is not the guest's own");
+        assert_eq!(container.used(Kind::Descriptors), 2, "the root is not the guest's own");
         for fd in [other, third] {
             HostDescriptor::drop(&mut files, fd).unwrap();
         }
-        assert_eq!(container.open(), 0);
+        assert_eq!(container.used(Kind::Descriptors), 0);
     }
 }

@@ -102,7 +102,7 @@ impl<F: Future, E> Guarded<F, E> {
             self.end_budget_wait(now);
             return true;
         }
-        if self.guest.is_held(self.shared.blocked_max, context.waker()) {
+        if self.guest.is_held(context.waker()) {
             self.shared.metrics.scheduler.held.inc();
             return true;
         }

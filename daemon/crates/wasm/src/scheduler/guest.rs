@@ -1,7 +1,7 @@
 //! One guest: its identity, its CPU limits, its kills and pauses.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::cpu::{Account, Allowance, CpuLimits, Quota, Throttling, virtual_time};
 use hearth_base::error::{Error, Result};
+use hearth_base::tenant::{Kind, Tenant};
 use hearth_os::identity::{self, Identity};
 
 /// One guest. A holder of it can pause it, kill it and change its limits; the scheduler looks at it
@@ -40,10 +41,8 @@ pub struct Guest {
     cpu: Mutex<CpuState>,
     /// Of `cpu.limits`, for the queue.
     weight: AtomicU64,
-    /// Workers that are blocked in system calls of the group's guests.
-    blocked: AtomicUsize,
-    /// Guests of the group that wait because it blocks as many workers as it may.
-    held: Mutex<Vec<Waker>>,
+    /// The container's budget, in which workers are counted that its guests block; `None`: nothing of it is counted.
+    tenant: Option<Arc<Tenant>>,
 }
 
 #[derive(Debug, Default)]
@@ -53,9 +52,9 @@ struct CpuState {
 }
 
 impl Guest {
-    /// A guest that acts with this identity.
-    pub fn new(identity: Identity, cpu: CpuLimits) -> Guest {
-        let guest = Guest { identity, ..Guest::default() };
+    /// A guest of the container with this budget, which acts with this identity.
+    pub fn new(identity: Identity, cpu: CpuLimits, tenant: Arc<Tenant>) -> Guest {
+        let guest = Guest { identity, tenant: Some(tenant), ..Guest::default() };
         guest.set_cpu(cpu);
         guest
     }
@@ -173,30 +172,21 @@ impl Guest {
 
     /// A worker is blocked in a system call of this guest.
     pub(super) fn blocks(&self) {
-        self.group().blocked.fetch_add(1, Ordering::SeqCst);
+        if let Some(tenant) = &self.group().tenant {
+            tenant.count(Kind::BlockedWorkers, 1);
+        }
     }
 
-    /// The worker is free again; guests of the group that were held back may run.
+    /// The worker is free again; guests of the container that were held back may run.
     pub(super) fn unblocks(&self) {
-        let group = self.group();
-        group.blocked.fetch_sub(1, Ordering::SeqCst);
-        let held = std::mem::take(&mut *group.held.lock());
-        held.into_iter().for_each(Waker::wake);
+        if let Some(tenant) = &self.group().tenant {
+            tenant.give_back(Kind::BlockedWorkers, 1);
+        }
     }
 
-    /// Whether the group blocks `max` workers or more. If so, `waker` is woken when one is free again.
-    pub(super) fn is_held(&self, max: usize, waker: &Waker) -> bool {
-        let group = self.group();
-        if group.blocked.load(Ordering::SeqCst) < max {
-            return false;
-        }
-        // Read again under the lock, which `unblocks` takes after the count has changed.
-        let mut held = group.held.lock();
-        let is_held = group.blocked.load(Ordering::SeqCst) >= max;
-        if is_held {
-            held.push(waker.clone());
-        }
-        is_held
+    /// Whether the container blocks as many workers as it may. If so, `waker` is woken when one is free again.
+    pub(super) fn is_held(&self, waker: &Waker) -> bool {
+        self.group().tenant.as_ref().is_some_and(|tenant| tenant.is_held(Kind::BlockedWorkers, waker))
     }
 
     pub(super) fn is_killed(&self) -> bool {

@@ -119,7 +119,6 @@ impl Scheduler {
             slice_ns: config.slice_ms * 1_000_000,
             target,
             workers_max: config.workers_max.max(target),
-            blocked_max: config.blocked_max.min((config.workers_max / 4).max(1)),
             metrics,
             runtime,
             engines: engines.into_iter().collect(),

@@ -6,7 +6,12 @@ use std::sync::mpsc;
 
 use super::meter::thread_cpu_ns;
 use super::*;
+use hearth_base::tenant::{Kind, Limits, Tenant};
 use hearth_os::identity::Identity;
+
+fn unlimited() -> Arc<Tenant> {
+    Tenant::unnamed(&Limits::none())
+}
 
 fn scheduler(runtime: &tokio::runtime::Runtime, workers: usize) -> Scheduler {
     let config = config::Scheduler { workers, ..Default::default() };
@@ -106,10 +111,11 @@ fn a_worker_blocked_in_a_system_call_is_replaced_and_goes_when_it_comes_back() {
 #[test]
 fn a_container_that_blocks_its_workers_holds_back_its_own_guests_alone() {
     let runtime = runtime();
-    let config = config::Scheduler { workers: 1, workers_max: 8, blocked_max: 2, ..config::Scheduler::default() };
+    let config = config::Scheduler { workers: 1, workers_max: 8, ..config::Scheduler::default() };
     let metrics = Arc::new(Metrics::new());
     let scheduler = Scheduler::start(&config, [], metrics.clone(), runtime.handle().clone()).unwrap();
-    let leader = Arc::new(Guest::default());
+    let tenant = Tenant::unnamed(&Limits::none().with(Kind::BlockedWorkers, 2));
+    let leader = Arc::new(Guest::new(Identity::default(), CpuLimits::default(), tenant.clone()));
     let (send, ends) = mpsc::channel();
     let (releases, guests): (Vec<_>, Vec<_>) = (0..16)
         .map(|_| {
@@ -129,7 +135,7 @@ fn a_container_that_blocks_its_workers_holds_back_its_own_guests_alone() {
     }
     let blocked = scheduler.shared.workers.lock().slots.iter().filter(|slot| slot.is_blocked()).count();
     assert!(blocked <= 3, "{blocked} workers are blocked: two, and one that is not found out yet");
-    assert!(metrics.scheduler.held.get() > 0);
+    assert!(metrics.scheduler.held.get() > 0 && tenant.refused(Kind::BlockedWorkers) > 0);
     // A guest that waits for its turn is killed at once.
     guests.last().unwrap().kill();
     assert_eq!(ends.recv_timeout(SOON).unwrap(), "Killed");
@@ -139,6 +145,11 @@ fn a_container_that_blocks_its_workers_holds_back_its_own_guests_alone() {
     }
     for _ in 0..15 {
         assert_eq!(ends.recv_timeout(SOON).unwrap(), "Completed(true)");
+    }
+    let deadline = Instant::now() + SOON;
+    while tenant.used(Kind::BlockedWorkers) > 0 {
+        assert!(Instant::now() < deadline, "a worker that came back still counts");
+        std::thread::yield_now();
     }
     scheduler.stop();
 }
@@ -274,7 +285,7 @@ async fn compute(mut tick: impl FnMut() -> wasmtime::Result<UpdateDeadline>) {
 static CORES: Mutex<()> = Mutex::new(());
 
 fn cpu(weight: u64, quota: Option<Quota>) -> Arc<Guest> {
-    Arc::new(Guest::new(Identity::default(), CpuLimits { weight, quota }))
+    Arc::new(Guest::new(Identity::default(), CpuLimits { weight, quota }, unlimited()))
 }
 
 /// Starts guests that compute.
@@ -464,7 +475,7 @@ mod identities {
     }
 
     fn guest(user: &User, network: Option<Arc<NetNs>>) -> Arc<Guest> {
-        Arc::new(Guest::new(Identity::new(user, network).unwrap(), CpuLimits::default()))
+        Arc::new(Guest::new(Identity::new(user, network).unwrap(), CpuLimits::default(), unlimited()))
     }
 
     /// Runs `job` as a guest of this user.
@@ -714,7 +725,7 @@ mod identities {
         let runtime = runtime();
         let scheduler = scheduler(&runtime, 1);
         let (send, ends) = mpsc::channel();
-        let impossible = Arc::new(Guest::new(Identity::impossible(), CpuLimits::default()));
+        let impossible = Arc::new(Guest::new(Identity::impossible(), CpuLimits::default(), unlimited()));
         for careful in [true, false] {
             let (of, send) = (impossible.clone(), send.clone());
             let future = async move {

@@ -46,8 +46,6 @@ pub(super) struct SchedulerState {
     pub(super) slice_ns: u64,
     pub(super) target: usize,
     pub(super) workers_max: usize,
-    /// How many workers one container may block.
-    pub(super) blocked_max: usize,
     pub(super) metrics: Arc<Metrics>,
     pub(super) runtime: tokio::runtime::Handle,
     /// The engines whose epochs the ticker advances.

@@ -12,10 +12,11 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::linkers::{component_linker, core_linker};
 use crate::access::Access;
-use crate::budget::{Descriptors, GuestDescriptors};
+use crate::budget::GuestDescriptors;
 use crate::engine::structure::StructureLimits;
 use crate::memory::{MemoryLimiter, MemoryUse};
 use crate::state::{ComponentState, CoreState, fields, resources};
+use hearth_base::tenant::{Kind, Limits, Tenant};
 
 const STRUCTURE: StructureLimits = StructureLimits { core_instances: 2, memories: 1, tables: 1 };
 
@@ -85,8 +86,8 @@ async fn component(
     (store, instance)
 }
 
-fn descriptors(limit: u32) -> (Arc<Descriptors>, GuestDescriptors) {
-    let container = Arc::new(Descriptors::new("c", limit));
+fn descriptors(limit: u32) -> (Arc<Tenant>, GuestDescriptors) {
+    let container = Tenant::unnamed(&Limits::none().with(Kind::Descriptors, limit.into()));
     (container.clone(), GuestDescriptors::new(container, MANY))
 }
 
@@ -128,15 +129,15 @@ async fn a_preview_1_program_opens_as_many_files_as_its_container_may() {
     for _ in 0..3 {
         errnos.push(open.call_async(&mut store, ()).await.unwrap());
     }
-    assert_eq!((errnos, container.open()), (vec![0, 0, MFILE], 2));
+    assert_eq!((errnos, container.used(Kind::Descriptors)), (vec![0, 0, MFILE], 2));
     assert_eq!(close.call_async(&mut store, ()).await.unwrap(), 0);
-    assert_eq!(container.open(), 1);
+    assert_eq!(container.used(Kind::Descriptors), 1);
     // What cannot be opened counts as nothing.
     fs::remove_file(root.path().join("file")).unwrap();
     assert_ne!(open.call_async(&mut store, ()).await.unwrap(), 0);
-    assert_eq!(container.open(), 1);
+    assert_eq!(container.used(Kind::Descriptors), 1);
     drop(store);
-    assert_eq!(container.open(), 0);
+    assert_eq!(container.used(Kind::Descriptors), 0);
 }
 
 /// A component that makes sockets, and drops them by their handles.
@@ -215,12 +216,12 @@ async fn a_component_makes_as_many_sockets_as_its_container_may() {
     assert_eq!(tcp.call_async(&mut store, ()).await.unwrap(), (LIMIT,));
     assert_eq!(udp.call_async(&mut store, ()).await.unwrap(), (LIMIT,));
     drop_tcp.call_async(&mut store, (first,)).await.unwrap();
-    assert_eq!(container.open(), 1);
+    assert_eq!(container.used(Kind::Descriptors), 1);
     drop_udp.call_async(&mut store, (second,)).await.unwrap();
-    assert_eq!(container.open(), 0);
+    assert_eq!(container.used(Kind::Descriptors), 0);
     assert!(udp.call_async(&mut store, ()).await.unwrap().0 >= 0);
     drop(store);
-    assert_eq!(container.open(), 0);
+    assert_eq!(container.used(Kind::Descriptors), 0);
 }
 
 /// A component that gives a request a method of so many bytes; 1: it is refused.

@@ -1,6 +1,8 @@
-//! The node's places for HTTP requests (`http.instances_max`), shared fairly by the services.
+//! The node's places for one kind of work, shared fairly by the containers: for HTTP requests (`http.instances_max`) and for
+//! look-ups of names (`network.lookups_max`).
 //!
-//! A request has one place for as long as it has an instance. Places cannot be taken back, so fairness lies in admission:
+//! A request has one place for as long as it has an instance, a look-up for as long as it is under way. Places cannot be taken
+//! back, so fairness lies in admission. Below, a service is any holder of places, and a request any work that has one:
 //!
 //! * A service may hold at most twice as many places as are free beyond the reserve. This is a dynamic threshold,
 //!   as switches have it for shared buffers: a service alone may use two thirds of the node, two greedy services leave a
@@ -226,7 +228,7 @@ mod tests {
         let claims: Vec<_> = (0..40).map(|_| places.join()).collect();
         let held: Vec<_> = claims.iter().map(fill).collect();
         let counts: Vec<_> = held.iter().map(Vec::len).collect();
-        assert!(counts[0] >= 256, "one service has what the default of http.requests_max allows: {counts:?}");
+        assert!(counts[0] >= 256, "one service has what the default of tenant.http_requests_max allows: {counts:?}");
         assert!(counts[1] >= 64 && counts[2] >= 32, "{counts:?}");
         assert!(counts[..35].iter().all(|count| *count > 0), "each has a place at once: {counts:?}");
         assert_eq!(counts.iter().sum::<usize>(), 512, "and in the end none is free");
@@ -236,7 +238,7 @@ mod tests {
     fn two_services_at_their_limit_of_requests_do_not_keep_a_third_out() {
         let places = Places::new(512);
         let claims = [places.join(), places.join()];
-        // In turns, and at most 256 each, the default of `http.requests_max`.
+        // In turns, and at most 256 each, the default of `tenant.http_requests_max`.
         let mut held = Vec::new();
         for _ in 0..256 {
             held.extend(claims.iter().filter_map(Claim::try_take));
