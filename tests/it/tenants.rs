@@ -20,6 +20,36 @@ const OPENS: &str = r#"(module
     (i64.store (i32.const 152) (i64.const 3600000000000))
     (drop (call $poll (i32.const 128) (i32.const 256) (i32.const 1) (i32.const 300)))))"#;
 
+/// Makes sets of headers of 60,000 bytes for ever.
+const HEADERS: &str = r#"(component
+  (import "wasi:http/types@0.2.0" (instance $types
+    (export "fields" (type $fields (sub resource)))
+    (type $error (variant (case "invalid-syntax") (case "forbidden") (case "immutable")))
+    (export "header-error" (type $header-error (eq $error)))
+    (export "[constructor]fields" (func (result (own $fields))))
+    (export "[method]fields.append" (func (param "self" (borrow $fields)) (param "name" string)
+      (param "value" (list u8)) (result (result (error $header-error)))))))
+  (core module $memory (memory (export "memory") 2))
+  (core instance $memory (instantiate $memory))
+  (core func $new (canon lower (func $types "[constructor]fields")))
+  (core func $append (canon lower (func $types "[method]fields.append") (memory $memory "memory")))
+  (core module $program
+    (import "memory" "memory" (memory 2))
+    (import "types" "new" (func $new (result i32)))
+    (import "types" "append" (func $append (param i32 i32 i32 i32 i32 i32)))
+    (func (export "run") (result i32)
+      (memory.fill (i32.const 0) (i32.const 120) (i32.const 60100))
+      (loop $again
+        (call $append (call $new) (i32.const 0) (i32.const 1) (i32.const 16) (i32.const 60000) (i32.const 70000))
+        (br $again))
+      (i32.const 0)))
+  (core instance $program (instantiate $program
+    (with "memory" (instance $memory))
+    (with "types" (instance (export "new" (func $new)) (export "append" (func $append))))))
+  (func $run (result (result)) (canon lift (core func $program "run")))
+  (instance $cli (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $cli)))"#;
+
 /// A program in WebAssembly's text format.
 fn wasm(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("the text is well-formed")
@@ -54,6 +84,18 @@ fn a_container_with_all_its_descriptors_is_told_so_and_others_open_files() {
     let output = attacker.wait(SHORT).assert_code(137);
     assert!(output.stderr().contains("refused: the container has as many open files"), "{output}");
     assert!(output.stderr().contains("16 (tenant.descriptors_max"), "{output}");
+}
+
+#[test]
+fn headers_that_the_daemon_keeps_for_a_component_count_as_its_memory() {
+    only_on_hearth!();
+    let world = World::new();
+    let image = world.import(&Image::of_file("headers", "/headers.wasm", wasm(HEADERS)));
+    let limit = ["--memory-limit".to_owned(), (32 << 20).to_string()];
+    let output = world.run(&image, "headers").flags(limit).run().assert_code(137);
+    assert!(output.stderr().contains("handles (headers, requests, bodies)"), "{output}");
+    assert!(output.stderr().contains("out of memory: its limit is 33554432 bytes"), "{output}");
+    world.run(&world.program(&Guest::HELLO), "hello").ok();
 }
 
 #[test]

@@ -24,6 +24,7 @@ use hearth_os::in_root::RootDir;
 use crate::access::Access;
 use crate::budget::GuestDescriptors;
 use crate::engine::{Allocation, CommandPre, LinkedProgram, ModuleKind, Program, ServicePre};
+use crate::host_memory::HostMemory;
 use crate::memory::{MemoryLimiter, MemoryUse};
 use crate::resolver::Names;
 use crate::runtime::Runtime;
@@ -204,12 +205,13 @@ impl Instantiation<'_> {
                     partly_read_only: self.config.settings.partly_read_only,
                     descriptors: self.descriptors(),
                 };
-                let mut store = self.store(pre.module().engine(), state, first_instruction);
+                let mut store = self.store(pre.module().engine(), state, first_instruction, |_| Ok(()));
                 store.limiter(|state| &mut state.limits);
                 pre.instantiate_async(&mut store).await.map(|instance| GuestInstance::Core(store, instance))
             }
             LinkedProgram::Component { pre, command, service } => {
-                let mut store = self.store(pre.engine(), self.component_state(wasi), first_instruction);
+                let state = self.component_state(wasi);
+                let mut store = self.store(pre.engine(), state, first_instruction, ComponentState::charge_handles);
                 store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
                 store.limiter(|state| &mut state.limits);
                 match (self.call, command, service) {
@@ -308,6 +310,7 @@ impl Instantiation<'_> {
             table: resources(self.config.handles_max),
             limits: self.limits(),
             descriptors: self.descriptors(),
+            host_memory: HostMemory::new(self.config.memory),
             partly_read_only: self.config.settings.partly_read_only,
             names: self.config.settings.names.clone(),
             guest: self.guest.clone(),
@@ -317,7 +320,14 @@ impl Instantiation<'_> {
         }
     }
 
-    fn store<T: 'static, F>(&self, engine: &Engine, state: T, first_instruction: Option<F>) -> Store<T>
+    /// `charge` is called at each tick after the first one in which the guest computes.
+    fn store<T: 'static, F>(
+        &self,
+        engine: &Engine,
+        state: T,
+        first_instruction: Option<F>,
+        charge: fn(&mut T) -> wasmtime::Result<()>,
+    ) -> Store<T>
     where
         F: FnOnce() + Send + Sync + 'static,
     {
@@ -325,9 +335,10 @@ impl Instantiation<'_> {
         store.set_epoch_deadline(if first_instruction.is_some() { 0 } else { 1 });
         let mut tick = self.runtime.scheduler.tick(self.guest);
         let mut first_instruction = first_instruction;
-        store.epoch_deadline_callback(move |_| {
-            if let Some(first) = first_instruction.take() {
-                first();
+        store.epoch_deadline_callback(move |mut store| {
+            match first_instruction.take() {
+                Some(first) => first(),
+                None => charge(store.data_mut())?,
             }
             tick()
         });

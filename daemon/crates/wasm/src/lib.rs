@@ -20,6 +20,7 @@
 //! * `command.rs`: a command from its instance to its exit code; the status of a trap.
 //! * `scheduler/`: the threads that run guests; slices, weights, quotas, kills, pauses, blocked workers.
 //! * `state.rs`: the state behind a guest's imports.
+//! * `host_memory.rs`: the daemon's memory behind a component's handles, measured while the guest computes.
 //! * `memory.rs`: a container's memory limit, and its count of memory.
 //! * `budget.rs`: the open files and sockets of one guest, counted in its container's budget.
 //! * `places.rs`: the node's places for HTTP requests and look-ups of names, shared fairly by the containers.
@@ -42,6 +43,7 @@ pub mod dial;
 pub mod engine;
 pub mod files;
 pub mod host_interface;
+mod host_memory;
 pub mod instantiate;
 pub mod memory;
 pub mod modules;

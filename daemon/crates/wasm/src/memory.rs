@@ -1,4 +1,5 @@
-//! A container's memory limit: the bytes that its guests' linear memories and tables hold together, and may hold.
+//! A container's memory limit: the bytes that its guests' linear memories and tables, and the daemon for them, hold together
+//! and may hold.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -193,6 +194,18 @@ impl HeldMemory {
         }
         taken
     }
+
+    /// Charges this many bytes in all. `false`: the container has no room for them, and the charge is the former one.
+    pub fn set(&mut self, bytes: u64) -> bool {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.grow(more),
+            None => {
+                self.usage.give_back(self.bytes - bytes);
+                self.bytes = bytes;
+                true
+            }
+        }
+    }
 }
 
 impl Drop for HeldMemory {
@@ -233,6 +246,11 @@ impl MemoryLimiter {
     /// Whether the last growth was refused.
     pub fn is_starved(&self) -> bool {
         self.starved.load(Ordering::Relaxed)
+    }
+
+    /// Records that the guest was refused memory, of which it can see nothing.
+    pub fn set_starved(&self) {
+        self.starved.store(true, Ordering::Relaxed);
     }
 
     fn grow(&mut self, current: u64, desired: u64) -> bool {

@@ -1,6 +1,7 @@
 //! The state behind a guest's imports, one for each store.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -9,6 +10,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpVi
 
 use crate::access::Access;
 use crate::budget::GuestDescriptors;
+use crate::host_memory::HostMemory;
 use crate::memory::MemoryLimiter;
 use crate::resolver::Names;
 use crate::scheduler::Guest;
@@ -35,6 +37,8 @@ pub struct ComponentState {
     pub limits: MemoryLimiter,
     /// Files, directories and sockets it has open.
     pub descriptors: GuestDescriptors,
+    /// The daemon's memory behind its resources.
+    pub host_memory: HostMemory,
     /// Whether its root, or a volume in it, refuses writes.
     pub partly_read_only: bool,
     /// How it looks up names; `None`: look-ups are refused.
@@ -47,6 +51,22 @@ pub struct ComponentState {
     pub http: WasiHttpCtx,
     /// Sends its HTTP requests to other servers.
     pub outgoing: Box<dyn WasiHttpHooks + Send>,
+}
+
+impl ComponentState {
+    /// Charges the daemon's memory behind the guest's handles to its container, if it is time to measure it.
+    ///
+    /// # Errors
+    /// The container has no room for it: the guest ends as one that is out of memory.
+    pub fn charge_handles(&mut self) -> wasmtime::Result<()> {
+        if self.host_memory.measure(&mut self.table, Instant::now()) {
+            return Ok(());
+        }
+        self.limits.set_starved();
+        wasmtime::bail!(
+            "the daemon's memory for its handles (headers, requests, bodies) takes the container over its memory limit"
+        )
+    }
 }
 
 /// A table for at most `max` resources.

@@ -14,6 +14,7 @@ use super::linkers::{component_linker, core_linker};
 use crate::access::Access;
 use crate::budget::GuestDescriptors;
 use crate::engine::structure::StructureLimits;
+use crate::host_memory::HostMemory;
 use crate::memory::{MemoryLimiter, MemoryUse};
 use crate::state::{ComponentState, CoreState, fields, resources};
 use hearth_base::tenant::{Kind, Limits, Tenant};
@@ -71,6 +72,7 @@ async fn component(
         table: resources(100),
         limits: limiter(),
         descriptors,
+        host_memory: HostMemory::new(&Arc::new(MemoryUse::new(1 << 30))),
         partly_read_only: false,
         names: None,
         guest: Arc::default(),
