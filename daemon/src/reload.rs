@@ -21,6 +21,7 @@ pub const RELOADABLE: &[&str] = &[
     "upgrade",
     // For containers that are created from then on.
     "tenant",
+    "memory",
     "ahead.namespaces",
     "ahead.snapshotter",
     "ahead.images_max",

@@ -91,6 +91,7 @@ fn world(ground: &Ground, handles: &Handles) -> Result<Arc<World>, String> {
     Ok(Arc::new(World {
         runtime,
         refusals: Arc::default(),
+        shortage: Arc::default(),
         holders: Holders::new(config.network.holders_warm, cell.is_some(), answering.clone(), metrics.clone()),
         interfaces: Shared::new(live.clone(), http.clone(), serving.outgoing.clone()),
         http: serving,

@@ -1,9 +1,12 @@
 //! Containers at their limits, and others beside them that are not affected.
 
-use hearth_tests::{Guest, Image, Layer, SHORT, World, eventually};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hearth_tests::{Guest, Image, LONG, Layer, SHORT, World, eventually};
 use serde_json::Value;
 
-use crate::only_on_hearth;
+use crate::{only_on_hearth, skip_unless};
 
 /// Opens `/etc` until that fails, then sleeps for an hour.
 const OPENS: &str = r#"(module
@@ -108,6 +111,63 @@ fn address_space_is_refused_before_a_guest_beyond_the_pool_is_made() {
     world.run(&image, "memories").run().assert_fault(&["30000000000", "tenant.address_space_bytes_max"]);
     // One memory is no tenth of that.
     world.run(&world.program(&Guest::HELLO), "hello").ok();
+}
+
+#[test]
+fn near_its_memory_limit_the_daemon_ends_the_container_most_over_its_share_and_lives() {
+    only_on_hearth!();
+    const MIB: u64 = 1 << 20;
+    let world = World::configured("[memory]\nrefuse_percent = 50\nend_percent = 80\n");
+    let (hierarchy, file) = match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        true => ("/sys/fs/cgroup", "memory.max"),
+        false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+    };
+    let group = PathBuf::from(format!("{hierarchy}{}/daemon", world.machine().cgroup()));
+    let made = fs::create_dir_all(&group).is_ok() && group.join(file).exists();
+    skip_unless!(made, "this machine has no control groups of memory");
+    let hello = world.program(&Guest::HELLO);
+    world.run(&hello, "first").ok();
+    let mut small = world.run(&world.program(&Guest::GROW), "small").args(["10", "3600"]).spawn();
+    small.wait_for_stdout("got 10 MiB");
+    let tools = [Guest::SLEEP, Guest::GROW]
+        .iter()
+        .fold(Layer::new(), |layer, guest| layer.file(&format!("/{}.wasm", guest.name()), 0o755, guest.wasm_bytes()));
+    let image = world.import(&Image::scratch("hearth.test/tools:1").layer(tools).entrypoint(["/sleep.wasm"]));
+    let mut greedy = world.run(&image, "greedy").args(["3600"]).spawn();
+    greedy.wait_for_stdout("asleep");
+    // Memory that is charged already stays with the former group.
+    fs::write(group.join(file), (400 * MIB).to_string()).expect("root may change it");
+    let pid = world.hearthd().pid().expect("it runs");
+    fs::write(group.join("cgroup.procs"), pid.to_string()).expect("root may move it");
+    let grow = |id: &str, mebibytes: &str| {
+        world.ctr(["tasks", "exec", "--exec-id", id, "greedy", "/grow.wasm", mebibytes, "3600"]).spawn()
+    };
+    let first = grow("first", "230");
+    eventually("the daemon refuses containers", LONG, || {
+        (world.metrics().sum("hearth_memory_shortage", &[]) == 1.0).then_some(())
+    });
+    world.run(&hello, "refused").run().assert_fault(&["near its memory limit", "MemoryMax="]);
+    let second = grow("second", "120");
+    let output = greedy.wait(LONG).assert_code(137);
+    assert!(output.stderr().contains("most over its share"), "{output}");
+    for exec in [first, second] {
+        exec.wait(SHORT).assert_code(137);
+    }
+    eventually("there is room again", LONG, || {
+        (world.metrics().sum("hearth_memory_shortage", &[]) == 0.0).then_some(())
+    });
+    world.run(&hello, "later").ok();
+    assert!(world.task_status("small").is_some(), "the other one still runs");
+    world.kill("small", "SIGKILL").ok();
+    small.wait(SHORT).assert_code(137);
+    // The daemon's own, and those that it has made meanwhile.
+    eventually("the group is empty", SHORT, || {
+        for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+            // It may have ended.
+            let _ = fs::write(format!("{hierarchy}/cgroup.procs"), pid);
+        }
+        fs::remove_dir(&group).ok()
+    });
 }
 
 #[test]

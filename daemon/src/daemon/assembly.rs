@@ -10,6 +10,7 @@ use crate::generation::older::OlderGenerations;
 use crate::server::operator_calls::{NodeParts, Operator};
 use crate::server::task_sockets::TaskSockets;
 use crate::serving::{Ground, Serving};
+use crate::task::memory_watch;
 use crate::task::world::World;
 use hearth_base::config::Live;
 use hearth_base::generation::directory::Directory;
@@ -77,6 +78,8 @@ impl Assembly {
             metrics.clone(),
             answering.clone(),
         );
+        let all = task_sockets.clone();
+        memory_watch::watch(live.clone(), move || all.tasks(), world.shortage.clone(), metrics.clone(), background);
         let operator = Arc::new(Operator {
             config: live.clone(),
             world: world.clone(),

@@ -15,6 +15,7 @@
 //! * `root/`: which mounts make a root, and how they are made and undone.
 //! * `about.rs`: a task as operators see it.
 //! * `world.rs`: the parts that all tasks share.
+//! * `memory_watch.rs`: refuses containers, and ends the one most over its share, while the daemon is near its memory limit.
 //! * `map.rs`: the tasks of one namespace, by id; the limit of tasks; whether the daemon is idle.
 //!
 //! The lock of a process guards its state for a few instructions; it is never held across an await, a mount or a
@@ -28,6 +29,7 @@ pub mod execs;
 pub mod files;
 pub mod holders;
 pub mod map;
+pub mod memory_watch;
 pub mod pod_files;
 pub mod pods;
 pub mod process;

@@ -11,6 +11,7 @@ use hearth_wasm::runtime::Runtime;
 
 use crate::cell::home::CellHome;
 use crate::task::holders::Holders;
+use crate::task::memory_watch::Shortage;
 use hearth_base::isolation::Level;
 
 /// The parts that all tasks of this daemon share.
@@ -21,6 +22,8 @@ pub struct World {
     pub holders: Arc<Holders>,
     /// The number of refusals to containers at their limits, by kind.
     pub refusals: Arc<Refusals>,
+    /// Tells whether new containers are refused for want of memory.
+    pub shortage: Arc<Shortage>,
     /// Where requests are served.
     pub http: Arc<Http>,
     /// The context that the host interfaces of all containers share.

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
 /// The highest limit that is one, in bytes: cgroup v1 has a number just below 2^63 for none.
-const LIMIT_MAX: u64 = 1 << 62;
+pub(crate) const LIMIT_MAX: u64 = 1 << 62;
 
 /// The memory limit, in bytes, of the control group that contains the one with `path`, a spec's `linux.cgroupsPath`.
 /// `None` if it has no limit, or there is no such group. Reads a file of the kernel's memory.

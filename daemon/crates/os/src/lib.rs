@@ -18,6 +18,7 @@
 //! * [`namespaces`]: IPC and UTS namespaces of a pod, kept by a descriptor.
 //! * [`holder`]: processes that only hold a network or pid namespace.
 //! * [`cgroup`]: the memory limit of a pod's control group; paths of systemd's control groups.
+//! * [`memory_group`]: the use and the limit of the control group of this process's memory.
 //! * [`rooted`]: a thread with a guest's root directory, user and network.
 //! * [`sysctl`]: a pod's `linux.sysctl` settings, written in its namespaces.
 //!
@@ -59,6 +60,7 @@ pub mod holder;
 pub mod identity;
 pub mod in_root;
 pub mod memfd;
+pub mod memory_group;
 pub mod mount;
 pub mod namespaces;
 pub mod netns;

@@ -124,6 +124,8 @@ impl Creator {
     async fn create_container(&self, specified: Specified) -> Result<Arc<Task>> {
         let planned = specified.plan(self).await?;
         let located = planned.locate(self).await?;
+        // Not before it is known that the container is none of runc's, whose memory is not the daemon's.
+        self.world.shortage.check()?;
         let opened = located.open(self).await?;
         Ok(opened.assemble(self)?.publish(self))
     }

@@ -23,7 +23,7 @@ use hearth_wasm::scheduler::GuestEnd;
 use super::state::NEVER_STARTED;
 
 /// Exit status of a guest that ended for want of memory: 128 + SIGKILL, as if the kernel had killed it.
-const OOM_STATUS: u32 = 137;
+pub(super) const OOM_STATUS: u32 = 137;
 
 /// The meaning of an end.
 #[derive(Debug)]

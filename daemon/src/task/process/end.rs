@@ -15,10 +15,10 @@ use hearth_observe::logging;
 use hearth_wasm::command::CommandOutcome;
 use hearth_wasm::scheduler::GuestEnd;
 
-use super::diagnosis::{Diagnosis, Fault};
+use super::diagnosis::{Diagnosis, Fault, OOM_STATUS};
 use super::lifecycle::Transition;
 use super::start::StartCaller;
-use super::state::{Effect, Input, Role, State};
+use super::state::{Effect, Input, Role, SIGKILL, State};
 use super::{Exit, Process};
 
 /// The most bytes of a note in the container's standard error.
@@ -32,7 +32,10 @@ impl Process {
         let diagnosis = Diagnosis::of(end, kill_status, self.starved.load(Ordering::Relaxed));
         self.note_fault(&diagnosis, caller);
         if diagnosis.out_of_memory {
-            self.note_out_of_memory(diagnosis.status);
+            let memory = &self.container.memory;
+            let pod = memory.pod_limit().map(|limit| format!(", and that of its pod {limit}"));
+            let text = format!("out of memory: its limit is {} bytes{}", memory.limit(), pod.unwrap_or_default());
+            self.note_out_of_memory(diagnosis.status, &text);
         }
         let transition = self.inner.lock().lifecycle.apply(Input::Exited(diagnosis.status), self.role);
         if let Ok(Transition { before, effect: Effect::Finish(status) }) = transition {
@@ -80,18 +83,23 @@ impl Process {
         }
     }
 
+    /// Ends an init because the daemon has no memory left for it; `text` says so. Its status is that of SIGKILL.
+    pub fn end_for_memory(self: &Arc<Self>, text: &str) {
+        self.note_out_of_memory(OOM_STATUS, text);
+        // An init that has ended meanwhile gives its memory back all the same.
+        let _ = self.kill(SIGKILL);
+    }
+
     /// Counts and tells of an end for want of memory.
-    fn note_out_of_memory(&self, status: u32) {
+    fn note_out_of_memory(&self, status: u32, text: &str) {
         let container = &self.container;
         let memory = &container.memory;
         container.metrics.tasks.oom_kills.inc();
-        let pod = memory.pod_limit().map(|limit| format!(", and that of its pod {limit}"));
-        let text = format!("out of memory: its limit is {} bytes{}", memory.limit(), pod.unwrap_or_default());
         self.stdio.write_stderr(&format!("hearth: {text}\n"));
         tracing::info!(target: logging::GUEST, namespace = %container.namespace, task = %container.id, process = %self.id, limit = memory.limit(), "a guest ended for want of memory");
-        container.recent.ended(&container.about, EndKind::OutOfMemory, status, &text);
+        container.recent.ended(&container.about, EndKind::OutOfMemory, status, text);
         if self.role == Role::Init {
-            container.note_end(&text);
+            container.note_end(text);
             memory.set_fatal();
             self.publish(Event::Oom { container_id: container.id.clone() });
         }

@@ -92,7 +92,7 @@ pub enum Role {
 const FATAL: [u32; 6] = [1, 2, 3, 6, SIGKILL, 15];
 
 /// The signal that nothing holds back.
-const SIGKILL: u32 = 9;
+pub(super) const SIGKILL: u32 = 9;
 
 /// The highest signal number on Linux.
 const SIGNAL_MAX: u32 = 64;

@@ -11,6 +11,7 @@
 //! * [`interfaces`]: key-value stores, databases and messages of guests.
 //! * [`isolation`]: which process runs a pod's guests; processes made in advance.
 //! * [`log`]: the log's level and form, and the lines kept for `hearthctl logs`.
+//! * [`memory`]: the behaviour of the daemon near the memory limit of its control group.
 //! * [`metrics`]: the endpoint for Prometheus, probes and people.
 //! * [`modules`]: the module store and the compile processes.
 //! * [`native`]: native containers in a pod.
@@ -38,6 +39,7 @@ pub use http::{Http, TlsRoots};
 pub use interfaces::Interfaces;
 pub use isolation::Isolation;
 pub use log::{Log, LogFormat};
+pub use memory::Memory;
 pub use metrics::{Metrics, UNIX};
 pub use modules::{Baseline, Modules};
 pub use native::Native;
@@ -58,6 +60,7 @@ pub mod http;
 pub mod interfaces;
 pub mod isolation;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod modules;
 pub mod native;
@@ -116,6 +119,8 @@ pub struct Config {
     pub sandboxer: Sandboxer,
     /// Limits of the things that one container takes from the node.
     pub tenant: Tenant,
+    /// The behaviour near the memory limit of the daemon's control group.
+    pub memory: Memory,
     /// Upgrades without a restart of pods.
     pub upgrade: Upgrade,
 }
@@ -173,6 +178,7 @@ impl Default for Config {
             isolation: Isolation::default(),
             native: Native::default(),
             tenant: Tenant::default(),
+            memory: Memory::default(),
             upgrade: Upgrade::default(),
             sandboxer: Sandboxer::default(),
         }
@@ -242,6 +248,7 @@ impl Config {
         self.isolation.check()?;
         self.native.check()?;
         self.tenant.check()?;
+        self.memory.check()?;
         self.upgrade.check()?;
         self.sandboxer.check(&self.state_dir, self.control_socket())
     }

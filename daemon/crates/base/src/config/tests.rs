@@ -34,6 +34,7 @@ fn source(section: &str) -> &'static str {
         "http" => include_str!("http.rs"),
         "isolation" => include_str!("isolation.rs"),
         "log" => include_str!("log.rs"),
+        "memory" => include_str!("memory.rs"),
         "metrics" => include_str!("metrics.rs"),
         "modules" => include_str!("modules.rs"),
         "native" => include_str!("native.rs"),
@@ -147,6 +148,8 @@ fn a_wrong_value_is_named_with_its_remedy() {
         ("events.retry_max_ms = 9", "events.retry_max_ms"),
         ("http.header_bytes_max = 99", "http.header_bytes_max: must be at least 8192"),
         ("modules.compile_uid = 0", "modules.compile_uid"),
+        ("memory.refuse_percent = 0", "memory.refuse_percent: 0 is not from 1 to 100"),
+        ("memory.end_percent = 50", "memory.end_percent: must be at least memory.refuse_percent (90)"),
         ("ahead.nice = -1", "ahead.nice: -1 is not from 0 to 19"),
         ("sandboxer.sockets = [{listen='a',containerd='b'}]", "sandboxer.sockets: b is not an absolute path"),
         (

@@ -18,6 +18,8 @@ pub struct TaskMetrics {
     pub traps: IntCounter,
     /// Guests that ended because they were refused memory over their limit.
     pub oom_kills: IntCounter,
+    /// 1 while the daemon refuses new containers for want of memory.
+    pub memory_shortage: IntGauge,
     /// Mounts of root file systems and volumes.
     pub mounts: IntGauge,
     /// Native containers in pods.
@@ -50,6 +52,10 @@ impl TaskMetrics {
             oom_kills: declare.counter(
                 "hearth_oom_kills_total",
                 "Guests that ended because they were refused memory over their limit.",
+            ),
+            memory_shortage: declare.gauge(
+                "hearth_memory_shortage",
+                "1 while the daemon is near its memory limit and refuses new containers (memory.refuse_percent).",
             ),
             mounts: declare.gauge("hearth_mounts", "Mounts of tasks' roots and volumes that exist now."),
             native_containers: declare.gauge("hearth_native_containers", "Native containers in pods of this runtime."),
