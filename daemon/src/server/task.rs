@@ -92,6 +92,29 @@ impl TaskService {
         }
     }
 
+    /// Creates a task whose program is WebAssembly.
+    async fn create_wasm(
+        &self,
+        context: &TtrpcContext,
+        request: CreateTaskRequest,
+        began: Instant,
+    ) -> Result<CreateTaskResponse> {
+        if !request.checkpoint.is_empty() {
+            return unimplemented("restoring a checkpoint");
+        }
+        self.check_level(&request)?;
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable(
+                "hearthd takes no new tasks on this node: it is being drained (`hearthctl drain --undo` takes that back)".into(),
+            ));
+        }
+        let trace = self.world.traces.as_ref().and_then(|traces| traces.begin(&context.metadata));
+        let task = self.creator.create(&self.tasks, create_request(request, trace), began).await?;
+        let trace = task.container.about.trace_id().map(tracing::field::display);
+        tracing::debug!(target: "hearthd::task", task = %task.id(), trace, "created");
+        Ok(CreateTaskResponse { pid: task.container.pid(), ..Default::default() })
+    }
+
     /// Measures a call and turns its error into the wire's.
     fn answer<T>(&self, method: Method, began: Instant, result: Result<T>) -> ttrpc::Result<T> {
         self.metrics.rpcs.latency(method as usize).observe(began.elapsed().as_secs_f64());
@@ -142,45 +165,23 @@ impl TaskApi for TaskService {
         let began = Instant::now();
         // For runc's shim, should the program be native.
         let again = request.clone();
-        let created = async {
-            if !request.checkpoint.is_empty() {
-                return unimplemented("restoring a checkpoint");
-            }
-            self.check_level(&request)?;
-            if self.draining.load(Ordering::Relaxed) {
-                return Err(Error::Unavailable(
-                    "hearthd takes no new tasks on this node: it is being drained (`hearthctl drain --undo` takes that back)".into(),
-                ));
-            }
-            let trace = self.world.traces.as_ref().and_then(|traces| traces.begin(&context.metadata));
-            let task = self.creator.create(&self.tasks, create_request(request, trace), began).await?;
-            let trace = task.container.about.trace_id().map(tracing::field::display);
-            tracing::debug!(target: "hearthd::task", task = %task.id(), trace, "created");
-            Ok(CreateTaskResponse { pid: task.container.pid(), ..Default::default() })
-        };
-        let result = created.await;
+        let (id, namespace) = (again.id.clone(), &**self.creator.namespace());
+        let result = self.create_wasm(context, request, began).await;
         if result.is_err() {
-            self.tasks.turned_away(&again.id);
+            self.tasks.turned_away(&id);
         }
-        if let Err(Error::Native(text)) = &result
-            && self.world.level() == Level::Pod
-        {
-            let refused = no_native(text);
-            return self.answer(Method::Create, began, Err(refused));
-        }
-        if let Err(Error::Native(_)) = result {
-            let id = again.id.clone();
-            let created = self.natives.create(context, again).await;
-            return created.inspect_err(|error| {
-                let namespace = &**self.creator.namespace();
-                tracing::info!(target: logging::GUEST, namespace, task = id, %error, "a native container was refused");
-            });
-        }
-        if let Err(error) = &result {
-            self.metrics.starts.failed.inc();
-            let namespace = &**self.creator.namespace();
-            tracing::info!(target: logging::GUEST, namespace, task = again.id, %error, "a task was refused");
-        }
+        let result = match result {
+            Err(Error::Native(text)) if self.world.level() == Level::Pod => Err(no_native(&text)),
+            Err(Error::Native(_)) => {
+                return self.natives.create(context, again).await.inspect_err(|error| {
+                    tracing::info!(target: logging::GUEST, namespace, task = id, %error, "a native container was refused");
+                });
+            }
+            result => result.inspect_err(|error| {
+                self.metrics.starts.failed.inc();
+                tracing::info!(target: logging::GUEST, namespace, task = id, %error, "a task was refused");
+            }),
+        };
         self.answer(Method::Create, began, result)
     }
 

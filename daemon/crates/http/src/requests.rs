@@ -137,24 +137,21 @@ impl Requests {
     }
 
     fn ended(&self, key: Option<u64>) {
-        let (afterwards, over) = {
+        let afterwards = {
             let mut under_way = self.under_way.lock();
             if let Some(key) = key {
                 under_way.guests.remove(&key);
             }
             under_way.count -= 1;
-            let over = under_way.count == 0;
-            (if over { under_way.afterwards.take() } else { None }, over)
-        };
-        match afterwards {
-            Some(afterwards) => {
-                // This thread may still have the identity of the guest that it polled.
-                identity::restore();
-                afterwards();
+            if under_way.count > 0 {
+                return;
             }
-            None if over => self.over.notify_one(),
-            None => {}
-        }
+            under_way.afterwards.take()
+        };
+        let Some(afterwards) = afterwards else { return self.over.notify_one() };
+        // This thread may still have the identity of the guest that it polled.
+        identity::restore();
+        afterwards();
     }
 }
 

@@ -135,18 +135,13 @@ impl MemoryUse {
     fn try_take(&self, more: u64) -> bool {
         let limit = self.limit();
         let add = |held: u64| held.checked_add(more).filter(|sum| *sum <= limit);
-        let before = self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok();
-        let before = before.filter(|_| {
-            let within_pod = self.pod.as_ref().is_none_or(|pod| pod.take(more));
-            if !within_pod {
-                self.current.fetch_sub(more, Ordering::Relaxed);
-            }
-            within_pod
-        });
-        if let Some(before) = before {
-            self.peak.fetch_max(before + more, Ordering::Relaxed);
+        let Ok(before) = self.current.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) else { return false };
+        if self.pod.as_ref().is_some_and(|pod| !pod.take(more)) {
+            self.current.fetch_sub(more, Ordering::Relaxed);
+            return false;
         }
-        before.is_some()
+        self.peak.fetch_max(before + more, Ordering::Relaxed);
+        true
     }
 
     fn give_back(&self, bytes: u64) {

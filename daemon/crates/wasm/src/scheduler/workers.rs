@@ -303,7 +303,8 @@ fn work(shared: &Arc<SchedulerState>) {
     let mut events = Events::default();
     shared.workers.lock().slots.push(slot.clone());
     meter::start();
-    while let Some(runnable) = next(shared, &slot, &mut events) {
+    let mut is_replaced = false;
+    while !is_replaced && let Some(runnable) = next(shared, &slot, &mut events) {
         slot.poll_began_ns.store(shared.now_ns().max(1), Ordering::Release);
         shared.polling.fetch_add(1, Ordering::SeqCst);
         if shared.ticker_asleep.load(Ordering::SeqCst) {
@@ -312,17 +313,15 @@ fn work(shared: &Arc<SchedulerState>) {
         runnable.run();
         shared.polling.fetch_sub(1, Ordering::SeqCst);
         slot.poll_began_ns.store(0, Ordering::Release);
-        if slot.blocked.load(Ordering::Acquire) && retire(shared, &slot) {
-            shared.release(&slot);
-            meter::rest(&shared.metrics);
-            return;
-        }
+        is_replaced = slot.blocked.load(Ordering::Acquire) && retire(shared, &slot);
     }
     shared.release(&slot);
     meter::rest(&shared.metrics);
-    let mut workers = shared.workers.lock();
-    workers.active -= 1;
-    workers.slots.retain(|s| !Arc::ptr_eq(s, &slot));
+    if !is_replaced {
+        let mut workers = shared.workers.lock();
+        workers.active -= 1;
+        workers.slots.retain(|s| !Arc::ptr_eq(s, &slot));
+    }
 }
 
 /// The guest that the worker runs next.
