@@ -1,4 +1,4 @@
-//! What each target runs and asserts. An input that has several texts separates them by a byte 0 or a line break.
+//! The fuzz targets: each runs a parser and asserts its properties. An input that has several texts separates them by a byte 0 or a line break.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

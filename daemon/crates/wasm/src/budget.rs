@@ -1,4 +1,4 @@
-//! What a container's guests may hold of the daemon's descriptors: files, directories and sockets together, of
+//! The share of a container's guests in the daemon's descriptors: files, directories and sockets together, of
 //! preview 1, WASI 0.2 and 0.3.
 //!
 //! Every descriptor of a guest is one of the daemon's, which has `LimitNOFILE` of them for all containers.
@@ -91,7 +91,7 @@ impl Drop for GuestDescriptors {
     }
 }
 
-/// What identifies an open file in this process, as long as a reference to it is kept.
+/// The number that identifies an open file in this process, as long as a reference to it is kept.
 pub fn address(file: &Arc<File>) -> usize {
     Arc::as_ptr(file) as usize
 }

@@ -123,7 +123,7 @@ impl Turns {
     }
 }
 
-/// A compile in the queue, and the owner for whom it would be next.
+/// A compile in the queue, and the owner that it would be next for.
 struct Pick {
     rank: Rank,
     index: usize,
