@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::engine::ModuleKind;
 use crate::modules::child::{CompileExit, CompileOrder, SUBCOMMAND};
@@ -70,7 +70,7 @@ impl CompileJob {
         faults::at(Point::Compiling);
         self.pace.begun(Pid::from_child(&process.0), self.nice);
         self.metrics.compiles.running.inc();
-        let end = process.wait(self.wall, |used| self.give_way(turn, used), self.turn);
+        let end = process.wait(self.wall, |process, used| self.give_way(process, turn, used), self.turn);
         self.metrics.compiles.running.dec();
         let end = end.map_err(failed("wait for"))?;
         let (seconds, results) = match self.order.baseline {
@@ -107,12 +107,17 @@ impl CompileJob {
     }
 
     /// Stops the process while others have their turn, if any may. `used`: how long it has run.
-    fn give_way(&self, turn: &Turn, used: Duration) {
+    fn give_way(&self, process: BorrowedFd<'_>, turn: &Turn, used: Duration) {
+        let signal = |signal| {
+            if let Err(error) = pidfd_send_signal(process, signal) {
+                tracing::debug!(%error, "a compile was not stopped or resumed");
+            }
+        };
         if turn.must_end(used) {
-            self.pace.stop(true);
+            signal(Signal::STOP);
             self.metrics.compiles.parked.inc();
             turn.park(used);
-            self.pace.stop(false);
+            signal(Signal::CONT);
         }
     }
 }
@@ -132,7 +137,12 @@ pub(super) struct ProcessEnd {
 impl CompileProcess {
     /// Waits for the end, for at most `wall` in which it runs, and reads the diagnostics meanwhile. `give_way` is called
     /// each time the process has run for a `turn`, with how long it has run; that it takes does not count.
-    fn wait(&mut self, wall: Duration, give_way: impl Fn(Duration), turn: Duration) -> io::Result<ProcessEnd> {
+    fn wait(
+        &mut self,
+        wall: Duration,
+        give_way: impl Fn(BorrowedFd<'_>, Duration),
+        turn: Duration,
+    ) -> io::Result<ProcessEnd> {
         let pid = Pid::from_raw(self.0.id().try_into().map_err(io::Error::other)?)
             .ok_or_else(|| io::Error::other("no process id"))?;
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
@@ -160,7 +170,7 @@ impl CompileProcess {
                     break;
                 }
                 Ok(0) => {
-                    give_way(used);
+                    give_way(ended.as_fd(), used);
                     next_turn = used + turn;
                     continue;
                 }

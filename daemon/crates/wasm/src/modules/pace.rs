@@ -1,12 +1,12 @@
 //! The priority of a compile: the daemon's own if a start waits for it, the lowest if not; it is raised when a start
-//! begins to wait. Also on whose behalf it is made, and stopping its process while others have their turn.
+//! begins to wait. Also the pods that it is for.
 //!
 //! Failure path: a kernel that does not change a priority costs time and nothing else.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, getpid, getpriority_process, kill_process_group, setpriority_pgrp};
+use rustix::process::{Pid, getpid, getpriority_process, setpriority_pgrp};
 use tokio::sync::Notify;
 
 use super::turns::Owner;
@@ -68,16 +68,6 @@ impl Pace {
     /// Those that it is for.
     pub fn owners(&self) -> Vec<Owner> {
         self.state.lock().owners.clone()
-    }
-
-    /// Stops the process, or lets it go on.
-    pub(super) fn stop(&self, stops: bool) {
-        let state = self.state.lock();
-        let Some(process) = state.process else { return };
-        let signal = if stops { Signal::STOP } else { Signal::CONT };
-        if let Err(error) = kill_process_group(process, signal) {
-            tracing::debug!(%error, "a compile was not stopped or resumed");
-        }
     }
 
     /// A start waits for it now.
