@@ -66,7 +66,7 @@ test-matrix: deps build shim faults ## Run every story on containerd 1.6, 1.7 an
 
 .PHONY: test-programs
 test-programs: deps build shim ## Run the stories of programs, also those with large downloads or compilers (root)
-	HEARTH_TEST_PROGRAMS=1 $(CARGO) test $(BUILD) --test it -- programs:: http::languages
+	HEARTH_TEST_PROGRAMS=1 $(CARGO) test $(BUILD) --test it -- programs:: http::languages spin::sdks
 
 .PHONY: fuzz
 fuzz: ## Fuzz the parsers for MINUTES in all, or those named by TARGETS (compiles cargo-fuzz once)

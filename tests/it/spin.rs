@@ -1,4 +1,10 @@
 //! Spin applications: pushed ones, and manifests in an image.
+//!
+//! * `messages.rs`: components that take messages of Redis.
+//! * `sdks.rs`: components built with Spin's SDKs, of all ages.
+
+mod messages;
+mod sdks;
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -249,9 +255,9 @@ fn a_core_module_is_made_a_component_once() {
         world.remove(id);
     }
     assert_eq!(compiles(), 1.0);
-    let old = wat(r#"(module (func (export "handle-http-request")) (func (export "canonical_abi_realloc")))"#);
-    let old = SpinApplication::new("old").component("web", old, json!({})).route("/...", "web");
-    refused(&world, &old, &[]).assert_fault(&["the component \"web\": web: it cannot be compiled: it is a module of a Spin SDK of version 1 or of TinyGo (it exports handle-http-request)"]);
+    let other = wat(r#"(module (import "outbound-pg" "query" (func)) (func (export "handle-http-request")))"#);
+    let other = SpinApplication::new("other").component("web", other, json!({})).route("/...", "web");
+    refused(&world, &other, &[]).assert_fault(&["the component \"web\": web: it cannot be compiled: it imports \"outbound-pg\", which Hearth does not offer to modules of wit-bindgen 0.2; it offers spin-config, wasi-outbound-http, key-value, outbound-redis"]);
 }
 
 #[test]
@@ -273,7 +279,7 @@ fn an_application_that_cannot_run_is_refused_in_one_line() {
         ),
         (
             SpinApplication::new("cron").component("a", wasm(), json!({})).trigger("cron", json!({"component": "a"})),
-            "the trigger type \"cron\" is not supported; Hearth supports http and command",
+            "the trigger type \"cron\" is not supported; Hearth supports http, redis and command",
         ),
         (
             one("parent", json!({"files": [{"path": "../x", "inline": ""}]})),
@@ -292,6 +298,24 @@ fn an_application_that_cannot_run_is_refused_in_one_line() {
             "the component \"web\" exports two HTTP handlers, wasi:http/incoming-handler@0.2.0 and wasi:http/handler@0.3.0; an HTTP trigger needs one",
         ),
         (
+            SpinApplication::new("mute")
+                .component("a", wasm(), json!({}))
+                .trigger("redis", json!({"component": "a", "channel": "c", "address": "redis://a"})),
+            "the component \"a\" has a redis trigger, and exports no handler of messages (fermyon:spin/inbound-redis or spin:redis/inbound-redis@3.0.0)",
+        ),
+        (
+            SpinApplication::new("nowhere")
+                .component("a", Guest::SPIN_V1.wasm_bytes(), json!({}))
+                .trigger("redis", json!({"component": "a", "channel": "c"})),
+            "the redis trigger \"trigger-0\" has no address; give it one, or the application's redis trigger ([application.trigger.redis])",
+        ),
+        (
+            SpinApplication::new("elsewhere")
+                .component("a", Guest::SPIN_V1.wasm_bytes(), json!({}))
+                .trigger("redis", json!({"component": "a", "channel": "c", "address": "nats://n"})),
+            "the component \"a\": the address of the redis trigger: it does not begin with redis:// or rediss://",
+        ),
+        (
             SpinApplication::new("none")
                 .component("web", Guest::EXIT.component_bytes(), json!({}))
                 .route("/...", "web"),
@@ -305,6 +329,51 @@ fn an_application_that_cannot_run_is_refused_in_one_line() {
     let (running, at) = start(&world, &table[3].0, "variable", &["SPIN_VARIABLE_API_KEY=1"]);
     assert_eq!(get(at, "/count").text(), "1\n");
     world.kill("variable", "SIGKILL").ok();
+    running.wait(SHORT);
+}
+
+#[test]
+fn an_operator_sees_the_parts_of_an_application() {
+    only_on_hearth!();
+    let world = World::new();
+    let granted = json!({
+        "metadata": {
+            "allowed_outbound_hosts": ["http://back.spin.internal"],
+            "key_value_stores": ["default"],
+            "databases": ["default"],
+        },
+    });
+    let application = SpinApplication::new("seen")
+        .component("front", Guest::SPIN_V1.wasm_bytes(), granted)
+        .component("back", Guest::HTTP.wasm_bytes(), json!({}))
+        .route("/...", "front")
+        .trigger("http", json!({"component": "back", "route": {"private": true}}))
+        .trigger("http", json!({"route": "/old", "static_response": {"status_code": 301}}))
+        .trigger("redis", json!({"component": "front", "channel": "orders", "address": "redis://:secret@127.0.0.1:1"}));
+    let (running, _) = start(&world, &application, "seen", &[]);
+    let seen = world.ask(&["inspect", "seen"]);
+    assert!(!seen.to_string().contains("secret"), "{seen}");
+    let trigger = |kind: &str, of: &str, answer: &str| json!({"kind": kind, "of": of, "answer": answer});
+    let triggers = [
+        trigger("http", "/...", "front"),
+        trigger("http", "", "back"),
+        trigger("http", "/old", "301"),
+        trigger("redis", "orders", "front"),
+    ];
+    let front = json!({
+        "id": "front",
+        "key_value_stores": ["default (in the container)"],
+        "databases": ["default (in the container)"],
+        "allowed_outbound_hosts": ["http://back.spin.internal"],
+    });
+    let back = json!({"id": "back", "key_value_stores": [], "databases": [], "allowed_outbound_hosts": []});
+    let whole = json!({"name": "seen", "version": "0.1.0", "triggers": triggers, "components": [front, back]});
+    assert_eq!(seen["application"], whole);
+    let text = world.hearthctl(["inspect", "seen"]).ok().stdout();
+    for line in ["Spin application seen 0.1.0\n", "calls of other components", "orders"] {
+        assert!(text.contains(line), "{text}");
+    }
+    world.kill("seen", "SIGKILL").ok();
     running.wait(SHORT);
 }
 

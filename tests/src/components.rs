@@ -53,6 +53,15 @@ pub fn described(module: &[u8], wit: &str, world: &str) -> Vec<u8> {
     module
 }
 
+/// A component from a module of wasm32-wasip2, which describes the component: what the linker of that target makes.
+///
+/// # Panics
+/// If the module is none.
+pub fn from_described(module: &[u8]) -> Vec<u8> {
+    let made = ComponentEncoder::default().module(module).and_then(|mut encoder| encoder.encode());
+    made.unwrap_or_else(|error| panic!("cannot make a component: {error:#}"))
+}
+
 /// The module of a text.
 ///
 /// # Panics

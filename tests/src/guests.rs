@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use crate::components;
 use crate::world::Runtime;
 pub use big::BIG_CODE;
-use build::{NATIVE_FLAGS, WASM_FLAGS, built, compiled, componentized, go, packaged, read, run_script, rust};
+use build::{NATIVE_FLAGS, WASM_FLAGS, built, by_sdk, compiled, componentized, go, packaged, read, run_script, rust};
 
 /// A program.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +46,10 @@ enum Source {
     Script(&'static str),
     /// A language's name in `componentize.sh`.
     Componentized(&'static str),
+    /// The name in `spin.sh` of a core module that describes its component.
+    BySdk(&'static str),
+    /// The same of a core module of which the linker of its target would make the component.
+    BySdkUnlinked(&'static str),
 }
 
 /// A file of a package of a registry.
@@ -250,6 +254,14 @@ impl Guest {
             "service",
         ),
     };
+    /// A component of Spin's first SDKs, as a core module: see its source for its paths and messages.
+    pub const SPIN_V1: Self = c!("spin-v1", "-mexec-model=reactor");
+    /// An HTTP component with Spin's SDK 5 for Rust, as a core module: see `spin/rust-5`.
+    pub const SPIN_RUST_5: Self = Self { name: "spin-rust-5", source: Source::BySdk("rust-5") };
+    /// The same with SDK 6, of a release candidate of WASI 0.3 (200 MB of compiler): see `spin/rust-7`.
+    pub const SPIN_RUST_6: Self = Self { name: "spin-rust-6", source: Source::BySdkUnlinked("rust-6") };
+    /// The same with SDK 7, of WASI 0.3.
+    pub const SPIN_RUST_7: Self = Self { name: "spin-rust-7", source: Source::BySdkUnlinked("rust-7") };
     /// In Go (75 MB of compiler): sums squares in goroutines, see its source.
     pub const WORKER: Self = Self { name: "worker", source: Source::Go(include_str!("../guests/worker.go")) };
     /// Over 1 MB of code; ends with [`BIG_CODE`] if its result is right.
@@ -299,6 +311,12 @@ impl Guest {
                 built(self.name, "wasm", &[source, world], || components::from_wit(source, world))
             }
             Source::Componentized(language) => componentized(language),
+            Source::BySdk(name) => by_sdk(name),
+            Source::BySdkUnlinked(name) => {
+                let module = by_sdk(name);
+                let key = module.display().to_string();
+                built(self.name, "wasm", &[&key], || components::from_described(&read(&module)))
+            }
             Source::Script(script) => built(self.name, "wasm", &[script], || run_script(self.name, script)),
             Source::Generated(make) => built(self.name, "wasm", &[include_str!("guests/big.rs")], make),
         }

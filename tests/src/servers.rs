@@ -74,7 +74,15 @@ impl Server {
     /// # Panics
     /// If it does not start.
     pub fn redis(world: &World, certificate: Option<(&str, &str)>) -> Self {
-        let (port, tls_port) = (free_port(world), free_port(world));
+        Self::redis_at(world, free_port(world), certificate)
+    }
+
+    /// The same on this port.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn redis_at(world: &World, port: u16, certificate: Option<(&str, &str)>) -> Self {
+        let tls_port = free_port(world);
         let mut command = program(world, "redis-server", "usr/bin/redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
         command.arg("--dir").arg(world.directory("redis"));

@@ -14,6 +14,7 @@ use hearth_spin::runtime_config::KeyValueStore;
 use hearth_wasm::access::{Access, InterfaceState};
 
 use super::loaded::ConfiguredApplication;
+use super::subscriptions::Subscriptions;
 
 /// The access of each component of a container, by id.
 pub struct ComponentsAccess(BTreeMap<Arc<str>, Access>);
@@ -44,7 +45,8 @@ pub fn granted(container: &Arc<Container>, configured: &ConfiguredApplication) -
         let access = of_component(grants).and_then(|granted| spin::access(container, granted));
         all.insert(component.id.as_str().into(), access.map_err(within)?);
     }
-    Ok(Access::default().with(ComponentsAccess(all)))
+    let subscriptions = Subscriptions::new(container, &configured.subscriptions)?;
+    Ok(Access::default().with(ComponentsAccess(all)).with(subscriptions))
 }
 
 fn of_component(grants: &Grants) -> Result<SpinComponent> {

@@ -7,7 +7,10 @@ use hearth_base::text::{NAME_BYTES_MAX, shown};
 const HTTP: [&str; 3] = ["wasi:http/handler@", "wasi:http/incoming-handler@", "fermyon:spin/inbound-http"];
 
 /// The starts of those that Hearth serves.
-const SERVED: [&str; 2] = ["wasi:http/handler@0.3.0", "wasi:http/incoming-handler@0.2."];
+const SERVED: [&str; 3] = ["wasi:http/handler@0.3.0", "wasi:http/incoming-handler@0.2.", "fermyon:spin/inbound-http"];
+
+/// Handlers of messages of Redis.
+const REDIS: [&str; 2] = ["fermyon:spin/inbound-redis", "spin:redis/inbound-redis@3.0.0"];
 
 /// The start of the name of a command's entry point.
 const RUN: &str = "wasi:cli/run@";
@@ -32,6 +35,22 @@ pub fn check_http(id: &str, exports: &[String]) -> Result<()> {
         ))),
         [] => Err(Error::InvalidArgument(format!(
             "the component {id:?} has an http trigger, and exports no HTTP handler (wasi:http/incoming-handler or wasi:http/handler): it exports {}",
+            listed(exports)
+        ))),
+    }
+}
+
+/// Checks the exports of a component with a redis trigger.
+///
+/// # Errors
+/// `InvalidArgument` if it takes no messages.
+pub fn check_redis(id: &str, exports: &[String]) -> Result<()> {
+    match exports.iter().any(|name| REDIS.contains(&name.as_str())) {
+        true => Ok(()),
+        false => Err(Error::InvalidArgument(format!(
+            "the component {id:?} has a redis trigger, and exports no handler of messages ({} or {}): it exports {}",
+            REDIS[0],
+            REDIS[1],
             listed(exports)
         ))),
     }
@@ -74,6 +93,7 @@ mod tests {
     fn an_http_trigger_needs_one_handler() {
         assert!(http(&["wasi:http/incoming-handler@0.2.0", "other:x/y"]).is_ok());
         assert!(http(&["wasi:http/handler@0.3.0"]).is_ok());
+        assert!(http(&["fermyon:spin/inbound-http"]).is_ok());
         for (exports, text) in [
             (
                 &["wasi:http/handler@0.3.0", "wasi:http/incoming-handler@0.2.3"][..],
@@ -81,11 +101,26 @@ mod tests {
             ),
             (&["x:y/z"], "exports no HTTP handler (wasi:http/incoming-handler or wasi:http/handler): it exports x:y/z"),
             (&[], "it exports nothing"),
-            (&["fermyon:spin/inbound-http"], "fermyon:spin/inbound-http, which Hearth does not serve"),
+            (
+                &["wasi:http/handler@0.3.0-rc-2026-01-06"],
+                "wasi:http/handler@0.3.0-rc-2026-01-06, which Hearth does not serve",
+            ),
         ] {
             let error = http(exports).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn a_redis_trigger_needs_a_handler_of_messages() {
+        for handler in REDIS {
+            assert!(check_redis("a", &[handler.into()]).is_ok());
+        }
+        let error = check_redis("a", &["x:y/z".into()]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the component \"a\" has a redis trigger, and exports no handler of messages (fermyon:spin/inbound-redis or spin:redis/inbound-redis@3.0.0): it exports x:y/z"
+        );
     }
 
     #[test]

@@ -7,11 +7,13 @@ use serde_json::json;
 
 use hearth_base::digest::Digest;
 use hearth_base::error::Result;
+use hearth_base::operator::{ApplicationInfo, ComponentInfo, TriggerInfo};
 use hearth_spin::application::{Application, Component, Files, HttpAnswer, HttpTrigger, Trigger};
 use hearth_spin::environment::Environment;
 use hearth_spin::grants::{self, Grants};
+use hearth_spin::redis_trigger::Subscription;
 use hearth_spin::routes::RoutePattern;
-use hearth_spin::runtime_config::RuntimeConfig;
+use hearth_spin::runtime_config::{KeyValueStore, RuntimeConfig};
 use hearth_spin::variables;
 use hearth_wasm::modules::Loaded;
 
@@ -25,6 +27,8 @@ pub struct ConfiguredApplication {
     pub environment: Environment,
     /// The grants of each component.
     pub grants: BTreeMap<String, Grants>,
+    /// The channels whose messages its components take.
+    pub subscriptions: Vec<Subscription>,
     /// The most memory of one instance, in bytes.
     pub instance_memory: Option<u64>,
 }
@@ -54,8 +58,13 @@ impl ConfiguredApplication {
         };
         let values = variables::values(&application, &config.variables_providers, env)?;
         let grants = grants::all(&application, config, &values)?;
+        let triggers = application.triggers.iter().filter_map(|trigger| match trigger {
+            Trigger::Redis(trigger) => Some(trigger.subscription(&values)),
+            Trigger::Http(_) | Trigger::Command { .. } => None,
+        });
+        let subscriptions = triggers.collect::<Result<_>>()?;
         let instance_memory = environment.instance_memory.or(config.instance_memory);
-        Ok(ConfiguredApplication { application, environment, grants, instance_memory })
+        Ok(ConfiguredApplication { application, environment, grants, subscriptions, instance_memory })
     }
 
     /// The components that a trigger starts, with their places in the application.
@@ -73,6 +82,14 @@ impl ConfiguredApplication {
         ids
     }
 
+    /// The ids of the components that take messages.
+    pub fn subscribers(&self) -> Vec<&str> {
+        let mut ids: Vec<_> = self.subscriptions.iter().map(|one| one.component.as_str()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// Its routes.
     pub fn routes(&self) -> Vec<(RoutePattern, HttpAnswer)> {
         let routes = self.http_triggers().filter_map(|trigger| Some((trigger.route.clone()?, trigger.answer.clone())));
@@ -84,11 +101,16 @@ impl ConfiguredApplication {
         self.http_triggers().next().is_some()
     }
 
+    /// Whether its components have an instance for each request or message, which a drain waits for.
+    pub fn answers(&self) -> bool {
+        self.serves() || !self.subscriptions.is_empty()
+    }
+
     /// The ids of the components that run as commands.
     pub fn commands(&self) -> Vec<&str> {
         let commands = self.application.triggers.iter().filter_map(|trigger| match trigger {
             Trigger::Command { component } => Some(component.as_str()),
-            Trigger::Http(_) => None,
+            Trigger::Http(_) | Trigger::Redis(_) => None,
         });
         commands.collect()
     }
@@ -96,8 +118,57 @@ impl ConfiguredApplication {
     fn http_triggers(&self) -> impl Iterator<Item = &HttpTrigger> {
         self.application.triggers.iter().filter_map(|trigger| match trigger {
             Trigger::Http(trigger) => Some(trigger),
-            Trigger::Command { .. } => None,
+            Trigger::Redis(_) | Trigger::Command { .. } => None,
         })
+    }
+
+    /// What operators see of it.
+    pub fn described(&self) -> ApplicationInfo {
+        let Application { name, version, triggers, .. } = &self.application;
+        let triggers = triggers.iter().enumerate().map(|(index, trigger)| self.trigger_info(index, trigger));
+        let components = self.started().into_iter().map(|(_, component)| self.component_info(&component.id));
+        ApplicationInfo {
+            name: name.clone(),
+            version: version.clone(),
+            triggers: triggers.collect(),
+            components: components.collect(),
+        }
+    }
+
+    fn trigger_info(&self, index: usize, trigger: &Trigger) -> TriggerInfo {
+        let (kind, of) = match trigger {
+            Trigger::Http(HttpTrigger { route, .. }) => {
+                ("http", route.as_ref().map(|route| route.as_written().to_string()).unwrap_or_default())
+            }
+            Trigger::Redis(_) => {
+                let before = &self.application.triggers[..index];
+                let place = before.iter().filter(|trigger| matches!(trigger, Trigger::Redis(_))).count();
+                ("redis", self.subscriptions[place].channel.clone())
+            }
+            Trigger::Command { .. } => ("command", String::new()),
+        };
+        let answer = match trigger {
+            Trigger::Http(HttpTrigger { answer: HttpAnswer::Static(response), .. }) => response.status.to_string(),
+            other => other.component().unwrap_or_default().to_owned(),
+        };
+        TriggerInfo { kind: kind.into(), of, answer }
+    }
+
+    fn component_info(&self, id: &str) -> ComponentInfo {
+        let Some(grants) = self.grants.get(id) else { return ComponentInfo { id: id.into(), ..Default::default() } };
+        let in_file = |path: &Option<String>| path.clone().unwrap_or_else(|| "in the container".into());
+        let stores = grants.key_value_stores.iter().map(|(label, store)| match store {
+            KeyValueStore::File { path } => format!("{label} ({})", in_file(path)),
+            KeyValueStore::Redis { .. } => format!("{label} (redis)"),
+        });
+        let databases =
+            grants.databases.iter().map(|(label, database)| format!("{label} ({})", in_file(&database.path)));
+        ComponentInfo {
+            id: id.into(),
+            key_value_stores: stores.collect(),
+            databases: databases.collect(),
+            allowed_outbound_hosts: grants.allowed_outbound_hosts.clone(),
+        }
     }
 
     /// The files of its components that have to be written into the container's root.
@@ -165,6 +236,12 @@ mod tests {
         component = "back"
         [[trigger.command]]
         component = "job"
+        [[trigger.redis]]
+        component = "back"
+        channel = "orders"
+        address = "redis://{{ cache }}"
+        [variables]
+        cache = { default = "c:1" }
         [component.front]
         source = "front.wasm"
         files = [{ source = "static", destination = "/www" }]
@@ -182,6 +259,9 @@ mod tests {
         let configured = ConfiguredApplication::new(application, &[], &RuntimeConfig::default()).unwrap();
         let started: Vec<_> = configured.started().iter().map(|(_, component)| component.id.clone()).collect();
         assert_eq!(started, ["back", "front", "job"]);
+        let subscription = &configured.subscriptions[0];
+        assert_eq!((subscription.address.as_str(), subscription.channel.as_str()), ("redis://c:1", "orders"));
+        assert_eq!(configured.subscribers(), ["back"]);
         assert_eq!((configured.serving(), configured.commands()), (vec!["back", "front"], vec!["job"]));
         let routes: Vec<_> = configured.routes().iter().map(|(route, _)| route.as_written().to_string()).collect();
         assert_eq!(routes, ["/...", "/old"]);

@@ -12,6 +12,7 @@
 //! * `handlers.rs`: which of its handlers a component has to export for its triggers.
 //! * `files.rs`: the files of pushed components, written into the container's root.
 //! * `access.rs`: the access of each component beyond its files.
+//! * `subscriptions.rs`: the channels of Redis servers whose messages components take.
 //! * `other_hosts.rs`: images of hosts that Hearth does not replace.
 
 pub mod access;
@@ -19,3 +20,4 @@ pub mod files;
 pub mod handlers;
 pub mod loaded;
 pub mod other_hosts;
+pub mod subscriptions;

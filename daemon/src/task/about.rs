@@ -81,6 +81,7 @@ impl Task {
                 .map(|path| if path.is_empty() { "none".into() } else { path.clone() })
                 .to_vec(),
             budgets: self.budgets(),
+            application: container.application.as_deref().cloned(),
             start: container.about.start_info(generation),
             ends,
         }

@@ -14,6 +14,7 @@ use crate::task::sandbox::{Joined, Membership};
 use hearth_base::bundle::Cpu;
 use hearth_base::isolation::Level;
 use hearth_base::namespace::ContainerdNamespace;
+use hearth_base::operator::ApplicationInfo;
 use hearth_base::tenant::Tenant;
 use hearth_base::text::shown_lines;
 use hearth_http::requests::Requests;
@@ -55,7 +56,9 @@ pub struct Container {
     pub cpu: Mutex<Cpu>,
     /// The file on the node that kubelet reads the end of a container from, if the container may write to it.
     pub termination_log: Option<PathBuf>,
-    /// The requests under way; only of an HTTP component.
+    /// What operators see of it, if it is a Spin application.
+    pub application: Option<Arc<ApplicationInfo>>,
+    /// The requests under way; only of an HTTP component, or of components that take messages.
     pub requests: Option<Arc<Requests>>,
     /// The daemon's metrics.
     pub metrics: Arc<Metrics>,

@@ -29,7 +29,8 @@ pub const NATIVE_FLAGS: &[&str] = &["-static", "-O2", "-Wall", "-Werror"];
 const COMPONENT_HEADER: &str = include_str!("../../guests/component.h");
 
 /// The script that compiles Rust: another version of it may make another program.
-pub const RUST_SCRIPT: &str = include_str!("../../guests/rust.sh");
+pub const RUST_SCRIPT: &str =
+    concat!(include_str!("../../guests/rust.sh"), include_str!("../../guests/rust-toolchain.sh"));
 
 /// The script that compiles Go, likewise.
 pub const GO_SCRIPT: &str = include_str!("../../guests/go.sh");
@@ -65,10 +66,19 @@ fn compile(input: &Path, output: &Path, flags: &[&str]) {
 
 /// The component that `componentize.sh` makes. The script keeps it in a cache outside of the repository.
 pub fn componentized(language: &str) -> PathBuf {
-    let script = guests().join("componentize.sh");
-    let run = Command::new(&script).arg(language).output().expect("bash starts");
+    printed("componentize.sh", language)
+}
+
+/// What `spin.sh` builds with one of Spin's SDKs. The script keeps it in a cache outside of the repository.
+pub fn by_sdk(name: &str) -> PathBuf {
+    printed("spin.sh", name)
+}
+
+/// The path that a script of `guests` prints for this argument.
+fn printed(script: &str, argument: &str) -> PathBuf {
+    let run = Command::new(guests().join(script)).arg(argument).output().expect("bash starts");
     let log = String::from_utf8_lossy(&run.stderr);
-    assert!(run.status.success(), "{} {language} (does `make deps` install all it needs?):\n{log}", script.display());
+    assert!(run.status.success(), "{script} {argument} (does `make deps` install all it needs?):\n{log}");
     PathBuf::from(String::from_utf8_lossy(&run.stdout).trim_end())
 }
 

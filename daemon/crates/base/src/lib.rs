@@ -21,6 +21,7 @@
 //! * [`isolation`]: which process runs a pod's guests, and the settings that decide it.
 //! * [`namespace`]: a namespace of containerd, which calls cannot swap with an id.
 //! * `operator/mod.rs`: the questions of `hearthctl` and the daemon's answers.
+//! * `operator/application.rs`: the answer about a Spin application: triggers, components, stores.
 //! * `operator/modules.rs`: the answers about modules: known, compiling, refused, checked, removed.
 //! * [`proc_stat`]: the fields of `/proc/PID/stat`: state, CPU time, threads, memory.
 //! * [`rate`]: a limit of events per second, which counts the events beyond it.

@@ -2,9 +2,11 @@
 
 use crate::CtlError;
 use crate::client::DaemonClient;
-use crate::output::{Cell, Printer, Table};
+use crate::output::{Cell, Printer, Table, printable};
 use crate::ps;
-use hearth_base::operator::{BudgetInfo, EndInfo, PodName, Question, RequestInfo, StartInfo, TaskDetails, TaskInfo};
+use hearth_base::operator::{
+    ApplicationInfo, BudgetInfo, EndInfo, PodName, Question, RequestInfo, StartInfo, TaskDetails, TaskInfo, TriggerInfo,
+};
 use hearth_base::units::{age_since, bytes, seconds};
 
 /// A task on the command line.
@@ -119,14 +121,46 @@ pub fn run(name: &TaskName, client: &DaemonClient, output: &mut Printer) -> Resu
         return Ok(output.json(&details)?);
     }
     output.table(&table(&details))?;
+    if let Some(application) = &details.application {
+        print_application(application, output)?;
+    }
     for end in &details.ends {
         output.line("")?;
         output.line(format!("ended {} ago ({}, status {}):", age_since(end.at), end.kind.name(), end.status))?;
         for line in end.text.lines() {
-            output.line(format!("  {}", crate::output::printable(line)))?;
+            output.line(format!("  {}", printable(line)))?;
         }
     }
     Ok(())
+}
+
+/// The triggers and the components of an application.
+fn print_application(application: &ApplicationInfo, output: &mut Printer) -> Result<(), CtlError> {
+    let ApplicationInfo { name, version, triggers, components } = application;
+    output.line("")?;
+    let version = version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    output.line(format!("Spin application {}{}", printable(name), printable(&version)))?;
+    let mut table = Table::new(&["TRIGGER", "OF", "ANSWER"]);
+    for TriggerInfo { kind, of, answer } in triggers {
+        let of = match (kind.as_str(), of.as_str()) {
+            ("http", "") => "calls of other components",
+            (_, of) => of,
+        };
+        table.row(vec![kind.as_str().into(), of.into(), answer.as_str().into()]);
+    }
+    output.table(&table)?;
+    output.line("")?;
+    let mut table = Table::new(&["COMPONENT", "KEY-VALUE STORES", "DATABASES", "ALLOWED HOSTS"]);
+    for component in components {
+        let listed = |list: &[String]| if list.is_empty() { "none".to_string() } else { list.join(", ") };
+        table.row(vec![
+            component.id.as_str().into(),
+            listed(&component.key_value_stores).into(),
+            listed(&component.databases).into(),
+            listed(&component.allowed_outbound_hosts).into(),
+        ]);
+    }
+    Ok(output.table(&table)?)
 }
 
 fn table(details: &TaskDetails) -> Table {

@@ -24,9 +24,12 @@ struct Listening {
     _member: Member,
 }
 
-/// Serves until the container drains or ends.
+/// Serves until the container drains or ends; does nothing for a service without a port.
 pub fn serve(bound: Bound) {
     let Bound { service, listeners } = bound;
+    if listeners.is_empty() {
+        return;
+    }
     // The container has ended meanwhile.
     let Some(member) = service.container.requests.begin_listening() else { return };
     let listening = Listening { listeners, _member: member };

@@ -10,6 +10,7 @@
 //! |---|---|---|---|
 //! | the guest traps or exits with an error before the head | 500 | 5xx, trap | note, listed: `Request` |
 //! | the guest returns without a response, or with an error code | 500 | 5xx | note, listed: `Response` |
+//! | the guest of a message returns an error | | | note, listed: `Response` |
 //! | the guest is too slow before the head | 504 | 5xx | note, listed: `TimeOut` |
 //! | an instance cannot be made: its code or its root | 500 | 5xx | note, listed: `NotStarted` |
 //! | an instance cannot be made: the container has no memory for it | 503 | 5xx, refused | note |
@@ -55,6 +56,8 @@ pub enum GuestOutcome {
     Returned,
     /// It trapped, or exited with an error; the text.
     Trapped(String),
+    /// It returned an error of its own; the text.
+    Refused(String),
     /// It took too long.
     TooSlow,
     /// The node has no room for its instance.
@@ -104,6 +107,7 @@ fn told(end: GuestEnd<GuestOutcome>, owes_a_head: bool, timeout_ms: u64) -> Told
         GuestEnd::Completed(GuestOutcome::TooSlow) => {
             listed(EndKind::TimeOut, format!("took over {timeout_ms} ms (http.request_timeout_ms)"), TOO_SLOW)
         }
+        GuestEnd::Completed(GuestOutcome::Refused(text)) => listed(EndKind::Response, text, FAILED),
         GuestEnd::Completed(GuestOutcome::NotStarted(error)) => listed(EndKind::NotStarted, error.to_string(), FAILED),
         GuestEnd::Completed(GuestOutcome::Trapped(text)) => listed(EndKind::Request, text, FAILED),
         GuestEnd::Killed => silent(ENDING),
@@ -185,7 +189,7 @@ impl Service {
     }
 
     /// Writes a note, on a thread of the daemon's own: the caller's polls a guest.
-    pub(crate) fn note_later(self: &Arc<Self>, name: &Arc<str>, text: String) {
+    pub fn note_later(self: &Arc<Self>, name: &Arc<str>, text: String) {
         let (service, name) = (self.clone(), name.clone());
         self.http
             .runtime

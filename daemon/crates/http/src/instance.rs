@@ -40,6 +40,21 @@ impl Service {
         placed: Placed,
         trace: CurrentTrace,
     ) -> Result<(Slot, GuestInstance), GuestOutcome> {
+        self.instance_for(CallTarget::Handler, component, guest, placed, trace).await
+    }
+
+    /// The same for another export than the HTTP handler.
+    ///
+    /// # Errors
+    /// As [`Service::instance`].
+    pub(crate) async fn instance_for(
+        self: &Arc<Self>,
+        call: CallTarget<'_>,
+        component: &Arc<Component>,
+        guest: &Arc<Guest>,
+        placed: Placed,
+        trace: CurrentTrace,
+    ) -> Result<(Slot, GuestInstance), GuestOutcome> {
         let began = Instant::now();
         let starved: Arc<AtomicBool> = Arc::default();
         let outgoing = || -> instantiate::Outgoing { Box::new(self.outgoing(component).traced(&trace)) };
@@ -60,8 +75,7 @@ impl Service {
             stderr: Lines::new(self.container.stdio.stderr(), mark),
         };
         let unseen = || None::<fn()>;
-        let made =
-            instantiate::instantiate(&self.runtime, guest, placed, CallTarget::Handler, &config, streams, unseen).await;
+        let made = instantiate::instantiate(&self.runtime, guest, placed, call, &config, streams, unseen).await;
         let made = made.map_err(|refusal| match refusal {
             InstantiateError::Full(_) => GuestOutcome::Full,
             InstantiateError::NotReady(error) => GuestOutcome::NotStarted(error),

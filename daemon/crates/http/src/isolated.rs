@@ -1,4 +1,4 @@
-//! A request of a WASI 0.2 component: its guest, and an instance for this request alone.
+//! A request of a component of WASI 0.2 or of Spin's first SDKs: its guest, and an instance for this request alone.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use hyper::Request;
 use tokio::sync::oneshot;
+use wasmtime::Store;
+use wasmtime::component::Resource;
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::types::{HostIncomingRequest, HostResponseOutparam};
 
 use crate::admitted_request::AdmittedRequest;
 use crate::component::Component;
@@ -20,10 +23,12 @@ use crate::request_state::{FailUnlessDone, RequestState, SendHead, WrittenBody};
 use crate::service::Service;
 use crate::spare::{Ready, Spare};
 use crate::trace_context::{CurrentTrace, TraceContext};
+use crate::whole;
 use hearth_base::error::Error;
 use hearth_wasm::instantiate::GuestInstance;
 use hearth_wasm::scheduler::{Guest, kept_part_first};
 use hearth_wasm::slots::{Placed, Slot};
+use hearth_wasm::state::ComponentState;
 
 /// Starts a guest for a request.
 ///
@@ -103,43 +108,30 @@ async fn handle(
         Ok(made) => made,
         Err(outcome) => return outcome,
     };
-    let GuestInstance::Service(mut store, proxy) = instance else { return another_world() };
     let failing = state.clone();
     let mut failed = FailUnlessDone::new(move |reason| failing.fail(reason));
-    let (on_head, in_body) = (send_head, state.clone());
-    let pushed = (|| {
-        let mut http = store.data_mut().http();
-        let request = http.new_incoming_request(scheme, request)?;
-        let out = http.new_response_outparam_from_callback(move |head| {
-            in_body.begin_body();
-            // Its client may be gone.
-            let head = head.map(|response| response.map(WrittenBody::P2)).map_err(|code| format!("{code:?}"));
-            let _ = on_head.send(head);
-        })?;
-        Ok::<_, wasmtime::Error>((request, out))
-    })();
-    let (request, out) = match pushed {
-        Ok(pushed) => pushed,
-        Err(error) => {
-            let text = format!("the request cannot be passed to the guest: {error:#}");
-            return GuestOutcome::NotStarted(Error::Internal(text));
-        }
-    };
     let timeout = Duration::from_millis(service.http.config().request_timeout_ms);
-    state.call();
-    let called = {
-        let mut call = pin!(proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out));
-        let mut time = pin!(tokio::time::sleep(timeout));
-        loop {
-            tokio::select! {
-                biased;
-                called = &mut call => break Some(called),
-                () = &mut time => match state.more_time(Instant::now(), timeout) {
-                    Some(more) => time.as_mut().reset(tokio::time::Instant::now() + more),
-                    None => break None,
-                },
-            }
+    let (called, store) = match instance {
+        GuestInstance::Service(mut store, proxy) => {
+            let (request, out) = match pushed(&mut store, scheme, request, send_head, &state) {
+                Ok(pushed) => pushed,
+                Err(outcome) => return outcome,
+            };
+            state.call();
+            let call = proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out);
+            (within(&state, timeout, call).await, store)
         }
+        GuestInstance::SpinService(mut store, component) => {
+            let answer = async {
+                let response = whole::answer(&mut store, &component, request, &state).await?;
+                state.begin_body();
+                // Its client may be gone.
+                let _ = send_head.send(Ok(response));
+                Ok(())
+            };
+            (within(&state, timeout, answer).await, store)
+        }
+        _ => return another_world(),
     };
     let outcome = called.map_or(GuestOutcome::TooSlow, |called| service.outcome(called, &store));
     match outcome.cuts() {
@@ -157,4 +149,49 @@ async fn handle(
         Spare::make(&service, &component).await;
     }
     outcome
+}
+
+/// The request and the place of its response as handles of the guest.
+///
+/// # Errors
+/// The outcome of a guest that has none.
+fn pushed(
+    store: &mut Store<ComponentState>,
+    scheme: Scheme,
+    request: Request<RequestBody>,
+    send_head: SendHead,
+    state: &Arc<RequestState>,
+) -> Result<(Resource<HostIncomingRequest>, Resource<HostResponseOutparam>), GuestOutcome> {
+    let in_body = state.clone();
+    let push = || {
+        let mut http = store.data_mut().http();
+        let request = http.new_incoming_request(scheme, request)?;
+        let out = http.new_response_outparam_from_callback(move |head| {
+            in_body.begin_body();
+            // Its client may be gone.
+            let head = head.map(|response| response.map(WrittenBody::P2)).map_err(|code| format!("{code:?}"));
+            let _ = send_head.send(head);
+        })?;
+        Ok::<_, wasmtime::Error>((request, out))
+    };
+    push().map_err(|error| {
+        let text = format!("the request cannot be passed to the guest: {error:#}");
+        GuestOutcome::NotStarted(Error::Internal(text))
+    })
+}
+
+/// The result of a call; none if it takes too long.
+async fn within<T>(state: &RequestState, timeout: Duration, call: impl Future<Output = T>) -> Option<T> {
+    let mut call = pin!(call);
+    let mut time = pin!(tokio::time::sleep(timeout));
+    loop {
+        tokio::select! {
+            biased;
+            called = &mut call => return Some(called),
+            () = &mut time => match state.more_time(Instant::now(), timeout) {
+                Some(more) => time.as_mut().reset(tokio::time::Instant::now() + more),
+                None => return None,
+            },
+        }
+    }
 }

@@ -29,6 +29,7 @@
 //!
 //! * `tls/`: TLS at the port: the certificate of a container, handshakes; its page lists its files.
 //! * `file_stamp.rs`: whether a file of a container has changed since it was read.
+//! * `messages.rs`: messages for components of an application, each with an instance of its own.
 //! * `context.rs`: the context that all services of the daemon share.
 //! * `site.rs`: which component answers a request: the only one, or one of an application by its routes.
 //! * `component.rs`: one component that answers requests.
@@ -49,7 +50,8 @@
 //! * `admitted_request.rs`: a request on its way to its guest.
 //! * `admission.rs`: requests at once of a container, and requests that wait (`tenant.http_requests_max`, `http.queued_max`).
 //! * `client_rate.rs`: the least transfer rate of clients (`http.least_bytes_per_second`).
-//! * `isolated.rs`: a request of a WASI 0.2 component, and the time-out of its guest.
+//! * `isolated.rs`: a request of a component of WASI 0.2 or of Spin's first SDKs, and the time-out of its guest.
+//! * `whole.rs`: a request of a component of Spin's first SDKs, with whole bodies.
 //! * `shared.rs`: a request of a WASI 0.3 component, and the guest that may have several.
 //! * `shared_instances.rs`: which instance of a 0.3 component a request goes to; time-outs of its requests.
 //! * `spare.rs`: the instance for the next request of a busy 0.2 service, made in advance.
@@ -85,6 +87,7 @@ pub mod instance;
 pub mod isolated;
 pub mod lines;
 pub mod listener;
+pub mod messages;
 pub mod outgoing;
 pub mod refused;
 pub mod request;
@@ -100,6 +103,7 @@ pub mod site;
 pub mod spare;
 pub mod tls;
 pub mod trace_context;
+mod whole;
 
 #[cfg(test)]
 mod tests {

@@ -62,8 +62,8 @@ pub struct ServedContainer {
 pub struct NewService {
     /// The component or the application that answers.
     pub site: NewSite,
-    /// Where it listens.
-    pub listen: Listen,
+    /// Where it listens; nowhere if its components only take messages.
+    pub listen: Option<Listen>,
     /// The container's environment, which asks for TLS, an access log and marks.
     pub env: Vec<(String, String)>,
     /// The container's root on the host.
@@ -116,6 +116,13 @@ pub struct Bound {
     pub(crate) listeners: Vec<TcpListener>,
 }
 
+impl Bound {
+    /// The service.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+}
+
 impl Service {
     /// Opens the files of its components and binds its port. Has to be called in the future of the service's own guest.
     ///
@@ -128,7 +135,10 @@ impl Service {
         };
         let env = &new.env;
         let tls = ServerTls::of(http, env, new.root).await?;
-        let listeners = listener::bind(http, &new.listen, new.container.guest.identity()).await?;
+        let listeners = match &new.listen {
+            Some(listen) => listener::bind(http, listen, new.container.guest.identity()).await?,
+            None => Vec::new(),
+        };
         let named = new.container.about.pod.as_ref().filter(|_| new.by_pod);
         let pod = named.map(|pod| runtime.metrics.http.pod([&pod.namespace, &pod.name, &pod.container]));
         let service = Service {

@@ -43,7 +43,7 @@ pub struct ApplicationSite {
 
 /// The parts that an application's site is made from.
 pub struct NewApplication {
-    /// Its components that answer requests.
+    /// Its components that answer requests or take messages.
     pub components: Vec<NewComponent>,
     /// Its routes, each with its answer.
     pub routes: Vec<(RoutePattern, HttpAnswer)>,
@@ -114,6 +114,11 @@ impl Site {
 }
 
 impl ApplicationSite {
+    /// The component with this id.
+    pub(crate) fn component(&self, id: &str) -> Option<&Arc<Component>> {
+        self.components.get(id)
+    }
+
     fn destination<B>(&self, request: &mut Request<B>, client: Option<SocketAddr>) -> Result<Destination, Refused> {
         let host = host_of(request)?;
         let path_and_query = path_and_query(request);

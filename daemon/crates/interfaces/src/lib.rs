@@ -20,12 +20,15 @@
 //! * `handles.rs`: handles on connections, which count as open files.
 //! * `storage.rs`: SQLite databases, on a thread with the container's root and user.
 //! * `redis_client.rs`: connections to Redis, for stores and for guests.
+//! * `redis_subscription.rs`: messages of the channels of a Redis server.
 //! * `stores/`: key-value stores: SQLite files, memory, Redis.
 //! * `config/`: configuration of a component, as `wasi:config` has it.
 //! * `variables/`: the same as variables of Spin.
 //! * `key_value/`: the stores as `wasi:keyvalue` has them.
 //! * `spin_key_value/`: Spin's key-value stores.
 //! * `sqlite/`: Spin's SQLite databases.
+//! * `spin_http/`: requests to servers as Spin's first SDKs send them.
+//! * `spin_v1.rs`: names and types of the interfaces of Spin's first SDKs.
 //! * `outgoing_redis/`: Spin's outgoing Redis.
 //! * `postgres/`: Spin's outgoing PostgreSQL.
 
@@ -40,9 +43,12 @@ pub mod network;
 pub mod outgoing_redis;
 pub mod postgres;
 mod redis_client;
+pub mod redis_subscription;
 pub mod settings;
 pub mod spin;
+pub mod spin_http;
 pub mod spin_key_value;
+mod spin_v1;
 pub mod sqlite;
 pub mod storage;
 pub mod stores;
@@ -56,6 +62,7 @@ pub static ALL: &[HostInterface] = &[
     variables::INTERFACE,
     key_value::INTERFACE,
     spin_key_value::INTERFACE,
+    spin_http::INTERFACE,
     sqlite::INTERFACE,
     outgoing_redis::INTERFACE,
     postgres::INTERFACE,

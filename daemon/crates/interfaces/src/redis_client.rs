@@ -19,7 +19,7 @@ use crate::network::{ConnectError, Network};
 use crate::storage::Caller;
 
 /// The scheme of allowed destinations.
-const SCHEME: &str = "redis";
+pub(crate) const SCHEME: &str = "redis";
 
 /// The scheme of an address with TLS.
 const SECURE: &str = "rediss://";
@@ -27,10 +27,10 @@ const SECURE: &str = "rediss://";
 /// The address of a server.
 #[derive(Clone)]
 pub struct Address {
-    secure: bool,
+    pub(crate) secure: bool,
     /// A name, or an address without brackets.
-    host: String,
-    port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
     login: RedisConnectionInfo,
 }
 
@@ -61,6 +61,21 @@ impl Address {
             }
             _ => Err("only redis://host:port and rediss://host:port are supported".into()),
         }
+    }
+
+    /// The commands that log in and choose the database, on a connection that the library does not make.
+    pub(crate) fn login_commands(&self) -> Vec<Cmd> {
+        let RedisConnectionInfo { db, username, password, .. } = &self.login;
+        let mut commands = Vec::new();
+        if let Some(password) = password {
+            let mut auth = redis::cmd("AUTH");
+            auth.arg(username.as_slice()).arg(password);
+            commands.push(auth);
+        }
+        if *db != 0 {
+            commands.push(redis::cmd("SELECT").arg(*db).to_owned());
+        }
+        commands
     }
 
     /// Checks that the component may reach the server.

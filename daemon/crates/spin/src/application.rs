@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hearth_base::digest::Digest;
 use hearth_base::error::{Error, Result};
 
+use crate::redis_trigger::RedisTrigger;
 use crate::routes::RoutePattern;
 use crate::template::Template;
 
@@ -35,6 +36,8 @@ pub struct Variable {
 pub enum Trigger {
     /// An HTTP request.
     Http(HttpTrigger),
+    /// A message of a Redis channel.
+    Redis(RedisTrigger),
     /// The start of the container.
     Command {
         /// The component.
@@ -199,7 +202,7 @@ impl Trigger {
         match self {
             Trigger::Http(HttpTrigger { answer: HttpAnswer::Component(id), .. }) => Some(id),
             Trigger::Http(HttpTrigger { answer: HttpAnswer::Static(_), .. }) => None,
-            Trigger::Command { component } => Some(component),
+            Trigger::Redis(RedisTrigger { component, .. }) | Trigger::Command { component } => Some(component),
         }
     }
 }

@@ -17,6 +17,7 @@
 //! * `legacy_hosts.rs`: `allowed_http_hosts`, the older form of `allowed_outbound_hosts`.
 //! * `routes.rs`: the syntax and the precedence of HTTP routes.
 //! * `headers.rs`: the `spin-*` headers of a request.
+//! * `redis_trigger.rs`: the channels of Redis servers whose messages components take.
 //! * `template.rs`: texts with `{{ variable }}` in them.
 //! * `variables.rs`: the values of the application's variables, and where they come from.
 //! * `runtime_config.rs`: `/runtime-config.toml`: providers of variables, stores, limits.
@@ -34,6 +35,7 @@ mod legacy_hosts;
 pub mod locked;
 pub mod manifest;
 mod manifest_v1;
+pub mod redis_trigger;
 pub mod retain;
 pub mod routes;
 pub mod runtime_config;

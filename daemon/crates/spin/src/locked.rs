@@ -19,6 +19,7 @@ use crate::application::{
     Variable, invalid, path_below,
 };
 use crate::legacy_hosts::outbound_hosts;
+use crate::redis_trigger::RedisTrigger;
 use crate::routes::RoutePattern;
 use crate::template::Template;
 use crate::variables::check_name;
@@ -185,7 +186,9 @@ pub fn parse(bytes: &[u8]) -> Result<Application> {
         check_name(&name)?;
         variables.insert(name, Variable { default: variable.default });
     }
-    let triggers = document.triggers.into_iter().map(trigger).collect::<Result<_>>()?;
+    let redis = redis_address(&document.metadata).map(str::to_owned);
+    let triggers =
+        document.triggers.into_iter().map(|locked| trigger(locked, redis.as_deref())).collect::<Result<_>>()?;
     let components = document.components.into_iter().map(component).collect::<Result<_>>()?;
     let name = document.metadata.name.unwrap_or_default();
     Application { name, version: document.metadata.version, variables, triggers, components }.checked()
@@ -210,27 +213,36 @@ fn check_bases(metadata: &Metadata) -> Result<()> {
     }
 }
 
+/// The server of redis triggers that name none.
+fn redis_address(metadata: &Metadata) -> Option<&str> {
+    let mut redis = metadata.triggers.get("redis").into_iter().chain(&metadata.trigger);
+    redis.find_map(|settings| settings.get("address")?.as_str())
+}
+
 /// The error of a base path.
 pub(crate) fn no_base(base: &str) -> Error {
     invalid(format!("the http trigger has the base path {base:?}; remove it and write it into each route"))
 }
 
-fn trigger(locked: LockedTrigger) -> Result<Trigger> {
+fn trigger(locked: LockedTrigger, redis_address: Option<&str>) -> Result<Trigger> {
     let id = &locked.id;
     if is_given(locked.trigger_dependencies.as_ref()) {
         return Err(invalid(format!(
             "the trigger {id:?} has trigger_dependencies (middleware), which Hearth does not run"
         )));
     }
-    trigger_of(id, &locked.trigger_type, locked.trigger_config)
+    trigger_of(id, &locked.trigger_type, locked.trigger_config, redis_address)
 }
 
-/// A trigger from its type and its settings.
-pub(crate) fn trigger_of(id: &str, kind: &str, config: Value) -> Result<Trigger> {
+/// A trigger from its type and its settings. `redis_address`: the server of redis triggers that name none.
+pub(crate) fn trigger_of(id: &str, kind: &str, config: Value, redis_address: Option<&str>) -> Result<Trigger> {
     match kind {
         "http" => http_trigger(id, settings_of(id, config)?),
+        "redis" => Ok(Trigger::Redis(RedisTrigger::new(id, settings_of(id, config)?, redis_address)?)),
         "command" => Ok(Trigger::Command { component: settings_of::<CommandConfig>(id, config)?.component }),
-        other => Err(invalid(format!("the trigger type {other:?} is not supported; Hearth supports http and command"))),
+        other => Err(invalid(format!(
+            "the trigger type {other:?} is not supported; Hearth supports http, redis and command"
+        ))),
     }
 }
 

@@ -160,10 +160,11 @@ fn parse_v2(table: Table) -> Result<Application> {
         }
         components.push(component(&id, table)?);
     }
+    let redis_address = manifest.application.trigger.get("redis").and_then(|redis| redis.get("address")?.as_str());
     let mut triggers = Vec::new();
     for (kind, tables) in manifest.trigger {
         for table in tables {
-            triggers.push(trigger(&kind, triggers.len(), table, &mut components)?);
+            triggers.push(trigger(&kind, triggers.len(), table, redis_address, &mut components)?);
         }
     }
     let ApplicationTable { name, version, .. } = manifest.application;
@@ -171,7 +172,13 @@ fn parse_v2(table: Table) -> Result<Application> {
 }
 
 /// A trigger. Its component may be written into it, and is added to the others then.
-fn trigger(kind: &str, index: usize, mut table: Table, components: &mut Vec<Component>) -> Result<Trigger> {
+fn trigger(
+    kind: &str,
+    index: usize,
+    mut table: Table,
+    redis_address: Option<&str>,
+    components: &mut Vec<Component>,
+) -> Result<Trigger> {
     let id = match table.remove("id") {
         Some(Value::String(id)) => id,
         _ => format!("{kind}-{index}"),
@@ -182,7 +189,7 @@ fn trigger(kind: &str, index: usize, mut table: Table, components: &mut Vec<Comp
         table.insert("component".into(), Value::String(written_in));
     }
     let config = serde_json::to_value(&table).map_err(|error| invalid(format!("the trigger {id:?}: {error}")))?;
-    trigger_of(&id, kind, config)
+    trigger_of(&id, kind, config, redis_address)
 }
 
 /// The variables of an application.

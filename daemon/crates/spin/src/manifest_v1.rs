@@ -78,18 +78,18 @@ pub(crate) fn parse(table: Table) -> Result<Application> {
     }
     let (mut triggers, mut components) = (Vec::new(), Vec::new());
     for table in tables {
-        triggers.push(trigger_for(&table, kind)?);
+        triggers.push(trigger_for(&table, kind, text("address"))?);
         let id = table.id.clone();
         components.push(component(table).map_err(|error| error.context(format!("the component {id:?}")))?);
     }
     Application { name, version, variables: variables(declared)?, triggers, components }.checked()
 }
 
-fn trigger_for(table: &ComponentTable, kind: &str) -> Result<Trigger> {
+fn trigger_for(table: &ComponentTable, kind: &str, redis_address: Option<&str>) -> Result<Trigger> {
     let mut settings = table.trigger.clone();
     settings.insert("component".into(), Value::String(table.id.clone()));
     let wrong = |error: serde_json::Error| invalid(format!("the trigger of {:?}: {error}", table.id));
-    trigger_of(&table.id, kind, serde_json::to_value(&settings).map_err(wrong)?)
+    trigger_of(&table.id, kind, serde_json::to_value(&settings).map_err(wrong)?, redis_address)
 }
 
 fn component(table: ComponentTable) -> Result<Component> {
@@ -170,6 +170,7 @@ mod tests {
         for (from, to, text) in [
             ("base = \"/\"", "base = \"/api\"", "the base path \"/api\""),
             ("type = \"http\"", "type = \"timer\"", "the trigger type \"timer\" is not supported"),
+            ("type = \"http\"", "type = \"redis\"", "the trigger \"outbound-redis\": "),
             ("source = \"a.wasm\"", "source = { url = \"u\", digest = \"d\" }", "would have to be downloaded"),
             ("authors = [\"a\"]", "colour = \"red\"", "unknown field `colour`"),
             ("trigger = { type = \"http\", base = \"/\" }", "trigger = {}", "trigger has no type"),

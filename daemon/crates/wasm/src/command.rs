@@ -131,7 +131,10 @@ pub async fn run(runtime: Arc<Runtime>, launch: Launch, started: impl FnOnce() +
             ran(run.await.flatten())
         }
         GuestInstance::Export(store, function) => call_component(store, function).await,
-        GuestInstance::Service(..) | GuestInstance::ServiceP3(..) => {
+        GuestInstance::Service(..)
+        | GuestInstance::ServiceP3(..)
+        | GuestInstance::SpinService(..)
+        | GuestInstance::Subscriber(..) => {
             CommandOutcome::NotStarted(Error::Internal("a service was started as a command".into()))
         }
     }

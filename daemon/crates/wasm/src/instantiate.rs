@@ -30,6 +30,7 @@ use crate::resolver::Names;
 use crate::runtime::Runtime;
 use crate::scheduler::Guest;
 use crate::slots::{Placed, Slot};
+use crate::spin_handlers::{HttpComponent, Subscriber};
 use crate::state::{ComponentState, CoreState, fields, resources};
 use crate::wasi::sockets;
 
@@ -115,6 +116,8 @@ pub enum CallTarget<'a> {
     Export(&'a str),
     /// The HTTP handler.
     Handler,
+    /// The handler of messages of a Redis channel.
+    Subscriber,
 }
 
 /// An instance in its store.
@@ -131,6 +134,10 @@ pub enum GuestInstance {
     Service(Store<ComponentState>, http_p2::bindings::Proxy),
     /// Of an HTTP component of WASI 0.3.
     ServiceP3(Store<ComponentState>, http_p3::bindings::Service),
+    /// Of an HTTP component of Spin's first SDKs.
+    SpinService(Store<ComponentState>, HttpComponent),
+    /// Of a component that takes messages.
+    Subscriber(Store<ComponentState>, Subscriber),
 }
 
 /// Why there is no instance.
@@ -209,7 +216,7 @@ impl Instantiation<'_> {
                 store.limiter(|state| &mut state.limits);
                 pre.instantiate_async(&mut store).await.map(|instance| GuestInstance::Core(store, instance))
             }
-            LinkedProgram::Component { pre, command, service } => {
+            LinkedProgram::Component { pre, command, service, subscriber } => {
                 let state = self.component_state(wasi);
                 let mut store = self.store(pre.engine(), state, first_instruction, ComponentState::charge_handles);
                 store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
@@ -227,7 +234,14 @@ impl Instantiation<'_> {
                     (CallTarget::Handler, _, Some(ServicePre::P3(service))) => {
                         service.instantiate_async(&mut store).await.map(|made| GuestInstance::ServiceP3(store, made))
                     }
+                    (CallTarget::Handler, _, Some(ServicePre::Spin(service))) => {
+                        service.instantiate_async(&mut store).await.map(|made| GuestInstance::SpinService(store, made))
+                    }
                     (CallTarget::Handler, _, None) => return Err(InstantiateError::NotReady(no_handler())),
+                    (CallTarget::Subscriber, ..) => {
+                        let Some(pre) = subscriber else { return Err(InstantiateError::NotReady(no_handler())) };
+                        pre.instantiate(&mut store).await.map(|made| GuestInstance::Subscriber(store, made))
+                    }
                     (call, ..) => {
                         let name = if let CallTarget::Export(name) = call { name } else { "run" };
                         let instance = pre.instantiate_async(&mut store).await.map_err(InstantiateError::Failed)?;
@@ -347,7 +361,7 @@ impl Instantiation<'_> {
 }
 
 fn no_handler() -> Error {
-    Error::Internal("a service's program has no HTTP handler".into())
+    Error::Internal("a program has no handler for what it is to answer".into())
 }
 
 fn open_root(wasi: &mut WasiCtxBuilder, root: &Path) -> Result<()> {

@@ -30,6 +30,7 @@
 //! * `files/`: how a guest's paths are followed, read-only file systems, open files.
 //! * `resolver.rs`: how many names guests look up at once, by which files and through which network.
 //! * `names.rs`: the look-up of names as components of both WASI versions call it.
+//! * `spin_handlers/`: handlers that components of Spin export beside those of WASI.
 //! * `dial.rs`: connections of the daemon on behalf of a guest.
 //! * `runtime.rs`: the parts that all guests of the daemon share.
 
@@ -53,6 +54,7 @@ pub mod resolver;
 pub mod runtime;
 pub mod scheduler;
 pub mod slots;
+pub mod spin_handlers;
 pub mod state;
 pub mod wasi;
 

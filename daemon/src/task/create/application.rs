@@ -116,7 +116,7 @@ impl Search<'_> {
         configured: &ConfiguredApplication,
         layers: &[ArtifactLayer],
     ) -> Result<BTreeMap<Arc<str>, Loaded>> {
-        let (serving, commands) = (configured.serving(), configured.commands());
+        let (serving, subscribers, commands) = (configured.serving(), configured.subscribers(), configured.commands());
         let mut components = BTreeMap::new();
         for (_, component) in configured.started() {
             let loaded = self.load_component(root, component, layers).await;
@@ -124,6 +124,9 @@ impl Search<'_> {
             let exports = loaded.program.now().exports(&self.creator.world.runtime.engines)?;
             if serving.contains(&component.id.as_str()) {
                 handlers::check_http(&component.id, &exports)?;
+            }
+            if subscribers.contains(&component.id.as_str()) {
+                handlers::check_redis(&component.id, &exports)?;
             }
             if commands.contains(&component.id.as_str()) {
                 handlers::check_command(&component.id, &exports)?;

@@ -157,6 +157,7 @@ impl Assembled {
             access: parts.access,
             memory_limit_max: config.engine.memory_bytes_max,
             cpu: Mutex::new(parts.cpu),
+            application: parts.work.application(),
             requests: parts.work.serves().then(Arc::default),
             metrics: world.runtime.metrics.clone(),
             recent: world.runtime.recent.clone(),

@@ -1,6 +1,7 @@
-//! Start of a Spin application: its HTTP components are served, its commands run side by side, and the first of them that
-//! ends ends the container.
+//! Start of a Spin application: its HTTP components are served, others take messages, its commands run side by side, and
+//! the first of them that ends ends the container.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,6 +22,7 @@ use hearth_wasm::instantiate::{GuestSettings, component_files};
 use hearth_wasm::resolver::Names;
 
 use crate::spin::access::ComponentsAccess;
+use crate::spin::subscriptions::Subscriptions;
 use crate::task::world::World;
 
 use super::start::StartCaller;
@@ -58,11 +60,14 @@ impl Process {
         let root = self.container.files.path().to_path_buf();
         let names = self.names_at(&world.runtime, root);
         let start = ApplicationStart { process: &self, world: &world, prepared: &prepared, names };
-        let bound = match prepared.application.configured.serves() {
+        let bound = match prepared.application.configured.answers() {
             true => Some(start.bind().await?),
             false => None,
         };
-        let commands = start.commands()?;
+        let mut running = start.commands()?;
+        if let Some(bound) = &bound {
+            running.extend(start.subscriptions(bound.service()));
+        }
         drop(start);
         drop(prepared);
         // Before the first request's or the first command's first instruction.
@@ -81,7 +86,7 @@ impl Process {
         };
         tokio::select! {
             () = drained => Ok(CommandOutcome::Exited(0)),
-            outcome = FirstOf(commands) => Ok(outcome),
+            outcome = FirstOf(running) => Ok(outcome),
         }
     }
 }
@@ -95,18 +100,23 @@ struct ApplicationStart<'a> {
 }
 
 impl ApplicationStart<'_> {
-    /// The service of its HTTP components.
+    /// The service of its components that answer requests or take messages.
     async fn bind(&self) -> Result<hearth_http::service::Bound> {
         let (process, container) = (self.process, &self.process.container);
         let Some(requests) = container.requests.clone() else {
             return Err(Error::Internal("an application has nowhere to keep its requests".into()));
         };
         let configured = &self.prepared.application.configured;
-        let components = configured.serving().into_iter().map(|id| self.component(id)).collect::<Result<_>>()?;
+        let ids: BTreeSet<_> = configured.serving().into_iter().chain(configured.subscribers()).collect();
+        let components = ids.into_iter().map(|id| self.component(id)).collect::<Result<_>>()?;
+        let listen = match configured.serves() {
+            true => Some(self.listen().await?),
+            false => None,
+        };
         let site = NewApplication { components, routes: configured.routes(), info: self.prepared.application.info() };
         let new = NewService {
             site: NewSite::Application(site),
-            listen: self.listen().await?,
+            listen,
             env: self.prepared.spec.env.clone(),
             root: self.names.root.clone(),
             container: process.served(requests),
@@ -159,6 +169,18 @@ impl ApplicationStart<'_> {
         let directories = self.prepared.application.configured.directories(id);
         let files = ComponentFiles::Directories { root: self.names.root.clone(), directories };
         Ok(NewComponent { parts, files, reuse: Reuse::of_spin() })
+    }
+
+    /// Its subscriptions to channels. None ends before the container does.
+    fn subscriptions(&self, service: &Arc<Service>) -> Vec<RunningCommand> {
+        let subscriptions = Subscriptions::of(&self.process.container.access, service).into_iter();
+        let running = subscriptions.map(|subscription| -> RunningCommand {
+            Box::pin(async move {
+                subscription.await;
+                std::future::pending().await
+            })
+        });
+        running.collect()
     }
 
     /// Its commands, which run as soon as they are polled.

@@ -35,6 +35,7 @@ use tokio::sync::watch;
 
 use hearth_base::bundle::ProcessSpec;
 use hearth_base::error::{Error, Result};
+use hearth_base::operator::ApplicationInfo;
 use hearth_containerd::events::{Event, Reservation};
 use hearth_http::requests::Requests;
 use hearth_os::pty::Size;
@@ -102,12 +103,22 @@ pub enum Work {
 }
 
 impl Work {
-    /// Whether it serves HTTP.
+    /// Whether it serves HTTP, or takes messages.
     pub fn serves(&self) -> bool {
         match self {
             Work::Serve(_) => true,
-            Work::Application(prepared) => prepared.application.configured.serves(),
+            Work::Application(prepared) => prepared.application.configured.answers(),
             Work::Program(_) | Work::Refused(_) | Work::Pause => false,
+        }
+    }
+}
+
+impl Work {
+    /// What operators see of an application.
+    pub fn application(&self) -> Option<Arc<ApplicationInfo>> {
+        match self {
+            Work::Application(prepared) => Some(Arc::new(prepared.application.configured.described())),
+            Work::Program(_) | Work::Serve(_) | Work::Refused(_) | Work::Pause => None,
         }
     }
 }

@@ -59,7 +59,7 @@ impl Process {
         let component = NewComponent { parts, files: ComponentFiles::Root(root.clone()), reuse };
         let new = NewService {
             site: NewSite::One(Box::new(component)),
-            listen,
+            listen: Some(listen),
             env,
             root,
             container: self.served(requests.clone()),

@@ -6,10 +6,12 @@
 //!
 //! Times are in seconds since 1970, durations in seconds, sizes in bytes, as in the metrics.
 
+mod application;
 mod modules;
 
 use serde::{Deserialize, Serialize};
 
+pub use application::{ApplicationInfo, ComponentInfo, TriggerInfo};
 pub use modules::{CompilingModule, ModuleInfo, Modules, Pruned, RejectedModule, Verified};
 
 /// A question.
@@ -261,6 +263,8 @@ pub struct TaskDetails {
     pub stdio: Vec<String>,
     /// The things beside memory that it has taken from the node, by kind.
     pub budgets: Vec<BudgetInfo>,
+    /// What it is, if it is a Spin application.
+    pub application: Option<ApplicationInfo>,
     /// Its start.
     pub start: StartInfo,
     /// Abnormal ends of its guests.

@@ -1,7 +1,11 @@
 //! Spin's outgoing Redis: `fermyon:spin/redis@2.0.0` and `spin:redis/redis@3.0.0`.
 //!
+//! * `v1.rs`: the same without a version.
+//!
 //! The guest gives the address, which has to be in its `allowed_outbound_hosts`. A connection counts as an open file of
 //! the container.
+
+mod v1;
 
 use redis::{Cmd, FromRedisValue, RedisError, Value, cmd};
 use wasmtime::component::{Accessor, HasSelf, Linker, Resource};
@@ -13,11 +17,12 @@ use hearth_wasm::state::ComponentState;
 use crate::handles::{HostResult, close, keep};
 use crate::network::{ConnectError, Network};
 use crate::redis_client::{self, Address, OpenError};
+use crate::spin_v1;
 use crate::storage::Caller;
 
 /// The registration.
 pub const INTERFACE: HostInterface = HostInterface {
-    imports: &["fermyon:spin/redis@", "spin:redis/"],
+    imports: &["fermyon:spin/redis", "spin:redis/"],
     is_granted: Access::has::<Redis>,
     setting: "the environment variable HEARTH_ALLOWED_HOSTS: the servers that the component may reach, for example redis://cache:6379",
     add_to_linker,
@@ -299,6 +304,7 @@ impl v3::HostConnection for ComponentState {
 }
 
 fn add_to_linker(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
+    spin_v1::redis::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)?;
     v2::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)?;
     v3::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)
 }

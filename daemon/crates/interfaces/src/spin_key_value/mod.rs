@@ -1,4 +1,8 @@
 //! Spin's key-value stores: `fermyon:spin/key-value@2.0.0` and `spin:key-value/key-value@3.0.0`.
+//!
+//! * `v1.rs`: the same without a version.
+
+mod v1;
 
 use std::sync::Arc;
 
@@ -9,12 +13,13 @@ use hearth_wasm::host_interface::HostInterface;
 use hearth_wasm::state::ComponentState;
 
 use crate::handles::HostResult;
+use crate::spin_v1;
 use crate::storage::Caller;
 use crate::stores::{self, Bucket, Store, StoreError, Stores};
 
 /// The registration.
 pub const INTERFACE: HostInterface = HostInterface {
-    imports: &["fermyon:spin/key-value@", "spin:key-value/"],
+    imports: &["fermyon:spin/key-value", "spin:key-value/"],
     is_granted: Access::has::<Stores>,
     setting: crate::key_value::INTERFACE.setting,
     add_to_linker,
@@ -175,6 +180,7 @@ impl<T: Send> v3::HostStoreWithStore<T> for HasSelf<ComponentState> {
 }
 
 fn add_to_linker(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
+    spin_v1::key_value::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)?;
     v2::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)?;
     v3::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)
 }

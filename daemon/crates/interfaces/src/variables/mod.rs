@@ -1,5 +1,9 @@
 //! Spin's variables: `fermyon:spin/variables@2.0.0` and `spin:variables/variables@3.0.0`. They are the values of
 //! [`Configuration`].
+//!
+//! * `v1.rs`: the same as `fermyon:spin/config`.
+
+mod v1;
 
 use std::sync::Arc;
 
@@ -10,10 +14,11 @@ use hearth_wasm::host_interface::HostInterface;
 use hearth_wasm::state::ComponentState;
 
 use crate::config::{self, Configuration};
+use crate::spin_v1;
 
 /// The registration.
 pub const INTERFACE: HostInterface = HostInterface {
-    imports: &["fermyon:spin/variables@", "spin:variables/"],
+    imports: &["fermyon:spin/variables@", "fermyon:spin/config", "spin:variables/"],
     is_granted: Access::has::<Configuration>,
     setting: config::INTERFACE.setting,
     add_to_linker,
@@ -90,6 +95,7 @@ impl<T: Send> v3::HostWithStore<T> for HasSelf<ComponentState> {
 }
 
 fn add_to_linker(linker: &mut Linker<ComponentState>) -> wasmtime::Result<()> {
+    spin_v1::config::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)?;
     v2::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)?;
     v3::add_to_linker::<_, HasSelf<ComponentState>>(linker, |state| state)
 }

@@ -124,10 +124,10 @@ fn dependencies_that_are_not_composed_are_refused() {
 fn triggers_have_their_types() {
     let command = document(trigger_config("command", json!({"component": "a"}))).unwrap();
     assert_eq!(command.triggers, [Trigger::Command { component: "a".into() }]);
-    for kind in ["redis", "mqtt", "sqs", "cron", "kinesis"] {
+    for kind in ["mqtt", "sqs", "cron", "kinesis"] {
         assert_eq!(
             refusal(trigger_config(kind, json!({"component": "a"}))),
-            format!("the trigger type {kind:?} is not supported; Hearth supports http and command")
+            format!("the trigger type {kind:?} is not supported; Hearth supports http, redis and command")
         );
     }
 }

@@ -14,7 +14,7 @@ const LISTED_BYTES_MAX: usize = 100;
 pub enum EntryKind {
     /// A function that is called once.
     Run,
-    /// `wasi:http/incoming-handler` or `wasi:http/handler`, called for each request.
+    /// `wasi:http/incoming-handler`, `wasi:http/handler` or Spin's `inbound-http`, called for each request.
     Serve,
 }
 

@@ -29,6 +29,7 @@ use wasmtime::component::{Component, Linker as ComponentLinker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, Module};
 
 use crate::host_interface::HostInterface;
+use crate::spin_handlers::SubscriberPre;
 use crate::state::{ComponentState, CoreState};
 use crate::wasi::linkers;
 use hearth_base::config;
@@ -270,7 +271,8 @@ impl EngineLinkers {
                 let pre = self.component.instantiate_pre(&component).map_err(refusal)?;
                 let command = CommandPre::new(&pre);
                 let service = ServicePre::new(&pre);
-                Ok(LinkedProgram::Component { pre, command, service })
+                let subscriber = SubscriberPre::new(&pre);
+                Ok(LinkedProgram::Component { pre, command, service, subscriber })
             }
         }
     }

@@ -15,6 +15,7 @@ use super::{Allocation, Engines, ModuleKind, PrepareError, Tier};
 use crate::access::Access;
 use crate::host_interface;
 use crate::memory::TABLE_ELEMENT_BYTES;
+use crate::spin_handlers::{HttpComponentPre, SubscriberPre};
 use crate::state::{ComponentState, CoreState};
 use hearth_base::config;
 use hearth_base::error::{Error, Result};
@@ -104,8 +105,10 @@ pub enum LinkedProgram {
         pre: ComponentPre<ComponentState>,
         /// Set if it exports `wasi:cli/run`.
         command: Option<CommandPre>,
-        /// Set if it exports `wasi:http/incoming-handler` or `wasi:http/handler`.
+        /// Set if it exports `wasi:http/incoming-handler`, `wasi:http/handler` or Spin's `inbound-http`.
         service: Option<ServicePre>,
+        /// Set if it takes the messages of a Redis channel.
+        subscriber: Option<SubscriberPre>,
     },
 }
 
@@ -130,12 +133,15 @@ pub enum ServicePre {
     P2(http_p2::bindings::ProxyPre<ComponentState>),
     /// It exports `wasi:http/handler`, of WASI 0.3.
     P3(http_p3::bindings::ServicePre<ComponentState>),
+    /// It exports `fermyon:spin/inbound-http`, of Spin's first SDKs.
+    Spin(HttpComponentPre<ComponentState>),
 }
 
 impl ServicePre {
     pub(super) fn new(pre: &ComponentPre<ComponentState>) -> Option<ServicePre> {
         let newer = http_p3::bindings::ServicePre::new(pre.clone()).ok().map(ServicePre::P3);
-        newer.or_else(|| http_p2::bindings::ProxyPre::new(pre.clone()).ok().map(ServicePre::P2))
+        let older = || http_p2::bindings::ProxyPre::new(pre.clone()).ok().map(ServicePre::P2);
+        newer.or_else(older).or_else(|| HttpComponentPre::new(pre.clone()).ok().map(ServicePre::Spin))
     }
 
     /// The engine it is linked in.
@@ -143,6 +149,7 @@ impl ServicePre {
         match self {
             ServicePre::P2(pre) => pre.engine(),
             ServicePre::P3(pre) => pre.engine(),
+            ServicePre::Spin(pre) => pre.engine(),
         }
     }
 }
@@ -302,7 +309,7 @@ impl Program {
                 Err(nothing_to_serve(&format!("the component exports {}", component_exports(pre.component()))))
             }
             LinkedProgram::Core(pre) => check_core_entry(pre.module(), export).map(|()| EntryKind::Run),
-            LinkedProgram::Component { pre, command, service } => match (export, command) {
+            LinkedProgram::Component { pre, command, service, .. } => match (export, command) {
                 (None, Some(_)) if !serve => Ok(EntryKind::Run),
                 (None, _) if service.is_some() => Ok(EntryKind::Serve),
                 (None, _) => Err(unsupported_world(pre.component())),

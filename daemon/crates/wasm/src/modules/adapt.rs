@@ -1,11 +1,14 @@
-//! Makes a component of a core module, as Spin's SDKs 2 to 5 build them for `wasm32-wasip1`. Asked by the compile process,
+//! Makes a component of a core module, as Spin's SDKs 1 to 5 build them for `wasm32-wasip1`. Asked by the compile process,
 //! which is confined: it parses bytes of an image.
 //!
 //! | Module | Component |
 //! |---|---|
 //! | has a `component-type` section (wit-bindgen) | with the preview 1 adapter for reactors |
+//! | exports `handle-http-request` or `handle-redis-message` (wit-bindgen 0.2) | the same, after its functions are renamed |
 //! | exports `_start`, and nothing of a reactor | with the preview 1 adapter for commands |
 //! | any other | refused |
+
+use std::borrow::Cow;
 
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -13,6 +16,7 @@ use wasi_preview1_component_adapter_provider::{
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
 
+use super::old_bindgen;
 use crate::engine::START;
 
 /// The start of the name of the section in which wit-bindgen describes a module's component.
@@ -21,28 +25,25 @@ const COMPONENT_TYPE: &str = "component-type";
 /// The exports of reactors for their callers' memory: of the component model, and of wit-bindgen 0.2.
 const REALLOCS: [&str; 2] = ["cabi_realloc", "canonical_abi_realloc"];
 
-/// The function that a module of wit-bindgen 0.2 exports for HTTP.
-const OLD_HANDLER: &str = "handle-http-request";
-
 /// The component of a core module.
 ///
 /// # Errors
 /// Why there is none, in one line.
 pub fn component_of(module: &[u8]) -> Result<Vec<u8>, String> {
-    let adapter = match shape_of(module)? {
-        Shape::Reactor => WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+    let shape = shape_of(module)?;
+    let module = match shape {
+        Shape::Old => Cow::Owned(old_bindgen::renamed(module)?),
+        _ => Cow::Borrowed(module),
+    };
+    let adapter = match shape {
+        Shape::Reactor | Shape::Old => WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
         Shape::Command => WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
-        Shape::Old => {
-            return Err(format!(
-                "it is a module of a Spin SDK of version 1 or of TinyGo (it exports {OLD_HANDLER}), which Hearth does not run: build it with a current SDK"
-            ));
-        }
         Shape::Other => {
             return Err("it is a core module that is neither made by a Spin SDK nor a command: build it with a Spin SDK, or make a component of it".into());
         }
     };
     let encoded = ComponentEncoder::default()
-        .module(module)
+        .module(&module)
         .and_then(|encoder| encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter))
         .and_then(|mut encoder| encoder.encode());
     encoded.map_err(|error| format!("no component can be made of it: {error:#}"))
@@ -71,7 +72,7 @@ fn shape_of(module: &[u8]) -> Result<Shape, String> {
                     let name = export.map_err(|error| error.to_string())?.name;
                     starts |= name == START;
                     reallocates |= REALLOCS.contains(&name);
-                    old |= name == OLD_HANDLER;
+                    old |= old_bindgen::is_handler(name);
                 }
             }
             _ => {}
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn what_is_no_module_of_spin_is_refused() {
         let old = component_of(&module(r#"(module (func (export "handle-http-request")))"#)).unwrap_err();
-        assert!(old.contains("it exports handle-http-request"), "{old}");
+        assert!(old.starts_with("no component can be made of it"), "{old}");
         let other = component_of(&module(r#"(module (func (export "f")))"#)).unwrap_err();
         assert!(other.starts_with("it is a core module that is neither"), "{other}");
         let damaged = component_of(&module(r#"(module (@custom "component-type:x" "no world"))"#)).unwrap_err();

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{self, CompileError, ModuleKind, Tier};
-use crate::modules::{adapt, core_instances, world};
+use crate::modules::{adapt, candidates, core_instances, world};
 use hearth_base::config;
 use hearth_os::confine::{Bounds, confine};
 use hearth_os::{alloc, memfd};
@@ -122,6 +122,7 @@ fn compile_as_ordered() -> Result<(), (CompileExit, String)> {
         return write(&order, &component);
     }
     let kind = if order.component { ModuleKind::Component } else { ModuleKind::Core };
+    let wasm = candidates::released(&wasm);
     if kind == ModuleKind::Component {
         let (has, limit) = (core_instances::count(&wasm), order.engine.component_core_instances_max);
         if has > limit.into() {

@@ -44,6 +44,8 @@
 //! * `compile_process.rs`: one compile process from its start to its end, and the meaning of its end.
 //! * `child.rs`: the inside of the compile process.
 //! * `adapt.rs`: makes a component of a core module, for Spin.
+//! * `old_bindgen.rs`: renames the functions of modules of wit-bindgen 0.2, for Spin.
+//! * `candidates.rs`: gives components of a release candidate of WASI 0.3 the names of the release.
 //! * `component.rs`: the program of a component of a Spin application.
 //! * `world.rs`: tells HTTP services from other components before they are compiled.
 //! * `core_instances.rs`: counts a component's core instances before it is compiled.
@@ -88,6 +90,7 @@ use hearth_observe::metrics::{Metrics, Source};
 mod adapt;
 mod artifact_index;
 mod cache;
+mod candidates;
 pub mod child;
 pub mod compile;
 mod compile_process;
@@ -100,6 +103,7 @@ pub mod inventory;
 pub mod known;
 mod loader;
 pub mod lookup;
+mod old_bindgen;
 pub mod origin;
 pub mod pace;
 pub mod places;

@@ -6,11 +6,14 @@ use wasmparser::{Chunk, Parser, Payload};
 /// The start of the name of the interface that an HTTP service of WASI 0.2 exports; a version of 0.2 follows.
 const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2.";
 
+/// The name of the interface that an HTTP component of Spin's first SDKs exports.
+const INBOUND_HTTP: &str = "fermyon:spin/inbound-http";
+
 /// The start of the name of the interface that a command exports.
 const RUN: &str = "wasi:cli/run@";
 
-/// Whether it is a component that has an instance for each request: it exports `wasi:http/incoming-handler`, and
-/// is no command as well. Skips over modules and components inside it. A malformed component is none: the compiler
+/// Whether it is a component that has an instance for each request: it exports `wasi:http/incoming-handler`
+/// or Spin's `inbound-http`, and is no command as well. Skips over modules and components inside it. A malformed component is none: the compiler
 /// tells the fault.
 pub fn has_an_instance_per_request(wasm: &[u8]) -> bool {
     let mut serves = false;
@@ -29,7 +32,8 @@ pub fn has_an_instance_per_request(wasm: &[u8]) -> bool {
                     if export.name.name.starts_with(RUN) {
                         return false;
                     }
-                    serves |= export.name.name.starts_with(INCOMING_HANDLER);
+                    let name = export.name.name;
+                    serves |= name.starts_with(INCOMING_HANDLER) || name == INBOUND_HTTP;
                 }
             }
             Payload::End(_) => return serves,
@@ -61,6 +65,7 @@ mod tests {
         let is = |names: &[&str]| has_an_instance_per_request(&exporting(names));
         assert!(is(&["wasi:http/incoming-handler@0.2.10"]));
         assert!(is(&["some:other/thing@1.0.0", "wasi:http/incoming-handler@0.2.0"]));
+        assert!(is(&[INBOUND_HTTP]));
         assert!(!is(&["wasi:http/handler@0.3.0"]));
         assert!(!is(&["wasi:cli/run@0.2.3"]));
         assert!(!is(&["wasi:http/incoming-handler@0.2.10", "wasi:cli/run@0.2.10"]));
