@@ -28,7 +28,7 @@ esac
 minutes=$1
 shift
 [ -x "$tools/bin/cargo-fuzz" ] || "$cargo" install --quiet --locked --root "$tools" "cargo-fuzz@$version"
-known=$("$cargo" run --quiet --release --locked -p hearth-fuzz --bin fuzz-seeds -- "$directory/corpus")
+known=$("$cargo" run --quiet --release --locked -p hearth-fuzz --example seeds -- "$directory/corpus")
 [ $# -gt 0 ] || set -- $known
 for target in "$@"; do
     grep -qxF -- "$target" <<<"$known" || fail "there is no target $target; there are: ${known//$'\n'/, }"

@@ -15,7 +15,7 @@
 //! * [`seeds`] (`seeds.rs`): valid inputs of each target, which libFuzzer and the test begin with.
 //! * [`changes`] (`changes.rs`): deterministic changes of an input.
 //!
-//! The directory `targets/` has the programs of libFuzzer, one line each.
+//! The directory `targets/` has the programs of libFuzzer, one line each; `examples/seeds.rs` writes the seeds.
 #![forbid(unsafe_code)]
 
 pub mod changes;

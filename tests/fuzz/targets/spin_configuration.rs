@@ -1,2 +1,4 @@
+//! libFuzzer on the target `spin_configuration`.
 #![no_main]
+#![allow(missing_docs, reason = "the macro makes an item without a docstring")]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| hearth_fuzz::targets::spin_configuration(data));
