@@ -181,6 +181,8 @@ impl<F: Future, E> Guarded<F, E> {
 impl<F: Future, E> Drop for Guarded<F, E> {
     /// At a stop of the scheduler guests are dropped with its queues, on whatever thread.
     fn drop(&mut self) {
+        // The guest's waker holds the task, which holds the guest.
+        self.guest.waker.take();
         if let Some(future) = self.future.take() {
             let _restore = identity::RestoreGuard;
             let _ = self.guest.assume_identity();

@@ -73,6 +73,25 @@ fn a_kill_ends_a_guest_that_waits_and_drops_what_it_holds() {
 }
 
 #[test]
+fn nothing_is_left_of_a_guest_that_has_ended() {
+    let runtime = runtime();
+    let scheduler = scheduler(&runtime, 1);
+    let (send, ends) = mpsc::channel();
+    let leader = Arc::new(Guest::default());
+    let wait = || async { tokio::time::sleep(Duration::from_millis(1)).await };
+    let guests = [Arc::new(Guest::default()), Arc::new(Guest::part(&leader))];
+    let left = guests.each_ref().map(Arc::downgrade);
+    let [alone, part] = guests;
+    let also = send.clone();
+    scheduler.spawn(alone, wait(), move |end| send.send(matches!(end, GuestEnd::Completed(()))).unwrap());
+    scheduler.spawn_part(part, wait(), move |end| also.send(matches!(end, GuestEnd::Completed(()))).unwrap());
+    assert!(ends.recv_timeout(SOON).unwrap() && ends.recv_timeout(SOON).unwrap());
+    // The worker drops the task after it has told of the end.
+    scheduler.stop();
+    assert!(left.iter().all(|guest| guest.upgrade().is_none()), "a guest is still there after its end");
+}
+
+#[test]
 fn a_panic_ends_its_own_guest_only() {
     let runtime = runtime();
     let scheduler = scheduler(&runtime, 1);
