@@ -75,10 +75,11 @@ impl ProgramServer {
         self.cells.lock().get(&pid).is_some_and(|cell| cell.is_unspoilt)
     }
 
-    /// On whose behalf a cell's modules are compiled. A cell of an earlier daemon is known by its process alone.
+    /// On whose behalf a cell's modules are compiled. A cell of an earlier daemon is known by its process alone, and has
+    /// the share of a namespace.
     fn owner(&self, pid: u32) -> Owner {
         let cells = self.cells.lock();
-        cells.get(&pid).map_or_else(|| Owner::new("", &pid.to_string()), |cell| cell.owner.clone())
+        cells.get(&pid).map_or_else(|| Owner::new(&format!("process {pid}"), ""), |cell| cell.owner.clone())
     }
 
     /// A cell gets a program: from here on a guest may run in it.
@@ -306,7 +307,7 @@ mod tests {
         assert!(server.believes(7));
         server.gives(7);
         assert!(!server.believes(7) && server.believes(8));
-        assert_eq!((server.owner(7), server.owner(9)), (Owner::new("shop", "web"), Owner::new("", "9")));
+        assert_eq!((server.owner(7), server.owner(9)), (Owner::new("shop", "web"), Owner::new("process 9", "")));
         server.ended(8);
         assert!(!server.believes(8), "another process may have its id");
     }

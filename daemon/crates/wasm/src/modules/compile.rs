@@ -79,7 +79,7 @@ impl Compiler {
     ) -> Compiler {
         Compiler {
             ahead_turns: Turns::new(1, 0),
-            short_turns: Turns::new(1, 1),
+            short_turns: Turns::new(config.compiles_max, 1),
             ahead_nice: ahead.nice,
             program: PROGRAM.into(),
             turns: Turns::new(config.compiles_max, config.compiles_parked_max),

@@ -80,7 +80,7 @@ impl CompileJob {
             }
         };
         if !self.order.adapt {
-            seconds.observe(began.elapsed().as_secs_f64());
+            seconds.observe(end.used.as_secs_f64());
         }
         // Sealed before its content is used: a process that still holds the file cannot change it any more.
         let verdict = verdict(&end, &self.order, self.wall).and_then(|()| {
@@ -130,6 +130,8 @@ pub(super) struct ProcessEnd {
     pub(super) status: ExitStatus,
     /// Whether the daemon killed it because its time was over.
     pub(super) out_of_time: bool,
+    /// How long it ran, without the time in which it was stopped for others.
+    pub(super) used: Duration,
     /// The text on its standard error, at most [`DIAGNOSTICS_BYTES_MAX`].
     pub(super) said: Vec<u8>,
 }
@@ -164,28 +166,28 @@ impl CompileProcess {
             let polled = poll(&mut waits, Some(&timeout));
             used += began.elapsed();
             match polled {
-                Ok(0) if used >= wall => {
-                    out_of_time = true;
-                    self.0.kill()?;
-                    break;
-                }
-                Ok(0) => {
-                    give_way(ended.as_fd(), used);
-                    next_turn = used + turn;
-                    continue;
-                }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
             if !waits[0].revents().is_empty() {
                 break;
             }
+            // Also of a process that writes all the time.
+            if used >= wall {
+                out_of_time = true;
+                self.0.kill()?;
+                break;
+            }
+            if used >= next_turn {
+                give_way(ended.as_fd(), used);
+                next_turn = used + turn;
+            }
             take(&mut stderr, &mut said);
         }
         self.1.ends();
         let status = self.0.wait()?;
         take(&mut stderr, &mut said);
-        Ok(ProcessEnd { status, out_of_time, said })
+        Ok(ProcessEnd { status, out_of_time, used, said })
     }
 }
 

@@ -70,7 +70,7 @@ impl Loader {
         let (artifact, kind) = match compiled {
             Ok(compiled) => compiled,
             Err(failed) => {
-                let error = self.noted(digest, failed).await;
+                let error = self.noted(digest, failed, pace).await;
                 // The compiler's finding only: `module_file` gives no error of this kind.
                 if matches!(error, Error::InvalidArgument(_)) {
                     self.reject(digest, error.clone(), Instant::now());
@@ -95,9 +95,10 @@ impl Loader {
         Ok(Some(FinishedLoad { prepared, source: Source::Compiled, compile_time }))
     }
 
-    /// The error of a compile. Remembers it if the compile ran into a limit, so that the next one waits for longer.
-    pub(super) async fn noted(self: &Arc<Self>, digest: Digest, failed: Failed) -> Error {
-        if failed.is_limit {
+    /// The error of a compile. Remembers it if the compile ran into a limit, so that the next one waits for longer. Not of
+    /// a compile ahead, whose priority is the lowest: a start's can end in time.
+    pub(super) async fn noted(self: &Arc<Self>, digest: Digest, failed: Failed, pace: &Pace) -> Error {
+        if failed.is_limit && pace.is_hurried() {
             let (loader, error) = (self.clone(), failed.error.clone());
             // A task that ends early costs the pause and nothing else.
             let _ = self.runtime.spawn_blocking(move || loader.retries.failed(digest, &error, SystemTime::now())).await;

@@ -74,9 +74,11 @@ impl ModuleStore {
         }
         let component = match self.loader.compiler.adapt(wasm, pace).await {
             Ok(component) => component,
-            Err(failed) => return Err(named(self.loader.noted(scanned.digest, failed).await)),
+            Err(failed) => return Err(named(self.loader.noted(scanned.digest, failed, pace).await)),
         };
+        let loader = self.loader.clone();
         let read = move || {
+            loader.retries.succeeded(scanned.digest);
             let mapped = memfd::map(&component);
             let failed = |error| Error::Internal(format!("cannot read the component that was made: {error}"));
             let bytes = Bytes::copy_from_slice(&mapped.map_err(failed)?);

@@ -212,12 +212,13 @@ impl Loader {
         if let Some(error) = self.rejected(digest, Instant::now()) {
             return Err(error);
         }
-        if let Some(error) = self.retries.refusal(digest, SystemTime::now()) {
-            return Err(error);
+        if depth == Depth::Baseline {
+            return self.compile_baseline(digest, input, pace).await;
         }
-        match depth {
-            Depth::Baseline => self.compile_baseline(digest, input, pace).await,
-            Depth::Disk | Depth::Optimised => self.compile(digest, input, pace).await,
+        // Of optimising compiles: baseline code can be had meanwhile.
+        match self.retries.refusal(digest, SystemTime::now()) {
+            Some(error) => Err(error),
+            None => self.compile(digest, input, pace).await,
         }
     }
 

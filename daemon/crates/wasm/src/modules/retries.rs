@@ -45,6 +45,8 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Modules whose compiles ran into a limit.
 pub(super) struct Retries {
     failed: Mutex<LruCache<Digest, Failures>>,
+    /// Held while the file is written, so that it gets the last state.
+    writing: Mutex<()>,
     /// The file's directory and key.
     file: Option<(Arc<Directory>, [u8; 32])>,
     /// Identifies the limits of the configuration.
@@ -78,7 +80,8 @@ impl Retries {
             let key = directory.key_for(PURPOSE);
             (directory, key)
         });
-        let retries = Retries { failed: Mutex::new(LruCache::sparse(MODULES_MAX)), file, limits };
+        let retries =
+            Retries { failed: Mutex::new(LruCache::sparse(MODULES_MAX)), writing: Mutex::default(), file, limits };
         retries.read();
         retries
     }
@@ -131,6 +134,7 @@ impl Retries {
 
     fn write(&self) {
         let Some((directory, key)) = &self.file else { return };
+        let _writing = self.writing.lock();
         let lines: Vec<_> =
             self.failed.lock().iter().rev().map(|(digest, failures)| self.line(key, *digest, failures)).collect();
         let written = directory.write(FILE, |file| {

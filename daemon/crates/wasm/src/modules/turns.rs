@@ -9,8 +9,8 @@
 //! * A turn goes to the namespace whose last turn is longest ago. Within a namespace it goes to the compile that has run the
 //!   least, so that a small module does not wait for the end of a large one, and then to the pod whose last turn is longest ago.
 //! * A compile that has had its turn is parked if another one may run. It goes on when its turn comes again.
-//! * A parked process keeps its memory. So there are at most `parked_max` of them. One process, running or parked, is left
-//!   to other namespaces than the one that has all the rest. If no more may be parked, the compile that runs keeps its turn
+//! * A parked process keeps its memory. So there are at most `parked_max` of them. If any may be parked, one process,
+//!   running or parked, is left to other namespaces than the one that has all the rest. If no more may be parked, the compile that runs keeps its turn
 //!   to its end.
 //!
 //! Several namespaces can wait for one compile: it has the best place among theirs.
