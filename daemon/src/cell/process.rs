@@ -4,6 +4,7 @@
 //! says that it serves. It ends when its pod's last task has been deleted, or when the daemon orders it to stop. It leaves
 //! its directory, which the daemon removes.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -45,16 +46,19 @@ pub(super) fn run(mut socket: UnixStream, inherited: Inherited) -> ExitCode {
     // Without orders there is no pod: the daemon is gone, or had a spare too many.
     let orders: Orders = match cell::read_json(&mut socket) {
         Ok(orders) => orders,
+        Err(error) if error.kind() == ErrorKind::InvalidData => return failed(&mut socket, error.to_string()),
         Err(_) => return ExitCode::SUCCESS,
     };
     match put_walls_up(&orders).and_then(|()| serve(orders, &mut socket, inherited)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("hearthd: a cell ended: {why}");
-            answer(&mut socket, &Ready::Failed { why });
-            ExitCode::FAILURE
-        }
+        Err(why) => failed(&mut socket, why),
     }
+}
+
+fn failed(socket: &mut UnixStream, why: String) -> ExitCode {
+    eprintln!("hearthd: a cell ended: {why}");
+    answer(socket, &Ready::Failed { why });
+    ExitCode::FAILURE
 }
 
 fn answer(socket: &mut UnixStream, ready: &Ready) {

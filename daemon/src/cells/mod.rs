@@ -179,8 +179,7 @@ impl Cells {
         if let Some(serving) = self.serving.lock().take() {
             serving.abort();
         }
-        // They are the next daemon's to count.
-        self.known.lock().clear();
+        // What is known stays: questions that came before the hand-over are still answered.
         let nursery = self.nursery.clone();
         self.runtime.spawn_blocking(move || nursery.close());
     }
@@ -230,7 +229,9 @@ impl Cells {
 
     /// Brings the gauges up to date; called before a scrape.
     pub fn observe(&self) {
-        self.metrics.cells.living.set(self.known.lock().len() as i64);
+        // Another daemon that leads counts them.
+        let leads = self.leads.load(Ordering::Acquire);
+        self.metrics.cells.living.set(if leads { self.known.lock().len() as i64 } else { 0 });
         self.metrics.cells.spares.set(self.nursery.spares() as i64);
     }
 
