@@ -148,12 +148,15 @@ impl Client {
         let answer = self.try_exchange(server, request, Timeouts::new(options, &self.context.config())).await;
         match &answer {
             Ok(response) => self.context.metrics.http.outgoing.response(response.status().as_u16()),
-            Err(error) => {
-                tracing::debug!(%error, "a guest's request failed");
-                self.context.metrics.http.outgoing.failed.inc();
-            }
+            Err(error) => self.failed(error),
         }
         answer
+    }
+
+    /// Counts a request that failed.
+    pub fn failed(&self, error: &Error) {
+        tracing::debug!(%error, "a guest's request failed");
+        self.context.metrics.http.outgoing.failed.inc();
     }
 
     async fn try_exchange(

@@ -102,7 +102,12 @@ impl WasiHttpHooks for Outgoing {
     ) -> Box<dyn Future<Output = Sent> + Send> {
         self.trace.carry_on(request.headers_mut());
         let options = options.unwrap_or_default();
-        let sent = ServerOrigin::of(request.uri()).and_then(|server| self.send(server, request, options));
+        let server = ServerOrigin::of(request.uri()).inspect_err(|error| {
+            if let Some(client) = &self.client {
+                client.failed(error);
+            }
+        });
+        let sent = server.and_then(|server| self.send(server, request, options));
         match sent {
             Ok(pending) => Box::new(async move { Ok((pending.await?, moved())) }),
             Err(error) => Box::new(std::future::ready(Err(error))),
