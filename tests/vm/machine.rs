@@ -176,7 +176,10 @@ impl Machine {
         while agent.read_line(&mut line).ok()? > 0 {
             let words = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
             match (words, &text) {
-                (("said", said), _) => text = Some(STANDARD.decode(said).unwrap_or_default()),
+                (("said", said), _) => {
+                    text =
+                        Some(STANDARD.decode(said).unwrap_or_else(|error| panic!("the agent said {said:?}: {error}")))
+                }
                 (("code", code), Some(bytes)) => {
                     let found = String::from_utf8_lossy(bytes).into_owned();
                     if let Some(found) = found.strip_suffix(&mark) {

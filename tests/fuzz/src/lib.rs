@@ -1,4 +1,4 @@
-//! Fuzz targets: every parser that reads bytes which a tenant, an image, a client or another process wrote.
+//! Fuzz targets: parsers that read bytes which a tenant, an image, a client or another process wrote.
 //!
 //! `make fuzz MINUTES=10` runs each target under libFuzzer for a share of the time. `cargo test -p hearth-fuzz` runs each
 //! target on its seeds and on deterministic changes of them, as CI does: it takes a second.
@@ -8,7 +8,8 @@
 //! enough.
 //!
 //! Not here: wasmtime's own parsers and hyper's, which their projects fuzz; the headers of compiled modules, which have a
-//! keyed hash over them before they are parsed.
+//! keyed hash over them before they are parsed; the small parsers of hearth-http and of the module store, whose crates bring
+//! wasmtime with them, which takes half an hour to instrument.
 //!
 //! * `lib.rs`: the list of targets.
 //! * [`targets`] (`targets.rs`): what each target runs and asserts.

@@ -94,9 +94,12 @@ pub fn containerd_config(data: &[u8]) {
 /// The messages of the control socket, of generations and of cells. A message that is read is the same when it was
 /// written and is read again.
 pub fn frames(data: &[u8]) {
-    fn again<M: Message + Default + PartialEq + std::fmt::Debug>(data: &[u8]) {
+    fn again<M: Message + Default>(data: &[u8]) {
         if let Ok(message) = M::decode(data) {
-            assert_eq!(M::decode(message.encode_to_vec().as_slice()).as_ref(), Ok(&message));
+            let bytes = message.encode_to_vec();
+            let again = M::decode(bytes.as_slice()).expect("a message that was written is read");
+            // Not the messages: a number can be NaN.
+            assert_eq!(again.encode_to_vec(), bytes);
         }
     }
     let mut reader = data;
