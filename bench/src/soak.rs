@@ -62,6 +62,7 @@ pub struct Row {
 }
 
 /// One pod after another.
+#[allow(clippy::large_enum_variant, reason = "there is one value")]
 enum Lane {
     Tasks(Tasks),
     Cri(CriPods),
