@@ -136,6 +136,9 @@ struct Functions<'a> {
     exports: Vec<(&'a str, u32)>,
 }
 
+/// The index of the function that is called, and where the call is in the module.
+type Call = (u32, Range<usize>);
+
 impl<'a> Functions<'a> {
     fn of(module: &'a [u8]) -> wasmparser::Result<Functions<'a>> {
         let mut functions = Functions::default();
@@ -175,7 +178,7 @@ impl<'a> Functions<'a> {
 
     /// The first and the last call of an exported function, if its body begins and ends with one of a function without
     /// parameters and results: which function, and where the call is.
-    fn around(&self, export: &str) -> wasmparser::Result<[Option<(u32, Range<usize>)>; 2]> {
+    fn around(&self, export: &str) -> wasmparser::Result<[Option<Call>; 2]> {
         let index = self.exports.iter().find(|(name, _)| *name == export).map(|(_, index)| *index as usize);
         let body = index.and_then(|index| index.checked_sub(self.imported)).and_then(|index| self.bodies.get(index));
         let Some(body) = body else { return Ok([None, None]) };
@@ -184,7 +187,7 @@ impl<'a> Functions<'a> {
         let plain = |at: usize| match operators.get(at..at + 2) {
             Some([(Operator::Call { function_index }, from), (_, to)]) => {
                 let ty = self.types.get(*function_index as usize).and_then(|ty| self.are_plain.get(*ty as usize));
-                ty.is_some_and(|is_plain| *is_plain).then(|| (*function_index, *from..*to))
+                ty.is_some_and(|is_plain| *is_plain).then_some((*function_index, *from..*to))
             }
             _ => None,
         };
