@@ -49,7 +49,9 @@ fn request_of(request: SpinRequest) -> Result<Request<WasiBody>, HttpError> {
     };
     let uri = if uri.starts_with('/') { format!("{OWN}{uri}") } else { uri };
     let uri: hyper::Uri = uri.parse().map_err(|_| HttpError::InvalidUrl)?;
-    let host = uri.authority().ok_or(HttpError::InvalidUrl)?.as_str().to_owned();
+    // A name alone would be read as an authority.
+    let authority = uri.authority().filter(|_| uri.scheme().is_some());
+    let host = authority.ok_or(HttpError::InvalidUrl)?.as_str().to_owned();
     let body = body.unwrap_or_default();
     let mut made = Request::builder().method(method).uri(uri);
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
