@@ -5,7 +5,7 @@
 #   spin.sh rust-6       spin/rust-7 with SDK 6, a core module of wasm32-wasip2 (the compiler of Debian's next release)
 #   spin.sh rust-7       spin/rust-7, the same
 #
-# The SDKs come from crates.io, in the versions of the lock files. The outputs are kept
+# The SDKs come from the crate registry, in the versions of the lock files. The outputs are kept
 # outside of the repository, in $HEARTH_GUESTS_CACHE (~/.cache/hearth/guests), under a name with the digest of all inputs;
 # any number of callers may run at once. One of Rust takes one to two minutes on two cores.
 set -euo pipefail

@@ -38,6 +38,7 @@
 //! * `sandboxer.rs`: pods that hearthd's own sandbox controller makes.
 //! * `service.rs`: hearthd as a service of systemd.
 //! * `spin.rs`: Spin applications, pushed or with a manifest in an image.
+//! * `spin/`: parts of the same.
 //! * `stdio.rs`: stdin, stdout, stderr: FIFOs, files and log programs.
 //! * `tenants.rs`: containers at their limits, and others beside them.
 //! * `traces.rs`: starts as OpenTelemetry traces.

@@ -23,7 +23,7 @@ pub fn check_http(id: &str, exports: &[String]) -> Result<()> {
     let is_handler = |name: &&String| HTTP.iter().any(|start| name.starts_with(start));
     let handlers: Vec<_> = exports.iter().filter(is_handler).collect();
     match handlers[..] {
-        [one] if SERVED.iter().any(|start| one.starts_with(start)) => Ok(()),
+        [one] if SERVED.iter().any(|start| one.starts_with(start)) && !is_candidate(one) => Ok(()),
         [one] => Err(Error::InvalidArgument(format!(
             "the component {id:?} exports the HTTP handler {}, which Hearth does not serve; build it with a current Spin SDK",
             quoted(one)
@@ -70,6 +70,11 @@ pub fn check_command(id: &str, exports: &[String]) -> Result<()> {
     }
 }
 
+/// Whether it is an interface of a release candidate. The one that Hearth serves has been renamed by now.
+fn is_candidate(name: &str) -> bool {
+    name.split_once('@').is_some_and(|(_, version)| version.contains('-'))
+}
+
 fn quoted(name: &str) -> String {
     shown(name, NAME_BYTES_MAX).into_owned()
 }
@@ -104,6 +109,10 @@ mod tests {
             (
                 &["wasi:http/handler@0.3.0-rc-2026-01-06"],
                 "wasi:http/handler@0.3.0-rc-2026-01-06, which Hearth does not serve",
+            ),
+            (
+                &["wasi:http/incoming-handler@0.2.0-rc-2023-10-18"],
+                "wasi:http/incoming-handler@0.2.0-rc-2023-10-18, which Hearth does not serve",
             ),
         ] {
             let error = http(exports).unwrap_err().to_string();

@@ -16,6 +16,7 @@ fn each_file_of_the_tests_is_listed_with_its_purpose() {
         ("src/world", "../world.rs"),
         ("it", "main.rs"),
         ("it/http", "../http.rs"),
+        ("it/spin", "../spin.rs"),
         ("it/watch", "../watch.rs"),
         ("guests", "README.md"),
         ("guests/componentize", "README.md"),
