@@ -23,7 +23,8 @@
 //!   ([`requests::Requests::drain`]); any other fatal signal ends everything at once.
 //! * No exchange fails in silence: [`endings`] has the table of all ways in which one ends otherwise than well. A response
 //!   that is cut never looks whole. A client that goes away ends its guest.
-//! * No client and no service keeps the others out: [`places`] are shared fairly, and clients have a least [`client_rate`].
+//! * No client and no service keeps the others out: [`hearth_wasm::places`] are shared fairly, and clients have a least
+//!   [`client_rate`].
 //!
 //! Files:
 //!
