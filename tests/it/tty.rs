@@ -1,7 +1,7 @@
 //! Terminals: `ctr run -t`, `kubectl exec -it`.
 
 use hearth_tests::api::Api;
-use hearth_tests::{Guest, Image, NewContainer, SHORT, Terminal, World, api};
+use hearth_tests::{Guest, Image, NewContainer, SHORT, Terminal, World, api, eventually};
 use serde_json::{Value, json};
 
 use crate::only_on_hearth;
@@ -194,6 +194,17 @@ fn ctr_execs_on_its_own_terminal() {
     end(&api, init, b"\x1c", 131);
 }
 
+/// Whether a `ctr tasks attach` of this world still runs.
+fn is_attached(world: &World) -> bool {
+    let socket = world.layout().containerd_socket().display().to_string();
+    let processes = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
+    let mut commands = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    commands.any(|command| {
+        let command = String::from_utf8_lossy(&command);
+        command.contains(&socket) && command.contains("attach")
+    })
+}
+
 #[test]
 fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
     let world = World::new();
@@ -212,6 +223,8 @@ fn ctr_attaches_to_a_task_that_runs_on_a_terminal() {
         // The client is gone, and the program goes on.
         attached.process().signal(rustix::process::Signal::KILL);
         attached.wait(SHORT);
+        // That was `script`; `ctr` ends when its terminal is gone, and reads the next answer until then.
+        eventually("ctr has ended", SHORT, || (!is_attached(&world)).then_some(()));
         assert_eq!(world.task_status(TASK).as_deref(), Some("RUNNING"));
     }
     let mut attached = attach("three");
